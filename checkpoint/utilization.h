@@ -1,0 +1,36 @@
+// The history of every expert's load: a growing series of rows, one each `log.utilization_every` steps, kept in
+// every checkpoint and continued by a resume. Sums cover all steps since the previous row, so nothing is lost
+// between rows; a checkpoint between two rows saves the open row too.
+#ifndef MOETRAIN_CHECKPOINT_UTILIZATION_H
+#define MOETRAIN_CHECKPOINT_UTILIZATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+// Index of cell (row, layer, expert): (row * layers + layer) * experts + expert.
+typedef struct UtilizationHistory {
+    int64_t layers, experts; // MoE layers and experts a layer; 0 for a dense model
+    int64_t rows, capacity;  // closed rows, room
+    int64_t *step;           // (rows) last step that the row covers
+    int64_t *steps;          // (rows) how many steps it covers
+    int64_t *routed;         // (rows, layers, experts) choices before dropping
+    int64_t *dropped;        // (rows, layers, experts)
+    double *weight_mass;     // (rows, layers, experts) sum of the gate weights of the choices that were kept
+    double *entropy;         // (rows, layers) mean entropy of the router's full softmax, nats a token
+    // The open row, sums so far.
+    int64_t open_steps;
+    int64_t *open_routed, *open_dropped; // (layers, experts)
+    double *open_weight_mass;            // (layers, experts)
+    double *open_entropy;                // (layers) sum over the open steps of the mean
+} UtilizationHistory;
+
+// Allocates for a model's shape; zeroed. Free with utilization_free (legal on a zeroed struct). Not collective.
+void utilization_init(UtilizationHistory *history, int64_t layers, int64_t experts);
+void utilization_free(UtilizationHistory *history);
+// Adds one step to the open row: arrays (layers, experts), entropy (layers) mean of the step.
+void utilization_add(UtilizationHistory *history, const int64_t *routed, const int64_t *dropped,
+                     const double *weight_mass, const double *entropy);
+// Closes the open row as the row of `step` (nothing happens when it is empty); grows as needed.
+void utilization_close_row(UtilizationHistory *history, int64_t step);
+
+#endif

@@ -1,0 +1,27 @@
+// The life of MPI in this process, and agreement among ranks.
+//
+// MPI is initialised with MPI_THREAD_FUNNELED: only the main thread communicates. Errors return
+// (MPI_ERRORS_RETURN) and end in CHECK, which aborts every rank with exit code 7.
+// Started without mpirun, the program is one rank.
+#ifndef MOETRAIN_COMM_COMM_H
+#define MOETRAIN_COMM_COMM_H
+
+#include "kernels/check.h"
+
+// Starts MPI, sets the rank of the log and the abort hook of die(). Collective over all ranks.
+void comm_init(int *argc, char ***argv);
+// Ends MPI; after it nothing of comm/ may be called. Collective over all ranks.
+void comm_finalize(void);
+
+int comm_rank(void); // 0 … comm_size()-1
+int comm_size(void);
+int comm_local_rank(void); // among the ranks of this host
+int comm_local_size(void);
+const char *comm_library(void); // "Open MPI 4.1.4"
+
+// True on every rank when `ok` is true on every rank. Otherwise false everywhere, and everywhere *err becomes
+// the error of the lowest rank that failed, so that all leave together and rank 0 can print it.
+// Call before any collective that depends on a local success. Collective over all ranks.
+bool comm_agree(bool ok, Error *err);
+
+#endif

@@ -1,0 +1,29 @@
+// Who works with whom. Ranks are laid out with the experts' index fastest:
+//
+//   rank                     0    1    2    3        parallel.expert = 2, 4 ranks
+//   experts (of 8)          0-3  4-7  0-3  4-7
+//   expert_parallel         [0    1]  [2    3]       together they hold every expert once: all-to-all
+//   expert_replicas          0 and 2,  1 and 3       hold the same experts: gradient reduction
+//   world                   [0    1    2    3]       dense parameters are replicated on all
+//
+// Shards are dealt to ranks in order, so an expert_parallel group owns neighbouring shards.
+#ifndef MOETRAIN_COMM_PROCESS_GROUPS_H
+#define MOETRAIN_COMM_PROCESS_GROUPS_H
+
+typedef struct Group Group; // hides the MPI communicator
+int group_rank(const Group *group);
+int group_size(const Group *group);
+
+typedef struct ProcessGroups {
+    Group *world;
+    Group *expert_parallel;
+    Group *expert_replicas;
+} ProcessGroups;
+
+// Splits the world; ep_size must divide the number of ranks (checked by the configuration rules; fatal here).
+// Collective over all ranks.
+ProcessGroups process_groups_open(int ep_size);
+// Collective over all ranks. Legal on a zeroed struct.
+void process_groups_close(ProcessGroups *groups);
+
+#endif

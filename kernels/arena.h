@@ -1,0 +1,37 @@
+// All large memory. An arena is one block, filled from the bottom, owned as a whole.
+//
+//   |tensor|gap|tensor|gap|....free....|
+//          ^ starts are 64-byte aligned; under ASan the gaps are poisoned red zones
+//
+// One layout function runs twice over an arena: in the measuring state (no memory, data == NULL) it finds
+// the size, so `moetrain plan` and the trainer cannot disagree; after arena_allocate it places the tensors.
+// Nothing allocates inside a training step. Not thread-safe. Nothing here is collective.
+#ifndef MOETRAIN_KERNELS_ARENA_H
+#define MOETRAIN_KERNELS_ARENA_H
+
+#include "kernels/tensor.h"
+
+typedef struct Arena {
+    const char *name; // "parameters", "activations", …; borrowed
+    char *base;       // NULL while measuring
+    size_t used_bytes;
+    size_t peak_bytes; // largest used_bytes so far
+    size_t capacity_bytes;
+} Arena;
+
+// Starts measuring: tensors get no memory, used and peak are counted.
+void arena_measure(Arena *arena, const char *name);
+// Takes peak_bytes of zeroed memory from the system (pages are touched on first use) and empties the arena.
+// Fatal (exit 5) with the size when the system has not that much.
+void arena_allocate(Arena *arena);
+void arena_free(Arena *arena); // legal on a zeroed or measuring arena
+
+Tensor arena_1d(Arena *arena, DType dtype, int64_t n0);
+Tensor arena_2d(Arena *arena, DType dtype, int64_t n0, int64_t n1);
+Tensor arena_3d(Arena *arena, DType dtype, int64_t n0, int64_t n1, int64_t n2);
+
+// Scratch discipline: everything placed after the mark is given back by the release.
+size_t arena_mark(const Arena *arena);
+void arena_release(Arena *arena, size_t mark);
+
+#endif

@@ -1,0 +1,45 @@
+#include "kernels/check.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/log.h"
+
+void (*die_hook)(int exit_code) = NULL;
+
+bool error_set(Error *err, ExitCode exit_code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    err->exit_code = (int)exit_code;
+    vsnprintf(err->message, sizeof err->message, format, args);
+    va_end(args);
+    return false;
+}
+
+bool error_prefix(Error *err, const char *format, ...) {
+    char prefix[512], rest[sizeof err->message];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(prefix, sizeof prefix, format, args);
+    va_end(args);
+    memcpy(rest, err->message, sizeof rest);
+    int used = snprintf(err->message, sizeof err->message, "%s: ", prefix);
+    snprintf(err->message + used, sizeof err->message - (size_t)used, "%s", rest);
+    return false;
+}
+
+void die(ExitCode exit_code, const char *file, int line, const char *format, ...) {
+    char host[256] = "?", message[1536];
+    gethostname(host, sizeof host - 1);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    fprintf(stderr, "moetrain: fatal: rank %d on %s: %s (%s:%d)\n", log_rank(), host, message, file,
+            line);
+    fflush(stderr);
+    if (die_hook) die_hook((int)exit_code);
+    _exit((int)exit_code);
+}

@@ -1,0 +1,50 @@
+// Failing: exit codes, recoverable errors, and the end of the process.
+//
+// Two kinds of failure and no third. Where the caller can act (configuration, files) a function returns
+// `bool` and fills an Error. Where a rank can do nothing (a bug, memory, MPI) CHECK ends the whole job
+// through die(), which aborts every rank. Checks stay in release builds.
+#ifndef MOETRAIN_KERNELS_CHECK_H
+#define MOETRAIN_KERNELS_CHECK_H
+
+#include <stdbool.h>
+
+// Exit codes of the program; README documents them for users.
+typedef enum ExitCode {
+    EXIT_DONE = 0,
+    EXIT_CONFIG = 2,        // configuration or arguments
+    EXIT_DATA = 3,          // training or validation data
+    EXIT_CHECKPOINT = 4,    // checkpoint damaged, missing or of another shape
+    EXIT_IO = 5,            // input/output, memory
+    EXIT_NUMERIC = 6,       // loss or gradients not finite for too long
+    EXIT_COMMUNICATION = 7, // MPI, NCCL or a device
+    EXIT_HANG = 8,          // a rank or a collective made no progress
+    EXIT_REQUEUE = 75,      // stopped by a signal, state saved: run the same command again
+} ExitCode;
+
+// What went wrong, for people: place, value and fix, in lower case, one line. Zero-initialise before use.
+typedef struct Error {
+    int exit_code;      // an ExitCode; 0 while nothing is wrong
+    char message[1536]; // NUL-terminated
+} Error;
+
+// Writes the error and returns false, so that `return error_set(...)` reads well. The first function to
+// know the cause writes the message; an Error already set is overwritten.
+bool error_set(Error *err, ExitCode exit_code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+// Puts "text: " before the message; callers add the path or the key they know. Returns false.
+bool error_prefix(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+// Prints host, rank, place and message, then ends every rank with exit_code. Never returns.
+_Noreturn void die(ExitCode exit_code, const char *file, int line, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+// Called by die() after printing; comm_init sets it to MPI_Abort. Without it die() calls _exit.
+extern void (*die_hook)(int exit_code);
+
+#define CHECK(condition, ...)                                                                      \
+    do {                                                                                           \
+        if (!(condition)) die(EXIT_COMMUNICATION, __FILE__, __LINE__, __VA_ARGS__);                \
+    } while (0)
+
+#endif

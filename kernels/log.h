@@ -1,0 +1,17 @@
+// Reporting to people. Rank 0 speaks; the other ranks are silent except for fatal errors (check.h).
+// Log output is a convenience: a closed or full stdout never stops training.
+#ifndef MOETRAIN_KERNELS_LOG_H
+#define MOETRAIN_KERNELS_LOG_H
+
+// Tells the log which rank this process is; before the call every process speaks as rank 0.
+void log_set_rank(int rank);
+int log_rank(void);
+
+// One line to stdout from rank 0; nothing on other ranks. The newline is added.
+void log_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
+// One line "moetrain: warning: …" to stderr from rank 0.
+void log_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+// One line "moetrain: error: …" to stderr from rank 0.
+void log_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

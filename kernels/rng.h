@@ -1,0 +1,35 @@
+// Random numbers without state: Philox 4x32-10 (Salmon et al., SC 2011; library Random123).
+//
+// A number is a function of (seed, purpose, a, b, index) and of nothing else, so it is the same on any
+// number of ranks and threads and after a resume. Typically a = step, b = layer or parameter number,
+// index = global token or element. Not collective, thread-safe.
+#ifndef MOETRAIN_KERNELS_RNG_H
+#define MOETRAIN_KERNELS_RNG_H
+
+#include <stdint.h>
+
+// What a number is for; two purposes never share a stream. The values are part of the checkpoint format's
+// promise of equal resumes: append, never renumber.
+typedef enum RngPurpose {
+    RNG_INIT = 1,       // a = 0, b = parameter number, index = global element
+    RNG_DATA_ORDER = 2, // a = epoch, b = Feistel round, index = half of the index
+    RNG_DROP = 3,       // a = micro-batch number since the start of training, b = layer, index = token * K + slot
+    RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
+    RNG_TEST = 5,
+} RngPurpose;
+
+typedef struct RngStream {
+    uint64_t seed;
+    RngPurpose purpose;
+    uint32_t a, b;
+} RngStream;
+
+// Four independent 32-bit words.
+void rng_words(RngStream stream, uint64_t index, uint32_t words[4]);
+uint32_t rng_u32(RngStream stream, uint64_t index);
+// Uniform in [0, 1), multiples of 2^-24.
+float rng_uniform(RngStream stream, uint64_t index);
+// Standard normal (Box and Muller), computed in double, one number an index.
+double rng_normal(RngStream stream, uint64_t index);
+
+#endif

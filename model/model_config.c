@@ -1,0 +1,23 @@
+#include "model/model_config.h"
+
+bool model_layer_is_moe(const ModelConfig *config, int64_t layer) {
+    const MoeConfig *moe = &config->moe;
+    if (moe->experts == 0) return false;
+    return layer % moe->every == (moe->first ? 0 : moe->every - 1);
+}
+
+int64_t model_moe_layers(const ModelConfig *config) {
+    int64_t count = 0;
+    for (int64_t layer = 0; layer < config->layers; layer++)
+        if (model_layer_is_moe(config, layer)) count++;
+    return count;
+}
+
+int64_t moe_capacity(const MoeConfig *config, int64_t tokens) {
+    Rational cf = config->capacity_factor;
+    if (cf.numerator == 0) return -1;
+    int64_t above = cf.numerator * config->top_k * tokens;
+    int64_t below = cf.denominator * config->experts;
+    int64_t capacity = (above + below - 1) / below;
+    return capacity > config->min_capacity ? capacity : config->min_capacity;
+}

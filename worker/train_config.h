@@ -1,0 +1,67 @@
+// Everything one run is told: composed of what each layer owns, filled by launcher/config.c, read by worker/.
+#ifndef MOETRAIN_WORKER_TRAIN_CONFIG_H
+#define MOETRAIN_WORKER_TRAIN_CONFIG_H
+
+#include "model/model_config.h"
+
+enum { CONFIG_PATH_BYTES = 1024 };
+
+typedef enum DataFormat {
+    DATA_AUTO,       // by file name: *.bin is uint16, anything else bytes
+    DATA_BYTES,      // text or anything: one token a byte, vocabulary 256
+    DATA_CHARACTERS, // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
+    DATA_UINT16,     // headerless little-endian token numbers, as nanoGPT writes them
+    DATA_UINT32,
+} DataFormat;
+
+typedef struct DataConfig {
+    char train[CONFIG_PATH_BYTES];
+    char validation[CONFIG_PATH_BYTES]; // empty: no validation
+    DataFormat format;
+    int64_t vocab_size;     // of uint16/uint32 files; 0: must be given for those, derived for text
+    double bytes_per_token; // of uint16/uint32 files, for bits per byte; 0: unknown
+} DataConfig;
+
+typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;
+
+typedef struct OptimizerConfig {
+    double lr, min_lr;
+    LrSchedule schedule;
+    int64_t warmup_steps;
+    int64_t decay_steps; // WSD: length of the final decay
+    double beta1, beta2, eps, weight_decay;
+    double clip_norm; // 0: no clipping
+} OptimizerConfig;
+
+typedef enum Reproducible {
+    REPRODUCIBLE_RANKS, // same bits on any number of ranks and threads
+    REPRODUCIBLE_RUN,   // same bits when repeated on the same layout
+    REPRODUCIBLE_OFF,
+} Reproducible;
+
+typedef struct TrainConfig {
+    char run_dir[CONFIG_PATH_BYTES];
+    int64_t seed;
+    char device[16]; // auto, cpu, cuda
+    int64_t threads; // OpenMP threads a rank; 0: OMP_NUM_THREADS or the cores at hand
+    DataConfig data;
+    int64_t steps;
+    int64_t batch;         // sequences in the global batch of a step
+    int64_t context;       // T
+    int64_t micro_batches; // gradient accumulation: the batch is worked off in this many pieces
+    int64_t shards;        // S; resolved: a power of two that divides batch / micro_batches
+    Reproducible reproducible;
+    int64_t max_skipped; // non-finite steps in a row that stop the run
+    OptimizerConfig optimizer;
+    ModelConfig model;
+    int64_t expert_parallel; // ranks that share one set of experts; 0: as many as divide both ranks and experts
+    int64_t checkpoint_every; // 0: only at the end
+    int64_t keep_last;        // 0: keep all
+    char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
+    int64_t log_every;
+    int64_t utilization_every; // 0: as log_every
+    int64_t eval_every;        // 0: only at the end
+    int64_t eval_batches;      // 0: the whole validation file
+} TrainConfig;
+
+#endif
