@@ -24,7 +24,7 @@ int64_t traffic_sent_bytes(TrafficKind kind);
 
 typedef enum ReduceOrder {
     REDUCE_FIXED_TREE, // ((0+1)+(2+3))+…, the tree over shards continued over ranks: same bits on any number of ranks
-    REDUCE_ANY_ORDER,  // whatever the MPI library finds fastest
+    REDUCE_ANY_ORDER, // whatever the MPI library finds fastest
 } ReduceOrder;
 
 // x becomes the sum over the group's ranks, on every rank. x f32, f64, i32 or i64, any shape. The fixed tree needs

@@ -1,0 +1,66 @@
+#include "comm/comm.h"
+
+#include <mpi.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "comm/mpi_check.h"
+#include "kernels/log.h"
+
+static int the_rank = 0, the_size = 1, the_local_rank = 0, the_local_size = 1;
+
+static void abort_all_ranks(int exit_code) {
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+}
+
+void comm_init(int *argc, char ***argv) {
+    int provided;
+    MPI_CHECK(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    die_hook = abort_all_ranks;
+    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &the_rank));
+    MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &the_size));
+    log_set_rank(the_rank);
+
+    MPI_Comm host;
+    MPI_CHECK(
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, the_rank, MPI_INFO_NULL, &host));
+    MPI_CHECK(MPI_Comm_rank(host, &the_local_rank));
+    MPI_CHECK(MPI_Comm_size(host, &the_local_size));
+    MPI_CHECK(MPI_Comm_free(&host));
+}
+
+void comm_finalize(void) {
+    die_hook = NULL;
+    MPI_Finalize();
+}
+
+int comm_rank(void) {
+    return the_rank;
+}
+int comm_size(void) {
+    return the_size;
+}
+int comm_local_rank(void) {
+    return the_local_rank;
+}
+int comm_local_size(void) {
+    return the_local_size;
+}
+
+const char *comm_library(void) {
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "unknown MPI";
+    char *end = strpbrk(text, ",\n"); // "Open MPI v4.1.4, package: …"
+    if (end) *end = 0;
+    return text;
+}
+
+bool comm_agree(bool ok, Error *err) {
+    int mine = ok ? the_size : the_rank, lowest_failed;
+    MPI_CHECK(MPI_Allreduce(&mine, &lowest_failed, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    if (lowest_failed == the_size) return true;
+    MPI_CHECK(MPI_Bcast(err, (int)sizeof *err, MPI_BYTE, lowest_failed, MPI_COMM_WORLD));
+    return false;
+}
