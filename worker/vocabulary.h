@@ -18,6 +18,9 @@ void vocabulary_from_code_points(Vocabulary *vocabulary, const DataConfig *confi
                                  const int32_t *code_points, int64_t size);
 void vocabulary_free(Vocabulary *vocabulary); // legal on a zeroed struct
 
+// The token of a character, or -1 when the vocabulary lacks it. DATA_CHARACTERS only.
+int32_t vocabulary_find(const Vocabulary *vocabulary, int32_t code_point);
+
 // Text to tokens; *count of at most `room`. False with exit 2 naming the character that is not in the vocabulary, or
 // when the vocabulary has no text (uint16/uint32: tokens are then written as numbers separated by spaces).
 bool vocabulary_encode(const Vocabulary *vocabulary, const char *text, int32_t *tokens, int64_t room,

@@ -1,0 +1,281 @@
+#include "worker/data_loader.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <xxhash.h>
+
+#include "kernels/rng.h"
+#include "worker/file_reader.h"
+#include "worker/utf8.h"
+
+struct DataFile {
+    FileReader source;
+    DataFormat format;
+    int64_t vocab_size;
+    int64_t tokens;
+    int32_t *characters; // DATA_CHARACTERS: all tokens, decoded once at the start; otherwise NULL
+    double bytes_per_token;
+};
+
+enum {
+    READ_BYTES = 1 << 14,              // a piece of a window, on the stack
+    SCAN_BYTES = 1 << 20,              // a piece of the file while it is validated
+    IDENTITY_BYTES = 64 * 1024 * 1024, // hashed of a large file
+    FEISTEL_ROUNDS = 8,
+};
+
+static int64_t token_bytes(DataFormat format) {
+    return format == DATA_UINT32 ? 4 : format == DATA_UINT16 ? 2 : 1;
+}
+
+// ---- from bytes to tokens ------------------------------------------------------------------------------
+
+static int64_t raw_token(const void *raw, DataFormat format, int64_t i) {
+    switch (format) {
+    case DATA_UINT16:
+        return ((const uint16_t *)raw)[i];
+    case DATA_UINT32:
+        return ((const uint32_t *)raw)[i];
+    default:
+        return ((const uint8_t *)raw)[i];
+    }
+}
+
+static bool token_error(const DataFile *file, int64_t position, int64_t token, Error *err) {
+    return error_set(err, EXIT_DATA,
+                     "%s: token %lld at byte %lld is outside the vocabulary of %lld; raise "
+                     "data.vocab_size, or check data.format and the tokenizer that wrote the file",
+                     file->source.path, (long long)token,
+                     (long long)(position * token_bytes(file->format)),
+                     (long long)file->vocab_size);
+}
+
+// Tokens [first, first + count) of the file, checked against the vocabulary.
+static bool read_tokens(const DataFile *file, int64_t first, int64_t count, int32_t *tokens,
+                        Error *err) {
+    if (first < 0 || count > file->tokens - first)
+        return error_set(err, EXIT_DATA, "%s: tokens %lld to %lld wanted but it has %lld",
+                         file->source.path, (long long)first, (long long)(first + count),
+                         (long long)file->tokens);
+    if (file->characters) {
+        for (int64_t i = 0; i < count; i++) tokens[i] = file->characters[first + i];
+        return true;
+    }
+    uint32_t raw[READ_BYTES / sizeof(uint32_t)];
+    int64_t width = token_bytes(file->format), room = READ_BYTES / width;
+    for (int64_t done = 0; done < count;) {
+        int64_t n = count - done < room ? count - done : room;
+        if (!file_reader_read(&file->source, (first + done) * width, (size_t)(n * width), raw, err))
+            return false;
+        for (int64_t i = 0; i < n; i++, done++) {
+            int64_t token = raw_token(raw, file->format, i);
+            if (token >= file->vocab_size) return token_error(file, first + done, token, err);
+            tokens[done] = (int32_t)token;
+        }
+    }
+    return true;
+}
+
+// ---- validation ----------------------------------------------------------------------------------------
+
+static uint32_t largest_token(const void *raw, DataFormat format, int64_t n) {
+    uint32_t largest = 0;
+    if (format == DATA_UINT32) {
+        const uint32_t *x = raw;
+        for (int64_t i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+    } else {
+        const uint16_t *x = raw;
+        uint16_t most = 0; // in its own width, for twice the vector lanes
+        for (int64_t i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
+        largest = most;
+    }
+    return largest;
+}
+
+// Checks tokens [first, end): one maximum a piece, and a search only in the piece that is wrong.
+static bool scan_tokens(const DataFile *file, int64_t first, int64_t end, Error *err) {
+    void *raw = malloc(SCAN_BYTES);
+    CHECK(raw, "no memory for %d bytes", SCAN_BYTES);
+    int64_t width = token_bytes(file->format), room = SCAN_BYTES / width;
+    bool ok = true;
+    for (int64_t at = first; ok && at < end; at += room) {
+        int64_t n = end - at < room ? end - at : room;
+        ok = file_reader_read(&file->source, at * width, (size_t)(n * width), raw, err);
+        if (!ok || largest_token(raw, file->format, n) < file->vocab_size) continue;
+        int64_t i = 0;
+        while (raw_token(raw, file->format, i) < file->vocab_size) i++;
+        ok = token_error(file, at + i, raw_token(raw, file->format, i), err);
+    }
+    free(raw);
+    return ok;
+}
+
+static bool decode_characters(DataFile *file, const Vocabulary *vocabulary, const uint8_t *text,
+                              Error *err) {
+    int64_t bytes = file->source.bytes;
+    for (int64_t at = 0; at < bytes;) {
+        int64_t start = at;
+        int32_t code_point;
+        if (!utf8_next(text, bytes, &at, &code_point, file->source.path, err)) return false;
+        int32_t token = vocabulary_find(vocabulary, code_point);
+        if (token < 0)
+            return error_set(err, EXIT_DATA,
+                             "%s: character '%.*s' (U+%04X) at byte %lld does not occur in the "
+                             "training text; remove it or set data.format: bytes",
+                             file->source.path, (int)(at - start), (const char *)text + start,
+                             (unsigned)code_point, (long long)start);
+        file->characters[file->tokens++] = token;
+    }
+    file->bytes_per_token = (double)bytes / (double)file->tokens;
+    return true;
+}
+
+static bool read_characters(DataFile *file, const Vocabulary *vocabulary, Error *err) {
+    uint8_t *text = NULL;
+    if (!file_reader_read_all(&file->source, &text, err)) return false;
+    file->characters = malloc((size_t)file->source.bytes * sizeof(int32_t)); // at most
+    bool ok = file->characters ? decode_characters(file, vocabulary, text, err)
+                               : error_set(err, EXIT_IO, "%s: no memory for its %lld characters",
+                                           file->source.path, (long long)file->source.bytes);
+    free(text);
+    return ok;
+}
+
+static bool check_tokens(DataFile *file, int reader, int readers, Error *err) {
+    int64_t bytes = file->source.bytes, width = token_bytes(file->format);
+    if (bytes % width != 0)
+        return error_set(err, EXIT_DATA,
+                         "%s: %lld bytes are not whole %lld-byte tokens; the file is cut off, or "
+                         "data.format is wrong",
+                         file->source.path, (long long)bytes, (long long)width);
+    file->tokens = bytes / width;
+    if (file->format == DATA_BYTES) return true; // every byte is a token
+    int64_t first = file->tokens / readers * reader;
+    int64_t end = reader == readers - 1 ? file->tokens : first + file->tokens / readers;
+    return scan_tokens(file, first, end, err);
+}
+
+// ---- the file ------------------------------------------------------------------------------------------
+
+bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabulary, int reader,
+                    int readers, Error *err) {
+    DataFile *f = calloc(1, sizeof *f);
+    CHECK(f, "no memory for a data file");
+    f->format = vocabulary->format;
+    f->vocab_size = vocabulary->size;
+    f->bytes_per_token = vocabulary->bytes_per_token;
+    bool ok = file_reader_open(&f->source, path, err) &&
+              (f->format == DATA_CHARACTERS ? read_characters(f, vocabulary, err)
+                                            : check_tokens(f, reader, readers, err));
+    if (ok)
+        *file = f;
+    else
+        data_file_close(f);
+    return ok;
+}
+
+void data_file_close(DataFile *file) {
+    if (!file) return;
+    file_reader_close(&file->source);
+    free(file->characters);
+    free(file);
+}
+
+int64_t data_file_tokens(const DataFile *file) {
+    return file->tokens;
+}
+double data_file_bytes_per_token(const DataFile *file) {
+    return file->bytes_per_token;
+}
+
+bool data_file_identity(const DataFile *file, char identity[40], Error *err) {
+    XXH3_state_t *state = XXH3_createState();
+    void *piece = malloc(SCAN_BYTES);
+    CHECK(state && piece, "no memory for %d bytes", SCAN_BYTES);
+    XXH3_128bits_reset(state);
+    int64_t size = file->source.bytes;
+    XXH3_128bits_update(state, &size, sizeof size);
+
+    // Head, middle and tail; a file that fits is hashed whole, as one run.
+    int64_t runs = size > IDENTITY_BYTES ? 3 : 1;
+    int64_t run_bytes = runs == 3 ? IDENTITY_BYTES / 3 : size;
+    bool ok = true;
+    for (int64_t run = 0; ok && run < runs; run++) {
+        int64_t start = (size - run_bytes) / 2 * run;
+        for (int64_t done = 0; ok && done < run_bytes; done += SCAN_BYTES) {
+            size_t n = (size_t)(run_bytes - done < SCAN_BYTES ? run_bytes - done : SCAN_BYTES);
+            ok = file_reader_read(&file->source, start + done, n, piece, err);
+            if (ok) XXH3_128bits_update(state, piece, n);
+        }
+    }
+    XXH128_hash_t hash = XXH3_128bits_digest(state);
+    if (ok)
+        snprintf(identity, 40, "%016llx%016llx", (unsigned long long)hash.high64,
+                 (unsigned long long)hash.low64);
+    free(piece);
+    XXH3_freeState(state);
+    return ok;
+}
+
+// ---- windows -------------------------------------------------------------------------------------------
+
+// T tokens are set aside so that an epoch may start at any offset in [0, T) and the last target still exists.
+int64_t data_file_windows(const DataFile *file, int64_t T) {
+    return file->tokens < T ? 0 : (file->tokens - T) / T;
+}
+
+DataCursor data_cursor_advance(DataCursor cursor, int64_t n, int64_t windows) {
+    int64_t index = cursor.index + n;
+    return (DataCursor){cursor.epoch + index / windows, index % windows};
+}
+
+// The place of `index` in a random order of [0, n): a Feistel network over the smallest even number of bits that
+// holds n, walked until it lands below n again. A bijection without state: nothing is shuffled or stored.
+static int64_t permute(int64_t index, int64_t n, uint64_t seed, int64_t epoch) {
+    int half = 0;
+    while ((int64_t)1 << (2 * half) < n) half++;
+    uint32_t mask = (uint32_t)(((uint64_t)1 << half) - 1);
+    do {
+        uint32_t left = (uint32_t)(index >> half), right = (uint32_t)index & mask;
+        for (uint32_t round = 0; round < FEISTEL_ROUNDS; round++) {
+            RngStream stream = {seed, RNG_DATA_ORDER, (uint32_t)epoch, round};
+            uint32_t next = left ^ (rng_u32(stream, right) & mask);
+            left = right;
+            right = next;
+        }
+        index = (int64_t)left << half | right;
+    } while (index >= n);
+    return index;
+}
+
+// Where an epoch starts to cut windows. Round number FEISTEL_ROUNDS is one that no permutation uses.
+static int64_t epoch_offset(int64_t T, uint64_t seed, int64_t epoch) {
+    return rng_u32((RngStream){seed, RNG_DATA_ORDER, (uint32_t)epoch, FEISTEL_ROUNDS}, 0) % T;
+}
+
+static bool read_window(const DataFile *file, int64_t first, int64_t T, int32_t *inputs,
+                        int32_t *targets, Error *err) {
+    if (!read_tokens(file, first, T, inputs, err)) return false;
+    for (int64_t i = 1; i < T; i++) targets[i - 1] = inputs[i];
+    return read_tokens(file, first + T, 1, targets + T - 1, err);
+}
+
+bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor, int64_t n,
+                               int64_t T, int32_t *inputs, int32_t *targets, Error *err) {
+    int64_t windows = data_file_windows(file, T);
+    if (windows == 0)
+        return error_set(err, EXIT_DATA,
+                         "%s: %lld tokens are too few for a context of %lld, which needs %lld; "
+                         "lower train.context or use more text",
+                         file->source.path, (long long)file->tokens, (long long)T,
+                         (long long)(2 * T));
+    DataCursor at = data_cursor_advance(cursor, n, windows);
+    int64_t window = permute(at.index, windows, seed, at.epoch);
+    return read_window(file, epoch_offset(T, seed, at.epoch) + window * T, T, inputs, targets, err);
+}
+
+bool data_file_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs, int32_t *targets,
+                      Error *err) {
+    return read_window(file, index * T, T, inputs, targets, err);
+}

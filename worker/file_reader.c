@@ -1,0 +1,68 @@
+#include "worker/file_reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool file_reader_open(FileReader *file, const char *path, Error *err) {
+    *file = (FileReader){.fd = -1};
+    snprintf(file->path, sizeof file->path, "%s", path);
+    struct stat status;
+    // O_NONBLOCK: opening a named pipe must not wait for a writer; regular files do not heed it.
+    file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file->fd < 0 || fstat(file->fd, &status) != 0) {
+        error_set(err, EXIT_DATA, "%s: cannot be opened: %s; check the path and its permissions",
+                  path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        error_set(err, EXIT_DATA, "%s: is a %s; name a regular file", path,
+                  S_ISDIR(status.st_mode) ? "directory" : "device or pipe");
+    } else if (status.st_size == 0) {
+        error_set(err, EXIT_DATA, "%s: is empty; prepare the data again", path);
+    } else {
+        file->bytes = status.st_size;
+        return true;
+    }
+    file_reader_close(file);
+    return false;
+}
+
+void file_reader_close(FileReader *file) {
+    if (file->fd >= 0) close(file->fd);
+    file->fd = -1;
+}
+
+bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void *buffer,
+                      Error *err) {
+    for (size_t done = 0; done < bytes;) {
+        ssize_t got = pread(file->fd, (char *)buffer + done, bytes - done, offset + (int64_t)done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0)
+            return error_set(err, EXIT_DATA, "%s: reading at byte %lld failed: %s", file->path,
+                             (long long)(offset + (int64_t)done), strerror(errno));
+        if (got == 0)
+            return error_set(err, EXIT_DATA,
+                             "%s: ends at byte %lld but had %lld when it was opened; do not change "
+                             "data files while they are in use",
+                             file->path, (long long)(offset + (int64_t)done),
+                             (long long)file->bytes);
+        done += (size_t)got;
+    }
+    return true;
+}
+
+bool file_reader_read_all(const FileReader *file, uint8_t **content, Error *err) {
+    uint8_t *buffer = malloc((size_t)file->bytes);
+    if (!buffer)
+        return error_set(err, EXIT_IO, "%s: no memory for its %lld bytes", file->path,
+                         (long long)file->bytes);
+    if (!file_reader_read(file, 0, (size_t)file->bytes, buffer, err)) {
+        free(buffer);
+        return false;
+    }
+    *content = buffer;
+    return true;
+}

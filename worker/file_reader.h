@@ -1,0 +1,24 @@
+// A data file as bytes: opened once, read at offsets with pread, every failure in words (exit 3).
+// Never mapped: a file that shrinks under us is an error message, not a SIGBUS. Not collective.
+#ifndef MOETRAIN_WORKER_FILE_READER_H
+#define MOETRAIN_WORKER_FILE_READER_H
+
+#include "worker/train_config.h"
+
+typedef struct FileReader {
+    int fd; // -1: closed
+    int64_t bytes;
+    char path[CONFIG_PATH_BYTES];
+} FileReader;
+
+// Opens a regular file that is not empty and takes its size.
+bool file_reader_open(FileReader *file, const char *path, Error *err);
+void file_reader_close(FileReader *file); // legal on a closed one
+
+// Reads exactly `bytes` at `offset`. Thread-safe.
+bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void *buffer,
+                      Error *err);
+// The whole file in new memory of file->bytes, for the caller to free.
+bool file_reader_read_all(const FileReader *file, uint8_t **content, Error *err);
+
+#endif
