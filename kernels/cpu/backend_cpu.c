@@ -1,0 +1,91 @@
+#include "kernels/backend.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include "kernels/cpu/cpu_ops.h"
+
+static const char *isa_name(dnnl_cpu_isa_t isa) {
+    switch (isa) {
+    case dnnl_cpu_isa_sse41:
+        return "SSE4.1";
+    case dnnl_cpu_isa_avx:
+        return "AVX";
+    case dnnl_cpu_isa_avx2:
+        return "AVX2";
+    case dnnl_cpu_isa_avx2_vnni:
+        return "AVX2 VNNI";
+    case dnnl_cpu_isa_avx512_core:
+        return "AVX-512";
+    case dnnl_cpu_isa_avx512_core_vnni:
+        return "AVX-512 VNNI";
+    case dnnl_cpu_isa_avx512_core_bf16:
+        return "AVX-512 BF16";
+    case dnnl_cpu_isa_avx512_core_amx:
+        return "AMX";
+    default:
+        return "generic";
+    }
+}
+
+// The "model name" of /proc/cpuinfo; "cpu" where the kernel names none.
+static void cpu_model(char *name, size_t bytes) {
+    snprintf(name, bytes, "cpu");
+    FILE *info = fopen("/proc/cpuinfo", "r");
+    if (!info) return;
+    char line[256];
+    while (fgets(line, sizeof line, info)) {
+        const char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = '\0';
+        for (colon++; isspace((unsigned char)*colon);) colon++;
+        snprintf(name, bytes, "%s", colon);
+        break;
+    }
+    fclose(info);
+}
+
+static void describe(char *text, size_t bytes) {
+    char model[72];
+    cpu_model(model, sizeof model);
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(text, bytes, "%s, oneDNN %d.%d.%d %s", model, v->major, v->minor, v->patch,
+             isa_name(dnnl_get_effective_cpu_isa()));
+}
+
+const Backend cpu_backend = {
+    .name = "cpu",
+    .describe = describe,
+    .matmul_forward = matmul_forward_cpu,
+    .matmul_backward_input = matmul_backward_input_cpu,
+    .matmul_backward_weight = matmul_backward_weight_cpu,
+    .embedding_forward = embedding_forward_cpu,
+    .embedding_backward = embedding_backward_cpu,
+    .rmsnorm_forward = rmsnorm_forward_cpu,
+    .rmsnorm_backward = rmsnorm_backward_cpu,
+    .rope = rope_cpu,
+    .attention_forward = attention_forward_cpu,
+    .attention_backward = attention_backward_cpu,
+    .attention_decode = attention_decode_cpu,
+    .activation_forward = activation_forward_cpu,
+    .activation_backward = activation_backward_cpu,
+    .router_forward = router_forward_cpu,
+    .router_backward = router_backward_cpu,
+    .capacity_assign = capacity_assign_cpu,
+    .permutation_plan = permutation_plan_cpu,
+    .gather_rows = gather_rows_cpu,
+    .combine_forward = combine_forward_cpu,
+    .combine_backward = combine_backward_cpu,
+    .renormalize_forward = renormalize_forward_cpu,
+    .renormalize_backward = renormalize_backward_cpu,
+    .cross_entropy = cross_entropy_cpu,
+    .fill_zero = fill_zero_cpu,
+    .copy = copy_cpu,
+    .add = add_cpu,
+    .segment_sum = segment_sum_cpu,
+    .sum_of_squares = sum_of_squares_cpu,
+    .adamw_update = adamw_update_cpu,
+};

@@ -1,0 +1,121 @@
+#include <string.h>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/scratch.h"
+
+// One routing group: its `tokens` rows of K choices.
+typedef struct Group {
+    const int32_t *ids;
+    const float *weights;
+    uint8_t *kept;
+    int32_t *routed, *dropped; // (E)
+    int64_t tokens, K, E, capacity;
+} Group;
+
+// Whoever comes first: the counters are the queue.
+static void keep_first(Group g) {
+    for (int64_t k = 0; k < g.K; k++)
+        for (int64_t c = k; c < g.tokens * g.K; c += g.K) {
+            int32_t e = g.ids[c];
+            g.kept[c] = g.routed[e]++ < g.capacity;
+            g.dropped[e] += !g.kept[c];
+        }
+}
+
+// Moves the `wanted` smallest keys to the front, in no order (Hoare's selection); keys are distinct.
+static void select_smallest(uint64_t *key, int64_t count, int64_t wanted) {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+        uint64_t pivot = key[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (key[i] < pivot) i++;
+            while (key[j] > pivot) j--;
+            if (i > j) break;
+            uint64_t swapped = key[i];
+            key[i++] = key[j];
+            key[j--] = swapped;
+        }
+        if (wanted <= j) {
+            high = j;
+        } else if (wanted >= i) {
+            low = i;
+        } else {
+            return;
+        }
+    }
+}
+
+// Sort key of a choice, smallest kept first; the choice's own number in the low half breaks ties downwards.
+// Gate weights are not negative, so their bits order as they do.
+static uint64_t drop_key(DropPolicy policy, float weight, RngStream stream, uint64_t global_choice,
+                         uint32_t choice) {
+    uint32_t high;
+    if (policy == DROP_RANDOM) {
+        high = rng_u32(stream, global_choice);
+    } else {
+        memcpy(&high, &weight, sizeof high);
+        high = ~high;
+    }
+    return (uint64_t)high << 32 | choice;
+}
+
+// Lists each expert's choices, then keeps the best of every list that is too long.
+static void keep_best(Group g, DropPolicy policy, RngStream stream, uint64_t first_choice,
+                      int32_t *order) {
+    int64_t choices = g.tokens * g.K;
+    uint64_t *key = thread_scratch((size_t)choices * sizeof *key + (size_t)g.E * sizeof(int32_t));
+    int32_t *end = (int32_t *)(key + choices); // (E): one past an expert's list in `order`
+    for (int64_t c = 0; c < choices; c++) {
+        g.kept[c] = 1;
+        g.routed[g.ids[c]]++;
+    }
+    int32_t listed = 0;
+    for (int64_t e = 0; e < g.E; e++) {
+        end[e] = listed;
+        listed += g.routed[e];
+    }
+    for (int64_t c = 0; c < choices; c++) order[end[g.ids[c]]++] = (int32_t)c;
+    for (int64_t e = 0; e < g.E; e++) {
+        int64_t count = g.routed[e];
+        if (count <= g.capacity) continue;
+        const int32_t *list = order + end[e] - count;
+        for (int64_t i = 0; i < count; i++)
+            key[i] = drop_key(policy, g.weights[list[i]], stream, first_choice + (uint64_t)list[i],
+                              (uint32_t)list[i]);
+        select_smallest(key, count, g.capacity);
+        for (int64_t i = g.capacity; i < count; i++) g.kept[(uint32_t)key[i]] = 0;
+        g.dropped[e] = (int32_t)(count - g.capacity);
+    }
+}
+
+void capacity_assign_cpu(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Tensor ids,
+                         Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
+                         RngStream stream, int64_t first_token, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], E = routed.shape[1];
+    int64_t tokens = N / groups, choices = tokens * K;
+    const int32_t *id = tensor_i32(ids);
+    const float *weight = tensor_f32(weights);
+    uint8_t *keep = tensor_u8(kept);
+    int32_t *in = tensor_i32(routed), *out = tensor_i32(dropped), *list = tensor_i32(order);
+    memset(in, 0, tensor_bytes(routed));
+    memset(out, 0, tensor_bytes(dropped));
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t i = 0; i < groups; i++) {
+        Group g = {id + i * choices,
+                   weight + i * choices,
+                   keep + i * choices,
+                   in + i * E,
+                   out + i * E,
+                   tokens,
+                   K,
+                   E,
+                   capacity < 0 ? choices : capacity};
+        if (policy == DROP_POSITION) {
+            keep_first(g);
+        } else {
+            keep_best(g, policy, stream, (uint64_t)((first_token + i * tokens) * K),
+                      list + i * choices);
+        }
+    }
+}

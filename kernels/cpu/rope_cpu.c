@@ -1,0 +1,25 @@
+#include "kernels/cpu/cpu_ops.h"
+
+// Turns the pairs (x[i], x[i + half]) by the position's angles.
+static void rotate(float *x, const float *cosine, const float *sine, int64_t half, float sign) {
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half], s = sign * sine[i];
+        x[i] = a * cosine[i] - b * s;
+        x[i + half] = b * cosine[i] + a * s;
+    }
+}
+
+void rope_cpu(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
+              int64_t first_position, bool inverse) {
+    int64_t N = qkv.shape[0], W = qkv.shape[1], half = s.d_head / 2;
+    float *x = tensor_f32(qkv), sign = inverse ? -1.0f : 1.0f;
+    const float *cosine = tensor_f32(cosines), *sine = tensor_f32(sines);
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        int64_t position = first_position + n % T;
+        // The key heads follow the query heads in the row: one loop turns both.
+        for (int64_t h = 0; h < s.heads + s.kv_heads; h++)
+            rotate(x + n * W + h * s.d_head, cosine + position * half, sine + position * half, half,
+                   sign);
+    }
+}

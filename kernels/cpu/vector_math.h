@@ -1,0 +1,152 @@
+// Vector arithmetic of the CPU ops: 16 lanes of f32 whatever the processor has, so that sums have one
+// order everywhere, and an exponential that loops over arrays vectorise.
+//
+// The lanes are the vector extension of GCC and Clang; on processors with narrower registers the compiler
+// splits them.
+#ifndef MOETRAIN_KERNELS_CPU_VECTOR_MATH_H
+#define MOETRAIN_KERNELS_CPU_VECTOR_MATH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+enum { LANES = 16 };
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" // lanes are passed between inlined functions only
+#endif
+
+static inline Lanes lanes_load(const float *x) {
+    Lanes v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+static inline void lanes_store(float *x, Lanes v) {
+    memcpy(x, &v, sizeof v);
+}
+
+static inline Lanes lanes_set(float x) {
+    return x - (Lanes){0};
+}
+
+// a · b + c. GCC contracts no plain expression under -ffp-contract=on, hence the intrinsic.
+static inline Lanes lanes_fma(Lanes a, Lanes b, Lanes c) {
+#ifdef __AVX512F__
+    return (Lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline Lanes lanes_max(Lanes a, Lanes b) {
+#ifdef __AVX512F__
+    return (Lanes)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+#endif
+}
+
+static inline float lanes_sum(Lanes v) {
+    float x[LANES];
+    lanes_store(x, v);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) x[i] += x[i + width];
+    return x[0];
+}
+
+// Σ a[i] b[i]: four vectors of partial sums, then one, then the tail; a function of n alone.
+static inline float dot_product(const float *a, const float *b, int64_t n) {
+    Lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        s0 = lanes_fma(lanes_load(a + i), lanes_load(b + i), s0);
+        s1 = lanes_fma(lanes_load(a + i + LANES), lanes_load(b + i + LANES), s1);
+        s2 = lanes_fma(lanes_load(a + i + 2 * LANES), lanes_load(b + i + 2 * LANES), s2);
+        s3 = lanes_fma(lanes_load(a + i + 3 * LANES), lanes_load(b + i + 3 * LANES), s3);
+    }
+    for (; i + LANES <= n; i += LANES) s0 = lanes_fma(lanes_load(a + i), lanes_load(b + i), s0);
+    float sum = lanes_sum((s0 + s1) + (s2 + s3));
+    for (; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static inline float sum_of(const float *x, int64_t n) {
+    Lanes s0 = {0}, s1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        s0 += lanes_load(x + i);
+        s1 += lanes_load(x + i + LANES);
+    }
+    if (i + LANES <= n) {
+        s0 += lanes_load(x + i);
+        i += LANES;
+    }
+    float sum = lanes_sum(s0 + s1);
+    for (; i < n; i++) sum += x[i];
+    return sum;
+}
+
+// The largest of n >= 1 numbers. A NaN may or may not win: the sums that follow show it anyway.
+static inline float max_of(const float *x, int64_t n) {
+    float largest = x[0];
+    int64_t i = 0;
+    if (n >= LANES) {
+        Lanes m = lanes_load(x);
+        for (i = LANES; i + LANES <= n; i += LANES) m = lanes_max(m, lanes_load(x + i));
+        for (int j = 0; j < LANES; j++) largest = m[j] > largest ? m[j] : largest;
+    }
+    for (; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+// e^x within 2 ulp: x = n ln2 + r, |r| <= ln2 / 2, polynomial of Cephes' expf (S. Moshier) for e^r.
+// 0 below -87.33, infinity above 88.37 (the true limits of f32 are -103.97 and 88.72); NaN stays NaN.
+static inline float exp_f32(float x) {
+    const float lowest = -87.33f, highest = 88.37f;
+    const float to_integer = 0x1.8p23f; // adding it leaves round(x / ln2) in the low bits
+    float y = x < lowest ? lowest : x;
+    y = y > highest ? highest : y;
+    float shifted = y * 1.44269504088896341f + to_integer;
+    float n = shifted - to_integer;
+    float r = y - n * 0.693359375f; // exact: the constant has 9 bits
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127u) << 23; // 2^n
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    p = x < lowest ? 0.0f : p * power;
+    return x > highest ? INFINITY : p;
+}
+
+// Σ e^(x[i] - shift)
+static inline float sum_of_exp(const float *x, int64_t n, float shift) {
+    enum { BLOCK = 256 };
+    float e[BLOCK], sum = 0.0f;
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t count = n - first < BLOCK ? n - first : BLOCK;
+        for (int64_t i = 0; i < count; i++) e[i] = exp_f32(x[first + i] - shift);
+        sum += sum_of(e, count);
+    }
+    return sum;
+}
+
+static inline float sigmoid_f32(float x) {
+    return 1.0f / (1.0f + exp_f32(-x));
+}
+
+#endif

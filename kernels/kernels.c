@@ -1,0 +1,348 @@
+#include "kernels/kernels.h"
+
+#include "kernels/backend.h"
+
+// ---- matrices ------------------------------------------------------------------------------------------
+
+// w (G, N, K); a dense layer may pass its (N, K) matrix as it is.
+static void check_matmul(Tensor y, Tensor x, Tensor w, Segments rows) {
+    int64_t N = y.shape[1], K = x.shape[1], M = x.shape[0];
+    CHECK(rows.groups >= 0 && rows.parts >= 1, "%lld groups of %lld parts", (long long)rows.groups,
+          (long long)rows.parts);
+    CHECK_SHAPE_2D(x, F32, M, K);
+    CHECK_SHAPE_2D(y, F32, M, N);
+    if (w.rank == 2 && rows.groups == 1) {
+        CHECK_SHAPE_2D(w, F32, N, K);
+    } else {
+        CHECK_SHAPE_3D(w, F32, rows.groups, N, K);
+    }
+    int64_t end = rows.offsets[rows.groups * rows.parts];
+    CHECK(rows.offsets[0] >= 0 && end <= M, "segments end at row %lld of %lld", (long long)end,
+          (long long)M);
+}
+
+static bool is_power_of_two(int64_t x) {
+    return x > 0 && (x & (x - 1)) == 0;
+}
+
+static void check_parts(int64_t parts, int64_t rows) {
+    CHECK(parts > 0 && rows % parts == 0, "%lld rows in %lld equal parts", (long long)rows,
+          (long long)parts);
+}
+
+static void check_tree(int64_t parts) {
+    CHECK(is_power_of_two(parts), "%lld parts, wanted a power of two", (long long)parts);
+}
+
+void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
+    check_matmul(y, x, w, rows);
+    dev->backend->matmul_forward(dev, y, x, w, rows);
+}
+
+void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
+    check_matmul(dy, dx, w, rows);
+    dev->backend->matmul_backward_input(dev, dx, dy, w, rows);
+}
+
+void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows) {
+    check_matmul(dy, x, dw, rows);
+    check_tree(rows.parts);
+    dev->backend->matmul_backward_weight(dev, dw, dy, x, rows);
+}
+
+// ---- embedding -----------------------------------------------------------------------------------------
+
+void embedding_forward(Device *dev, Tensor out, Tensor tokens, Tensor weight) {
+    CHECK_SHAPE_1D(tokens, I32, out.shape[0]);
+    CHECK_SHAPE_2D(out, F32, tokens.shape[0], weight.shape[1]);
+    CHECK_SHAPE_2D(weight, F32, weight.shape[0], out.shape[1]);
+    dev->backend->embedding_forward(dev, out, tokens, weight);
+}
+
+void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,
+                        Tensor order) {
+    int64_t N = dout.shape[0], V = dweight.shape[0];
+    CHECK_SHAPE_2D(dweight, F32, V, dout.shape[1]);
+    CHECK_SHAPE_2D(dout, F32, N, dweight.shape[1]);
+    CHECK_SHAPE_1D(tokens, I32, N);
+    CHECK_SHAPE_1D(order, I32, N + V + 1);
+    check_parts(parts, N);
+    check_tree(parts);
+    dev->backend->embedding_backward(dev, dweight, dout, tokens, parts, order);
+}
+
+// ---- RMSNorm -------------------------------------------------------------------------------------------
+
+void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, Tensor weight, float eps) {
+    int64_t N = x.shape[0], D = x.shape[1];
+    CHECK_SHAPE_2D(x, F32, N, D);
+    CHECK_SHAPE_2D(out, F32, N, D);
+    CHECK_SHAPE_1D(rstd, F32, N);
+    CHECK_SHAPE_1D(weight, F32, D);
+    dev->backend->rmsnorm_forward(dev, out, rstd, x, weight, eps);
+}
+
+void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
+                      Tensor weight, int64_t parts, Tensor partial) {
+    int64_t N = x.shape[0], D = x.shape[1];
+    CHECK_SHAPE_2D(x, F32, N, D);
+    CHECK_SHAPE_2D(dx, F32, N, D);
+    CHECK_SHAPE_2D(dout, F32, N, D);
+    CHECK_SHAPE_1D(rstd, F32, N);
+    CHECK_SHAPE_1D(weight, F32, D);
+    CHECK_SHAPE_1D(dweight, F32, D);
+    CHECK_SHAPE_2D(partial, F32, parts, D);
+    check_parts(parts, N);
+    check_tree(parts);
+    dev->backend->rmsnorm_backward(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
+}
+
+// ---- attention -----------------------------------------------------------------------------------------
+
+int64_t attention_qkv_width(AttentionShape s) {
+    return s.heads * s.d_head + attention_kv_width(s);
+}
+
+int64_t attention_kv_width(AttentionShape s) {
+    return s.kv_heads * (s.d_head + s.d_value);
+}
+
+static void check_attention(AttentionShape s, int64_t T, int64_t rows) {
+    CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.d_head > 0 && s.d_value > 0,
+          "%lld query heads on %lld key/value heads", (long long)s.heads, (long long)s.kv_heads);
+    CHECK(T > 0 && rows % T == 0, "%lld rows in sequences of %lld", (long long)rows, (long long)T);
+}
+
+void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
+          int64_t first_position, bool inverse) {
+    int64_t positions = cosines.shape[0];
+    check_attention(s, T, qkv.shape[0]);
+    CHECK(s.d_head % 2 == 0, "rope wants an even d_head, not %lld", (long long)s.d_head);
+    CHECK(first_position >= 0 && first_position + T <= positions,
+          "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
+          (long long)positions);
+    CHECK_SHAPE_2D(qkv, F32, qkv.shape[0], attention_qkv_width(s));
+    CHECK_SHAPE_2D(cosines, F32, positions, s.d_head / 2);
+    CHECK_SHAPE_2D(sines, F32, positions, s.d_head / 2);
+    dev->backend->rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
+}
+
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
+                       float scale) {
+    int64_t N = qkv.shape[0];
+    check_attention(s, T, N);
+    CHECK_SHAPE_2D(qkv, F32, N, attention_qkv_width(s));
+    CHECK_SHAPE_2D(out, F32, N, s.heads * s.d_value);
+    CHECK_SHAPE_2D(lse, F32, N, s.heads);
+    dev->backend->attention_forward(dev, out, lse, qkv, s, T, scale);
+}
+
+void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
+                        AttentionShape s, int64_t T, float scale) {
+    int64_t N = qkv.shape[0];
+    check_attention(s, T, N);
+    CHECK_SHAPE_2D(qkv, F32, N, attention_qkv_width(s));
+    CHECK_SHAPE_2D(dqkv, F32, N, attention_qkv_width(s));
+    CHECK_SHAPE_2D(out, F32, N, s.heads * s.d_value);
+    CHECK_SHAPE_2D(dout, F32, N, s.heads * s.d_value);
+    CHECK_SHAPE_2D(lse, F32, N, s.heads);
+    dev->backend->attention_backward(dev, dqkv, dout, qkv, out, lse, s, T, scale);
+}
+
+void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
+                      int64_t position, float scale) {
+    check_attention(s, 1, 1);
+    CHECK_SHAPE_2D(out, F32, 1, s.heads * s.d_value);
+    CHECK_SHAPE_2D(qkv, F32, 1, attention_qkv_width(s));
+    CHECK_SHAPE_2D(cache, F32, cache.shape[0], attention_kv_width(s));
+    CHECK(position >= 0 && position < cache.shape[0], "position %lld in a cache of %lld rows",
+          (long long)position, (long long)cache.shape[0]);
+    dev->backend->attention_decode(dev, out, qkv, cache, s, position, scale);
+}
+
+// ---- feed-forward --------------------------------------------------------------------------------------
+
+int64_t activation_input_width(Activation kind, int64_t F) {
+    return kind == SWIGLU ? 2 * F : F;
+}
+
+void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind) {
+    CHECK_SHAPE_2D(out, F32, in.shape[0], out.shape[1]);
+    CHECK_SHAPE_2D(in, F32, out.shape[0], activation_input_width(kind, out.shape[1]));
+    dev->backend->activation_forward(dev, out, in, kind);
+}
+
+void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind) {
+    CHECK_SHAPE_2D(dout, F32, in.shape[0], dout.shape[1]);
+    CHECK_SHAPE_2D(in, F32, dout.shape[0], activation_input_width(kind, dout.shape[1]));
+    CHECK_SHAPE_2D(din, F32, in.shape[0], in.shape[1]);
+    dev->backend->activation_backward(dev, din, dout, in, kind);
+}
+
+// ---- router --------------------------------------------------------------------------------------------
+
+static void check_choices(Tensor ids, Tensor weights, int64_t N, int64_t K) {
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    CHECK_SHAPE_2D(weights, F32, N, K);
+}
+
+void router_forward(Device *dev, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,
+                    Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule,
+                    int64_t parts) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    check_choices(ids, weights, N, K);
+    CHECK(K >= 1 && K <= E, "%lld experts a token of %lld", (long long)K, (long long)E);
+    CHECK_SHAPE_1D(lse, F32, N);
+    CHECK_SHAPE_2D(prob_sum, F64, parts, E);
+    CHECK_SHAPE_1D(entropy_sum, F64, parts);
+    CHECK_SHAPE_1D(lse2_sum, F64, parts);
+    check_parts(parts, N);
+    dev->backend->router_forward(dev, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, logits,
+                                 rule, parts);
+}
+
+void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
+                     Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale,
+                     int64_t parts) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    CHECK_SHAPE_2D(dlogits, F32, N, E);
+    check_choices(ids, weights, N, K);
+    CHECK_SHAPE_2D(dweights, F32, N, K);
+    CHECK_SHAPE_1D(lse, F32, N);
+    CHECK_SHAPE_2D(balance, F32, parts, E);
+    check_parts(parts, N);
+    dev->backend->router_backward(dev, dlogits, dweights, ids, weights, logits, lse, rule, balance,
+                                  z_scale, parts);
+}
+
+void capacity_assign(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Tensor ids,
+                     Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
+                     RngStream stream, int64_t first_token, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], E = routed.shape[1];
+    check_choices(ids, weights, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    CHECK_SHAPE_2D(routed, I32, groups, E);
+    CHECK_SHAPE_2D(dropped, I32, groups, E);
+    CHECK_SHAPE_1D(order, I32, N * K + E + 1);
+    check_parts(groups, N);
+    dev->backend->capacity_assign(dev, kept, routed, dropped, ids, weights, groups, capacity,
+                                  policy, stream, first_token, order);
+}
+
+// ---- permutation ---------------------------------------------------------------------------------------
+
+void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
+                      Tensor kept, int64_t parts) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    CHECK_SHAPE_2D(slot_row, I32, N, K);
+    CHECK_SHAPE_1D(row_choice, I32, N * K);
+    CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
+    check_parts(parts, N);
+    dev->backend->permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts);
+}
+
+void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {
+    CHECK_SHAPE_2D(out, F32, out.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(x, F32, x.shape[0], out.shape[1]);
+    CHECK_SHAPE_1D(index, I32, index.shape[0]);
+    CHECK(rows >= 0 && rows <= out.shape[0] && rows <= index.shape[0] && divisor > 0,
+          "gather of %lld rows by %lld indices into %lld rows", (long long)rows,
+          (long long)index.shape[0], (long long)out.shape[0]);
+    dev->backend->gather_rows(dev, out, x, index, rows, divisor);
+}
+
+void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
+    int64_t N = out.shape[0], K = slot_row.shape[1];
+    CHECK_SHAPE_2D(out, F32, N, y.shape[1]);
+    CHECK_SHAPE_2D(y, F32, y.shape[0], out.shape[1]);
+    CHECK_SHAPE_2D(slot_row, I32, N, K);
+    if (weights.data) CHECK_SHAPE_2D(weights, F32, N, K);
+    dev->backend->combine_forward(dev, out, y, slot_row, weights);
+}
+
+void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
+                      Tensor slot_row, Tensor weights) {
+    int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
+    CHECK_SHAPE_2D(dout, F32, N, D);
+    CHECK_SHAPE_2D(y, F32, y.shape[0], D);
+    CHECK_SHAPE_2D(dy, F32, y.shape[0], D);
+    CHECK_SHAPE_2D(slot_row, I32, N, K);
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(dweights, F32, N, K);
+    dev->backend->combine_backward(dev, dy, dweights, dout, y, slot_row, weights);
+}
+
+void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept) {
+    int64_t N = weights.shape[0], K = weights.shape[1];
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(scaled, F32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    dev->backend->renormalize_forward(dev, scaled, weights, kept);
+}
+
+void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept) {
+    int64_t N = weights.shape[0], K = weights.shape[1];
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(scaled, F32, N, K);
+    CHECK_SHAPE_2D(dscaled, F32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    dev->backend->renormalize_backward(dev, dscaled, scaled, weights, kept);
+}
+
+// ---- loss ----------------------------------------------------------------------------------------------
+
+void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale) {
+    int64_t N = logits.shape[0], V = logits.shape[1];
+    CHECK_SHAPE_2D(logits, F32, N, V);
+    CHECK_SHAPE_1D(losses, F32, N);
+    CHECK_SHAPE_1D(targets, I32, N);
+    dev->backend->cross_entropy(dev, losses, logits, targets, scale);
+}
+
+// ---- elementwise and sums ------------------------------------------------------------------------------
+
+static void check_same(const char *what, Tensor a, Tensor b) {
+    CHECK(a.dtype == b.dtype && tensor_elements(a) == tensor_elements(b),
+          "%s: %s x %lld and %s x %lld", what, dtype_name(a.dtype), (long long)tensor_elements(a),
+          dtype_name(b.dtype), (long long)tensor_elements(b));
+}
+
+void fill_zero(Device *dev, Tensor x) {
+    dev->backend->fill_zero(dev, x);
+}
+
+void copy(Device *dev, Tensor out, Tensor x) {
+    check_same("copy", out, x);
+    dev->backend->copy(dev, out, x);
+}
+
+void add(Device *dev, Tensor out, Tensor a, Tensor b) {
+    check_same("add", out, a);
+    check_same("add", out, b);
+    dev->backend->add(dev, out, a, b);
+}
+
+void segment_sum(Device *dev, Tensor sums, Tensor x, int64_t parts) {
+    CHECK_SHAPE_1D(sums, F64, parts);
+    CHECK_SHAPE_1D(x, F32, x.shape[0]);
+    check_parts(parts, x.shape[0]);
+    dev->backend->segment_sum(dev, sums, x, parts);
+}
+
+void sum_of_squares(Device *dev, Tensor sums, Tensor x) {
+    CHECK_SHAPE_1D(sums, F64, x.shape[0]);
+    dev->backend->sum_of_squares(dev, sums, x);
+}
+
+// ---- optimizer -----------------------------------------------------------------------------------------
+
+void adamw_update(Device *dev, Tensor w, Tensor g, Tensor m, Tensor v, AdamW rule) {
+    check_same("adamw gradient", w, g);
+    check_same("adamw first moment", w, m);
+    check_same("adamw second moment", w, v);
+    dev->backend->adamw_update(dev, w, g, m, v, rule);
+}
