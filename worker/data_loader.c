@@ -202,7 +202,7 @@ bool data_file_identity(const DataFile *file, char identity[40], Error *err) {
     int64_t run_bytes = runs == 3 ? IDENTITY_BYTES / 3 : size;
     bool ok = true;
     for (int64_t run = 0; ok && run < runs; run++) {
-        int64_t start = (size - run_bytes) / 2 * run;
+        int64_t start = (size - run_bytes) * run / 2;
         for (int64_t done = 0; ok && done < run_bytes; done += SCAN_BYTES) {
             size_t n = (size_t)(run_bytes - done < SCAN_BYTES ? run_bytes - done : SCAN_BYTES);
             ok = file_reader_read(&file->source, start + done, n, piece, err);

@@ -117,11 +117,11 @@ int32_t vocabulary_find(const Vocabulary *vocabulary, int32_t code_point) {
 static bool encode_one(const Vocabulary *vocabulary, const char **text, int32_t *token,
                        Error *err) {
     if (vocabulary->format == DATA_BYTES) {
-        *token = (uint8_t) * *text;
-        (*text)++;
+        *token = (uint8_t)(*text)[0];
+        *text += 1;
     } else if (vocabulary->format == DATA_CHARACTERS) {
         int32_t code_point;
-        int length = utf8_decode((const uint8_t *)*text, strlen(*text), &code_point);
+        int length = utf8_decode((const uint8_t *)*text, strnlen(*text, 4), &code_point);
         if (length == 0)
             return error_set(err, EXIT_CONFIG, "byte 0x%02X of the text is not valid UTF-8",
                              (uint8_t) * *text);

@@ -1,0 +1,379 @@
+#include "worker/data_loader.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { SEED = 1337 };
+static const Vocabulary numbers = {.format = DATA_UINT32, .size = 1 << 20};
+static const Vocabulary halves = {.format = DATA_UINT16, .size = 1000, .bytes_per_token = 3.5};
+static const Vocabulary bytes = {.format = DATA_BYTES, .size = 256, .bytes_per_token = 1.0};
+
+static char path[64];
+
+static void write_file(const void *content, size_t size) {
+    snprintf(path, sizeof path, "data-%d.bin", (int)getpid());
+    FILE *out = fopen(path, "wb");
+    assert_non_null(out);
+    assert_int_equal(size, fwrite(content, 1, size, out));
+    assert_int_equal(0, fclose(out));
+}
+
+static int remove_file(void **state) {
+    (void)state;
+    unlink(path);
+    return 0;
+}
+
+static DataFile *open_file(const Vocabulary *vocabulary) {
+    DataFile *file = NULL;
+    Error err = {0};
+    if (!data_file_open(&file, path, vocabulary, 0, 1, &err)) fail_msg("%s", err.message);
+    return file;
+}
+
+// A file whose token at position i is i, so that a window shows where it was cut.
+static DataFile *open_counting_file(int64_t tokens) {
+    uint32_t *content = malloc((size_t)tokens * sizeof *content);
+    for (int64_t i = 0; i < tokens; i++) content[i] = (uint32_t)i;
+    write_file(content, (size_t)tokens * sizeof *content);
+    free(content);
+    return open_file(&numbers);
+}
+
+static void assert_refused(const Vocabulary *vocabulary, const char *message_part) {
+    DataFile *file = NULL;
+    Error err = {0};
+    assert_false(data_file_open(&file, path, vocabulary, 0, 1, &err));
+    assert_null(file);
+    assert_int_equal(EXIT_DATA, err.exit_code);
+    if (!strstr(err.message, message_part) || !strstr(err.message, path))
+        fail_msg("'%s' or the path is missing in: %s", message_part, err.message);
+}
+
+static int64_t window_start(DataFile *file, uint64_t seed, DataCursor cursor, int64_t n,
+                            int64_t T) {
+    int32_t *inputs = malloc((size_t)T * sizeof *inputs),
+            *targets = malloc((size_t)T * sizeof *targets);
+    Error err = {0};
+    if (!data_file_training_window(file, seed, cursor, n, T, inputs, targets, &err))
+        fail_msg("%s", err.message);
+    for (int64_t i = 0; i < T; i++) {
+        assert_int_equal(inputs[0] + i, inputs[i]);
+        assert_int_equal(inputs[0] + i + 1, targets[i]);
+    }
+    int64_t start = inputs[0];
+    free(inputs);
+    free(targets);
+    return start;
+}
+
+static void an_epoch_visits_every_window_once(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {2,  3,  4,   5,   6,   15,   16,   17,   18,   63,  64,
+                                    65, 66, 100, 255, 257, 1000, 1023, 1025, 4097, 5000};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        DataFile *file = open_counting_file(sizes[s]);
+        int64_t windows = data_file_windows(file, 1);
+        assert_int_equal(sizes[s] - 1, windows);
+        char *seen = calloc((size_t)windows, 1);
+        for (int64_t i = 0; i < windows; i++) {
+            int64_t start = window_start(file, SEED, (DataCursor){3, 0}, i, 1);
+            assert_in_range(start, 0, windows - 1);
+            assert_false(seen[start]);
+            seen[start] = 1;
+        }
+        free(seen);
+        data_file_close(file);
+    }
+}
+
+static void windows_of_an_epoch_share_one_offset_and_fit(void **state) {
+    (void)state;
+    enum { T = 7, TOKENS = 7 * 40 + 3 };
+    DataFile *file = open_counting_file(TOKENS);
+    int64_t windows = data_file_windows(file, T);
+    assert_int_equal((TOKENS - T) / T, windows);
+    char offsets_seen[T] = {0};
+    for (int64_t epoch = 0; epoch < 60; epoch++) {
+        char seen[64] = {0};
+        int64_t offset = window_start(file, SEED, (DataCursor){epoch, 0}, 0, T) % T;
+        offsets_seen[offset] = 1;
+        for (int64_t i = 0; i < windows; i++) {
+            int64_t start = window_start(file, SEED, (DataCursor){epoch, i}, 0, T);
+            assert_int_equal(offset, start % T);
+            assert_in_range(start / T, 0, windows - 1);
+            assert_false(seen[start / T]);
+            seen[start / T] = 1;
+        }
+    }
+    for (int i = 0; i < T; i++) assert_true(offsets_seen[i]);
+    data_file_close(file);
+}
+
+static void the_order_is_random_and_differs_by_seed_and_epoch(void **state) {
+    (void)state;
+    DataFile *file = open_counting_file(1001);
+    int by_seed = 0, by_epoch = 0, successors = 0;
+    for (int64_t i = 0; i < 999; i++) {
+        int64_t start = window_start(file, SEED, (DataCursor){0, i}, 0, 1);
+        by_seed += start == window_start(file, SEED + 1, (DataCursor){0, i}, 0, 1);
+        by_epoch += start == window_start(file, SEED, (DataCursor){1, i}, 0, 1);
+        successors += start + 1 == window_start(file, SEED, (DataCursor){0, i + 1}, 0, 1);
+    }
+    // Each is a Poisson count of mean 1 for random orders; ten or more has a probability of 1e-7.
+    assert_in_range(by_seed, 0, 9);
+    assert_in_range(by_epoch, 0, 9);
+    assert_in_range(successors, 0, 9);
+    data_file_close(file);
+}
+
+static void the_cursor_wraps_into_the_next_epochs(void **state) {
+    (void)state;
+    DataCursor at = data_cursor_advance((DataCursor){2, 8}, 1, 10);
+    assert_int_equal(2, at.epoch);
+    assert_int_equal(9, at.index);
+    at = data_cursor_advance((DataCursor){2, 8}, 2, 10);
+    assert_int_equal(3, at.epoch);
+    assert_int_equal(0, at.index);
+    at = data_cursor_advance((DataCursor){0, 5}, 97, 10);
+    assert_int_equal(10, at.epoch);
+    assert_int_equal(2, at.index);
+
+    DataFile *file = open_counting_file(100);
+    int64_t windows = data_file_windows(file, 4);
+    for (int64_t n = 0; n < 5 * windows; n++) {
+        DataCursor cursor = data_cursor_advance((DataCursor){0, 3}, n, windows);
+        assert_int_equal(window_start(file, SEED, cursor, 0, 4),
+                         window_start(file, SEED, (DataCursor){0, 3}, n, 4));
+    }
+    data_file_close(file);
+}
+
+static void evaluation_windows_follow_the_file(void **state) {
+    (void)state;
+    DataFile *file = open_counting_file(33);
+    int32_t inputs[8], targets[8];
+    Error err = {0};
+    assert_int_equal(3, data_file_windows(file, 8));
+    for (int64_t w = 0; w < 4; w++) { // the fourth still fits with its last target
+        assert_true(data_file_window(file, w, 8, inputs, targets, &err));
+        assert_int_equal(w * 8, inputs[0]);
+        assert_int_equal(w * 8 + 8, targets[7]);
+    }
+    assert_false(data_file_window(file, 4, 8, inputs, targets, &err));
+    assert_int_equal(EXIT_DATA, err.exit_code);
+    assert_false(data_file_window(file, -1, 8, inputs, targets, &err));
+    data_file_close(file);
+}
+
+static void a_window_longer_than_the_read_buffer_is_whole(void **state) {
+    (void)state;
+    DataFile *file = open_counting_file(50001);
+    window_start(file, SEED, (DataCursor){0, 0}, 0, 20000);
+    data_file_close(file);
+}
+
+static void a_file_too_short_for_the_context_has_no_windows(void **state) {
+    (void)state;
+    DataFile *file = open_counting_file(15);
+    int32_t inputs[16], targets[16];
+    Error err = {0};
+    assert_int_equal(0, data_file_windows(file, 16));
+    assert_int_equal(0, data_file_windows(file, 8));
+    assert_int_equal(1, data_file_windows(file, 7));
+    assert_false(
+        data_file_training_window(file, SEED, (DataCursor){0, 0}, 0, 8, inputs, targets, &err));
+    assert_int_equal(EXIT_DATA, err.exit_code);
+    assert_non_null(strstr(err.message, "needs 16"));
+    data_file_close(file);
+}
+
+static void each_format_gives_its_tokens_and_bytes_per_token(void **state) {
+    (void)state;
+    int32_t inputs[3], targets[3];
+    Error err = {0};
+    const uint8_t raw[] = {0xFF, 0x00, 0x80, 0x01, 0x00, 0x00, 0x07, 0x00};
+    write_file(raw, sizeof raw);
+    DataFile *file = open_file(&bytes);
+    assert_int_equal(8, data_file_tokens(file));
+    assert_float_equal(1.0, data_file_bytes_per_token(file), 0.0);
+    assert_true(data_file_window(file, 0, 3, inputs, targets, &err));
+    assert_memory_equal(((int32_t[]){255, 0, 128}), inputs, sizeof inputs);
+    assert_memory_equal(((int32_t[]){0, 128, 1}), targets, sizeof targets);
+    data_file_close(file);
+
+    const uint16_t pairs[] = {999, 0, 256, 7};
+    write_file(pairs, sizeof pairs);
+    file = open_file(&halves);
+    assert_int_equal(4, data_file_tokens(file));
+    assert_float_equal(3.5, data_file_bytes_per_token(file), 0.0);
+    assert_true(data_file_window(file, 0, 3, inputs, targets, &err));
+    assert_memory_equal(((int32_t[]){999, 0, 256}), inputs, sizeof inputs);
+    data_file_close(file);
+
+    int32_t points[] = {'a', 'b', 0x20AC};
+    Vocabulary characters = {.format = DATA_CHARACTERS, .size = 3, .code_points = points};
+    write_file("b\xE2\x82\xAC"
+               "ab",
+               6);
+    file = open_file(&characters);
+    assert_int_equal(4, data_file_tokens(file));
+    assert_float_equal(1.5, data_file_bytes_per_token(file), 0.0);
+    assert_true(data_file_window(file, 0, 3, inputs, targets, &err));
+    assert_memory_equal(((int32_t[]){1, 2, 0}), inputs, sizeof inputs);
+    assert_memory_equal(((int32_t[]){2, 0, 1}), targets, sizeof targets);
+    data_file_close(file);
+}
+
+static void unusable_files_are_refused_with_the_reason(void **state) {
+    (void)state;
+    snprintf(path, sizeof path, "data-%d-missing", (int)getpid());
+    assert_refused(&bytes, "No such file");
+    assert_int_equal(0, mkdir(path, 0700));
+    assert_refused(&bytes, "is a directory");
+    assert_int_equal(0, rmdir(path));
+    assert_int_equal(0, mkfifo(path, 0600)); // must not wait for a writer
+    assert_refused(&bytes, "is a device or pipe");
+    assert_int_equal(0, unlink(path));
+    write_file("", 0);
+    assert_refused(&bytes, "is empty");
+    write_file("abc", 3);
+    assert_refused(&halves, "3 bytes are not whole 2-byte tokens");
+    assert_refused(&numbers, "3 bytes are not whole 4-byte tokens");
+    if (geteuid() != 0) { // root may read everything
+        assert_int_equal(0, chmod(path, 0));
+        assert_refused(&bytes, "Permission denied");
+    }
+}
+
+static void characters_outside_the_vocabulary_are_refused_with_their_place(void **state) {
+    (void)state;
+    int32_t points[] = {'a', 'b'};
+    Vocabulary characters = {.format = DATA_CHARACTERS, .size = 2, .code_points = points};
+    write_file("ab\xC3\xA4", 4);
+    assert_refused(&characters, "(U+00E4) at byte 2");
+    write_file("ab\xC3", 3);
+    assert_refused(&characters, "byte 2 (0xC3)");
+}
+
+static void a_token_outside_the_vocabulary_is_found_by_the_reader_that_has_it(void **state) {
+    (void)state;
+    enum { TOKENS = 1000003, BAD = 700000, READERS = 4 };
+    uint16_t *content = calloc(TOKENS, sizeof *content);
+    content[BAD] = 1000;
+    write_file(content, TOKENS * sizeof *content);
+    free(content);
+    for (int reader = 0; reader < READERS; reader++) {
+        DataFile *file = NULL;
+        Error err = {0};
+        bool ok = data_file_open(&file, path, &halves, reader, READERS, &err);
+        assert_int_equal(reader != 2, ok);
+        if (!ok) assert_non_null(strstr(err.message, "token 1000 at byte 1400000"));
+        data_file_close(file);
+    }
+}
+
+static void the_last_token_is_validated_too(void **state) {
+    (void)state;
+    enum { TOKENS = 1003 };
+    uint16_t content[TOKENS] = {0};
+    content[TOKENS - 1] = 65535;
+    write_file(content, sizeof content);
+    assert_refused(&halves, "token 65535 at byte 2004");
+    uint32_t wide[3] = {0, 1, UINT32_MAX};
+    write_file(wide, sizeof wide);
+    assert_refused(&numbers, "token 4294967295 at byte 8");
+}
+
+static void a_file_that_changes_while_open_is_an_error_and_no_crash(void **state) {
+    (void)state;
+    int32_t inputs[100], targets[100];
+    Error err = {0};
+    DataFile *file = open_counting_file(1000);
+    assert_int_equal(0, truncate(path, 3 * 100 * 4 + 10));
+    assert_true(data_file_window(file, 1, 100, inputs, targets, &err));
+    assert_false(data_file_window(file, 3, 100, inputs, targets, &err));
+    assert_int_equal(EXIT_DATA, err.exit_code);
+    assert_non_null(strstr(err.message, "ends at byte 1210 but had 4000"));
+    char identity[40];
+    assert_false(data_file_identity(file, identity, &err));
+
+    uint32_t foreign[1000];
+    memset(foreign, 0xFF, sizeof foreign);
+    FILE *out = fopen(path, "r+b"); // the same inode, other content
+    assert_int_equal(1000, fwrite(foreign, 4, 1000, out));
+    assert_int_equal(0, fclose(out));
+    assert_false(data_file_window(file, 2, 100, inputs, targets, &err));
+    assert_non_null(strstr(err.message, "token 4294967295 at byte 800"));
+    data_file_close(file);
+}
+
+static void identity_depends_on_size_and_content(void **state) {
+    (void)state;
+    char first[40], other[40];
+    Error err = {0};
+    const char *const contents[] = {"abcdefgh", "abcdefgi", "abcdefg"};
+    for (int i = 0; i < 3; i++) {
+        write_file(contents[i], strlen(contents[i]));
+        DataFile *file = open_file(&bytes);
+        assert_true(data_file_identity(file, i == 0 ? first : other, &err));
+        assert_int_equal(32, strlen(first));
+        if (i > 0) assert_string_not_equal(first, other);
+        data_file_close(file);
+    }
+}
+
+static void identity_of_a_large_file_looks_at_head_middle_and_tail(void **state) {
+    (void)state;
+    enum { SIZE = 100 << 20 };
+    char first[40], other[40];
+    Error err = {0};
+    write_file("", 0);
+    assert_int_equal(0, truncate(path, SIZE)); // sparse
+    DataFile *file = open_file(&bytes);
+    assert_true(data_file_identity(file, first, &err));
+    const long places[] = {0, SIZE / 2, SIZE - 1};
+    for (int i = 0; i < 3; i++) {
+        FILE *out = fopen(path, "r+b");
+        assert_int_equal(0, fseek(out, places[i], SEEK_SET));
+        assert_int_equal('x', fputc('x', out));
+        assert_int_equal(0, fclose(out));
+        assert_true(data_file_identity(file, other, &err));
+        assert_string_not_equal(first, other);
+        memcpy(first, other, sizeof first);
+    }
+    data_file_close(file);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(an_epoch_visits_every_window_once, remove_file),
+        cmocka_unit_test_teardown(windows_of_an_epoch_share_one_offset_and_fit, remove_file),
+        cmocka_unit_test_teardown(the_order_is_random_and_differs_by_seed_and_epoch, remove_file),
+        cmocka_unit_test_teardown(the_cursor_wraps_into_the_next_epochs, remove_file),
+        cmocka_unit_test_teardown(evaluation_windows_follow_the_file, remove_file),
+        cmocka_unit_test_teardown(a_window_longer_than_the_read_buffer_is_whole, remove_file),
+        cmocka_unit_test_teardown(a_file_too_short_for_the_context_has_no_windows, remove_file),
+        cmocka_unit_test_teardown(each_format_gives_its_tokens_and_bytes_per_token, remove_file),
+        cmocka_unit_test_teardown(unusable_files_are_refused_with_the_reason, remove_file),
+        cmocka_unit_test_teardown(characters_outside_the_vocabulary_are_refused_with_their_place,
+                                  remove_file),
+        cmocka_unit_test_teardown(a_token_outside_the_vocabulary_is_found_by_the_reader_that_has_it,
+                                  remove_file),
+        cmocka_unit_test_teardown(the_last_token_is_validated_too, remove_file),
+        cmocka_unit_test_teardown(a_file_that_changes_while_open_is_an_error_and_no_crash,
+                                  remove_file),
+        cmocka_unit_test_teardown(identity_depends_on_size_and_content, remove_file),
+        cmocka_unit_test_teardown(identity_of_a_large_file_looks_at_head_middle_and_tail,
+                                  remove_file),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
