@@ -19,14 +19,15 @@ bool error_set(Error *err, ExitCode exit_code, const char *format, ...) {
 }
 
 bool error_prefix(Error *err, const char *format, ...) {
-    char prefix[512], rest[sizeof err->message];
+    char prefix[512];
     va_list args;
     va_start(args, format);
     vsnprintf(prefix, sizeof prefix, format, args);
     va_end(args);
-    memcpy(rest, err->message, sizeof rest);
-    int used = snprintf(err->message, sizeof err->message, "%s: ", prefix);
-    snprintf(err->message + used, sizeof err->message - (size_t)used, "%s", rest);
+    char whole[sizeof prefix + sizeof err->message + 2];
+    snprintf(whole, sizeof whole, "%s: %s", prefix, err->message);
+    memcpy(err->message, whole, sizeof err->message - 1); // the longest tail is cut off
+    err->message[sizeof err->message - 1] = 0;
     return false;
 }
 

@@ -233,6 +233,20 @@ void capacity_assign(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Te
 
 // ---- permutation ---------------------------------------------------------------------------------------
 
+void expert_load(Device *dev, Tensor routed, Tensor dropped, Tensor weight_mass, Tensor ids,
+                 Tensor weights, Tensor kept) {
+    int64_t N = ids.shape[0], K = ids.shape[1], parts = routed.shape[0], E = routed.shape[1];
+    CHECK(parts > 0 && N % parts == 0, "%lld tokens do not divide into %lld parts", (long long)N,
+          (long long)parts);
+    CHECK_SHAPE_2D(routed, I32, parts, E);
+    CHECK_SHAPE_2D(dropped, I32, parts, E);
+    CHECK_SHAPE_2D(weight_mass, F64, parts, E);
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    dev->backend->expert_load(dev, routed, dropped, weight_mass, ids, weights, kept);
+}
+
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
                       Tensor kept, int64_t parts) {
     int64_t N = ids.shape[0], K = ids.shape[1];

@@ -136,6 +136,12 @@ typedef enum DropPolicy {
 void capacity_assign(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Tensor ids,
                      Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
                      RngStream stream, int64_t first_token, Tensor order);
+// What each of `parts` equal runs of tokens asked of each expert, for the balance loss and the utilization history.
+//   routed, dropped (parts, E) i32: choices before dropping, and choices dropped
+//   weight_mass (parts, E) f64: Σ of the kept choices' weights, in (token, slot) order
+//   ids (N, K) i32   weights (N, K)   kept (N, K) u8
+void expert_load(Device *dev, Tensor routed, Tensor dropped, Tensor weight_mass, Tensor ids,
+                 Tensor weights, Tensor kept);
 
 // ---- permutation ---------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ typedef struct MoeConfig {
     RoutingGroup routing_group;
     double balance_loss; // α
     BalanceScope balance_scope;
-    double z_loss; // c
+    double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
 } MoeConfig;
 

@@ -22,16 +22,17 @@ typedef struct Param {
     int64_t first;    // first row of the first axis held here (dense: 0)
     int64_t count;    // rows of the first axis held here (dense: shape[0])
     ParamInit init;
-    float init_std;   // INIT_NORMAL
-    bool decay;       // weight decay applies (not on norms)
-    int64_t offset;   // of the first local element in its run (dense or expert), in elements
+    float init_std; // INIT_NORMAL
+    bool decay;     // weight decay applies (not on norms)
+    int64_t offset; // of the first local element in its run (dense or expert), in elements
 } Param;
 
 typedef struct ParamTable {
     Param rows[PARAMS_MAX];
     int count;
     int64_t expert_first, expert_count; // of this rank, for rows added as PARAM_EXPERT
-    int64_t elements[2];                // length of the dense and of the expert run, by ParamKind, padding included
+    int64_t
+        elements[2]; // length of the dense and of the expert run, by ParamKind, padding included
 } ParamTable;
 
 // One flat run for each kind, f32: parameters, gradients, or a moment of the optimizer.
@@ -40,8 +41,8 @@ typedef struct ParamSet {
 } ParamSet;
 
 // Appends a row and returns its number. expert rows: shape[0] is the global number of experts.
-int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay, int rank,
-              const int64_t shape[], const char *name_format, ...)
+int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
+              int rank, const int64_t shape[], const char *name_format, ...)
     __attribute__((format(printf, 8, 9)));
 
 // Places one set of runs in the arena.

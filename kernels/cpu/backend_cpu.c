@@ -75,6 +75,7 @@ const Backend cpu_backend = {
     .router_forward = router_forward_cpu,
     .router_backward = router_backward_cpu,
     .capacity_assign = capacity_assign_cpu,
+    .expert_load = expert_load_cpu,
     .permutation_plan = permutation_plan_cpu,
     .gather_rows = gather_rows_cpu,
     .combine_forward = combine_forward_cpu,

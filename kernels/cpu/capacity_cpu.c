@@ -119,3 +119,26 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor routed, Tensor dropped
         }
     }
 }
+
+void expert_load_cpu(Device *dev, Tensor routed, Tensor dropped, Tensor weight_mass, Tensor ids,
+                     Tensor weights, Tensor kept) {
+    int64_t parts = routed.shape[0], E = routed.shape[1];
+    int64_t choices = ids.shape[0] / parts * ids.shape[1];
+    memset(routed.data, 0, tensor_bytes(routed));
+    memset(dropped.data, 0, tensor_bytes(dropped));
+    memset(weight_mass.data, 0, tensor_bytes(weight_mass));
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < parts; p++) {
+        const int32_t *id = tensor_i32(ids) + p * choices;
+        const float *weight = tensor_f32(weights) + p * choices;
+        const uint8_t *keep = tensor_u8(kept) + p * choices;
+        int32_t *in = tensor_i32(routed) + p * E, *out = tensor_i32(dropped) + p * E;
+        double *mass = tensor_f64(weight_mass) + p * E;
+        for (int64_t c = 0; c < choices; c++) {
+            in[id[c]]++;
+            out[id[c]] += !keep[c];
+            if (keep[c]) mass[id[c]] += (double)weight[c];
+        }
+    }
+    (void)dev;
+}

@@ -1,0 +1,85 @@
+#include "model/attention.h"
+
+#include <math.h>
+
+#include "model/linear.h"
+
+void rope_table_layout(RopeTable *table, const ModelConfig *config, int64_t positions,
+                       Arena *arena) {
+    int64_t half = config->attention.shape.d_head / 2;
+    table->cosines = arena_2d(arena, F32, positions, half);
+    table->sines = arena_2d(arena, F32, positions, half);
+}
+
+void rope_table_fill(RopeTable *table, const ModelConfig *config) {
+    int64_t positions = table->cosines.shape[0], half = table->cosines.shape[1];
+    float *cosines = tensor_f32(table->cosines), *sines = tensor_f32(table->sines);
+    for (int64_t t = 0; t < positions; t++)
+        for (int64_t i = 0; i < half; i++) {
+            double frequency = pow(config->attention.rope_theta, -(double)i / (double)half);
+            cosines[t * half + i] = (float)cos((double)t * frequency);
+            sines[t * half + i] = (float)sin((double)t * frequency);
+        }
+}
+
+static float score_scale(const Work *work) {
+    return (float)(1.0 / sqrt((double)work->config->attention.shape.d_head));
+}
+
+void attention_declare(Attention *a, Work *work, int64_t layer) {
+    const ModelConfig *config = work->config;
+    AttentionShape s = config->attention.shape;
+    int64_t D = config->d_model;
+    float std = (float)config->init_std;
+    // Projections back into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
+    float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
+    a->qkv = param_add(work->params, PARAM_DENSE, INIT_NORMAL, std, true, 2,
+                       (int64_t[]){attention_qkv_width(s), D}, "layers.%lld.attention.qkv",
+                       (long long)layer);
+    a->output = param_add(work->params, PARAM_DENSE, INIT_NORMAL, residual_std, true, 2,
+                          (int64_t[]){D, s.heads * s.d_value}, "layers.%lld.attention.output",
+                          (long long)layer);
+}
+
+void attention_layout(Attention *a, Work *work, Arena *activations, Arena *scratch) {
+    AttentionShape s = work->config->attention.shape;
+    int64_t N = work->N, W = attention_qkv_width(s);
+    a->qkv_rows = arena_2d(activations, F32, N, W);
+    a->heads = arena_2d(activations, F32, N, s.heads * s.d_value);
+    a->lse = arena_2d(activations, F32, N, s.heads);
+    size_t mark = arena_mark(scratch);
+    a->dheads = arena_2d(scratch, F32, N, s.heads * s.d_value);
+    a->dqkv = arena_2d(scratch, F32, N, W);
+    arena_release(scratch, mark);
+}
+
+void attention_layer_forward(Attention *a, Work *work, Tensor out, Tensor x) {
+    AttentionShape s = work->config->attention.shape;
+    a->x = x;
+    linear_forward(work, a->qkv, a->qkv_rows, x);
+    rope(work->dev, a->qkv_rows, s, a->rope->cosines, a->rope->sines, work->T, 0, false);
+    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, s, work->T, score_scale(work));
+    linear_forward(work, a->output, out, a->heads);
+}
+
+void attention_layer_backward(Attention *a, Work *work, Tensor dx, Tensor dout) {
+    AttentionShape s = work->config->attention.shape;
+    linear_backward(work, a->output, a->dheads, dout, a->heads);
+    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse, s, work->T,
+                       score_scale(work));
+    rope(work->dev, a->dqkv, s, a->rope->cosines, a->rope->sines, work->T, 0, true);
+    linear_backward(work, a->qkv, dx, a->dqkv, a->x);
+}
+
+void attention_layer_decode(Attention *a, Work *work, Tensor out, Tensor x, Tensor cache,
+                            int64_t position) {
+    AttentionShape s = work->config->attention.shape;
+    int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
+    linear_forward(work, a->qkv, a->qkv_rows, x);
+    rope(work->dev, a->qkv_rows, s, a->rope->cosines, a->rope->sines, 1, position, false);
+    // Keys and values are the tail of the projected row: one row of the cache.
+    Tensor kv = tensor_2d(tensor_f32(a->qkv_rows) + (W - width), F32, 1, width);
+    copy(work->dev, tensor_rows(cache, position, 1), kv);
+    attention_decode(work->dev, a->heads, a->qkv_rows, cache, s, position, score_scale(work));
+    linear_forward(work, a->output, out, a->heads);
+}

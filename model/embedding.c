@@ -1,0 +1,60 @@
+#include "model/embedding.h"
+
+#include "model/linear.h"
+
+void embedding_declare(Embedding *embedding, Work *work) {
+    const ModelConfig *config = work->config;
+    embedding->tied = config->tied_embeddings;
+    embedding->table =
+        param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std, true, 2,
+                  (int64_t[]){config->vocab_size, config->d_model}, "embedding");
+}
+
+void head_declare(Embedding *embedding, Work *work) {
+    const ModelConfig *config = work->config;
+    embedding->head =
+        embedding->tied
+            ? embedding->table
+            : param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std, true, 2,
+                        (int64_t[]){config->vocab_size, config->d_model}, "head");
+}
+
+void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch,
+                      Arena *gradients) {
+    int64_t N = work->N, D = work->config->d_model, V = work->config->vocab_size;
+    embedding->out = arena_2d(activations, F32, N, D);
+    if (embedding->tied) embedding->head_gradient = arena_2d(gradients, F32, V, D);
+    size_t mark = arena_mark(scratch);
+    embedding->order = arena_1d(scratch, I32, N + V + 1);
+    arena_release(scratch, mark);
+}
+
+Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens) {
+    embedding->tokens = tokens;
+    embedding_forward(work->dev, embedding->out, tokens, work_value(work, embedding->table));
+    return embedding->out;
+}
+
+void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout) {
+    embedding_backward(work->dev, work_gradient(work, embedding->table), dout, embedding->tokens,
+                       work->dense_parts, embedding->order);
+}
+
+void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {
+    linear_forward(work, embedding->head, logits, x);
+}
+
+void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x) {
+    Tensor dhead =
+        embedding->tied ? embedding->head_gradient : work_gradient(work, embedding->head);
+    Segments rows = work_dense_rows(work);
+    matmul_backward_weight(work->dev, as_matrix(dhead), dlogits, x, rows);
+    matmul_backward_input(work->dev, dx, dlogits, as_matrix(work_value(work, embedding->head)),
+                          rows);
+}
+
+void head_gradient_join(Embedding *embedding, Work *work) {
+    if (!embedding->tied) return;
+    Tensor dtable = work_gradient(work, embedding->table);
+    add(work->dev, dtable, dtable, embedding->head_gradient);
+}

@@ -1,0 +1,24 @@
+// This rank's experts: for each expert e, y = act(x W₁[e]ᵀ) W₂[e]ᵀ over the rows that were routed to it, as one grouped
+// matrix product over all of them (MegaBlocks, arXiv:2211.15841, without padding).
+#ifndef MOETRAIN_MODEL_EXPERTS_H
+#define MOETRAIN_MODEL_EXPERTS_H
+
+#include "model/work.h"
+
+typedef struct Experts {
+    int gate_up, down; // parameters (E, 2F or F, D) and (E, D, F)
+    Tensor hidden;     // (R, 2F or F) before the activation; becomes its own gradient
+    Tensor activated;  // (R, F) scratch, recomputed in the backward pass
+    Tensor dactivated; // (R, F) scratch
+} Experts;
+
+void experts_declare(Experts *experts, Work *work, int64_t layer);
+void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
+                    Arena *scratch);
+//   out, x (R, D), rows as in `rows`; x must stay until the backward pass
+void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, Segments rows);
+//   dx, dout, x (R, D); dx overwritten and may be x itself
+void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
+                      Segments rows);
+
+#endif

@@ -1,0 +1,42 @@
+#include "model/feed_forward.h"
+
+#include <math.h>
+
+#include "model/linear.h"
+
+void feed_forward_declare(FeedForward *ffn, Work *work, int64_t layer) {
+    const ModelConfig *config = work->config;
+    int64_t D = config->d_model, F = config->d_ff;
+    int64_t wide = activation_input_width(config->activation, F);
+    float std = (float)config->init_std;
+    float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
+    ffn->gate_up = param_add(work->params, PARAM_DENSE, INIT_NORMAL, std, true, 2,
+                             (int64_t[]){wide, D}, "layers.%lld.ffn.gate_up", (long long)layer);
+    ffn->down = param_add(work->params, PARAM_DENSE, INIT_NORMAL, residual_std, true, 2,
+                          (int64_t[]){D, F}, "layers.%lld.ffn.down", (long long)layer);
+}
+
+void feed_forward_layout(FeedForward *ffn, Work *work, Arena *activations, Arena *scratch) {
+    int64_t N = work->N, F = work->config->d_ff;
+    ffn->hidden =
+        arena_2d(activations, F32, N, activation_input_width(work->config->activation, F));
+    size_t mark = arena_mark(scratch);
+    ffn->activated = arena_2d(scratch, F32, N, F);
+    ffn->dactivated = arena_2d(scratch, F32, N, F);
+    arena_release(scratch, mark);
+}
+
+void feed_forward_forward(FeedForward *ffn, Work *work, Tensor out, Tensor x) {
+    ffn->x = x;
+    linear_forward(work, ffn->gate_up, ffn->hidden, x);
+    activation_forward(work->dev, ffn->activated, ffn->hidden, work->config->activation);
+    linear_forward(work, ffn->down, out, ffn->activated);
+}
+
+void feed_forward_backward(FeedForward *ffn, Work *work, Tensor dx, Tensor dout) {
+    activation_forward(work->dev, ffn->activated, ffn->hidden, work->config->activation);
+    linear_backward(work, ffn->down, ffn->dactivated, dout, ffn->activated);
+    activation_backward(work->dev, ffn->hidden, ffn->dactivated, ffn->hidden,
+                        work->config->activation);
+    linear_backward(work, ffn->gate_up, dx, ffn->hidden, ffn->x);
+}

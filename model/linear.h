@@ -1,0 +1,12 @@
+// A dense matrix without bias: y = x Wᵀ, W (out, in) as in nn.Linear.
+#ifndef MOETRAIN_MODEL_LINEAR_H
+#define MOETRAIN_MODEL_LINEAR_H
+
+#include "model/work.h"
+
+// y (N, out), x (N, in), `weight` the parameter's number.
+void linear_forward(Work *work, int weight, Tensor y, Tensor x);
+// The weight's gradient (overwritten), and dx (overwritten) unless dx.data is NULL.
+void linear_backward(Work *work, int weight, Tensor dx, Tensor dy, Tensor x);
+
+#endif

@@ -1,0 +1,82 @@
+// A decoder-only Mixture-of-Experts language model, from tokens to loss and back.
+//
+//   embedding → layers × [ h = x + attention(norm(x));  x = h + ffn_or_experts(norm(h)) ] → norm → logits → loss
+//
+// Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h. Attention and dense
+// parts are replicated on all ranks (data parallel), experts are sharded (expert parallel).
+#ifndef MOETRAIN_MODEL_MODEL_H
+#define MOETRAIN_MODEL_MODEL_H
+
+#include "model/block.h"
+#include "model/embedding.h"
+#include "model/loss.h"
+
+// How a model is cut over ranks and micro-batches.
+typedef struct ModelSplit {
+    int64_t ranks, rank;
+    int64_t expert_parallel; // divides ranks and experts
+    int64_t shards;          // S over all ranks; ranks divide it
+    int64_t sequences;       // of a micro-batch over all ranks; shards divide it
+    int64_t context;         // T
+    int64_t positions;       // that RoPE can name, at least T; 0 means T
+    int64_t micro_batches;   // of a step
+    bool fixed_tree;         // sum gradients so that the bits do not depend on the number of ranks
+    bool training;           // false: no gradients, no backward pass
+} ModelSplit;
+
+typedef struct Model {
+    ModelConfig config;
+    Work work;
+    ParamTable params;
+    ParamSet values, gradients;
+    int64_t positions;
+    ParamSet
+        accumulated; // several micro-batches: the sum so far; otherwise the gradients themselves
+    Arena parameter_arena, gradient_arena, activation_arena, scratch_arena;
+
+    Embedding embedding;
+    RopeTable rope;
+    Block *blocks; // (layers)
+    Norm final_norm;
+    Loss loss;
+    Statistics stats;
+    Tensor dx;             // (N, D) scratch: gradient of the residual stream
+    Tensor reduce_scratch; // for the gradient tree, on the scratch arena outside of any layer
+} Model;
+
+// Lays the whole model out without memory: parameters are declared, arenas measured. Enough for `moetrain plan`.
+// Not collective.
+void model_measure(Model *model, const ModelConfig *config, ModelSplit split);
+// After model_measure: takes the memory. groups as opened by process_groups_open(split.expert_parallel). Not collective.
+void model_allocate(Model *model, Device *dev, ProcessGroups groups, uint64_t seed);
+void model_free(Model *model); // legal on a zeroed model
+
+// One micro-batch of training: adds its gradients, summed over ranks, to model->accumulated, and its shares to the
+// statistics. `first` starts a new step: gradients and statistics begin at zero. micro_batch counts since the start of training.
+//   tokens, targets (N) i32, this rank's shards in order. Collective over all ranks.
+void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, bool first,
+                             uint32_t micro_batch);
+// Forward only: mean loss over the global micro-batch, nats a token, the same bits on every rank. Collective over all ranks.
+double model_evaluate(Model *model, Tensor tokens, Tensor targets);
+// Forward only: logits (N, V) of all rows, borrowed until the next call. Collective over all ranks.
+Tensor model_logits(Model *model, Tensor tokens);
+
+// Keys and values of a sequence being generated.
+typedef struct KvCache {
+    Arena arena;
+    Tensor *layers; // (layers), each (positions, KV·(d_head + d_value))
+} KvCache;
+void kv_cache_open(KvCache *cache, const ModelConfig *config, int64_t positions);
+void kv_cache_close(KvCache *cache);
+// Logits (1, V) after one more token at `position` (all earlier positions are in the cache); borrowed until the next
+// call. For a model with one sequence of one token. Not collective (one rank).
+Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position);
+
+// Parameters over all ranks, and those that one token uses (top_k experts of each layer instead of all).
+int64_t model_total_params(const Model *model);
+int64_t model_active_params(const Model *model);
+// Floating-point operations of a forward pass for one token in a sequence of T: matrix products and attention, a
+// multiply-add counted as two, causal attention as the half it needs. Training costs three times that.
+double model_forward_flops_per_token(const ModelConfig *config, int64_t T);
+
+#endif

@@ -1,0 +1,145 @@
+#include "model/router.h"
+
+#include <string.h>
+
+#include "model/linear.h"
+
+// Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
+static int64_t balance_parts(const Work *work) {
+    return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
+}
+
+static int64_t routing_groups(const Work *work) {
+    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
+}
+
+void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer) {
+    const ModelConfig *config = work->config;
+    router->layer = layer;
+    router->moe_layer = moe_layer;
+    router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
+                               true, 2, (int64_t[]){config->moe.experts, config->d_model},
+                               "layers.%lld.moe.router", (long long)layer);
+}
+
+void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
+    const MoeConfig *moe = &work->config->moe;
+    int64_t N = work->N, E = moe->experts, K = moe->top_k, parts = balance_parts(work);
+    router->logits = arena_2d(activations, F32, N, E);
+    router->lse = arena_1d(activations, F32, N);
+    router->ids = arena_2d(activations, I32, N, K);
+    router->weights = arena_2d(activations, F32, N, K);
+    router->scaled =
+        moe->renormalize_after_drop ? arena_2d(activations, F32, N, K) : router->weights;
+    router->kept = arena_2d(activations, U8, N, K);
+    router->balance = arena_2d(activations, F32, parts, E);
+
+    size_t mark = arena_mark(scratch);
+    router->prob_sum = arena_2d(scratch, F64, parts, E);
+    router->entropy_sum = arena_1d(scratch, F64, parts);
+    router->lse2_sum = arena_1d(scratch, F64, parts);
+    router->routed = arena_2d(scratch, I32, parts, E);
+    router->dropped = arena_2d(scratch, I32, parts, E);
+    router->weight_mass = arena_2d(scratch, F64, parts, E);
+    router->batch_routed = arena_1d(scratch, I64, E);
+    router->group_routed = arena_2d(scratch, I32, routing_groups(work), E);
+    router->group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
+    router->order = arena_1d(scratch, I32, N * K + E + 1);
+    arena_release(scratch, mark);
+}
+
+void router_layout_backward(Router *router, Work *work, Arena *scratch) {
+    size_t mark = arena_mark(scratch);
+    router->dlogits = arena_2d(scratch, F32, work->N, work->config->moe.experts);
+    router->dx = arena_2d(scratch, F32, work->N, work->config->d_model);
+    arena_release(scratch, mark);
+}
+
+// The fraction f_i of a part's choices that went to each expert times α·E and the weight of the part's mean in the
+// loss; its product with Σ P over the part's tokens is the balance loss (semantics, Balance terms).
+static void set_balance(Router *router, Work *work) {
+    const MoeConfig *moe = &work->config->moe;
+    int64_t E = moe->experts, K = moe->top_k, parts = balance_parts(work);
+    const int32_t *routed = tensor_i32(router->routed);
+    float *balance = tensor_f32(router->balance);
+    int64_t part_tokens = work->N / parts;
+    // Tokens of a micro-batch over all ranks: the mean over parts of the mean over a part's tokens.
+    double batch_tokens = (double)(work->N / work->shards * work->total_shards);
+    double scale = moe->balance_loss * (double)E / (batch_tokens * (double)work->micro_batches);
+
+    int64_t *batch_routed = tensor_i64(router->batch_routed);
+    if (moe->balance_scope == BALANCE_BATCH) {
+        memset(batch_routed, 0, (size_t)E * sizeof *batch_routed);
+        for (int64_t i = 0; i < parts * E; i++) batch_routed[i % E] += routed[i];
+        all_reduce_sum(work->groups.world, router->batch_routed, REDUCE_ANY_ORDER, (Tensor){0},
+                       TRAFFIC_STATISTICS);
+    }
+    for (int64_t i = 0; i < parts * E; i++) {
+        double f = moe->balance_scope == BALANCE_BATCH
+                       ? (double)batch_routed[i % E] / ((double)K * batch_tokens)
+                       : (double)routed[i] / (double)(K * part_tokens);
+        balance[i] = (float)(scale * f);
+    }
+}
+
+static void add_statistics(Router *router, Work *work, Statistics *stats) {
+    const MoeConfig *moe = &work->config->moe;
+    int64_t E = moe->experts, parts = balance_parts(work);
+    double batch_tokens = (double)(work->N / work->shards * work->total_shards);
+    double per_step = 1.0 / (batch_tokens * (double)work->micro_batches);
+    const double *prob_sum = tensor_f64(router->prob_sum);
+    const double *mass = tensor_f64(router->weight_mass);
+    const float *balance = tensor_f32(router->balance);
+    const int32_t *routed = tensor_i32(router->routed), *dropped = tensor_i32(router->dropped);
+    int64_t *all_routed = statistics_routed(stats, router->moe_layer);
+    int64_t *all_dropped = statistics_dropped(stats, router->moe_layer);
+
+    for (int64_t p = 0; p < parts; p++) {
+        int64_t shard = p / (parts / work->shards);
+        double *shard_mass = statistics_weight_mass(stats, shard, router->moe_layer), loss = 0;
+        for (int64_t e = 0; e < E; e++) {
+            loss += (double)balance[p * E + e] * prob_sum[p * E + e];
+            shard_mass[e] += mass[p * E + e];
+            all_routed[e] += routed[p * E + e];
+            all_dropped[e] += dropped[p * E + e];
+        }
+        *statistics_balance(stats, shard, router->moe_layer) += loss;
+        *statistics_z(stats, shard, router->moe_layer) +=
+            moe->z_loss * per_step * tensor_f64(router->lse2_sum)[p];
+        *statistics_entropy(stats, shard, router->moe_layer) +=
+            per_step * tensor_f64(router->entropy_sum)[p];
+    }
+}
+
+void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
+    const MoeConfig *moe = &work->config->moe;
+    int64_t groups = routing_groups(work), parts = balance_parts(work);
+    router->x = x;
+    linear_forward(work, router->weight, router->logits, x);
+    router_forward(work->dev, router->ids, router->weights, router->lse, router->prob_sum,
+                   router->entropy_sum, router->lse2_sum, router->logits, moe->router, parts);
+    RngStream stream = {work->seed, RNG_DROP, work->micro_batch, (uint32_t)router->layer};
+    capacity_assign(work->dev, router->kept, router->group_routed, router->group_dropped,
+                    router->ids, router->weights, groups, moe_capacity(moe, work->N / groups),
+                    moe->drop, stream, work->first_shard * (work->N / work->shards), router->order);
+    if (moe->renormalize_after_drop)
+        renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
+    if (!work->training) return;
+    expert_load(work->dev, router->routed, router->dropped, router->weight_mass, router->ids,
+                router->scaled, router->kept);
+    set_balance(router, work);
+    add_statistics(router, work, stats);
+}
+
+void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled) {
+    const MoeConfig *moe = &work->config->moe;
+    if (moe->renormalize_after_drop)
+        renormalize_backward(work->dev, dscaled, router->scaled, router->weights, router->kept);
+    double batch_tokens = (double)(work->N / work->shards * work->total_shards);
+    float z_scale = (float)(moe->z_loss / (batch_tokens * (double)work->micro_batches));
+    router_backward(work->dev, router->dlogits, dscaled, router->ids, router->weights,
+                    router->logits, router->lse, moe->router, router->balance, z_scale,
+                    balance_parts(work));
+    linear_backward(work, router->weight, router->dx, router->dlogits, router->x);
+    add(work->dev, dx, dx, router->dx);
+}

@@ -1,0 +1,40 @@
+// The router: scores every token against every expert, chooses K, drops what exceeds an expert's capacity, and
+// carries the balance terms.
+//   z = x W_gᵀ (f32);  ids, weights = top-K rule of z (Mixtral arXiv:2401.04088, Switch arXiv:2101.03961)
+//   capacity C = max(min_capacity, ⌈cf·K·G / E⌉) for each routing group of G tokens and expert
+//   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) (ST-MoE, arXiv:2202.08906)
+#ifndef MOETRAIN_MODEL_ROUTER_H
+#define MOETRAIN_MODEL_ROUTER_H
+
+#include "model/statistics.h"
+
+typedef struct Router {
+    int weight;         // parameter (E, D)
+    int64_t layer;      // of the model: the counter of random drops
+    int64_t moe_layer;  // number among MoE layers, for the statistics
+    Tensor x;           // (N, D) input, borrowed
+    Tensor logits, lse; // (N, E), (N)
+    Tensor ids;         // (N, K) i32
+    Tensor weights,
+        scaled;  // (N, K) gate weights; after renormalize_after_drop (the same tensor without it)
+    Tensor kept; // (N, K) u8
+    Tensor prob_sum, entropy_sum, lse2_sum; // per balance part, f64
+    Tensor routed, dropped;                 // (balance parts, E) i32
+    Tensor weight_mass;                     // (balance parts, E) f64
+    Tensor balance;                         // (balance parts, E) f32: what multiplies P in the loss
+    Tensor batch_routed; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
+    Tensor group_routed, group_dropped, order; // scratch of capacity_assign
+    Tensor dlogits, dx;                        // scratch of the backward pass
+} Router;
+
+void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer);
+void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
+// The backward pass's scratch, which must not overlap dscaled: called while the caller's mark protects that.
+void router_layout_backward(Router *router, Work *work, Arena *scratch);
+// Fills ids, scaled, kept; adds to the statistics while training. Collective over world when balance_scope is batch.
+//   x (N, D); must stay until the backward pass
+void router_choose(Router *router, Work *work, Statistics *stats, Tensor x);
+// dx += the gradient through gate weights, balance loss and z-loss.   dscaled (N, K), destroyed
+void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled);
+
+#endif

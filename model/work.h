@@ -1,0 +1,61 @@
+// What one rank does in one micro-batch: the numbers and handles that every layer needs.
+//
+// Letters, here and in all of model/ (N is always this rank's share):
+//   B sequences   T tokens a sequence   N = B·T tokens   D d_model   H query heads   F hidden width   V vocabulary
+//   E experts of a layer, all ranks together   K choices a token   S shards of this rank   R rows an expert rank receives
+//
+// A layer is four functions. _declare adds its rows to the parameter table. _layout places everything it will ever
+// touch: what the backward pass needs in `activations`, the rest in `scratch` between a mark and a release; it runs
+// once to measure and once to place. _forward and _backward then neither allocate nor fail.
+#ifndef MOETRAIN_MODEL_WORK_H
+#define MOETRAIN_MODEL_WORK_H
+
+#include "comm/collectives.h"
+#include "model/model_config.h"
+#include "model/params.h"
+
+enum { EP_MAX = 1024, DENSE_PARTS_MAX = 1024 };
+
+typedef struct Work {
+    Device *dev;
+    const ModelConfig *config;
+    ProcessGroups groups; // NULL members while planning
+    int64_t ep_size, ep_rank;
+    int64_t expert_replicas; // ranks that hold the same experts
+
+    int64_t B, T, N;
+    int64_t total_shards;  // S of the configuration, over all ranks
+    int64_t shards;        // of this rank
+    int64_t first_shard;   // global number of this rank's first shard
+    int64_t micro_batches; // of a step
+    uint64_t seed;
+    uint32_t micro_batch; // since the start of training: the counter of random drops
+
+    // Parts of the fixed tree (kernels.h, Segments). With reproducible: ranks, dense gradients are summed shard by
+    // shard and expert gradients in max_expert_replicas fixed groups of shards; otherwise in one part.
+    int64_t dense_parts, expert_parts;
+    int64_t dense_offsets[DENSE_PARTS_MAX + 1]; // rows of each part
+    ReduceOrder reduce_order;
+
+    ParamTable *params;
+    ParamSet values, gradients;
+    bool training; // false: forward passes keep no statistics
+} Work;
+
+// The rows of a dense matrix product of this rank.
+static inline Segments work_dense_rows(const Work *work) {
+    return (Segments){1, work->dense_parts, work->dense_offsets};
+}
+static inline Tensor work_value(const Work *work, int param) {
+    return param_tensor(work->params, work->values, param);
+}
+static inline Tensor work_gradient(const Work *work, int param) {
+    return param_tensor(work->params, work->gradients, param);
+}
+
+// A dense weight seen as the single matrix of a matmul: (N, K) to (1, N, K).
+static inline Tensor as_matrix(Tensor w) {
+    return tensor_3d(w.data, w.dtype, 1, w.shape[0], w.shape[1]);
+}
+
+#endif
