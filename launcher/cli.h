@@ -1,0 +1,39 @@
+// The command line: which verb, which file, which options.
+#ifndef MOETRAIN_LAUNCHER_CLI_H
+#define MOETRAIN_LAUNCHER_CLI_H
+
+#include <stdio.h>
+
+#include "worker/generate.h"
+
+typedef enum Verb {
+    VERB_TRAIN,
+    VERB_EVALUATE,
+    VERB_GENERATE,
+    VERB_INSPECT,
+    VERB_PLAN,
+    VERB_PRINT_CONFIG,
+    VERB_HELP, // with a key in `path`, or all keys when NULL
+    VERB_USAGE,
+    VERB_VERSION,
+} Verb;
+
+enum { MOST_OVERRIDES = 256 };
+
+typedef struct CommandLine {
+    Verb verb;
+    const char *path;                      // configuration, checkpoint, or key of `help`
+    const char *overrides[MOST_OVERRIDES]; // key=value
+    int override_count;
+    bool digest; // inspect
+    int ranks;   // plan
+    GenerateOptions generate;
+} CommandLine;
+
+// Fills *line with pointers into argv. False with exit 2, the word and the fix. Not collective.
+bool cli_parse(CommandLine *line, int argc, char **argv, Error *err);
+
+void cli_print_usage(FILE *out);
+void cli_print_help(FILE *out);
+
+#endif

@@ -1,0 +1,267 @@
+#include "launcher/config_rules.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+static bool is_given(const Config *config, const char *key) {
+    OriginKind kind = config->origins[config_key_find(key)].kind;
+    return kind == ORIGIN_FILE || kind == ORIGIN_COMMAND_LINE;
+}
+
+// The error of a rule that joins `key` and `other` (may be NULL); it begins with the place where the user gave one
+// of them, or else with the file.
+static bool broken(const Config *config, Error *err, const char *key, const char *other,
+                   const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+static bool broken(const Config *config, Error *err, const char *key, const char *other,
+                   const char *format, ...) {
+    char message[1024], place[CONFIG_PATH_BYTES + 32];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    if (!is_given(config, key)) key = other && is_given(config, other) ? other : NULL;
+    snprintf(place, sizeof place, "%s", config->source);
+    if (key) config_place(config, key, place);
+    return error_set(err, EXIT_CONFIG, "%.400s: %s", place, message);
+}
+
+static bool is_power_of_two(int64_t n) {
+    return n > 0 && (n & (n - 1)) == 0;
+}
+
+// "1, 2, 4, 8": the divisors of n that also divide m (m = 0: any), up to 12 of them.
+static void list_divisors(int64_t n, int64_t m, char list[160]) {
+    size_t used = 0;
+    int count = 0;
+    for (int64_t d = 1; d <= n && count < 12; d++) {
+        if (n % d != 0 || m % d != 0) continue;
+        used +=
+            (size_t)snprintf(list + used, 160 - used, "%s%lld", count++ ? ", " : "", (long long)d);
+    }
+}
+
+static int64_t largest_power_of_two_divisor(int64_t n) {
+    return n & -n;
+}
+
+static bool check_data(const Config *config, Error *err) {
+    const DataConfig *data = &config->train.data;
+    size_t length = strlen(data->train);
+    bool bin = length > 4 && strcmp(data->train + length - 4, ".bin") == 0;
+    bool numbers = data->format == DATA_UINT16 || data->format == DATA_UINT32 ||
+                   (data->format == DATA_AUTO && bin);
+    if (numbers && data->vocab_size == 0)
+        return broken(config, err, "data.train", "data.format",
+                      "data.train holds token numbers, so data.vocab_size must be given (50257 for "
+                      "GPT-2's tokens)");
+    if (numbers && data->format != DATA_UINT32 && data->vocab_size > 65536)
+        return broken(config, err, "data.vocab_size", "data.format",
+                      "data.vocab_size (%lld) is more than uint16 can count, 65536; set "
+                      "data.format=uint32 or a smaller vocabulary",
+                      (long long)data->vocab_size);
+    if (!numbers && data->vocab_size != 0)
+        return broken(config, err, "data.vocab_size", "data.format",
+                      "data.vocab_size (%lld) is only for uint16 and uint32 files; leave it out "
+                      "for text, or set data.format=uint16",
+                      (long long)data->vocab_size);
+    if (!numbers && data->bytes_per_token != 0)
+        return broken(
+            config, err, "data.bytes_per_token", "data.format",
+            "data.bytes_per_token (%g) is only for uint16 and uint32 files; leave it out for text",
+            data->bytes_per_token);
+    if (!data->validation[0] && config->train.eval_every > 0)
+        return broken(config, err, "eval.every", NULL,
+                      "eval.every (%lld) needs data.validation, which is empty; name a file or set "
+                      "eval.every=0",
+                      (long long)config->train.eval_every);
+    return true;
+}
+
+static bool check_batch(const Config *config, Error *err) {
+    const TrainConfig *train = &config->train;
+    char list[160];
+    if (train->batch % train->micro_batches != 0) {
+        list_divisors(train->batch, 0, list);
+        return broken(
+            config, err, "train.micro_batches", "train.batch",
+            "train.micro_batches (%lld) does not divide train.batch (%lld); set it to one of %s",
+            (long long)train->micro_batches, (long long)train->batch, list);
+    }
+    int64_t sequences = train->batch / train->micro_batches;
+    bool exact = train->reproducible == REPRODUCIBLE_RANKS;
+    if (exact && !is_power_of_two(train->shards))
+        return broken(config, err, "train.shards", "train.batch",
+                      "train.shards (%lld) is not a power of two, as train.reproducible: ranks "
+                      "needs; set train.shards=%lld or train.reproducible=run",
+                      (long long)train->shards, (long long)largest_power_of_two_divisor(sequences));
+    if (sequences % train->shards != 0) {
+        list_divisors(exact ? largest_power_of_two_divisor(sequences) : sequences, 0, list);
+        return broken(config, err, "train.shards", "train.batch",
+                      "train.shards (%lld) does not divide train.batch / train.micro_batches (%lld "
+                      "/ %lld = %lld); set it to one of %s",
+                      (long long)train->shards, (long long)train->batch,
+                      (long long)train->micro_batches, (long long)sequences, list);
+    }
+    // Choices of a micro-batch are numbered with 32 bits.
+    int64_t top_k = train->model.moe.experts > 0 ? train->model.moe.top_k : 1;
+    if ((double)sequences * (double)train->context * (double)top_k >= 2147483647.0)
+        return broken(config, err, "train.batch", "train.context",
+                      "a micro-batch of %lld sequences x %lld tokens x top_k %lld has 2^31 choices "
+                      "or more; raise train.micro_batches",
+                      (long long)sequences, (long long)train->context, (long long)top_k);
+    return true;
+}
+
+static bool check_schedule(const Config *config, Error *err) {
+    const TrainConfig *train = &config->train;
+    const OptimizerConfig *optimizer = &train->optimizer;
+    if (optimizer->min_lr > optimizer->lr)
+        return broken(config, err, "train.min_lr", "train.lr",
+                      "train.min_lr (%g) is above train.lr (%g); set it to at most %g",
+                      optimizer->min_lr, optimizer->lr, optimizer->lr);
+    if (optimizer->warmup_steps >= train->steps)
+        return broken(
+            config, err, "train.warmup", "train.steps",
+            "train.warmup (%lld) leaves nothing of train.steps (%lld); set it to at most %lld",
+            (long long)optimizer->warmup_steps, (long long)train->steps,
+            (long long)train->steps - 1);
+    if (optimizer->schedule != LR_WSD && optimizer->decay_steps != 0)
+        return broken(config, err, "train.decay", "train.steps",
+                      "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
+                      "train.schedule=wsd",
+                      (long long)optimizer->decay_steps);
+    if (optimizer->warmup_steps + optimizer->decay_steps > train->steps)
+        return broken(config, err, "train.decay", "train.steps",
+                      "train.warmup (%lld) + train.decay (%lld) exceed train.steps (%lld); set "
+                      "train.decay to at most %lld",
+                      (long long)optimizer->warmup_steps, (long long)optimizer->decay_steps,
+                      (long long)train->steps, (long long)(train->steps - optimizer->warmup_steps));
+    return true;
+}
+
+static bool check_attention(const Config *config, Error *err) {
+    const AttentionShape *shape = &config->train.model.attention.shape;
+    int64_t d_model = config->train.model.d_model;
+    char list[160];
+    if (shape->heads % shape->kv_heads != 0) {
+        list_divisors(shape->heads, 0, list);
+        return broken(
+            config, err, "attention.kv_heads", "attention.heads",
+            "attention.kv_heads (%lld) does not divide attention.heads (%lld); set it to one of %s",
+            (long long)shape->kv_heads, (long long)shape->heads, list);
+    }
+    if (!is_given(config, "attention.d_head") && d_model % shape->heads != 0) {
+        list_divisors(d_model, 0, list);
+        return broken(config, err, "attention.heads", "model.d_model",
+                      "attention.heads (%lld) does not divide model.d_model (%lld); set it to one "
+                      "of %s, or give attention.d_head",
+                      (long long)shape->heads, (long long)d_model, list);
+    }
+    if (shape->d_head % 2 != 0)
+        return broken(
+            config, err, "attention.d_head", "attention.heads",
+            "attention.d_head (%lld) is odd, but RoPE turns pairs; set attention.d_head=%lld",
+            (long long)shape->d_head, (long long)shape->d_head + 1);
+    return true;
+}
+
+static bool check_moe(const Config *config, Error *err) {
+    const TrainConfig *train = &config->train;
+    const MoeConfig *moe = &train->model.moe;
+    char list[160];
+    if (moe->experts == 0) {
+        if (train->expert_parallel > 1)
+            return broken(
+                config, err, "parallel.expert", "moe.experts",
+                "parallel.expert (%lld) needs experts, but moe.experts is 0; leave it out",
+                (long long)train->expert_parallel);
+        return true;
+    }
+    if (moe->top_k > moe->experts)
+        return broken(config, err, "moe.top_k", "moe.experts",
+                      "moe.top_k (%lld) is more than moe.experts (%lld); set it to at most %lld",
+                      (long long)moe->top_k, (long long)moe->experts, (long long)moe->experts);
+    bool weight_is_one = moe->router.kind == SOFTMAX_TOPK || moe->router.normalize_top_k ||
+                         moe->renormalize_after_drop;
+    if (moe->top_k == 1 && weight_is_one)
+        return broken(config, err, "moe.top_k", "moe.experts",
+                      "moe.top_k (1) with this gate weight is always 1, so the router would get no "
+                      "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
+                      moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
+                      moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
+    if (model_moe_layers(&train->model) == 0)
+        return broken(config, err, "moe.every", "model.layers",
+                      "moe.every (%lld) is more than model.layers (%lld), so no layer has experts; "
+                      "set it to at most %lld, or moe.first=true, or moe.experts=0",
+                      (long long)moe->every, (long long)train->model.layers,
+                      (long long)train->model.layers);
+    bool exact = train->reproducible == REPRODUCIBLE_RANKS;
+    if (exact && (!is_power_of_two(moe->max_expert_replicas) ||
+                  train->shards % moe->max_expert_replicas != 0)) {
+        list_divisors(train->shards, 0, list);
+        return broken(config, err, "moe.max_expert_replicas", "train.shards",
+                      "moe.max_expert_replicas (%lld) is not a power of two that divides "
+                      "train.shards (%lld); set it to one of %s",
+                      (long long)moe->max_expert_replicas, (long long)train->shards, list);
+    }
+    if (train->expert_parallel > 0 && moe->experts % train->expert_parallel != 0) {
+        list_divisors(moe->experts, 0, list);
+        return broken(config, err, "parallel.expert", "moe.experts",
+                      "parallel.expert (%lld) does not divide moe.experts (%lld); set it to one of "
+                      "%s, or leave it out",
+                      (long long)train->expert_parallel, (long long)moe->experts, list);
+    }
+    return true;
+}
+
+bool config_check(const Config *config, Error *err) {
+    return check_data(config, err) && check_batch(config, err) && check_schedule(config, err) &&
+           check_attention(config, err) && check_moe(config, err);
+}
+
+static int64_t largest_common_divisor(int64_t a, int64_t b) {
+    return b == 0 ? a : largest_common_divisor(b, a % b);
+}
+
+bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Error *err) {
+    *train = config->train;
+    MoeConfig *moe = &train->model.moe;
+    bool exact = train->reproducible == REPRODUCIBLE_RANKS;
+    char list[160];
+    if (train->shards % ranks != 0) {
+        list_divisors(train->shards, 0, list);
+        return broken(config, err, "train.shards", "train.batch",
+                      "%d ranks cannot share train.shards (%lld) evenly; use mpirun -np with one "
+                      "of %s, or other shards",
+                      ranks, (long long)train->shards, list);
+    }
+    if (!is_power_of_two(train->shards / ranks))
+        return broken(config, err, "train.shards", "train.batch",
+                      "each of %d ranks would own %lld of train.shards (%lld), not a power of two; "
+                      "set train.shards=%d",
+                      ranks, (long long)train->shards / ranks, (long long)train->shards, ranks);
+    if (moe->experts == 0) {
+        train->expert_parallel = 1;
+        return true;
+    }
+    if (train->expert_parallel == 0)
+        train->expert_parallel = largest_common_divisor(ranks, moe->experts);
+    if (ranks % train->expert_parallel != 0) {
+        list_divisors(ranks, moe->experts, list);
+        return broken(config, err, "parallel.expert", "moe.experts",
+                      "parallel.expert (%lld) does not divide the %d ranks; set it to one of %s, "
+                      "or leave it out",
+                      (long long)train->expert_parallel, ranks, list);
+    }
+    int64_t replicas = ranks / train->expert_parallel;
+    if (exact && moe->max_expert_replicas % replicas != 0)
+        return broken(config, err, "moe.max_expert_replicas", "train.shards",
+                      "%d ranks / parallel.expert %lld would hold each expert %lld times, but "
+                      "moe.max_expert_replicas is %lld; set moe.max_expert_replicas=%lld from the "
+                      "first step on, or train.reproducible=run",
+                      ranks, (long long)train->expert_parallel, (long long)replicas,
+                      (long long)moe->max_expert_replicas, (long long)replicas);
+    if (moe->max_expert_replicas % replicas != 0) moe->max_expert_replicas = replicas;
+    return true;
+}

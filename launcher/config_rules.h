@@ -1,0 +1,14 @@
+// Rules that join several keys. Each message gives the values and the fix.
+#ifndef MOETRAIN_LAUNCHER_CONFIG_RULES_H
+#define MOETRAIN_LAUNCHER_CONFIG_RULES_H
+
+#include "launcher/config.h"
+
+// Everything that can be known without the number of ranks. False with exit 2. Not collective.
+bool config_check(const Config *config, Error *err);
+
+// Whether `ranks` ranks can run it. *train is then the configuration with parallel.expert decided, which the saved text
+// leaves open so that a run may resume on other ranks. False with exit 2. Not collective.
+bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Error *err);
+
+#endif

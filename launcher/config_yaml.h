@@ -1,0 +1,27 @@
+// YAML to a row of (key, value) pairs. Knows YAML, but no key of the program.
+//
+// A configuration is a small part of YAML: nested mappings and scalars. `model: {d_model: 64}`, its block form and
+// `model.d_model: 64` give the same pair. Lists, anchors, aliases, tags, several documents, NUL bytes, more than 16
+// levels or 1 MiB are errors.
+#ifndef MOETRAIN_LAUNCHER_CONFIG_YAML_H
+#define MOETRAIN_LAUNCHER_CONFIG_YAML_H
+
+#include <stddef.h>
+
+#include "kernels/check.h"
+
+enum { CONFIG_YAML_MAX_BYTES = 1 << 20, CONFIG_YAML_MAX_DEPTH = 16 };
+
+typedef struct YamlPlace {
+    int line, column; // from 1
+} YamlPlace;
+
+// Called for each scalar in the order of the file. False with *err stops the reading.
+typedef bool (*YamlVisit)(void *context, const char *key, const char *value, YamlPlace place,
+                          Error *err);
+
+// False with exit 2 and "source:line:column: …". Errors of `visit` get the same prefix.
+bool yaml_read(const char *source, const char *text, size_t bytes, YamlVisit visit, void *context,
+               Error *err);
+
+#endif

@@ -1,0 +1,131 @@
+// From the shell to a configured rank. Training, evaluation and generation are collective: rank 0 reads the
+// configuration, every rank gets its bytes, and all ranks leave with one exit code. Everything else works without
+// MPI and speaks once when it is started under mpirun all the same.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint/checkpoint.h"
+#include "comm/collectives.h"
+#include "comm/comm.h"
+#include "kernels/log.h"
+#include "launcher/cli.h"
+#include "launcher/config.h"
+#include "launcher/config_rules.h"
+#include "launcher/version.h"
+#include "worker/evaluate.h"
+#include "worker/inspect.h"
+#include "worker/plan.h"
+#include "worker/train.h"
+#include "worker/vocabulary.h"
+
+// The rank that mpirun or srun gave this process, before MPI is up.
+static int launched_rank(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"};
+    for (int i = 0; i < 3; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank) return (int)strtol(rank, NULL, 10);
+    }
+    return 0;
+}
+
+static bool reads_checkpoint(Verb verb) {
+    return verb == VERB_EVALUATE || verb == VERB_GENERATE || verb == VERB_INSPECT;
+}
+
+// From the YAML file or the checkpoint that the line names, with the line's overrides. Not collective.
+static bool load_config(Config *config, const CommandLine *line, Error *err) {
+    char *text = NULL;
+    size_t bytes = 0;
+    bool ok = reads_checkpoint(line->verb) ? checkpoint_read_config(line->path, &text, err)
+                                           : config_load_text(line->path, &text, &bytes, err);
+    if (ok && reads_checkpoint(line->verb)) bytes = strlen(text);
+    ok = ok &&
+         config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
+    free(text);
+    return ok;
+}
+
+// ---- verbs of all ranks ----------------------------------------------------------------------------------
+
+// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked. Collective over all ranks.
+static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
+    bool ok = comm_rank() != 0 || load_config(config, line, err);
+    if (!comm_agree(ok, err)) return false;
+    ProcessGroups groups = process_groups_open(1);
+    broadcast(groups.world, config, sizeof *config, 0);
+    process_groups_close(&groups);
+    return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere
+}
+
+static int run_collective(const CommandLine *line, Error *err) {
+    Config *config = calloc(1, sizeof *config);
+    TrainConfig *train = calloc(1, sizeof *train);
+    CHECK(config && train, "out of memory");
+    int exit_code = EXIT_CONFIG;
+    if (!share_config(config, train, line, err)) {
+        exit_code = err->exit_code;
+    } else if (line->verb == VERB_EVALUATE) {
+        exit_code = evaluate_run(train, line->path, err);
+    } else if (line->verb == VERB_GENERATE) {
+        exit_code = generate_run(train, line->path, &line->generate, err);
+    } else {
+        char *yaml = config_to_yaml(config, false);
+        exit_code = train_run(train, yaml, err);
+        free(yaml);
+    }
+    free(train);
+    free(config);
+    return exit_code;
+}
+
+// ---- verbs of one process --------------------------------------------------------------------------------
+
+static int run_plan(const Config *config, int ranks, Error *err) {
+    TrainConfig train;
+    Vocabulary vocabulary = {0};
+    if (!config_check_ranks(config, ranks, &train, err)) return err->exit_code;
+    if (!vocabulary_open(&vocabulary, &train.data, err)) return err->exit_code;
+    train.model.vocab_size = vocabulary.size;
+    vocabulary_free(&vocabulary);
+    return plan_run(&train, ranks, err);
+}
+
+static int run_single(const CommandLine *line, Error *err) {
+    if (line->verb == VERB_USAGE) return cli_print_help(stdout), EXIT_DONE;
+    if (line->verb == VERB_VERSION) return version_print(stdout, err) ? EXIT_DONE : err->exit_code;
+    if (line->verb == VERB_HELP && !line->path) return config_print_keys(stdout), EXIT_DONE;
+    if (line->verb == VERB_HELP)
+        return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
+    if (line->verb == VERB_INSPECT && line->digest) return inspect_digest(line->path, err);
+
+    Config config;
+    if (!load_config(&config, line, err)) return err->exit_code;
+    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, line->path, err);
+    if (line->verb == VERB_PLAN) return run_plan(&config, line->ranks, err);
+    char *yaml = config_to_yaml(&config, true);
+    fputs(yaml, stdout);
+    free(yaml);
+    return EXIT_DONE;
+}
+
+int main(int argc, char **argv) {
+    Error err = {0};
+    CommandLine line;
+    int rank = launched_rank();
+    log_set_rank(rank);
+    if (!cli_parse(&line, argc, argv, &err)) {
+        log_error("%s", err.message);
+        if (argc < 2 && rank == 0) cli_print_usage(stderr);
+        return err.exit_code;
+    }
+    bool collective =
+        line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE;
+    if (!collective && rank > 0) return EXIT_DONE; // rank 0 speaks
+
+    if (collective) comm_init(&argc, &argv);
+    int exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
+    if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
+    if (collective) comm_finalize();
+    return exit_code;
+}

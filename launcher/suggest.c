@@ -1,0 +1,48 @@
+#include "launcher/suggest.h"
+
+#include <string.h>
+
+enum { LONGEST_WORD = 63 };
+
+static int smallest(int a, int b, int c) {
+    int least = a < b ? a : b;
+    return least < c ? least : c;
+}
+
+int edit_distance(const char *a, const char *b) {
+    int a_length = (int)strnlen(a, LONGEST_WORD), b_length = (int)strnlen(b, LONGEST_WORD);
+    int row[LONGEST_WORD + 1]; // distances from the first i letters of a to every prefix of b
+    for (int j = 0; j <= b_length; j++) row[j] = j;
+    for (int i = 1; i <= a_length; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= b_length; j++) {
+            int replaced = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = smallest(row[j] + 1, row[j - 1] + 1, replaced);
+        }
+    }
+    return row[b_length];
+}
+
+static const char *last_part(const char *word) {
+    const char *dot = strrchr(word, '.');
+    return dot ? dot + 1 : word;
+}
+
+const char *suggest_word(const char *word, const char *const *candidates) {
+    const char *best = NULL;
+    int best_distance = LONGEST_WORD;
+    for (; *candidates; candidates++) {
+        int whole = edit_distance(word, *candidates);
+        int last =
+            edit_distance(last_part(word), last_part(*candidates)) + 1; // section missing or wrong
+        int distance = whole < last ? whole : last;
+        if (distance < best_distance) {
+            best = *candidates;
+            best_distance = distance;
+        }
+    }
+    int letters = (int)strnlen(last_part(word), LONGEST_WORD);
+    return best_distance <= 1 + letters / 3 ? best : NULL;
+}
