@@ -20,7 +20,7 @@ struct DataFile {
 
 enum {
     READ_BYTES = 1 << 14,              // a piece of a window, on the stack
-    SCAN_BYTES = 1 << 20,              // a piece of the file while it is validated
+    SCAN_BYTES = 1 << 17,              // a piece of the file while it is validated
     IDENTITY_BYTES = 64 * 1024 * 1024, // hashed of a large file
     FEISTEL_ROUNDS = 8,
 };

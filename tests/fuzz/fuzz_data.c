@@ -1,0 +1,72 @@
+// Any bytes as a data file, in every format: refused with a message, or every window is readable and inside the vocabulary.
+// The first byte chooses format, context and vocabulary size; the rest is the file.
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "worker/data_loader.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
+
+static void require(bool condition) {
+    if (!condition) abort();
+}
+
+static void read_every_window(DataFile *file, const Vocabulary *vocabulary, int64_t T) {
+    int32_t inputs[16], targets[16];
+    int64_t windows = data_file_windows(file, T);
+    Error err = {0};
+    for (int64_t i = 0; i < windows; i++) {
+        DataCursor cursor = {i % 3, i};
+        require(data_file_training_window(file, 1, cursor, 0, T, inputs, targets, &err));
+        for (int64_t t = 0; t < T; t++) {
+            require(inputs[t] >= 0 && inputs[t] < vocabulary->size);
+            require(targets[t] >= 0 && targets[t] < vocabulary->size);
+        }
+        require(data_file_window(file, i, T, inputs, targets, &err));
+    }
+}
+
+static void write_and_reread(const Vocabulary *vocabulary) {
+    for (int32_t token = 0; token < vocabulary->size && token < 300; token++) {
+        char text[32];
+        int32_t again[1];
+        int64_t count = 0;
+        Error err = {0};
+        require(vocabulary_decode(vocabulary, token, text) > 0);
+        if (text[0] == '\0') continue; // a NUL ends C text
+        require(vocabulary_encode(vocabulary, text, again, 1, &count, &err));
+        require(count == 1 && again[0] == token);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
+    static const DataFormat formats[] = {DATA_BYTES, DATA_CHARACTERS, DATA_UINT16, DATA_UINT32};
+    if (size == 0) return 0;
+    int memory = memfd_create("data", 0);
+    require(memory >= 0 && write(memory, input + 1, size - 1) == (ssize_t)(size - 1));
+
+    DataConfig config = {.format = formats[input[0] & 3]};
+    snprintf(config.train, sizeof config.train, "/proc/self/fd/%d", memory);
+    bool has_text = config.format == DATA_BYTES || config.format == DATA_CHARACTERS;
+    config.vocab_size = has_text ? 0 : 1 + (input[0] >> 4) * 4096;
+    int64_t T = 1 + (input[0] >> 2 & 3) * 5;
+
+    Vocabulary vocabulary = {0};
+    DataFile *file = NULL;
+    Error err = {0};
+    if (vocabulary_open(&vocabulary, &config, &err) &&
+        data_file_open(&file, config.train, &vocabulary, 0, 1, &err)) {
+        char identity[40];
+        require(data_file_identity(file, identity, &err));
+        read_every_window(file, &vocabulary, T);
+        write_and_reread(&vocabulary);
+    } else {
+        require((err.exit_code == EXIT_DATA || err.exit_code == EXIT_CONFIG) && err.message[0]);
+    }
+    data_file_close(file);
+    vocabulary_free(&vocabulary);
+    close(memory);
+    return 0;
+}
