@@ -15,8 +15,9 @@ typedef struct UtilizationHistory {
     int64_t *steps;          // (rows) how many steps it covers
     int64_t *routed;         // (rows, layers, experts) choices before dropping
     int64_t *dropped;        // (rows, layers, experts)
-    double *weight_mass;     // (rows, layers, experts) sum of the gate weights of the choices that were kept
-    double *entropy;         // (rows, layers) mean entropy of the router's full softmax, nats a token
+    double *
+        weight_mass; // (rows, layers, experts) sum of the gate weights of the choices that were kept
+    double *entropy; // (rows, layers) mean entropy of the router's full softmax, nats a token
     // The open row, sums so far.
     int64_t open_steps;
     int64_t *open_routed, *open_dropped; // (layers, experts)
@@ -32,5 +33,7 @@ void utilization_add(UtilizationHistory *history, const int64_t *routed, const i
                      const double *weight_mass, const double *entropy);
 // Closes the open row as the row of `step` (nothing happens when it is empty); grows as needed.
 void utilization_close_row(UtilizationHistory *history, int64_t step);
+// Makes room for at least `rows` closed rows; the present ones stay.
+void utilization_reserve(UtilizationHistory *history, int64_t rows);
 
 #endif

@@ -1,0 +1,290 @@
+// Saving: the commit protocol of checkpoint.h step by step, and finding what it left. Reading is in
+// checkpoint_load.c.
+#include "checkpoint/checkpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checkpoint/checkpoint_file.h"
+#include "checkpoint/checkpoint_list.h"
+#include "checkpoint/file_io.h"
+#include "checkpoint/state_tensors.h"
+#include "checkpoint/tensor_file.h"
+#include "comm/collectives.h"
+#include "comm/comm.h"
+#include "kernels/log.h"
+
+enum { ABOUT_TENSORS = 3, SMALL_TENSORS = STATE_TENSORS + UTILIZATION_TENSORS + ABOUT_TENSORS };
+
+typedef struct Paths {
+    char directory[CHECKPOINT_PATH_BYTES], final[CHECKPOINT_PATH_BYTES];
+    char temporary[CHECKPOINT_PATH_BYTES];
+} Paths;
+
+static bool name_paths(Paths *paths, const char *run_dir, int64_t step, Error *err) {
+    const int room = CHECKPOINT_PATH_BYTES;
+    long long number = (long long)step;
+    // The longest of the three last: when it fits, all do.
+    snprintf(paths->directory, (size_t)room, "%s/checkpoints", run_dir);
+    snprintf(paths->final, (size_t)room, "%s/checkpoints/step-%08lld.h5", run_dir, number);
+    return snprintf(paths->temporary, (size_t)room, "%s/checkpoints/step-%08lld.h5.tmp", run_dir,
+                    number) < room ||
+           error_set(err, EXIT_IO, "path too long: %.60s...", run_dir);
+}
+
+// What rank 0 saves besides the tensors, as tensors over its own copies.
+typedef struct SmallContents {
+    TrainState state;
+    UtilizationHistory no_history;
+    char created_utc[32];
+    SavedTensor tensors[SMALL_TENSORS];
+} SmallContents;
+
+static void collect_small_contents(const Checkpoint *checkpoint, SmallContents *small) {
+    *small = (SmallContents){.state = checkpoint->state};
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(small->created_utc, sizeof small->created_utc, "%Y-%m-%dT%H:%M:%SZ",
+             gmtime_r(&now, &utc));
+    UtilizationHistory *history = checkpoint->utilization;
+    if (!history) utilization_init(history = &small->no_history, 0, 0);
+    state_tensors(&small->state, small->tensors);
+    utilization_tensors(history, small->tensors + STATE_TENSORS);
+    SavedTensor *about = small->tensors + STATE_TENSORS + UTILIZATION_TENSORS;
+    about[0] = text_tensor("config", checkpoint->config_yaml ? checkpoint->config_yaml : "");
+    about[1] = text_tensor("about/program_version", MOETRAIN_VERSION);
+    about[2] = text_tensor("about/created_utc", small->created_utc);
+}
+
+// Everything that is saved, on the rank that lays the file out.
+static void list_datasets(const Checkpoint *checkpoint, const SmallContents *small,
+                          Manifest *manifest) {
+    for (int i = 0; i < checkpoint->tensor_count; i++) {
+        const SavedTensor *tensor = &checkpoint->tensors[i];
+        manifest_add(manifest, tensor->name, tensor->dtype, tensor->rank, tensor->shape,
+                     !tensor->replicated);
+    }
+    for (int i = 0; i < SMALL_TENSORS; i++) {
+        const SavedTensor *tensor = &small->tensors[i];
+        manifest_add(manifest, tensor->name, tensor->dtype, tensor->rank, tensor->shape, false);
+    }
+    Error err = {0};
+    CHECK(manifest_arrange(manifest, &err), "cannot save: %s", err.message);
+}
+
+// Directory, room, and the empty file under its temporary name. Rank 0.
+static bool lay_out(const Paths *paths, Manifest *manifest, FileHeader *header, Error *err) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < manifest->count; i++) bytes += manifest->datasets[i].bytes;
+    if (!directory_make(paths->directory, err)) return false;
+    checkpoint_list_remove_temporary(paths->directory);
+    if (!directory_check_room(paths->directory, bytes + bytes / 10, err)) return false;
+    if (!tensor_file_create(paths->temporary, manifest, header, err))
+        return error_prefix(err, "%s", paths->temporary);
+    return true;
+}
+
+// Rank 0's datasets, in their order and with their offsets, on every rank.
+static void broadcast_manifest(Group *world, Manifest *manifest) {
+    broadcast(world, &manifest->count, sizeof manifest->count, 0);
+    broadcast(world, &manifest->blocks, sizeof manifest->blocks, 0);
+    if (comm_rank() != 0) {
+        manifest->datasets = calloc((size_t)manifest->count, sizeof *manifest->datasets);
+        manifest->hashes = calloc((size_t)manifest->blocks, sizeof *manifest->hashes);
+        CHECK(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
+              (long long)manifest->count);
+    }
+    broadcast(world, manifest->datasets, (size_t)manifest->count * sizeof *manifest->datasets, 0);
+}
+
+// Writes and hashes the blocks of one tensor that fall to this writer: of a replicated tensor every
+// `writers`-th, of a sharded one those of the rows held here. written[block] counts the writers of a block.
+static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const SavedTensor *tensor,
+                         int writer, int writers, Error *err) {
+    const Dataset *dataset = dataset_of_tensor(manifest, tensor, err);
+    CHECK(dataset, "ranks save different tensors: %s", err->message);
+    int64_t begin = tensor->first * dataset->row_bytes;
+    int64_t end = begin + tensor->count * dataset->row_bytes;
+    for (int64_t i = 0; i < dataset->blocks; i++) {
+        Span span = dataset_block(dataset, i);
+        int64_t block = dataset->first_block + i;
+        bool mine = tensor->replicated
+                        ? block % writers == writer
+                        : tensor->replica == 0 && begin <= span.begin && span.begin < end;
+        if (!mine) continue;
+        const char *bytes = (const char *)tensor->data + (span.begin - begin);
+        manifest->hashes[block] = hash_bytes(bytes, (size_t)span.bytes);
+        written[block]++;
+        if (!file_write_at(fd, bytes, (size_t)span.bytes, dataset->offset + span.begin, err))
+            return error_prefix(err, "%s", tensor->name);
+    }
+    return true;
+}
+
+// This rank's part of all contents, down to the disk. small: on rank 0 only, NULL elsewhere.
+static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
+                           const SmallContents *small, Manifest *manifest, int64_t *written,
+                           Error *err) {
+    int fd = open(temporary, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return error_set(err, EXIT_IO, "%s: cannot open: %s", temporary, strerror(errno));
+    bool ok = true;
+    for (int i = 0; ok && i < checkpoint->tensor_count; i++)
+        ok = write_tensor(fd, manifest, written, &checkpoint->tensors[i], comm_rank(), comm_size(),
+                          err);
+    for (int i = 0; ok && small && i < SMALL_TENSORS; i++)
+        ok = write_tensor(fd, manifest, written, &small->tensors[i], 0, 1, err);
+    ok = ok && file_sync(fd, err);
+    close(fd);
+    return ok || error_prefix(err, "%s", temporary);
+}
+
+// Every block has one writer and a zero hash on the other ranks, so the sum is that writer's hash.
+static void gather_hashes(Group *world, Manifest *manifest, int64_t *written) {
+    Tensor none = {0};
+    _Static_assert(sizeof(Hash) == 2 * sizeof(int64_t), "a hash travels as two integers");
+    all_reduce_sum(world, tensor_2d(manifest->hashes, I64, manifest->blocks, 2), REDUCE_ANY_ORDER,
+                   none, TRAFFIC_OTHER);
+    all_reduce_sum(world, tensor_1d(written, I64, manifest->blocks), REDUCE_ANY_ORDER, none,
+                   TRAFFIC_OTHER);
+    for (int64_t block = 0; block < manifest->blocks; block++)
+        CHECK(written[block] == 1, "block %lld of the checkpoint was written by %lld ranks",
+              (long long)block, (long long)written[block]);
+}
+
+// Manifest and hashes, then the header that declares them valid. Rank 0.
+static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, Error *err) {
+    size_t records_bytes = (size_t)manifest->count * sizeof(ManifestRecord);
+    size_t hashes_bytes = (size_t)manifest->blocks * sizeof(Hash);
+    bool ok = false;
+    struct stat info;
+    ManifestRecord *records = malloc(records_bytes);
+    CHECK(records, "no memory for a manifest of %zu bytes", records_bytes);
+    for (int64_t i = 0; i < manifest->count; i++)
+        records[i] = dataset_encode(&manifest->datasets[i]);
+    int fd = open(temporary, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        error_set(err, EXIT_IO, "cannot open: %s", strerror(errno));
+        goto cleanup;
+    }
+    header->format_version = CHECKPOINT_FORMAT_VERSION;
+    header->file_bytes = info.st_size;
+    header->index_hash = index_hash(records, manifest->count, manifest->hashes, manifest->blocks);
+    if (!manifest_check_places(manifest, header->file_bytes, err)) goto cleanup;
+    if (!file_write_at(fd, records, records_bytes, header->records_offset, err)) goto cleanup;
+    if (!file_write_at(fd, manifest->hashes, hashes_bytes, header->hashes_offset, err))
+        goto cleanup;
+    if (!structure_hash(fd, manifest, header->file_bytes, &header->structure_hash, err))
+        goto cleanup;
+    header_seal(header);
+    ok = file_write_at(fd, header, sizeof *header, 0, err) && file_sync(fd, err);
+cleanup:
+    if (fd >= 0) close(fd);
+    free(records);
+    return ok || error_prefix(err, "%s", temporary);
+}
+
+// From here on the checkpoint exists. Rank 0.
+static bool publish(const Paths *paths, Error *err) {
+    if (rename(paths->temporary, paths->final) != 0)
+        return error_set(err, EXIT_IO, "cannot rename %s to %s: %s", paths->temporary, paths->final,
+                         strerror(errno));
+    return directory_sync(paths->directory, err);
+}
+
+bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err) {
+    const bool root = comm_rank() == 0;
+    ProcessGroups groups = process_groups_open(1);
+    Paths paths = {0};
+    SmallContents small = {0};
+    Manifest manifest = {0};
+    FileHeader header = {0};
+    int64_t *written = NULL;
+
+    bool ok = name_paths(&paths, run_dir, checkpoint->state.step, err);
+    if (ok && root) {
+        collect_small_contents(checkpoint, &small);
+        list_datasets(checkpoint, &small, &manifest);
+        ok = lay_out(&paths, &manifest, &header, err);
+    }
+    ok = comm_agree(ok, err);
+    if (!ok) goto cleanup;
+    broadcast_manifest(groups.world, &manifest);
+    written = calloc((size_t)manifest.blocks, sizeof *written);
+    CHECK(written, "no memory for %lld counts", (long long)manifest.blocks);
+
+    ok = write_contents(paths.temporary, checkpoint, root ? &small : NULL, &manifest, written, err);
+    ok = comm_agree(ok, err);
+    if (!ok) goto cleanup;
+    gather_hashes(groups.world, &manifest, written);
+
+    if (root) ok = seal(paths.temporary, &manifest, &header, err);
+    ok = comm_agree(ok, err);
+    if (!ok) goto cleanup;
+
+    // Read back before it may replace or outlive anything: only a verified file gets its name.
+    ok = checkpoint_verify(paths.temporary, err);
+    if (!ok) goto cleanup;
+
+    if (root) ok = publish(&paths, err);
+    ok = comm_agree(ok, err);
+    if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep_last);
+cleanup:
+    if (!ok) err->exit_code = EXIT_IO;
+    if (!ok && root) unlink(paths.temporary);
+    utilization_free(&small.no_history);
+    manifest_free(&manifest);
+    free(written);
+    process_groups_close(&groups);
+    return ok;
+}
+
+bool checkpoint_verify(const char *path, Error *err) {
+    CheckpointFile file;
+    bool ok = checkpoint_file_open(&file, path, err);
+    if (ok) {
+        ok = checkpoint_file_verify(&file, comm_rank(), comm_size(), err) ||
+             error_prefix(err, "%s", path);
+        checkpoint_file_close(&file);
+    }
+    return comm_agree(ok, err);
+}
+
+bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
+    ProcessGroups groups = process_groups_open(1);
+    CheckpointList list = {0};
+    Paths paths = {0};
+    bool found = false;
+    path[0] = 0;
+    // Rank 0's list decides, so that all ranks try the same files.
+    bool ok = name_paths(&paths, run_dir, 0, err);
+    if (ok && comm_rank() == 0) ok = checkpoint_list_read(&list, paths.directory, err);
+    ok = comm_agree(ok, err);
+    if (!ok) goto cleanup;
+    broadcast(groups.world, &list.count, sizeof list.count, 0);
+    for (int64_t i = 0; ok && !found && i < list.count; i++) {
+        int64_t step = comm_rank() == 0 ? list.steps[i] : 0;
+        broadcast(groups.world, &step, sizeof step, 0);
+        ok = comm_agree(name_paths(&paths, run_dir, step, err), err);
+        if (!ok) goto cleanup;
+        Error damage = {0};
+        found = checkpoint_verify(paths.final, &damage);
+        if (!found) log_warn("checkpoint not usable: %s", damage.message);
+    }
+    if (found)
+        memcpy(path, paths.final, sizeof paths.final);
+    else if (list.count > 0)
+        ok = error_set(err, EXIT_CHECKPOINT,
+                       "none of the %lld checkpoints in %s is usable; to start anew move that "
+                       "directory away",
+                       (long long)list.count, paths.directory);
+cleanup:
+    checkpoint_list_free(&list);
+    process_groups_close(&groups);
+    return ok;
+}

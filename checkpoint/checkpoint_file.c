@@ -1,0 +1,149 @@
+#include "checkpoint/checkpoint_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checkpoint/file_io.h"
+
+// Header, records and block hashes: everything needed to find and check a dataset.
+static bool read_index(CheckpointFile *file, int64_t file_bytes, Error *err) {
+    FileHeader *header = &file->header;
+    ManifestRecord *records = NULL;
+    Hash *hashes = NULL;
+    bool ok = false;
+    if (file_bytes < HEADER_BYTES) {
+        error_set(err, EXIT_CHECKPOINT, "%lld bytes are too few for a checkpoint",
+                  (long long)file_bytes);
+        goto cleanup;
+    }
+    if (!file_read_at(file->fd, header, sizeof *header, 0, err) ||
+        !header_check(header, file_bytes, err))
+        goto cleanup;
+    size_t records_bytes = (size_t)header->record_count * sizeof *records;
+    size_t hashes_bytes = (size_t)header->block_count * sizeof *hashes;
+    records = malloc(records_bytes);
+    hashes = malloc(hashes_bytes);
+    if (!records || !hashes) {
+        error_set(err, EXIT_IO, "no memory for a manifest of %zu bytes",
+                  records_bytes + hashes_bytes);
+        goto cleanup;
+    }
+    if (!file_read_at(file->fd, records, records_bytes, header->records_offset, err) ||
+        !file_read_at(file->fd, hashes, hashes_bytes, header->hashes_offset, err))
+        goto cleanup;
+    Hash hash = index_hash(records, header->record_count, hashes, header->block_count);
+    if (!hash_equal(hash, header->index_hash)) {
+        error_set(err, EXIT_CHECKPOINT, "the manifest is damaged");
+        goto cleanup;
+    }
+    ok = manifest_decode(&file->manifest, header, records, hashes, err);
+cleanup:
+    free(records);
+    free(hashes);
+    return ok;
+}
+
+bool checkpoint_file_open(CheckpointFile *file, const char *path, Error *err) {
+    *file = (CheckpointFile){.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+    if (file->fd < 0) {
+        return error_set(err, errno == ENOENT ? EXIT_CHECKPOINT : EXIT_IO, "%s: cannot open: %s",
+                         path, strerror(errno));
+    }
+    struct stat info;
+    bool ok = fstat(file->fd, &info) == 0 ||
+              error_set(err, EXIT_IO, "cannot ask for its size: %s", strerror(errno));
+    if (ok && !S_ISREG(info.st_mode)) ok = error_set(err, EXIT_CHECKPOINT, "not a file");
+    if (ok && !(file->block = malloc(BLOCK_BYTES)))
+        ok = error_set(err, EXIT_IO, "no memory for a block of %d bytes", BLOCK_BYTES);
+    ok = ok && read_index(file, info.st_size, err);
+    if (!ok) {
+        checkpoint_file_close(file);
+        error_prefix(err, "%s", path);
+    }
+    return ok;
+}
+
+void checkpoint_file_close(CheckpointFile *file) {
+    close(file->fd);
+    manifest_free(&file->manifest);
+    free(file->block);
+    file->block = NULL;
+}
+
+bool checkpoint_file_read_block(CheckpointFile *file, const Dataset *dataset, int64_t block,
+                                Error *err) {
+    Span span = dataset_block(dataset, block);
+    if (!file_read_at(file->fd, file->block, (size_t)span.bytes, dataset->offset + span.begin, err))
+        return error_prefix(err, "%s", dataset->name);
+    Hash hash = hash_bytes(file->block, (size_t)span.bytes);
+    if (hash_equal(hash, file->manifest.hashes[dataset->first_block + block])) return true;
+    return error_set(err, EXIT_CHECKPOINT,
+                     "%s is damaged in block %lld of %lld (%lld bytes at offset %lld of the file)",
+                     dataset->name, (long long)block, (long long)dataset->blocks,
+                     (long long)span.bytes, (long long)(dataset->offset + span.begin));
+}
+
+bool checkpoint_file_read(CheckpointFile *file, const Dataset *dataset, int64_t begin,
+                          int64_t bytes, void *out, Error *err) {
+    int64_t end = begin + bytes;
+    for (int64_t block = 0; block < dataset->blocks; block++) {
+        Span span = dataset_block(dataset, block);
+        int64_t from = span.begin > begin ? span.begin : begin;
+        int64_t to = span.begin + span.bytes < end ? span.begin + span.bytes : end;
+        if (from >= to) continue;
+        if (!checkpoint_file_read_block(file, dataset, block, err)) return false;
+        memcpy((char *)out + (from - begin), file->block + (from - span.begin),
+               (size_t)(to - from));
+    }
+    return true;
+}
+
+bool checkpoint_file_verify(CheckpointFile *file, int part, int parts, Error *err) {
+    const Manifest *manifest = &file->manifest;
+    for (int64_t i = 0; i < manifest->count; i++) {
+        const Dataset *dataset = &manifest->datasets[i];
+        for (int64_t block = 0; block < dataset->blocks; block++) {
+            if ((dataset->first_block + block) % parts != part) continue;
+            if (!checkpoint_file_read_block(file, dataset, block, err)) return false;
+        }
+    }
+    return part != 0 || checkpoint_file_verify_structure(file, err);
+}
+
+bool checkpoint_file_verify_structure(CheckpointFile *file, Error *err) {
+    Hash hash;
+    if (!structure_hash(file->fd, &file->manifest, file->header.file_bytes, &hash, err))
+        return false;
+    return hash_equal(hash, file->header.structure_hash) ||
+           error_set(err, EXIT_CHECKPOINT, "the HDF5 structure of the file is damaged");
+}
+
+// Feeds bytes [begin, end) of a file into a hash.
+static bool hash_range(int fd, int64_t begin, int64_t end, Hasher *hasher, Error *err) {
+    char chunk[16384];
+    while (begin < end) {
+        size_t bytes = (size_t)(end - begin) < sizeof chunk ? (size_t)(end - begin) : sizeof chunk;
+        if (!file_read_at(fd, chunk, bytes, begin, err)) return false;
+        hasher_add(hasher, chunk, bytes);
+        begin += (int64_t)bytes;
+    }
+    return true;
+}
+
+bool structure_hash(int fd, const Manifest *manifest, int64_t file_bytes, Hash *hash, Error *err) {
+    Hasher *hasher = hasher_open();
+    int64_t begin = HEADER_BYTES;
+    bool ok = true;
+    for (int64_t i = 0; ok && i < manifest->in_file_count; i++) {
+        const Dataset *dataset = manifest->in_file_order[i];
+        ok = hash_range(fd, begin, dataset->offset, hasher, err);
+        begin = dataset->offset + dataset->bytes;
+    }
+    ok = ok && hash_range(fd, begin, file_bytes, hasher, err);
+    *hash = hasher_close(hasher);
+    return ok;
+}

@@ -1,0 +1,91 @@
+#include "checkpoint/checkpoint_list.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/log.h"
+
+static const char TEMPORARY_SUFFIX[] = ".h5.tmp";
+
+// True for "step-N" + suffix with N written as we write it.
+static bool name_parse(const char *name, const char *suffix, int64_t *step) {
+    char again[NAME_MAX + 1], *end;
+    if (strncmp(name, "step-", 5) != 0) return false;
+    errno = 0;
+    *step = strtoll(name + 5, &end, 10);
+    if (errno != 0 || *step < 0) return false;
+    snprintf(again, sizeof again, "step-%08lld%s", (long long)*step, suffix);
+    return strcmp(name, again) == 0;
+}
+
+static int compare_newest_first(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+bool checkpoint_list_read(CheckpointList *list, const char *directory, Error *err) {
+    *list = (CheckpointList){0};
+    DIR *stream = opendir(directory);
+    if (!stream)
+        return errno == ENOENT || error_set(err, EXIT_IO, "cannot read the directory %s: %s",
+                                            directory, strerror(errno));
+    int64_t step, capacity = 0;
+    for (struct dirent *entry; (entry = readdir(stream));) {
+        if (!name_parse(entry->d_name, ".h5", &step)) continue;
+        if (list->count == capacity) {
+            capacity = capacity ? 2 * capacity : 64;
+            list->steps = realloc(list->steps, (size_t)capacity * sizeof *list->steps);
+            CHECK(list->steps, "no memory for %lld file names", (long long)capacity);
+        }
+        list->steps[list->count++] = step;
+    }
+    closedir(stream);
+    if (list->count > 0)
+        qsort(list->steps, (size_t)list->count, sizeof *list->steps, compare_newest_first);
+    return true;
+}
+
+void checkpoint_list_free(CheckpointList *list) {
+    free(list->steps);
+    *list = (CheckpointList){0};
+}
+
+static void remove_file(const char *directory, const char *name) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (unlink(path) != 0 && errno != ENOENT)
+        log_warn("cannot remove %s: %s", path, strerror(errno));
+}
+
+void checkpoint_list_remove_temporary(const char *directory) {
+    DIR *stream = opendir(directory);
+    if (!stream) return;
+    int64_t step;
+    for (struct dirent *entry; (entry = readdir(stream));)
+        if (name_parse(entry->d_name, TEMPORARY_SUFFIX, &step))
+            remove_file(directory, entry->d_name);
+    closedir(stream);
+}
+
+void checkpoint_list_prune(const char *directory, int64_t step, int keep_last) {
+    CheckpointList list;
+    Error err = {0};
+    if (keep_last <= 0) return;
+    if (!checkpoint_list_read(&list, directory, &err)) {
+        log_warn("old checkpoints are not removed: %s", err.message);
+        return;
+    }
+    int64_t kept = 0;
+    for (int64_t i = 0; i < list.count; i++) {
+        if (list.steps[i] > step || kept++ < keep_last) continue;
+        char name[64];
+        snprintf(name, sizeof name, "step-%08lld.h5", (long long)list.steps[i]);
+        remove_file(directory, name);
+    }
+    checkpoint_list_free(&list);
+}

@@ -1,0 +1,221 @@
+// Reading a checkpoint: into a running trainer, for `inspect`, and as a digest.
+#include "checkpoint/checkpoint.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint/checkpoint_file.h"
+#include "checkpoint/config_difference.h"
+#include "checkpoint/state_tensors.h"
+#include "comm/comm.h"
+
+// Length of "parameters/" in "parameters/norm.weight"; 0 for a name without a group.
+static size_t group_length(const char *name) {
+    const char *slash = strchr(name, '/');
+    return slash ? (size_t)(slash - name) + 1 : 0;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+// Every tensor that is asked for is in the file with the same type and shape, and every dataset of a group
+// from which something is asked for is asked for: a model of fewer layers does not load a part of a larger
+// one, while a reader of "parameters/…" alone may leave out "optimizer/…".
+static bool match_tensors(const CheckpointFile *file, const Checkpoint *wanted, Error *err) {
+    const Manifest *manifest = &file->manifest;
+    int count = wanted->tensor_count;
+    const char **names = calloc((size_t)count + 1, sizeof *names);
+    CHECK(names, "no memory for %d names", count);
+    bool ok = true;
+    for (int i = 0; ok && i < count; i++) {
+        names[i] = wanted->tensors[i].name;
+        ok = dataset_of_tensor(manifest, &wanted->tensors[i], err) != NULL;
+    }
+    if (ok) qsort(names, (size_t)count, sizeof *names, compare_names);
+    for (int64_t i = 0; ok && i < manifest->count; i++) {
+        const char *name = manifest->datasets[i].name;
+        bool group_wanted = false;
+        for (int j = 0; j < count && !group_wanted; j++)
+            group_wanted =
+                group_length(name) > 0 && strncmp(names[j], name, group_length(name)) == 0;
+        if (group_wanted && !bsearch(&name, names, (size_t)count, sizeof *names, compare_names))
+            ok = error_set(err, EXIT_CHECKPOINT, "%s is in the checkpoint and not in the model",
+                           name);
+    }
+    free(names);
+    return ok;
+}
+
+// Adds the configuration keys that explain a mismatch, as far as both configurations are known.
+static void explain_mismatch(CheckpointFile *file, const Checkpoint *wanted, Error *err) {
+    char *saved = NULL, keys[900];
+    Error ignored = {0};
+    if (!wanted->config_yaml || !text_read(file, "config", &saved, &ignored)) return;
+    config_difference(saved, wanted->config_yaml, keys, sizeof keys);
+    size_t used = strlen(err->message);
+    if (keys[0])
+        snprintf(err->message + used, sizeof err->message - used,
+                 "; configuration of the checkpoint -> this one: %s", keys);
+    free(saved);
+}
+
+static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Error *err) {
+    for (int i = 0; i < checkpoint->tensor_count; i++) {
+        const SavedTensor *tensor = &checkpoint->tensors[i];
+        const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
+        CHECK(tensor->first >= 0 && tensor->count >= 0 &&
+                  tensor->count <= tensor->shape[0] - tensor->first,
+              "rows %lld to %lld of %s with %lld rows", (long long)tensor->first,
+              (long long)(tensor->first + tensor->count), tensor->name,
+              (long long)tensor->shape[0]);
+        if (!checkpoint_file_read(file, dataset, tensor->first * dataset->row_bytes,
+                                  tensor->count * dataset->row_bytes, tensor->data, err))
+            return false;
+    }
+    return true;
+}
+
+// Rank 0 keeps the history: the file's replaces the caller's, which must be of the same shape.
+static bool load_utilization(CheckpointFile *file, UtilizationHistory *history, Error *err) {
+    UtilizationHistory read = {0};
+    if (!utilization_read(file, &read, err)) return false;
+    if (read.layers != history->layers || read.experts != history->experts) {
+        error_set(err, EXIT_CHECKPOINT,
+                  "the utilization history has %lld layers of %lld experts in the checkpoint and "
+                  "%lld of %lld here",
+                  (long long)read.layers, (long long)read.experts, (long long)history->layers,
+                  (long long)history->experts);
+        utilization_free(&read);
+        return false;
+    }
+    utilization_free(history);
+    *history = read;
+    return true;
+}
+
+bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err) {
+    CheckpointFile file;
+    TrainState state = {0};
+    bool ok = checkpoint_file_open(&file, path, err);
+    if (ok) {
+        ok = match_tensors(&file, checkpoint, err);
+        if (!ok) explain_mismatch(&file, checkpoint, err);
+        ok = ok && read_tensors(&file, checkpoint, err) && state_read(&file, &state, err);
+        if (ok && comm_rank() == 0 && checkpoint->utilization)
+            ok = load_utilization(&file, checkpoint->utilization, err);
+        checkpoint_file_close(&file);
+        if (!ok) error_prefix(err, "%s", path);
+    }
+    ok = comm_agree(ok, err);
+    if (ok) checkpoint->state = state;
+    return ok;
+}
+
+bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    bool ok = text_read(&file, "config", config_yaml, err) || error_prefix(err, "%s", path);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
+// Whether a dataset belongs to what was computed, not to how or when.
+static bool in_digest(const char *name) {
+    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0;
+}
+
+// One dataset into the digest, or only verified.
+static bool digest_dataset(CheckpointFile *file, const Dataset *dataset, Hasher *hasher,
+                           Error *err) {
+    bool counts = in_digest(dataset->name);
+    if (counts) {
+        ManifestRecord record = dataset_encode(dataset);
+        record.row_blocks = record.offset = 0; // layout, not content
+        hasher_add(hasher, &record, sizeof record);
+    }
+    for (int64_t block = 0; block < dataset->blocks; block++) {
+        if (!checkpoint_file_read_block(file, dataset, block, err)) return false;
+        if (counts) hasher_add(hasher, file->block, (size_t)dataset_block(dataset, block).bytes);
+    }
+    return true;
+}
+
+// The digest of a file, and with it a check of every hash.
+static bool digest_file(CheckpointFile *file, char digest[40], Error *err) {
+    Hasher *hasher = hasher_open();
+    bool ok = checkpoint_file_verify_structure(file, err);
+    for (int64_t i = 0; ok && i < file->manifest.count; i++)
+        ok = digest_dataset(file, &file->manifest.datasets[i], hasher, err);
+    Hash hash = hasher_close(hasher);
+    for (size_t i = 0; ok && i < sizeof hash.bytes; i++)
+        snprintf(digest + 2 * i, 3, "%02x", hash.bytes[i]);
+    return ok;
+}
+
+bool checkpoint_digest(const char *path, char digest[40], Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    bool ok = digest_file(&file, digest, err) || error_prefix(err, "%s", path);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
+// The tensors the trainer saved: not what state_tensors.h adds.
+static bool is_tensor(const char *name) {
+    return in_digest(name) && strncmp(name, "state/", 6) != 0 &&
+           strncmp(name, "utilization/", 12) != 0;
+}
+
+static void list_tensors(const Manifest *manifest, CheckpointInfo *info) {
+    info->tensors = calloc((size_t)manifest->count + 1, sizeof *info->tensors);
+    CHECK(info->tensors, "no memory for %lld tensors", (long long)manifest->count);
+    for (int64_t i = 0; i < manifest->count; i++) {
+        const Dataset *dataset = &manifest->datasets[i];
+        if (!is_tensor(dataset->name)) continue;
+        SavedTensor *tensor = &info->tensors[info->tensor_count++];
+        *tensor = (SavedTensor){
+            .dtype = dataset->dtype, .rank = dataset->rank, .count = dataset->shape[0]};
+        memcpy(tensor->name, dataset->name, sizeof tensor->name);
+        memcpy(tensor->shape, dataset->shape, sizeof tensor->shape);
+    }
+}
+
+static bool read_text_field(CheckpointFile *file, const char *name, char *out, size_t out_bytes,
+                            Error *err) {
+    char *text = NULL;
+    if (!text_read(file, name, &text, err)) return false;
+    snprintf(out, out_bytes, "%s", text);
+    free(text);
+    return true;
+}
+
+bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err) {
+    CheckpointFile file;
+    CheckpointInfo read = {0};
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    list_tensors(&file.manifest, &read);
+    bool ok = digest_file(&file, read.digest, err) && state_read(&file, &read.state, err) &&
+              text_read(&file, "config", &read.config_yaml, err) &&
+              read_text_field(&file, "about/program_version", read.program_version,
+                              sizeof read.program_version, err) &&
+              read_text_field(&file, "about/created_utc", read.created_utc, sizeof read.created_utc,
+                              err) &&
+              utilization_read(&file, &read.utilization, err);
+    checkpoint_file_close(&file);
+    if (ok) {
+        *info = read;
+    } else {
+        checkpoint_free_info(&read);
+        error_prefix(err, "%s", path);
+    }
+    return ok;
+}
+
+void checkpoint_free_info(CheckpointInfo *info) {
+    free(info->tensors);
+    free(info->config_yaml);
+    utilization_free(&info->utilization);
+    *info = (CheckpointInfo){0};
+}

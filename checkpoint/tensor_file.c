@@ -1,0 +1,139 @@
+#include "checkpoint/tensor_file.h"
+
+#include <stddef.h>
+
+#include <hdf5.h>
+
+// What all datasets of a file are created with.
+typedef struct Layout {
+    hid_t file;
+    hid_t links;   // creates the groups on the way to a dataset
+    hid_t storage; // contiguous, placed at once, never filled
+} Layout;
+
+static hid_t hdf5_type(DType dtype) {
+    switch (dtype) {
+    case F32:
+        return H5T_IEEE_F32LE;
+    case F64:
+        return H5T_IEEE_F64LE;
+    case I32:
+        return H5T_STD_I32LE;
+    case I64:
+        return H5T_STD_I64LE;
+    case U8:
+        return H5T_STD_U8LE;
+    }
+    return H5I_INVALID_HID;
+}
+
+// Creates one dataset; *offset is where its bytes begin in the file, 0 when it has none.
+static bool layout_dataset(const Layout *layout, const char *name, hid_t type, int rank,
+                           const int64_t shape[], int64_t *offset) {
+    bool ok = false, empty = false;
+    hsize_t dims[DATASET_AXES];
+    for (int axis = 0; axis < rank; axis++) {
+        dims[axis] = (hsize_t)shape[axis];
+        empty = empty || shape[axis] == 0;
+    }
+    hid_t dataset = H5I_INVALID_HID, space = H5Screate_simple(rank, dims, NULL);
+    if (space < 0) goto cleanup;
+    dataset =
+        H5Dcreate2(layout->file, name, type, space, layout->links, layout->storage, H5P_DEFAULT);
+    if (dataset < 0) goto cleanup;
+    haddr_t address = H5Dget_offset(dataset);
+    ok = (address == HADDR_UNDEF) == empty;
+    *offset = empty ? 0 : (int64_t)address;
+cleanup:
+    if (dataset >= 0) ok = H5Dclose(dataset) >= 0 && ok;
+    if (space >= 0) H5Sclose(space);
+    return ok;
+}
+
+static bool insert_integers(hid_t record, const char *name, size_t offset, hsize_t count) {
+    hid_t type = count == 1 ? H5Tcopy(H5T_STD_I64LE) : H5Tarray_create2(H5T_STD_I64LE, 1, &count);
+    bool ok = type >= 0 && H5Tinsert(record, name, offset, type) >= 0;
+    if (type >= 0) H5Tclose(type);
+    return ok;
+}
+
+static bool insert_text(hid_t record, const char *name, size_t offset, size_t bytes) {
+    hid_t type = H5Tcopy(H5T_C_S1);
+    bool ok = type >= 0 && H5Tset_size(type, bytes) >= 0 &&
+              H5Tset_strpad(type, H5T_STR_NULLPAD) >= 0 &&
+              H5Tinsert(record, name, offset, type) >= 0;
+    if (type >= 0) H5Tclose(type);
+    return ok;
+}
+
+// ManifestRecord as HDF5 readers see it.
+static hid_t record_type(void) {
+    hid_t record = H5Tcreate(H5T_COMPOUND, sizeof(ManifestRecord));
+    if (record < 0) return record;
+    if (insert_text(record, "name", offsetof(ManifestRecord, name), DATASET_NAME_BYTES) &&
+        insert_text(record, "dtype", offsetof(ManifestRecord, dtype), 8) &&
+        insert_integers(record, "rank", offsetof(ManifestRecord, rank), 1) &&
+        insert_integers(record, "shape", offsetof(ManifestRecord, shape), DATASET_AXES) &&
+        insert_integers(record, "row_blocks", offsetof(ManifestRecord, row_blocks), 1) &&
+        insert_integers(record, "offset", offsetof(ManifestRecord, offset), 1))
+        return record;
+    H5Tclose(record);
+    return H5I_INVALID_HID;
+}
+
+// The manifest and the block hashes, which HDF5 readers may look at too.
+static bool layout_index(const Layout *layout, const Manifest *manifest, FileHeader *header) {
+    hid_t record = record_type();
+    if (record < 0) return false;
+    header->record_count = manifest->count;
+    header->block_count = manifest->blocks;
+    bool ok = layout_dataset(layout, "manifest", record, 1, (int64_t[]){manifest->count},
+                             &header->records_offset) &&
+              layout_dataset(layout, "block_hashes", H5T_STD_U8LE, 2,
+                             (int64_t[]){manifest->blocks, sizeof(Hash)}, &header->hashes_offset);
+    H5Tclose(record);
+    return ok;
+}
+
+bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header, Error *err) {
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); // we report, HDF5 does not print
+    H5PLset_loading_state(0);              // never runs code found through HDF5_PLUGIN_PATH
+    bool ok = false;
+    const char *failed = "its properties";
+    Layout layout = {H5I_INVALID_HID, H5Pcreate(H5P_LINK_CREATE), H5Pcreate(H5P_DATASET_CREATE)};
+    hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
+    // One format whatever the library's default, and no times of creation: equal contents, equal bytes.
+    if (H5Pset_userblock(creation, HEADER_BYTES) < 0 ||
+        H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
+        H5Pset_create_intermediate_group(layout.links, 1) < 0 ||
+        H5Pset_layout(layout.storage, H5D_CONTIGUOUS) < 0 ||
+        H5Pset_alloc_time(layout.storage, H5D_ALLOC_TIME_EARLY) < 0 ||
+        H5Pset_fill_time(layout.storage, H5D_FILL_TIME_NEVER) < 0 ||
+        H5Pset_obj_track_times(layout.storage, false) < 0)
+        goto cleanup;
+    failed = "the file";
+    layout.file = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
+    if (layout.file < 0) goto cleanup;
+    failed = "manifest or block_hashes";
+    if (!layout_index(&layout, manifest, header)) goto cleanup;
+    for (int64_t i = 0; i < manifest->count; i++) {
+        Dataset *dataset = &manifest->datasets[i];
+        failed = dataset->name;
+        if (!layout_dataset(&layout, dataset->name, hdf5_type(dataset->dtype), dataset->rank,
+                            dataset->shape, &dataset->offset))
+            goto cleanup;
+    }
+    ok = true;
+cleanup:
+    if (layout.file >= 0 && H5Fclose(layout.file) < 0 && ok) {
+        failed = "the end of the file";
+        ok = false;
+    }
+    if (access >= 0) H5Pclose(access);
+    if (creation >= 0) H5Pclose(creation);
+    if (layout.storage >= 0) H5Pclose(layout.storage);
+    if (layout.links >= 0) H5Pclose(layout.links);
+    return ok ||
+           error_set(err, EXIT_IO,
+                     "HDF5 cannot create %s; is the disk full or the directory read-only?", failed);
+}
