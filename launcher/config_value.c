@@ -250,12 +250,15 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
     }
     case KEY_WORD: {
         legal = choice_index(key->choices, text) >= 0;
-        if (legal) snprintf(field, 16, "%s", text);
+        if (!legal) break;
+        memset(field, 0, 16); // no rest of a longer value: equal configurations have equal bytes
+        snprintf(field, 16, "%s", text);
         break;
     }
     case KEY_PATH: {
         legal = is_printable(text);
         if (!legal) break;
+        memset(field, 0, CONFIG_PATH_BYTES);
         if (choice_index(key->choices, text) >= 0 || (!text[0] && key->initial)) {
             snprintf(field, CONFIG_PATH_BYTES, "%s", text);
             return true;
