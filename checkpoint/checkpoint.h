@@ -1,12 +1,12 @@
-// Checkpoints: one HDF5 file a checkpoint, RUN/checkpoints/step-NNNNNNNN.h5, independent of the number of
-// ranks. README.md in this folder documents the schema.
+// Checkpoints: one HDF5 file a checkpoint, RUN/checkpoints/step-NNNNNNNN.h5, independent of the
+// number of ranks. README.md in this folder documents the schema.
 //
-// Commit protocol: room is checked; rank 0 lays the whole file out under a temporary name with the serial
-// library; every rank writes its blocks at the datasets' offsets with pwrite, hashes them (XXH3-128) and
-// fsyncs; rank 0 writes manifest, hashes and last the header that declares them valid, and fsyncs; all ranks
-// read the file back and verify it; rank 0 renames it and fsyncs the directory; only then are older
-// checkpoints pruned. The ranks agree after each step. A crash at any moment leaves the newest complete
-// checkpoint loadable.
+// Commit protocol: room is checked; rank 0 lays the whole file out under a temporary name with the
+// serial library; every rank writes its blocks at the datasets' offsets with pwrite, hashes them
+// (XXH3-128) and fsyncs; rank 0 writes manifest, hashes and last the header that declares them
+// valid, and fsyncs; all ranks read the file back and verify it; rank 0 renames it and fsyncs the
+// directory; only then are older checkpoints pruned. The ranks agree after each step. A crash at
+// any moment leaves the newest complete checkpoint loadable.
 #ifndef MOETRAIN_CHECKPOINT_CHECKPOINT_H
 #define MOETRAIN_CHECKPOINT_CHECKPOINT_H
 
@@ -17,18 +17,20 @@ enum { CHECKPOINT_FORMAT_VERSION = 1, CHECKPOINT_PATH_BYTES = 1024 };
 
 // One global, logical dataset and the slice of it that this rank holds.
 typedef struct SavedTensor {
-    // HDF5 path below the root: "parameters/layers.0.moe.experts.down", "optimizer/m/…", "optimizer/v/…".
-    // Letters, digits, "_-." and "/"; the groups "state", "utilization" and "about" are taken.
+    // HDF5 path below the root: "parameters/layers.0.moe.experts.down", "optimizer/m/…",
+    // "optimizer/v/…". Letters, digits, "_-." and "/"; the groups "state", "utilization" and
+    // "about" are taken.
     char name[128];
     DType dtype;
     int rank;         // 1..3
     int64_t shape[3]; // global
     int64_t first;    // first row of the first axis held here
     int64_t count;    // rows held here
-    // Every rank holds all of it (dense): the writing is shared out among ranks. Otherwise it is written by
-    // the ranks that hold [first, first + count) with replica == 0; each row must have one such rank.
+    // Every rank holds all of it (dense): the writing is shared out among ranks. Otherwise it is
+    // written by the ranks that hold [first, first + count) with replica == 0; each row must have
+    // one such rank.
     bool replicated;
-    int replica; // 0 for the rank that writes a sharded slice; other replicas of the slice only read
+    int replica; // 0 for the rank that writes a sharded slice; its other replicas only read
     void *data;  // host memory, count · shape[1] · shape[2] elements
 } SavedTensor;
 
@@ -49,39 +51,41 @@ typedef struct Checkpoint {
     SavedTensor *tensors;
     int tensor_count;
     TrainState state;
-    // The resolved configuration, as --print-config prints it. Loading uses it, when it is not NULL, only to
-    // name the keys that differ in the error message of a mismatch.
+    // The resolved configuration, as --print-config prints it. Loading uses it, when it is not
+    // NULL, only to name the keys that differ in the error message of a mismatch.
     const char *config_yaml;
     UtilizationHistory *utilization; // meaningful on rank 0; may be NULL
 } Checkpoint;
 
-// Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes all but the keep_last
-// newest (0 keeps all). False with exit 5 on every rank when any rank failed; the older checkpoints are then
-// untouched and the temporary file is removed. Collective over all ranks.
+// Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes all but the
+// keep_last newest (0 keeps all). False with exit 5 on every rank when any rank failed; the older
+// checkpoints are then untouched and the temporary file is removed. Collective over all ranks.
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
 
-// Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a warning for
-// each damaged file. *path is empty when the directory has none at all; false with exit 4 when there are only
-// damaged ones. Collective over all ranks (hashing is shared out).
+// Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
+// warning for each damaged file. *path is empty when the directory has none at all; false with exit
+// 4 when there are only damaged ones. Collective over all ranks (hashing is shared out).
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err);
 
-// Verifies every byte of one file. False with exit 4 naming the dataset and the damaged block, or exit 5 when
-// it cannot be read. Collective over all ranks (hashing is shared out).
+// Verifies every byte of one file. False with exit 4 naming the dataset and the damaged block, or
+// exit 5 when it cannot be read. Collective over all ranks (hashing is shared out).
 bool checkpoint_verify(const char *path, Error *err);
 
-// Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is compared
-// with its hash on the way. Names, dtypes and global shapes must match those of the file in every group
-// ("parameters/", "optimizer/") from which a tensor is asked for: otherwise false with exit 4, naming the first
-// that differs, both shapes and the configuration keys that differ. On failure state and utilization are
-// untouched; tensors may be partly overwritten. Collective over all ranks.
+// Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is
+// compared with its hash on the way. Names, dtypes and global shapes must match those of the file in
+// every group ("parameters/", "optimizer/") from which a tensor is asked for: otherwise false with
+// exit 4, naming the first that differs, both shapes and the configuration keys that differ. On
+// failure state and utilization are untouched; tensors may be partly overwritten.
+// Collective over all ranks.
 bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err);
 
-// The configuration stored in a checkpoint, NUL-terminated, to be freed by the caller. Reads and checks only
-// manifest and configuration. Not collective.
+// The configuration stored in a checkpoint, NUL-terminated, to be freed by the caller. Reads and
+// checks only manifest and configuration. Not collective.
 bool checkpoint_read_config(const char *path, char **config_yaml, Error *err);
 
-// State, tensor table in name order (data NULL, replicated false, first 0, count shape[0]) and utilization of a
-// file, for `inspect`. Verifies the whole file. Allocates; free with checkpoint_free_info. Not collective.
+// State, tensor table in name order (data NULL, replicated false, first 0, count shape[0]) and
+// utilization of a file, for `inspect`. Verifies the whole file. Allocates; free with
+// checkpoint_free_info. Not collective.
 typedef struct CheckpointInfo {
     SavedTensor *tensors;
     int tensor_count;
@@ -95,10 +99,10 @@ typedef struct CheckpointInfo {
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
 
-// XXH3-128 in hex over the logical content: for each tensor in name order its name, dtype, shape and bytes,
-// among them the state and the utilization series. Not the configuration, version, time or layout: runs on
-// different numbers of ranks that computed the same bits have the same digest. Reads and verifies the whole
-// file. Not collective.
+// XXH3-128 in hex over the logical content: for each tensor in name order its name, dtype, shape
+// and bytes, among them the state and the utilization series. Not the configuration, version, time
+// or layout: runs on different numbers of ranks that computed the same bits have the same digest.
+// Reads and verifies the whole file. Not collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 
 #endif

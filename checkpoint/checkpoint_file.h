@@ -1,5 +1,6 @@
 // An open checkpoint, read by pread and checked by hash: whatever these functions hand out has been
-// compared with its hash first. Nothing here is collective; ranks share a verification by taking parts of it.
+// compared with its hash first. Nothing here is collective; ranks share a verification by taking
+// parts of it.
 #ifndef MOETRAIN_CHECKPOINT_CHECKPOINT_FILE_H
 #define MOETRAIN_CHECKPOINT_CHECKPOINT_FILE_H
 
@@ -12,8 +13,8 @@ typedef struct CheckpointFile {
     char *block; // (BLOCK_BYTES) the block read last
 } CheckpointFile;
 
-// Opens and checks header and manifest. EXIT_CHECKPOINT when they are damaged, EXIT_IO when the file cannot
-// be read. Close it only if open succeeded.
+// Opens and checks header and manifest. EXIT_CHECKPOINT when they are damaged, EXIT_IO when the
+// file cannot be read. Close it only if open succeeded.
 bool checkpoint_file_open(CheckpointFile *file, const char *path, Error *err);
 void checkpoint_file_close(CheckpointFile *file);
 
@@ -25,8 +26,8 @@ bool checkpoint_file_read(CheckpointFile *file, const Dataset *dataset, int64_t 
                           int64_t bytes, void *out, Error *err);
 // All bytes outside header and datasets.
 bool checkpoint_file_verify_structure(CheckpointFile *file, Error *err);
-// Every `parts`-th block from block `part` on; part 0 also verifies the structure. All parts together cover
-// every byte of the file.
+// Every `parts`-th block from block `part` on; part 0 also verifies the structure. All parts
+// together cover every byte of the file.
 bool checkpoint_file_verify(CheckpointFile *file, int part, int parts, Error *err);
 
 // The hash of the structure. The manifest's places must have been checked.

@@ -12,14 +12,16 @@ typedef struct CheckpointList {
     int64_t count;
 } CheckpointList;
 
-// The checkpoints of a directory by their names; empty when there is no such directory. Free the result.
+// The checkpoints of a directory by their names; empty when there is no such directory. Free the
+// result.
 bool checkpoint_list_read(CheckpointList *list, const char *directory, Error *err);
 void checkpoint_list_free(CheckpointList *list); // legal on a zeroed one
 
 // Removes what crashed saves left behind. Failures only warn.
 void checkpoint_list_remove_temporary(const char *directory);
-// Keeps the keep_last newest checkpoints up to `step` (0: all) and removes older ones. Later ones are left
-// alone: they belong to a branch that was given up or are damaged, and say nothing about this one.
+// Keeps the keep_last newest checkpoints up to `step` (0: all) and removes older ones. Later ones
+// are left alone: they belong to a branch that was given up or are damaged, and say nothing about
+// this one.
 void checkpoint_list_prune(const char *directory, int64_t step, int keep_last);
 
 #endif

@@ -20,9 +20,9 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-// Every tensor that is asked for is in the file with the same type and shape, and every dataset of a group
-// from which something is asked for is asked for: a model of fewer layers does not load a part of a larger
-// one, while a reader of "parameters/…" alone may leave out "optimizer/…".
+// Every tensor that is asked for is in the file with the same type and shape, and every dataset of
+// a group from which something is asked for is asked for: a model of fewer layers does not load a
+// part of a larger one, while a reader of "parameters/…" alone may leave out "optimizer/…".
 static bool match_tensors(const CheckpointFile *file, const Checkpoint *wanted, Error *err) {
     const Manifest *manifest = &file->manifest;
     int count = wanted->tensor_count;

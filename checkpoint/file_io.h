@@ -13,8 +13,8 @@
 bool file_write_at(int fd, const void *data, size_t bytes, int64_t offset, Error *err);
 bool file_read_at(int fd, void *data, size_t bytes, int64_t offset, Error *err);
 
-// Waits until the bytes are on the disk. A failure is final for this file: the system may have dropped
-// the pages it could not write, so that a second fsync would report success.
+// Waits until the bytes are on the disk. A failure is final for this file: the system may have
+// dropped the pages it could not write, so that a second fsync would report success.
 bool file_sync(int fd, Error *err);
 
 bool directory_make(const char *path, Error *err); // with its parents; an existing one is fine

@@ -1,4 +1,5 @@
-// XXH3-128 of bytes. It finds every accident, and no attacker: anybody can compute it. Not collective.
+// XXH3-128 of bytes. It finds every accident, and no attacker: anybody can compute it. Not
+// collective.
 #ifndef MOETRAIN_CHECKPOINT_HASH_H
 #define MOETRAIN_CHECKPOINT_HASH_H
 

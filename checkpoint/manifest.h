@@ -3,18 +3,19 @@
 //   0          512
 //   | header   | HDF5 structure, manifest, block hashes and, anywhere among them, the datasets |
 //
-// The header lies in the HDF5 user block, which HDF5 readers skip. It says where the manifest and the
-// block hashes are and holds three hashes; together with the block hashes they cover each byte of the file:
+// The header lies in the HDF5 user block, which HDF5 readers skip. It says where the manifest and
+// the block hashes are and holds three hashes; together with the block hashes they cover each byte
+// of the file:
 //   header_hash      the header itself
 //   index_hash       manifest records, then block hashes
-//   structure_hash   all bytes outside header and datasets, in file order: HDF5's own structures, gaps,
-//                    and once more the records and block hashes
-// So loading needs no HDF5 library and trusts no byte that was not hashed. Because hashes stop accidents and
-// not attackers, parsing checks every number as well.
+//   structure_hash   all bytes outside header and datasets, in file order: HDF5's own structures,
+//                    gaps, and once more the records and block hashes
+// So loading needs no HDF5 library and trusts no byte that was not hashed. Because hashes stop
+// accidents and not attackers, parsing checks every number as well.
 //
-// A block, the unit of hashing, is at most BLOCK_BYTES of one dataset. Blocks of a dataset with row_blocks
-// (experts on the first axis) never cross a row of the first axis, so a rank hashes exactly what it holds,
-// whatever the number of ranks. Nothing here is collective.
+// A block, the unit of hashing, is at most BLOCK_BYTES of one dataset. Blocks of a dataset with
+// row_blocks (experts on the first axis) never cross a row of the first axis, so a rank hashes
+// exactly what it holds, whatever the number of ranks. Nothing here is collective.
 #ifndef MOETRAIN_CHECKPOINT_MANIFEST_H
 #define MOETRAIN_CHECKPOINT_MANIFEST_H
 
@@ -73,8 +74,8 @@ typedef struct Manifest {
 
 void manifest_free(Manifest *manifest); // legal on a zeroed one
 
-// Building: add every dataset (offset unknown), then arrange: sorts, derives, allocates zeroed hashes.
-// arrange is false when a name, type or shape is not allowed or a name occurs twice.
+// Building: add every dataset (offset unknown), then arrange: sorts, derives, allocates zeroed
+// hashes. arrange is false when a name, type or shape is not allowed or a name occurs twice.
 void manifest_add(Manifest *manifest, const char *name, DType dtype, int rank,
                   const int64_t shape[], bool row_blocks);
 bool manifest_arrange(Manifest *manifest, Error *err);

@@ -1,5 +1,5 @@
-// The small contents of a checkpoint seen as tensors, so that they are written, hashed, read and shown by
-// h5py exactly like parameters. Not collective.
+// The small contents of a checkpoint seen as tensors, so that they are written, hashed, read and
+// shown by h5py exactly like parameters. Not collective.
 #ifndef MOETRAIN_CHECKPOINT_STATE_TENSORS_H
 #define MOETRAIN_CHECKPOINT_STATE_TENSORS_H
 
@@ -13,14 +13,14 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]);
 void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]);
 SavedTensor text_tensor(const char *name, const char *text); // u8, without the NUL
 
-// Reading them back; the results are set on success only. The history is a new one, of the shape found in the
-// file, and the text is NUL-terminated; the caller frees both.
+// Reading them back; the results are set on success only. The history is a new one, of the shape
+// found in the file, and the text is NUL-terminated; the caller frees both.
 bool state_read(CheckpointFile *file, TrainState *state, Error *err);
 bool utilization_read(CheckpointFile *file, UtilizationHistory *history, Error *err);
 bool text_read(CheckpointFile *file, const char *name, char **text, Error *err);
 
-// The dataset that a tensor is saved as; NULL and EXIT_CHECKPOINT when there is none of its name, type
-// and shape, which the message gives.
+// The dataset that a tensor is saved as; NULL and EXIT_CHECKPOINT when there is none of its name,
+// type and shape, which the message gives.
 const Dataset *dataset_of_tensor(const Manifest *manifest, const SavedTensor *tensor, Error *err);
 
 #endif

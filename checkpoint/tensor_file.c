@@ -102,7 +102,8 @@ bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header
     const char *failed = "its properties";
     Layout layout = {H5I_INVALID_HID, H5Pcreate(H5P_LINK_CREATE), H5Pcreate(H5P_DATASET_CREATE)};
     hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
-    // One format whatever the library's default, and no times of creation: equal contents, equal bytes.
+    // One format whatever the library's default, and no times of creation: equal contents, equal
+    // bytes.
     if (H5Pset_userblock(creation, HEADER_BYTES) < 0 ||
         H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
         H5Pset_create_intermediate_group(layout.links, 1) < 0 ||

@@ -1,6 +1,6 @@
-// The history of every expert's load: a growing series of rows, one each `log.utilization_every` steps, kept in
-// every checkpoint and continued by a resume. Sums cover all steps since the previous row, so nothing is lost
-// between rows; a checkpoint between two rows saves the open row too.
+// The history of every expert's load: a growing series of rows, one each `log.utilization_every`
+// steps, kept in every checkpoint and continued by a resume. Sums cover all steps since the previous
+// row, so nothing is lost between rows; a checkpoint between two rows saves the open row too.
 #ifndef MOETRAIN_CHECKPOINT_UTILIZATION_H
 #define MOETRAIN_CHECKPOINT_UTILIZATION_H
 
@@ -15,8 +15,7 @@ typedef struct UtilizationHistory {
     int64_t *steps;          // (rows) how many steps it covers
     int64_t *routed;         // (rows, layers, experts) choices before dropping
     int64_t *dropped;        // (rows, layers, experts)
-    double *
-        weight_mass; // (rows, layers, experts) sum of the gate weights of the choices that were kept
+    double *weight_mass;     // (rows, layers, experts) sum of gate weights of the choices kept
     double *entropy; // (rows, layers) mean entropy of the router's full softmax, nats a token
     // The open row, sums so far.
     int64_t open_steps;
@@ -25,7 +24,8 @@ typedef struct UtilizationHistory {
     double *open_entropy;                // (layers) sum over the open steps of the mean
 } UtilizationHistory;
 
-// Allocates for a model's shape; zeroed. Free with utilization_free (legal on a zeroed struct). Not collective.
+// Allocates for a model's shape; zeroed. Free with utilization_free (legal on a zeroed struct). Not
+// collective.
 void utilization_init(UtilizationHistory *history, int64_t layers, int64_t experts);
 void utilization_free(UtilizationHistory *history);
 // Adds one step to the open row: arrays (layers, experts), entropy (layers) mean of the step.
