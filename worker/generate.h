@@ -5,13 +5,13 @@
 #include "worker/train_config.h"
 
 typedef struct GenerateOptions {
-    const char *prompt;  // text; may be empty
-    int64_t tokens;      // how many to generate
-    double temperature;  // 0: always the most likely token
-    int64_t top_k;       // 0: off
-    double top_p;        // 1: off
+    const char *prompt; // text; may be empty
+    int64_t tokens;     // how many to generate
+    double temperature; // 0: always the most likely token
+    int64_t top_k;      // 0: off
+    double top_p;       // 1: off
     uint64_t seed;
-    bool recompute;      // no KV cache: the whole context again for each token (slow; for checking)
+    bool recompute; // no KV cache: the whole context again for each token (slow; for checking)
 } GenerateOptions;
 
 // `moetrain generate CKPT …`: prints prompt and continuation to stdout. One rank works; more are an error (exit 2).

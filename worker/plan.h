@@ -2,10 +2,27 @@
 #ifndef MOETRAIN_WORKER_PLAN_H
 #define MOETRAIN_WORKER_PLAN_H
 
+#include "comm/collectives.h"
+#include "model/model.h"
 #include "worker/train_config.h"
 
-// `moetrain plan cfg.yaml -np N`: prints parameters total and active, bytes a rank by category, FLOPs a token and
-// bytes of each collective a step. config->model.vocab_size must be set. Returns the exit code. Not collective.
+// Figures of rank 0; other ranks differ by rounding only.
+typedef struct Plan {
+    int64_t total_params, active_params;
+    size_t parameter_bytes, gradient_bytes, optimizer_bytes; // of one rank
+    size_t activation_bytes, scratch_bytes; // resident when tokens spread evenly over experts
+    size_t worst_activation_bytes,
+        worst_scratch_bytes;          // reserved: all tokens on one rank's experts
+    double train_flops_per_token;     // forward and backward
+    double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
+} Plan;
+
+// config->model.vocab_size and expert_parallel must be resolved. Not collective.
+Plan plan_make(const TrainConfig *config, int64_t ranks);
+// Everything but the process itself and its libraries.
+size_t plan_resident_bytes(const Plan *plan);
+
+// `moetrain plan cfg.yaml -np N`: prints the plan. Returns the exit code. Not collective.
 int plan_run(const TrainConfig *config, int ranks, Error *err);
 
 #endif

@@ -1,0 +1,133 @@
+#include "worker/generate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "worker/restore.h"
+#include "worker/sampler.h"
+#include "worker/session.h"
+
+// A text being written. The model sees a window of at most `context` tokens; when it is full, the newer half of it
+// becomes the beginning of the next window.
+typedef struct Generator {
+    Restored restored;
+    KvCache cache;
+    bool recompute; // the whole window again for each token, instead of the cache
+    int64_t context;
+    int32_t *tokens; // prompt and continuation
+    int64_t count;   // tokens so far
+    int64_t begin;   // first token of the window
+    int64_t cached;  // tokens of the window whose keys and values are in the cache
+    Tensor input;    // (1) or, when recomputing, (context) i32
+    int32_t *order;  // scratch of the sampler
+    double *probabilities;
+} Generator;
+
+// Logits (V) for the token after the last one.
+static const float *next_logits(Generator *g) {
+    Model *model = &g->restored.model;
+    int64_t V = model->config.vocab_size;
+    if (g->count - g->begin > g->context) {
+        g->begin = g->count - g->context / 2;
+        g->cached = 0;
+    }
+    int64_t length = g->count - g->begin;
+    int32_t *input = tensor_i32(g->input);
+    if (g->recompute) {
+        // Attention is causal and routing dropless: what stands behind the last token changes nothing.
+        memset(input, 0, tensor_bytes(g->input));
+        memcpy(input, g->tokens + g->begin, (size_t)length * sizeof *input);
+        return tensor_f32(model_logits(model, g->input)) + (length - 1) * V;
+    }
+    Tensor logits = {0};
+    for (; g->cached < length; g->cached++) {
+        input[0] = g->tokens[g->begin + g->cached];
+        logits = model_decode(model, &g->cache, g->input, g->cached);
+    }
+    return tensor_f32(logits);
+}
+
+static void write_token(const Generator *g, int32_t token) {
+    char text[32];
+    int bytes = vocabulary_decode(&g->restored.vocabulary, token, text);
+    fwrite(text, 1, (size_t)bytes, stdout);
+    fflush(stdout);
+}
+
+static bool encode_prompt(Generator *g, const GenerateOptions *options, Error *err) {
+    size_t prompt_bytes = strlen(options->prompt);
+    int64_t room = (int64_t)prompt_bytes + options->tokens + 1;
+    g->tokens = calloc((size_t)room, sizeof *g->tokens);
+    CHECK(g->tokens, "no memory for %lld tokens", (long long)room);
+    if (!vocabulary_encode(&g->restored.vocabulary, options->prompt, g->tokens,
+                           (int64_t)prompt_bytes, &g->count, err))
+        return error_prefix(err, "--prompt");
+    if (g->count > 0) return true;
+    // Without a prompt the text begins after a line break, or after token 0 where there is none.
+    if (!vocabulary_encode(&g->restored.vocabulary, "\n", g->tokens, 1, &g->count, err)) {
+        *err = (Error){0};
+        g->tokens[0] = 0;
+        g->count = 1;
+    }
+    return true;
+}
+
+static bool generate(Generator *g, const TrainConfig *config, Session *session,
+                     const char *checkpoint_path, const GenerateOptions *options, Error *err) {
+    if (comm_size() > 1)
+        return error_set(err, EXIT_CONFIG,
+                         "generate works with one rank, not %d; run it without mpirun",
+                         comm_size());
+    if (!session_open(session, config, err)) return false;
+    TrainConfig single = *config;
+    single.model.moe.capacity_factor =
+        (Rational){0, 1}; // dropless: a token's text must not depend on its neighbours
+    ModelSplit split = {.ranks = 1,
+                        .expert_parallel = 1,
+                        .shards = 1,
+                        .sequences = 1,
+                        .context = options->recompute ? config->context : 1,
+                        .positions = config->context,
+                        .micro_batches = 1};
+    if (!restore_model(&g->restored, &single, split, session, checkpoint_path, err) ||
+        !encode_prompt(g, options, err))
+        return false;
+    int64_t V = g->restored.model.config.vocab_size;
+    g->recompute = options->recompute;
+    g->context = config->context;
+    g->input = tensor_1d(calloc((size_t)split.context, sizeof(int32_t)), I32, split.context);
+    g->order = calloc((size_t)V, sizeof *g->order);
+    g->probabilities = calloc((size_t)V, sizeof *g->probabilities);
+    CHECK(g->input.data && g->order && g->probabilities, "no memory for generation");
+    if (!g->recompute) kv_cache_open(&g->cache, &g->restored.model.config, config->context);
+
+    fputs(options->prompt, stdout);
+    for (int64_t i = 0; i < options->tokens; i++) {
+        const float *logits = next_logits(g);
+        int32_t token = sample_token(logits, V, options->temperature, options->top_k,
+                                     options->top_p, options->seed, i, g->order, g->probabilities);
+        g->tokens[g->count++] = token;
+        write_token(g, token);
+    }
+    putchar('\n');
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return error_set(err, EXIT_IO, "cannot write the text to stdout");
+    return true;
+}
+
+int generate_run(const TrainConfig *config, const char *checkpoint_path,
+                 const GenerateOptions *options, Error *err) {
+    Generator g = {0};
+    Session session = {0};
+    bool ok = generate(&g, config, &session, checkpoint_path, options, err);
+    if (g.cache.layers) kv_cache_close(&g.cache);
+    restore_free(&g.restored);
+    free(g.tokens);
+    free(g.input.data);
+    free(g.order);
+    free(g.probabilities);
+    session_close(&session);
+    return ok ? EXIT_DONE : err->exit_code;
+}

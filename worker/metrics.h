@@ -1,0 +1,44 @@
+// What a run tells: RUN/metrics.jsonl, one object a line with units in the keys, and the line on the screen.
+#ifndef MOETRAIN_WORKER_METRICS_H
+#define MOETRAIN_WORKER_METRICS_H
+
+#include "worker/train_config.h"
+
+typedef struct StepMetrics {
+    int64_t step; // finished steps, this one included
+    double loss;  // cross-entropy, nats a token
+    double
+        balance_loss; // sum over layers divided by α and the number of MoE layers: 1 when uniform
+    double z_loss;    // as added to the loss
+    double gradient_norm; // before clipping
+    double lr;
+    double step_seconds;
+    double tokens_per_second;
+    double gflops;         // of the model's arithmetic, all ranks
+    double gemm_share;     // gflops over the measured GEMM limit of all ranks
+    double drop_rate;      // dropped choices over all choices
+    double load_imbalance; // busiest over mean expert, worst layer
+    double router_entropy; // mean over layers, nats
+    int64_t tokens;        // since the start of training
+    int64_t skipped_steps;
+    double eta_seconds;
+    bool moe; // false: a dense model, the routing figures mean nothing
+} StepMetrics;
+
+typedef struct Metrics Metrics;
+
+// Opens RUN_DIR/metrics.jsonl for appending after cutting off rows later than `resumed_step` and a torn last line.
+// A file that cannot be opened is an error (exit 5); one that fails later costs a warning, never the run. Rank 0 only.
+bool metrics_open(Metrics **metrics, const char *run_dir, int64_t resumed_step, Error *err);
+void metrics_close(Metrics *metrics); // legal on NULL
+
+// One training row. Not collective; does nothing on NULL (other ranks).
+void metrics_write_step(Metrics *metrics, const StepMetrics *row);
+// One evaluation row; bits_per_byte < 0 means unknown and is written as null.
+void metrics_write_evaluation(Metrics *metrics, int64_t step, double val_loss, double bits_per_byte,
+                              double seconds);
+
+// The line for people. `last` is the number of steps of the run.
+void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_t bytes);
+
+#endif

@@ -1,0 +1,102 @@
+#include "worker/plan.h"
+
+#include <stdio.h>
+
+#include "worker/optimizer.h"
+#include "worker/session.h"
+
+static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
+    const Work *work = &model->work;
+    const MoeConfig *moe = &model->config.moe;
+    int world = (int)ranks, ep = (int)work->ep_size, replicas = (int)work->expert_replicas;
+    double layers = (double)model_moe_layers(&model->config), micro = (double)work->micro_batches;
+
+    // Forward and backward each dispatch once and combine once.
+    double away =
+        ep > 1 ? (double)(work->N * moe->top_k) * (ep - 1) / ep : 0; // rows that leave the rank
+    double rows = 2 * layers * micro * away * (double)model->config.d_model * 4;
+    plan->sent_bytes[TRAFFIC_DISPATCH] = plan->sent_bytes[TRAFFIC_COMBINE] = rows;
+    plan->sent_bytes[TRAFFIC_COUNTS] =
+        layers * micro * (ep - 1) * (double)(moe->experts / ep * work->shards) * 4;
+
+    const int64_t *elements = model->params.elements;
+    int64_t tied = model->embedding.tied ? model->config.vocab_size * model->config.d_model : 0;
+    plan->sent_bytes[TRAFFIC_GRADIENTS] =
+        micro * (double)(all_reduce_sum_sent_bytes(world, elements[PARAM_DENSE], F32) +
+                         all_reduce_sum_sent_bytes(world, tied, F32) +
+                         all_reduce_sum_sent_bytes(replicas, elements[PARAM_EXPERT], F32));
+    double batch_counts =
+        moe->balance_scope == BALANCE_BATCH
+            ? layers * micro * (double)all_reduce_sum_sent_bytes(world, moe->experts, I64)
+            : 0;
+    plan->sent_bytes[TRAFFIC_STATISTICS] =
+        (double)(all_reduce_sum_sent_bytes(world, model->stats.sums.shape[1], F64) +
+                 all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
+                 all_reduce_sum_sent_bytes(ep, norm_slots, F64)) +
+        batch_counts;
+}
+
+Plan plan_make(const TrainConfig *config, int64_t ranks) {
+    Plan plan = {0};
+    Model model;
+    Optimizer optimizer;
+    ModelSplit split = session_split(config, ranks, 0, true);
+    model_measure(&model, &config->model, split);
+    plan.worst_activation_bytes = model.activation_arena.peak_bytes;
+    plan.worst_scratch_bytes = model.scratch_arena.peak_bytes;
+    model_free(&model);
+
+    split.even_routing = true;
+    model_measure(&model, &config->model, split);
+    optimizer_measure(&optimizer, &model);
+    plan.total_params = model_total_params(&model);
+    plan.active_params = model_active_params(&model);
+    plan.parameter_bytes = model.parameter_arena.peak_bytes;
+    plan.gradient_bytes = model.gradient_arena.peak_bytes;
+    plan.optimizer_bytes = optimizer.arena.peak_bytes;
+    plan.activation_bytes = model.activation_arena.peak_bytes;
+    plan.scratch_bytes = model.scratch_arena.peak_bytes;
+    plan.train_flops_per_token = 3 * model_forward_flops_per_token(&config->model, config->context);
+    plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
+    optimizer_free(&optimizer);
+    model_free(&model);
+    return plan;
+}
+
+size_t plan_resident_bytes(const Plan *plan) {
+    return plan->parameter_bytes + plan->gradient_bytes + plan->optimizer_bytes +
+           plan->activation_bytes + plan->scratch_bytes;
+}
+
+static double mib(size_t bytes) {
+    return (double)bytes / 1048576.0;
+}
+
+int plan_run(const TrainConfig *config, int ranks, Error *err) {
+    (void)err;
+    Plan plan = plan_make(config, ranks);
+    double tokens = (double)(config->batch * config->context);
+    printf("model        %lld parameters, %lld active for a token\n", (long long)plan.total_params,
+           (long long)plan.active_params);
+    printf("parallel     %d ranks, expert parallel %lld, %lld shards\n", ranks,
+           (long long)config->expert_parallel, (long long)config->shards);
+    printf("step         %lld sequences x %lld tokens, %.3f GFLOP (%.3f MFLOP a token, forward and "
+           "backward)\n",
+           (long long)config->batch, (long long)config->context,
+           tokens * plan.train_flops_per_token / 1e9, plan.train_flops_per_token / 1e6);
+    printf("memory of one rank, MiB (worst case: every token to the same rank's experts)\n");
+    printf("  %-14s %10.1f\n", "parameters", mib(plan.parameter_bytes));
+    printf("  %-14s %10.1f\n", "gradients", mib(plan.gradient_bytes));
+    printf("  %-14s %10.1f\n", "optimizer", mib(plan.optimizer_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "activations", mib(plan.activation_bytes),
+           mib(plan.worst_activation_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "scratch", mib(plan.scratch_bytes),
+           mib(plan.worst_scratch_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(plan_resident_bytes(&plan)),
+           mib(plan_resident_bytes(&plan) - plan.activation_bytes - plan.scratch_bytes +
+               plan.worst_activation_bytes + plan.worst_scratch_bytes));
+    printf("sent by one rank in one step, bytes (even routing, nothing dropped)\n");
+    for (int kind = 0; kind < TRAFFIC_OTHER; kind++)
+        printf("  %-14s %14.0f\n", traffic_name((TrafficKind)kind), plan.sent_bytes[kind]);
+    return EXIT_DONE;
+}

@@ -1,0 +1,22 @@
+// What training, evaluation and generation begin with: a tested device and the process groups.
+#ifndef MOETRAIN_WORKER_SESSION_H
+#define MOETRAIN_WORKER_SESSION_H
+
+#include "comm/process_groups.h"
+#include "model/model.h"
+#include "worker/train_config.h"
+
+typedef struct Session {
+    Device dev;
+    ProcessGroups groups;
+} Session;
+
+// Opens and tests the device, on as many threads as configured (0: OMP_NUM_THREADS, or this rank's share of the host's
+// cores), and the process groups. The error is the same on every rank. Collective over all ranks.
+bool session_open(Session *session, const TrainConfig *config, Error *err);
+void session_close(Session *session); // legal on a zeroed struct. Collective over all ranks.
+
+// How this run cuts its model over ranks. config->expert_parallel is resolved (config_check_ranks). Not collective.
+ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training);
+
+#endif

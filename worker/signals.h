@@ -1,0 +1,12 @@
+// Requests to stop: SIGUSR1, SIGTERM, SIGINT are noted and obeyed at the next step boundary.
+#ifndef MOETRAIN_WORKER_SIGNALS_H
+#define MOETRAIN_WORKER_SIGNALS_H
+
+// Installs the handlers. A second SIGINT or SIGTERM is not special: the step boundary comes soon enough.
+void signals_install(void);
+// The last signal received by this process, or 0.
+int signals_received(void);
+// "SIGUSR1"
+const char *signal_name(int number);
+
+#endif
