@@ -53,6 +53,7 @@ static void derive_eval_every(TrainConfig *config) {
 
 // ---- the table -------------------------------------------------------------------------------------------
 
+// clang-format off
 #define INTEGER(name, member, initial, min, max, help)                                             \
     { name, KEY_INTEGER, offsetof(TrainConfig, member), initial, min, max, NULL, NULL, NULL, help }
 #define INTEGER_DERIVED(name, member, derive, how, min, max, help)                                 \
@@ -65,32 +66,36 @@ static void derive_eval_every(TrainConfig *config) {
     { name, KEY_RATIONAL, offsetof(TrainConfig, member), initial, min, max, NULL, NULL, NULL, help }
 #define FLAG(name, member, initial, help)                                                          \
     { name, KEY_FLAG, offsetof(TrainConfig, member), initial, 0, 0, NULL, NULL, NULL, help }
-#define CHOICE(name, member, initial, choices, help)                                               \
-    { name, KEY_CHOICE, offsetof(TrainConfig, member), initial, 0, 0, choices, NULL, NULL, help }
-#define WORD(name, member, initial, choices, help)                                                 \
-    { name, KEY_WORD, offsetof(TrainConfig, member), initial, 0, 0, choices, NULL, NULL, help }
-#define PATH(name, member, initial, choices, help)                                                 \
-    { name, KEY_PATH, offsetof(TrainConfig, member), initial, 0, 0, choices, NULL, NULL, help }
+#define CHOICES(...) (const char *const[]){__VA_ARGS__, NULL}
+#define CHOICE(name, member, initial, help, ...)                                                   \
+    {name, KEY_CHOICE, offsetof(TrainConfig, member), initial, 0, 0, CHOICES(__VA_ARGS__), NULL, NULL, help}
+#define WORD(name, member, initial, help, ...)                                                     \
+    {name, KEY_WORD, offsetof(TrainConfig, member), initial, 0, 0, CHOICES(__VA_ARGS__), NULL, NULL, help}
+#define PATH(name, member, initial, help)                                                          \
+    {name, KEY_PATH, offsetof(TrainConfig, member), initial, 0, 0, NULL, NULL, NULL, help}
+#define PATH_OR_WORD(name, member, initial, help, ...)                                             \
+    {name, KEY_PATH, offsetof(TrainConfig, member), initial, 0, 0, CHOICES(__VA_ARGS__), NULL, NULL, help}
 #define PATH_DERIVED(name, member, how, help)                                                      \
-    { name, KEY_PATH, offsetof(TrainConfig, member), NULL, 0, 0, NULL, how, NULL, help }
+    {name, KEY_PATH, offsetof(TrainConfig, member), NULL, 0, 0, NULL, how, NULL, help}
 
 #define MANY 1e12 // steps
-// clang-format off
 const ConfigKey CONFIG_KEYS[] = {
     PATH_DERIVED("run.dir", run_dir, "runs/NAME in the current folder, from NAME.yaml",
         "folder of everything the run writes: config.yaml, metrics.jsonl, checkpoints/"),
     INTEGER("run.seed", seed, "1337", 0, 9007199254740992,
         "key of all random numbers: initial weights, order of the data, random drops"),
 
-    WORD("device", device, "auto", "auto|cpu|cuda",
-        "where the arithmetic happens; auto takes the best there is"),
+    WORD("device", device, "auto",
+        "where the arithmetic happens; auto takes the best there is",
+        "auto", "cpu", "cuda"),
 
-    PATH("data.train", data.train, NULL, NULL,
+    PATH("data.train", data.train, NULL,
         "training text, or a file of token numbers"),
-    PATH("data.validation", data.validation, "", NULL,
+    PATH("data.validation", data.validation, "",
         "held-out text for evaluation; empty: no evaluation"),
-    CHOICE("data.format", data.format, "auto", "auto|bytes|characters|uint16|uint32",
-        "what a token is; auto: uint16 for *.bin, bytes for anything else"),
+    CHOICE("data.format", data.format, "auto",
+        "what a token is; auto: uint16 for *.bin, bytes for anything else",
+        "auto", "bytes", "characters", "uint16", "uint32"),
     INTEGER("data.vocab_size", data.vocab_size, "0", 0, 2147483647,
         "number of different tokens in uint16 and uint32 files; 0 for text, whose vocabulary is known"),
     NUMBER("data.bytes_per_token", data.bytes_per_token, "0", 0, 1e6,
@@ -107,8 +112,9 @@ const ConfigKey CONFIG_KEYS[] = {
     INTEGER_DERIVED("train.shards", shards, derive_shards,
         "largest power of two up to 8 that divides train.batch / train.micro_batches", 1, 65536,
         "pieces of a micro-batch that never depend on the number of ranks; the ranks must divide it"),
-    CHOICE("train.reproducible", reproducible, "ranks", "ranks|run|off",
-        "ranks: same bits on any number of ranks; run: same bits when repeated alike; off: no promise"),
+    CHOICE("train.reproducible", reproducible, "ranks",
+        "ranks: same bits on any number of ranks; run: same bits when repeated alike; off: no promise",
+        "ranks", "run", "off"),
     INTEGER("train.max_skipped", max_skipped, "10", 1, 1e9,
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", threads, "0", 0, 1024,
@@ -117,8 +123,9 @@ const ConfigKey CONFIG_KEYS[] = {
         "learning rate after warm-up"),
     NUMBER_DERIVED("train.min_lr", optimizer.min_lr, derive_min_lr, "train.lr / 10", 0, 100,
         "learning rate at the last step (cosine, linear, wsd)"),
-    CHOICE("train.schedule", optimizer.schedule, "cosine", "constant|linear|cosine|wsd",
-        "course of the learning rate after warm-up; wsd: stays, then falls over the last train.decay steps"),
+    CHOICE("train.schedule", optimizer.schedule, "cosine",
+        "course of the learning rate after warm-up; wsd: stays, then falls over the last train.decay steps",
+        "constant", "linear", "cosine", "wsd"),
     INTEGER_DERIVED("train.warmup", optimizer.warmup_steps, derive_warmup,
         "train.steps / 10, at most 50", 0, MANY,
         "steps in which the learning rate rises from 0 to train.lr"),
@@ -140,8 +147,9 @@ const ConfigKey CONFIG_KEYS[] = {
         "width of the residual stream"),
     INTEGER("model.layers", model.layers, "4", 1, 1024,
         "blocks: norm, attention, norm, feed-forward"),
-    CHOICE("model.activation", model.activation, "swiglu", "swiglu|relu",
-        "of dense feed-forwards and of experts"),
+    CHOICE("model.activation", model.activation, "swiglu",
+        "of dense feed-forwards and of experts",
+        "swiglu", "relu"),
     INTEGER_DERIVED("model.d_ff", model.d_ff, derive_d_ff,
         "8/3 model.d_model rounded up to a multiple of 32 for swiglu, 4 model.d_model for relu", 1, 1e6,
         "hidden width of dense feed-forwards"),
@@ -177,24 +185,28 @@ const ConfigKey CONFIG_KEYS[] = {
         "every n-th layer is a MoE layer, the others are dense"),
     FLAG("moe.first", model.moe.first, "true",
         "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
-    CHOICE("moe.router", model.moe.router.kind, "softmax_topk", "softmax_topk|topk_softmax",
-        "softmax_topk: softmax over the chosen logits (Mixtral); topk_softmax: choose from the full softmax (Switch)"),
+    CHOICE("moe.router", model.moe.router.kind, "softmax_topk",
+        "softmax_topk: softmax over the chosen logits (Mixtral); topk_softmax: choose from the full softmax (Switch)",
+        "softmax_topk", "topk_softmax"),
     FLAG("moe.normalize_top_k", model.moe.router.normalize_top_k, "false",
         "topk_softmax: divide the chosen weights by their sum"),
     RATIONAL("moe.capacity_factor", model.moe.capacity_factor, "0", 0, 1000,
         "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
     INTEGER("moe.min_capacity", model.moe.min_capacity, "1", 1, 1e9,
         "smallest capacity of an expert"),
-    CHOICE("moe.drop", model.moe.drop, "position", "position|probability|random",
-        "who loses when an expert is full: later tokens, smaller gate weights, or chance"),
+    CHOICE("moe.drop", model.moe.drop, "position",
+        "who loses when an expert is full: later tokens, smaller gate weights, or chance",
+        "position", "probability", "random"),
     FLAG("moe.renormalize_after_drop", model.moe.renormalize_after_drop, "false",
         "divide a token's surviving gate weights by their sum"),
-    CHOICE("moe.routing_group", model.moe.routing_group, "shard", "shard|sequence",
-        "tokens that compete for an expert's capacity"),
+    CHOICE("moe.routing_group", model.moe.routing_group, "shard",
+        "tokens that compete for an expert's capacity",
+        "shard", "sequence"),
     NUMBER("moe.balance_loss", model.moe.balance_loss, "0.01", 0, 1000,
         "factor of the load-balancing loss; 0: off"),
-    CHOICE("moe.balance_scope", model.moe.balance_scope, "shard", "shard|sequence|batch",
-        "tokens over which the load is balanced"),
+    CHOICE("moe.balance_scope", model.moe.balance_scope, "shard",
+        "tokens over which the load is balanced",
+        "shard", "sequence", "batch"),
     NUMBER("moe.z_loss", model.moe.z_loss, "0.001", 0, 1000,
         "factor of the router's z-loss, which keeps its logits small; 0: off"),
     INTEGER("moe.max_expert_replicas", model.moe.max_expert_replicas, "1", 1, 65536,
@@ -207,8 +219,9 @@ const ConfigKey CONFIG_KEYS[] = {
         "steps between checkpoints; 0: only at the end and on a signal"),
     INTEGER("checkpoint.keep_last", keep_last, "3", 0, 1e6,
         "newest checkpoints that are kept; 0: all"),
-    PATH("resume", resume, "auto", "auto|never|must",
-        "auto: from the newest checkpoint of run.dir if any; must: an error without one; never; or a checkpoint's path"),
+    PATH_OR_WORD("resume", resume, "auto",
+        "auto: from the newest checkpoint of run.dir if any; must: an error without one; never; or a checkpoint's path",
+        "auto", "never", "must"),
     INTEGER("log.every", log_every, "10", 1, MANY,
         "steps between lines of the log and rows of metrics.jsonl"),
     INTEGER("log.utilization_every", utilization_every, "0", 0, MANY,

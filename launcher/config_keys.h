@@ -20,10 +20,10 @@ typedef enum KeyType {
 typedef struct ConfigKey {
     const char *name; // section.key
     KeyType type;
-    size_t offset;       // in TrainConfig
-    const char *initial; // the default, as text; NULL: must be given, or is derived
-    double min, max;     // numbers, both inclusive
-    const char *choices; // "word|word", in the order of the enum
+    size_t offset;              // in TrainConfig
+    const char *initial;        // the default, as text; NULL: must be given, or is derived
+    double min, max;            // numbers, both inclusive
+    const char *const *choices; // words in the order of the enum, then NULL
     // When left out: what the value then is, in words and in code. Rows are derived in the order of the table, after all
     // given values are known. run.dir has no function: config.c knows the name of the file.
     const char *derived;

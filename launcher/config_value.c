@@ -1,6 +1,5 @@
 #include "launcher/config_value.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,8 +9,10 @@
 #include "worker/utf8.h"
 
 enum {
-    MOST_DECIMALS = 10000
-}; // of a rational: keeps cf · K · N inside 64 bits (model/model_config.c)
+    // Largest denominator of a rational: keeps the capacity's products inside 64 bits (model_config.c).
+    MOST_DECIMALS = 10000,
+    CONFIG_WORD_BYTES = sizeof((TrainConfig *)0)->device,
+};
 
 void value_quote(const char *value, char quoted[80]) {
     size_t length = strlen(value), shown = length > 60 ? 57 : length;
@@ -26,42 +27,21 @@ void value_quote(const char *value, char quoted[80]) {
 
 // ---- words -----------------------------------------------------------------------------------------------
 
-// The place of the word in "a|b|c", or -1.
-static int choice_index(const char *choices, const char *word) {
-    size_t length = strlen(word);
-    for (int index = 0; choices; index++) {
-        const char *end = strchrnul(choices, '|');
-        if ((size_t)(end - choices) == length && memcmp(choices, word, length) == 0) return index;
-        choices = *end ? end + 1 : NULL;
-    }
+// The place of the word among the choices, or -1.
+static int choice_index(const char *const *choices, const char *word) {
+    for (int index = 0; choices && choices[index]; index++)
+        if (strcmp(choices[index], word) == 0) return index;
     return -1;
 }
 
-static void choice_at(const char *choices, int index, char word[64]) {
-    for (; index > 0; index--) choices = strchrnul(choices, '|') + 1;
-    snprintf(word, 64, "%.*s", (int)(strchrnul(choices, '|') - choices), choices);
-}
-
-static int choice_count(const char *choices) {
-    int count = 1;
-    for (; *choices; choices++) count += *choices == '|';
-    return count;
-}
-
-// " (did you mean 'x'?)" or nothing.
-static void choice_hint(const char *choices, const char *word, char hint[96]) {
-    enum { MOST = 16 };
-    char words[MOST][64];
-    const char *candidates[MOST + 1];
-    int count = choice_count(choices);
-    for (int i = 0; i < count; i++) {
-        choice_at(choices, i, words[i]);
-        candidates[i] = words[i];
+// "a, b or c"; `more` is one more choice, or NULL.
+static void list_choices(const char *const *choices, const char *more, char list[256]) {
+    size_t used = 0;
+    for (int i = 0; choices[i]; i++) {
+        const char *separator = i == 0 ? "" : choices[i + 1] || more ? ", " : " or ";
+        used += (size_t)snprintf(list + used, 256 - used, "%s%s", separator, choices[i]);
     }
-    candidates[count] = NULL;
-    const char *near = suggest_word(word, candidates);
-    hint[0] = '\0';
-    if (near) snprintf(hint, 96, "; did you mean '%s'?", near);
+    if (more) snprintf(list + used, 256 - used, " or %s", more);
 }
 
 // ---- paths -----------------------------------------------------------------------------------------------
@@ -172,6 +152,108 @@ static bool in_range(const ConfigKey *key, double value) {
 
 // ---- the front -------------------------------------------------------------------------------------------
 
+// The types of fixed size, as they lie in TrainConfig.
+typedef union Value {
+    int64_t integer;
+    double number;
+    Rational rational;
+    bool flag;
+    int choice; // an enum
+} Value;
+
+static const size_t VALUE_BYTES[] = {
+    [KEY_INTEGER] = sizeof(int64_t),   [KEY_NUMBER] = sizeof(double),
+    [KEY_RATIONAL] = sizeof(Rational), [KEY_FLAG] = sizeof(bool),
+    [KEY_CHOICE] = sizeof(int),
+};
+
+static bool value_parse(const ConfigKey *key, const char *text, Value *value) {
+    switch (key->type) {
+    case KEY_INTEGER:
+        return integer_parse(text, &value->integer) && in_range(key, (double)value->integer);
+    case KEY_NUMBER:
+        return number_parse(text, &value->number) && in_range(key, value->number);
+    case KEY_RATIONAL:
+        return rational_parse(text, &value->rational) &&
+               in_range(key,
+                        (double)value->rational.numerator / (double)value->rational.denominator);
+    case KEY_FLAG:
+        value->flag = strcmp(text, "true") == 0;
+        return value->flag || strcmp(text, "false") == 0;
+    case KEY_CHOICE:
+        value->choice = choice_index(key->choices, text);
+        return value->choice >= 0;
+    case KEY_WORD:
+        return choice_index(key->choices, text) >= 0;
+    case KEY_PATH:
+        return is_printable(text) && (text[0] || key->initial);
+    }
+    return false;
+}
+
+bool config_value_parse(const ConfigKey *key, const char *text, const char *base_folder,
+                        TrainConfig *config, Error *err) {
+    char *field = (char *)config + key->offset;
+    Value value;
+    if (!value_parse(key, text, &value)) {
+        char quoted[80], legal[256];
+        value_quote(text, quoted);
+        config_value_legal(key, legal);
+        const char *near = key->choices ? suggest_word(text, key->choices) : NULL;
+        return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s", key->name, quoted,
+                         legal, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    }
+    if (key->type != KEY_WORD && key->type != KEY_PATH) {
+        memcpy(field, &value, VALUE_BYTES[key->type]);
+        return true;
+    }
+    // Text: no rest of a longer value stays, so that equal configurations have equal bytes.
+    size_t room = key->type == KEY_WORD ? CONFIG_WORD_BYTES : CONFIG_PATH_BYTES;
+    memset(field, 0, room);
+    bool word = !text[0] || choice_index(key->choices, text) >= 0;
+    if (!word) return path_resolve(base_folder, text, field, err);
+    snprintf(field, room, "%s", text);
+    return true;
+}
+
+void config_value_format(const ConfigKey *key, const TrainConfig *config,
+                         char text[CONFIG_VALUE_BYTES]) {
+    const char *field = (const char *)config + key->offset;
+    Value value = {0};
+    if (key->type != KEY_WORD && key->type != KEY_PATH)
+        memcpy(&value, field, VALUE_BYTES[key->type]);
+    switch (key->type) {
+    case KEY_INTEGER:
+        snprintf(text, CONFIG_VALUE_BYTES, "%lld", (long long)value.integer);
+        return;
+    case KEY_NUMBER:
+        for (int digits = 6; digits <= 17;
+             digits++) { // the shortest text that reads back to the same bits
+            snprintf(text, CONFIG_VALUE_BYTES, "%.*g", digits, value.number);
+            if (strtod(text, NULL) == value.number) return;
+        }
+        return;
+    case KEY_RATIONAL:
+        if (MOST_DECIMALS % value.rational.denominator == 0)
+            snprintf(text, CONFIG_VALUE_BYTES, "%.9g",
+                     (double)value.rational.numerator / (double)value.rational.denominator);
+        else
+            snprintf(text, CONFIG_VALUE_BYTES, "%lld/%lld", (long long)value.rational.numerator,
+                     (long long)value.rational.denominator);
+        return;
+    case KEY_FLAG:
+        snprintf(text, CONFIG_VALUE_BYTES, "%s", value.flag ? "true" : "false");
+        return;
+    case KEY_CHOICE:
+        snprintf(text, CONFIG_VALUE_BYTES, "%s", key->choices[value.choice]);
+        return;
+    case KEY_WORD:
+    case KEY_PATH:
+        snprintf(text, CONFIG_VALUE_BYTES, "%s", field);
+        return;
+    }
+}
+
 void config_value_legal(const ConfigKey *key, char text[256]) {
     switch (key->type) {
     case KEY_INTEGER:
@@ -187,142 +269,15 @@ void config_value_legal(const ConfigKey *key, char text[256]) {
     case KEY_FLAG:
         snprintf(text, 256, "true or false");
         return;
-    case KEY_PATH:
-        snprintf(text, 256, "%s", key->choices ? "" : "a path in UTF-8 without control characters");
-        break;
     case KEY_CHOICE:
     case KEY_WORD:
-        text[0] = '\0';
-        break;
-    }
-    if (!key->choices) return;
-    int count = choice_count(key->choices);
-    size_t used = strlen(text);
-    for (int i = 0; i < count; i++) {
-        char word[64];
-        choice_at(key->choices, i, word);
-        bool last = i == count - 1 && key->type != KEY_PATH;
-        used += (size_t)snprintf(text + used, 256 - used, "%s%s",
-                                 i == 0 ? ""
-                                 : last ? " or "
-                                        : ", ",
-                                 word);
-    }
-    if (key->type == KEY_PATH) snprintf(text + used, 256 - used, " or a path");
-}
-
-bool config_value_parse(const ConfigKey *key, const char *text, const char *base_folder,
-                        TrainConfig *config, Error *err) {
-    void *field = (char *)config + key->offset;
-    bool legal = false;
-    char hint[96] = "";
-    switch (key->type) {
-    case KEY_INTEGER: {
-        int64_t value;
-        legal = integer_parse(text, &value) && in_range(key, (double)value);
-        if (legal) memcpy(field, &value, sizeof value);
-        break;
-    }
-    case KEY_NUMBER: {
-        double value;
-        legal = number_parse(text, &value) && in_range(key, value);
-        if (legal) memcpy(field, &value, sizeof value);
-        break;
-    }
-    case KEY_RATIONAL: {
-        Rational value;
-        legal = rational_parse(text, &value) &&
-                in_range(key, (double)value.numerator / (double)value.denominator);
-        if (legal) memcpy(field, &value, sizeof value);
-        break;
-    }
-    case KEY_FLAG: {
-        bool value = strcmp(text, "true") == 0;
-        legal = value || strcmp(text, "false") == 0;
-        if (legal) memcpy(field, &value, sizeof value);
-        break;
-    }
-    case KEY_CHOICE: {
-        int index = choice_index(key->choices, text);
-        legal = index >= 0;
-        if (legal) memcpy(field, &index, sizeof index);
-        break;
-    }
-    case KEY_WORD: {
-        legal = choice_index(key->choices, text) >= 0;
-        if (!legal) break;
-        memset(field, 0, 16); // no rest of a longer value: equal configurations have equal bytes
-        snprintf(field, 16, "%s", text);
-        break;
-    }
-    case KEY_PATH: {
-        legal = is_printable(text);
-        if (!legal) break;
-        memset(field, 0, CONFIG_PATH_BYTES);
-        if (choice_index(key->choices, text) >= 0 || (!text[0] && key->initial)) {
-            snprintf(field, CONFIG_PATH_BYTES, "%s", text);
-            return true;
-        }
-        legal = text[0] != '\0';
-        if (legal) return path_resolve(base_folder, text, field, err);
-        break;
-    }
-    }
-    if (legal) return true;
-    if (key->type == KEY_CHOICE || key->type == KEY_WORD) choice_hint(key->choices, text, hint);
-    char quoted[80], expected[256];
-    value_quote(text, quoted);
-    config_value_legal(key, expected);
-    return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s", key->name, quoted, expected,
-                     hint);
-}
-
-void config_value_format(const ConfigKey *key, const TrainConfig *config,
-                         char text[CONFIG_VALUE_BYTES]) {
-    const void *field = (const char *)config + key->offset;
-    switch (key->type) {
-    case KEY_INTEGER: {
-        int64_t value;
-        memcpy(&value, field, sizeof value);
-        snprintf(text, CONFIG_VALUE_BYTES, "%lld", (long long)value);
+        list_choices(key->choices, NULL, text);
         return;
-    }
-    case KEY_NUMBER: {
-        double value;
-        memcpy(&value, field, sizeof value);
-        for (int digits = 6; digits <= 17;
-             digits++) { // the shortest text that reads back to the same bits
-            snprintf(text, CONFIG_VALUE_BYTES, "%.*g", digits, value);
-            if (strtod(text, NULL) == value) return;
-        }
-        return;
-    }
-    case KEY_RATIONAL: {
-        Rational value;
-        memcpy(&value, field, sizeof value);
-        if (MOST_DECIMALS % value.denominator == 0)
-            snprintf(text, CONFIG_VALUE_BYTES, "%.9g",
-                     (double)value.numerator / (double)value.denominator);
-        else
-            snprintf(text, CONFIG_VALUE_BYTES, "%lld/%lld", (long long)value.numerator,
-                     (long long)value.denominator);
-        return;
-    }
-    case KEY_FLAG: {
-        bool value;
-        memcpy(&value, field, sizeof value);
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", value ? "true" : "false");
-        return;
-    }
-    case KEY_CHOICE: {
-        int index;
-        memcpy(&index, field, sizeof index);
-        choice_at(key->choices, index, text);
-        return;
-    }
-    case KEY_WORD:
     case KEY_PATH:
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", (const char *)field);
+        if (key->choices)
+            list_choices(key->choices, "a path", text);
+        else
+            snprintf(text, 256, "a path in UTF-8 without control characters");
         return;
     }
 }
