@@ -1,9 +1,10 @@
 #include "model/dispatch.h"
 
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's experts, up to its K
-// choices; less where capacity limits an expert.
-static int64_t worst_case_rows(const Work *work) {
+// choices; less where capacity limits an expert, or where only the even case is being planned.
+static int64_t most_rows(const Work *work) {
     const MoeConfig *moe = &work->config->moe;
+    if (work->even_routing) return work->N * moe->top_k;
     int64_t local_experts = moe->experts / work->ep_size;
     int64_t choices = moe->top_k < local_experts ? moe->top_k : local_experts;
     int64_t rows = work->N * work->ep_size * choices;
@@ -17,7 +18,7 @@ static int64_t worst_case_rows(const Work *work) {
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     const MoeConfig *moe = &work->config->moe;
     int64_t E = moe->experts, ep = work->ep_size, rows = work->N * moe->top_k;
-    d->max_rows = worst_case_rows(work);
+    d->max_rows = most_rows(work);
     d->slot_row = arena_2d(activations, I32, work->N, moe->top_k);
     d->row_choice = arena_1d(activations, I32, rows);
     d->counts = arena_2d(activations, I32, E, work->shards);

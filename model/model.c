@@ -24,6 +24,7 @@ static void set_work(Model *model, ModelSplit split) {
     work->first_shard = work->shards * split.rank;
     work->micro_batches = split.micro_batches;
     work->training = split.training;
+    work->even_routing = split.even_routing;
     work->params = &model->params;
 
     // The fixed groups of shards over which an expert's gradient is summed: this rank's expert_parallel group has

@@ -22,6 +22,7 @@ typedef struct ModelSplit {
     int64_t micro_batches;   // of a step
     bool fixed_tree;         // sum gradients so that the bits do not depend on the number of ranks
     bool training;           // false: no gradients, no backward pass
+    bool even_routing;       // planning only: room for evenly spread tokens instead of the worst case
 } ModelSplit;
 
 typedef struct Model {

@@ -39,7 +39,8 @@ typedef struct Work {
 
     ParamTable *params;
     ParamSet values, gradients;
-    bool training; // false: forward passes keep no statistics
+    bool even_routing; // planning only: see ModelSplit
+    bool training;     // false: forward passes keep no statistics
 } Work;
 
 // The rows of a dense matrix product of this rank.
