@@ -4,65 +4,44 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct Entry {
-    char key[96], value[160]; // "moe.top_k", "2"
-} Entry;
+// One "key: value" line inside a text; not terminated.
+typedef struct Line {
+    const char *key, *value;
+    int key_length, value_length;
+} Line;
 
-// Where we are in a text, and the section there.
-typedef struct Cursor {
-    const char *at;
-    char section[64];
-} Cursor;
-
-// The next "key: value" line; false at the end.
-static bool entry_next(Cursor *cursor, Entry *entry) {
-    while (*cursor->at) {
-        char line[512];
-        size_t length = strcspn(cursor->at, "\n");
-        snprintf(line, sizeof line, "%.*s", (int)(length < sizeof line ? length : sizeof line - 1),
-                 cursor->at);
-        cursor->at += length + (cursor->at[length] == '\n');
-
-        char *comment = line[0] == '#' ? line : strstr(line, " #");
-        if (comment) *comment = 0;
-        bool indented = line[0] == ' ';
-        char *key = line + strspn(line, " "), *colon = strchr(key, ':');
-        if (!colon) continue;
-        *colon = 0;
-        char *value = colon + 1 + strspn(colon + 1, " ");
-        value[strcspn(value, "\r")] = 0;
-        for (size_t end = strlen(value); end > 0 && value[end - 1] == ' ';) value[--end] = 0;
-        if (!indented)
-            snprintf(cursor->section, sizeof cursor->section, "%.63s", *value ? "" : key);
-        if (!*value) continue;
-        snprintf(entry->key, sizeof entry->key, "%s%s%.31s", cursor->section,
-                 *cursor->section ? "." : "", key);
-        snprintf(entry->value, sizeof entry->value, "%.159s", value);
+// The next such line from *text on, which moves behind it; false at the end.
+static bool line_next(const char **text, Line *line) {
+    while (**text) {
+        const char *begin = *text, *end = begin + strcspn(begin, "\n");
+        *text = end + (*end == '\n');
+        const char *colon = memmem(begin, (size_t)(end - begin), ": ", 2);
+        if (*begin == '#' || !colon) continue;
+        *line = (Line){begin, colon + 2, (int)(colon - begin), (int)(end - colon) - 2};
         return true;
     }
     return false;
 }
 
-// The value of a key; NULL when the text has no such key.
-static const char *value_of(const char *text, const char *key, Entry *entry) {
-    Cursor cursor = {.at = text};
-    while (entry_next(&cursor, entry))
-        if (strcmp(entry->key, key) == 0) return entry->value;
-    return NULL;
+static bool same_text(const char *a, int a_length, const char *b, int b_length) {
+    return a_length == b_length && memcmp(a, b, (size_t)a_length) == 0;
 }
 
 void config_difference(const char *saved, const char *current, char *out, size_t out_bytes) {
-    Cursor cursor = {.at = saved};
-    Entry old, new;
     size_t used = 0;
     out[0] = 0;
-    while (entry_next(&cursor, &old)) {
-        const char *value = value_of(current, old.key, &new);
-        if (value && strcmp(value, old.value) == 0) continue;
+    for (Line old; line_next(&saved, &old);) {
+        Line new = {.value = "(absent)", .value_length = 8};
+        const char *rest = current;
+        for (Line line; line_next(&rest, &line);)
+            if (same_text(line.key, line.key_length, old.key, old.key_length)) new = line;
+        if (same_text(old.value, old.value_length, new.value, new.value_length)) continue;
+
         char text[512];
-        int length = snprintf(text, sizeof text, "%s%s %s -> %s", used ? ", " : "", old.key,
-                              old.value, value ? value : "(absent)");
-        if (used + (size_t)length >= out_bytes) return;
+        int length =
+            snprintf(text, sizeof text, "%s%.*s %.*s -> %.*s", used ? ", " : "", old.key_length,
+                     old.key, old.value_length, old.value, new.value_length, new.value);
+        if (length >= (int)sizeof text || used + (size_t)length >= out_bytes) continue;
         memcpy(out + used, text, (size_t)length + 1);
         used += (size_t)length;
     }

@@ -4,9 +4,9 @@
 
 #include <stddef.h>
 
-// Writes "moe.top_k 2 -> 4, model.layers 6 -> 8" to out, empty when nothing differs; the end is
-// dropped when it does not fit. Both texts are of the form that --print-config gives: "section:"
-// lines and indented "key: value" lines. Not collective.
+// Writes "moe.top_k 2 -> 4, model.layers 6 -> 8" to out, empty when nothing differs; what does not
+// fit is left out. Both texts are of the form that --print-config gives: one "key: value" a line.
+// Not collective.
 void config_difference(const char *saved, const char *current, char *out, size_t out_bytes);
 
 #endif
