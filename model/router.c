@@ -55,59 +55,58 @@ void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     arena_release(scratch, mark);
 }
 
-// The fraction f_i of a part's choices that went to each expert times α·E and the weight of the part's mean in the
-// loss; its product with Σ P over the part's tokens is the balance loss (semantics, Balance terms).
-static void set_balance(Router *router, Work *work) {
+// 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
+static double per_step_token(const Work *work) {
+    double micro_batch_tokens = (double)(work->N / work->shards * work->total_shards);
+    return 1.0 / (micro_batch_tokens * (double)work->micro_batches);
+}
+
+// f_i, the share of choices that went to expert i before dropping, for each part; times E over the tokens of the step,
+// so that its product with Σ P over the part's tokens is the part's share of E·Σ f_i·P_i. The gradient's coefficient
+// is α times that; there is none through f (semantics: Switch, arXiv:2101.03961, eq. 4).
+static void set_balance(Router *router, Work *work, Statistics *stats) {
     const MoeConfig *moe = &work->config->moe;
     int64_t E = moe->experts, K = moe->top_k, parts = balance_parts(work);
     const int32_t *routed = tensor_i32(router->routed);
+    const double *prob_sum = tensor_f64(router->prob_sum);
     float *balance = tensor_f32(router->balance);
-    int64_t part_tokens = work->N / parts;
-    // Tokens of a micro-batch over all ranks: the mean over parts of the mean over a part's tokens.
-    double batch_tokens = (double)(work->N / work->shards * work->total_shards);
-    double scale = moe->balance_loss * (double)E / (batch_tokens * (double)work->micro_batches);
-
     int64_t *batch_routed = tensor_i64(router->batch_routed);
+    double choices = (double)(K * (work->N / parts));
     if (moe->balance_scope == BALANCE_BATCH) {
         memset(batch_routed, 0, (size_t)E * sizeof *batch_routed);
         for (int64_t i = 0; i < parts * E; i++) batch_routed[i % E] += routed[i];
         all_reduce_sum(work->groups.world, router->batch_routed, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
+        choices *= (double)(parts * work->total_shards / work->shards);
     }
-    for (int64_t i = 0; i < parts * E; i++) {
-        double f = moe->balance_scope == BALANCE_BATCH
-                       ? (double)batch_routed[i % E] / ((double)K * batch_tokens)
-                       : (double)routed[i] / (double)(K * part_tokens);
-        balance[i] = (float)(scale * f);
+    for (int64_t p = 0; p < parts; p++) {
+        double loss = 0;
+        for (int64_t e = 0; e < E; e++) {
+            int64_t count =
+                moe->balance_scope == BALANCE_BATCH ? batch_routed[e] : routed[p * E + e];
+            double weight = (double)E * per_step_token(work) * (double)count / choices;
+            balance[p * E + e] = (float)(moe->balance_loss * weight);
+            loss += weight * prob_sum[p * E + e];
+        }
+        *statistics_balance(stats, p / (parts / work->shards), router->moe_layer) += loss;
     }
 }
 
 static void add_statistics(Router *router, Work *work, Statistics *stats) {
-    const MoeConfig *moe = &work->config->moe;
-    int64_t E = moe->experts, parts = balance_parts(work);
-    double batch_tokens = (double)(work->N / work->shards * work->total_shards);
-    double per_step = 1.0 / (batch_tokens * (double)work->micro_batches);
-    const double *prob_sum = tensor_f64(router->prob_sum);
+    int64_t E = work->config->moe.experts, parts = balance_parts(work), layer = router->moe_layer;
     const double *mass = tensor_f64(router->weight_mass);
-    const float *balance = tensor_f32(router->balance);
     const int32_t *routed = tensor_i32(router->routed), *dropped = tensor_i32(router->dropped);
-    int64_t *all_routed = statistics_routed(stats, router->moe_layer);
-    int64_t *all_dropped = statistics_dropped(stats, router->moe_layer);
-
     for (int64_t p = 0; p < parts; p++) {
         int64_t shard = p / (parts / work->shards);
-        double *shard_mass = statistics_weight_mass(stats, shard, router->moe_layer), loss = 0;
         for (int64_t e = 0; e < E; e++) {
-            loss += (double)balance[p * E + e] * prob_sum[p * E + e];
-            shard_mass[e] += mass[p * E + e];
-            all_routed[e] += routed[p * E + e];
-            all_dropped[e] += dropped[p * E + e];
+            statistics_weight_mass(stats, shard, layer)[e] += mass[p * E + e];
+            statistics_routed(stats, layer)[e] += routed[p * E + e];
+            statistics_dropped(stats, layer)[e] += dropped[p * E + e];
         }
-        *statistics_balance(stats, shard, router->moe_layer) += loss;
-        *statistics_z(stats, shard, router->moe_layer) +=
-            moe->z_loss * per_step * tensor_f64(router->lse2_sum)[p];
-        *statistics_entropy(stats, shard, router->moe_layer) +=
-            per_step * tensor_f64(router->entropy_sum)[p];
+        *statistics_z(stats, shard, layer) +=
+            per_step_token(work) * tensor_f64(router->lse2_sum)[p];
+        *statistics_entropy(stats, shard, layer) +=
+            per_step_token(work) * tensor_f64(router->entropy_sum)[p];
     }
 }
 
@@ -127,7 +126,7 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     if (!work->training) return;
     expert_load(work->dev, router->routed, router->dropped, router->weight_mass, router->ids,
                 router->scaled, router->kept);
-    set_balance(router, work);
+    set_balance(router, work, stats);
     add_statistics(router, work, stats);
 }
 
@@ -135,8 +134,7 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     const MoeConfig *moe = &work->config->moe;
     if (moe->renormalize_after_drop)
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights, router->kept);
-    double batch_tokens = (double)(work->N / work->shards * work->total_shards);
-    float z_scale = (float)(moe->z_loss / (batch_tokens * (double)work->micro_batches));
+    float z_scale = (float)(moe->z_loss * per_step_token(work));
     router_backward(work->dev, router->dlogits, dscaled, router->ids, router->weights,
                     router->logits, router->lse, moe->router, router->balance, z_scale,
                     balance_parts(work));

@@ -3,6 +3,9 @@
 // Every shard keeps its own row of sums, in f64, over the micro-batches of a step; at the end the rows are added as
 // the fixed binary tree over shards, first on the rank, then across ranks. Counts are integers and need no order.
 //
+// The loss is the mean cross-entropy of the step; balance is E·Σ f·P without its coefficient α (1 when tokens spread
+// evenly) and z is mean lse² without its coefficient c: the step minimises loss + Σ_layers (α·balance + c·z).
+//
 //   row of a shard: [ loss | balance, z, entropy of each MoE layer | gate-weight mass of each (layer, expert) ]
 #ifndef MOETRAIN_MODEL_STATISTICS_H
 #define MOETRAIN_MODEL_STATISTICS_H

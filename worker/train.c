@@ -46,14 +46,13 @@ typedef struct Trainer {
 // What the step's statistics say, once they are summed over shards and ranks.
 static void read_statistics(Trainer *trainer, StepMetrics *row) {
     Statistics *stats = &trainer->model.stats;
-    const MoeConfig *moe = &trainer->config.model.moe;
     int64_t layers = stats->layers, E = stats->experts;
     int64_t routed = 0, dropped = 0;
     row->loss = *statistics_loss(stats, 0);
     row->moe = layers > 0;
     for (int64_t layer = 0; layer < layers; layer++) {
-        row->balance_loss += *statistics_balance(stats, 0, layer);
-        row->z_loss += *statistics_z(stats, 0, layer);
+        row->balance_loss += *statistics_balance(stats, 0, layer) / (double)layers;
+        row->z_loss += *statistics_z(stats, 0, layer) / (double)layers;
         row->router_entropy += *statistics_entropy(stats, 0, layer) / (double)layers;
         int64_t sum = 0, busiest = 0;
         for (int64_t e = 0; e < E; e++) {
@@ -68,7 +67,6 @@ static void read_statistics(Trainer *trainer, StepMetrics *row) {
     }
     if (layers == 0) return;
     row->drop_rate = (double)dropped / (double)routed;
-    if (moe->balance_loss > 0) row->balance_loss /= moe->balance_loss * (double)layers;
 }
 
 static void record_utilization(Trainer *trainer) {
