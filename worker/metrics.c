@@ -118,7 +118,7 @@ void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_
     char eta[32], routing[128] = "";
     format_duration(row->eta_seconds, eta);
     if (row->moe)
-        snprintf(routing, sizeof routing, " | balance %.3f z %.1e | drop %.1f%% load max/mean %.2f",
+        snprintf(routing, sizeof routing, " | balance %.3f z %.2f | drop %.1f%% load max/mean %.2f",
                  row->balance_loss, row->z_loss, 100 * row->drop_rate, row->load_imbalance);
     snprintf(
         line, bytes,

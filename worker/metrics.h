@@ -8,8 +8,8 @@ typedef struct StepMetrics {
     int64_t step; // finished steps, this one included
     double loss;  // cross-entropy, nats a token
     double
-        balance_loss; // sum over layers divided by α and the number of MoE layers: 1 when uniform
-    double z_loss;    // as added to the loss
+        balance_loss; // mean over MoE layers, without its coefficient: 1 when tokens spread evenly
+    double z_loss;    // mean over MoE layers of mean lse², without its coefficient
     double gradient_norm; // before clipping
     double lr;
     double step_seconds;
