@@ -1,5 +1,7 @@
 #include "launcher/config_keys.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "launcher/suggest.h"
@@ -13,7 +15,9 @@ static void derive_shards(TrainConfig *config) {
 }
 
 static void derive_min_lr(TrainConfig *config) {
-    config->optimizer.min_lr = config->optimizer.lr / 10;
+    char decimal[32]; // 0.0003 of 0.003, where the binary quotient is 0.00030000000000000003
+    snprintf(decimal, sizeof decimal, "%.15g", config->optimizer.lr / 10);
+    config->optimizer.min_lr = strtod(decimal, NULL);
 }
 
 static void derive_warmup(TrainConfig *config) {

@@ -211,7 +211,8 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
     size_t room = key->type == KEY_WORD ? CONFIG_WORD_BYTES : CONFIG_PATH_BYTES;
     memset(field, 0, room);
     bool word = !text[0] || choice_index(key->choices, text) >= 0;
-    if (!word) return path_resolve(base_folder, text, field, err);
+    if (!word)
+        return path_resolve(base_folder, text, field, err) || error_prefix(err, "%s", key->name);
     snprintf(field, room, "%s", text);
     return true;
 }

@@ -1,0 +1,96 @@
+"""Runs moetrain as a user would and looks at what it says."""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAM = os.environ["MOETRAIN"]
+HANG_SECONDS = 60  # generous: only a hang takes this long, also on a busy machine under sanitizers
+
+# The smallest configuration that trains; each test changes what it is about.
+TINY = {
+    "data.train": "train.txt",
+    "model.d_model": "16",
+    "model.layers": "2",
+    "attention.heads": "2",
+    "moe.experts": "4",
+    "moe.d_ff": "16",
+    "train.steps": "2",
+    "train.batch": "8",
+    "train.context": "16",
+}
+
+
+class Outcome:
+    def __init__(self, args, code, out, err):
+        self.args, self.code, self.out, self.err = args, code, out, err
+        self.errors = [line for line in err.splitlines() if line.startswith("moetrain: error: ")]
+
+    def __str__(self):
+        return f"{self.args}\nexit code {self.code}\n-- stdout\n{self.out}\n-- stderr\n{self.err}"
+
+
+class ProgramTest(unittest.TestCase):
+    """Every test has a folder of its own, self.folder, with a text to train on."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory(prefix="moetrain-cli-")
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        self.write("train.txt", "In the beginning God created the heaven and the earth. " * 40)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, text):
+        with open(self.path(name), "wb") as file:
+            file.write(text if isinstance(text, bytes) else text.encode())
+        return name
+
+    def write_tiny(self, name="tiny.yaml", **changes):
+        """Dots in keys are written __ in changes; None leaves the key out."""
+        keys = dict(TINY, **{key.replace("__", "."): value for key, value in changes.items()})
+        return self.write(name, "".join(f"{k}: {v}\n" for k, v in keys.items() if v is not None))
+
+    def run_program(self, *args, ranks=None):
+        """ranks=None: without mpirun."""
+        environment = dict(
+            os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
+            OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        command = [PROGRAM, *args]
+        if ranks is not None:
+            command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
+        # bytes, decoded here: output may hold anything the configuration held
+        done = subprocess.run(command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=HANG_SECONDS)
+        return Outcome(" ".join(command), done.returncode, done.stdout.decode("utf-8", "replace"),
+                       done.stderr.decode("utf-8", "replace"))
+
+    def assert_done(self, outcome):
+        self.assertEqual(outcome.code, 0, str(outcome))
+
+    def assert_error(self, outcome, code, *parts):
+        """The documented exit code and exactly one line of error, which has all the parts."""
+        self.assertEqual(outcome.code, code, str(outcome))
+        self.assertEqual(len(outcome.errors), 1, str(outcome))
+        for part in parts:
+            self.assertIn(part, outcome.errors[0], str(outcome))
+
+    def snapshot(self):
+        """Every file below the folder with its bytes, but for the lock of a run."""
+        files = {}
+        for parent, _, names in os.walk(self.folder):
+            for name in set(names) - {"lock"}:
+                with open(os.path.join(parent, name), "rb") as file:
+                    files[os.path.relpath(file.name, self.folder)] = file.read()
+        return files
+
+
+def without_comments(yaml_text):
+    return re.sub(r" +# .*", "", yaml_text)
+
+
+def main():
+    unittest.main(verbosity=2, argv=sys.argv)

@@ -1,0 +1,128 @@
+"""Every kind of wrong configuration: exit code 2 and one line that names place, key, value and fix."""
+from program import ProgramTest, main
+
+# What the file holds beside data.train, and what the error must name. The place is where the key stands.
+WRONG_FILES = [
+    ("unknown key", "model:\n  d_modle: 64\n", ["bad.yaml:3:3:", "model.d_modle", "did you mean 'model.d_model'"]),
+    ("key without its section", "top_k: 2\n", ["bad.yaml:2:1:", "'top_k'", "did you mean 'moe.top_k'"]),
+    ("key in a foreign section", "model: {heads: 2}\n", ["bad.yaml:2:9:", "did you mean 'attention.heads'"]),
+    ("unknown key like no other", "quux: 2\n", ["bad.yaml:2:1:", "'quux'", "moetrain help"]),
+    ("section as a key", "moe: 8\n", ["bad.yaml:2:1:", "'moe' is a section"]),
+    ("empty section", "moe: {}\n", ["bad.yaml:2", "'moe' is empty"]),
+    ("key below a key", "train.lr: {max: 1}\n", ["bad.yaml:2:12:", "train.lr.max"]),
+    ("word for a whole number", "train.steps: many\n", ["bad.yaml:2:1:", "train.steps", "'many'", "whole number"]),
+    ("fraction for a whole number", "train.steps: 3.5\n", ["train.steps", "'3.5'", "whole number"]),
+    ("exponent for a whole number", "train.steps: 1e3\n", ["train.steps", "'1e3'"]),
+    ("underscore in a whole number", "train.steps: 1_000\n", ["train.steps", "'1_000'"]),
+    ("leading zero, octal elsewhere", "train.steps: 010\n", ["train.steps", "'010'"]),
+    ("whole number out of range", "train.steps: 0\n", ["train.steps", "'0'", "from 1 to"]),
+    ("whole number of 30 digits", f"train.steps: {'9' * 30}\n", ["train.steps", "from 1 to"]),
+    ("negative", "moe.top_k: -1\n", ["moe.top_k", "'-1'", "from 1 to 64"]),
+    ("letters after a number", "train.lr: 0.1x\n", ["train.lr", "'0.1x'"]),
+    ("not a number", "train.lr: .nan\n", ["train.lr", "'.nan'"]),
+    ("infinite", "train.lr: 1e999\n", ["train.lr", "'1e999'"]),
+    ("hexadecimal", "train.lr: 0x10\n", ["train.lr", "'0x10'"]),
+    ("no value", "train.lr:\n", ["train.lr", "''"]),
+    ("rational with too many places", "moe.capacity_factor: 1.00001\n", ["moe.capacity_factor", "at most 4 places"]),
+    ("rational over zero", "moe.capacity_factor: 5/0\n", ["moe.capacity_factor", "'5/0'"]),
+    ("yes for true", "moe.first: yes\n", ["moe.first", "'yes'", "true or false"]),
+    ("unknown choice", "moe.drop: positon\n", ["moe.drop", "'positon'", "did you mean 'position'"]),
+    ("unknown device", "device: gpu\n", ["device", "'gpu'", "auto, cpu or cuda"]),
+    ("given twice", "train.lr: 1\ntrain: {lr: 2}\n", ["bad.yaml:3:9:", "train.lr", "twice", "line 2"]),
+    ("section twice", "moe: {top_k: 2}\nmoe: {experts: 4}\n", ["bad.yaml:3:1:", "'moe' stands twice"]),
+    ("list", "model:\n  layers: [2]\n", ["bad.yaml:3:11:", "list", "model.layers"]),
+    ("anchor", "model: &m {layers: 2}\n", ["bad.yaml:2:8:", "&m"]),
+    ("alias", "train.steps: &s 5\ntrain.batch: *s\n", ["bad.yaml:2:14:", "&s"]),
+    ("tag", "train.steps: !!int 5\n", ["bad.yaml:2:14:", "tag"]),
+    ("second document", "---\ntrain.steps: 5\n", ["bad.yaml:2:1:", "second document"]),
+    ("NUL byte", "train.lr: 1\0\n", ["bad.yaml:2:12:", "NUL"]),
+    ("not UTF-8", b"run.dir: \xff\n", ["bad.yaml", "not UTF-8"]),
+    ("control character in a path", 'run.dir: "a\\x1bb"\n', ["run.dir", "control characters"]),
+    ("path of 2000 bytes", f"run.dir: /{'a' * 2000}\n", ["bad.yaml:2:1:", "run.dir", "bytes"]),
+    ("tab as indentation", "model:\n\tlayers: 2\n", ["bad.yaml:3:1:", "not valid YAML"]),
+    ("unclosed bracket", "model: {layers: 2\n", ["bad.yaml:3:1:", "not valid YAML"]),
+    ("a million brackets", "model: " + "[" * 1000000 + "\n", ["bad.yaml:2:8:", "list"]),
+    ("larger than 1 MiB", "#" * (1 << 20) + "\n", ["bad.yaml", "larger than"]),
+    ("uint16 data without a vocabulary", "data.format: uint16\n", ["data.vocab_size"]),
+    ("vocabulary for text", "data.vocab_size: 100\n", ["bad.yaml:2:1:", "data.vocab_size (100)", "leave it out"]),
+    ("vocabulary too large for uint16", "data: {format: uint16, vocab_size: 70000}\n", ["70000", "65536"]),
+    ("evaluation without data", "eval.every: 5\n", ["bad.yaml:2:1:", "eval.every (5)", "data.validation"]),
+    ("micro-batches do not divide", "train: {batch: 8, micro_batches: 3}\n",
+     ["train.micro_batches (3)", "train.batch (8)", "1, 2, 4, 8"]),
+    ("shards do not divide", "train: {batch: 8, shards: 16}\n", ["train.shards (16)", "= 8", "1, 2, 4, 8"]),
+    ("shards no power of two", "train: {batch: 6, shards: 6}\n", ["train.shards (6)", "power of two", "train.shards=2"]),
+    ("warm-up longer than the run", "train: {steps: 10, warmup: 10}\n", ["train.warmup (10)", "train.steps (10)", "9"]),
+    ("min_lr above lr", "train: {lr: 0.1, min_lr: 0.2}\n", ["train.min_lr (0.2)", "train.lr (0.1)"]),
+    ("decay without wsd", "train.decay: 5\n", ["train.decay (5)", "wsd"]),
+    ("warm-up and decay longer than the run", "train: {steps: 10, warmup: 5, decay: 6, schedule: wsd}\n",
+     ["train.warmup (5)", "train.decay (6)", "at most 5"]),
+    ("kv_heads do not divide", "attention: {heads: 4, kv_heads: 3}\n", ["attention.kv_heads (3)", "1, 2, 4"]),
+    ("heads do not divide d_model", "attention.heads: 3\n", ["bad.yaml:2:1:", "attention.heads (3)", "attention.d_head"]),
+    ("odd d_head", "attention.d_head: 5\n", ["attention.d_head (5)", "attention.d_head=6"]),
+    ("top_k above experts", "moe: {experts: 2, top_k: 3}\n", ["bad.yaml:2:19:", "moe.top_k (3)", "moe.experts (2)", "at most 2"]),
+    ("too few experts for the default top_k", "moe.experts: 1\n", ["bad.yaml:2:1:", "moe.top_k (2)", "moe.experts (1)"]),
+    ("router without gradient", "moe.top_k: 1\n", ["bad.yaml:2:1:", "no gradient", "moe.router=topk_softmax"]),
+    ("router without gradient by normalising", "moe: {top_k: 1, router: topk_softmax, normalize_top_k: true}\n",
+     ["no gradient", "moe.normalize_top_k=false"]),
+    ("no layer with experts", "model.layers: 2\nmoe: {every: 3, first: false}\n", ["moe.every (3)", "model.layers (2)"]),
+    ("expert parallelism that does not divide", "parallel.expert: 3\n", ["bad.yaml:2:1:", "parallel.expert (3)", "moe.experts (8)", "1, 2, 4, 8"]),
+    ("expert parallelism without experts", "parallel.expert: 2\nmoe.experts: 0\n", ["parallel.expert (2)", "moe.experts is 0"]),
+    ("replicas no power of two", "moe.max_expert_replicas: 3\n", ["moe.max_expert_replicas (3)", "1, 2, 4, 8"]),
+    ("too many choices for 32 bits", "train: {batch: 1048576, context: 65536}\n", ["2^31", "train.micro_batches"]),
+]
+
+
+class WrongConfiguration(ProgramTest):
+    def test_each_wrong_file_is_one_clear_error(self):
+        for what, text, parts in WRONG_FILES:
+            with self.subTest(what):
+                text = text if isinstance(text, bytes) else text.encode()
+                self.write("bad.yaml", b"data.train: train.txt\n" + text)
+                before = self.snapshot()
+                outcome = self.run_program("--print-config", "bad.yaml")
+                self.assert_error(outcome, 2, "bad.yaml", *parts)
+                self.assertEqual(outcome.out, "", "nothing is printed beside the error")
+                self.assertEqual(self.snapshot(), before, "nothing is written")
+
+    def test_required_keys_are_named(self):
+        self.write("bad.yaml", "train.steps: 5\n")
+        self.assert_error(self.run_program("--print-config", "bad.yaml"), 2, "bad.yaml", "data.train is missing")
+
+    def test_a_configuration_that_is_not_there(self):
+        for name, why in (("none.yaml", "No such file"), (".", "folder")):
+            self.assert_error(self.run_program("--print-config", name), 2, name, why)
+
+    def test_wrong_overrides_name_the_command_line(self):
+        self.write_tiny()
+        for override, parts in (
+            ("train.stepz=5", ["did you mean 'train.steps'"]),
+            ("train.steps=x", ["train.steps", "'x'"]),
+            ("moe.top_k=5", ["moe.top_k (5)", "moe.experts (4)"]),
+            ("run.dir=\xe9\udcff", ["run.dir", "UTF-8"]),
+        ):
+            with self.subTest(override):
+                outcome = self.run_program("--print-config", "tiny.yaml", override)
+                self.assert_error(outcome, 2, "command line", *parts)
+
+    def test_ranks_that_cannot_run_it(self):
+        self.write_tiny()
+        for ranks, overrides, parts in (
+            (3, [], ["3 ranks", "train.shards (8)", "1, 2, 4, 8"]),
+            (4, ["parallel.expert=2"], ["4 ranks", "moe.max_expert_replicas=2"]),
+            (2, ["parallel.expert=4"], ["parallel.expert (4)", "2 ranks", "1, 2"]),
+            (8, [], ["8 ranks", "moe.max_expert_replicas=2"]),
+        ):
+            with self.subTest(ranks=ranks, overrides=overrides):
+                outcome = self.run_program("plan", "tiny.yaml", "-np", str(ranks), *overrides)
+                self.assert_error(outcome, 2, *parts)
+
+    def test_under_mpirun_rank_0_speaks_alone_and_all_leave_together(self):
+        self.write_tiny(train__steps="x")
+        self.assert_error(self.run_program("tiny.yaml", ranks=2), 2, "tiny.yaml:7:1:", "train.steps", "'x'")
+        self.write_tiny()
+        self.assert_error(self.run_program("tiny.yaml", ranks=3), 2, "3 ranks", "1, 2, 4, 8")
+        self.assert_error(self.run_program("--print-config", "tiny.yaml", "x.y=1", ranks=2), 2, "x.y")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A whole life: train, look, evaluate, generate, stop, resume, on one and two ranks."""
+import json
+import os
+import re
+import signal
+import subprocess
+
+from program import PROGRAM, ProgramTest, main, without_comments
+
+STEP_6 = "checkpoints/step-00000006.h5"
+
+
+class Training(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.write("validation.txt", "And the earth was without form, and void. " * 20)
+        self.write_tiny(data__validation="validation.txt", train__steps="6", eval__every="3",
+                        eval__batches="2", log__every="1", checkpoint__every="3",
+                        moe__capacity_factor="1.1")
+
+    def train(self, run, *overrides, ranks=None):
+        outcome = self.run_program("tiny.yaml", f"run.dir={run}", *overrides, ranks=ranks)
+        self.assert_done(outcome)
+        return outcome
+
+    def digest(self, run):
+        outcome = self.run_program("inspect", "--digest", f"{run}/{STEP_6}")
+        self.assert_done(outcome)
+        self.assertRegex(outcome.out, r"^[0-9a-f]{32}\n$")
+        return outcome.out
+
+    def metrics(self, run):
+        with open(self.path(f"{run}/metrics.jsonl"), encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def test_a_run_leaves_what_is_promised(self):
+        outcome = self.train("run", ranks=2)
+        self.assertEqual(len(re.findall(r"^step \d+/6 ", outcome.out, re.MULTILINE)), 6)
+        rows = self.metrics("run")
+        self.assertEqual([row["step"] for row in rows if "loss" in row], [1, 2, 3, 4, 5, 6])
+        evaluations = [row for row in rows if "val_loss" in row]
+        self.assertEqual([row["step"] for row in evaluations], [3, 6])
+        self.assertGreater(evaluations[0]["val_bits_per_byte"], 0)
+
+        printed = self.run_program("--print-config", "tiny.yaml", "run.dir=run").out
+        again = self.run_program("--print-config", "run/config.yaml").out
+        self.assertEqual(without_comments(printed), without_comments(again))
+
+    def test_two_ranks_and_one_give_the_same_bits(self):
+        self.train("one")
+        self.train("two", ranks=2)
+        self.assertEqual(self.digest("one"), self.digest("two"))
+        losses = [[row.get("loss", row.get("val_loss")) for row in self.metrics(run)] for run in ("one", "two")]
+        self.assertEqual(*losses)
+
+    def test_a_resumed_run_is_the_unbroken_run(self):
+        self.train("whole")
+        self.train("whole")  # complete: nothing to do
+        subprocess.run(["cp", "-r", self.path("whole"), self.path("resumed")], check=True)
+        os.remove(self.path(f"resumed/{STEP_6}"))
+        outcome = self.train("resumed", ranks=2)
+        self.assertIn("step-00000003.h5", outcome.out)
+        self.assertEqual(self.digest("whole"), self.digest("resumed"))
+        self.assertEqual([row["step"] for row in self.metrics("resumed") if "loss" in row], [1, 2, 3, 4, 5, 6])
+
+    def test_a_signal_saves_and_asks_for_requeue(self):
+        self.write_tiny(train__steps="1000000", log__every="1")
+        process = subprocess.Popen([PROGRAM, "tiny.yaml", "run.dir=run"], cwd=self.folder, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.kill)
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        process.send_signal(signal.SIGUSR1)
+        rest = process.stdout.read()
+        self.assertEqual(process.wait(60), 75, rest)
+        self.assertIn("checkpoints/step-", rest)
+
+    def test_verbs_on_a_checkpoint(self):
+        self.train("run")
+        checkpoint = f"run/{STEP_6}"
+        inspected = self.run_program("inspect", checkpoint)
+        self.assert_done(inspected)
+        for word in ("parameters", "active", "expert load", "moe.capacity_factor: 1.1"):
+            self.assertIn(word, inspected.out)
+        evaluated = [self.run_program("evaluate", checkpoint, "eval.batches=0", ranks=ranks) for ranks in (None, 2)]
+        losses = [re.search(r"loss ([0-9.]+)", outcome.out)[1] for outcome in evaluated]
+        self.assertEqual(losses[0], losses[1])
+
+        greedy = ["generate", checkpoint, "--prompt", "In the ", "--tokens", "12", "--temperature", "0"]
+        cached, recomputed = self.run_program(*greedy), self.run_program(*greedy, "--recompute")
+        self.assert_done(cached)
+        self.assertEqual(cached.out, recomputed.out)
+        self.assertTrue(cached.out.startswith("In the "), cached.out)
+        sampled = [self.run_program("generate", checkpoint, "--seed", seed).out for seed in ("1", "1", "2")]
+        self.assertEqual(sampled[0], sampled[1])
+        self.assertNotEqual(sampled[0], sampled[2])
+
+    def test_plan_needs_no_training(self):
+        before = self.snapshot()
+        outcome = self.run_program("plan", "tiny.yaml", "-np", "2")
+        self.assert_done(outcome)
+        for word in ("parameters", "active", "gradients", "dispatch"):
+            self.assertIn(word, outcome.out)
+        self.assertEqual(self.snapshot(), before)
+
+
+if __name__ == "__main__":
+    main()

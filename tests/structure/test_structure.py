@@ -1,0 +1,116 @@
+"""The shape of the source tree: what may include what, headers that stand alone, words the README promises."""
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LAYERS = ["kernels", "comm", "model", "checkpoint", "worker", "launcher"]  # each includes itself and those before
+BANNED = ["strcpy", "strcat", "sprintf", "vsprintf", "strtok", "atoi", "atof", "gets"]
+
+
+def sources(pattern, folders=LAYERS):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob(pattern))
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+class Structure(unittest.TestCase):
+    def test_includes_point_one_way(self):
+        for path in sources("*.[ch]"):
+            own = LAYERS.index(relative(path).split("/")[0])
+            for layer in re.findall(r'^#include "(\w+)/', path.read_text(), re.MULTILINE):
+                self.assertIn(layer, LAYERS[: own + 1], f"{relative(path)} includes {layer}/")
+
+    def test_every_source_includes_its_own_header_first(self):
+        for path in sources("*.c"):
+            header = path.with_suffix(".h")
+            if header.exists():
+                first = re.search(r'^#include (\S+)', path.read_text(), re.MULTILINE)
+                self.assertEqual(first[1], f'"{relative(header)}"', relative(path))
+
+    def test_every_header_compiles_alone(self):
+        commands = json.loads(pathlib.Path(os.environ["COMPILE_COMMANDS"]).read_text())
+        command = next(shlex.split(c["command"]) for c in commands if c["file"].endswith("comm/comm.c"))
+        flags = command[: command.index("-o")]
+
+        def compile_alone(header):
+            return header, subprocess.run(
+                [*flags, "-Wno-pragma-once-outside-header", "-Wno-unused-function", "-fsyntax-only", "-x", "c", header],
+                cwd=ROOT, capture_output=True, text=True)
+
+        with ThreadPoolExecutor(2) as pool:
+            for header, done in pool.map(compile_alone, sources("*.h")):
+                self.assertEqual(done.returncode, 0, f"{relative(header)} does not compile alone:\n{done.stderr}")
+
+    def test_header_guards_are_the_path(self):
+        for path in sources("*.h"):
+            guard = "MOETRAIN_" + re.sub(r"\W", "_", relative(path)).upper()
+            self.assertIn(f"#ifndef {guard}\n#define {guard}\n", path.read_text(), relative(path))
+
+    def test_file_names_are_unique(self):
+        seen = {}
+        for path in sources("*.[ch]", [*LAYERS, "tests"]):
+            self.assertNotIn(path.name, seen, f"{relative(path)} and {seen.get(path.name)}")
+            seen[path.name] = relative(path)
+
+    def test_banned_functions_are_not_called(self):
+        call = re.compile(rf"(?<![\w.>])({'|'.join(BANNED)})\s*\(")
+        for path in sources("*.[ch]"):
+            found = call.search(re.sub(r"//.*", "", path.read_text()))
+            self.assertIsNone(found, f"{relative(path)} calls {found and found[1]}")
+
+    def test_files_are_short(self):
+        for path in sources("*.[ch]"):
+            lines = path.read_text().count("\n")
+            self.assertLessEqual(lines, 600, f"{relative(path)} has {lines} lines")
+
+    def test_nothing_in_a_line_waits_for_nobody(self):
+        for path in sources("*.[ch]", [*LAYERS, "tests"]):
+            self.assertIsNone(re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text()), relative(path))
+
+
+class Documentation(unittest.TestCase):
+    def setUp(self):
+        self.readme = (ROOT / "README.md").read_text()
+
+    def test_the_way_of_a_token_leads_through_files_that_exist(self):
+        way = re.search(r"^## The way of a token\n(.*?)^## ", self.readme, re.MULTILINE | re.DOTALL)[1]
+        names = re.findall(r"`([\w/]+\.[ch])`", way)
+        self.assertGreater(len(names), 12)
+        for name in names:
+            self.assertTrue((ROOT / name).exists(), f"README.md: {name} does not exist")
+
+    def test_the_file_map_names_every_folder_and_only_files_that_exist(self):
+        file_map = re.search(r"^## Files\n(.*?)^## ", self.readme, re.MULTILINE | re.DOTALL)[1]
+        for layer in LAYERS:
+            self.assertIn(f"`{layer}/", file_map)
+        for name in re.findall(r"`([\w./-]+/[\w.-]*)`", file_map):
+            self.assertTrue((ROOT / name).exists(), f"README.md: {name} does not exist")
+
+    def test_links_lead_somewhere(self):
+        for target in re.findall(r"\]\(([^)#:]+)\)", self.readme):
+            self.assertTrue((ROOT / target).exists(), f"README.md links to {target}")
+
+    def test_keys_in_readme_and_configs_exist(self):
+        program = os.environ["MOETRAIN"]
+        keys = set(re.findall(r"^  ([a-z][\w.]*) ", subprocess.run(
+            [program, "help"], capture_output=True, text=True, check=True).stdout, re.MULTILINE))
+        sections = {key.split(".")[0] for key in keys if "." in key}
+        self.assertGreater(len(keys), 50)
+        for key in re.findall(rf"`((?:{'|'.join(sections)})\.\w+)(?:[=:][^`]*)?`", self.readme):
+            if not (ROOT / key).exists() and not key.endswith((".c", ".h")):
+                self.assertIn(key, keys, f"README.md: {key}")
+        for config in (ROOT / "configs").glob("*.yaml"):
+            done = subprocess.run([program, "--print-config", config], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
