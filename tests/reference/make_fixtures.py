@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Golden values from PyTorch: what the C code must compute, written down a second time and differentiated by autograd.
 
-    make_fixtures.py [FOLDER]        writes attention.h5, routing.h5, moe_layer.h5, adamw.h5, training.h5 (default: fixtures/)
+    make_fixtures.py [FOLDER]    writes attention.h5, routing.h5, moe_layer.h5, adamw.h5, training.h5 (default: fixtures/)
 
 Inputs are stored as f32 and everything is computed from them in f64, so an expected value (f64) is the truth and the
 difference to it is the f32 error of the code under test. Choices (which experts, who is dropped) would jump at near
-ties; the script refuses inputs whose smallest gap is below MARGIN. Needs python3-torch and python3-h5py; the fixtures are
-kept in the repository, so only a change of the definitions runs this again. Inputs come from NumPy's PCG64: a new run
-writes the same numbers.
+ties; the script refuses inputs whose smallest gap is below MARGIN. Needs python3-torch and python3-h5py; the fixtures
+are kept in the repository, so only a change of the definitions runs this again. Inputs come from NumPy's PCG64: a new
+run writes the same numbers.
 """
 import math
 import os
@@ -133,19 +133,21 @@ def expert(x, gate_up, down, activation):
     return (torch.nn.functional.silu(gate) * up) @ down.T
 
 
-def balance_loss(logits, ids, experts, alpha, parts, whole_batch):
-    """alpha * E * sum_i f_i P_i, averaged over parts; f_i has no gradient."""
+def balance_term(logits, ids, experts, parts, whole_batch):
+    """E * sum_i f_i P_i, averaged over parts; f_i has no gradient. Even routing gives 1."""
     def fractions(chosen):
         return torch.bincount(chosen.flatten(), minlength=experts) / chosen.numel()
     total = 0.0
     for z, chosen in zip(logits.chunk(parts), ids.chunk(parts)):
         f = fractions(ids if whole_batch else chosen)
-        total = total + alpha * experts * (f * z.softmax(-1).mean(0)).sum() / parts
+        total = total + experts * (f * z.softmax(-1).mean(0)).sum() / parts
     return total
 
 
 def moe(x, router, gate_up, down, c, T):
-    """The layer's output and two loss terms, and what was decided. c: configuration; x: a whole micro-batch (N, D)."""
+    """The layer's output, balance term and mean squared log-sum-exp (without coefficients), and what was decided.
+
+    c: configuration; x: a whole micro-batch (N, D)."""
     N, E, K = x.shape[0], c["experts"], c["top_k"]
     logits = x @ router.T
     ids, weights = route(logits, K, c["router"], c.get("normalize_top_k", False))
@@ -159,8 +161,8 @@ def moe(x, router, gate_up, down, c, T):
         n, k = torch.nonzero(kept & (ids == e), as_tuple=True)
         out = out.index_add(0, n, gates[n, k, None] * expert(x[n], gate_up[e], down[e], c["activation"]))
     parts = {"shard": c["shards"], "sequence": N // T, "batch": 1}[c["balance_scope"]]
-    balance = balance_loss(logits, ids, E, c["balance_loss"], parts, c["balance_scope"] == "batch")
-    z = c["z_loss"] * (logits.logsumexp(-1) ** 2).mean()
+    balance = balance_term(logits, ids, E, parts, c["balance_scope"] == "batch")
+    z = (logits.logsumexp(-1) ** 2).mean()
     routed = torch.bincount(ids.flatten(), minlength=E)
     dropped = routed - torch.bincount(ids[kept], minlength=E)
     return out, balance, z, dict(ids=ids, weights=weights, gates=gates, kept=kept, routed=routed, dropped=dropped)
@@ -199,7 +201,7 @@ def parameter_shapes(c):
 
 
 def losses(p, c, tokens, targets):
-    """Mean cross-entropy of a micro-batch (B, T), and for each MoE layer balance loss, z-loss and decisions."""
+    """Mean cross-entropy of a micro-batch (B, T), and for each MoE layer balance term, z term and decisions."""
     T = tokens.shape[1]
     shape = {key: c[key] for key in ("heads", "kv_heads", "d_head", "d_value")}
     balance, z, decisions = [], [], []
@@ -211,8 +213,8 @@ def losses(p, c, tokens, targets):
         h = h + mixed @ p[name + "attention.output"].T
         x = rmsnorm(h, p[name + "ffn_norm"], c["norm_eps"])
         if is_moe_layer(c, i):
-            out, b, zz, decided = moe(x, *(p[name + "moe." + part] for part in ("router", "experts.gate_up", "experts.down")),
-                                      c, T)
+            weights = [p[name + "moe." + part] for part in ("router", "experts.gate_up", "experts.down")]
+            out, b, zz, decided = moe(x, *weights, c, T)
             balance.append(b), z.append(zz), decisions.append(decided)
         else:
             out = expert(x, p[name + "ffn.gate_up"], p[name + "ffn.down"], c["activation"])
@@ -249,7 +251,8 @@ def train(c, params, tokens, targets):
         pieces = [losses(leaves, c, x, y) for x, y in zip(tokens[step].chunk(c["micro_batches"]),
                                                          targets[step].chunk(c["micro_batches"]))]
         loss, balance, z = (sum(piece[i] for piece in pieces) / c["micro_batches"] for i in range(3))
-        gradients = torch.autograd.grad(loss + balance.sum() + z.sum(), list(leaves.values()))
+        gradients = torch.autograd.grad(loss + c["balance_loss"] * balance.sum() + c["z_loss"] * z.sum(),
+                                        list(leaves.values()))
         norm = math.sqrt(sum((g * g).sum().item() for g in gradients))
         lr, scale = learning_rate(c, step), min(1.0, c["clip_norm"] / norm)
         for (name, w), g in zip(params.items(), gradients):
@@ -275,8 +278,8 @@ def write(file, prefix, values, dtype):
 
 def write_config(file, prefix, c):
     """Numbers as they are, words as numbers of the enums in kernels.h and model_config.h."""
-    words = {"softmax_topk": 0, "topk_softmax": 1, "position": 0, "probability": 1, "random": 2, "shard": 0, "sequence": 1,
-             "batch": 2, "swiglu": 0, "relu": 1}
+    words = {"softmax_topk": 0, "topk_softmax": 1, "position": 0, "probability": 1, "random": 2, "shard": 0,
+             "sequence": 1, "batch": 2, "swiglu": 0, "relu": 1}
     c = {key: words.get(value, value) if isinstance(value, str) else value for key, value in c.items()}
     factor = Fraction(c.pop("capacity_factor", 0))
     c.update(capacity_numerator=factor.numerator, capacity_denominator=factor.denominator)
@@ -346,9 +349,10 @@ def make_routing(file):
 
 
 def make_moe_layer(file):
-    base = dict(d_model=12, experts=5, top_k=2, moe_d_ff=9, T=8, sequences=6, shards=3, activation="swiglu",
-                router="softmax_topk", normalize_top_k=False, capacity_factor=Fraction(1), min_capacity=1, drop="position",
-                routing_group="shard", renormalize_after_drop=False, balance_loss=0.1, balance_scope="shard", z_loss=0.01)
+    base = dict(d_model=12, experts=5, top_k=2, moe_d_ff=9, T=6, sequences=8, shards=4, activation="swiglu",
+                router="softmax_topk", normalize_top_k=False, capacity_factor=Fraction(1), min_capacity=1,
+                drop="position", routing_group="shard", renormalize_after_drop=False, balance_loss=0.1,
+                balance_scope="shard", z_loss=0.01)
     cases = {
         "position": base,
         "probability": dict(base, router="topk_softmax", drop="probability", capacity_factor=Fraction(11, 10),
@@ -363,12 +367,12 @@ def make_moe_layer(file):
         wide = F if c["activation"] == "relu" else 2 * F
 
         def make(rng):
-            inputs = dict(x=normal(rng, N, D), router=normal(rng, E, D, std=0.4), gate_up=normal(rng, E, wide, D, std=0.4),
-                          down=normal(rng, E, D, F, std=0.4))
+            inputs = dict(x=normal(rng, N, D), router=normal(rng, E, D, std=0.4),
+                          gate_up=normal(rng, E, wide, D, std=0.4), down=normal(rng, E, D, F, std=0.4))
             dout = normal(rng, N, D)
             leaves = {key: value.requires_grad_() for key, value in inputs.items()}
             out, balance, z, decided = moe(*leaves.values(), c, c["T"])
-            ((out * dout).sum() + balance + z).backward()
+            ((out * dout).sum() + c["balance_loss"] * balance + c["z_loss"] * z).backward()
             return leaves, dout, out, balance, z, decided
         leaves, dout, out, balance, z, decided = first_without_near_ties(make)
         dropped = decided["dropped"].sum().item()
@@ -427,8 +431,9 @@ def make_training(file):
         write_config(file, name, c)
         file.create_dataset(f"{name}/text", data=text.numpy().astype(np.int32), track_times=False)
         write(file, f"{name}/start", start, np.float32)
-        write(file, f"{name}/steps", {key: rows[key] for key in ("loss", "balance", "z", "gradient_norm", "lr")}, np.float64)
-        write(file, f"{name}/steps", {key: rows[key] for key in ("routed", "dropped")}, np.int32)
+        counts = {key: rows.pop(key) for key in ("routed", "dropped")}
+        write(file, f"{name}/steps", rows, np.float64)
+        write(file, f"{name}/steps", counts, np.int32)
         write(file, f"{name}/first_gradients", first_gradients, np.float64)
         write(file, f"{name}/end", end, np.float64)
         print(f"{name}: losses", " ".join(f"{x:.4f}" for x in rows["loss"]))
