@@ -1,0 +1,309 @@
+// Everything that crosses ranks, against the same thing computed on one rank. Sums are compared bit by bit: the fixed
+// tree is a promise about bits, so no test here has a tolerance.
+#include "comm/collectives.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "kernels/rng.h"
+#include "rank_test.h"
+
+enum { GUARD = 64 }; // bytes behind every buffer that must stay as they were
+
+static ProcessGroups groups;
+
+// A buffer of n elements with a guard behind it.
+static Tensor guarded(DType dtype, int64_t n) {
+    size_t bytes = (size_t)n * dtype_bytes(dtype);
+    char *data = malloc(bytes + GUARD);
+    CHECK(data, "no memory");
+    memset(data, 0x5a, bytes + GUARD);
+    return tensor_1d(data, dtype, n);
+}
+
+static void expect_guard(Tensor x, const char *what) {
+    const unsigned char *guard = (const unsigned char *)x.data + tensor_bytes(x);
+    for (int i = 0; i < GUARD; i++) EXPECT(guard[i] == 0x5a, "%s is written past its end", what);
+}
+
+// Numbers of very different sizes, so that another order of summing gives other bits.
+static void fill(Tensor x, int rank, uint32_t salt) {
+    RngStream stream = {1, RNG_TEST, salt, (uint32_t)rank};
+    for (int64_t i = 0; i < tensor_elements(x); i++) {
+        double value = rng_normal(stream, (uint64_t)i) *
+                       (double)(1 << (rng_u32(stream, 1000000u + (uint64_t)i) % 24));
+        switch (x.dtype) {
+        case F32:
+            tensor_f32(x)[i] = (float)value;
+            break;
+        case F64:
+            tensor_f64(x)[i] = value;
+            break;
+        case I32:
+            tensor_i32(x)[i] = (int32_t)value;
+            break;
+        default:
+            tensor_i64(x)[i] = (int64_t)(value * 1e9);
+        }
+    }
+}
+
+static void add_into(Tensor a, Tensor b) {
+    for (int64_t i = 0; i < tensor_elements(a); i++) {
+        if (a.dtype == F32) tensor_f32(a)[i] += tensor_f32(b)[i];
+        if (a.dtype == F64) tensor_f64(a)[i] += tensor_f64(b)[i];
+        if (a.dtype == I32) tensor_i32(a)[i] += tensor_i32(b)[i];
+        if (a.dtype == I64) tensor_i64(a)[i] += tensor_i64(b)[i];
+    }
+}
+
+// The sum over ranks [first, first + count) of what fill() gave them, as a binary tree. `stride` maps group ranks
+// to world ranks.
+static Tensor tree_sum(DType dtype, int64_t n, int first, int count, int origin, int stride,
+                       uint32_t salt) {
+    if (count == 1) {
+        Tensor leaf = guarded(dtype, n);
+        fill(leaf, origin + first * stride, salt);
+        return leaf;
+    }
+    Tensor lower = tree_sum(dtype, n, first, count / 2, origin, stride, salt);
+    Tensor upper = tree_sum(dtype, n, first + count / 2, count / 2, origin, stride, salt);
+    add_into(lower, upper);
+    free(upper.data);
+    return lower;
+}
+
+static const DType dtypes[] = {F32, F64, I32, I64};
+static const int64_t lengths[] = {0, 1, 2, 3, 5, 7, 8, 13, 64, 1000, 4099};
+enum { DTYPES = 4, LENGTHS = sizeof lengths / sizeof *lengths };
+
+// One reduction over a group whose rank g is world rank origin + g * stride.
+static void expect_tree(Group *group, int origin, int stride, DType dtype, int64_t n) {
+    uint32_t salt = (uint32_t)n;
+    Tensor x = guarded(dtype, n), scratch = guarded(dtype, (n + 1) / 2);
+    fill(x, comm_rank(), salt);
+    int64_t before = traffic_sent_bytes(TRAFFIC_GRADIENTS);
+    all_reduce_sum(group, x, REDUCE_FIXED_TREE, scratch, TRAFFIC_GRADIENTS);
+    int64_t sent = traffic_sent_bytes(TRAFFIC_GRADIENTS) - before;
+
+    int size = group_size(group);
+    Tensor wanted = tree_sum(dtype, n, 0, size, origin, stride, salt);
+    EXPECT(memcmp(x.data, wanted.data, tensor_bytes(x)) == 0, "%lld x %s over %d ranks",
+           (long long)n, dtype_name(dtype), size);
+    expect_guard(x, "the sum");
+    expect_guard(scratch, "the scratch");
+
+    // Rank 0 sends exactly what the planner says; where the length does not divide, others give or keep one
+    // element more or less at each of the log2(size) distances, on the way there and back.
+    int64_t planned = all_reduce_sum_sent_bytes(size, n, dtype), slack = 0;
+    if (group_rank(group) != 0 && n % size != 0)
+        for (int d = 1; d < size; d *= 2) slack += 2 * (int64_t)dtype_bytes(dtype);
+    EXPECT(llabs(sent - planned) <= slack, "%lld bytes sent, %lld planned, for %lld x %s",
+           (long long)sent, (long long)planned, (long long)n, dtype_name(dtype));
+    free(x.data);
+    free(scratch.data);
+    free(wanted.data);
+}
+
+static void fixed_tree_over_the_world(void) {
+    for (int d = 0; d < DTYPES; d++)
+        for (int i = 0; i < LENGTHS; i++) expect_tree(groups.world, 0, 1, dtypes[d], lengths[i]);
+}
+
+static void fixed_tree_over_subgroups(void) {
+    for (int ep = 1; ep <= comm_size(); ep *= 2) {
+        ProcessGroups split = process_groups_open(ep);
+        int rank = comm_rank();
+        EXPECT(group_size(split.expert_parallel) == ep, "ep %d", ep);
+        EXPECT(group_rank(split.expert_parallel) == rank % ep, "ep %d", ep);
+        EXPECT(group_size(split.expert_replicas) == comm_size() / ep, "ep %d", ep);
+        EXPECT(group_rank(split.expert_replicas) == rank / ep, "ep %d", ep);
+        expect_tree(split.expert_parallel, rank / ep * ep, 1, F32, 101);
+        expect_tree(split.expert_replicas, rank % ep, ep, F32, 101);
+        process_groups_close(&split);
+    }
+}
+
+static void any_order_sums_integers(void) {
+    for (int d = 2; d < DTYPES; d++) {
+        Tensor x = guarded(dtypes[d], 77);
+        fill(x, comm_rank(), 3);
+        all_reduce_sum(groups.world, x, REDUCE_ANY_ORDER, (Tensor){0}, TRAFFIC_OTHER);
+        Tensor wanted = tree_sum(dtypes[d], 77, 0, comm_size(), 0, 1, 3);
+        EXPECT(memcmp(x.data, wanted.data, tensor_bytes(x)) == 0, "%s", dtype_name(dtypes[d]));
+        free(x.data);
+        free(wanted.data);
+    }
+}
+
+static void largest_and_gathered(void) {
+    double largest[2] = {comm_rank() == comm_size() / 2 ? 9.5 : -comm_rank(), -1.0 - comm_rank()};
+    all_reduce_max(groups.world, tensor_1d(largest, F64, 2), TRAFFIC_OTHER);
+    EXPECT(largest[0] == 9.5 && largest[1] == -1.0, "%g and %g", largest[0], largest[1]);
+
+    for (int64_t n = 0; n <= 3; n += 3) {
+        Tensor in = guarded(I32, n), out = guarded(I32, n * comm_size());
+        for (int64_t i = 0; i < n; i++) tensor_i32(in)[i] = (int32_t)(comm_rank() * 10 + i);
+        all_gather(groups.world, out, in, TRAFFIC_OTHER);
+        for (int64_t i = 0; i < n * comm_size(); i++)
+            EXPECT(tensor_i32(out)[i] == i / n * 10 + i % n, "element %lld", (long long)i);
+        expect_guard(out, "all_gather");
+        free(in.data);
+        free(out.data);
+    }
+}
+
+static void broadcast_from_every_root(void) {
+    for (int root = 0; root < comm_size(); root++)
+        for (size_t bytes = 0; bytes <= 70000; bytes = bytes * 7 + 1) {
+            Tensor x = guarded(U8, (int64_t)bytes);
+            memset(x.data, comm_rank() == root ? 100 + root : 0, bytes);
+            broadcast(groups.world, x.data, bytes, root);
+            for (size_t i = 0; i < bytes; i++)
+                EXPECT(tensor_u8(x)[i] == 100 + root, "byte %zu of %zu from %d", i, bytes, root);
+            expect_guard(x, "broadcast");
+            free(x.data);
+        }
+}
+
+static void blocks_change_places(void) {
+    int ranks = comm_size();
+    for (int64_t n = 0; n <= 5; n++) {
+        Tensor in = guarded(I32, n * ranks), out = guarded(I32, n * ranks);
+        for (int64_t i = 0; i < n * ranks; i++)
+            tensor_i32(in)[i] = (int32_t)(comm_rank() * 1000 + i / n * 10 + i % n);
+        int64_t before = traffic_sent_bytes(TRAFFIC_COUNTS);
+        all_to_all(groups.world, out, in, TRAFFIC_COUNTS);
+        EXPECT(traffic_sent_bytes(TRAFFIC_COUNTS) - before == 4 * n * (ranks - 1), "n %lld",
+               (long long)n);
+        for (int64_t i = 0; i < n * ranks; i++)
+            EXPECT(tensor_i32(out)[i] == i / n * 1000 + comm_rank() * 10 + i % n, "element %lld",
+                   (long long)i);
+        expect_guard(out, "all_to_all");
+        free(in.data);
+        free(out.data);
+    }
+}
+
+// How many rows `from` sends to `to` in each pattern of uneven and empty sends.
+enum { PATTERNS = 7 };
+static int64_t rows_between(int pattern, int from, int to) {
+    int ranks = comm_size();
+    switch (pattern) {
+    case 0: // nobody sends anything
+        return 0;
+    case 1: // uneven, about a quarter of the pairs empty
+        return (from * 3 + to * 5 + from * to) % 4;
+    case 2: // only the last rank has tokens
+        return from == ranks - 1 ? to + 1 : 0;
+    case 3: // everything goes to rank 0
+        return to == 0 ? from + 2 : 0;
+    case 4: // to oneself only
+        return from == to ? 3 : 0;
+    case 5: // rank 0 neither sends nor receives
+        return from == 0 || to == 0 ? 0 : 2 + (from + to) % 3;
+    default: // beyond the library's eager limit
+        return 700 + 31 * ((from + 2 * to) % 5);
+    }
+}
+
+static float row_value(int from, int to, int64_t row, int64_t column) {
+    return (float)(from * 100000 + to * 10000 + row * 7 + column);
+}
+
+static void expect_rows(int pattern, int64_t width) {
+    int ranks = comm_size(), rank = comm_rank();
+    int64_t *send = calloc((size_t)ranks, sizeof *send),
+            *receive = calloc((size_t)ranks, sizeof *receive);
+    CHECK(send && receive, "no memory");
+    int64_t sent = 0, received = 0, crossing = 0;
+    for (int p = 0; p < ranks; p++) {
+        sent += send[p] = rows_between(pattern, rank, p);
+        received += receive[p] = rows_between(pattern, p, rank);
+        crossing += p == rank ? 0 : send[p];
+    }
+    Tensor in_flat = guarded(F32, sent * width), out_flat = guarded(F32, received * width);
+    Tensor in = tensor_2d(in_flat.data, F32, sent, width);
+    Tensor out = tensor_2d(out_flat.data, F32, received, width);
+    float *x = tensor_f32(in);
+    for (int p = 0; p < ranks; p++)
+        for (int64_t row = 0; row < send[p]; row++)
+            for (int64_t c = 0; c < width; c++) *x++ = row_value(rank, p, row, c);
+    int64_t before = traffic_sent_bytes(TRAFFIC_DISPATCH);
+    all_to_all_rows(groups.world, out, receive, in, send, TRAFFIC_DISPATCH);
+    int64_t counted = traffic_sent_bytes(TRAFFIC_DISPATCH) - before;
+    EXPECT(counted == crossing * width * 4, "pattern %d: %lld bytes counted, %lld rows crossed",
+           pattern, (long long)counted, (long long)crossing);
+    const float *y = tensor_f32(out);
+    for (int p = 0; p < ranks; p++)
+        for (int64_t row = 0; row < receive[p]; row++)
+            for (int64_t c = 0; c < width; c++, y++)
+                EXPECT(*y == row_value(p, rank, row, c), "pattern %d, row %lld from rank %d",
+                       pattern, (long long)row, p);
+    expect_guard(out_flat, "the received rows");
+    free(in_flat.data);
+    free(out_flat.data);
+    free(send);
+    free(receive);
+}
+
+static void rows_travel_unevenly(void) {
+    for (int pattern = 0; pattern < PATTERNS; pattern++) {
+        expect_rows(pattern, 1);
+        expect_rows(pattern, 17);
+    }
+}
+
+static void everybody_agrees(void) {
+    Error err = {0};
+    EXPECT(comm_agree(true, &err), "with no failure");
+    EXPECT(err.exit_code == 0 && err.message[0] == 0, "error touched: %s", err.message);
+}
+
+// For every set of failing ranks: all get the error of the lowest.
+static void lowest_failing_rank_speaks(void) {
+    for (unsigned failing = 1; failing < 1u << comm_size(); failing++) {
+        Error err = {0};
+        bool ok = !(failing >> comm_rank() & 1);
+        if (!ok)
+            error_set(&err, (ExitCode)(20 + comm_rank()), "rank %d of %u", comm_rank(), failing);
+        EXPECT(!comm_agree(ok, &err), "set %u", failing);
+        int lowest = 0;
+        while (!(failing >> lowest & 1)) lowest++;
+        char wanted[64];
+        snprintf(wanted, sizeof wanted, "rank %d of %u", lowest, failing);
+        EXPECT(strcmp(err.message, wanted) == 0 && err.exit_code == 20 + lowest, "'%s', code %d",
+               err.message, err.exit_code);
+    }
+}
+
+static void open_groups(void) {
+    groups = process_groups_open(1);
+    EXPECT(group_size(groups.world) == comm_size(), "%d", group_size(groups.world));
+    EXPECT(group_rank(groups.world) == comm_rank(), "%d", group_rank(groups.world));
+}
+static void close_groups(void) {
+    process_groups_close(&groups);
+    process_groups_close(&groups); // legal on a zeroed struct
+}
+
+int main(int argc, char **argv) {
+    static const RankTest tests[] = {
+        {"all ranks agree when none has failed", everybody_agrees},
+        {"the error of the lowest failing rank reaches all, whoever failed",
+         lowest_failing_rank_speaks},
+        {"the world is a group of all ranks", open_groups},
+        {"the fixed tree gives the bits of a binary tree over ranks, in any length and dtype",
+         fixed_tree_over_the_world},
+        {"the fixed tree works in expert-parallel and replica groups", fixed_tree_over_subgroups},
+        {"sums of integers in any order are exact", any_order_sums_integers},
+        {"the largest value and gathered blocks reach all ranks", largest_and_gathered},
+        {"every rank can broadcast, also nothing", broadcast_from_every_root},
+        {"equal blocks change places", blocks_change_places},
+        {"rows travel, uneven and empty sends included", rows_travel_unevenly},
+        {"groups can be closed twice", close_groups},
+    };
+    return rank_tests_run(argc, argv, tests, (int)(sizeof tests / sizeof *tests));
+}
