@@ -1,8 +1,7 @@
-// Vector arithmetic of the CPU ops: 16 lanes of f32 whatever the processor has, so that sums have one
-// order everywhere, and an exponential that loops over arrays vectorise.
+// Vector arithmetic of the CPU ops: as many lanes of f32 as one register holds, sums in an order that depends
+// on their length alone, and an exponential that loops over arrays vectorise.
 //
-// The lanes are the vector extension of GCC and Clang; on processors with narrower registers the compiler
-// splits them.
+// Lanes are the vector extension of GCC and Clang.
 #ifndef MOETRAIN_KERNELS_CPU_VECTOR_MATH_H
 #define MOETRAIN_KERNELS_CPU_VECTOR_MATH_H
 
@@ -10,16 +9,17 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 #include <immintrin.h>
-#endif
-
 enum { LANES = 16 };
-typedef float Lanes __attribute__((vector_size(4 * LANES)));
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" // lanes are passed between inlined functions only
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
 #endif
+
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
 
 static inline Lanes lanes_load(const float *x) {
     Lanes v;
@@ -35,22 +35,20 @@ static inline Lanes lanes_set(float x) {
     return x - (Lanes){0};
 }
 
-// a · b + c. GCC contracts no plain expression under -ffp-contract=on, hence the intrinsic.
+// a · b + c. GCC contracts no plain expression under -ffp-contract=on, hence the intrinsics.
 static inline Lanes lanes_fma(Lanes a, Lanes b, Lanes c) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     return (Lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (Lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
     return a * b + c;
 #endif
 }
 
 static inline Lanes lanes_max(Lanes a, Lanes b) {
-#ifdef __AVX512F__
-    return (Lanes)_mm512_max_ps((__m512)a, (__m512)b);
-#else
     for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
     return a;
-#endif
 }
 
 static inline float lanes_sum(Lanes v) {

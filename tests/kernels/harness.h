@@ -1,0 +1,46 @@
+// What the check programs share: random tensors, comparison with the reference, the thread test, timing.
+// A failed comparison prints the case and the worst element; main() returns failures().
+#ifndef MOETRAIN_TESTS_KERNELS_HARNESS_H
+#define MOETRAIN_TESTS_KERNELS_HARNESS_H
+
+#include "kernels/kernels.h"
+
+#define F32_EPS 0x1p-24 // largest relative error of one rounding
+
+// Names the case that the next comparisons belong to, printf-style.
+void begin_case(const char *format, ...) __attribute__((format(printf, 1, 2)));
+// Counts a failure of the current case when the condition does not hold.
+void expect(bool condition, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int failures(void); // 0 or 1, for main()
+
+// Memory that lives until release_all(); contents: NaN for f32 and f64, 0xAA elsewhere, so that a forgotten
+// element shows.
+Tensor new_1d(DType dtype, int64_t n0);
+Tensor new_2d(DType dtype, int64_t n0, int64_t n1);
+Tensor new_3d(DType dtype, int64_t n0, int64_t n1, int64_t n2);
+double *new_doubles(int64_t n);
+void release_all(void);
+
+// Uniform in [-1, 1); each call draws new numbers, the same in every run of the program.
+Tensor random_2d(int64_t n0, int64_t n1);
+Tensor random_1d(int64_t n0);
+Tensor random_3d(int64_t n0, int64_t n1, int64_t n2);
+int64_t random_below(int64_t bound);
+Tensor copy_of(Tensor x);
+
+// |got - want| <= relative · |want| + error_unit[i] · factor, or absolute error `factor` alone when error_unit is NULL.
+void expect_near(const char *name, Tensor got, const double *want, double relative,
+                 const double *error_unit, double factor);
+void expect_same_bytes(const char *name, Tensor got, const void *want);
+
+// Runs an op with 1, 2 and 3 threads and expects the same bytes in all outputs.
+void expect_same_for_any_threads(void (*run)(Device *dev, void *context), void *context,
+                                 const Tensor *outputs, int count);
+// A device of `threads` threads; fatal if it cannot be opened.
+Device open_cpu(int threads);
+
+// Seconds of one call: the tenth percentile of about 0.2 s of calls, because other work shares the machine.
+double time_call(void (*run)(Device *dev, void *context), Device *dev, void *context);
+bool wants_bench(int argc, char **argv); // --bench
+
+#endif

@@ -1,0 +1,268 @@
+#include "reference.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static double *zeros(int64_t n) {
+    return calloc((size_t)n + 1, sizeof(double));
+}
+
+// ---- matrices ------------------------------------------------------------------------------------------
+
+// Group that serves row m, or -1.
+static int64_t group_of(Segments rows, int64_t m) {
+    for (int64_t i = 0; i < rows.groups * rows.parts; i++)
+        if (m >= rows.offsets[i] && m < rows.offsets[i + 1]) return i / rows.parts;
+    return -1;
+}
+
+void reference_matmul_forward(double *y, double *magnitude, const float *x, const float *w,
+                              Segments rows, int64_t N, int64_t K) {
+    for (int64_t m = rows.offsets[0]; m < rows.offsets[rows.groups * rows.parts]; m++) {
+        int64_t g = group_of(rows, m);
+        for (int64_t n = 0; n < N; n++) {
+            double sum = 0, absolute = 0;
+            for (int64_t k = 0; k < K; k++) {
+                double product = (double)x[m * K + k] * (double)w[(g * N + n) * K + k];
+                sum += product;
+                absolute += fabs(product);
+            }
+            y[m * N + n] = sum;
+            if (magnitude) magnitude[m * N + n] = absolute;
+        }
+    }
+}
+
+void reference_matmul_backward_input(double *dx, double *magnitude, const float *dy, const float *w,
+                                     Segments rows, int64_t N, int64_t K) {
+    for (int64_t m = rows.offsets[0]; m < rows.offsets[rows.groups * rows.parts]; m++) {
+        int64_t g = group_of(rows, m);
+        for (int64_t k = 0; k < K; k++) {
+            double sum = 0, absolute = 0;
+            for (int64_t n = 0; n < N; n++) {
+                double product = (double)dy[m * N + n] * (double)w[(g * N + n) * K + k];
+                sum += product;
+                absolute += fabs(product);
+            }
+            dx[m * K + k] = sum;
+            if (magnitude) magnitude[m * K + k] = absolute;
+        }
+    }
+}
+
+void reference_matmul_backward_weight(double *dw, double *magnitude, const float *dy,
+                                      const float *x, Segments rows, int64_t N, int64_t K) {
+    for (int64_t g = 0; g < rows.groups; g++)
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t k = 0; k < K; k++) {
+                double sum = 0, absolute = 0;
+                for (int64_t m = rows.offsets[g * rows.parts];
+                     m < rows.offsets[(g + 1) * rows.parts]; m++) {
+                    double product = (double)dy[m * N + n] * (double)x[m * K + k];
+                    sum += product;
+                    absolute += fabs(product);
+                }
+                dw[(g * N + n) * K + k] = sum;
+                if (magnitude) magnitude[(g * N + n) * K + k] = absolute;
+            }
+}
+
+// ---- embedding -----------------------------------------------------------------------------------------
+
+void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
+                                  const int32_t *tokens, int64_t N, int64_t D, int64_t V) {
+    memset(dweight, 0, (size_t)(V * D) * sizeof *dweight);
+    if (magnitude) memset(magnitude, 0, (size_t)(V * D) * sizeof *magnitude);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t d = 0; d < D; d++) {
+            dweight[tokens[n] * D + d] += (double)dout[n * D + d];
+            if (magnitude) magnitude[tokens[n] * D + d] += fabs((double)dout[n * D + d]);
+        }
+}
+
+// ---- RMSNorm -------------------------------------------------------------------------------------------
+
+static double inverse_root_mean_square(const float *x, int64_t D, float eps) {
+    double sum = 0;
+    for (int64_t d = 0; d < D; d++) sum += (double)x[d] * (double)x[d];
+    return 1.0 / sqrt(sum / (double)D + (double)eps);
+}
+
+void reference_rmsnorm_forward(double *out, double *rstd, const float *x, const float *weight,
+                               float eps, int64_t N, int64_t D) {
+    for (int64_t n = 0; n < N; n++) {
+        rstd[n] = inverse_root_mean_square(x + n * D, D, eps);
+        for (int64_t d = 0; d < D; d++)
+            out[n * D + d] = (double)x[n * D + d] * rstd[n] * (double)weight[d];
+    }
+}
+
+// y_i = x_i r w_i and ∂r/∂x_j = -r³ x_j / D, hence dx_j = r w_j g_j - r³ x_j / D · Σ_i g_i w_i x_i.
+void reference_rmsnorm_backward(double *dx, double *dweight, double *dweight_magnitude,
+                                const float *dout, const float *x, const float *weight, float eps,
+                                int64_t N, int64_t D) {
+    for (int64_t d = 0; d < D; d++) dweight[d] = dweight_magnitude[d] = 0;
+    for (int64_t n = 0; n < N; n++) {
+        const float *g = dout + n * D, *row = x + n * D;
+        double r = inverse_root_mean_square(row, D, eps), sum = 0;
+        for (int64_t d = 0; d < D; d++) sum += (double)g[d] * (double)weight[d] * (double)row[d];
+        for (int64_t d = 0; d < D; d++) {
+            dx[n * D + d] =
+                r * (double)weight[d] * (double)g[d] - r * r * r * (double)row[d] / (double)D * sum;
+            dweight[d] += (double)g[d] * (double)row[d] * r;
+            dweight_magnitude[d] += fabs((double)g[d] * (double)row[d] * r);
+        }
+    }
+}
+
+// ---- attention -----------------------------------------------------------------------------------------
+
+void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
+                    int64_t position, bool inverse) {
+    int64_t half = s.d_head / 2;
+    for (int64_t head = 0; head < s.heads + s.kv_heads; head++)
+        for (int64_t i = 0; i < half; i++) {
+            double c = (double)cosines[position * half + i];
+            double t = (double)sines[position * half + i] * (inverse ? -1 : 1);
+            double *a = row + head * s.d_head + i, *b = a + half;
+            double turned_a = *a * c - *b * t, turned_b = *a * t + *b * c;
+            *a = turned_a;
+            *b = turned_b;
+        }
+}
+
+// Softmax probabilities p (T, T) of one head; returns them and, if wanted, each row's log-sum-exp.
+static void head_probabilities(double *p, double *lse, int64_t lse_step, const float *q,
+                               const float *k, int64_t W, int64_t d_head, int64_t T, double scale) {
+    for (int64_t i = 0; i < T; i++) {
+        double largest = -INFINITY, sum = 0;
+        for (int64_t j = 0; j <= i; j++) {
+            double score = 0;
+            for (int64_t d = 0; d < d_head; d++)
+                score += (double)q[i * W + d] * (double)k[j * W + d];
+            p[i * T + j] = score * scale;
+            largest = fmax(largest, score * scale);
+        }
+        for (int64_t j = 0; j <= i; j++) sum += exp(p[i * T + j] - largest);
+        for (int64_t j = 0; j < T; j++)
+            p[i * T + j] = j <= i ? exp(p[i * T + j] - largest) / sum : 0;
+        if (lse) lse[i * lse_step] = largest + log(sum);
+    }
+}
+
+void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionShape s,
+                                 int64_t N, int64_t T, double scale) {
+    int64_t W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
+    double *p = zeros(T * T);
+    for (int64_t first = 0; first < N; first += T)
+        for (int64_t h = 0; h < s.heads; h++) {
+            int64_t kv = h / (s.heads / s.kv_heads);
+            const float *q = qkv + first * W + h * s.d_head;
+            const float *k = qkv + first * W + (s.heads + kv) * s.d_head;
+            const float *v = qkv + first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
+            head_probabilities(p, lse + first * s.heads + h, s.heads, q, k, W, s.d_head, T, scale);
+            for (int64_t i = 0; i < T; i++)
+                for (int64_t c = 0; c < s.d_value; c++) {
+                    double sum = 0;
+                    for (int64_t j = 0; j <= i; j++) sum += p[i * T + j] * (double)v[j * W + c];
+                    out[(first + i) * s.heads * s.d_value + h * s.d_value + c] = sum;
+                }
+        }
+    free(p);
+}
+
+void reference_attention_backward(double *dqkv, const float *dout, const float *qkv,
+                                  AttentionShape s, int64_t N, int64_t T, double scale) {
+    int64_t W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
+    int64_t O = s.heads * s.d_value;
+    memset(dqkv, 0, (size_t)(N * W) * sizeof *dqkv);
+    double *p = zeros(T * T), *dp = zeros(T);
+    for (int64_t first = 0; first < N; first += T)
+        for (int64_t h = 0; h < s.heads; h++) {
+            int64_t kv = h / (s.heads / s.kv_heads);
+            int64_t at_q = first * W + h * s.d_head;
+            int64_t at_k = first * W + (s.heads + kv) * s.d_head;
+            int64_t at_v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
+            head_probabilities(p, NULL, 0, qkv + at_q, qkv + at_k, W, s.d_head, T, scale);
+            for (int64_t i = 0; i < T; i++) {
+                const float *g = dout + (first + i) * O + h * s.d_value;
+                double mean = 0;
+                for (int64_t j = 0; j <= i; j++) {
+                    dp[j] = 0;
+                    for (int64_t c = 0; c < s.d_value; c++) {
+                        dp[j] += (double)g[c] * (double)qkv[at_v + j * W + c];
+                        dqkv[at_v + j * W + c] += p[i * T + j] * (double)g[c];
+                    }
+                    mean += p[i * T + j] * dp[j];
+                }
+                for (int64_t j = 0; j <= i; j++) {
+                    double ds = p[i * T + j] * (dp[j] - mean) * scale;
+                    for (int64_t d = 0; d < s.d_head; d++) {
+                        dqkv[at_q + i * W + d] += ds * (double)qkv[at_k + j * W + d];
+                        dqkv[at_k + j * W + d] += ds * (double)qkv[at_q + i * W + d];
+                    }
+                }
+            }
+        }
+    free(p);
+    free(dp);
+}
+
+// ---- feed-forward --------------------------------------------------------------------------------------
+
+void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,
+                                  int64_t F) {
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t f = 0; f < F; f++) {
+            if (kind == RELU) {
+                out[n * F + f] = fmax(0, (double)in[n * F + f]);
+            } else {
+                double gate = (double)in[n * 2 * F + f], up = (double)in[n * 2 * F + F + f];
+                out[n * F + f] = gate / (1 + exp(-gate)) * up;
+            }
+        }
+}
+
+void reference_activation_backward(double *din, const float *dout, const float *in, Activation kind,
+                                   int64_t N, int64_t F) {
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t f = 0; f < F; f++) {
+            double g = (double)dout[n * F + f];
+            if (kind == RELU) {
+                din[n * F + f] = in[n * F + f] > 0 ? g : 0;
+            } else {
+                double gate = (double)in[n * 2 * F + f], up = (double)in[n * 2 * F + F + f];
+                double s = 1 / (1 + exp(-gate));
+                // d/dz z s(z) = s + z s (1 - s)
+                din[n * 2 * F + f] = g * up * (s + gate * s * (1 - s));
+                din[n * 2 * F + F + f] = g * gate * s;
+            }
+        }
+}
+
+// ---- loss and optimizer --------------------------------------------------------------------------------
+
+void reference_cross_entropy(double *losses, double *dlogits, const float *logits,
+                             const int32_t *targets, double scale, int64_t N, int64_t V) {
+    for (int64_t n = 0; n < N; n++) {
+        const float *z = logits + n * V;
+        double largest = -INFINITY, sum = 0;
+        for (int64_t v = 0; v < V; v++) largest = fmax(largest, (double)z[v]);
+        for (int64_t v = 0; v < V; v++) sum += exp((double)z[v] - largest);
+        losses[n] = largest + log(sum) - (double)z[targets[n]];
+        for (int64_t v = 0; v < V; v++)
+            dlogits[n * V + v] =
+                (exp((double)z[v] - largest) / sum - (v == targets[n] ? 1 : 0)) * scale;
+    }
+}
+
+void reference_adamw(double *w, double *m, double *v, double g, AdamW rule) {
+    double beta1 = (double)rule.beta1, beta2 = (double)rule.beta2;
+    g *= (double)rule.grad_scale;
+    *m = beta1 * *m + (1 - beta1) * g;
+    *v = beta2 * *v + (1 - beta2) * g * g;
+    double m_hat = *m / (double)rule.bias_correction1, v_hat = *v / (double)rule.bias_correction2;
+    *w -= (double)rule.lr *
+          (m_hat / (sqrt(v_hat) + (double)rule.eps) + (double)rule.weight_decay * *w);
+}

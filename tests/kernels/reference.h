@@ -1,0 +1,76 @@
+// Every op of kernels.h once more, in double and in the plainest loops: what the fast ones are compared with.
+// Written from the formulas, not from the code under test. Arrays are row-major; letters as in kernels.h.
+// `magnitude` arguments (may be NULL) receive the same sums over absolute values: the scale of rounding errors.
+#ifndef MOETRAIN_TESTS_KERNELS_REFERENCE_H
+#define MOETRAIN_TESTS_KERNELS_REFERENCE_H
+
+#include "kernels/kernels.h"
+
+// y (M, N), x (M, K), w (G, N, K)
+void reference_matmul_forward(double *y, double *magnitude, const float *x, const float *w,
+                              Segments rows, int64_t N, int64_t K);
+void reference_matmul_backward_input(double *dx, double *magnitude, const float *dy, const float *w,
+                                     Segments rows, int64_t N, int64_t K);
+void reference_matmul_backward_weight(double *dw, double *magnitude, const float *dy,
+                                      const float *x, Segments rows, int64_t N, int64_t K);
+
+void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
+                                  const int32_t *tokens, int64_t N, int64_t D, int64_t V);
+
+void reference_rmsnorm_forward(double *out, double *rstd, const float *x, const float *weight,
+                               float eps, int64_t N, int64_t D);
+// dx: the op's contribution, without what was there before
+void reference_rmsnorm_backward(double *dx, double *dweight, double *dweight_magnitude,
+                                const float *dout, const float *x, const float *weight, float eps,
+                                int64_t N, int64_t D);
+
+// Rotates one row at `position`; the angles are given.
+void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
+                    int64_t position, bool inverse);
+
+void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionShape s,
+                                 int64_t N, int64_t T, double scale);
+void reference_attention_backward(double *dqkv, const float *dout, const float *qkv,
+                                  AttentionShape s, int64_t N, int64_t T, double scale);
+
+void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,
+                                  int64_t F);
+void reference_activation_backward(double *din, const float *dout, const float *in, Activation kind,
+                                   int64_t N, int64_t F);
+
+// Exact choices; the sums are over all N tokens (one part).
+void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
+                              double *entropy_sum, double *lse2_sum, const float *logits,
+                              RouterRule rule, int64_t N, int64_t E, int64_t K);
+// balance (E): one part
+void reference_router_backward(double *dlogits, const float *dweights, const int32_t *ids,
+                               const float *logits, RouterRule rule, const float *balance,
+                               double z_scale, int64_t N, int64_t E, int64_t K);
+
+// Exact. One routing group of N tokens whose first row is first_token.
+void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped, const int32_t *ids,
+                               const float *weights, int64_t N, int64_t K, int64_t E,
+                               int64_t capacity, DropPolicy policy, RngStream stream,
+                               int64_t first_token);
+// Exact.
+void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
+                                const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
+                                int64_t E, int64_t parts);
+void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,
+                               const float *weights, int64_t N, int64_t D, int64_t K);
+// Rows of dy that no choice names are left alone.
+void reference_combine_backward(double *dy, double *dweights, const float *dout, const float *y,
+                                const int32_t *slot_row, const float *weights, int64_t N, int64_t D,
+                                int64_t K);
+void reference_renormalize_forward(double *scaled, const float *weights, const uint8_t *kept,
+                                   int64_t N, int64_t K);
+void reference_renormalize_backward(double *dweights, const float *dscaled, const float *weights,
+                                    const uint8_t *kept, int64_t N, int64_t K);
+
+void reference_cross_entropy(double *losses, double *dlogits, const float *logits,
+                             const int32_t *targets, double scale, int64_t N, int64_t V);
+
+// One element of w, m and v.
+void reference_adamw(double *w, double *m, double *v, double g, AdamW rule);
+
+#endif
