@@ -68,7 +68,7 @@ class BadInput(RefusalTest):
 
     def test_device_that_is_not_built_in(self):
         self.write_tiny(device="cuda")
-        self.assert_refused(7, "cuda", "device: cpu")
+        self.assert_refused(7, "CUDA", "device: cpu")
 
     def test_must_resume_without_a_checkpoint(self):
         self.write_tiny(resume="must")
@@ -92,7 +92,7 @@ class BadCheckpoint(RefusalTest):
 
     def test_checkpoint_of_other_data(self):
         self.write("train.txt", "Another text. " * 200)
-        self.assert_refused(4, "train.txt", overrides=["train.steps=4"])
+        self.assert_refused(3, "train.txt", "step-00000002.h5", overrides=["train.steps=4"])
 
     def test_damaged_checkpoint_and_no_other(self):
         path = self.path(self.checkpoint)
@@ -101,7 +101,7 @@ class BadCheckpoint(RefusalTest):
             byte = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
-        self.assert_refused(4, "step-00000002.h5", overrides=["train.steps=4"])
+        self.assert_refused(4, "checkpoints", "usable", overrides=["train.steps=4"])
         self.assert_error(self.run_program("inspect", "--digest", self.checkpoint), 4, "step-00000002.h5")
         self.assert_error(self.run_program("generate", self.checkpoint), 4, "step-00000002.h5")
 
