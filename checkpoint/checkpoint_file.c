@@ -122,28 +122,20 @@ bool checkpoint_file_verify_structure(CheckpointFile *file, Error *err) {
            error_set(err, EXIT_CHECKPOINT, "the HDF5 structure of the file is damaged");
 }
 
-// Feeds bytes [begin, end) of a file into a hash.
-static bool hash_range(int fd, int64_t begin, int64_t end, Hasher *hasher, Error *err) {
-    char chunk[16384];
-    while (begin < end) {
-        size_t bytes = (size_t)(end - begin) < sizeof chunk ? (size_t)(end - begin) : sizeof chunk;
-        if (!file_read_at(fd, chunk, bytes, begin, err)) return false;
-        hasher_add(hasher, chunk, bytes);
-        begin += (int64_t)bytes;
-    }
-    return true;
-}
-
 bool structure_hash(int fd, const Manifest *manifest, int64_t file_bytes, Hash *hash, Error *err) {
+    char chunk[16384];
     Hasher *hasher = hasher_open();
-    int64_t begin = HEADER_BYTES;
     bool ok = true;
-    for (int64_t i = 0; ok && i < manifest->in_file_count; i++) {
-        const Dataset *dataset = manifest->in_file_order[i];
-        ok = hash_range(fd, begin, dataset->offset, hasher, err);
-        begin = dataset->offset + dataset->bytes;
+    for (int64_t i = 0; ok && i <= manifest->in_file_count; i++) {
+        Span gap = manifest_gap(manifest, i, file_bytes);
+        for (int64_t done = 0; ok && done < gap.bytes;) {
+            int64_t rest = gap.bytes - done;
+            size_t bytes = rest < (int64_t)sizeof chunk ? (size_t)rest : sizeof chunk;
+            ok = file_read_at(fd, chunk, bytes, gap.begin + done, err);
+            if (ok) hasher_add(hasher, chunk, bytes);
+            done += (int64_t)bytes;
+        }
     }
-    ok = ok && hash_range(fd, begin, file_bytes, hasher, err);
     *hash = hasher_close(hasher);
     return ok;
 }

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -75,13 +76,20 @@ bool directory_sync(const char *path, Error *err) {
 
 bool directory_check_room(const char *path, int64_t bytes, Error *err) {
     struct statvfs info;
-    if (statvfs(path, &info) != 0)
+    struct rlimit limit;
+    if (statvfs(path, &info) != 0 || getrlimit(RLIMIT_FSIZE, &limit) != 0)
         return error_set(err, EXIT_IO, "cannot ask for the free space of %s: %s", path,
                          strerror(errno));
-    double room = (double)info.f_bavail * (double)info.f_frsize;
-    if (room >= (double)bytes) return true;
-    return error_set(err, EXIT_IO,
-                     "%s has %.1f MB free and the checkpoint wants %.1f MB; free some space or "
-                     "keep fewer checkpoints",
-                     path, room / 1e6, (double)bytes / 1e6);
+    double wanted = (double)bytes, room = (double)info.f_bavail * (double)info.f_frsize;
+    if (wanted > room)
+        return error_set(err, EXIT_IO,
+                         "%s has %.1f MB free and the checkpoint wants %.1f MB; free some space "
+                         "or keep fewer checkpoints",
+                         path, room / 1e6, wanted / 1e6);
+    if (limit.rlim_cur != RLIM_INFINITY && wanted > (double)limit.rlim_cur)
+        return error_set(
+            err, EXIT_IO,
+            "files are limited to %.1f MB (ulimit -f) and the checkpoint wants %.1f MB",
+            (double)limit.rlim_cur / 1e6, wanted / 1e6);
+    return true;
 }

@@ -139,6 +139,16 @@ bool manifest_check_places(Manifest *manifest, int64_t file_bytes, Error *err) {
     return true;
 }
 
+Span manifest_gap(const Manifest *manifest, int64_t index, int64_t file_bytes) {
+    int64_t begin = HEADER_BYTES, end = file_bytes;
+    if (index > 0) {
+        const Dataset *before = manifest->in_file_order[index - 1];
+        begin = before->offset + before->bytes;
+    }
+    if (index < manifest->in_file_count) end = manifest->in_file_order[index]->offset;
+    return (Span){.begin = begin, .bytes = end - begin};
+}
+
 const Dataset *manifest_find(const Manifest *manifest, const char *name) {
     Dataset key;
     snprintf(key.name, sizeof key.name, "%s", name);

@@ -72,6 +72,11 @@ typedef struct Manifest {
     int64_t blocks;
 } Manifest;
 
+// Some bytes of a file or of a dataset.
+typedef struct Span {
+    int64_t begin, bytes;
+} Span;
+
 void manifest_free(Manifest *manifest); // legal on a zeroed one
 
 // Building: add every dataset (offset unknown), then arrange: sorts, derives, allocates zeroed
@@ -82,13 +87,14 @@ bool manifest_arrange(Manifest *manifest, Error *err);
 // False unless the datasets lie apart from each other, behind the header and inside file_bytes.
 bool manifest_check_places(Manifest *manifest, int64_t file_bytes, Error *err);
 
+// Gap 0 … in_file_count: the bytes between header, datasets and end of file, in file order. The
+// places must have been checked.
+Span manifest_gap(const Manifest *manifest, int64_t index, int64_t file_bytes);
+
 // The dataset of this name, or NULL.
 const Dataset *manifest_find(const Manifest *manifest, const char *name);
 
-// Where block 0 … blocks-1 of a dataset lies, in bytes from the dataset's start.
-typedef struct Span {
-    int64_t begin, bytes;
-} Span;
+// Where block 0 … blocks-1 of a dataset lies, counted from the dataset's start.
 Span dataset_block(const Dataset *dataset, int64_t block);
 
 // To and from the disk. decode: fills *manifest from a checked header, its records and its hashes;

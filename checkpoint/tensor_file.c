@@ -1,8 +1,17 @@
 #include "checkpoint/tensor_file.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <hdf5.h>
+
+#include "checkpoint/file_io.h"
 
 // What all datasets of a file are created with.
 typedef struct Layout {
@@ -42,7 +51,7 @@ static bool layout_dataset(const Layout *layout, const char *name, hid_t type, i
         H5Dcreate2(layout->file, name, type, space, layout->links, layout->storage, H5P_DEFAULT);
     if (dataset < 0) goto cleanup;
     haddr_t address = H5Dget_offset(dataset);
-    ok = (address == HADDR_UNDEF) == empty;
+    ok = empty || address != HADDR_UNDEF;
     *offset = empty ? 0 : (int64_t)address;
 cleanup:
     if (dataset >= 0) ok = H5Dclose(dataset) >= 0 && ok;
@@ -95,7 +104,8 @@ static bool layout_index(const Layout *layout, const Manifest *manifest, FileHea
     return ok;
 }
 
-bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header, Error *err) {
+// The whole file in HDF5's hands: created, laid out and closed.
+static bool layout_file(const char *path, Manifest *manifest, FileHeader *header, Error *err) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); // we report, HDF5 does not print
     H5PLset_loading_state(0);              // never runs code found through HDF5_PLUGIN_PATH
     bool ok = false;
@@ -113,7 +123,7 @@ bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header
         H5Pset_obj_track_times(layout.storage, false) < 0)
         goto cleanup;
     failed = "the file";
-    layout.file = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
+    layout.file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     if (layout.file < 0) goto cleanup;
     failed = "manifest or block_hashes";
     if (!layout_index(&layout, manifest, header)) goto cleanup;
@@ -134,7 +144,60 @@ cleanup:
     if (creation >= 0) H5Pclose(creation);
     if (layout.storage >= 0) H5Pclose(layout.storage);
     if (layout.links >= 0) H5Pclose(layout.links);
-    return ok ||
-           error_set(err, EXIT_IO,
-                     "HDF5 cannot create %s; is the disk full or the directory read-only?", failed);
+    return ok || error_set(err, EXIT_IO, "HDF5 cannot lay out %s", failed);
+}
+
+// Copies what lies outside header and datasets.
+static bool copy_structure(int to, int from, const Manifest *manifest, int64_t file_bytes,
+                           Error *err) {
+    char chunk[16384];
+    for (int64_t i = 0; i <= manifest->in_file_count; i++) {
+        Span gap = manifest_gap(manifest, i, file_bytes);
+        for (int64_t done = 0; done < gap.bytes;) {
+            int64_t rest = gap.bytes - done, at = gap.begin + done;
+            size_t bytes = rest < (int64_t)sizeof chunk ? (size_t)rest : sizeof chunk;
+            if (!file_read_at(from, chunk, bytes, at, err)) return false;
+            if (!file_write_at(to, chunk, bytes, at, err)) return false;
+            done += (int64_t)bytes;
+        }
+    }
+    return true;
+}
+
+// An empty file in memory, whose holes take no room. path_bytes of `path` receive its name.
+static int memory_file_open(char *path, size_t path_bytes) {
+    static const char *const places[] = {"/dev/shm", "/tmp"}; // the second on systems without it
+    int fd = -1;
+    for (size_t i = 0; fd < 0 && i < sizeof places / sizeof *places; i++) {
+        snprintf(path, path_bytes, "%s/moetrain-layout-XXXXXX", places[i]);
+        fd = mkostemp(path, O_CLOEXEC);
+    }
+    return fd;
+}
+
+bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header, Error *err) {
+    char memory_path[64];
+    struct stat info;
+    bool ok = false;
+    int file = -1, memory = memory_file_open(memory_path, sizeof memory_path);
+    if (memory < 0) {
+        error_set(err, EXIT_IO, "cannot create %s: %s", memory_path, strerror(errno));
+        goto cleanup;
+    }
+    ok = layout_file(memory_path, manifest, header, err);
+    unlink(memory_path);
+    if (!ok) goto cleanup;
+    ok = false;
+    file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0 || fstat(memory, &info) != 0 || ftruncate(file, info.st_size) != 0) {
+        error_set(err, EXIT_IO, "cannot create: %s", strerror(errno));
+        goto cleanup;
+    }
+    header->file_bytes = info.st_size;
+    ok = manifest_check_places(manifest, header->file_bytes, err) &&
+         copy_structure(file, memory, manifest, header->file_bytes, err);
+cleanup:
+    if (file >= 0) close(file);
+    if (memory >= 0) close(memory);
+    return ok;
 }

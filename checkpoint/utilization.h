@@ -13,8 +13,8 @@ typedef struct UtilizationHistory {
     int64_t rows, capacity;  // closed rows, room
     int64_t *step;           // (rows) last step that the row covers
     int64_t *steps;          // (rows) how many steps it covers
-    int64_t *routed;         // (rows, layers, experts) choices before dropping
-    int64_t *dropped;        // (rows, layers, experts)
+    int64_t *routed;         // (rows, layers, experts) choices that reached the expert
+    int64_t *dropped;        // (rows, layers, experts) others; both together are all choices
     double *weight_mass;     // (rows, layers, experts) sum of gate weights of the choices kept
     double *entropy; // (rows, layers) mean entropy of the router's full softmax, nats a token
     // The open row, sums so far.

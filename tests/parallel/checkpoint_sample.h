@@ -1,0 +1,170 @@
+// A small model's worth of checkpoint for the tests: every type, dense and sharded tensors, replicas of
+// experts, empty tensors, blocks of all kinds. Each element is a function of step, tensor and global place,
+// so any rank of any number of ranks can tell whether what it loaded is right.
+#ifndef MOETRAIN_TESTS_CHECKPOINT_SAMPLE_H
+#define MOETRAIN_TESTS_CHECKPOINT_SAMPLE_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint/checkpoint.h"
+
+enum { SAMPLE_TENSORS = 9, SAMPLE_LAYERS = 2, SAMPLE_EXPERTS = 8 };
+
+typedef struct Sample {
+    SavedTensor tensors[SAMPLE_TENSORS];
+    UtilizationHistory utilization;
+    Checkpoint checkpoint;
+} Sample;
+
+static uint64_t sample_bits(int64_t step, int tensor, int64_t element) {
+    uint64_t x = (uint64_t)step * 1000003u + (uint64_t)tensor * 7919u + (uint64_t)element + 1u;
+    x *= 0x9e3779b97f4a7c15u;
+    return x ^ x >> 29;
+}
+
+static size_t sample_row_bytes(const SavedTensor *tensor) {
+    return (size_t)(tensor->shape[1] * tensor->shape[2]) * dtype_bytes(tensor->dtype);
+}
+
+// Calls for each element held here: writes it, or compares and returns false at the first difference.
+static bool sample_visit(const SavedTensor *tensor, int number, int64_t step, bool write) {
+    size_t width = dtype_bytes(tensor->dtype);
+    int64_t row = tensor->shape[1] * tensor->shape[2];
+    char *at = tensor->data;
+    for (int64_t i = tensor->first * row; i < (tensor->first + tensor->count) * row; i++) {
+        uint64_t bits = sample_bits(step, number, i);
+        if (write)
+            memcpy(at, &bits, width);
+        else if (memcmp(at, &bits, width) != 0)
+            return false;
+        at += width;
+    }
+    return true;
+}
+
+static UtilizationHistory sample_utilization(int64_t step) {
+    enum { CELLS = SAMPLE_LAYERS * SAMPLE_EXPERTS };
+    UtilizationHistory history;
+    utilization_init(&history, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+    for (int64_t s = 1; s <= 5 * step + 2; s++) { // two steps stay in the open row
+        int64_t counts[CELLS];
+        double mass[CELLS], entropy[SAMPLE_LAYERS] = {1.0 / (double)s, 2.0};
+        for (int cell = 0; cell < CELLS; cell++) {
+            counts[cell] = s * cell;
+            mass[cell] = 0.1 * (double)(s + cell);
+        }
+        utilization_add(&history, counts, counts, mass, entropy);
+        if (s % 5 == 0) utilization_close_row(&history, s);
+    }
+    return history;
+}
+
+static TrainState sample_state(int64_t step) {
+    TrainState state = {.step = step,
+                        .micro_batches = 2 * step,
+                        .adam_steps = step - 1,
+                        .skipped_steps = 1,
+                        .skipped_in_row = 3,
+                        .data_epoch = 4,
+                        .data_index = 5 + step,
+                        .tokens = 1000 * step};
+    snprintf(state.data_id, sizeof state.data_id, "c0ffee-%lld", (long long)step);
+    return state;
+}
+
+// The state after `step` as rank `rank` of `ranks` holds it. Experts go to ep ranks, the largest power of
+// two in `ranks` up to 4; other ranks are replicas. `large` adds blocks of 4 MiB.
+static void sample_init(Sample *sample, int64_t step, int rank, int ranks, bool large) {
+    static const char config[] = "model.layers: 2\nmoe.experts: 8\nmoe.top_k: 2\n";
+    const int64_t E = SAMPLE_EXPERTS, wide = large ? (5 << 20) / 4 : 12;
+    int64_t ep = 1;
+    while (ep < 4 && ranks % (2 * ep) == 0) ep *= 2;
+    memset(sample, 0, sizeof *sample);
+    const SavedTensor shapes[SAMPLE_TENSORS] = {
+        {"parameters/embedding", F32, 2, {97, 33, 1}, 0, 97, true, 0, NULL},
+        {"parameters/experts.up", F32, 3, {E, 6, 10}, 0, 0, false, 0, NULL},
+        {"parameters/experts.bias", F32, 2, {E, wide, 1}, 0, 0, false, 0, NULL},
+        {"optimizer/m/embedding", F32, 2, {2, wide, 1}, 0, 2, true, 0, NULL},
+        {"optimizer/m/experts.up", F32, 3, {E, 6, 10}, 0, 0, false, 0, NULL},
+        {"optimizer/counts", I64, 1, {E, 1, 1}, 0, 0, false, 0, NULL},
+        {"optimizer/empty", F32, 2, {E, 0, 1}, 0, 0, false, 0, NULL},
+        {"data/code_points", I32, 1, {50, 1, 1}, 0, 50, true, 0, NULL},
+        {"data/frequencies", F64, 2, {50, 2, 1}, 0, 50, true, 0, NULL},
+    };
+    for (int i = 0; i < SAMPLE_TENSORS; i++) {
+        SavedTensor *tensor = &sample->tensors[i];
+        *tensor = shapes[i];
+        if (!tensor->replicated) {
+            tensor->first = rank % ep * (E / ep);
+            tensor->count = E / ep;
+            tensor->replica = (int)(rank / ep);
+        }
+        tensor->data = malloc((size_t)tensor->count * sample_row_bytes(tensor) + 1);
+        CHECK(tensor->data, "no memory");
+        sample_visit(tensor, i, step, true);
+    }
+    sample->utilization = sample_utilization(step);
+    sample->checkpoint = (Checkpoint){.tensors = sample->tensors,
+                                      .tensor_count = SAMPLE_TENSORS,
+                                      .state = sample_state(step),
+                                      .config_yaml = config,
+                                      .utilization = &sample->utilization};
+}
+
+// Forgets all contents, so that a load has something to do.
+static void sample_clear(Sample *sample) {
+    for (int i = 0; i < SAMPLE_TENSORS; i++) {
+        const SavedTensor *tensor = &sample->tensors[i];
+        memset(tensor->data, 0xee, (size_t)tensor->count * sample_row_bytes(tensor));
+    }
+    sample->checkpoint.state = (TrainState){0};
+    utilization_free(&sample->utilization);
+    utilization_init(&sample->utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+}
+
+static bool sample_utilization_equals(const UtilizationHistory *a, int64_t step) {
+    UtilizationHistory b = sample_utilization(step);
+    size_t layers = SAMPLE_LAYERS * sizeof(double), cells = SAMPLE_EXPERTS * layers;
+    size_t rows = (size_t)b.rows;
+    bool equal = a->layers == b.layers && a->experts == b.experts && a->rows == b.rows &&
+                 a->open_steps == b.open_steps && memcmp(a->step, b.step, rows * 8) == 0 &&
+                 memcmp(a->steps, b.steps, rows * 8) == 0 &&
+                 memcmp(a->routed, b.routed, rows * cells) == 0 &&
+                 memcmp(a->dropped, b.dropped, rows * cells) == 0 &&
+                 memcmp(a->weight_mass, b.weight_mass, rows * cells) == 0 &&
+                 memcmp(a->entropy, b.entropy, rows * layers) == 0 &&
+                 memcmp(a->open_routed, b.open_routed, cells) == 0 &&
+                 memcmp(a->open_dropped, b.open_dropped, cells) == 0 &&
+                 memcmp(a->open_weight_mass, b.open_weight_mass, cells) == 0 &&
+                 memcmp(a->open_entropy, b.open_entropy, layers) == 0;
+    utilization_free(&b);
+    return equal;
+}
+
+// Whether the tensors and the state are bit for bit those of `step`; on rank 0 the history too.
+static bool sample_equals(const Sample *sample, int64_t step, int rank) {
+    TrainState state = sample_state(step);
+    if (memcmp(&state, &sample->checkpoint.state, sizeof state) != 0) return false;
+    for (int i = 0; i < SAMPLE_TENSORS; i++)
+        if (!sample_visit(&sample->tensors[i], i, step, false)) return false;
+    return rank != 0 || sample_utilization_equals(&sample->utilization, step);
+}
+
+static void sample_free(Sample *sample) {
+    for (int i = 0; i < SAMPLE_TENSORS; i++) free(sample->tensors[i].data);
+    utilization_free(&sample->utilization);
+}
+
+// Inverts the lowest bit of the byte at `offset`; negative offsets count from the end.
+static void sample_flip(const char *path, long offset) {
+    FILE *file = fopen(path, "r+b");
+    CHECK(file && fseek(file, offset, offset < 0 ? SEEK_END : SEEK_SET) == 0, "no %s", path);
+    int byte = fgetc(file);
+    CHECK(byte != EOF && fseek(file, -1, SEEK_CUR) == 0 && fputc(byte ^ 1, file) != EOF &&
+              fclose(file) == 0,
+          "cannot change %s", path);
+}
+
+#endif
