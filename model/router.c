@@ -100,7 +100,7 @@ static void add_statistics(Router *router, Work *work, Statistics *stats) {
         int64_t shard = p / (parts / work->shards);
         for (int64_t e = 0; e < E; e++) {
             statistics_weight_mass(stats, shard, layer)[e] += mass[p * E + e];
-            statistics_routed(stats, layer)[e] += routed[p * E + e];
+            statistics_routed(stats, layer)[e] += routed[p * E + e] - dropped[p * E + e];
             statistics_dropped(stats, layer)[e] += dropped[p * E + e];
         }
         *statistics_z(stats, shard, layer) +=

@@ -15,7 +15,7 @@
 typedef struct Statistics {
     int64_t layers, experts; // MoE layers, experts a layer
     Tensor sums;             // (S, columns) f64; row 0 holds the total after statistics_reduce
-    Tensor counts;           // (2, layers, experts) i64: routed, dropped
+    Tensor counts; // (2, layers, experts) i64: routed and dropped choices, together N·K a layer
     Tensor sums_scratch, counts_scratch;
 } Statistics;
 

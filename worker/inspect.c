@@ -34,14 +34,15 @@ static void print_heat_map(const UtilizationHistory *history) {
         const int64_t *dropped = history->dropped + (row * layers + layer) * E;
         int64_t sum = 0, lost = 0, busiest = 0;
         for (int64_t e = 0; e < E; e++) {
-            sum += routed[e];
+            int64_t load = routed[e] + dropped[e];
+            sum += load;
             lost += dropped[e];
-            if (routed[e] > busiest) busiest = routed[e];
+            if (load > busiest) busiest = load;
         }
         double mean = sum > 0 ? (double)sum / (double)E : 1;
         printf("%3lld |", (long long)layer);
         for (int64_t e = 0; e < E; e++) {
-            double share = (double)routed[e] / mean;
+            double share = (double)(routed[e] + dropped[e]) / mean;
             int shade = (int)(share * 4.0 + 0.5);
             putchar(shades[shade > 9 ? 9 : shade]);
         }

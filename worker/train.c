@@ -47,7 +47,7 @@ typedef struct Trainer {
 static void read_statistics(Trainer *trainer, StepMetrics *row) {
     Statistics *stats = &trainer->model.stats;
     int64_t layers = stats->layers, E = stats->experts;
-    int64_t routed = 0, dropped = 0;
+    int64_t choices = 0, dropped = 0;
     row->loss = *statistics_loss(stats, 0);
     row->moe = layers > 0;
     for (int64_t layer = 0; layer < layers; layer++) {
@@ -56,17 +56,18 @@ static void read_statistics(Trainer *trainer, StepMetrics *row) {
         row->router_entropy += *statistics_entropy(stats, 0, layer) / (double)layers;
         int64_t sum = 0, busiest = 0;
         for (int64_t e = 0; e < E; e++) {
-            int64_t load = statistics_routed(stats, layer)[e];
+            int64_t lost = statistics_dropped(stats, layer)[e];
+            int64_t load = statistics_routed(stats, layer)[e] + lost; // what the router asked for
             sum += load;
             busiest = load > busiest ? load : busiest;
-            dropped += statistics_dropped(stats, layer)[e];
+            dropped += lost;
         }
-        routed += sum;
+        choices += sum;
         double imbalance = (double)busiest * (double)E / (double)sum;
         if (imbalance > row->load_imbalance) row->load_imbalance = imbalance;
     }
     if (layers == 0) return;
-    row->drop_rate = (double)dropped / (double)routed;
+    row->drop_rate = (double)dropped / (double)choices;
 }
 
 static void record_utilization(Trainer *trainer) {

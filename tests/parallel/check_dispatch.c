@@ -1,0 +1,335 @@
+// Dispatch and combine over ranks. Token n's row holds integers that name it, so that every comparison is exact and
+// an expert's rows can be recognised. Choices are a function of the global token, hence the same at every np.
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "model/model.h"
+#include "rank_test.h"
+
+enum { E = 8, D = 6, T = 5, SEQUENCES = 16, SHARDS = 8, TOKENS = SEQUENCES * T, V = 11 };
+
+typedef enum Pattern {
+    SPREAD,       // hashed choices, all kept
+    HASHED_DROPS, // a third of the choices dropped
+    ONE_EXPERT, // first choice always expert 0: the fullest a rank can be; experts 5 to 7 get nothing
+    FIRST_RANK_OUT, // the tokens of the first eighth are all dropped: with 8 ranks, rank 0 sends no row
+    NOTHING,        // every choice of every token dropped
+    PATTERNS,
+} Pattern;
+
+static uint32_t hash(int64_t token, int64_t what) {
+    return rng_u32((RngStream){7, RNG_TEST, (uint32_t)what, 0}, (uint64_t)token);
+}
+
+static int32_t choice(Pattern pattern, int64_t token, int64_t k) {
+    if (pattern == ONE_EXPERT) return k == 0 ? 0 : (int32_t)(1 + (token + k) % 4);
+    uint32_t step = 1 + 2 * (hash(token, 1) % 4); // odd, so that the K choices differ
+    return (int32_t)((hash(token, 0) + (uint32_t)k * step) % E);
+}
+
+static bool is_kept(Pattern pattern, int64_t token, int64_t k) {
+    if (pattern == NOTHING) return false;
+    if (pattern == HASHED_DROPS) return hash(token, 10 + k) % 3 != 0;
+    return pattern != FIRST_RANK_OUT || token >= TOKENS / 8;
+}
+
+static float feature(int64_t token, int64_t d) {
+    return (float)(token * 64 + d * 8 + 3);
+}
+
+// Powers of two that sum to 1: products and sums with integers below 2^20 are exact.
+static float gate_weight(int64_t k, int64_t K) {
+    return k < K - 1 ? 1.0f / (float)(2 << k) : 1.0f / (float)(1 << (K - 1));
+}
+
+typedef struct Fixture {
+    Model model;
+    Device dev;
+    ProcessGroups groups;
+    MoeLayer *moe;
+    Tensor x, out, ids, kept, weights;
+    int64_t first_token;
+} Fixture;
+
+static void open_model(Fixture *f, ModelConfig config, int ep) {
+    Error err = {0};
+    *f = (Fixture){0};
+    CHECK(device_open(&f->dev, "cpu", 1, &err), "%s", err.message);
+    f->groups = process_groups_open(ep);
+    ModelSplit split = {.ranks = comm_size(),
+                        .rank = comm_rank(),
+                        .expert_parallel = ep,
+                        .shards = SHARDS,
+                        .sequences = SEQUENCES,
+                        .context = T,
+                        .micro_batches = 1,
+                        .fixed_tree = true,
+                        .training = true};
+    model_measure(&f->model, &config, split);
+    model_allocate(&f->model, &f->dev, f->groups, 5);
+    f->moe = &f->model.blocks[0].slot.as.moe;
+    f->first_token = f->model.work.N * comm_rank();
+}
+
+static void close_model(Fixture *f) {
+    model_free(&f->model);
+    process_groups_close(&f->groups);
+}
+
+static ModelConfig tiny_config(int64_t K) {
+    return (ModelConfig){.vocab_size = V,
+                         .d_model = D,
+                         .layers = 1,
+                         .d_ff = 7,
+                         .tied_embeddings = true,
+                         .activation = SWIGLU,
+                         .norm_eps = 1e-5,
+                         .init_std = 0.3,
+                         .attention = {{1, 1, 4, 3}, 10000},
+                         .moe = {.experts = E,
+                                 .top_k = K,
+                                 .d_ff = 5,
+                                 .every = 1,
+                                 .first = true,
+                                 .router = {TOPK_SOFTMAX, false},
+                                 .capacity_factor = {0, 1},
+                                 .min_capacity = 1,
+                                 .balance_loss = 0.01,
+                                 .z_loss = 0.001,
+                                 .max_expert_replicas = 8}};
+}
+
+static Tensor new_tensor(DType dtype, int64_t n0, int64_t n1) {
+    void *data = calloc((size_t)(n0 * n1) + 1, dtype_bytes(dtype));
+    CHECK(data, "no memory");
+    return tensor_2d(data, dtype, n0, n1);
+}
+
+static void open_pattern(Fixture *f, Pattern pattern, int64_t K, int ep) {
+    open_model(f, tiny_config(K), ep);
+    int64_t N = f->model.work.N;
+    f->x = new_tensor(F32, N, D);
+    f->out = new_tensor(F32, N, D);
+    f->ids = new_tensor(I32, N, K);
+    f->kept = new_tensor(U8, N, K);
+    f->weights = new_tensor(F32, N, K);
+    for (int64_t n = 0; n < N; n++) {
+        for (int64_t d = 0; d < D; d++)
+            tensor_f32(f->x)[n * D + d] = feature(f->first_token + n, d);
+        for (int64_t k = 0; k < K; k++) {
+            tensor_i32(f->ids)[n * K + k] = choice(pattern, f->first_token + n, k);
+            tensor_u8(f->kept)[n * K + k] = is_kept(pattern, f->first_token + n, k);
+            tensor_f32(f->weights)[n * K + k] = gate_weight(k, K);
+        }
+    }
+    // Stale contents must never come through.
+    memset(f->moe->expert_in.data, 0xff, tensor_bytes(f->moe->expert_in));
+    memset(f->moe->sent_out.data, 0xff, tensor_bytes(f->moe->sent_out));
+}
+
+static void close_pattern(Fixture *f) {
+    free(f->x.data);
+    free(f->out.data);
+    free(f->ids.data);
+    free(f->kept.data);
+    free(f->weights.data);
+    close_model(f);
+}
+
+static const int64_t top_ks[] = {1, 2, 4};
+
+// Runs `check` for every pattern, K and expert-parallel degree that this number of ranks allows.
+static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t K)) {
+    for (int ep = 1; ep <= comm_size() && ep <= E; ep *= 2)
+        for (int pattern = 0; pattern < PATTERNS; pattern++)
+            for (int i = 0; i < 3; i++) {
+                Fixture f;
+                open_pattern(&f, (Pattern)pattern, top_ks[i], ep);
+                dispatch_plan(&f.moe->dispatch, &f.model.work, f.ids, f.kept);
+                dispatch_tokens(&f.moe->dispatch, &f.model.work, f.moe->expert_in, f.x);
+                check(&f, (Pattern)pattern, top_ks[i]);
+                close_pattern(&f);
+            }
+}
+
+// The expert's output is its input; then the way back and the weighted sum, as in moe_layer_forward.
+static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
+    Work *work = &f->model.work;
+    Dispatch *d = &f->moe->dispatch;
+    Tensor sent = f->moe->sent_out;
+    if (work->ep_size > 1)
+        dispatch_return(d, work, sent, f->moe->expert_in, TRAFFIC_COMBINE);
+    else
+        memcpy(sent.data, f->moe->expert_in.data, (size_t)d->sent * D * sizeof(float));
+    combine_forward(&f->dev, f->out, sent, d->slot_row, f->weights);
+    for (int64_t n = 0; n < work->N; n++) {
+        float survived = 0;
+        for (int64_t k = 0; k < K; k++)
+            if (is_kept(pattern, f->first_token + n, k)) survived += gate_weight(k, K);
+        for (int64_t i = 0; i < D; i++) {
+            float x = feature(f->first_token + n, i), y = tensor_f32(f->out)[n * D + i];
+            EXPECT(y == x * survived,
+                   "pattern %d, K %lld, ep %lld: token %lld gave %g, not %g of %g", (int)pattern,
+                   (long long)K, (long long)work->ep_size, (long long)(f->first_token + n),
+                   (double)y, (double)survived, (double)x);
+        }
+    }
+}
+
+static void identity_experts_return_the_input(void) {
+    for_every_layout(check_round_trip);
+}
+
+// Every expert of this rank must hold its tokens in (shard, token, slot) order over the whole expert-parallel group.
+// Shards are runs of tokens and a token chooses an expert once, so that is the order of global tokens.
+static void check_order(Fixture *f, Pattern pattern, int64_t K) {
+    Work *work = &f->model.work;
+    Dispatch *d = &f->moe->dispatch;
+    Segments rows = dispatch_segments(d, work);
+    int64_t local = E / work->ep_size, group_tokens = work->N * work->ep_size;
+    int64_t group_first = f->first_token - work->N * work->ep_rank;
+    int64_t row = 0;
+    for (int64_t e = 0; e < local; e++)
+        for (int64_t part = 0; part < rows.parts; part++) {
+            int64_t begin = group_first + group_tokens / rows.parts * part;
+            EXPECT(rows.offsets[e * rows.parts + part] == row, "expert %lld part %lld",
+                   (long long)e, (long long)part);
+            for (int64_t token = begin; token < begin + group_tokens / rows.parts; token++)
+                for (int64_t k = 0; k < K; k++) {
+                    if (choice(pattern, token, k) != work->ep_rank * local + e ||
+                        !is_kept(pattern, token, k))
+                        continue;
+                    float *got = tensor_f32(f->moe->expert_in) + row++ * D;
+                    for (int64_t i = 0; i < D; i++)
+                        EXPECT(got[i] == feature(token, i),
+                               "pattern %d, K %lld, ep %lld: expert %lld, row %lld", (int)pattern,
+                               (long long)K, (long long)work->ep_size, (long long)e,
+                               (long long)(row - 1));
+                }
+        }
+    EXPECT(row == d->received && row == rows.offsets[local * rows.parts],
+           "%lld rows, %lld received", (long long)row, (long long)d->received);
+    EXPECT(d->received <= d->max_rows, "room for %lld", (long long)d->max_rows);
+}
+
+static void rows_are_ordered_by_shard_token_slot(void) {
+    for_every_layout(check_order);
+}
+
+// Rows that are already in send order take the same way as tokens: what the backward pass of combine relies on.
+static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
+    Work *work = &f->model.work;
+    Dispatch *d = &f->moe->dispatch;
+    if (work->ep_size == 1) return;
+    Tensor sent = new_tensor(F32, work->N * K, D), again = new_tensor(F32, d->max_rows, D);
+    for (int64_t n = 0; n < work->N; n++)
+        for (int64_t k = 0; k < K; k++) {
+            int32_t row = tensor_i32(d->slot_row)[n * K + k];
+            EXPECT((row < 0) == !is_kept(pattern, f->first_token + n, k), "token %lld",
+                   (long long)n);
+            if (row >= 0)
+                memcpy(tensor_f32(sent) + row * D, tensor_f32(f->x) + n * D, D * sizeof(float));
+        }
+    dispatch_rows(d, work, again, sent, TRAFFIC_COMBINE);
+    EXPECT(memcmp(again.data, f->moe->expert_in.data, (size_t)d->received * D * sizeof(float)) == 0,
+           "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K, (long long)work->ep_size);
+    free(sent.data);
+    free(again.data);
+}
+
+static void rows_travel_as_tokens_do(void) {
+    for_every_layout(check_rows_like_tokens);
+}
+
+// Only kept choices travel, and nothing of what stays on the rank is counted.
+static void check_traffic(Fixture *f, Pattern pattern, int64_t K) {
+    Work *work = &f->model.work;
+    int64_t crossing = 0, local = E / work->ep_size;
+    for (int64_t n = 0; n < work->N; n++)
+        for (int64_t k = 0; k < K; k++)
+            if (is_kept(pattern, f->first_token + n, k) &&
+                choice(pattern, f->first_token + n, k) / local != work->ep_rank)
+                crossing++;
+    int64_t before = traffic_sent_bytes(TRAFFIC_DISPATCH);
+    dispatch_tokens(&f->moe->dispatch, work, f->moe->expert_in, f->x);
+    EXPECT(traffic_sent_bytes(TRAFFIC_DISPATCH) - before == crossing * D * 4,
+           "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K, (long long)work->ep_size);
+}
+
+static void only_kept_choices_travel(void) {
+    for_every_layout(check_traffic);
+}
+
+// Two layers with experts, one training micro-batch, and what the statistics say about it.
+static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity_factor, int64_t K,
+                          int ep) {
+    ModelConfig config = tiny_config(K);
+    config.layers = 2;
+    config.moe.drop = drop;
+    config.moe.routing_group = group;
+    config.moe.capacity_factor = capacity_factor;
+    Fixture f;
+    open_model(&f, config, ep);
+    Work *work = &f.model.work;
+    Tensor tokens = new_tensor(I32, work->N, 1), targets = new_tensor(I32, work->N, 1);
+    tokens.rank = targets.rank = 1;
+    for (int64_t n = 0; n < work->N; n++) {
+        tensor_i32(tokens)[n] = (int32_t)(hash(f.first_token + n, 2) % V);
+        tensor_i32(targets)[n] = (int32_t)(hash(f.first_token + n, 3) % V);
+    }
+    model_train_micro_batch(&f.model, tokens, targets, true, 3);
+
+    // Rows that the experts of all ranks got, layer by layer, before statistics_reduce sums the rest.
+    int64_t received[2];
+    for (int layer = 0; layer < 2; layer++)
+        received[layer] = f.model.blocks[layer].slot.as.moe.dispatch.received;
+    all_reduce_sum(f.groups.world, tensor_1d(received, I64, 2), REDUCE_ANY_ORDER, (Tensor){0},
+                   TRAFFIC_OTHER);
+    statistics_reduce(&f.model.stats, work);
+    int64_t group_tokens = group == GROUP_SEQUENCE ? T : TOKENS / SHARDS;
+    int64_t groups = TOKENS / group_tokens, capacity = moe_capacity(&config.moe, group_tokens);
+    for (int layer = 0; layer < 2; layer++) {
+        int64_t routed = 0, dropped = 0;
+        for (int64_t e = 0; e < E; e++) {
+            routed += statistics_routed(&f.model.stats, layer)[e];
+            dropped += statistics_dropped(&f.model.stats, layer)[e];
+            EXPECT(capacity < 0 || statistics_routed(&f.model.stats, layer)[e] <= capacity * groups,
+                   "expert %lld above its capacity", (long long)e);
+        }
+        EXPECT(routed + dropped == TOKENS * K, "layer %d: %lld routed + %lld dropped", layer,
+               (long long)routed, (long long)dropped);
+        EXPECT(received[layer] == routed, "layer %d: experts got %lld rows, %lld were routed",
+               layer, (long long)received[layer], (long long)routed);
+        EXPECT((dropped > 0) == (capacity >= 0), "layer %d: %lld dropped", layer,
+               (long long)dropped);
+    }
+    free(tokens.data);
+    free(targets.data);
+    close_model(&f);
+}
+
+static void routed_and_dropped_are_all_choices(void) {
+    for (int ep = 1; ep <= comm_size(); ep *= 2)
+        for (int i = 0; i < 2; i++) {
+            expect_counts(DROP_POSITION, GROUP_SHARD, (Rational){0, 1}, top_ks[i], ep);
+            expect_counts(DROP_POSITION, GROUP_SHARD, (Rational){1, 1}, top_ks[i], ep);
+            expect_counts(DROP_PROBABILITY, GROUP_SEQUENCE, (Rational){1, 2}, top_ks[i], ep);
+            expect_counts(DROP_RANDOM, GROUP_SHARD, (Rational){3, 4}, top_ks[i], ep);
+        }
+}
+
+int main(int argc, char **argv) {
+    static const RankTest tests[] = {
+        {"identity experts and weights that sum to 1 return the input exactly; drops take their "
+         "share",
+         identity_experts_return_the_input},
+        {"an expert's rows are ordered by shard, token and slot",
+         rows_are_ordered_by_shard_token_slot},
+        {"rows in send order travel as tokens do", rows_travel_as_tokens_do},
+        {"only kept choices of other ranks' experts are sent", only_kept_choices_travel},
+        {"routed plus dropped choices are N·K in every layer, and experts get what was routed",
+         routed_and_dropped_are_all_choices},
+    };
+    return rank_tests_run(argc, argv, tests, (int)(sizeof tests / sizeof *tests));
+}
