@@ -5,11 +5,10 @@
 #include "worker/train_config.h"
 
 typedef struct StepMetrics {
-    int64_t step; // finished steps, this one included
-    double loss;  // cross-entropy, nats a token
-    double
-        balance_loss; // mean over MoE layers, without its coefficient: 1 when tokens spread evenly
-    double z_loss;    // mean over MoE layers of mean lse², without its coefficient
+    int64_t step;         // finished steps, this one included
+    double loss;          // cross-entropy, nats a token
+    double balance_loss;  // mean over MoE layers, without coefficient: 1 when tokens spread evenly
+    double z_loss;        // mean over MoE layers of mean lse², without coefficient
     double gradient_norm; // before clipping
     double lr;
     double step_seconds;

@@ -325,9 +325,9 @@ static size_t resident_bytes(void) {
 // Everything before the first step. Collective over all ranks.
 static bool prepare(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
+    if (!open_data(trainer, err)) return false;
     bool ok = comm_rank() != 0 || run_dir_open(config->run_dir, err);
-    if (!comm_agree(ok, err)) return false;
-    if (!open_data(trainer, err) || !session_open(&trainer->session, config, err)) return false;
+    if (!comm_agree(ok, err) || !session_open(&trainer->session, config, err)) return false;
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 

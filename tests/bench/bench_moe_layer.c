@@ -1,0 +1,123 @@
+// One MoE layer, forward and backward, as the number of experts grows at constant top-k, tokens and width: the work
+// stays the same, so the time should too. Prints ms and the ratio to the first row.
+//   bench_moe_layer [tokens d_model d_ff repetitions]      (default 4096 256 512 7)
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "model/moe_layer.h"
+#include "worker/clock.h"
+
+typedef struct Bench {
+    ModelConfig config;
+    ParamTable params;
+    Work work;
+    MoeLayer layer;
+    Statistics stats;
+    Arena memory[4]; // parameters, gradients, activations, scratch
+    Tensor x, out, dx;
+} Bench;
+
+static void layout(Bench *b) {
+    b->work.values = param_set_layout(&b->params, &b->memory[0]);
+    b->work.gradients = param_set_layout(&b->params, &b->memory[1]);
+    b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
+    b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
+    b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
+    statistics_layout(&b->stats, &b->work, &b->memory[2]);
+    moe_layer_layout(&b->layer, &b->work, &b->memory[2], &b->memory[3]);
+}
+
+static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig config, int64_t N) {
+    static const char *const names[4] = {"parameters", "gradients", "activations", "scratch"};
+    memset(b, 0, sizeof *b);
+    b->config = config;
+    b->params.expert_count = config.moe.experts;
+    b->work = (Work){.dev = dev,
+                     .config = &b->config,
+                     .groups = groups,
+                     .ep_size = 1,
+                     .expert_replicas = 1,
+                     .B = 1,
+                     .T = N,
+                     .N = N,
+                     .total_shards = 1,
+                     .shards = 1,
+                     .micro_batches = 1,
+                     .seed = 1,
+                     .dense_parts = 1,
+                     .dense_offsets = {0, N},
+                     .expert_parts = 1,
+                     .params = &b->params,
+                     .training = true};
+    moe_layer_declare(&b->layer, &b->work, 0, 0);
+    for (int i = 0; i < 4; i++) arena_measure(&b->memory[i], names[i]);
+    layout(b);
+    for (int i = 0; i < 4; i++) arena_allocate(&b->memory[i]);
+    layout(b);
+    param_init(&b->params, b->work.values, 1);
+    float *x = tensor_f32(b->x);
+    for (int64_t i = 0; i < tensor_elements(b->x); i++)
+        x[i] = (float)rng_normal((RngStream){2, RNG_TEST, 0, 0}, (uint64_t)i);
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv) {
+    comm_init(&argc, &argv);
+    int64_t N = argc > 1 ? atoll(argv[1]) : 4096, D = argc > 2 ? atoll(argv[2]) : 256;
+    int64_t F = argc > 3 ? atoll(argv[3]) : 512, repetitions = argc > 4 ? atoll(argv[4]) : 7;
+    if (repetitions < 1 || repetitions > 100) repetitions = 7;
+    Device dev;
+    Error err = {0};
+    if (!device_open(&dev, "cpu", 0, &err))
+        die(EXIT_COMMUNICATION, __FILE__, __LINE__, "%s", err.message);
+    ProcessGroups groups = process_groups_open(1);
+    printf("%s, %d threads; %lld tokens, d_model %lld, d_ff %lld, top-2\n", dev.description,
+           dev.threads, (long long)N, (long long)D, (long long)F);
+    static const Activation kinds[] = {RELU, SWIGLU};
+    static const int64_t experts[] = {8, 64, 512};
+    static Bench bench;
+    for (int k = 0; k < 2; k++) {
+        double base = 0;
+        for (int i = 0; i < 3; i++) {
+            ModelConfig config = {.d_model = D,
+                                  .layers = 1,
+                                  .activation = kinds[k],
+                                  .init_std = 0.02,
+                                  .moe = {.experts = experts[i],
+                                          .top_k = 2,
+                                          .d_ff = F,
+                                          .every = 1,
+                                          .first = true,
+                                          .capacity_factor = {0, 1},
+                                          .max_expert_replicas = 1,
+                                          .balance_loss = 0.01}};
+            open_bench(&bench, &dev, groups, config, N);
+            double ms[100];
+            for (int64_t r = -2; r < repetitions;
+                 r++) { // two unmeasured: first touch of the memory
+                double begin = clock_seconds();
+                moe_layer_forward(&bench.layer, &bench.work, &bench.stats, bench.out, bench.x);
+                moe_layer_backward(&bench.layer, &bench.work, bench.dx, bench.out);
+                if (r >= 0) ms[r] = 1e3 * (clock_seconds() - begin);
+            }
+            qsort(ms, (size_t)repetitions, sizeof *ms, by_size);
+            double median = ms[repetitions / 2];
+            if (i == 0) base = median;
+            double gflop =
+                3 * 2.0 * (double)(N * 2) * (double)((kinds[k] == SWIGLU ? 3 : 2) * D * F) / 1e9;
+            printf("%-6s %4lld experts %8.1f ms  %6.1f GFLOP/s  ratio %.2f\n",
+                   kinds[k] == SWIGLU ? "swiglu" : "relu", (long long)experts[i], median,
+                   gflop / median * 1e3, median / base);
+            for (int m = 0; m < 4; m++) arena_free(&bench.memory[m]);
+        }
+    }
+    process_groups_close(&groups);
+    comm_finalize();
+    return 0;
+}
