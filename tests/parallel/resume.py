@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""A run that is stopped and goes on computes what the unbroken run computes: the same rows of metrics.jsonl in every
+digit and the same digest of the last checkpoint (parameters, moments, cursor, utilization). No tolerance.
+
+  resume.py MOETRAIN [TEST …]"""
+import os
+import shutil
+import signal
+
+from runs import Workspace, difference, main, ranks_of
+
+# Dropping by chance and accumulation, because their counters must go on too; utilization rows that checkpoints cut.
+CONFIG = {
+    "train.steps": 10, "moe.capacity_factor": 1, "moe.drop": "random", "train.micro_batches": 2,
+    "log.utilization_every": 4, "checkpoint.keep_last": 0, "eval.every": 3,
+}
+
+
+def assert_same(space, run, wanted, what):
+    rows, digest = space.result(run)
+    assert (rows, digest) == wanted, f"{what}: {difference(rows, wanted[0])}"
+
+
+def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
+    config = dict(CONFIG, **{"checkpoint.every": 5})
+    space.run("unbroken", config, ranks=2)
+    wanted = space.result("unbroken")
+    for ranks, threads, expert_parallel in ((2, 1, 2), (1, 2, 1), (4, 1, 1), (8, 1, 4)):
+        run = f"resumed{ranks}"
+        shutil.copytree(space.path("unbroken"), space.path(run))
+        os.remove(space.checkpoints(run)[-1])  # metrics.jsonl still tells of the steps after the cut
+        outcome = space.run(run, dict(config, **{"parallel.expert": expert_parallel}), ranks, threads)
+        assert "resumed from" in outcome.output and "at step 5" in outcome.output, str(outcome)
+        assert_same(space, run, wanted, f"{ranks} ranks, parallel.expert {expert_parallel}")
+
+
+def checkpoint_timings_leave_no_trace(space: Workspace):
+    results = []
+    for every in (0, 1, 3):
+        space.run(f"every{every}", dict(CONFIG, **{"checkpoint.every": every}), ranks=2)
+        results.append(space.result(f"every{every}"))
+        assert len(space.checkpoints(f"every{every}")) == {0: 1, 1: 10, 3: 4}[every]
+    for rows, digest in results[1:]:
+        assert (rows, digest) == results[0], difference(rows, results[0][0])
+
+
+def a_path_can_be_resumed_into_another_folder(space: Workspace):
+    space.run("unbroken", dict(CONFIG, **{"checkpoint.every": 5}), ranks=2)
+    rows, digest = space.result("unbroken")
+    space.run("branch", dict(CONFIG, resume=space.checkpoints("unbroken")[0]), ranks=4)
+    later = [row for row in rows if row["step"] > 5]
+    assert_same(space, "branch", (later, digest), "resume: PATH")
+
+
+def stop_and_go_on(space, how):
+    """Trains `steps` steps unbroken; then again, stopped by `how(process)` twice, on different layouts."""
+    config = dict(CONFIG, **{"train.steps": 150, "eval.every": 40, "log.utilization_every": 16})
+    space.run("unbroken", config, ranks=2)
+    wanted = space.result("unbroken")
+    for stop_after, ranks in ((7, 2), (60, 4)):
+        command = space.command("stopped", config, ranks)
+        process = space.start(command)
+        space.wait_for_step("stopped", stop_after, process)
+        how(process)
+        outcome = space.finish(process, command)
+        assert outcome.code == 75, f"exit code 75 expected\n{outcome}"
+        step = int(space.checkpoints("stopped")[-1][-11:-3])
+        assert stop_after <= step < 150, f"stopped at step {step}\n{outcome}"
+    outcome = space.run("stopped", config, ranks=1)
+    assert f"at step {step}" in outcome.output, str(outcome)
+    assert_same(space, "stopped", wanted, "stopped and gone on")
+
+
+def a_signal_to_mpirun_saves_and_exits_with_75(space: Workspace):
+    stop_and_go_on(space, lambda mpirun: mpirun.send_signal(signal.SIGUSR1))
+
+
+def a_signal_to_one_rank_stops_all(space: Workspace):
+    stop_and_go_on(space, lambda mpirun: os.kill(ranks_of(mpirun)[-1], signal.SIGTERM))
+
+
+main([a_run_cut_at_step_5_goes_on_on_any_layout, checkpoint_timings_leave_no_trace,
+      a_path_can_be_resumed_into_another_folder, a_signal_to_mpirun_saves_and_exits_with_75,
+      a_signal_to_one_rank_stops_all])
