@@ -1,0 +1,92 @@
+// The gradient of the whole loss for every kind of attention, feed-forward, router and embedding.
+#include "gradient_check.h"
+
+#include <stdlib.h>
+
+enum { CASES_MAX = 32 };
+static GradientCase cases[CASES_MAX];
+static int count;
+
+// Adds a case of the tiny model, whose `model` the caller then changes.
+static ModelConfig *add_case(const char *sentence) {
+    CHECK(count < CASES_MAX, "more than %d cases", CASES_MAX);
+    GradientCase *added = &cases[count++];
+    *added = (GradientCase){
+        .sentence = sentence, .model = tiny_model(), .micro_batches = 1, .shards = 2};
+    return &added->model;
+}
+
+static void add_dense_cases(void) {
+    ModelConfig *model = add_case("a dense model with SwiGLU and grouped-query attention");
+    model->moe.experts = 0;
+    model = add_case("a dense model with ReLU, multi-head attention and an untied head");
+    model->moe.experts = 0;
+    model->activation = RELU;
+    model->attention.shape = (AttentionShape){2, 2, 6, 6};
+    model->tied_embeddings = false;
+    model = add_case("multi-query attention with wider values than keys");
+    model->moe.experts = 0;
+    model->attention.shape = (AttentionShape){4, 1, 2, 5};
+    model = add_case("a single layer with one head and narrower values");
+    model->moe.experts = 0;
+    model->layers = 1;
+    model->attention.shape = (AttentionShape){1, 1, 8, 3};
+    model->tied_embeddings = false;
+}
+
+static void add_router_cases(void) {
+    add_case("experts chosen by softmax_topk, dropless");
+    ModelConfig *model = add_case("experts of ReLU with an untied head");
+    model->activation = RELU;
+    model->tied_embeddings = false;
+    model = add_case("topk_softmax with one choice (Switch)");
+    model->moe.router = (RouterRule){TOPK_SOFTMAX, false};
+    model->moe.top_k = 1;
+    model = add_case("topk_softmax with three choices");
+    model->moe.router = (RouterRule){TOPK_SOFTMAX, false};
+    model->moe.top_k = 3;
+    model = add_case("topk_softmax with normalised weights");
+    model->moe.router = (RouterRule){TOPK_SOFTMAX, true};
+    model = add_case("dense layers between layers with experts");
+    model->layers = 3;
+    model->moe.every = 2;
+    model->moe.first = false;
+}
+
+static void add_drop_cases(void) {
+    static const char *const sentences[2][3] = {
+        {"choices dropped by position", "choices dropped by probability",
+         "choices dropped by chance"},
+        {"survivors renormalised after dropping by position",
+         "survivors renormalised after dropping by probability",
+         "survivors renormalised after dropping by chance"},
+    };
+    for (int renormalize = 0; renormalize < 2; renormalize++)
+        for (int drop = 0; drop < 3; drop++) {
+            ModelConfig *model = add_case(sentences[renormalize][drop]);
+            model->moe.drop = (DropPolicy)drop;
+            model->moe.capacity_factor = (Rational){3, 4};
+            model->moe.renormalize_after_drop = renormalize;
+            model->moe.router.kind = drop == DROP_PROBABILITY ? TOPK_SOFTMAX : SOFTMAX_TOPK;
+            model->moe.routing_group = drop == DROP_RANDOM ? GROUP_SEQUENCE : GROUP_SHARD;
+        }
+}
+
+static void add_accumulation_cases(void) {
+    add_case("three micro-batches");
+    cases[count - 1].micro_batches = 3;
+    ModelConfig *model = add_case("two micro-batches, untied, with drops and four shards");
+    cases[count - 1].micro_batches = 2;
+    cases[count - 1].shards = 4;
+    model->tied_embeddings = false;
+    model->moe.capacity_factor = (Rational){1, 1};
+    model->moe.max_expert_replicas = 4;
+}
+
+int main(int argc, char **argv) {
+    add_dense_cases();
+    add_router_cases();
+    add_drop_cases();
+    add_accumulation_cases();
+    return gradient_cases_run(argc, argv, cases, count);
+}

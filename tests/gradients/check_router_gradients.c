@@ -1,0 +1,31 @@
+// The balance loss and the z-loss alone: their gradient is what is left of the whole when cross-entropy's is taken
+// away. The coefficients are large, so that the difference keeps its digits.
+#include "gradient_check.h"
+
+static GradientCase terms(const char *sentence, double balance_loss, BalanceScope scope,
+                          double z_loss, RouterKind kind, int64_t micro_batches) {
+    GradientCase the_case = {.sentence = sentence,
+                             .model = tiny_model(),
+                             .micro_batches = micro_batches,
+                             .shards = 2,
+                             .router_terms_only = true};
+    the_case.model.moe.balance_loss = balance_loss;
+    the_case.model.moe.balance_scope = scope;
+    the_case.model.moe.z_loss = z_loss;
+    the_case.model.moe.router.kind = kind;
+    return the_case;
+}
+
+int main(int argc, char **argv) {
+    GradientCase cases[] = {
+        terms("balance loss over shards", 5, BALANCE_SHARD, 0, SOFTMAX_TOPK, 1),
+        terms("balance loss over sequences", 5, BALANCE_SEQUENCE, 0, TOPK_SOFTMAX, 1),
+        terms("balance loss over the batch", 5, BALANCE_BATCH, 0, SOFTMAX_TOPK, 1),
+        terms("balance loss over sequences of two micro-batches", 5, BALANCE_SEQUENCE, 0,
+              SOFTMAX_TOPK, 2),
+        terms("z-loss", 0, BALANCE_SHARD, 2, SOFTMAX_TOPK, 1),
+        terms("z-loss of two micro-batches", 0, BALANCE_SHARD, 2, TOPK_SOFTMAX, 2),
+        terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
+    };
+    return gradient_cases_run(argc, argv, cases, (int)(sizeof cases / sizeof *cases));
+}

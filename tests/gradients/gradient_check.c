@@ -1,0 +1,319 @@
+#include "gradient_check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+
+enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, HALVINGS = 4, SEEDS = 40 };
+
+// The step: a share of the tensor's own norm, along a direction of norm 1. Richardson's extrapolation from h and h/2
+// takes the h² error away and leaves O(h⁴). With ReLU the loss has kinks, whose error falls only with h, so the step is
+// smaller there.
+static const double STEP = 0.005, STEP_RELU = 0.0005;
+// Errors allowed, as a share of the tensor's gradient norm: five times the largest seen over all cases (each line
+// prints its own). A forgotten term, a wrong factor or a wrong index are of the order of 1.
+static const double TOLERANCE = 1e-3, TOLERANCE_RELU = 5e-3;
+// What rounding of the f32 forward pass can pretend on top, also where the gradient is zero: 4 ulp of L over h.
+static const double ROUNDING = 4 * 1.2e-7;
+
+typedef struct Check {
+    const GradientCase *the_case;
+    Model model;
+    Device dev;
+    int32_t *tokens, *targets; // (micro_batches, N)
+    uint8_t *choices; // ids and kept of every MoE layer and micro-batch of the latest evaluation
+    size_t choices_bytes;
+} Check;
+
+ModelConfig tiny_model(void) {
+    return (ModelConfig){.vocab_size = 13,
+                         .d_model = 10,
+                         .layers = 2,
+                         .d_ff = 9,
+                         .tied_embeddings = true,
+                         .activation = SWIGLU,
+                         .norm_eps = 1e-5,
+                         .init_std = 0.4, // large enough that every part bends the loss
+                         .attention = {{4, 2, 4, 4}, 100},
+                         .moe = {.experts = 4,
+                                 .top_k = 2,
+                                 .d_ff = 7,
+                                 .every = 1,
+                                 .first = true,
+                                 .router = {SOFTMAX_TOPK, false},
+                                 .capacity_factor = {0, 1},
+                                 .min_capacity = 1,
+                                 .balance_loss = 0.02,
+                                 .z_loss = 0.01,
+                                 .max_expert_replicas = 1}};
+}
+
+static void *zeroed(size_t bytes) {
+    void *memory = calloc(1, bytes + 1);
+    CHECK(memory, "no memory");
+    return memory;
+}
+
+static void open_check(Check *check, const GradientCase *the_case) {
+    *check = (Check){.the_case = the_case};
+    Error err = {0};
+    CHECK(device_open(&check->dev, "cpu", 1, &err), "%s", err.message);
+    ModelSplit split = {.ranks = 1,
+                        .expert_parallel = 1,
+                        .shards = the_case->shards,
+                        .sequences = SEQUENCES,
+                        .context = T,
+                        .micro_batches = the_case->micro_batches,
+                        .fixed_tree = true,
+                        .training = true};
+    model_measure(&check->model, &the_case->model, split);
+    model_allocate(&check->model, &check->dev, process_groups_open(1), 0);
+    int64_t count = the_case->micro_batches * check->model.work.N;
+    check->tokens = zeroed((size_t)count * sizeof *check->tokens);
+    check->targets = zeroed((size_t)count * sizeof *check->targets);
+    for (int64_t n = 0; n < count; n++) {
+        uint32_t words[4];
+        rng_words((RngStream){3, RNG_TEST, 0, 0}, (uint64_t)n, words);
+        check->tokens[n] = (int32_t)(words[0] % (uint32_t)the_case->model.vocab_size);
+        check->targets[n] = (int32_t)(words[1] % (uint32_t)the_case->model.vocab_size);
+    }
+    int64_t cells = count * the_case->model.moe.top_k * model_moe_layers(&the_case->model);
+    check->choices_bytes = (size_t)cells * (sizeof(int32_t) + 1);
+    check->choices = zeroed(check->choices_bytes);
+}
+
+static void close_check(Check *check) {
+    process_groups_close(&check->model.work.groups);
+    model_free(&check->model);
+    free(check->tokens);
+    free(check->targets);
+    free(check->choices);
+}
+
+static uint8_t *note_choices(Check *check, uint8_t *at) {
+    for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
+        if (!model_layer_is_moe(&check->model.config, layer)) continue;
+        const Router *router = &check->model.blocks[layer].slot.as.moe.router;
+        memcpy(at, router->ids.data, tensor_bytes(router->ids));
+        at += tensor_bytes(router->ids);
+        memcpy(at, router->kept.data, tensor_bytes(router->kept));
+        at += tensor_bytes(router->kept);
+    }
+    return at;
+}
+
+// One step's loss; gradients in model->accumulated, choices noted.
+static double evaluate(Check *check) {
+    Model *model = &check->model;
+    int64_t N = model->work.N;
+    uint8_t *at = check->choices;
+    for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
+        model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
+                                tensor_1d(check->targets + m * N, I32, N), m == 0, (uint32_t)m);
+        at = note_choices(check, at);
+    }
+    statistics_reduce(&model->stats, &model->work);
+    const MoeConfig *moe = &check->the_case->model.moe;
+    double loss = check->the_case->router_terms_only ? 0 : *statistics_loss(&model->stats, 0);
+    for (int64_t layer = 0; layer < model->stats.layers; layer++)
+        loss += moe->balance_loss * *statistics_balance(&model->stats, 0, layer) +
+                moe->z_loss * *statistics_z(&model->stats, 0, layer);
+    return loss;
+}
+
+static void set_weights(Model *model, uint64_t seed) {
+    param_init(&model->params, model->values, seed);
+    // Norm weights begin at one, where a missing factor would not show.
+    for (int i = 0; i < model->params.count; i++) {
+        Tensor w = param_tensor(&model->params, model->values, i);
+        if (model->params.rows[i].init != INIT_ONES) continue;
+        RngStream stream = {seed, RNG_TEST, 0, (uint32_t)i};
+        for (int64_t k = 0; k < tensor_elements(w); k++)
+            tensor_f32(w)[k] += 0.3f * (float)rng_normal(stream, (uint64_t)k);
+    }
+}
+
+// The smallest distance between the logits of a chosen expert and the next lower one, over all tokens and layers.
+static double router_margin(const Check *check) {
+    const Model *model = &check->model;
+    int64_t E = model->config.moe.experts, K = model->config.moe.top_k;
+    double margin = INFINITY;
+    for (int64_t layer = 0; layer < model->config.layers; layer++) {
+        if (!model_layer_is_moe(&model->config, layer)) continue;
+        const Router *router = &model->blocks[layer].slot.as.moe.router;
+        for (int64_t i = 0; i < model->work.N * K; i++) {
+            const float *logits = tensor_f32(router->logits) + i / K * E;
+            double mine = (double)logits[tensor_i32(router->ids)[i]];
+            for (int64_t e = 0; e < E; e++)
+                if ((double)logits[e] < mine) margin = fmin(margin, mine - (double)logits[e]);
+        }
+    }
+    return margin;
+}
+
+// Weights under which no choice is a close one (as far as the last micro-batch shows), so that few of them flip.
+static void find_decided_weights(Check *check) {
+    double widest = -1;
+    uint64_t best = 0;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        set_weights(&check->model, seed);
+        evaluate(check);
+        double margin = router_margin(check);
+        if (margin > widest) best = seed;
+        widest = fmax(widest, margin);
+    }
+    set_weights(&check->model, best);
+}
+
+// The analytic gradient of every parameter, in double, in the order of the two runs.
+static double *analytic_gradient(Check *check) {
+    Model *model = &check->model;
+    int64_t dense = model->params.elements[PARAM_DENSE],
+            all = dense + model->params.elements[PARAM_EXPERT];
+    double *gradient = zeroed((size_t)all * sizeof *gradient);
+    MoeConfig *moe = &model->config.moe;
+    MoeConfig kept = *moe;
+    for (int without = 0; without <= (int)check->the_case->router_terms_only; without++) {
+        if (without) moe->balance_loss = moe->z_loss = 0;
+        evaluate(check);
+        for (int64_t i = 0; i < all; i++) {
+            float g = i < dense ? tensor_f32(model->accumulated.run[PARAM_DENSE])[i]
+                                : tensor_f32(model->accumulated.run[PARAM_EXPERT])[i - dense];
+            gradient[i] += without ? -(double)g : (double)g;
+        }
+    }
+    *moe = kept;
+    return gradient;
+}
+
+// A direction of norm 1: partly along the gradient with every element weighted anew, so that the derivative is
+// large, partly anywhere, so that elements whose gradient is wrongly zero are seen.
+static void choose_direction(double *v, const double *g, int64_t n, double g_norm,
+                             RngStream stream) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        v[i] = 0.5 * rng_normal(stream, (uint64_t)i) / sqrt((double)n);
+        if (g_norm > 0) v[i] += 2 * (double)rng_uniform(stream, (uint64_t)(n + i)) * g[i] / g_norm;
+        sum += v[i] * v[i];
+    }
+    for (int64_t i = 0; i < n; i++) v[i] /= sqrt(sum);
+}
+
+// L(w + h v) - L(w - h v) over 2h. False when a choice flips. The steps really taken are f32, so v·h is replaced by
+// what was added.
+static bool central_difference(Check *check, Tensor w, const float *w0, const double *v, double h,
+                               const uint8_t *choices, double *slope) {
+    int64_t n = tensor_elements(w);
+    double loss[2];
+    bool same = true;
+    for (int side = 0; side < 2 && same; side++) {
+        for (int64_t i = 0; i < n; i++)
+            tensor_f32(w)[i] = (float)((double)w0[i] + (side ? -h : h) * v[i]);
+        loss[side] = evaluate(check);
+        same = memcmp(choices, check->choices, check->choices_bytes) == 0;
+    }
+    memcpy(tensor_f32(w), w0, tensor_bytes(w));
+    if (same) *slope = (loss[0] - loss[1]) / (2 * h);
+    return same;
+}
+
+typedef struct Worst {
+    double share; // of the allowed error
+    double error; // relative to the tensor's gradient norm
+    int failures, flips;
+} Worst;
+
+static void check_tensor(Check *check, int param, const double *gradient, const uint8_t *choices,
+                         double loss, Worst *worst) {
+    Model *model = &check->model;
+    const Param *row = &model->params.rows[param];
+    Tensor w = param_tensor(&model->params, model->values, param);
+    int64_t n = tensor_elements(w);
+    const double *g = gradient + row->offset +
+                      (row->kind == PARAM_EXPERT ? model->params.elements[PARAM_DENSE] : 0);
+    double g_norm = 0, w_norm = 0;
+    for (int64_t i = 0; i < n; i++) {
+        g_norm += g[i] * g[i];
+        w_norm += (double)tensor_f32(w)[i] * (double)tensor_f32(w)[i];
+    }
+    g_norm = sqrt(g_norm);
+    w_norm = sqrt(w_norm);
+    float *w0 = zeroed(tensor_bytes(w));
+    double *v = zeroed((size_t)n * sizeof *v);
+    memcpy(w0, w.data, tensor_bytes(w));
+    bool relu = check->the_case->model.activation == RELU;
+    int done = 0;
+    for (int attempt = 0; attempt < TRIES && done < DIRECTIONS; attempt++) {
+        choose_direction(v, g, n, g_norm,
+                         (RngStream){4, RNG_TEST, (uint32_t)attempt, (uint32_t)param});
+        double h = w_norm * (relu ? STEP_RELU : STEP), coarse = 0, fine = 0;
+        bool steady = false;
+        for (int halving = 0; halving < HALVINGS && !steady; halving++, h /= 2)
+            steady = central_difference(check, w, w0, v, h, choices, &coarse) &&
+                     central_difference(check, w, w0, v, h / 2, choices, &fine);
+        if (!steady) {
+            worst->flips++;
+            continue;
+        }
+        h *= 2; // the loop halved once more
+        done++;
+        double expected = 0, slope = (4 * fine - coarse) / 3;
+        for (int64_t i = 0; i < n; i++) expected += g[i] * v[i];
+        double allowed = g_norm * (relu ? TOLERANCE_RELU : TOLERANCE) + fabs(loss) * ROUNDING / h;
+        double error = fabs(slope - expected);
+        if (g_norm > 0 && error / g_norm > worst->error) worst->error = error / g_norm;
+        if (error / allowed > worst->share) worst->share = error / allowed;
+        if (error <= allowed) continue;
+        worst->failures++;
+        printf("  %s: derivative %.9g, gradient · v %.9g, gradient norm %.3g, h %.2g\n", row->name,
+               slope, expected, g_norm, h);
+    }
+    if (done < DIRECTIONS) {
+        worst->failures++;
+        printf("  %s: choices flip in all but %d of %d directions\n", row->name, done, TRIES);
+    }
+    free(w0);
+    free(v);
+}
+
+static bool run_case(const GradientCase *the_case) {
+    Check check;
+    open_check(&check, the_case);
+    find_decided_weights(&check);
+    double *gradient = analytic_gradient(&check);
+    double loss = evaluate(&check);
+    uint8_t *choices = zeroed(check.choices_bytes);
+    memcpy(choices, check.choices, check.choices_bytes);
+    Worst worst = {0};
+    int64_t dropped = 0;
+    for (int64_t layer = 0; layer < check.model.stats.layers; layer++)
+        for (int64_t e = 0; e < check.model.stats.experts; e++)
+            dropped += statistics_dropped(&check.model.stats, layer)[e];
+    if ((dropped > 0) != (the_case->model.moe.capacity_factor.numerator > 0)) {
+        worst.failures++;
+        printf("  %lld choices dropped\n", (long long)dropped);
+    }
+    for (int i = 0; i < check.model.params.count; i++)
+        check_tensor(&check, i, gradient, choices, loss, &worst);
+    printf("%s  %s (%d tensors, largest error %.1e of the gradient, %.2f of the allowed; %d "
+           "directions thrown away)\n",
+           worst.failures ? "FAILED" : "ok    ", the_case->sentence, check.model.params.count,
+           worst.error, worst.share, worst.flips);
+    free(choices);
+    free(gradient);
+    close_check(&check);
+    return worst.failures == 0;
+}
+
+int gradient_cases_run(int argc, char **argv, const GradientCase *cases, int count) {
+    comm_init(&argc, &argv);
+    int failed = 0;
+    for (int i = 0; i < count; i++)
+        if (!run_case(&cases[i])) failed++;
+    printf("%d cases, %d failed\n", count, failed);
+    comm_finalize();
+    return failed > 0;
+}
