@@ -86,6 +86,9 @@ static void derive_eval_every(TrainConfig *config) {
 const ConfigKey CONFIG_KEYS[] = {
     PATH_DERIVED("run.dir", run_dir, "runs/NAME in the current folder, from NAME.yaml",
         "folder of everything the run writes: config.yaml, metrics.jsonl, checkpoints/"),
+    NUMBER("run.hang_timeout", hang_timeout, "600", 0, 1e6,
+           "seconds without progress after which every rank says where it waits and the run ends with exit code 8 "
+           "(a stopped rank, a cut network); longer than the longest save; 0: wait for ever"),
     INTEGER("run.seed", seed, "1337", 0, 9007199254740992,
         "key of all random numbers: initial weights, order of the data, random drops"),
 

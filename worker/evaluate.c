@@ -8,6 +8,7 @@
 #include "worker/clock.h"
 #include "worker/restore.h"
 #include "worker/session.h"
+#include "worker/watchdog.h"
 
 bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const TrainConfig *config,
                     Evaluation *result, Error *err) {
@@ -23,6 +24,7 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
             config->data.validation, (long long)data_file_tokens(file), (long long)batch->total,
             (long long)batch->T);
     for (int64_t i = 0; i < batches; i++) {
+        watchdog_beat("evaluation");
         if (!batch_read_in_order(batch, file, i, err)) return false;
         sum += model_evaluate(model, batch->tokens, batch->targets);
     }

@@ -17,6 +17,7 @@
 #include "worker/restore.h"
 #include "worker/run_dir.h"
 #include "worker/signals.h"
+#include "worker/watchdog.h"
 
 typedef struct Trainer {
     TrainConfig config; // model.vocab_size filled in
@@ -94,6 +95,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
 
     // Forward and backward over the micro-batches; gradients and statistics add up.
     for (int64_t m = 0; m < config->micro_batches; m++) {
+        watchdog_beat("forward and backward");
         DataCursor cursor = {state->data_epoch, state->data_index};
         if (!batch_read_training(&trainer->batch, trainer->train_file, (uint64_t)config->seed,
                                  cursor, err))
@@ -105,6 +107,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         state->data_index = cursor.index;
         state->micro_batches++;
     }
+    watchdog_beat("summing up the step");
     statistics_reduce(&model->stats, &model->work);
     read_statistics(trainer, row);
 
@@ -150,19 +153,14 @@ static void report_step(Trainer *trainer, StepMetrics *row) {
 
     char line[512];
     bool due = row->step % config->log_every == 0 || row->step == config->steps;
-    bool live = comm_rank() == 0 && getenv("MOETRAIN_PROGRESS") != NULL;
-    if (!due && !live) return;
+    if (!due) return;
     metrics_format_step(row, config->steps, line, sizeof line);
-    if (live) {
-        printf("\r\033[K%s%s", line, due ? "\n" : "");
-        fflush(stdout);
-    } else {
-        log_info("%s", line);
-    }
+    log_info("%s", line);
 }
 
 static bool evaluate_now(Trainer *trainer, Error *err) {
     if (!trainer->validation_file) return true;
+    watchdog_beat("evaluation");
     Evaluation result;
     if (!evaluate_model(&trainer->model, trainer->validation_file, &trainer->batch,
                         &trainer->config, &result, err))
@@ -210,6 +208,7 @@ static Checkpoint describe_state(Trainer *trainer) {
 static bool save(Trainer *trainer, Error *err) {
     if (trainer->saved_step == trainer->state.step) return true;
     double begin = clock_seconds();
+    watchdog_beat("saving a checkpoint");
     Checkpoint checkpoint = describe_state(trainer);
     bool ok =
         checkpoint_save(trainer->config.run_dir, &checkpoint, (int)trainer->config.keep_last, err);
@@ -420,6 +419,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     trainer->config_yaml = config_yaml;
     trainer->saved_step = -1;
     signals_install();
+    watchdog_start(config->hang_timeout);
 
     int exit_code = EXIT_DONE;
     if (!prepare(trainer, err)) {
@@ -432,6 +432,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
         exit_code = train(trainer, err);
         if (trainer->steps_done > 0) report_plan(trainer, sent_before);
     }
+    watchdog_stop();
     metrics_close(trainer->metrics);
     utilization_free(&trainer->utilization);
     free(trainer->entropy);

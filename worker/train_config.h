@@ -7,10 +7,10 @@
 enum { CONFIG_PATH_BYTES = 1024 };
 
 typedef enum DataFormat {
-    DATA_AUTO,       // by file name: *.bin is uint16, anything else bytes
-    DATA_BYTES,      // text or anything: one token a byte, vocabulary 256
+    DATA_AUTO,  // by file name: *.bin is uint16, anything else bytes
+    DATA_BYTES, // text or anything: one token a byte, vocabulary 256
     DATA_CHARACTERS, // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
-    DATA_UINT16,     // headerless little-endian token numbers, as nanoGPT writes them
+    DATA_UINT16, // headerless little-endian token numbers, as nanoGPT writes them
     DATA_UINT32,
 } DataFormat;
 
@@ -42,8 +42,9 @@ typedef enum Reproducible {
 typedef struct TrainConfig {
     char run_dir[CONFIG_PATH_BYTES];
     int64_t seed;
-    char device[16]; // auto, cpu, cuda
-    int64_t threads; // OpenMP threads a rank; 0: OMP_NUM_THREADS or the cores at hand
+    double hang_timeout; // seconds without progress that end the run; 0: wait for ever
+    char device[16];     // auto, cpu, cuda
+    int64_t threads;     // OpenMP threads a rank; 0: OMP_NUM_THREADS or the cores at hand
     DataConfig data;
     int64_t steps;
     int64_t batch;         // sequences in the global batch of a step
@@ -54,9 +55,9 @@ typedef struct TrainConfig {
     int64_t max_skipped; // non-finite steps in a row that stop the run
     OptimizerConfig optimizer;
     ModelConfig model;
-    int64_t expert_parallel; // ranks that share one set of experts; 0: as many as divide both ranks and experts
-    int64_t checkpoint_every; // 0: only at the end
-    int64_t keep_last;        // 0: keep all
+    int64_t expert_parallel;        // ranks that share one set of experts; 0: as many as can
+    int64_t checkpoint_every;       // 0: only at the end
+    int64_t keep_last;              // 0: keep all
     char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
     int64_t log_every;
     int64_t utilization_every; // 0: as log_every
