@@ -1,0 +1,388 @@
+// Checkpoints on one rank: what is saved comes back, the right file is found, and a mismatch is explained.
+#include "checkpoint/checkpoint.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "comm/comm.h"
+#include "tests/parallel/checkpoint_sample.h"
+
+// Each test has an empty run directory.
+static char run_dir[] = "/tmp/test_checkpoint.XXXXXX";
+
+static int make_run_dir(void **state) {
+    (void)state;
+    memcpy(strchr(run_dir, '.'), ".XXXXXX", 8);
+    return mkdtemp(run_dir) ? 0 : -1;
+}
+
+static int remove_run_dir(void **state) {
+    (void)state;
+    char command[64];
+    snprintf(command, sizeof command, "rm -r '%s'", run_dir);
+    return system(command);
+}
+
+// RUN/checkpoints/NAME, until the next call.
+static const char *path_of(const char *name) {
+    static char path[CHECKPOINT_PATH_BYTES];
+    snprintf(path, sizeof path, "%s/checkpoints/%s", run_dir, name);
+    return path;
+}
+
+static const char *file_of(int64_t step) {
+    char name[64];
+    snprintf(name, sizeof name, "step-%08lld.h5", (long long)step);
+    return path_of(name);
+}
+
+static bool exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+static void create_file(const char *name) {
+    int fd = open(path_of(name), O_CREAT | O_WRONLY, 0666);
+    assert_true(fd >= 0);
+    close(fd);
+}
+
+static void save(int64_t step, int keep_last) {
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, step, 0, 1, false);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, keep_last, &err)) fail_msg("%s", err.message);
+    sample_free(&sample);
+}
+
+static bool loads_as(const char *path, int64_t step) {
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, 0, 0, 1, false);
+    sample_clear(&sample);
+    bool ok = checkpoint_load(path, &sample.checkpoint, &err) && sample_equals(&sample, step, 0);
+    sample_free(&sample);
+    return ok;
+}
+
+// The step of the checkpoint found; -1 for none.
+static int64_t newest(void) {
+    char path[CHECKPOINT_PATH_BYTES];
+    Error err = {0};
+    if (!checkpoint_find_latest(run_dir, path, &err)) fail_msg("%s", err.message);
+    return path[0] ? strtoll(strstr(path, "step-") + 5, NULL, 10) : -1;
+}
+
+static void what_is_saved_comes_back(void **state) {
+    (void)state;
+    save(7, 0);
+    assert_int_equal(newest(), 7);
+    assert_true(loads_as(file_of(7), 7));
+    assert_false(loads_as(file_of(7), 8)); // the comparison can fail
+}
+
+static void a_new_directory_has_no_checkpoint(void **state) {
+    (void)state;
+    assert_int_equal(newest(), -1);
+    assert_int_equal(mkdir(path_of(""), 0777), 0);
+    assert_int_equal(newest(), -1);
+}
+
+static void only_files_with_our_names_count(void **state) {
+    (void)state;
+    save(5, 0);
+    static const char *const names[] = {"step-6.h5",          "step-00000007.h5.bak",
+                                        "step-00000008",      "step--0000009.h5",
+                                        "step-+0000009.h5",   "latest.h5",
+                                        "step-0000000010.h5", "step-00000011.h5.tmp"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) create_file(names[i]);
+    assert_int_equal(newest(), 5);
+}
+
+static void the_newest_are_kept_and_later_steps_left_alone(void **state) {
+    (void)state;
+    for (int64_t step = 10; step <= 50; step += 10) save(step, 0);
+    save(35, 2); // after a resume from an older checkpoint
+    assert_false(exists(file_of(10)));
+    assert_false(exists(file_of(20)));
+    assert_true(exists(file_of(30)));
+    assert_true(exists(file_of(35)));
+    assert_true(exists(file_of(40)));
+    assert_true(exists(file_of(50)));
+    save(100000000, 1); // nine digits sort as numbers
+    assert_false(exists(file_of(50)));
+    assert_int_equal(newest(), 100000000);
+}
+
+static void saving_a_step_again_replaces_its_file(void **state) {
+    (void)state;
+    save(5, 0);
+    sample_flip(file_of(5), 4000);
+    save(5, 0);
+    assert_true(loads_as(file_of(5), 5));
+}
+
+static void leftovers_of_crashed_saves_are_removed(void **state) {
+    (void)state;
+    save(5, 0);
+    create_file("step-00000004.h5.tmp");
+    create_file("step-00000006.h5.tmp");
+    create_file("notes.tmp");
+    save(6, 0);
+    assert_false(exists(path_of("step-00000004.h5.tmp")));
+    assert_false(exists(path_of("step-00000006.h5.tmp")));
+    assert_true(exists(path_of("notes.tmp"))); // not ours
+}
+
+static void a_damaged_newest_is_passed_over(void **state) {
+    (void)state;
+    save(5, 0);
+    save(6, 0);
+    create_file("step-00000007.h5"); // empty
+    sample_flip(file_of(6), -100);
+    assert_int_equal(newest(), 5);
+}
+
+static void only_damaged_ones_are_an_error(void **state) {
+    (void)state;
+    char path[CHECKPOINT_PATH_BYTES];
+    Error err = {0};
+    save(5, 0);
+    sample_flip(file_of(5), 30);
+    assert_false(checkpoint_find_latest(run_dir, path, &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    assert_string_equal(path, "");
+}
+
+static void damage_is_named_by_dataset_and_block(void **state) {
+    (void)state;
+    Error err = {0};
+    save(5, 0);
+    // The embedding begins where its first element's value stands.
+    uint32_t wanted = (uint32_t)sample_bits(5, 0, 0), value = 0;
+    long offset = 0;
+    FILE *file = fopen(file_of(5), "rb");
+    for (; value != wanted; offset++) {
+        assert_int_equal(fseek(file, offset, SEEK_SET), 0);
+        assert_int_equal(fread(&value, sizeof value, 1, file), 1);
+    }
+    fclose(file);
+    sample_flip(file_of(5), offset - 1);
+    assert_false(checkpoint_verify(file_of(5), &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    assert_non_null(strstr(err.message, "parameters/embedding is damaged in block 0 of 1"));
+    assert_non_null(strstr(err.message, file_of(5)));
+    assert_false(loads_as(file_of(5), 5)); // loading looks at the hashes too
+}
+
+static void a_missing_file_is_not_a_checkpoint(void **state) {
+    (void)state;
+    Error err = {0};
+    assert_false(checkpoint_verify(file_of(1), &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    assert_false(checkpoint_verify(run_dir, &err)); // a directory
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+}
+
+static void a_directory_that_cannot_be_made_fails_the_save(void **state) {
+    (void)state;
+    char below_a_file[128];
+    Sample sample;
+    Error err = {0};
+    save(1, 0);
+    sample_init(&sample, 2, 0, 1, false);
+    snprintf(below_a_file, sizeof below_a_file, "%s/checkpoints/step-00000001.h5", run_dir);
+    assert_false(checkpoint_save(below_a_file, &sample.checkpoint, 0, &err));
+    assert_int_equal(err.exit_code, EXIT_IO);
+    sample_free(&sample);
+}
+
+// Loads step 5 after `change` to the wanted model; the message of the refusal.
+static const char *refusal(void (*change)(Sample *sample)) {
+    static Error err;
+    Sample sample;
+    err = (Error){0};
+    sample_init(&sample, 0, 0, 1, false);
+    change(&sample);
+    bool ok = checkpoint_load(file_of(5), &sample.checkpoint, &err);
+    sample_free(&sample);
+    assert_true(ok == (err.exit_code == 0));
+    if (!ok) assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    return ok ? NULL : err.message;
+}
+
+static void other_shape(Sample *sample) {
+    sample->tensors[1].shape[1] = 7;
+    sample->checkpoint.config_yaml = "model.layers: 2\nmoe.experts: 8\nmoe.top_k: 4\n";
+}
+static void other_type(Sample *sample) {
+    sample->tensors[7].dtype = F32;
+}
+static void other_name(Sample *sample) {
+    sample->tensors[0].name[0] = 'q';
+}
+static void fewer_parameters(Sample *sample) {
+    void *data = sample->tensors[2].data;
+    sample->tensors[2] = sample->tensors[1]; // experts.bias is left out, experts.up twice
+    sample->tensors[2].data = data;
+    sample->tensors[2].count = 0;
+}
+static void other_history(Sample *sample) {
+    utilization_free(&sample->utilization);
+    utilization_init(&sample->utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS + 1);
+}
+static void parameters_only(Sample *sample) {
+    sample->checkpoint.tensor_count = 3;
+}
+
+static void a_mismatch_is_explained(void **state) {
+    (void)state;
+    save(5, 0);
+    const char *message = refusal(other_shape);
+    assert_non_null(strstr(message, "parameters/experts.up is f32 (8, 6, 10) in the checkpoint"));
+    assert_non_null(strstr(message, "f32 (8, 7, 10) here"));
+    assert_non_null(strstr(message, "moe.top_k 2 -> 4"));
+    assert_null(strstr(message, "moe.experts"));
+    assert_non_null(strstr(refusal(other_type), "data/code_points is i32"));
+    assert_non_null(strstr(refusal(other_name), "qarameters/embedding is not in the checkpoint"));
+    assert_non_null(strstr(refusal(fewer_parameters),
+                           "parameters/experts.bias is in the checkpoint and not in the model"));
+    assert_non_null(strstr(refusal(other_history), "2 layers of 8 experts"));
+}
+
+static void a_reader_of_parameters_needs_no_optimizer(void **state) {
+    (void)state;
+    save(5, 0);
+    assert_null(refusal(parameters_only));
+}
+
+static void any_rows_can_be_loaded(void **state) {
+    (void)state;
+    save(5, 0);
+    // A dense tensor in one block, and an expert tensor in a block a row.
+    const int chosen[] = {0, 1};
+    for (int i = 0; i < 2; i++)
+        for (int64_t first = 0; first < 8; first += 3)
+            for (int64_t count = 0; count <= 8 - first; count += 2) {
+                Sample sample;
+                Error err = {0};
+                sample_init(&sample, 0, 0, 1, false);
+                sample_clear(&sample);
+                SavedTensor *tensor = &sample.tensors[chosen[i]];
+                tensor->first = first;
+                tensor->count = count;
+                assert_true(checkpoint_load(file_of(5), &sample.checkpoint, &err));
+                assert_true(sample_visit(tensor, chosen[i], 5, false));
+                const uint8_t *behind =
+                    (uint8_t *)tensor->data + (size_t)count * sample_row_bytes(tensor);
+                if (count < 8) assert_int_equal(*behind, 0xee); // not written
+                sample_free(&sample);
+            }
+}
+
+static void info_tells_what_is_inside(void **state) {
+    (void)state;
+    CheckpointInfo info;
+    char *config = NULL, digest[40];
+    Error err = {0};
+    save(5, 0);
+    assert_true(checkpoint_read_info(file_of(5), &info, &err));
+    assert_int_equal(info.tensor_count, SAMPLE_TENSORS);
+    assert_string_equal(info.tensors[0].name, "data/code_points"); // in name order
+    assert_int_equal(info.tensors[0].count, 50);
+    assert_int_equal(info.state.tokens, 5000);
+    assert_string_equal(info.state.data_id, "c0ffee-5");
+    assert_true(sample_utilization_equals(&info.utilization, 5));
+    assert_string_equal(info.program_version, MOETRAIN_VERSION);
+    assert_int_equal(strlen(info.created_utc), strlen("2026-01-31T12:00:00Z"));
+    assert_true(checkpoint_read_config(file_of(5), &config, &err));
+    assert_string_equal(info.config_yaml, config);
+    assert_true(checkpoint_digest(file_of(5), digest, &err));
+    assert_string_equal(info.digest, digest);
+    free(config);
+    checkpoint_free_info(&info);
+}
+
+static void save_changed(int64_t step, const char *config, int tensor, bool replicated) {
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, 5, 0, 1, false);
+    sample.checkpoint.state.step = step;
+    sample.checkpoint.config_yaml = config;
+    if (tensor >= 0) ((uint8_t *)sample.tensors[tensor].data)[3] ^= 1;
+    if (replicated) // the same bytes in other blocks
+        for (int i = 0; i < SAMPLE_TENSORS; i++) sample.tensors[i].replicated = true;
+    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    sample_free(&sample);
+}
+
+static void digest_of(int64_t step, char digest[40]) {
+    Error err = {0};
+    if (!checkpoint_digest(file_of(step), digest, &err)) fail_msg("%s", err.message);
+}
+
+static void the_digest_is_of_content_alone(void **state) {
+    (void)state;
+    char first[40], other[40];
+    save_changed(5, "a: 1\n", -1, false);
+    digest_of(5, first);
+    assert_int_equal(strlen(first), 32);
+    save_changed(5, "a: 2\nb: 3\n", -1, true);
+    digest_of(5, other);
+    assert_string_equal(first, other);
+    for (int tensor = 0; tensor < SAMPLE_TENSORS; tensor++) {
+        if (tensor == 6) continue; // the empty one
+        save_changed(5, "a: 1\n", tensor, false);
+        digest_of(5, other);
+        assert_string_not_equal(first, other);
+    }
+    save_changed(6, "a: 1\n", -1, false);
+    digest_of(6, other);
+    assert_string_not_equal(first, other);
+}
+
+static void a_dense_model_without_history_can_be_saved(void **state) {
+    (void)state;
+    Error err = {0};
+    Checkpoint empty = {.state = {.step = 3}};
+    Checkpoint loaded = {0};
+    assert_true(checkpoint_save(run_dir, &empty, 0, &err));
+    assert_int_equal(newest(), 3);
+    assert_true(checkpoint_load(file_of(3), &loaded, &err));
+    assert_int_equal(loaded.state.step, 3);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, make_run_dir, remove_run_dir)
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        TEST(what_is_saved_comes_back),
+        TEST(a_new_directory_has_no_checkpoint),
+        TEST(only_files_with_our_names_count),
+        TEST(the_newest_are_kept_and_later_steps_left_alone),
+        TEST(saving_a_step_again_replaces_its_file),
+        TEST(leftovers_of_crashed_saves_are_removed),
+        TEST(a_damaged_newest_is_passed_over),
+        TEST(only_damaged_ones_are_an_error),
+        TEST(damage_is_named_by_dataset_and_block),
+        TEST(a_missing_file_is_not_a_checkpoint),
+        TEST(a_directory_that_cannot_be_made_fails_the_save),
+        TEST(a_mismatch_is_explained),
+        TEST(a_reader_of_parameters_needs_no_optimizer),
+        TEST(any_rows_can_be_loaded),
+        TEST(info_tells_what_is_inside),
+        TEST(the_digest_is_of_content_alone),
+        TEST(a_dense_model_without_history_can_be_saved),
+    };
+    comm_init(&argc, &argv);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    comm_finalize();
+    return failed;
+}
