@@ -43,12 +43,14 @@ bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void
         if (got < 0)
             return error_set(err, EXIT_DATA, "%s: reading at byte %lld failed: %s", file->path,
                              (long long)(offset + (int64_t)done), strerror(errno));
-        if (got == 0)
+        if (got == 0) { // the file's present end, which may lie before what was asked for
+            struct stat status;
+            int64_t end = fstat(file->fd, &status) == 0 ? status.st_size : offset + (int64_t)done;
             return error_set(err, EXIT_DATA,
                              "%s: ends at byte %lld but had %lld when it was opened; do not change "
                              "data files while they are in use",
-                             file->path, (long long)(offset + (int64_t)done),
-                             (long long)file->bytes);
+                             file->path, (long long)end, (long long)file->bytes);
+        }
         done += (size_t)got;
     }
     return true;
