@@ -194,5 +194,5 @@ def main(tests):
             print(f"ok      {sentence} ({time.monotonic() - begin:.1f} s)", flush=True)
         except AssertionError as error:
             failed += 1
-            print(f"FAILED  {sentence}: {error}", flush=True)
+            print(f"FAILED  {sentence} ({time.monotonic() - begin:.1f} s): {error}", flush=True)
     sys.exit(1 if failed else 0)
