@@ -1,9 +1,10 @@
 // Checkpoints among ranks. Run under mpirun with 1, 2, 4 or 8 ranks:
-//   check_checkpoint                    everything that one number of ranks can show, in a directory of its own
-//   check_checkpoint save DIR STEP      for scripts: saves the sample of STEP
-//   check_checkpoint load DIR STEP      finds the newest checkpoint, which must be that of STEP, and compares
-//   check_checkpoint intact DIR STEP    the same, but any newest step from STEP on will do
-// checkpoint_reshard.sh saves on one number of ranks and loads on another.
+//   check_checkpoint                    what one number of ranks can show, in a directory of its own
+// For scripts, which look at what other processes left; `large` adds blocks of 4 MiB:
+//   check_checkpoint save DIR STEP [large]    saves the sample of STEP, keeps the newest two
+//   check_checkpoint fail DIR STEP [large]    the same, but the save has to fail, cleanly
+//   check_checkpoint load DIR STEP [large]    the newest checkpoint has to be that of STEP, bit for bit
+//   check_checkpoint intact DIR STEP [large]  the same, but of STEP or a later step
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,14 +18,24 @@
 #include "tests/parallel/checkpoint_sample.h"
 
 static Group *world;
+static bool large = true;
 
 static void save(const char *directory, int64_t step, int keep_last) {
     Sample sample;
     Error err = {0};
-    sample_init(&sample, step, comm_rank(), comm_size(), true);
+    sample_init(&sample, step, comm_rank(), comm_size(), large);
     bool ok = checkpoint_save(directory, &sample.checkpoint, keep_last, &err);
     sample_free(&sample);
     CHECK(ok, "save of step %lld: %s", (long long)step, err.message);
+}
+
+static void print_digest(const char *directory, int64_t step) {
+    char path[CHECKPOINT_PATH_BYTES], digest[40];
+    Error err = {0};
+    snprintf(path, sizeof path, "%s/checkpoints/step-%08lld.h5", directory, (long long)step);
+    if (comm_rank() != 0) return;
+    CHECK(checkpoint_digest(path, digest, &err), "%s", err.message);
+    log_info("digest %s", digest);
 }
 
 static void find(const char *directory, char path[CHECKPOINT_PATH_BYTES]) {
@@ -43,7 +54,7 @@ static int64_t load_latest(const char *directory) {
     Error err = {0};
     find(directory, path);
     CHECK(path[0], "%s has no checkpoint", directory);
-    sample_init(&sample, 0, comm_rank(), comm_size(), true);
+    sample_init(&sample, 0, comm_rank(), comm_size(), large);
     sample_clear(&sample);
     CHECK(checkpoint_load(path, &sample.checkpoint, &err), "%s", err.message);
     int64_t step = sample.checkpoint.state.step;
@@ -83,22 +94,29 @@ static void the_newest_two_are_kept(const char *directory) {
     expect_step(directory, 3);
 }
 
+static void fail(const char *directory, int64_t step) {
+    char temporary[64];
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, step, comm_rank(), comm_size(), large);
+    bool ok = checkpoint_save(directory, &sample.checkpoint, 1, &err);
+    sample_free(&sample);
+    CHECK(!ok, "a save succeeded that had to fail");
+    CHECK(err.exit_code == EXIT_IO && err.message[0], "exit code %d", err.exit_code);
+    snprintf(temporary, sizeof temporary, "step-%08lld.h5.tmp", (long long)step);
+    CHECK(!exists(directory, temporary), "the temporary file is still there");
+    log_info("as expected: %s", err.message);
+}
+
 // The last rank may not write more than a few bytes: a full disk for one of many.
 static void a_save_that_fails_on_one_rank_fails_on_all(const char *directory) {
     struct rlimit before, tiny;
-    Sample sample;
-    Error err = {0};
-    sample_init(&sample, 4, comm_rank(), comm_size(), true);
     signal(SIGXFSZ, SIG_IGN);
     getrlimit(RLIMIT_FSIZE, &before);
     tiny = (struct rlimit){.rlim_cur = 1 << 16, .rlim_max = before.rlim_max};
     if (comm_rank() == comm_size() - 1) setrlimit(RLIMIT_FSIZE, &tiny);
-    bool ok = checkpoint_save(directory, &sample.checkpoint, 1, &err);
+    fail(directory, 4);
     setrlimit(RLIMIT_FSIZE, &before);
-    CHECK(!ok && err.exit_code == EXIT_IO, "exit code %d", err.exit_code);
-    CHECK(strstr(err.message, "step-00000004.h5.tmp") || comm_size() == 1, "%s", err.message);
-    CHECK(!exists(directory, "step-00000004.h5.tmp"), "the temporary file is still there");
-    sample_free(&sample);
     expect_step(directory, 3);
     CHECK(exists(directory, "step-00000002.h5"), "a failed save has removed step 2");
 }
@@ -146,9 +164,14 @@ int main(int argc, char **argv) {
     if (argc == 1) {
         check_all();
     } else {
-        CHECK(argc == 4, "usage: check_checkpoint [save|load|intact DIR STEP]");
+        CHECK(argc >= 4, "usage: check_checkpoint [save|fail|load|intact DIR STEP [large]]");
         int64_t step = strtoll(argv[3], NULL, 10);
-        if (strcmp(argv[1], "save") == 0) save(argv[2], step, 2);
+        large = argc > 4;
+        if (strcmp(argv[1], "save") == 0) {
+            save(argv[2], step, 2);
+            print_digest(argv[2], step);
+        }
+        if (strcmp(argv[1], "fail") == 0) fail(argv[2], step);
         if (strcmp(argv[1], "load") == 0) expect_step(argv[2], step);
         if (strcmp(argv[1], "intact") == 0)
             CHECK(load_latest(argv[2]) >= step, "checkpoints from step %lld on are gone",

@@ -18,18 +18,18 @@ typedef struct Sample {
     Checkpoint checkpoint;
 } Sample;
 
-static uint64_t sample_bits(int64_t step, int tensor, int64_t element) {
+static inline uint64_t sample_bits(int64_t step, int tensor, int64_t element) {
     uint64_t x = (uint64_t)step * 1000003u + (uint64_t)tensor * 7919u + (uint64_t)element + 1u;
     x *= 0x9e3779b97f4a7c15u;
     return x ^ x >> 29;
 }
 
-static size_t sample_row_bytes(const SavedTensor *tensor) {
+static inline size_t sample_row_bytes(const SavedTensor *tensor) {
     return (size_t)(tensor->shape[1] * tensor->shape[2]) * dtype_bytes(tensor->dtype);
 }
 
 // Calls for each element held here: writes it, or compares and returns false at the first difference.
-static bool sample_visit(const SavedTensor *tensor, int number, int64_t step, bool write) {
+static inline bool sample_visit(const SavedTensor *tensor, int number, int64_t step, bool write) {
     size_t width = dtype_bytes(tensor->dtype);
     int64_t row = tensor->shape[1] * tensor->shape[2];
     char *at = tensor->data;
@@ -44,7 +44,7 @@ static bool sample_visit(const SavedTensor *tensor, int number, int64_t step, bo
     return true;
 }
 
-static UtilizationHistory sample_utilization(int64_t step) {
+static inline UtilizationHistory sample_utilization(int64_t step) {
     enum { CELLS = SAMPLE_LAYERS * SAMPLE_EXPERTS };
     UtilizationHistory history;
     utilization_init(&history, SAMPLE_LAYERS, SAMPLE_EXPERTS);
@@ -61,7 +61,7 @@ static UtilizationHistory sample_utilization(int64_t step) {
     return history;
 }
 
-static TrainState sample_state(int64_t step) {
+static inline TrainState sample_state(int64_t step) {
     TrainState state = {.step = step,
                         .micro_batches = 2 * step,
                         .adam_steps = step - 1,
@@ -76,7 +76,7 @@ static TrainState sample_state(int64_t step) {
 
 // The state after `step` as rank `rank` of `ranks` holds it. Experts go to ep ranks, the largest power of
 // two in `ranks` up to 4; other ranks are replicas. `large` adds blocks of 4 MiB.
-static void sample_init(Sample *sample, int64_t step, int rank, int ranks, bool large) {
+static inline void sample_init(Sample *sample, int64_t step, int rank, int ranks, bool large) {
     static const char config[] = "model.layers: 2\nmoe.experts: 8\nmoe.top_k: 2\n";
     const int64_t E = SAMPLE_EXPERTS, wide = large ? (5 << 20) / 4 : 12;
     int64_t ep = 1;
@@ -114,7 +114,7 @@ static void sample_init(Sample *sample, int64_t step, int rank, int ranks, bool 
 }
 
 // Forgets all contents, so that a load has something to do.
-static void sample_clear(Sample *sample) {
+static inline void sample_clear(Sample *sample) {
     for (int i = 0; i < SAMPLE_TENSORS; i++) {
         const SavedTensor *tensor = &sample->tensors[i];
         memset(tensor->data, 0xee, (size_t)tensor->count * sample_row_bytes(tensor));
@@ -124,7 +124,7 @@ static void sample_clear(Sample *sample) {
     utilization_init(&sample->utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS);
 }
 
-static bool sample_utilization_equals(const UtilizationHistory *a, int64_t step) {
+static inline bool sample_utilization_equals(const UtilizationHistory *a, int64_t step) {
     UtilizationHistory b = sample_utilization(step);
     size_t layers = SAMPLE_LAYERS * sizeof(double), cells = SAMPLE_EXPERTS * layers;
     size_t rows = (size_t)b.rows;
@@ -144,7 +144,7 @@ static bool sample_utilization_equals(const UtilizationHistory *a, int64_t step)
 }
 
 // Whether the tensors and the state are bit for bit those of `step`; on rank 0 the history too.
-static bool sample_equals(const Sample *sample, int64_t step, int rank) {
+static inline bool sample_equals(const Sample *sample, int64_t step, int rank) {
     TrainState state = sample_state(step);
     if (memcmp(&state, &sample->checkpoint.state, sizeof state) != 0) return false;
     for (int i = 0; i < SAMPLE_TENSORS; i++)
@@ -152,13 +152,13 @@ static bool sample_equals(const Sample *sample, int64_t step, int rank) {
     return rank != 0 || sample_utilization_equals(&sample->utilization, step);
 }
 
-static void sample_free(Sample *sample) {
+static inline void sample_free(Sample *sample) {
     for (int i = 0; i < SAMPLE_TENSORS; i++) free(sample->tensors[i].data);
     utilization_free(&sample->utilization);
 }
 
 // Inverts the lowest bit of the byte at `offset`; negative offsets count from the end.
-static void sample_flip(const char *path, long offset) {
+static inline void sample_flip(const char *path, long offset) {
     FILE *file = fopen(path, "r+b");
     CHECK(file && fseek(file, offset, offset < 0 ? SEEK_END : SEEK_SET) == 0, "no %s", path);
     int byte = fgetc(file);
