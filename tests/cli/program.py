@@ -58,6 +58,7 @@ class ProgramTest(unittest.TestCase):
         """ranks=None: without mpirun."""
         environment = dict(
             os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
+            ASAN_OPTIONS="detect_leaks=0",  # Open MPI leaves memory behind
             OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         command = [PROGRAM, *args]
         if ranks is not None:
