@@ -217,34 +217,34 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, T
                                   z_scale, parts);
 }
 
-void capacity_assign(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Tensor ids,
+void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
                      Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
                      RngStream stream, int64_t first_token, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], E = routed.shape[1];
+    int64_t N = ids.shape[0], K = ids.shape[1], E = chosen.shape[1];
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    CHECK_SHAPE_2D(routed, I32, groups, E);
+    CHECK_SHAPE_2D(chosen, I32, groups, E);
     CHECK_SHAPE_2D(dropped, I32, groups, E);
     CHECK_SHAPE_1D(order, I32, N * K + E + 1);
     check_parts(groups, N);
-    dev->backend->capacity_assign(dev, kept, routed, dropped, ids, weights, groups, capacity,
+    dev->backend->capacity_assign(dev, kept, chosen, dropped, ids, weights, groups, capacity,
                                   policy, stream, first_token, order);
 }
 
 // ---- permutation ---------------------------------------------------------------------------------------
 
-void expert_load(Device *dev, Tensor routed, Tensor dropped, Tensor weight_mass, Tensor ids,
+void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                  Tensor weights, Tensor kept) {
-    int64_t N = ids.shape[0], K = ids.shape[1], parts = routed.shape[0], E = routed.shape[1];
+    int64_t N = ids.shape[0], K = ids.shape[1], parts = chosen.shape[0], E = chosen.shape[1];
     CHECK(parts > 0 && N % parts == 0, "%lld tokens do not divide into %lld parts", (long long)N,
           (long long)parts);
-    CHECK_SHAPE_2D(routed, I32, parts, E);
+    CHECK_SHAPE_2D(chosen, I32, parts, E);
     CHECK_SHAPE_2D(dropped, I32, parts, E);
     CHECK_SHAPE_2D(weight_mass, F64, parts, E);
     CHECK_SHAPE_2D(ids, I32, N, K);
     CHECK_SHAPE_2D(weights, F32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->expert_load(dev, routed, dropped, weight_mass, ids, weights, kept);
+    dev->backend->expert_load(dev, chosen, dropped, weight_mass, ids, weights, kept);
 }
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,

@@ -130,17 +130,17 @@ typedef enum DropPolicy {
 
 // Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and each expert.
 //   kept (N, K) u8   ids (N, K) i32   weights (N, K)   capacity: choices an expert takes of a group; < 0: dropless
-//   routed, dropped (groups, E) i32: choices before dropping, and choices dropped
+//   chosen, dropped (groups, E) i32: choices before dropping, and choices dropped
 //   order (N·K + E + 1) i32 scratch
 //   first_token: global number of row 0, for DROP_RANDOM
-void capacity_assign(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Tensor ids,
+void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
                      Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
                      RngStream stream, int64_t first_token, Tensor order);
 // What each of `parts` equal runs of tokens asked of each expert, for the balance loss and the utilization history.
-//   routed, dropped (parts, E) i32: choices before dropping, and choices dropped
+//   chosen, dropped (parts, E) i32: choices before dropping, and choices dropped
 //   weight_mass (parts, E) f64: Σ of the kept choices' weights, in (token, slot) order
 //   ids (N, K) i32   weights (N, K)   kept (N, K) u8
-void expert_load(Device *dev, Tensor routed, Tensor dropped, Tensor weight_mass, Tensor ids,
+void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                  Tensor weights, Tensor kept);
 
 // ---- permutation ---------------------------------------------------------------------------------------

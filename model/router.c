@@ -38,11 +38,11 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->prob_sum = arena_2d(scratch, F64, parts, E);
     router->entropy_sum = arena_1d(scratch, F64, parts);
     router->lse2_sum = arena_1d(scratch, F64, parts);
-    router->routed = arena_2d(scratch, I32, parts, E);
+    router->chosen = arena_2d(scratch, I32, parts, E);
     router->dropped = arena_2d(scratch, I32, parts, E);
     router->weight_mass = arena_2d(scratch, F64, parts, E);
-    router->batch_routed = arena_1d(scratch, I64, E);
-    router->group_routed = arena_2d(scratch, I32, routing_groups(work), E);
+    router->batch_chosen = arena_1d(scratch, I64, E);
+    router->group_chosen = arena_2d(scratch, I32, routing_groups(work), E);
     router->group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->order = arena_1d(scratch, I32, N * K + E + 1);
     arena_release(scratch, mark);
@@ -67,15 +67,15 @@ static double per_step_token(const Work *work) {
 static void set_balance(Router *router, Work *work, Statistics *stats) {
     const MoeConfig *moe = &work->config->moe;
     int64_t E = moe->experts, K = moe->top_k, parts = balance_parts(work);
-    const int32_t *routed = tensor_i32(router->routed);
+    const int32_t *chosen = tensor_i32(router->chosen);
     const double *prob_sum = tensor_f64(router->prob_sum);
     float *balance = tensor_f32(router->balance);
-    int64_t *batch_routed = tensor_i64(router->batch_routed);
+    int64_t *batch_chosen = tensor_i64(router->batch_chosen);
     double choices = (double)(K * (work->N / parts));
     if (moe->balance_scope == BALANCE_BATCH) {
-        memset(batch_routed, 0, (size_t)E * sizeof *batch_routed);
-        for (int64_t i = 0; i < parts * E; i++) batch_routed[i % E] += routed[i];
-        all_reduce_sum(work->groups.world, router->batch_routed, REDUCE_ANY_ORDER, (Tensor){0},
+        memset(batch_chosen, 0, (size_t)E * sizeof *batch_chosen);
+        for (int64_t i = 0; i < parts * E; i++) batch_chosen[i % E] += chosen[i];
+        all_reduce_sum(work->groups.world, router->batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
         choices *= (double)(parts * work->total_shards / work->shards);
     }
@@ -83,7 +83,7 @@ static void set_balance(Router *router, Work *work, Statistics *stats) {
         double loss = 0;
         for (int64_t e = 0; e < E; e++) {
             int64_t count =
-                moe->balance_scope == BALANCE_BATCH ? batch_routed[e] : routed[p * E + e];
+                moe->balance_scope == BALANCE_BATCH ? batch_chosen[e] : chosen[p * E + e];
             double weight = (double)E * per_step_token(work) * (double)count / choices;
             balance[p * E + e] = (float)(moe->balance_loss * weight);
             loss += weight * prob_sum[p * E + e];
@@ -95,12 +95,12 @@ static void set_balance(Router *router, Work *work, Statistics *stats) {
 static void add_statistics(Router *router, Work *work, Statistics *stats) {
     int64_t E = work->config->moe.experts, parts = balance_parts(work), layer = router->moe_layer;
     const double *mass = tensor_f64(router->weight_mass);
-    const int32_t *routed = tensor_i32(router->routed), *dropped = tensor_i32(router->dropped);
+    const int32_t *chosen = tensor_i32(router->chosen), *dropped = tensor_i32(router->dropped);
     for (int64_t p = 0; p < parts; p++) {
         int64_t shard = p / (parts / work->shards);
         for (int64_t e = 0; e < E; e++) {
             statistics_weight_mass(stats, shard, layer)[e] += mass[p * E + e];
-            statistics_routed(stats, layer)[e] += routed[p * E + e] - dropped[p * E + e];
+            statistics_routed(stats, layer)[e] += chosen[p * E + e] - dropped[p * E + e];
             statistics_dropped(stats, layer)[e] += dropped[p * E + e];
         }
         *statistics_z(stats, shard, layer) +=
@@ -118,13 +118,13 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     router_forward(work->dev, router->ids, router->weights, router->lse, router->prob_sum,
                    router->entropy_sum, router->lse2_sum, router->logits, moe->router, parts);
     RngStream stream = {work->seed, RNG_DROP, work->micro_batch, (uint32_t)router->layer};
-    capacity_assign(work->dev, router->kept, router->group_routed, router->group_dropped,
+    capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
                     router->ids, router->weights, groups, moe_capacity(moe, work->N / groups),
                     moe->drop, stream, work->first_shard * (work->N / work->shards), router->order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
-    expert_load(work->dev, router->routed, router->dropped, router->weight_mass, router->ids,
+    expert_load(work->dev, router->chosen, router->dropped, router->weight_mass, router->ids,
                 router->scaled, router->kept);
     set_balance(router, work, stats);
     add_statistics(router, work, stats);

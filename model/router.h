@@ -19,11 +19,11 @@ typedef struct Router {
         scaled;  // (N, K) gate weights; after renormalize_after_drop (the same tensor without it)
     Tensor kept; // (N, K) u8
     Tensor prob_sum, entropy_sum, lse2_sum; // per balance part, f64
-    Tensor routed, dropped;                 // (balance parts, E) i32
+    Tensor chosen, dropped;                 // (balance parts, E) i32
     Tensor weight_mass;                     // (balance parts, E) f64
     Tensor balance;                         // (balance parts, E) f32: what multiplies P in the loss
-    Tensor batch_routed; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
-    Tensor group_routed, group_dropped, order; // scratch of capacity_assign
+    Tensor batch_chosen; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
+    Tensor group_chosen, group_dropped, order; // scratch of capacity_assign
     Tensor dlogits, dx;                        // scratch of the backward pass
 } Router;
 

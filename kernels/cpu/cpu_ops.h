@@ -34,10 +34,10 @@ void router_forward_cpu(Device *dev, Tensor ids, Tensor weights, Tensor lse, Ten
 void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
                          Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale,
                          int64_t parts);
-void capacity_assign_cpu(Device *dev, Tensor kept, Tensor routed, Tensor dropped, Tensor ids,
+void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
                          Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
                          RngStream stream, int64_t first_token, Tensor order);
-void expert_load_cpu(Device *dev, Tensor routed, Tensor dropped, Tensor weight_mass, Tensor ids,
+void expert_load_cpu(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                      Tensor weights, Tensor kept);
 void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
                           Tensor ids, Tensor kept, int64_t parts);
