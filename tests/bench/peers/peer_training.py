@@ -24,7 +24,6 @@ def read_arguments():
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--no-noise", action="store_true", help="a router without noise")
     parser.add_argument("--fused-adamw", action="store_true", help="one kernel for the optimizer (PyTorch 2.4)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile (PyTorch 2)")
     return parser.parse_args()
 
 
@@ -60,8 +59,6 @@ def run(make_model):
     torch.manual_seed(1337)
     tokens, vocab_size = read_tokens(arguments.text)
     model = make_model(vocab_size, arguments.dropout, not arguments.no_noise)
-    if arguments.compile:
-        model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, **({"fused": True} if arguments.fused_adamw else {}))
     milliseconds = []
     for _ in range(arguments.discard + arguments.steps):
