@@ -5,6 +5,7 @@
 //   check_checkpoint fail DIR STEP [large]    the same, but the save has to fail, cleanly
 //   check_checkpoint load DIR STEP [large]    the newest checkpoint has to be that of STEP, bit for bit
 //   check_checkpoint intact DIR STEP [large]  the same, but of STEP or a later step
+//   check_checkpoint digest DIR STEP          prints the digest
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,13 +165,11 @@ int main(int argc, char **argv) {
     if (argc == 1) {
         check_all();
     } else {
-        CHECK(argc >= 4, "usage: check_checkpoint [save|fail|load|intact DIR STEP [large]]");
+        CHECK(argc >= 4, "usage: check_checkpoint [save|fail|load|intact|digest DIR STEP [large]]");
         int64_t step = strtoll(argv[3], NULL, 10);
         large = argc > 4;
-        if (strcmp(argv[1], "save") == 0) {
-            save(argv[2], step, 2);
-            print_digest(argv[2], step);
-        }
+        if (strcmp(argv[1], "save") == 0) save(argv[2], step, 2);
+        if (strcmp(argv[1], "digest") == 0) print_digest(argv[2], step);
         if (strcmp(argv[1], "fail") == 0) fail(argv[2], step);
         if (strcmp(argv[1], "load") == 0) expect_step(argv[2], step);
         if (strcmp(argv[1], "intact") == 0)

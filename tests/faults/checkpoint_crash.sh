@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# A save is killed before each of its system calls in turn, and each call that can fail is made to fail.
+# After a kill an older checkpoint or the complete new one loads, and the next save works; after a failure
+# the save says so and leaves no trace.
+#   checkpoint_crash.sh MOETRAIN    reads and writes are sampled; CHECKPOINT_CRASH_ALL=1 takes all of them
+set -uo pipefail
+program=$(dirname "$1")/tests/parallel/check_checkpoint
+[ -x "$program" ] || { echo "skipped: no $program"; exit 77; }
+command -v strace >/dev/null || { echo "skipped: no strace"; exit 77; }
+strace -qq -o /dev/null true 2>/dev/null || { echo "skipped: ptrace is not permitted"; exit 77; }
+
+directory=$(mktemp -d)
+trap 'rm -r "$directory"' EXIT
+run=$directory/run
+saved=$run/checkpoints/step-00000003.h5
+# Only calls that touch the checkpoint count, not those of MPI.
+traced=(strace -f -qq -P "$run/checkpoints" -P "$saved" -P "$saved.tmp")
+
+complain() { cat "$directory/log"; echo "$*"; exit 1; }
+quietly() { { timeout 60 "$@" >"$directory/log" 2>&1; } 2>/dev/null; } # not "Killed" either
+
+# Runs CALL's N-th occurrence through ACTION (strace's inject syntax) while step 3 is saved by VERB.
+inject() { # ACTION CALL N VERB
+    rm -rf "$run"
+    cp -r "$directory/good" "$run"
+    quietly "${traced[@]}" -o /dev/null -e "trace=$2" -e "inject=$2:$1:when=$3" "$program" "$4" "$run" 3
+}
+
+for step in 1 2; do quietly "$program" save "$run" $step || complain "cannot save"; done
+cp -r "$run" "$directory/good"
+quietly "${traced[@]}" -o "$directory/calls" "$program" save "$run" 3 || complain "cannot save under strace"
+count() { grep -cE "^[0-9]+ +$1\(" "$directory/calls"; }
+
+kills=0
+for call in mkdir statfs openat ftruncate pwrite64 pread64 fsync close rename unlink getdents64; do
+    total=$(count $call)
+    stride=1
+    if [ -z "${CHECKPOINT_CRASH_ALL:-}" ]; then
+        case $call in pwrite64) stride=5 ;; pread64) stride=20 ;; esac
+    fi
+    for ((n = 1; n <= total; n += stride)); do
+        inject signal=KILL $call $n save
+        status=$?
+        [ $status -eq 137 ] || complain "$call $n of $total: not killed, exit code $status"
+        quietly "$program" intact "$run" 2 || complain "killed before $call $n of $total: not intact"
+        kills=$((kills + 1))
+    done
+done
+quietly "$program" save "$run" 4 || complain "no save after a crash"
+[ -z "$(find "$run" -name '*.tmp')" ] || complain "a temporary file was left behind"
+echo "$kills kills before system calls of a save: always an intact checkpoint"
+
+failures=0
+for fault in mkdir:EACCES statfs:EIO openat:EMFILE ftruncate:EFBIG pwrite64:ENOSPC pwrite64:EIO pread64:EIO \
+    fsync:EIO rename:EACCES; do
+    call=${fault%:*}
+    first=1 last=$(count "$call") stride=1
+    # The first and the last list the directory, to remove old files; failing there only warns.
+    [ "$call" != openat ] || { first=2 last=$((last - 1)); }
+    [ -n "${CHECKPOINT_CRASH_ALL:-}" ] || case $call in p*64) stride=25 ;; esac
+    for ((n = first; n <= last; n += stride)); do
+        inject error="${fault#*:}" $call $n fail || complain "$fault, call $n of $last: not reported"
+        quietly "$program" intact "$run" 2 || complain "$fault, call $n of $last: not intact"
+        failures=$((failures + 1))
+    done
+done
+echo "$failures failing system calls of a save: always reported, always an intact checkpoint"
