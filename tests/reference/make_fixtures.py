@@ -163,8 +163,8 @@ def moe(x, router, gate_up, down, c, T):
     parts = {"shard": c["shards"], "sequence": N // T, "batch": 1}[c["balance_scope"]]
     balance = balance_term(logits, ids, E, parts, c["balance_scope"] == "batch")
     z = (logits.logsumexp(-1) ** 2).mean()
-    routed = torch.bincount(ids.flatten(), minlength=E)
-    dropped = routed - torch.bincount(ids[kept], minlength=E)
+    routed = torch.bincount(ids[kept], minlength=E)
+    dropped = torch.bincount(ids[~kept], minlength=E)
     return out, balance, z, dict(ids=ids, weights=weights, gates=gates, kept=kept, routed=routed, dropped=dropped)
 
 
