@@ -84,6 +84,7 @@ def main():
         elif re.search(r"^step ", output, re.M):
             assert done_before <= 1, f"began anew after step {done_before}:\n{output}"
         assert process.returncode != 0, f"exit code 0 after kill -9 of {victim}:\n{output}"
+        assert "warning" not in output, f"a kill left a damaged checkpoint under its final name\n{output}"
         done_before = last_step(space, "killed")
         print(f"kill {number + 1}: {victim} of {ranks} ranks while {moment}, after step {done_before}"
               f"{', half a checkpoint left' if torn else ''}", flush=True)

@@ -43,13 +43,14 @@ def start_and_wait(space, run, config, step, ranks=2):
 
 
 def data_that_shrinks_ends_all_ranks_with_exit_code_3(space: Workspace):
-    for ranks in (1, 4):
+    # Little is left: every rank fails. Most is left: in some step one rank fails while others could go on.
+    for ranks, left in ((1, 100), (4, 100), (4, 26000)):
         shutil.copy(space.path("train.txt"), space.path("shrinking.txt"))
-        run = f"shrink{ranks}"
+        run = f"shrink{ranks}-{left}"
         process, command = start_and_wait(space, run, dict(LONG, **{"data.train": "shrinking.txt"}), 5, ranks)
         pids = ranks_of(process)
-        os.truncate(space.path("shrinking.txt"), 100)
-        assert_error(space.finish(process, command), 3, "shrinking.txt", "ends at byte 100 ", "30000")
+        os.truncate(space.path("shrinking.txt"), left)
+        assert_error(space.finish(process, command), 3, "shrinking.txt", f"ends at byte {left} ", "30000")
         wait_until_gone(pids)
 
 
