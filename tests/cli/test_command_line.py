@@ -92,6 +92,7 @@ class PrintConfig(ProgramTest):
         self.assert_done(second)
         self.assertEqual(without_comments(first.out), without_comments(second.out))
         self.assertIn("\u00e9.txt", second.out)
+        self.assertIn("train.lr: 0.1234567890123 ", second.out)
 
     def test_default_folder_of_the_run_is_named_after_the_file(self):
         self.write_tiny(name="my.model.yaml")
