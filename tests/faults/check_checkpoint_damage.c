@@ -120,6 +120,27 @@ static void equal_blocks_cannot_change_places(void **state) {
     sample_free(&sample);
 }
 
+// Readers that do not look at the whole file still trust no part of the table of contents.
+static void a_damaged_manifest_is_found_by_every_reader(void **state) {
+    (void)state;
+    static const char first_name[] = "about/created_utc"; // of the table, in name order
+    const uint8_t *records = memmem(original, (size_t)file_bytes, first_name, sizeof first_name);
+    assert_non_null(records);
+    for (int64_t offset = records - original; offset < records - original + 4096; offset += 8) {
+        uint8_t changed = original[offset] ^ 1;
+        char *config = NULL;
+        Error err = {0};
+        overwrite(offset, &changed, 1);
+        assert_false(checkpoint_read_config(path, &config, &err));
+        assert_non_null(strstr(err.message, "the manifest is damaged"));
+        overwrite(offset, &original[offset], 1);
+    }
+    char *config = NULL;
+    Error err = {0};
+    assert_true(checkpoint_read_config(path, &config, &err));
+    free(config);
+}
+
 static int save_sample(void **state) {
     (void)state;
     Sample sample;
@@ -152,6 +173,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_other_length_is_found),
         cmocka_unit_test(every_lost_sector_is_found),
         cmocka_unit_test(equal_blocks_cannot_change_places),
+        cmocka_unit_test(a_damaged_manifest_is_found_by_every_reader),
     };
     comm_init(&argc, &argv);
     int failed = cmocka_run_group_tests(tests, save_sample, remove_sample);

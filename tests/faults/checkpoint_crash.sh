@@ -31,6 +31,11 @@ cp -r "$run" "$directory/good"
 quietly "${traced[@]}" -o "$directory/calls" "$program" save "$run" 3 || complain "cannot save under strace"
 count() { grep -cE "^[0-9]+ +$1\(" "$directory/calls"; }
 
+# A power failure cannot be shown here, but the calls that survive one can: contents, fsync, header, fsync,
+# rename, fsync of the directory.
+order=$(grep -oE '(pwrite64|fsync|rename)\(' "$directory/calls" | uniq | tr -d '\n(')
+[ "$order" = pwrite64fsyncpwrite64fsyncrenamefsync ] || complain "calls in the wrong order: $order"
+
 kills=0
 for call in mkdir statfs openat ftruncate pwrite64 pread64 fsync close rename unlink getdents64; do
     total=$(count $call)

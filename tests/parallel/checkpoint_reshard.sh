@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A checkpoint saved on N ranks is loaded bit for bit on M ranks, for all N and M, and its digest does not
-# depend on N. Experts are shared by up to four ranks, the others hold replicas.
+# depend on N. From 3 ranks on some ranks hold replicas of experts.
 #   checkpoint_reshard.sh CHECK_CHECKPOINT
 set -uo pipefail
 program=$1

@@ -74,13 +74,13 @@ static inline TrainState sample_state(int64_t step) {
     return state;
 }
 
-// The state after `step` as rank `rank` of `ranks` holds it. Experts go to ep ranks, the largest power of
-// two in `ranks` up to 4; other ranks are replicas. `large` adds blocks of 4 MiB.
+// The state after `step` as rank `rank` of `ranks` holds it. Experts are shared by 1, 2, 2 or 4 ranks of 1, 2,
+// 4 or 8, so that from 3 ranks on there are replicas. `large` adds blocks of 4 MiB.
 static inline void sample_init(Sample *sample, int64_t step, int rank, int ranks, bool large) {
     static const char config[] = "model.layers: 2\nmoe.experts: 8\nmoe.top_k: 2\n";
     const int64_t E = SAMPLE_EXPERTS, wide = large ? (5 << 20) / 4 : 12;
     int64_t ep = 1;
-    while (ep < 4 && ranks % (2 * ep) == 0) ep *= 2;
+    while (ep < 4 && ranks % (2 * ep) == 0 && (4 * ep <= ranks || ranks == 2)) ep *= 2;
     memset(sample, 0, sizeof *sample);
     const SavedTensor shapes[SAMPLE_TENSORS] = {
         {"parameters/embedding", F32, 2, {97, 33, 1}, 0, 97, true, 0, NULL},
