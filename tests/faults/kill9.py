@@ -45,6 +45,7 @@ def wait_for_moment(space, moment, process, chance):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if moment == "saving" and glob.glob(os.path.join(folder, "*.tmp")) and last_step(space, "killed") > begin:
+            time.sleep(chance.uniform(0, 0.03))  # anywhere between the first byte and the pruning
             return
         if moment == "training" and last_step(space, "killed") > begin + 1:
             time.sleep(chance.uniform(0, 0.1))
