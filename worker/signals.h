@@ -2,9 +2,10 @@
 #ifndef MOETRAIN_WORKER_SIGNALS_H
 #define MOETRAIN_WORKER_SIGNALS_H
 
-// Installs the handlers. A second SIGINT or SIGTERM is not special: the step boundary comes soon enough.
+// Before any other thread of this program starts: they inherit what is blocked here. A second SIGINT or SIGTERM is not
+// special: the step boundary comes soon enough.
 void signals_install(void);
-// The last signal received by this process, or 0.
+// The last signal received by this process, or 0. Main thread only.
 int signals_received(void);
 // "SIGUSR1"
 const char *signal_name(int number);
