@@ -57,8 +57,11 @@ bool checkpoint_file_open(CheckpointFile *file, const char *path, Error *err) {
     bool ok = fstat(file->fd, &info) == 0 ||
               error_set(err, EXIT_IO, "cannot ask for its size: %s", strerror(errno));
     if (ok && !S_ISREG(info.st_mode)) ok = error_set(err, EXIT_CHECKPOINT, "not a file");
-    if (ok && !(file->block = malloc(BLOCK_BYTES)))
-        ok = error_set(err, EXIT_IO, "no memory for a block of %d bytes", BLOCK_BYTES);
+    if (ok) { // no block is larger than its file
+        size_t bytes = info.st_size < BLOCK_BYTES ? (size_t)info.st_size : BLOCK_BYTES;
+        file->block = malloc(bytes + 1);
+        ok = file->block || error_set(err, EXIT_IO, "no memory for a block of %zu bytes", bytes);
+    }
     ok = ok && read_index(file, info.st_size, err);
     if (!ok) {
         checkpoint_file_close(file);

@@ -10,7 +10,7 @@ typedef struct CheckpointFile {
     int fd;
     FileHeader header;
     Manifest manifest;
-    char *block; // (BLOCK_BYTES) the block read last
+    char *block; // the block read last
 } CheckpointFile;
 
 // Opens and checks header and manifest. EXIT_CHECKPOINT when they are damaged, EXIT_IO when the
