@@ -359,6 +359,20 @@ static void a_dense_model_without_history_can_be_saved(void **state) {
     assert_int_equal(loaded.state.step, 3);
 }
 
+// A file written by the first release: whoever changes the format must still read it.
+static void the_first_format_is_still_read(void **state) {
+    (void)state;
+    char golden[CHECKPOINT_PATH_BYTES], digest[40];
+    Error err = {0};
+    const char *slash = strrchr(__FILE__, '/');
+    snprintf(golden, sizeof golden, "%.*scheckpoint-format-1.h5", (int)(slash + 1 - __FILE__),
+             __FILE__);
+    assert_true(checkpoint_verify(golden, &err));
+    assert_true(loads_as(golden, 5));
+    assert_true(checkpoint_digest(golden, digest, &err));
+    assert_string_equal(digest, "8304ddd8a901b34ce737937a719868a6");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_run_dir, remove_run_dir)
 
 int main(int argc, char **argv) {
@@ -380,6 +394,7 @@ int main(int argc, char **argv) {
         TEST(info_tells_what_is_inside),
         TEST(the_digest_is_of_content_alone),
         TEST(a_dense_model_without_history_can_be_saved),
+        TEST(the_first_format_is_still_read),
     };
     comm_init(&argc, &argv);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
