@@ -72,11 +72,11 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
 bool checkpoint_verify(const char *path, Error *err);
 
 // Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is
-// compared with its hash on the way. Names, dtypes and global shapes must match those of the file in
-// every group ("parameters/", "optimizer/") from which a tensor is asked for: otherwise false with
-// exit 4, naming the first that differs, both shapes and the configuration keys that differ. On
-// failure state and utilization are untouched; tensors may be partly overwritten.
-// Collective over all ranks.
+// compared with its hash on the way. Names, dtypes and global shapes must match those of the file
+// in every group ("parameters/", "optimizer/") from which a tensor is asked for: otherwise false
+// with exit 4, naming the first that differs, both shapes and the configuration keys that differ.
+// On failure state and utilization are untouched; tensors may be partly overwritten. Collective
+// over all ranks.
 bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err);
 
 // The configuration stored in a checkpoint, NUL-terminated, to be freed by the caller. Reads and

@@ -19,7 +19,8 @@ bool file_sync(int fd, Error *err);
 
 bool directory_make(const char *path, Error *err); // with its parents; an existing one is fine
 bool directory_sync(const char *path, Error *err); // makes renames and removals inside it durable
-// False when the file system of `path` or the process's limit on file sizes leaves less than `bytes`.
+// False when the file system of `path` or the process's limit on file sizes leaves less than
+// `bytes`.
 bool directory_check_room(const char *path, int64_t bytes, Error *err);
 
 #endif

@@ -150,7 +150,7 @@ Span manifest_gap(const Manifest *manifest, int64_t index, int64_t file_bytes) {
 }
 
 const Dataset *manifest_find(const Manifest *manifest, const char *name) {
-    Dataset key;
+    Dataset key = {0};
     snprintf(key.name, sizeof key.name, "%s", name);
     return bsearch(&key, manifest->datasets, (size_t)manifest->count, sizeof key, compare_names);
 }

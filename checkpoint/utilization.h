@@ -1,6 +1,7 @@
 // The history of every expert's load: a growing series of rows, one each `log.utilization_every`
-// steps, kept in every checkpoint and continued by a resume. Sums cover all steps since the previous
-// row, so nothing is lost between rows; a checkpoint between two rows saves the open row too.
+// steps, kept in every checkpoint and continued by a resume. Sums cover all steps since the
+// previous row, so nothing is lost between rows; a checkpoint between two rows saves the open row
+// too.
 #ifndef MOETRAIN_CHECKPOINT_UTILIZATION_H
 #define MOETRAIN_CHECKPOINT_UTILIZATION_H
 

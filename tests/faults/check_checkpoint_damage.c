@@ -1,6 +1,6 @@
-// Damage to a checkpoint on the disk: every byte of a file changed in turn, files cut off, lengthened, with
-// pages zeroed or exchanged. All of it is found before anything is used; what loads is what was saved.
-// On one rank, without arguments.
+// Damage to a checkpoint on the disk: every byte of a file changed in turn, files cut off,
+// lengthened, with pages zeroed or exchanged. All of it is found before anything is used; what
+// loads is what was saved. On one rank, without arguments.
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>

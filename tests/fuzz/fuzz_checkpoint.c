@@ -1,6 +1,6 @@
-// Any bytes as a checkpoint: refused with a message, or everything in it can be read. Hashes would stop
-// nearly every input at the door, so where the first byte is odd they are made to fit. The rest of the input
-// is the file.
+// Any bytes as a checkpoint: refused with a message, or everything in it can be read. Hashes would
+// stop nearly every input at the door, so where the first byte is odd they are made to fit. The
+// rest of the input is the file.
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>

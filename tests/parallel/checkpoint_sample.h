@@ -1,6 +1,7 @@
-// A small model's worth of checkpoint for the tests: every type, dense and sharded tensors, replicas of
-// experts, empty tensors, blocks of all kinds. Each element is a function of step, tensor and global place,
-// so any rank of any number of ranks can tell whether what it loaded is right.
+// A small model's worth of checkpoint for the tests: every type, dense and sharded tensors,
+// replicas of experts, empty tensors, blocks of all kinds. Each element is a function of step,
+// tensor and global place, so any rank of any number of ranks can tell whether what it loaded is
+// right.
 #ifndef MOETRAIN_TESTS_CHECKPOINT_SAMPLE_H
 #define MOETRAIN_TESTS_CHECKPOINT_SAMPLE_H
 
@@ -28,7 +29,8 @@ static inline size_t sample_row_bytes(const SavedTensor *tensor) {
     return (size_t)(tensor->shape[1] * tensor->shape[2]) * dtype_bytes(tensor->dtype);
 }
 
-// Calls for each element held here: writes it, or compares and returns false at the first difference.
+// Calls for each element held here: writes it, or compares and returns false at the first
+// difference.
 static inline bool sample_visit(const SavedTensor *tensor, int number, int64_t step, bool write) {
     size_t width = dtype_bytes(tensor->dtype);
     int64_t row = tensor->shape[1] * tensor->shape[2];
@@ -74,8 +76,8 @@ static inline TrainState sample_state(int64_t step) {
     return state;
 }
 
-// The state after `step` as rank `rank` of `ranks` holds it. Experts are shared by 1, 2, 2 or 4 ranks of 1, 2,
-// 4 or 8, so that from 3 ranks on there are replicas. `large` adds blocks of 4 MiB.
+// The state after `step` as rank `rank` of `ranks` holds it. Experts are shared by 1, 2, 2 or 4
+// ranks of 1, 2, 4 or 8, so that from 3 ranks on there are replicas. `large` adds blocks of 4 MiB.
 static inline void sample_init(Sample *sample, int64_t step, int rank, int ranks, bool large) {
     static const char config[] = "model.layers: 2\nmoe.experts: 8\nmoe.top_k: 2\n";
     const int64_t E = SAMPLE_EXPERTS, wide = large ? (5 << 20) / 4 : 12;

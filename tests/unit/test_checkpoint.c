@@ -1,4 +1,5 @@
-// Checkpoints on one rank: what is saved comes back, the right file is found, and a mismatch is explained.
+// Checkpoints on one rank: what is saved comes back, the right file is found, and a mismatch is
+// explained.
 #include "checkpoint/checkpoint.h"
 
 #include <dirent.h>

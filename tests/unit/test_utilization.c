@@ -8,7 +8,8 @@
 
 enum { L = 2, E = 3 };
 
-// Step s routes s + cell choices to each cell, drops one, gives mass s / 2 and has entropy s + layer.
+// Step s routes s + cell choices to each cell, drops one, gives mass s / 2 and has entropy s +
+// layer.
 static void add_step(UtilizationHistory *history, int64_t step) {
     int64_t routed[L * E], dropped[L * E];
     double weight_mass[L * E], entropy[L];
