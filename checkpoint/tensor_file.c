@@ -104,7 +104,7 @@ static bool layout_index(const Layout *layout, const Manifest *manifest, FileHea
     return ok;
 }
 
-// The whole file in HDF5's hands: created, laid out and closed.
+// The whole file in HDF5's hands: created, laid out and closed. Removes the name `path`.
 static bool layout_file(const char *path, Manifest *manifest, FileHeader *header, Error *err) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); // we report, HDF5 does not print
     H5PLset_loading_state(0);              // never runs code found through HDF5_PLUGIN_PATH
@@ -124,6 +124,7 @@ static bool layout_file(const char *path, Manifest *manifest, FileHeader *header
         goto cleanup;
     failed = "the file";
     layout.file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    unlink(path); // we and HDF5 have it open; nothing stays behind when we die
     if (layout.file < 0) goto cleanup;
     failed = "manifest or block_hashes";
     if (!layout_index(&layout, manifest, header)) goto cleanup;
@@ -184,10 +185,7 @@ bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header
         error_set(err, EXIT_IO, "cannot create %s: %s", memory_path, strerror(errno));
         goto cleanup;
     }
-    ok = layout_file(memory_path, manifest, header, err);
-    unlink(memory_path);
-    if (!ok) goto cleanup;
-    ok = false;
+    if (!layout_file(memory_path, manifest, header, err)) goto cleanup;
     file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (file < 0 || fstat(memory, &info) != 0 || ftruncate(file, info.st_size) != 0) {
         error_set(err, EXIT_IO, "cannot create: %s", strerror(errno));
