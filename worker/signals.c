@@ -28,6 +28,7 @@ void signals_install(void) {
     }
     CHECK(pthread_sigmask(SIG_BLOCK, &requests, NULL) == 0, "cannot block signals");
     signal(SIGPIPE, SIG_IGN); // a closed stdout must not end training
+    signal(SIGXFSZ, SIG_IGN); // a file over its limit is an error of write(), with a message
 }
 
 int signals_received(void) {
