@@ -2,17 +2,14 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/register_tile.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/vector_math.h"
 
 // Blockwise attention with a running softmax (FlashAttention, arXiv:2205.14135). One thread takes a whole
 // (sequence, head). It first copies the head's rows into tiles padded with zeros, so that no inner loop has
 // a tail. Scores are kept transposed, a row for each key and a column for each query: the softmax then runs
 // down columns, 16 queries at a time, and needs no sums across lanes.
-enum {
-    BLOCK = 64,    // queries and keys of a block of scores
-    TILE_ROWS = 8, // of the register tile in multiply()
-};
+enum { BLOCK = 64 }; // queries and keys of a block of scores
 
 static int64_t round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
@@ -26,48 +23,27 @@ typedef struct Rows {
     int64_t width; // floats from row to row, a multiple of LANES
 } Rows;
 
-// An operand read one number at a time, hence transposed for free: element (i, k) at data[i·row + k·column].
-typedef struct Factor {
-    const float *data;
-    int64_t row, column;
-} Factor;
-
-// c += a b for TILE_ROWS rows and `vectors` (1 or 2) times LANES columns, held in registers.
-static inline __attribute__((always_inline)) void multiply_tile(float *c, int64_t c_width, Factor a,
-                                                                const float *b, int64_t b_width,
-                                                                int64_t depth, const int vectors) {
-    Lanes sum[TILE_ROWS][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < TILE_ROWS; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) sum[i][v] = lanes_load(c + i * c_width + v * LANES);
-    for (int64_t k = 0; k < depth; k++) {
-        Lanes right[2];
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) right[v] = lanes_load(b + k * b_width + v * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < TILE_ROWS; i++) {
-            Lanes left = lanes_set(a.data[i * a.row + k * a.column]);
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) sum[i][v] = lanes_fma(left, right[v], sum[i][v]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < TILE_ROWS; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) lanes_store(c + i * c_width + v * LANES, sum[i][v]);
-}
-
-// c (rows, columns) += a (rows, depth) b (depth, columns); rows a multiple of TILE_ROWS, columns of LANES.
-static void multiply(Rows c, Factor a, Rows b, int64_t rows, int64_t columns, int64_t depth) {
-    for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+static inline __attribute__((always_inline)) void multiply_with(Rows c, Factor a, Rows b,
+                                                                int64_t rows, int64_t columns,
+                                                                int64_t depth, const bool add) {
+    for (int64_t i = 0; i < rows; i += REGISTER_ROWS) {
         Factor part = {a.data + i * a.row, a.row, a.column};
         float *to = c.data + i * c.width;
         int64_t j = 0;
-        for (; j + 2 * LANES <= columns; j += 2 * LANES)
-            multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, 2);
-        if (j < columns) multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, 1);
+        for (; j + REGISTER_COLUMNS <= columns; j += REGISTER_COLUMNS)
+            multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, 2, add);
+        if (j < columns) multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, 1, add);
     }
+}
+
+// c (rows, columns) = a (rows, depth) b (depth, columns); rows a multiple of REGISTER_ROWS, columns of LANES.
+static void multiply(Rows c, Factor a, Rows b, int64_t rows, int64_t columns, int64_t depth) {
+    multiply_with(c, a, b, rows, columns, depth, false);
+}
+
+// c += a b
+static void multiply_add(Rows c, Factor a, Rows b, int64_t rows, int64_t columns, int64_t depth) {
+    multiply_with(c, a, b, rows, columns, depth, true);
 }
 
 // ---- tiles ---------------------------------------------------------------------------------------------
@@ -98,32 +74,48 @@ static void clear(Rows r, int64_t rows) {
     memset(r.data, 0, (size_t)(rows * r.width) * sizeof(float));
 }
 
-// to (padded_rows, to.width) = from (rows, columns) with zeros around it
+static void copy_row(float *to, const float *from, int64_t columns) {
+    int64_t j = 0;
+    for (; j + LANES <= columns; j += LANES) lanes_store(to + j, lanes_load(from + j));
+    for (; j < columns; j++) to[j] = from[j];
+}
+
+// to (padded_rows, to.width) = from (rows, columns) with zeros around it. The rows of a head lie far apart, where
+// the processor's own prefetching does not follow.
 static void pack(Rows to, int64_t padded_rows, const float *from, int64_t from_width, int64_t rows,
                  int64_t columns) {
+    enum { LINE = 16 };
     for (int64_t i = 0; i < rows; i++) {
-        memcpy(to.data + i * to.width, from + i * from_width, (size_t)columns * sizeof(float));
+        for (int64_t j = 0; j < columns; j += LINE)
+            __builtin_prefetch(from + i * from_width + columns + j);
+        copy_row(to.data + i * to.width, from + i * from_width, columns);
         for (int64_t j = columns; j < to.width; j++) to.data[i * to.width + j] = 0.0f;
     }
     clear(row_at(to, rows), padded_rows - rows);
 }
 
 // to (columns, rows) = from (rows, columns)ᵀ · scale
-static void transpose(Rows to, Rows from, int64_t rows, int64_t columns, float scale) {
+static void transpose_scaled(Rows to, Rows from, int64_t rows, int64_t columns, float scale) {
+    transpose(to.data, to.width, from.data, from.width, rows, columns);
     for (int64_t j = 0; j < columns; j++)
-        for (int64_t i = 0; i < rows; i++)
-            to.data[j * to.width + i] = from.data[i * from.width + j] * scale;
+        for (int64_t i = 0; i < rows; i++) to.data[j * to.width + i] *= scale;
 }
 
 static void unpack(float *to, int64_t to_width, Rows from, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i++)
-        memcpy(to + i * to_width, from.data + i * from.width, (size_t)columns * sizeof(float));
+        copy_row(to + i * to_width, from.data + i * from.width, columns);
 }
 
-// scores (keys, queries) of blocks that start at the same token: no query sees a later key.
+// Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block is one whose
+// keys and queries are the same tokens: there no query sees a later key.
+static int64_t keys_seen(int64_t keys, int64_t query, bool diagonal) {
+    return diagonal ? least(keys, query + LANES) : keys;
+}
+
+// Hides the later keys in the only squares of a diagonal block that are partly seen.
 static void mask(Rows scores, int64_t keys) {
     for (int64_t key = 0; key < keys; key++)
-        for (int64_t query = 0; query < key; query++)
+        for (int64_t query = key / LANES * LANES; query < key; query++)
             scores.data[key * scores.width + query] = -INFINITY;
 }
 
@@ -169,23 +161,23 @@ static ForwardTiles forward_tiles(AttentionShape s, int64_t T) {
 }
 
 // One more block of keys: raises the maxima and turns the scores into exponentials.
-static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries) {
-    for (int64_t i = 0; i < queries; i++) t.factor[i] = t.largest[i];
-    for (int64_t key = 0; key < keys; key++) {
-        const float *score = t.scores.data + key * BLOCK;
-        for (int64_t i = 0; i < queries; i++)
-            t.largest[i] = score[i] > t.largest[i] ? score[i] : t.largest[i];
-    }
-    for (int64_t i = 0; i < queries; i++) {
-        t.factor[i] = exp_f32(t.factor[i] - t.largest[i]);
-        t.normaliser[i] *= t.factor[i];
-    }
-    for (int64_t key = 0; key < keys; key++) {
-        float *score = t.scores.data + key * BLOCK;
-        for (int64_t i = 0; i < queries; i++) {
-            score[i] = exp_f32(score[i] - t.largest[i]);
-            t.normaliser[i] += score[i];
+static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries, bool diagonal) {
+    for (int64_t i = 0; i < queries; i += LANES) {
+        float *scores = t.scores.data + i;
+        int64_t seen = keys_seen(keys, i, diagonal);
+        Lanes before = lanes_load(t.largest + i), largest = before;
+        for (int64_t j = 0; j < seen; j++)
+            largest = lanes_max(largest, lanes_load(scores + j * BLOCK));
+        Lanes factor = lanes_exp(before - largest), sum = lanes_load(t.normaliser + i) * factor;
+        for (int64_t j = 0; j < seen; j++) {
+            Lanes e = lanes_exp(lanes_load(scores + j * BLOCK) - largest);
+            lanes_store(scores + j * BLOCK, e);
+            sum += e;
         }
+        for (int64_t j = seen; j < keys; j++) lanes_store(scores + j * BLOCK, (Lanes){0});
+        lanes_store(t.largest + i, largest);
+        lanes_store(t.factor + i, factor);
+        lanes_store(t.normaliser + i, sum);
     }
 }
 
@@ -194,22 +186,21 @@ static void forward_block(ForwardTiles t, AttentionShape s, float *out, float *l
                           int64_t W, int64_t first, int64_t count, int64_t T, float scale) {
     int64_t queries = round_up(count, LANES), dv = t.v.width;
     pack(t.q, queries, q, W, count, s.d_head);
-    transpose(t.q_t, t.q, queries, s.d_head, scale);
+    transpose_scaled(t.q_t, t.q, queries, s.d_head, scale);
     clear(t.sum, queries);
     for (int64_t i = 0; i < queries; i++) {
         t.largest[i] = -INFINITY;
         t.normaliser[i] = 0.0f;
     }
     for (int64_t key = 0; key <= first; key += BLOCK) {
-        int64_t keys = round_up(least(BLOCK, T - key), TILE_ROWS);
-        clear(t.scores, keys);
+        int64_t keys = round_up(least(BLOCK, T - key), REGISTER_ROWS);
         multiply(t.scores, plain(row_at(t.k, key)), t.q_t, keys, queries, s.d_head);
         if (key == first) mask(t.scores, keys);
-        softmax_block(t, keys, queries);
+        softmax_block(t, keys, queries, key == first);
         if (key > 0)
             for (int64_t i = 0; i < queries; i++)
                 for (int64_t c = 0; c < dv; c++) t.sum.data[i * dv + c] *= t.factor[i];
-        multiply(t.sum, transposed(t.scores), row_at(t.v, key), queries, dv, keys);
+        multiply_add(t.sum, transposed(t.scores), row_at(t.v, key), queries, dv, keys);
     }
     for (int64_t i = 0; i < count; i++) {
         float inverse = 1.0f / t.normaliser[i];
@@ -227,10 +218,10 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
 #pragma omp parallel
     {
         ForwardTiles t = forward_tiles(s, T);
-#pragma omp for schedule(dynamic, 1) collapse(2)
+#pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < sequences; b++)
             for (int64_t h = 0; h < s.heads; h++) {
-                int64_t kv = h / (s.heads / s.kv_heads), rows = round_up(T, TILE_ROWS);
+                int64_t kv = h / (s.heads / s.kv_heads), rows = round_up(T, REGISTER_ROWS);
                 const float *from = x + b * T * W;
                 pack(t.k, rows, from + key_column(s, kv), W, T, s.d_head);
                 pack(t.v, rows, from + value_column(s, kv), W, T, s.d_value);
@@ -274,27 +265,38 @@ static BackwardTiles backward_tiles(AttentionShape s, int64_t T) {
     };
 }
 
+// Turns p from scores into probabilities and ds from dout · v into the gradient of the scores.
+static void softmax_gradient(BackwardTiles t, int64_t query, int64_t keys, int64_t queries,
+                             bool diagonal, float scale) {
+    for (int64_t i = 0; i < queries; i += LANES) {
+        float *p = t.p.data + i, *ds = t.ds.data + i;
+        int64_t seen = keys_seen(keys, i, diagonal);
+        Lanes lse = lanes_load(t.lse + query + i), delta = lanes_load(t.delta + query + i);
+        for (int64_t j = 0; j < seen; j++) {
+            Lanes probability = lanes_exp(lanes_load(p + j * BLOCK) - lse);
+            lanes_store(p + j * BLOCK, probability);
+            lanes_store(ds + j * BLOCK, probability * (lanes_load(ds + j * BLOCK) - delta) * scale);
+        }
+        for (int64_t j = seen; j < keys; j++) {
+            lanes_store(p + j * BLOCK, (Lanes){0});
+            lanes_store(ds + j * BLOCK, (Lanes){0});
+        }
+    }
+}
+
 // Adds what the scores between keys [key, …) and queries [query, …) say to dq, dk and dv.
 static void backward_block(BackwardTiles t, AttentionShape s, int64_t key, int64_t query, int64_t T,
                            float scale) {
-    int64_t keys = round_up(least(BLOCK, T - key), TILE_ROWS);
+    int64_t keys = round_up(least(BLOCK, T - key), REGISTER_ROWS);
     int64_t queries = round_up(least(BLOCK, T - query), LANES);
-    clear(t.p, keys);
     multiply(t.p, plain(row_at(t.k, key)), column_at(t.q_t, query), keys, queries, s.d_head);
     if (key == query) mask(t.p, keys);
-    clear(t.ds, keys);
     multiply(t.ds, plain(row_at(t.v, key)), column_at(t.dout_t, query), keys, queries, s.d_value);
-    const float *lse = t.lse + query, *delta = t.delta + query;
-    for (int64_t j = 0; j < keys; j++) {
-        float *p = t.p.data + j * BLOCK, *ds = t.ds.data + j * BLOCK;
-        for (int64_t i = 0; i < queries; i++) {
-            p[i] = exp_f32(p[i] - lse[i]);
-            ds[i] = p[i] * (ds[i] - delta[i]) * scale;
-        }
-    }
-    multiply(row_at(t.dv, key), plain(t.p), row_at(t.dout, query), keys, t.dv.width, queries);
-    multiply(row_at(t.dk, key), plain(t.ds), row_at(t.q, query), keys, t.dk.width, queries);
-    multiply(row_at(t.dq, query), transposed(t.ds), row_at(t.k, key), queries, t.dq.width, keys);
+    softmax_gradient(t, query, keys, queries, key == query, scale);
+    multiply_add(row_at(t.dv, key), plain(t.p), row_at(t.dout, query), keys, t.dv.width, queries);
+    multiply_add(row_at(t.dk, key), plain(t.ds), row_at(t.q, query), keys, t.dk.width, queries);
+    multiply_add(row_at(t.dq, query), transposed(t.ds), row_at(t.k, key), queries, t.dq.width,
+                 keys);
 }
 
 // One query head of one sequence against its packed keys and values; q, dout, out and lse point at its first row.
@@ -302,9 +304,9 @@ static void backward_head(BackwardTiles t, AttentionShape s, const float *q, con
                           const float *out, const float *lse, int64_t T, float scale) {
     int64_t rows = round_up(T, LANES), W = attention_qkv_width(s), O = s.heads * s.d_value;
     pack(t.q, rows, q, W, T, s.d_head);
-    transpose(t.q_t, t.q, rows, s.d_head, scale);
+    transpose_scaled(t.q_t, t.q, rows, s.d_head, scale);
     pack(t.dout, rows, dout, O, T, s.d_value);
-    transpose(t.dout_t, t.dout, rows, s.d_value, 1.0f);
+    transpose(t.dout_t.data, t.dout_t.width, t.dout.data, t.dout.width, rows, s.d_value);
     clear(t.dq, rows);
     for (int64_t i = 0; i < rows; i++) { // padding queries get finite numbers that multiply zeros
         t.lse[i] = i < T ? lse[i * s.heads] : 0.0f;
@@ -326,7 +328,7 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
 #pragma omp parallel
     {
         BackwardTiles t = backward_tiles(s, T);
-#pragma omp for schedule(dynamic, 1) collapse(2)
+#pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < sequences; b++)
             for (int64_t kv = 0; kv < s.kv_heads; kv++) {
                 const float *from = x + b * T * W;

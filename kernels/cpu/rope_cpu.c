@@ -1,11 +1,12 @@
 #include "kernels/cpu/cpu_ops.h"
 
-// Turns the pairs (x[i], x[i + half]) by the position's angles.
-static void rotate(float *x, const float *cosine, const float *sine, int64_t half, float sign) {
+// Turns the pairs (a[i], b[i]) by the position's angles.
+static void rotate(float *restrict a, float *restrict b, const float *restrict cosine,
+                   const float *restrict sine, int64_t half, float sign) {
     for (int64_t i = 0; i < half; i++) {
-        float a = x[i], b = x[i + half], s = sign * sine[i];
-        x[i] = a * cosine[i] - b * s;
-        x[i + half] = b * cosine[i] + a * s;
+        float x = a[i], y = b[i], s = sign * sine[i];
+        a[i] = x * cosine[i] - y * s;
+        b[i] = y * cosine[i] + x * s;
     }
 }
 
@@ -18,8 +19,9 @@ void rope_cpu(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor 
     for (int64_t n = 0; n < N; n++) {
         int64_t position = first_position + n % T;
         // The key heads follow the query heads in the row: one loop turns both.
-        for (int64_t h = 0; h < s.heads + s.kv_heads; h++)
-            rotate(x + n * W + h * s.d_head, cosine + position * half, sine + position * half, half,
-                   sign);
+        for (int64_t h = 0; h < s.heads + s.kv_heads; h++) {
+            float *head = x + n * W + h * s.d_head;
+            rotate(head, head + half, cosine + position * half, sine + position * half, half, sign);
+        }
     }
 }

@@ -131,6 +131,13 @@ static inline float exp_f32(float x) {
     return x > highest ? INFINITY : p;
 }
 
+static inline Lanes lanes_exp(Lanes x) {
+    float e[LANES];
+    lanes_store(e, x);
+    for (int i = 0; i < LANES; i++) e[i] = exp_f32(e[i]);
+    return lanes_load(e);
+}
+
 // Σ e^(x[i] - shift)
 static inline float sum_of_exp(const float *x, int64_t n, float shift) {
     enum { BLOCK = 256 };
