@@ -24,11 +24,10 @@
 #include "kernels/cpu/scratch.h"
 
 enum {
-    TILE_ROWS = 64,     // rows of a segment that one task takes
-    TILE_COLUMNS = 256, // and columns of its result, forward
-    WEIGHT_ROWS =
-        128, // of a tile of a weight gradient; half of it where N is small, for two threads to share
-    WEIGHT_COLUMNS = 512,
+    TILE_ROWS = 64,       // rows of a segment that one task takes
+    TILE_COLUMNS = 256,   // and columns of its result, forward
+    WEIGHT_ROWS = 128,    // of a tile of a weight gradient; half of it for small matrices, so that
+    WEIGHT_COLUMNS = 512, // two threads share even one
 };
 
 static int64_t least(int64_t a, int64_t b) {
@@ -48,6 +47,15 @@ static int64_t row_tiles(Segments rows) {
     return tiles_of(most, TILE_ROWS);
 }
 
+// c (m, n) = op(a) op(b), row-major, by the library
+static void multiply(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k,
+                     const float *a, int64_t a_width, const float *b, int64_t b_width, float *c,
+                     int64_t c_width) {
+    dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, a_width, b,
+                                      b_width, 0.0f, c, c_width);
+    CHECK(status == dnnl_success, "dnnl_sgemm returned %d", (int)status);
+}
+
 // ---- forward -------------------------------------------------------------------------------------------
 
 // A library transposes w at every call, which costs as much as the product of a few rows. Here x is transposed
@@ -61,6 +69,10 @@ enum {
 // y (rows, columns) = x (rows, K) w (columns, K)ᵀ within matrices of N and K columns
 static void forward_tile(float *y, const float *x, const float *w, int64_t rows, int64_t columns,
                          int64_t N, int64_t K) {
+    if (LANES < 16) { // compiled for less than AVX-512: the library may know the processor better
+        multiply('N', 'T', rows, columns, K, x, K, w, K, y, N);
+        return;
+    }
     int64_t whole = columns / REGISTER_ROWS * REGISTER_ROWS;
     float *x_t = thread_scratch((size_t)((PANEL + REGISTER_ROWS) * K) * sizeof *x_t); // (K, PANEL)
     float *last = x_t + PANEL * K; // (REGISTER_ROWS, K): the last rows of w, then zeros
@@ -105,14 +117,6 @@ void matmul_forward_cpu(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows
 
 // ---- backward ------------------------------------------------------------------------------------------
 
-// c (m, n) = op(a) op(b), row-major
-static void multiply(char transpose_a, int64_t m, int64_t n, int64_t k, const float *a,
-                     int64_t a_width, const float *b, int64_t b_width, float *c, int64_t c_width) {
-    dnnl_status_t status =
-        dnnl_sgemm(transpose_a, 'N', m, n, k, 1.0f, a, a_width, b, b_width, 0.0f, c, c_width);
-    CHECK(status == dnnl_success, "dnnl_sgemm returned %d", (int)status);
-}
-
 void matmul_backward_input_cpu(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
     int64_t N = dy.shape[1], K = dx.shape[1], tiles = row_tiles(rows);
     const float *from = tensor_f32(dy), *weight = tensor_f32(w);
@@ -123,8 +127,8 @@ void matmul_backward_input_cpu(Device *dev, Tensor dx, Tensor dy, Tensor w, Segm
             int64_t first = rows.offsets[i] + tile * TILE_ROWS;
             int64_t count = least(TILE_ROWS, rows.offsets[i + 1] - first);
             if (count > 0)
-                multiply('N', count, K, N, from + first * N, N, weight + i / rows.parts * N * K, K,
-                         to + first * K, K);
+                multiply('N', 'N', count, K, N, from + first * N, N,
+                         weight + i / rows.parts * N * K, K, to + first * K, K);
         }
 }
 
@@ -134,7 +138,7 @@ typedef struct WeightTile {
     int64_t N, K, height, width;
 } WeightTile;
 
-// sum (height, width) = the binary tree over parts [first, first + parts) of dyᵀ x.
+// sum (height, width) = the binary tree over the parts, whose rows start at `offsets`, of dyᵀ x.
 // spare: a tile's floats for each level below this one.
 static void sum_parts(WeightTile t, float *sum, int64_t sum_width, const int64_t *offsets,
                       int64_t parts, float *spare) {
@@ -145,8 +149,8 @@ static void sum_parts(WeightTile t, float *sum, int64_t sum_width, const int64_t
         return;
     }
     if (parts == 1) {
-        multiply('T', t.height, t.width, rows, t.dy + offsets[0] * t.N, t.N, t.x + offsets[0] * t.K,
-                 t.K, sum, sum_width);
+        multiply('T', 'N', t.height, t.width, rows, t.dy + offsets[0] * t.N, t.N,
+                 t.x + offsets[0] * t.K, t.K, sum, sum_width);
         return;
     }
     sum_parts(t, sum, sum_width, offsets, parts / 2, spare);

@@ -25,7 +25,7 @@ static Layout lay_out(Arena *arena) {
     Layout l;
     l.a = arena_1d(arena, F32, 5);
     size_t mark = arena_mark(arena);
-    l.b = arena_3d(arena, F64, 3, 1, 7);
+    l.b = arena_3d(arena, F64, 3, 1, 70);
     arena_release(arena, mark);
     l.c = arena_2d(arena, U8, 1, 1);
     return l;

@@ -47,6 +47,14 @@ static void every_part_of_a_stream_changes_the_numbers(void **state) {
     assert_int_not_equal(rng_u32(base, 9), rng_u32(base, 9 + ((uint64_t)1 << 32)));
 }
 
+// 2^56 numbers of one purpose lie apart from those of the next.
+static void the_purpose_is_the_top_byte_of_the_index(void **state) {
+    (void)state;
+    const RngStream base = {.seed = 1}, drop = {.seed = 1, .purpose = RNG_DROP};
+    uint64_t last = ((uint64_t)1 << 56) - 1;
+    assert_int_equal(rng_u32(drop, last), rng_u32(base, last | (uint64_t)RNG_DROP << 56));
+}
+
 // Means of 2^16 numbers: standard deviations are σ/256, bounds six of them.
 static void moments_are_right(void **state) {
     (void)state;
@@ -70,6 +78,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(words_are_those_of_random123),
         cmocka_unit_test(every_part_of_a_stream_changes_the_numbers),
+        cmocka_unit_test(the_purpose_is_the_top_byte_of_the_index),
         cmocka_unit_test(moments_are_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -78,6 +78,7 @@ static void another_shape_is_fatal(void **state) {
     Tensor x = tensor_2d(NULL, F32, 4, 2);
     CHECK_SHAPE_2D(x, F32, 4, 2);
     assert_dies(CHECK_SHAPE_2D(x, F32, 2, 4));
+    assert_dies(CHECK_SHAPE_2D(x, F32, 4, 3));
     assert_dies(CHECK_SHAPE_2D(x, I32, 4, 2));
     assert_dies(CHECK_SHAPE_1D(x, F32, 4));
     assert_dies(CHECK_SHAPE_3D(x, F32, 4, 2, 1));
