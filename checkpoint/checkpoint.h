@@ -68,7 +68,7 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err);
 
 // Verifies every byte of one file. False with exit 4 naming the dataset and the damaged block, or
-// exit 5 when it cannot be read. Collective over all ranks (hashing is shared out).
+// exit 4 when it cannot be read. Collective over all ranks (hashing is shared out).
 bool checkpoint_verify(const char *path, Error *err);
 
 // Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is

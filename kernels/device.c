@@ -4,7 +4,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -15,6 +14,7 @@ static void omp_set_num_threads(int threads) {
 #endif
 
 #include "kernels/backend.h"
+#include "kernels/clock.h"
 
 // OMP_NUM_THREADS when it holds a number, otherwise the cores this process may run on.
 static int default_threads(void) {
@@ -79,27 +79,22 @@ bool device_self_test(Device *dev, Error *err) {
                      dev->description);
 }
 
-static double now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 double device_measure_gemm_gflops(Device *dev) {
-    enum { SIZE = 1024, RUNS = 5 };
-    float *block = calloc((size_t)3 * SIZE * SIZE, sizeof *block);
+    enum { ROWS = 512, WIDTH = 1024 };
+    const double budget_seconds = 0.2;
+    float *block = calloc((size_t)(2 * ROWS + WIDTH) * WIDTH, sizeof *block);
     if (!block) die(EXIT_IO, __FILE__, __LINE__, "no memory for the GEMM measurement");
-    for (int i = 0; i < 3 * SIZE * SIZE; i++) block[i] = 1.0f; // touch every page
-    Tensor y = tensor_2d(block, F32, SIZE, SIZE);
-    Tensor x = tensor_2d(block + SIZE * SIZE, F32, SIZE, SIZE);
-    Tensor w = tensor_3d(block + 2 * SIZE * SIZE, F32, 1, SIZE, SIZE);
-    Segments rows = {1, 1, (const int64_t[]){0, SIZE}};
-    double best_seconds = INFINITY;
-    for (int run = 0; run < RUNS; run++) {
-        double start = now_seconds();
+    for (int i = 0; i < (2 * ROWS + WIDTH) * WIDTH; i++) block[i] = 1.0f; // touch every page
+    Tensor y = tensor_2d(block, F32, ROWS, WIDTH);
+    Tensor x = tensor_2d(block + ROWS * WIDTH, F32, ROWS, WIDTH);
+    Tensor w = tensor_3d(block + 2 * ROWS * WIDTH, F32, 1, WIDTH, WIDTH);
+    Segments rows = {1, 1, (const int64_t[]){0, ROWS}};
+    double best_seconds = INFINITY, begin = clock_seconds();
+    do {
+        double start = clock_seconds();
         matmul_forward(dev, y, x, w, rows);
-        best_seconds = fmin(best_seconds, now_seconds() - start);
-    }
+        best_seconds = fmin(best_seconds, clock_seconds() - start);
+    } while (clock_seconds() - begin < budget_seconds);
     free(block);
-    return 2e-9 * SIZE * SIZE * SIZE / best_seconds;
+    return 2e-9 * ROWS * WIDTH * WIDTH / best_seconds;
 }

@@ -21,8 +21,8 @@ bool device_open(Device *dev, const char *kind, int threads, Error *err);
 // that mistake the CPU have computed wrong numbers before. False with exit 7.
 bool device_self_test(Device *dev, Error *err);
 
-// Best of a few runs of a 1024 x 1024 x 1024 f32 matrix product on all threads, in GFLOP/s, through the op
-// that the model uses: the limit that the log's share is measured against. Takes about 0.1 s.
+// Best run within 0.2 s of a (512, 1024) by (1024, 1024) f32 matrix product on all threads, in GFLOP/s, through the op
+// that the model uses: the limit that the log's share is measured against.
 double device_measure_gemm_gflops(Device *dev);
 
 #endif

@@ -120,23 +120,19 @@ static bool check_schedule(const Config *config, Error *err) {
         return broken(config, err, "train.min_lr", "train.lr",
                       "train.min_lr (%g) is above train.lr (%g); set it to at most %g",
                       optimizer->min_lr, optimizer->lr, optimizer->lr);
-    if (optimizer->warmup_steps >= train->steps)
-        return broken(
-            config, err, "train.warmup", "train.steps",
-            "train.warmup (%lld) leaves nothing of train.steps (%lld); set it to at most %lld",
-            (long long)optimizer->warmup_steps, (long long)train->steps,
-            (long long)train->steps - 1);
     if (optimizer->schedule != LR_WSD && optimizer->decay_steps != 0)
         return broken(config, err, "train.decay", "train.steps",
                       "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
                       "train.schedule=wsd",
                       (long long)optimizer->decay_steps);
-    if (optimizer->warmup_steps + optimizer->decay_steps > train->steps)
+    // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it ended is one.
+    int64_t room = train->steps - optimizer->warmup_steps;
+    if (optimizer->decay_steps > (room > 0 ? room : 0) && optimizer->schedule == LR_WSD)
         return broken(config, err, "train.decay", "train.steps",
                       "train.warmup (%lld) + train.decay (%lld) exceed train.steps (%lld); set "
                       "train.decay to at most %lld",
                       (long long)optimizer->warmup_steps, (long long)optimizer->decay_steps,
-                      (long long)train->steps, (long long)(train->steps - optimizer->warmup_steps));
+                      (long long)train->steps, (long long)(room > 0 ? room : 0));
     return true;
 }
 

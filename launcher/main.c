@@ -1,9 +1,11 @@
 // From the shell to a configured rank. Training, evaluation and generation are collective: rank 0 reads the
 // configuration, every rank gets its bytes, and all ranks leave with one exit code. Everything else works without
 // MPI and speaks once when it is started under mpirun all the same.
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "checkpoint/checkpoint.h"
 #include "comm/collectives.h"
@@ -109,7 +111,17 @@ static int run_single(const CommandLine *line, Error *err) {
     return EXIT_DONE;
 }
 
+// Started with a standard stream closed, the next file to be opened would take its number and receive our messages.
+static void fill_standard_streams(void) {
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv) {
+    fill_standard_streams();
     Error err = {0};
     CommandLine line;
     int rank = launched_rank();

@@ -4,8 +4,8 @@
 #include <stdio.h>
 
 #include "comm/comm.h"
+#include "kernels/clock.h"
 #include "kernels/log.h"
-#include "worker/clock.h"
 #include "worker/restore.h"
 #include "worker/session.h"
 #include "worker/watchdog.h"

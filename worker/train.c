@@ -7,9 +7,9 @@
 #include <sys/resource.h>
 
 #include "comm/comm.h"
+#include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/batch.h"
-#include "worker/clock.h"
 #include "worker/evaluate.h"
 #include "worker/lr_schedule.h"
 #include "worker/metrics.h"

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <oneapi/dnnl/dnnl.h>
 #ifdef WITH_OPENBLAS
@@ -20,6 +19,7 @@
 #include <libxsmm.h>
 #endif
 
+#include "kernels/clock.h"
 #include "kernels/kernels.h"
 
 typedef enum Product { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT } Product;
@@ -92,12 +92,6 @@ static void with_libxsmm(Problem p) {
 
 // ---- measuring -----------------------------------------------------------------------------------------
 
-static double now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 // The library on equal shares of the rows.
 static void run_library(void (*library)(Problem), Problem p, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -153,12 +147,12 @@ static void measure(Device *dev, Problem p) {
     if (rounds > 2000) rounds = 2000;
     for (int64_t round = 0; round < rounds; round++)
         for (int c = 0; c < CANDIDATES; c++) {
-            double start = now_seconds();
+            double start = clock_seconds();
             if (candidates[c].run)
                 run_library(candidates[c].run, p, dev->threads);
             else
                 run_op(dev, p);
-            best[c] = fmin(best[c], now_seconds() - start);
+            best[c] = fmin(best[c], clock_seconds() - start);
         }
     printf("%-12s %5lld %5lld %5lld %8d", names[p.product], (long long)p.M, (long long)p.N,
            (long long)p.K, dev->threads);

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "kernels/clock.h"
 #include "model/moe_layer.h"
-#include "worker/clock.h"
 
 typedef struct Bench {
     ModelConfig config;

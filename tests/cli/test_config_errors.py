@@ -51,7 +51,6 @@ WRONG_FILES = [
      ["train.micro_batches (3)", "train.batch (8)", "1, 2, 4, 8"]),
     ("shards do not divide", "train: {batch: 8, shards: 16}\n", ["train.shards (16)", "= 8", "1, 2, 4, 8"]),
     ("shards no power of two", "train: {batch: 6, shards: 6}\n", ["train.shards (6)", "power of two", "train.shards=2"]),
-    ("warm-up longer than the run", "train: {steps: 10, warmup: 10}\n", ["train.warmup (10)", "train.steps (10)", "9"]),
     ("min_lr above lr", "train: {lr: 0.1, min_lr: 0.2}\n", ["train.min_lr (0.2)", "train.lr (0.1)"]),
     ("decay without wsd", "train.decay: 5\n", ["train.decay (5)", "wsd"]),
     ("warm-up and decay longer than the run", "train: {steps: 10, warmup: 5, decay: 6, schedule: wsd}\n",

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "kernels/clock.h"
 
 static char current_case[256] = "";
 static int failed = 0;
@@ -141,12 +142,6 @@ void expect_same_for_any_threads(void (*run)(Device *dev, void *context), void *
     open_cpu(0);
 }
 
-static double now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -157,10 +152,10 @@ double time_call(void (*run)(Device *dev, void *context), Device *dev, void *con
     static double seconds[MOST];
     for (int i = 0; i < 3; i++) run(dev, context);
     int count = 0;
-    for (double start = now_seconds(); count < MOST && now_seconds() - start < 0.2; count++) {
-        double before = now_seconds();
+    for (double start = clock_seconds(); count < MOST && clock_seconds() - start < 0.2; count++) {
+        double before = clock_seconds();
         run(dev, context);
-        seconds[count] = now_seconds() - before;
+        seconds[count] = clock_seconds() - before;
     }
     qsort(seconds, (size_t)count, sizeof *seconds, ascending);
     return seconds[count / 10];

@@ -1,6 +1,6 @@
 // Seconds of a clock that never jumps, for durations.
-#ifndef MOETRAIN_WORKER_CLOCK_H
-#define MOETRAIN_WORKER_CLOCK_H
+#ifndef MOETRAIN_KERNELS_CLOCK_H
+#define MOETRAIN_KERNELS_CLOCK_H
 
 #include <time.h>
 
