@@ -1,5 +1,4 @@
-// The inner loops of a matrix product held in registers, and of a transposition: what attention and the
-// forward matmul are made of.
+// The inner loops of a small matrix product held in registers, and of a transposition: what attention is made of.
 #ifndef MOETRAIN_KERNELS_CPU_REGISTER_TILE_H
 #define MOETRAIN_KERNELS_CPU_REGISTER_TILE_H
 
