@@ -68,6 +68,11 @@ size_t plan_resident_bytes(const Plan *plan) {
            plan->activation_bytes + plan->scratch_bytes;
 }
 
+size_t plan_worst_bytes(const Plan *plan) {
+    return plan_resident_bytes(plan) - plan->activation_bytes - plan->scratch_bytes +
+           plan->worst_activation_bytes + plan->worst_scratch_bytes;
+}
+
 static double mib(size_t bytes) {
     return (double)bytes / 1048576.0;
 }
@@ -93,8 +98,7 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
     printf("  %-14s %10.1f   worst case %10.1f\n", "scratch", mib(plan.scratch_bytes),
            mib(plan.worst_scratch_bytes));
     printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(plan_resident_bytes(&plan)),
-           mib(plan_resident_bytes(&plan) - plan.activation_bytes - plan.scratch_bytes +
-               plan.worst_activation_bytes + plan.worst_scratch_bytes));
+           mib(plan_worst_bytes(&plan)));
     printf("sent by one rank in one step, bytes (even routing, nothing dropped)\n");
     for (int kind = 0; kind < TRAFFIC_OTHER; kind++)
         printf("  %-14s %14.0f\n", traffic_name((TrafficKind)kind), plan.sent_bytes[kind]);

@@ -19,8 +19,9 @@ typedef struct Plan {
 
 // config->model.vocab_size and expert_parallel must be resolved. Not collective.
 Plan plan_make(const TrainConfig *config, int64_t ranks);
-// Everything but the process itself and its libraries.
+// Everything but the process itself and its libraries: when tokens spread evenly, and at most.
 size_t plan_resident_bytes(const Plan *plan);
+size_t plan_worst_bytes(const Plan *plan);
 
 // `moetrain plan cfg.yaml -np N`: prints the plan. Returns the exit code. Not collective.
 int plan_run(const TrainConfig *config, int ranks, Error *err);

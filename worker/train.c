@@ -181,11 +181,14 @@ static void report_plan(const Trainer *trainer, const int64_t sent_before[TRAFFI
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double mib = 1.0 / 1048576.0;
-    double planned = (double)(plan_resident_bytes(&trainer->plan) + trainer->resident_before) * mib;
+    double before = (double)trainer->resident_before * mib;
+    double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
+    double worst = before + (double)plan_worst_bytes(&trainer->plan) * mib;
     double fact = (double)usage.ru_maxrss / 1024.0;
-    log_info("memory of rank 0: planned %.1f MiB (%.1f MiB of it program and libraries), peak %.1f "
-             "MiB, ratio %.3f",
-             planned, (double)trainer->resident_before * mib, fact, fact / planned);
+    log_info(
+        "memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it program "
+        "and libraries), peak %.1f, ratio %.3f",
+        planned, worst, before, fact, fact / planned);
     for (int kind = 0; kind < TRAFFIC_OTHER && comm_size() > 1; kind++) {
         double sent = (double)(traffic_sent_bytes((TrafficKind)kind) - sent_before[kind]) /
                       (double)trainer->steps_done;
