@@ -42,9 +42,12 @@ enum { COLUMNS = 64 }; // experts whose probabilities one task sums down a part'
 // sum[0..columns) = Σ over `rows` tokens, in order, of exp(z - lse)
 static void sum_probabilities(double *sum, const float *z, const float *lse, int64_t rows,
                               int64_t E, int64_t columns) {
+    enum { AHEAD = 8, LINE = 16 }; // the columns of a few rows on: only pieces of rows are read
     double total[COLUMNS] = {0};
     float p[COLUMNS];
     for (int64_t n = 0; n < rows; n++) {
+        if (n + AHEAD < rows)
+            for (int64_t e = 0; e < columns; e += LINE) __builtin_prefetch(z + (n + AHEAD) * E + e);
         for (int64_t e = 0; e < columns; e++) p[e] = exp_f32(z[n * E + e] - lse[n]);
         for (int64_t e = 0; e < columns; e++) total[e] += (double)p[e];
     }
