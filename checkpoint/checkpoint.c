@@ -196,7 +196,7 @@ static bool publish(const Paths *paths, Error *err) {
 
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err) {
     const bool root = comm_rank() == 0;
-    ProcessGroups groups = process_groups_open(1);
+    ProcessGroups groups = process_groups_open(1, NULL);
     Paths paths = {0};
     SmallContents small = {0};
     Manifest manifest = {0};
@@ -254,7 +254,7 @@ bool checkpoint_verify(const char *path, Error *err) {
 }
 
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
-    ProcessGroups groups = process_groups_open(1);
+    ProcessGroups groups = process_groups_open(1, NULL);
     CheckpointList list = {0};
     Paths paths = {0};
     bool found = false;

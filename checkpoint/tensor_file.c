@@ -32,6 +32,8 @@ static hid_t hdf5_type(DType dtype) {
         return H5T_STD_I64LE;
     case U8:
         return H5T_STD_U8LE;
+    case BF16:
+        break; // parameters and moments are saved in f32
     }
     return H5I_INVALID_HID;
 }

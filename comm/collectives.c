@@ -1,9 +1,19 @@
 #include "comm/collectives.h"
 
 #include "comm/collectives_mpi.h"
+#include "comm/collectives_nccl.h"
 #include "comm/group.h"
+#include "comm/reduction_tree.h"
 
 static int64_t sent_bytes[TRAFFIC_KINDS];
+
+const Transport *device_transport(void) {
+#ifdef MOETRAIN_CUDA
+    return &nccl_transport;
+#else
+    return NULL;
+#endif
+}
 
 const char *traffic_name(TrafficKind kind) {
     static const char *const names[TRAFFIC_KINDS] = {"dispatch",  "combine",    "counts",
@@ -15,46 +25,106 @@ int64_t traffic_sent_bytes(TrafficKind kind) {
     return sent_bytes[kind];
 }
 
-int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
-    // Rank 0 at each distance gives the upper half away and later sends its finished lower half; other ranks
-    // differ by at most one element a distance where lengths are odd.
-    int64_t sent = 0, count = elements;
-    for (int distance = 1; distance < ranks; distance *= 2) {
-        int64_t lower = (count + 1) / 2;
-        sent += count; // count - lower now, lower on the way back
-        count = lower;
-    }
-    return sent * (int64_t)dtype_bytes(dtype);
+int64_t all_reduce_estimate(const Group *group, Tensor x) {
+    return 2 * (int64_t)tensor_bytes(x) * (group->size - 1) / group->size;
 }
 
-void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, TrafficKind kind) {
-    if (group->size == 1 || tensor_elements(x) == 0) return;
+int64_t run_first(RowRuns runs, int p) {
+    if (runs.first) return runs.first[p];
+    int64_t first = 0;
+    for (int i = 0; i < p; i++) first += runs.rows[i];
+    return first;
+}
+
+// The way for tensors x and y, by where they lie.
+static const Transport *transport(const Group *group, const char *call, Tensor x, Tensor y) {
+    CHECK(
+        x.place == y.place,
+        "%s of one tensor on the host and one on the device; copy one of them to the other's place",
+        call);
+    if (x.place == ON_HOST) return &mpi_transport;
+    CHECK(group->nccl,
+          "%s of tensors on the device in a group that was opened without it; "
+          "give the device to process_groups_open",
+          call);
+    return device_transport();
+}
+
+static void check_summable(const char *call, Tensor x) {
+    CHECK(x.dtype == F32 || x.dtype == F64 || x.dtype == I32 || x.dtype == I64, "%s of %s", call,
+          dtype_name(x.dtype));
+}
+
+void collective_wait(Pending *pending) {
+    if (pending->group)
+        (pending->place == ON_HOST ? &mpi_transport : device_transport())->wait(pending);
+    *pending = (Pending){0};
+}
+
+int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
+    // As rank 0 sends them; others differ by at most one element a distance where lengths are odd.
+    TreeStep steps[MAX_TREE_STEPS];
+    int count = tree_steps(steps, 0, ranks, elements);
+    return tree_sent_elements(steps, count) * (int64_t)dtype_bytes(dtype);
+}
+
+Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
+                             TrafficKind kind) {
+    check_summable("all_reduce_sum", x);
+    Pending pending = {0};
+    if (group->size == 1 || tensor_elements(x) == 0) return pending;
     if (order == REDUCE_FIXED_TREE) {
         CHECK((group->size & (group->size - 1)) == 0,
               "the fixed tree needs a power of two of ranks, not %d", group->size);
         CHECK(scratch.dtype == x.dtype && tensor_elements(scratch) >= (tensor_elements(x) + 1) / 2,
               "scratch of %lld elements for a reduction of %lld",
               (long long)tensor_elements(scratch), (long long)tensor_elements(x));
-        sent_bytes[kind] += mpi_tree_all_reduce(group, x, scratch);
+        const Transport *way = transport(group, "all_reduce_sum", x, scratch);
+        sent_bytes[kind] += way->tree_all_reduce(group, x, scratch, &pending);
     } else {
-        sent_bytes[kind] += mpi_all_reduce(group, x);
+        const Transport *way = transport(group, "all_reduce_sum", x, x);
+        sent_bytes[kind] += way->all_reduce(group, x, &pending);
     }
+    return pending;
+}
+
+void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, TrafficKind kind) {
+    Pending pending = all_reduce_sum_begin(group, x, order, scratch, kind);
+    collective_wait(&pending);
 }
 
 void all_reduce_max(Group *group, Tensor x, TrafficKind kind) {
-    CHECK(x.dtype == F64, "all_reduce_max of %s", dtype_name(x.dtype));
+    CHECK(x.dtype == F64 && x.place == ON_HOST,
+          "all_reduce_max of %s; it takes f64 tensors on the host", dtype_name(x.dtype));
     if (group->size > 1) sent_bytes[kind] += mpi_all_reduce_max(group, x);
+}
+
+void reduce_scatter_sum(Group *group, Tensor out, Tensor in, TrafficKind kind) {
+    check_summable("reduce_scatter_sum", in);
+    CHECK(out.dtype == in.dtype && tensor_elements(in) == group->size * tensor_elements(out),
+          "reduce_scatter_sum of %lld elements over %d ranks into %lld",
+          (long long)tensor_elements(in), group->size, (long long)tensor_elements(out));
+    const Transport *way = transport(group, "reduce_scatter_sum", out, in);
+    if (tensor_elements(out) > 0) sent_bytes[kind] += way->reduce_scatter(group, out, in);
 }
 
 void all_gather(Group *group, Tensor out, Tensor in, TrafficKind kind) {
     CHECK(out.dtype == in.dtype && tensor_elements(out) == group->size * tensor_elements(in),
           "all_gather of %lld elements from %d ranks into %lld", (long long)tensor_elements(in),
           group->size, (long long)tensor_elements(out));
-    sent_bytes[kind] += mpi_all_gather(group, out, in);
+    const Transport *way = transport(group, "all_gather", out, in);
+    if (tensor_elements(in) > 0) sent_bytes[kind] += way->all_gather(group, out, in);
 }
 
 void broadcast(Group *group, void *data, size_t bytes, int root) {
-    if (group->size > 1) sent_bytes[TRAFFIC_OTHER] += mpi_broadcast(group, data, bytes, root);
+    if (group->size > 1) sent_bytes[TRAFFIC_OTHER] += mpi_broadcast_bytes(group, data, bytes, root);
+}
+
+void broadcast_tensor(Group *group, Tensor x, int root) {
+    CHECK(root >= 0 && root < group->size, "broadcast from rank %d of %d", root, group->size);
+    const Transport *way = transport(group, "broadcast_tensor", x, x);
+    if (group->size > 1 && tensor_elements(x) > 0)
+        sent_bytes[TRAFFIC_OTHER] += way->broadcast(group, x, root);
 }
 
 void barrier(Group *group) {
@@ -67,21 +137,52 @@ void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind) {
               tensor_elements(out) == tensor_elements(in),
           "all_to_all of %lld elements over %d ranks into %lld", (long long)tensor_elements(in),
           group->size, (long long)tensor_elements(out));
-    sent_bytes[kind] += mpi_all_to_all(group, out, in, n);
+    const Transport *way = transport(group, "all_to_all", out, in);
+    if (n > 0) sent_bytes[kind] += way->all_to_all(group, out, in);
 }
 
-void all_to_all_rows(Group *group, Tensor out, const int64_t *receive_rows, Tensor in,
-                     const int64_t *send_rows, TrafficKind kind) {
-    int64_t sent = 0, received = 0;
+static void check_runs(const Group *group, const char *verb, RowRuns runs, Tensor x) {
+    int64_t next = 0;
     for (int p = 0; p < group->size; p++) {
-        CHECK(send_rows[p] >= 0 && receive_rows[p] >= 0, "negative rows to or from rank %d", p);
-        sent += send_rows[p];
-        received += receive_rows[p];
+        int64_t rows = runs.rows[p], first = runs.first ? runs.first[p] : next;
+        CHECK(rows >= 0, "%lld rows %s rank %d", (long long)rows, verb, p);
+        CHECK(first >= 0 && first <= x.shape[0] && rows <= x.shape[0] - first,
+              "rows %lld to %lld %s rank %d, of a tensor with %lld rows", (long long)first,
+              (long long)(first + rows), verb, p, (long long)x.shape[0]);
+        next = first + rows;
     }
-    CHECK(in.dtype == F32 && out.dtype == F32 && in.rank == 2 && out.rank == 2 &&
-              in.shape[1] == out.shape[1] && sent <= in.shape[0] && received <= out.shape[0],
-          "exchange of %lld rows from (%lld, %lld) into %lld rows of (%lld, %lld)", (long long)sent,
-          (long long)in.shape[0], (long long)in.shape[1], (long long)received,
+}
+
+Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
+                              TrafficKind kind) {
+    CHECK((in.dtype == F32 || in.dtype == BF16) && out.dtype == in.dtype && in.rank == 2 &&
+              out.rank == 2 && in.shape[1] == out.shape[1],
+          "exchange of rows from %s (%lld, %lld) into %s (%lld, %lld)", dtype_name(in.dtype),
+          (long long)in.shape[0], (long long)in.shape[1], dtype_name(out.dtype),
           (long long)out.shape[0], (long long)out.shape[1]);
-    sent_bytes[kind] += mpi_all_to_all_rows(group, out, receive_rows, in, send_rows);
+    check_runs(group, "to", send, in);
+    check_runs(group, "from", receive, out);
+    CHECK(send.rows[group->rank] == receive.rows[group->rank],
+          "%lld rows to oneself, %lld expected", (long long)send.rows[group->rank],
+          (long long)receive.rows[group->rank]);
+    if (send.rows == receive.rows)
+        for (int p = 1; p < group->size; p++)
+            CHECK(send.rows[p] == send.rows[0],
+                  "a padded exchange of %lld rows with rank %d and %lld with rank 0; uneven counts "
+                  "come in two arrays",
+                  (long long)send.rows[p], p, (long long)send.rows[0]);
+    const Transport *way = transport(group, "all_to_all_rows", out, in);
+    Pending pending = {0};
+    sent_bytes[kind] += way->all_to_all_rows(group, out, receive, in, send, &pending);
+    return pending;
+}
+
+void all_to_all_rows(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
+                     TrafficKind kind) {
+    Pending pending = all_to_all_rows_begin(group, out, receive, in, send, kind);
+    collective_wait(&pending);
+}
+
+void collectives_check(void) {
+    if (device_transport()) device_transport()->check();
 }

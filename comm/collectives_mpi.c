@@ -5,9 +5,12 @@
 
 #include "comm/group.h"
 #include "comm/mpi_check.h"
+#include "comm/reduction_tree.h"
 
 // MPI counts are int: longer messages go in pieces of this many bytes.
-enum { MESSAGE_BYTES = 1 << 30, TAG_TREE = 1, TAG_ROWS = 2 };
+enum { MESSAGE_BYTES = 1 << 30 };
+// Exchanges of rows that are on their way together have different tags; MPI promises 32768 of them.
+enum { TAG_TREE = 1, TAG_ROWS = 2, ROWS_TAGS = 1024 };
 
 static MPI_Datatype mpi_type(DType dtype) {
     switch (dtype) {
@@ -21,6 +24,8 @@ static MPI_Datatype mpi_type(DType dtype) {
         return MPI_INT64_T;
     case U8:
         return MPI_UINT8_T;
+    case BF16:
+        break; // rows of it travel as bytes
     }
     die(EXIT_COMMUNICATION, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
@@ -61,51 +66,34 @@ static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
     case I64:
         ADD_AS(int64_t) break;
     case U8:
-        die(EXIT_COMMUNICATION, __FILE__, __LINE__, "a sum of bytes is not meant");
+    case BF16:
+        die(EXIT_COMMUNICATION, __FILE__, __LINE__, "a sum of %s is not meant",
+            dtype_name(x.dtype));
     }
 #undef ADD_AS
 }
 
-// Recursive halving with neighbour distance 1, 2, 4, …, then doubling back. After distance d every element of a
-// kept range is the sum over an aligned block of 2d ranks, added as (lower half) + (upper half): exactly the
-// binary tree that one rank would have summed over its shards. Addition of two numbers commutes, so both
-// partners get the same bits. (Reduce-scatter and all-gather of Rabenseifner, 2004.)
-int64_t mpi_tree_all_reduce(Group *group, Tensor x, Tensor scratch) {
-    int64_t first[32], count[32], sent = 0; // the range kept after each distance
+static int64_t mpi_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
+    (void)pending; // done when it returns
+    TreeStep steps[MAX_TREE_STEPS];
     size_t width = dtype_bytes(x.dtype);
-    int level = 0;
-    first[0] = 0;
-    count[0] = tensor_elements(x);
-    for (int distance = 1; distance < group->size; distance *= 2, level++) {
-        int64_t lower = (count[level] + 1) / 2, upper = count[level] - lower;
-        bool keeps_lower = (group->rank & distance) == 0;
-        first[level + 1] = keeps_lower ? first[level] : first[level] + lower;
-        count[level + 1] = keeps_lower ? lower : upper;
-        int64_t given = keeps_lower ? first[level] + lower : first[level];
-        int64_t given_count = keeps_lower ? upper : lower;
-        exchange(group, group->rank ^ distance, element(x, given), (size_t)given_count * width,
-                 scratch.data, (size_t)count[level + 1] * width);
-        add_elements(x, first[level + 1], scratch, count[level + 1]);
-        sent += given_count;
+    int count = tree_steps(steps, group->rank, group->size, tensor_elements(x));
+    for (int i = 0; i < count; i++) {
+        TreeStep s = steps[i];
+        exchange(group, s.partner, element(x, s.given), (size_t)s.given_count * width, scratch.data,
+                 (size_t)s.kept_count * width);
+        add_elements(x, s.kept, scratch, s.kept_count);
     }
-    for (int distance = group->size / 2; distance >= 1; distance /= 2, level--) {
-        int64_t kept = first[level], kept_count = count[level];
-        bool keeps_lower = (group->rank & distance) == 0;
-        int64_t other = keeps_lower ? kept + kept_count : first[level - 1];
-        int64_t other_count = count[level - 1] - kept_count;
-        exchange(group, group->rank ^ distance, element(x, kept), (size_t)kept_count * width,
-                 element(x, other), (size_t)other_count * width);
-        sent += kept_count;
+    for (int i = count - 1; i >= 0; i--) {
+        TreeStep s = steps[i];
+        exchange(group, s.partner, element(x, s.kept), (size_t)s.kept_count * width,
+                 element(x, s.given), (size_t)s.given_count * width);
     }
-    return sent * (int64_t)width;
+    return tree_sent_elements(steps, count) * (int64_t)width;
 }
 
-// What a ring or halving algorithm sends at best; the library does not tell what it really does.
-static int64_t all_reduce_estimate(Group *group, Tensor x) {
-    return 2 * (int64_t)tensor_bytes(x) * (group->size - 1) / group->size;
-}
-
-int64_t mpi_all_reduce(Group *group, Tensor x) {
+static int64_t mpi_all_reduce(Group *group, Tensor x, Pending *pending) {
+    (void)pending; // done when it returns
     int64_t elements = tensor_elements(x), piece = MESSAGE_BYTES / (int64_t)dtype_bytes(x.dtype);
     for (int64_t i = 0; i < elements; i += piece) {
         int64_t n = elements - i < piece ? elements - i : piece;
@@ -121,14 +109,22 @@ int64_t mpi_all_reduce_max(Group *group, Tensor x) {
     return all_reduce_estimate(group, x);
 }
 
-int64_t mpi_all_gather(Group *group, Tensor out, Tensor in) {
+static int64_t mpi_reduce_scatter(Group *group, Tensor out, Tensor in) {
+    int64_t n = tensor_elements(out);
+    CHECK(n <= INT_MAX, "reduce_scatter_sum to %lld elements", (long long)n);
+    MPI_CHECK(MPI_Reduce_scatter_block(in.data, out.data, (int)n, mpi_type(in.dtype), MPI_SUM,
+                                       group->comm));
+    return (int64_t)tensor_bytes(out) * (group->size - 1);
+}
+
+static int64_t mpi_all_gather(Group *group, Tensor out, Tensor in) {
     int n = (int)tensor_bytes(in);
     CHECK(tensor_bytes(in) <= INT_MAX, "all_gather of %zu bytes", tensor_bytes(in));
     MPI_CHECK(MPI_Allgather(in.data, n, MPI_BYTE, out.data, n, MPI_BYTE, group->comm));
     return (int64_t)n * (group->size - 1);
 }
 
-int64_t mpi_broadcast(Group *group, void *data, size_t bytes, int root) {
+int64_t mpi_broadcast_bytes(Group *group, void *data, size_t bytes, int root) {
     for (size_t i = 0; i < bytes; i += MESSAGE_BYTES) {
         size_t n = bytes - i < MESSAGE_BYTES ? bytes - i : MESSAGE_BYTES;
         MPI_CHECK(MPI_Bcast((char *)data + i, (int)n, MPI_BYTE, root, group->comm));
@@ -136,58 +132,82 @@ int64_t mpi_broadcast(Group *group, void *data, size_t bytes, int root) {
     return group->rank == root ? (int64_t)bytes : 0;
 }
 
+static int64_t mpi_broadcast(Group *group, Tensor x, int root) {
+    return mpi_broadcast_bytes(group, x.data, tensor_bytes(x), root);
+}
+
 void mpi_barrier(Group *group) {
     MPI_CHECK(MPI_Barrier(group->comm));
 }
 
-int64_t mpi_all_to_all(Group *group, Tensor out, Tensor in, int64_t n) {
+static int64_t mpi_all_to_all(Group *group, Tensor out, Tensor in) {
+    int64_t n = tensor_elements(in) / group->size;
     MPI_CHECK(
         MPI_Alltoall(in.data, (int)n, MPI_INT32_T, out.data, (int)n, MPI_INT32_T, group->comm));
     return n * 4 * (group->size - 1);
 }
 
+static int free_exchange(const Group *group) {
+    for (int i = 0; i < MAX_PENDING; i++)
+        if (!group->exchanges[i].pending) return i;
+    die(EXIT_COMMUNICATION, __FILE__, __LINE__,
+        "%d exchanges are on their way already; wait for one before the next", MAX_PENDING);
+}
+
 // Pairwise: with partner distance 1, 2, … each rank sends to one and receives from another, so no rank is flooded;
 // rows to oneself are a copy.
-int64_t mpi_all_to_all_rows(Group *group, Tensor out, const int64_t *receive_rows, Tensor in,
-                            const int64_t *send_rows) {
-    enum { MAX_IN_FLIGHT = 64 };
+static int64_t mpi_all_to_all_rows(Group *group, Tensor out, RowRuns receive, Tensor in,
+                                   RowRuns send, Pending *pending) {
+    int slot = free_exchange(group);
+    HostExchange *begun = &group->exchanges[slot];
+    int tag = TAG_ROWS + (int)(group->begun++ % ROWS_TAGS);
     size_t row_bytes = (size_t)in.shape[1] * dtype_bytes(in.dtype);
     MPI_Datatype row;
     MPI_CHECK(MPI_Type_contiguous((int)row_bytes, MPI_BYTE, &row));
     MPI_CHECK(MPI_Type_commit(&row));
 
-    MPI_Request requests[MAX_IN_FLIGHT];
-    int in_flight = 0;
+    int posted = 0;
     int64_t sent = 0;
     for (int distance = 0; distance < group->size; distance++) {
         int to = (group->rank + distance) % group->size;
         int from = (group->rank - distance + group->size) % group->size;
-        int64_t send_first = 0, receive_first = 0;
-        for (int p = 0; p < to; p++) send_first += send_rows[p];
-        for (int p = 0; p < from; p++) receive_first += receive_rows[p];
-        const char *source = (const char *)in.data + (size_t)send_first * row_bytes;
-        char *target = (char *)out.data + (size_t)receive_first * row_bytes;
+        const char *source = (const char *)in.data + (size_t)run_first(send, to) * row_bytes;
+        char *target = (char *)out.data + (size_t)run_first(receive, from) * row_bytes;
         if (distance == 0) {
-            CHECK(send_rows[to] == receive_rows[from], "%lld rows to oneself, %lld expected",
-                  (long long)send_rows[to], (long long)receive_rows[from]);
-            if (send_rows[to] > 0) memcpy(target, source, (size_t)send_rows[to] * row_bytes);
+            if (send.rows[to] > 0) memcpy(target, source, (size_t)send.rows[to] * row_bytes);
             continue;
         }
-        CHECK(send_rows[to] <= INT_MAX && receive_rows[from] <= INT_MAX,
+        CHECK(send.rows[to] <= INT_MAX && receive.rows[from] <= INT_MAX,
               "more than 2^31 rows between two ranks");
-        if (receive_rows[from] > 0)
-            MPI_CHECK(MPI_Irecv(target, (int)receive_rows[from], row, from, TAG_ROWS, group->comm,
-                                &requests[in_flight++]));
-        if (send_rows[to] > 0)
-            MPI_CHECK(MPI_Isend(source, (int)send_rows[to], row, to, TAG_ROWS, group->comm,
-                                &requests[in_flight++]));
-        sent += send_rows[to] * (int64_t)row_bytes;
-        if (in_flight + 2 > MAX_IN_FLIGHT) {
-            MPI_CHECK(MPI_Waitall(in_flight, requests, MPI_STATUSES_IGNORE));
-            in_flight = 0;
-        }
+        if (receive.rows[from] > 0)
+            MPI_CHECK(MPI_Irecv(target, (int)receive.rows[from], row, from, tag, group->comm,
+                                &begun->requests[posted++]));
+        if (send.rows[to] > 0)
+            MPI_CHECK(MPI_Isend(source, (int)send.rows[to], row, to, tag, group->comm,
+                                &begun->requests[posted++]));
+        sent += send.rows[to] * (int64_t)row_bytes;
     }
-    MPI_CHECK(MPI_Waitall(in_flight, requests, MPI_STATUSES_IGNORE));
-    MPI_CHECK(MPI_Type_free(&row));
+    MPI_CHECK(MPI_Type_free(&row)); // messages on their way keep what they need of it
+    begun->posted = posted;
+    begun->pending = true;
+    *pending = (Pending){group, ON_HOST, slot};
     return sent;
 }
+
+static void mpi_wait(Pending *pending) {
+    HostExchange *done = &pending->group->exchanges[pending->slot];
+    CHECK(done->pending, "an exchange is waited for twice");
+    MPI_CHECK(MPI_Waitall(done->posted, done->requests, MPI_STATUSES_IGNORE));
+    done->pending = false;
+}
+
+const Transport mpi_transport = {
+    .tree_all_reduce = mpi_tree_all_reduce,
+    .all_reduce = mpi_all_reduce,
+    .reduce_scatter = mpi_reduce_scatter,
+    .all_gather = mpi_all_gather,
+    .broadcast = mpi_broadcast,
+    .all_to_all = mpi_all_to_all,
+    .all_to_all_rows = mpi_all_to_all_rows,
+    .wait = mpi_wait,
+};

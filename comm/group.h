@@ -6,9 +6,22 @@
 
 #include "comm/process_groups.h"
 
+enum { MAX_PENDING = 4 }; // exchanges of one group, on one transport, on their way at once
+
+// Messages posted and not waited for.
+typedef struct HostExchange {
+    MPI_Request *requests; // room for one to and one from every other rank
+    int posted;
+    bool pending;
+} HostExchange;
+
 struct Group {
     MPI_Comm comm;
     int rank, size;
+    HostExchange exchanges[MAX_PENDING];
+    unsigned
+        begun; // exchanges on host buffers so far; the same on every rank, so it tells their messages apart
+    void *nccl; // owned by collectives_nccl.c; NULL: host buffers only
 };
 
 #endif

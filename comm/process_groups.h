@@ -10,7 +10,9 @@
 #ifndef MOETRAIN_COMM_PROCESS_GROUPS_H
 #define MOETRAIN_COMM_PROCESS_GROUPS_H
 
-typedef struct Group Group; // hides the MPI communicator
+#include "kernels/device.h"
+
+typedef struct Group Group; // hides the MPI and NCCL communicators
 int group_rank(const Group *group);
 int group_size(const Group *group);
 
@@ -20,10 +22,12 @@ typedef struct ProcessGroups {
     Group *expert_replicas;
 } ProcessGroups;
 
-// Splits the world; ep_size must divide the number of ranks (checked by the configuration rules; fatal here).
+// Splits the world; ep_size must divide the number of ranks (checked by the configuration rules; fatal here). With a device
+// whose tensors do not lie on the host, the groups can also exchange those: each of more than one rank gets a communicator
+// among the ranks' GPUs. dev NULL: host tensors only. The device must stay open until the groups are closed.
 // Collective over all ranks.
-ProcessGroups process_groups_open(int ep_size);
-// Collective over all ranks. Legal on a zeroed struct.
+ProcessGroups process_groups_open(int ep_size, Device *dev);
+// Waits for what is under way among the GPUs. Collective over all ranks. Legal on a zeroed struct.
 void process_groups_close(ProcessGroups *groups);
 
 #endif

@@ -1,9 +1,5 @@
 #include "kernels/arena.h"
 
-#include <errno.h>
-#include <string.h>
-#include <sys/mman.h>
-
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -13,40 +9,42 @@
 
 enum { ALIGNMENT = 64, GAP = 64 };
 
-void arena_measure(Arena *arena, const char *name) { *arena = (Arena){.name = name}; }
+void arena_measure(Arena *arena, const char *name, Device *dev) {
+    *arena = (Arena){.name = name, .dev = dev};
+}
+
+static Place memory_place(const Arena *arena) {
+    return arena->dev ? arena->dev->place : ON_HOST;
+}
 
 void arena_allocate(Arena *arena) {
     CHECK(!arena->base, "arena %s is allocated twice", arena->name);
     size_t bytes = arena->peak_bytes + ALIGNMENT;
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
-        die(EXIT_IO, __FILE__, __LINE__, "no memory for %s: %.1f MiB wanted: %s", arena->name,
-            (double)bytes / 1048576.0, strerror(errno));
-    // Large pages where the kernel has them: fewer first-touch faults. Advice only, failure is fine.
-    madvise(base, bytes, MADV_HUGEPAGE);
+    void *base = device_allocate(arena->dev, bytes, arena->name);
     arena->base = base;
     arena->capacity_bytes = bytes;
     arena->used_bytes = arena->peak_bytes = 0;
-    ASAN_POISON_MEMORY_REGION(base, bytes);
+    if (memory_place(arena) == ON_HOST) ASAN_POISON_MEMORY_REGION(base, bytes);
 }
 
 void arena_free(Arena *arena) {
     if (arena->base) {
-        ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->capacity_bytes);
-        munmap(arena->base, arena->capacity_bytes);
+        if (memory_place(arena) == ON_HOST)
+            ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->capacity_bytes);
+        device_release(arena->dev, arena->base, arena->capacity_bytes);
     }
-    *arena = (Arena){.name = arena->name};
+    *arena = (Arena){.name = arena->name, .dev = arena->dev};
 }
 
 static Tensor place(Arena *arena, Tensor x) {
     size_t bytes = tensor_bytes(x);
+    x.place = memory_place(arena);
     if (arena->base) {
         CHECK(arena->used_bytes + bytes <= arena->capacity_bytes,
               "arena %s is full: %zu of %zu bytes used, %zu more wanted", arena->name,
               arena->used_bytes, arena->capacity_bytes, bytes);
         x.data = arena->base + arena->used_bytes;
-        ASAN_UNPOISON_MEMORY_REGION(x.data, bytes);
+        if (x.place == ON_HOST) ASAN_UNPOISON_MEMORY_REGION(x.data, bytes);
     }
     size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     arena->used_bytes += rounded + GAP;
@@ -66,7 +64,15 @@ Tensor arena_3d(Arena *arena, DType dtype, int64_t n0, int64_t n1, int64_t n2) {
     return place(arena, tensor_3d(NULL, dtype, n0, n1, n2));
 }
 
-size_t arena_mark(const Arena *arena) { return arena->used_bytes; }
+Tensor arena_mirror(Arena *arena, Tensor x) {
+    CHECK(memory_place(arena) == ON_HOST, "arena %s holds mirrors but is not on the host",
+          arena->name);
+    return x.place == ON_HOST ? x : place(arena, x);
+}
+
+size_t arena_mark(const Arena *arena) {
+    return arena->used_bytes;
+}
 
 void arena_release(Arena *arena, size_t mark) {
     CHECK(mark <= arena->used_bytes, "arena %s released to a mark above its top", arena->name);

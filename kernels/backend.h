@@ -8,16 +8,29 @@
 
 struct Backend {
     const char *name;
+    Place place;
+    // Whether this machine can run it; otherwise the reason and the fix.
+    bool (*available)(Error *err);
+    // Starts the backend for this rank; fills dev->state. False with the reason and the fix when there is no such device.
+    bool (*open)(Device *dev, int local_rank, int local_size, Error *err);
+    void (*close)(Device *dev);
     // Processor and matrix library in one line, for the log and --version.
-    void (*describe)(char *text, size_t bytes);
+    void (*describe)(const Device *dev, char *text, size_t bytes);
+    void *(*allocate)(Device *dev, size_t bytes); // zeroed; NULL when there is not enough
+    void (*release)(Device *dev, void *data, size_t bytes);
+    size_t (*free_bytes)(Device *dev); // about what allocate could still give
+    void (*upload)(Device *dev, void *to, const void *from, size_t bytes);   // from host memory
+    void (*download)(Device *dev, void *to, const void *from, size_t bytes); // to host memory
+    void (*synchronize)(Device *dev);
+
     void (*matmul_forward)(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows);
     void (*matmul_backward_input)(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows);
     void (*matmul_backward_weight)(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows);
     void (*embedding_forward)(Device *dev, Tensor out, Tensor tokens, Tensor weight);
     void (*embedding_backward)(Device *dev, Tensor dweight, Tensor dout, Tensor tokens,
                                int64_t parts, Tensor order);
-    void (*rmsnorm_forward)(Device *dev, Tensor out, Tensor rstd, Tensor x, Tensor weight,
-                            float eps);
+    void (*rmsnorm_forward)(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x,
+                            Tensor branch, Tensor weight, float eps);
     void (*rmsnorm_backward)(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x,
                              Tensor rstd, Tensor weight, int64_t parts, Tensor partial);
     void (*rope)(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
@@ -41,8 +54,13 @@ struct Backend {
                             RngStream stream, int64_t first_token, Tensor order);
     void (*expert_load)(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                         Tensor weights, Tensor kept);
+    void (*router_totals)(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                          Tensor batch_chosen, BalanceRule rule);
+    void (*sum_columns)(Device *dev, Tensor out, Tensor x);
     void (*permutation_plan)(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
-                             Tensor ids, Tensor kept, int64_t parts);
+                             Tensor ids, Tensor kept, int64_t parts, int64_t room);
+    void (*exchange_plan)(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                          int64_t parts);
     void (*gather_rows)(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows,
                         int64_t divisor);
     void (*combine_forward)(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
@@ -54,12 +72,15 @@ struct Backend {
     void (*cross_entropy)(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale);
     void (*fill_zero)(Device *dev, Tensor x);
     void (*copy)(Device *dev, Tensor out, Tensor x);
+    void (*convert)(Device *dev, Tensor out, Tensor x);
     void (*add)(Device *dev, Tensor out, Tensor a, Tensor b);
-    void (*segment_sum)(Device *dev, Tensor sums, Tensor x, int64_t parts);
-    void (*sum_of_squares)(Device *dev, Tensor sums, Tensor x);
-    void (*adamw_update)(Device *dev, Tensor w, Tensor g, Tensor m, Tensor v, AdamW rule);
+    void (*segment_sum)(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);
+    void (*sum_of_squares)(Device *dev, Tensor sums, Tensor x, Tensor offsets);
+    void (*adamw_update)(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
+                         Tensor decay, AdamW rule);
 };
 
 extern const Backend cpu_backend;
+extern const Backend cuda_backend; // kernels/cuda/, only in builds with MOETRAIN_CUDA
 
 #endif

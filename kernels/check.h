@@ -8,6 +8,13 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus // .cu files
+extern "C" {
+#define MOETRAIN_NORETURN [[noreturn]]
+#else
+#define MOETRAIN_NORETURN _Noreturn
+#endif
+
 // Exit codes of the program; README documents them for users.
 typedef enum ExitCode {
     EXIT_DONE = 0,
@@ -36,7 +43,7 @@ bool error_set(Error *err, ExitCode exit_code, const char *format, ...)
 bool error_prefix(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // Prints host, rank, place and message, then ends every rank with exit_code. Never returns.
-_Noreturn void die(ExitCode exit_code, const char *file, int line, const char *format, ...)
+MOETRAIN_NORETURN void die(ExitCode exit_code, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
 // Called by die() after printing; comm_init sets it to MPI_Abort. Without it die() calls _exit.
@@ -46,5 +53,9 @@ extern void (*die_hook)(int exit_code);
     do {                                                                                           \
         if (!(condition)) die(EXIT_COMMUNICATION, __FILE__, __LINE__, __VA_ARGS__);                \
     } while (0)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

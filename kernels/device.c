@@ -13,6 +13,7 @@ static void omp_set_num_threads(int threads) {
 }
 #endif
 
+#include "kernels/arena.h"
 #include "kernels/backend.h"
 #include "kernels/clock.h"
 
@@ -26,34 +27,155 @@ static int default_threads(void) {
     return CPU_COUNT(&cores);
 }
 
-bool device_open(Device *dev, const char *kind, int threads, Error *err) {
-    if (strcmp(kind, "cuda") == 0)
-        return error_set(err, EXIT_COMMUNICATION,
-                         "this build has no CUDA backend; use device: cpu");
-    if (strcmp(kind, "cpu") != 0 && strcmp(kind, "auto") != 0)
-        return error_set(err, EXIT_CONFIG, "unknown device '%s'; use cpu, cuda or auto", kind);
+#ifdef MOETRAIN_CUDA
+static const Backend *const gpu_backend = &cuda_backend;
+#else
+static const Backend *const gpu_backend = NULL;
+#endif
+
+// The backend that `kind` asks for; "auto" takes a GPU when the machine has one.
+static const Backend *choose_backend(const char *kind, Error *err) {
+    Error reason = {0};
+    bool automatic = strcmp(kind, "auto") == 0, cuda = strcmp(kind, "cuda") == 0;
+    if (!automatic && !cuda && strcmp(kind, "cpu") != 0) {
+        error_set(err, EXIT_CONFIG, "unknown device '%s'; use cpu, cuda or auto", kind);
+        return NULL;
+    }
+    if (cuda && !gpu_backend) {
+        error_set(err, EXIT_COMMUNICATION,
+                  "this build has no CUDA backend; use device: cpu, or build with the preset cuda");
+        return NULL;
+    }
+    if ((automatic || cuda) && gpu_backend && gpu_backend->available(&reason)) return gpu_backend;
+    if (!cuda) return &cpu_backend;
+    *err = reason;
+    return NULL;
+}
+
+bool device_open(Device *dev, const char *kind, int threads, int local_rank, int local_size,
+                 Error *err) {
     if (threads < 0)
         return error_set(err, EXIT_CONFIG, "%d threads; use 0 for all cores, or more", threads);
-    *dev = (Device){.backend = &cpu_backend, .name = cpu_backend.name};
+    const Backend *backend = choose_backend(kind, err);
+    if (!backend) return false;
+    *dev = (Device){.backend = backend, .name = backend->name, .place = backend->place};
     dev->threads = threads > 0 ? threads : default_threads();
     omp_set_num_threads(dev->threads);
-    cpu_backend.describe(dev->description, sizeof dev->description);
+    if (!backend->open(dev, local_rank, local_size, err)) return false;
+    backend->describe(dev, dev->description, sizeof dev->description);
     return true;
+}
+
+void device_close(Device *dev) {
+    if (dev->backend) dev->backend->close(dev);
+    *dev = (Device){0};
+}
+
+// ---- memory --------------------------------------------------------------------------------------------
+
+static const Backend *memory_of(const Device *dev) {
+    return dev ? dev->backend : &cpu_backend;
+}
+
+void *device_allocate(Device *dev, size_t bytes, const char *purpose) {
+    const Backend *backend = memory_of(dev);
+    void *data = backend->allocate(dev, bytes);
+    if (!data)
+        die(EXIT_IO, __FILE__, __LINE__,
+            "no %s memory for %s: %.1f MiB wanted, %.1f MiB free; `moetrain plan` shows what a "
+            "rank "
+            "needs; use more ranks, a smaller train.batch or more train.micro_batches",
+            backend->name, purpose, (double)bytes / 1048576.0,
+            (double)backend->free_bytes(dev) / 1048576.0);
+    return data;
+}
+
+size_t device_free_bytes(Device *dev) {
+    return memory_of(dev)->free_bytes(dev);
+}
+
+void device_release(Device *dev, void *data, size_t bytes) {
+    if (data) memory_of(dev)->release(dev, data, bytes);
+}
+
+static void check_transfer(const Device *dev, Tensor device, Tensor host) {
+    CHECK(device.place == dev->place && host.place == ON_HOST && device.dtype == host.dtype &&
+              tensor_elements(device) == tensor_elements(host),
+          "a transfer between %lld x %s on the device and %lld x %s on the host",
+          (long long)tensor_elements(device), dtype_name(device.dtype),
+          (long long)tensor_elements(host), dtype_name(host.dtype));
+}
+
+void device_upload(Device *dev, Tensor to, Tensor from) {
+    check_transfer(dev, to, from);
+    if (to.data != from.data && tensor_bytes(to) > 0)
+        dev->backend->upload(dev, to.data, from.data, tensor_bytes(to));
+}
+
+void device_download(Device *dev, Tensor to, Tensor from) {
+    check_transfer(dev, from, to);
+    if (to.data != from.data && tensor_bytes(to) > 0)
+        dev->backend->download(dev, to.data, from.data, tensor_bytes(to));
+}
+
+void device_synchronize(Device *dev) {
+    dev->backend->synchronize(dev);
+}
+
+// ---- trust and speed -----------------------------------------------------------------------------------
+
+// The tensors of the two functions below, on the device, with what the host sees of them.
+typedef struct Product {
+    Arena device, host;
+    Tensor x, w, y, dx, dw;                          // of y = x wᵀ and its backward pass
+    Tensor host_x, host_w, host_y, host_dx, host_dw; // the same when the device is the host
+} Product;
+
+static void product_layout(Product *p, int64_t M, int64_t N, int64_t K) {
+    p->x = arena_2d(&p->device, F32, M, K);
+    p->w = arena_3d(&p->device, F32, 1, N, K);
+    p->y = arena_2d(&p->device, F32, M, N);
+    p->dx = arena_2d(&p->device, F32, M, K);
+    p->dw = arena_3d(&p->device, F32, 1, N, K);
+    p->host_x = arena_mirror(&p->host, p->x);
+    p->host_w = arena_mirror(&p->host, p->w);
+    p->host_y = arena_mirror(&p->host, p->y);
+    p->host_dx = arena_mirror(&p->host, p->dx);
+    p->host_dw = arena_mirror(&p->host, p->dw);
+}
+
+static void product_open(Product *p, Device *dev, int64_t M, int64_t N, int64_t K) {
+    arena_measure(&p->device, "a measured product", dev);
+    arena_measure(&p->host, "a measured product", NULL);
+    product_layout(p, M, N, K);
+    arena_allocate(&p->device);
+    arena_allocate(&p->host);
+    product_layout(p, M, N, K);
+}
+
+static void product_close(Product *p) {
+    arena_free(&p->device);
+    arena_free(&p->host);
 }
 
 bool device_self_test(Device *dev, Error *err) {
     // Small whole numbers: every product and sum is exact in f32, in any order.
     enum { M = 67, N = 45, K = 33 };
-    static float x[M * K], w[N * K], y[M * N], dx[M * K], dw[N * K];
+    Product p;
+    product_open(&p, dev, M, N, K);
+    float *x = tensor_f32(p.host_x), *w = tensor_f32(p.host_w);
     for (int i = 0; i < M * K; i++) x[i] = (float)(i * 7 % 13 - 6);
     for (int i = 0; i < N * K; i++) w[i] = (float)(i * 5 % 11 - 5);
-    Tensor tx = tensor_2d(x, F32, M, K), tw = tensor_3d(w, F32, 1, N, K);
-    Tensor ty = tensor_2d(y, F32, M, N), tdx = tensor_2d(dx, F32, M, K);
-    Tensor tdw = tensor_3d(dw, F32, 1, N, K);
-    Segments rows = {1, 1, (const int64_t[]){0, M}};
-    matmul_forward(dev, ty, tx, tw, rows);
-    matmul_backward_input(dev, tdx, ty, tw, rows);
-    matmul_backward_weight(dev, tdw, ty, tx, rows);
+    device_upload(dev, p.x, p.host_x);
+    device_upload(dev, p.w, p.host_w);
+    Segments rows = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, M}};
+    matmul_forward(dev, p.y, p.x, p.w, rows);
+    matmul_backward_input(dev, p.dx, p.y, p.w, rows);
+    matmul_backward_weight(dev, p.dw, p.y, p.x, rows);
+    device_download(dev, p.host_y, p.y);
+    device_download(dev, p.host_dx, p.dx);
+    device_download(dev, p.host_dw, p.dw);
+    const float *y = tensor_f32(p.host_y), *dx = tensor_f32(p.host_dx), *dw = tensor_f32(p.host_dw);
     bool equal = true;
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {
@@ -73,6 +195,7 @@ bool device_self_test(Device *dev, Error *err) {
             for (int m = 0; m < M; m++) sum += y[m * N + n] * x[m * K + k];
             equal = equal && dw[n * K + k] == sum;
         }
+    product_close(&p);
     if (equal) return true;
     return error_set(err, EXIT_COMMUNICATION,
                      "the matrix library computes wrong products on this processor (%s)",
@@ -82,19 +205,20 @@ bool device_self_test(Device *dev, Error *err) {
 double device_measure_gemm_gflops(Device *dev) {
     enum { ROWS = 512, WIDTH = 1024 };
     const double budget_seconds = 0.2;
-    float *block = calloc((size_t)(2 * ROWS + WIDTH) * WIDTH, sizeof *block);
-    if (!block) die(EXIT_IO, __FILE__, __LINE__, "no memory for the GEMM measurement");
-    for (int i = 0; i < (2 * ROWS + WIDTH) * WIDTH; i++) block[i] = 1.0f; // touch every page
-    Tensor y = tensor_2d(block, F32, ROWS, WIDTH);
-    Tensor x = tensor_2d(block + ROWS * WIDTH, F32, ROWS, WIDTH);
-    Tensor w = tensor_3d(block + 2 * ROWS * WIDTH, F32, 1, WIDTH, WIDTH);
-    Segments rows = {1, 1, (const int64_t[]){0, ROWS}};
+    Product p;
+    product_open(&p, dev, ROWS, WIDTH, WIDTH);
+    for (int i = 0; i < ROWS * WIDTH; i++) tensor_f32(p.host_x)[i] = 1.0f; // touch every page
+    for (int i = 0; i < WIDTH * WIDTH; i++) tensor_f32(p.host_w)[i] = 1.0f;
+    device_upload(dev, p.x, p.host_x);
+    device_upload(dev, p.w, p.host_w);
+    Segments rows = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, ROWS}};
     double best_seconds = INFINITY, begin = clock_seconds();
     do {
         double start = clock_seconds();
-        matmul_forward(dev, y, x, w, rows);
+        matmul_forward(dev, p.y, p.x, p.w, rows);
+        device_synchronize(dev);
         best_seconds = fmin(best_seconds, clock_seconds() - start);
     } while (clock_seconds() - begin < budget_seconds);
-    free(block);
+    product_close(&p);
     return 2e-9 * ROWS * WIDTH * WIDTH / best_seconds;
 }

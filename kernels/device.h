@@ -1,21 +1,50 @@
 // A device: the place where tensors live and the table of kernels that works on them (backend.h).
+//
+// Ops (kernels.h) and copies run in the order in which they are called. On a GPU a call returns before the work is done;
+// only device_download and device_synchronize wait.
 #ifndef MOETRAIN_KERNELS_DEVICE_H
 #define MOETRAIN_KERNELS_DEVICE_H
 
 #include "kernels/tensor.h"
 
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
 typedef struct Backend Backend;
 
 typedef struct Device {
     const Backend *backend;
-    const char *name;       // "cpu"
-    char description[128];  // processor and matrix library, for the log and --version
-    int threads;            // OpenMP threads this rank computes with
+    const char *name;      // "cpu" or "cuda"
+    Place place;           // where its tensors lie
+    char description[192]; // processor and matrix library, for the log and --version
+    int threads;           // OpenMP threads this rank computes with
+    // A row's result must not depend on how many rows are computed together (reproducible: ranks). Set by the session; on
+    // the CPU that always holds.
+    bool fixed_order;
+    void *state; // the backend's own: streams, handles, workspace
 } Device;
 
-// Opens `kind`: "cpu", or "auto" which takes the best there is. threads = 0 means OMP_NUM_THREADS or, without
-// it, the cores this process may run on. False with exit 7 or 2 and the fix when it cannot. Not collective.
-bool device_open(Device *dev, const char *kind, int threads, Error *err);
+// Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0 means OMP_NUM_THREADS or,
+// without it, the cores this process may run on. Of local_size ranks on this host the one with local_rank takes that GPU.
+// False with exit 7 or 2 and the fix when it cannot. Not collective.
+bool device_open(Device *dev, const char *kind, int threads, int local_rank, int local_size,
+                 Error *err);
+void device_close(Device *dev); // legal on a zeroed struct
+
+// Zeroed memory that the device's tensors can live in. Fatal (exit 5), with `purpose`, the bytes wanted and the bytes
+// there are, when there is not enough.
+void *device_allocate(Device *dev, size_t bytes, const char *purpose);
+size_t device_free_bytes(Device *dev); // about what device_allocate could still give
+void device_release(Device *dev, void *data, size_t bytes); // of device_allocate; legal on NULL
+
+// Copies the bytes of a host tensor to one of the device, or back: same dtype and number of elements. device_upload
+// returns when `from` may be changed again, device_download when `to` can be read. Copying a tensor to itself is nothing
+// (arena_mirror).
+void device_upload(Device *dev, Tensor to, Tensor from);
+void device_download(Device *dev, Tensor to, Tensor from);
+// Waits until everything that was called has been done, and reports errors of kernels as fatal.
+void device_synchronize(Device *dev);
 
 // Multiplies two known matrices through the backend's library and compares with exact results: libraries
 // that mistake the CPU have computed wrong numbers before. False with exit 7.
@@ -24,5 +53,9 @@ bool device_self_test(Device *dev, Error *err);
 // Best run within 0.2 s of a (512, 1024) by (1024, 1024) f32 matrix product on all threads, in GFLOP/s, through the op
 // that the model uses: the limit that the log's share is measured against.
 double device_measure_gemm_gflops(Device *dev);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

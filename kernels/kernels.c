@@ -2,20 +2,35 @@
 
 #include "kernels/backend.h"
 
+// The storage type T of an op: that of x.
+static DType storage(Tensor x) {
+    CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, wanted f32 or bf16",
+          dtype_name(x.dtype));
+    return x.dtype;
+}
+
 // ---- matrices ------------------------------------------------------------------------------------------
 
+// What a product writes: f32, or the storage type of what it reads.
+static DType result_type(Tensor result, DType T) {
+    return result.dtype == F32 ? F32 : T;
+}
+
 // w (G, N, K); a dense layer may pass its (N, K) matrix as it is.
-static void check_matmul(Tensor y, Tensor x, Tensor w, Segments rows) {
+static void check_matmul(Tensor y, DType y_type, Tensor x, DType x_type, Tensor w, DType w_type,
+                         Segments rows) {
     int64_t N = y.shape[1], K = x.shape[1], M = x.shape[0];
     CHECK(rows.groups >= 0 && rows.parts >= 1, "%lld groups of %lld parts", (long long)rows.groups,
           (long long)rows.parts);
-    CHECK_SHAPE_2D(x, F32, M, K);
-    CHECK_SHAPE_2D(y, F32, M, N);
+    CHECK_SHAPE_2D(x, x_type, M, K);
+    CHECK_SHAPE_2D(y, y_type, M, N);
     if (w.rank == 2 && rows.groups == 1) {
-        CHECK_SHAPE_2D(w, F32, N, K);
+        CHECK_SHAPE_2D(w, w_type, N, K);
     } else {
-        CHECK_SHAPE_3D(w, F32, rows.groups, N, K);
+        CHECK_SHAPE_3D(w, w_type, rows.groups, N, K);
     }
+    if (rows.device_offsets.data)
+        CHECK_SHAPE_1D(rows.device_offsets, I64, rows.groups * rows.parts + 1);
     int64_t end = rows.offsets[rows.groups * rows.parts];
     CHECK(rows.offsets[0] >= 0 && end <= M, "segments end at row %lld of %lld", (long long)end,
           (long long)M);
@@ -35,17 +50,20 @@ static void check_tree(int64_t parts) {
 }
 
 void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
-    check_matmul(y, x, w, rows);
+    DType T = storage(w);
+    check_matmul(y, result_type(y, T), x, T, w, T, rows);
     dev->backend->matmul_forward(dev, y, x, w, rows);
 }
 
 void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
-    check_matmul(dy, dx, w, rows);
+    DType T = storage(w);
+    check_matmul(dy, T, dx, result_type(dx, T), w, T, rows);
     dev->backend->matmul_backward_input(dev, dx, dy, w, rows);
 }
 
 void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows) {
-    check_matmul(dy, x, dw, rows);
+    DType T = storage(x);
+    check_matmul(dy, T, x, T, dw, F32, rows);
     check_tree(rows.parts);
     dev->backend->matmul_backward_weight(dev, dw, dy, x, rows);
 }
@@ -73,13 +91,19 @@ void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens,
 
 // ---- RMSNorm -------------------------------------------------------------------------------------------
 
-void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, Tensor weight, float eps) {
+void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
+                     Tensor weight, float eps) {
     int64_t N = x.shape[0], D = x.shape[1];
+    DType T = storage(out);
     CHECK_SHAPE_2D(x, F32, N, D);
-    CHECK_SHAPE_2D(out, F32, N, D);
+    CHECK_SHAPE_2D(out, T, N, D);
     CHECK_SHAPE_1D(rstd, F32, N);
     CHECK_SHAPE_1D(weight, F32, D);
-    dev->backend->rmsnorm_forward(dev, out, rstd, x, weight, eps);
+    if (branch.data) {
+        CHECK_SHAPE_2D(branch, T, N, D);
+        CHECK_SHAPE_2D(sum, F32, N, D);
+    }
+    dev->backend->rmsnorm_forward(dev, out, rstd, sum, x, branch, weight, eps);
 }
 
 void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
@@ -87,7 +111,7 @@ void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tenso
     int64_t N = x.shape[0], D = x.shape[1];
     CHECK_SHAPE_2D(x, F32, N, D);
     CHECK_SHAPE_2D(dx, F32, N, D);
-    CHECK_SHAPE_2D(dout, F32, N, D);
+    CHECK_SHAPE_2D(dout, storage(dout), N, D);
     CHECK_SHAPE_1D(rstd, F32, N);
     CHECK_SHAPE_1D(weight, F32, D);
     CHECK_SHAPE_1D(dweight, F32, D);
@@ -121,7 +145,7 @@ void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sine
     CHECK(first_position >= 0 && first_position + T <= positions,
           "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
           (long long)positions);
-    CHECK_SHAPE_2D(qkv, F32, qkv.shape[0], attention_qkv_width(s));
+    CHECK_SHAPE_2D(qkv, storage(qkv), qkv.shape[0], attention_qkv_width(s));
     CHECK_SHAPE_2D(cosines, F32, positions, s.d_head / 2);
     CHECK_SHAPE_2D(sines, F32, positions, s.d_head / 2);
     dev->backend->rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
@@ -130,9 +154,10 @@ void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sine
 void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
                        float scale) {
     int64_t N = qkv.shape[0];
+    DType stored = storage(qkv);
     check_attention(s, T, N);
-    CHECK_SHAPE_2D(qkv, F32, N, attention_qkv_width(s));
-    CHECK_SHAPE_2D(out, F32, N, s.heads * s.d_value);
+    CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
+    CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
     dev->backend->attention_forward(dev, out, lse, qkv, s, T, scale);
 }
@@ -140,11 +165,12 @@ void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, Attentio
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
                         AttentionShape s, int64_t T, float scale) {
     int64_t N = qkv.shape[0];
+    DType stored = storage(qkv);
     check_attention(s, T, N);
-    CHECK_SHAPE_2D(qkv, F32, N, attention_qkv_width(s));
-    CHECK_SHAPE_2D(dqkv, F32, N, attention_qkv_width(s));
-    CHECK_SHAPE_2D(out, F32, N, s.heads * s.d_value);
-    CHECK_SHAPE_2D(dout, F32, N, s.heads * s.d_value);
+    CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
+    CHECK_SHAPE_2D(dqkv, stored, N, attention_qkv_width(s));
+    CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
+    CHECK_SHAPE_2D(dout, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
     dev->backend->attention_backward(dev, dqkv, dout, qkv, out, lse, s, T, scale);
 }
@@ -152,9 +178,10 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tenso
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
                       int64_t position, float scale) {
     check_attention(s, 1, 1);
-    CHECK_SHAPE_2D(out, F32, 1, s.heads * s.d_value);
-    CHECK_SHAPE_2D(qkv, F32, 1, attention_qkv_width(s));
-    CHECK_SHAPE_2D(cache, F32, cache.shape[0], attention_kv_width(s));
+    DType T = storage(qkv);
+    CHECK_SHAPE_2D(out, T, 1, s.heads * s.d_value);
+    CHECK_SHAPE_2D(qkv, T, 1, attention_qkv_width(s));
+    CHECK_SHAPE_2D(cache, T, cache.shape[0], attention_kv_width(s));
     CHECK(position >= 0 && position < cache.shape[0], "position %lld in a cache of %lld rows",
           (long long)position, (long long)cache.shape[0]);
     dev->backend->attention_decode(dev, out, qkv, cache, s, position, scale);
@@ -167,15 +194,17 @@ int64_t activation_input_width(Activation kind, int64_t F) {
 }
 
 void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind) {
-    CHECK_SHAPE_2D(out, F32, in.shape[0], out.shape[1]);
-    CHECK_SHAPE_2D(in, F32, out.shape[0], activation_input_width(kind, out.shape[1]));
+    DType T = storage(in);
+    CHECK_SHAPE_2D(out, T, in.shape[0], out.shape[1]);
+    CHECK_SHAPE_2D(in, T, out.shape[0], activation_input_width(kind, out.shape[1]));
     dev->backend->activation_forward(dev, out, in, kind);
 }
 
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind) {
-    CHECK_SHAPE_2D(dout, F32, in.shape[0], dout.shape[1]);
-    CHECK_SHAPE_2D(in, F32, dout.shape[0], activation_input_width(kind, dout.shape[1]));
-    CHECK_SHAPE_2D(din, F32, in.shape[0], in.shape[1]);
+    DType T = storage(in);
+    CHECK_SHAPE_2D(dout, T, in.shape[0], dout.shape[1]);
+    CHECK_SHAPE_2D(in, T, dout.shape[0], activation_input_width(kind, dout.shape[1]));
+    CHECK_SHAPE_2D(din, T, in.shape[0], in.shape[1]);
     dev->backend->activation_backward(dev, din, dout, in, kind);
 }
 
@@ -231,8 +260,6 @@ void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Te
                                   policy, stream, first_token, order);
 }
 
-// ---- permutation ---------------------------------------------------------------------------------------
-
 void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                  Tensor weights, Tensor kept) {
     int64_t N = ids.shape[0], K = ids.shape[1], parts = chosen.shape[0], E = chosen.shape[1];
@@ -247,21 +274,71 @@ void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass,
     dev->backend->expert_load(dev, chosen, dropped, weight_mass, ids, weights, kept);
 }
 
+void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                   Tensor batch_chosen, BalanceRule rule) {
+    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+    int64_t rows = to.totals.shape[0], columns = to.totals.shape[1];
+    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
+    CHECK_SHAPE_2D(sums.prob_sum, F64, parts, E);
+    CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
+    CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
+    CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
+    CHECK_SHAPE_2D(balance, F32, parts, E);
+    CHECK_SHAPE_2D(to.totals, F64, rows, columns);
+    CHECK_SHAPE_1D(to.routed, I64, E);
+    CHECK_SHAPE_1D(to.dropped, I64, E);
+    if (batch_chosen.data) CHECK_SHAPE_1D(batch_chosen, I64, E);
+    CHECK(rows > 0 && parts % rows == 0 && to.balance >= 0 && to.balance + 3 <= columns &&
+              to.weight_mass >= 0 && to.weight_mass + E <= columns,
+          "%lld parts of %lld experts into %lld rows of %lld totals, columns %lld and %lld",
+          (long long)parts, (long long)E, (long long)rows, (long long)columns,
+          (long long)to.balance, (long long)to.weight_mass);
+    dev->backend->router_totals(dev, to, balance, sums, batch_chosen, rule);
+}
+
+void sum_columns(Device *dev, Tensor out, Tensor x) {
+    CHECK_SHAPE_1D(out, I64, x.shape[1]);
+    CHECK_SHAPE_2D(x, I32, x.shape[0], out.shape[0]);
+    dev->backend->sum_columns(dev, out, x);
+}
+
+// ---- permutation ---------------------------------------------------------------------------------------
+
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts) {
+                      Tensor kept, int64_t parts, int64_t room) {
     int64_t N = ids.shape[0], K = ids.shape[1];
+    int64_t rows = room < 0 ? N * K : counts.shape[0] * parts * room;
     CHECK_SHAPE_2D(ids, I32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
-    CHECK_SHAPE_1D(row_choice, I32, N * K);
+    CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
     check_parts(parts, N);
-    dev->backend->permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts);
+    dev->backend->permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts, room);
+}
+
+void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                   int64_t parts) {
+    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+    int64_t chunks = plan.send_rows.shape[0], room = plan.to_expert.shape[0];
+    CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
+    CHECK_SHAPE_2D(counts, I32, ep * local, S);
+    CHECK_SHAPE_1D(plan.offsets, I64, local * parts + 1);
+    CHECK_SHAPE_2D(plan.send_rows, I64, chunks, ep);
+    CHECK_SHAPE_2D(plan.receive_rows, I64, chunks, ep);
+    CHECK_SHAPE_1D(plan.to_expert, I32, room);
+    CHECK_SHAPE_1D(plan.to_received, I32, room);
+    CHECK(chunks > 0 && local % chunks == 0 && parts > 0 && ep * S % parts == 0,
+          "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
+          (long long)chunks, (long long)(ep * S), (long long)parts);
+    dev->backend->exchange_plan(dev, plan, counts, all_counts, parts);
 }
 
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {
-    CHECK_SHAPE_2D(out, F32, out.shape[0], x.shape[1]);
-    CHECK_SHAPE_2D(x, F32, x.shape[0], out.shape[1]);
+    DType T = storage(x);
+    CHECK_SHAPE_2D(out, T, out.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(x, T, x.shape[0], out.shape[1]);
     CHECK_SHAPE_1D(index, I32, index.shape[0]);
     CHECK(rows >= 0 && rows <= out.shape[0] && rows <= index.shape[0] && divisor > 0,
           "gather of %lld rows by %lld indices into %lld rows", (long long)rows,
@@ -271,8 +348,9 @@ void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, 
 
 void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
     int64_t N = out.shape[0], K = slot_row.shape[1];
-    CHECK_SHAPE_2D(out, F32, N, y.shape[1]);
-    CHECK_SHAPE_2D(y, F32, y.shape[0], out.shape[1]);
+    DType T = storage(y);
+    CHECK_SHAPE_2D(out, T, N, y.shape[1]);
+    CHECK_SHAPE_2D(y, T, y.shape[0], out.shape[1]);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
     if (weights.data) CHECK_SHAPE_2D(weights, F32, N, K);
     dev->backend->combine_forward(dev, out, y, slot_row, weights);
@@ -281,9 +359,10 @@ void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor 
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
                       Tensor slot_row, Tensor weights) {
     int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
-    CHECK_SHAPE_2D(dout, F32, N, D);
-    CHECK_SHAPE_2D(y, F32, y.shape[0], D);
-    CHECK_SHAPE_2D(dy, F32, y.shape[0], D);
+    DType T = storage(y);
+    CHECK_SHAPE_2D(dout, T, N, D);
+    CHECK_SHAPE_2D(y, T, y.shape[0], D);
+    CHECK_SHAPE_2D(dy, T, y.shape[0], D);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
     CHECK_SHAPE_2D(weights, F32, N, K);
     CHECK_SHAPE_2D(dweights, F32, N, K);
@@ -311,7 +390,7 @@ void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor wei
 
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale) {
     int64_t N = logits.shape[0], V = logits.shape[1];
-    CHECK_SHAPE_2D(logits, F32, N, V);
+    CHECK_SHAPE_2D(logits, storage(logits), N, V);
     CHECK_SHAPE_1D(losses, F32, N);
     CHECK_SHAPE_1D(targets, I32, N);
     dev->backend->cross_entropy(dev, losses, logits, targets, scale);
@@ -319,10 +398,10 @@ void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, fl
 
 // ---- elementwise and sums ------------------------------------------------------------------------------
 
-static void check_same(const char *what, Tensor a, Tensor b) {
-    CHECK(a.dtype == b.dtype && tensor_elements(a) == tensor_elements(b),
-          "%s: %s x %lld and %s x %lld", what, dtype_name(a.dtype), (long long)tensor_elements(a),
-          dtype_name(b.dtype), (long long)tensor_elements(b));
+static void check_elements(const char *what, Tensor a, Tensor b) {
+    CHECK(tensor_elements(a) == tensor_elements(b), "%s: %s x %lld and %s x %lld", what,
+          dtype_name(a.dtype), (long long)tensor_elements(a), dtype_name(b.dtype),
+          (long long)tensor_elements(b));
 }
 
 void fill_zero(Device *dev, Tensor x) {
@@ -330,33 +409,51 @@ void fill_zero(Device *dev, Tensor x) {
 }
 
 void copy(Device *dev, Tensor out, Tensor x) {
-    check_same("copy", out, x);
+    check_elements("copy", out, x);
+    CHECK(out.dtype == x.dtype, "copy of %s into %s", dtype_name(x.dtype), dtype_name(out.dtype));
     dev->backend->copy(dev, out, x);
 }
 
+void convert(Device *dev, Tensor out, Tensor x) {
+    check_elements("convert", out, x);
+    CHECK(storage(out) != storage(x), "convert of %s into the same", dtype_name(x.dtype));
+    dev->backend->convert(dev, out, x);
+}
+
 void add(Device *dev, Tensor out, Tensor a, Tensor b) {
-    check_same("add", out, a);
-    check_same("add", out, b);
+    storage(out), storage(a), storage(b);
+    check_elements("add", out, a);
+    check_elements("add", out, b);
     dev->backend->add(dev, out, a, b);
 }
 
-void segment_sum(Device *dev, Tensor sums, Tensor x, int64_t parts) {
-    CHECK_SHAPE_1D(sums, F64, parts);
+void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor) {
+    CHECK_SHAPE_2D(sums, F64, sums.shape[0], sums.shape[1]);
     CHECK_SHAPE_1D(x, F32, x.shape[0]);
-    check_parts(parts, x.shape[0]);
-    dev->backend->segment_sum(dev, sums, x, parts);
+    CHECK(column >= 0 && column < sums.shape[1], "column %lld of %lld", (long long)column,
+          (long long)sums.shape[1]);
+    check_parts(sums.shape[0], x.shape[0]);
+    dev->backend->segment_sum(dev, sums, column, x, divisor);
 }
 
-void sum_of_squares(Device *dev, Tensor sums, Tensor x) {
-    CHECK_SHAPE_1D(sums, F64, x.shape[0]);
-    dev->backend->sum_of_squares(dev, sums, x);
+void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
+    CHECK_SHAPE_1D(sums, F64, offsets.shape[0] - 1);
+    CHECK_SHAPE_1D(offsets, I64, sums.shape[0] + 1);
+    CHECK_SHAPE_1D(x, F32, x.shape[0]);
+    dev->backend->sum_of_squares(dev, sums, x, offsets);
 }
 
 // ---- optimizer -----------------------------------------------------------------------------------------
 
-void adamw_update(Device *dev, Tensor w, Tensor g, Tensor m, Tensor v, AdamW rule) {
-    check_same("adamw gradient", w, g);
-    check_same("adamw first moment", w, m);
-    check_same("adamw second moment", w, v);
-    dev->backend->adamw_update(dev, w, g, m, v, rule);
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+                  AdamW rule) {
+    int64_t n = w.shape[0];
+    CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
+    CHECK_SHAPE_1D(w, F32, n);
+    CHECK_SHAPE_1D(g, F32, n);
+    CHECK_SHAPE_1D(m, F32, n);
+    CHECK_SHAPE_1D(v, F32, n);
+    CHECK_SHAPE_1D(decay, U8, n / 16);
+    if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
+    dev->backend->adamw_update(dev, w, copy, g, m, v, decay, rule);
 }

@@ -1,9 +1,10 @@
 // Every op of the program: documented and checked here, computed by a backend (backend.h).
 //
-// Conventions for all ops. Tensors are contiguous f32 unless stated. An op never allocates and never
-// communicates; none is collective. Shape mismatches are fatal with the tensor's name. Results do not
-// depend on the number of threads, and each row's result depends only on its own segment (see Segments):
-// that is what makes training bit-identical on any number of ranks.
+// Conventions for all ops. Tensors are contiguous, in the device's memory, f32 unless stated. T marks storage that is f32 or
+// bf16, in one call the same for all T; arithmetic is f32 always, and a T result is rounded once, to nearest even. An op
+// never communicates; none is collective. Shape mismatches are fatal with the tensor's name. Results do not depend on the
+// number of threads, and with dev->fixed_order each row's result depends only on its own segment (see Segments): that is
+// what makes training bit-identical on any number of ranks. No op adds floats in an order that chance decides.
 //
 // Letters: N tokens (rows), D model width, F hidden width, V vocabulary, E experts, K choices a token,
 // H query heads, KV key/value heads, T tokens of a sequence.
@@ -13,6 +14,10 @@
 #include "kernels/device.h"
 #include "kernels/rng.h"
 
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
 // How the rows of a matrix belong together: `groups` weight matrices, each serving `parts` runs of rows.
 // The rows of group g, part p are offsets[g * parts + p] .. offsets[g * parts + p + 1].
 //   dense layers   groups = 1, parts = this rank's shards
@@ -21,18 +26,20 @@
 typedef struct Segments {
     int64_t groups, parts;
     const int64_t *offsets; // groups * parts + 1 row numbers, ascending, host memory
+    Tensor
+        device_offsets; // the same (groups * parts + 1) i64 where kernels can read them; data NULL: dense, 1 group
 } Segments;
 
 // ---- matrices ------------------------------------------------------------------------------------------
 
 // y = x wᵀ for each segment with its group's matrix.
-//   y (M, N)   x (M, K)   w (G, N, K)
+//   y (M, N) T, or f32 from bf16   x (M, K) T   w (G, N, K) T
 void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows);
-// dx = dy w.   dx (M, K)   dy (M, N)   w (G, N, K)
+// dx = dy w.   dx (M, K) T, or f32 from bf16   dy (M, N) T   w (G, N, K) T
 void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows);
 // dw[g] = Σ_p dy[g,p]ᵀ x[g,p], overwriting; the parts are summed as the fixed binary tree
 // ((0+1)+(2+3))+…, so parts must be a power of two unless it is 1. Groups without rows get zeros.
-//   dw (G, N, K)   dy (M, N)   x (M, K)
+//   dw (G, N, K) f32   dy (M, N) T   x (M, K) T
 void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows);
 
 // ---- embedding -----------------------------------------------------------------------------------------
@@ -47,10 +54,14 @@ void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens,
 
 // ---- RMSNorm (arXiv:1910.07467) ------------------------------------------------------------------------
 
-// out = x · rstd · weight, rstd = 1 / sqrt(mean(x²) + eps).   out, x (N, D)   rstd (N)   weight (D)
-void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, Tensor weight, float eps);
+// The residual stream takes in a branch and is normalised, in one pass over memory:
+// sum = x + branch; out = sum · rstd · weight, rstd = 1 / sqrt(mean(sum²) + eps).
+//   out (N, D) T   rstd (N)   sum, x (N, D) f32; sum may be x   branch (N, D) T; data NULL: none, sum is then not written
+//   weight (D)
+void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
+                     Tensor weight, float eps);
 // dx += (the residual stream's gradient is already there); dweight overwritten, tree over `parts` equal runs of rows.
-//   dx, dout, x (N, D)   dweight, weight (D)   rstd (N)   partial (parts, D) scratch
+//   dx, x (N, D) f32; x is the forward pass's sum   dout (N, D) T   dweight, weight (D)   rstd (N)   partial (parts, D) scratch
 void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
                       Tensor weight, int64_t parts, Tensor partial);
 
@@ -63,23 +74,24 @@ typedef struct AttentionShape {
     int64_t heads, kv_heads, d_head, d_value;
 } AttentionShape;
 int64_t attention_qkv_width(AttentionShape s); // H·d_head + KV·(d_head + d_value)
-int64_t attention_kv_width(AttentionShape s);  // KV·(d_head + d_value), the tail of a row: one cache row
+int64_t
+attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a row: one cache row
 
 // Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + d_head/2), as Llama):
 // row r has position first_position + r % T. `inverse` rotates back: the backward pass of the op.
-//   qkv (N, W)   cosines, sines (positions, d_head/2) f32
+//   qkv (N, W) T   cosines, sines (positions, d_head/2) f32
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 
 // Causal softmax attention within each sequence of T rows; scores times `scale`; O(T) extra memory.
-//   out (N, H·d_value)   lse (N, H) log-sum-exp of the scaled scores   qkv (N, W) after rope; N a multiple of T
+//   out (N, H·d_value) T   lse (N, H) f32 log-sum-exp of the scaled scores   qkv (N, W) T after rope; N a multiple of T
 void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
                        float scale);
-//   dqkv (N, W) overwritten   dout, out (N, H·d_value)
+//   dqkv (N, W) T overwritten   dout, out (N, H·d_value) T
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
                         AttentionShape s, int64_t T, float scale);
 // Attention of one new token against a cache: row `position` of the cache is the token itself (already stored).
-//   out (1, H·d_value)   qkv (1, W) after rope   cache (positions, KV·(d_head + d_value))
+//   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
                       int64_t position, float scale);
 
@@ -91,9 +103,9 @@ typedef enum Activation {
 } Activation;
 int64_t activation_input_width(Activation kind, int64_t F); // 2F or F
 
-//   out (N, F)   in (N, 2F or F)
+//   out (N, F) T   in (N, 2F or F) T
 void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind);
-// din overwritten; din may be `in` itself (in place).
+// din overwritten; din may be `in` itself (in place).   din, in (N, 2F or F) T   dout (N, F) T
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind);
 
 // ---- router --------------------------------------------------------------------------------------------
@@ -123,9 +135,9 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, T
                      int64_t parts);
 
 typedef enum DropPolicy {
-    DROP_POSITION,    // first choices of all tokens in token order, then second choices, … (GShard, Switch)
+    DROP_POSITION, // first choices of all tokens in token order, then second choices, … (GShard, Switch)
     DROP_PROBABILITY, // keep the largest gate weights, ties to the lower token (Megatron probs)
-    DROP_RANDOM,      // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k), ties to the lower (n, k)
+    DROP_RANDOM, // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k), ties to the lower (n, k)
 } DropPolicy;
 
 // Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and each expert.
@@ -143,22 +155,70 @@ void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Te
 void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                  Tensor weights, Tensor kept);
 
+// What router_forward and expert_load found in each of `parts` equal runs of tokens, (parts, E) or (parts) each.
+typedef struct RouterSums {
+    Tensor prob_sum, entropy_sum, lse2_sum, weight_mass; // f64
+    Tensor chosen, dropped;                              // i32
+} RouterSums;
+// Where a training step adds it up: a row of `totals` for each of its rows' equal share of the parts.
+typedef struct RouterTotals {
+    Tensor totals; // (S, columns) f64
+    int64_t
+        balance; // column of the balance loss; z-loss and entropy stand in the two columns after it
+    int64_t weight_mass;    // first of E columns
+    Tensor routed, dropped; // (E) i64: choices kept, and lost
+} RouterTotals;
+typedef struct BalanceRule {
+    double coefficient;    // α of the balance loss
+    double per_step_token; // 1 / tokens of the step: turns sums into the means that enter the loss
+    double choices;        // that a count is a share of: K times the tokens over which f is taken
+} BalanceRule;
+// Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count the choices of an
+// expert in the part, or in `batch_chosen` (E) i64 when its data is not NULL:
+//   share[p, e] = E · per_step_token · count / choices;   balance (parts, E) f32 = coefficient · share
+//   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;  weight_mass
+//   routed += chosen - dropped;  dropped += dropped
+void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                   Tensor batch_chosen, BalanceRule rule);
+// out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
+void sum_columns(Device *dev, Tensor out, Tensor x);
+
 // ---- permutation ---------------------------------------------------------------------------------------
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
 //   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
-//   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens (host-readable)
+//   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
+// With room < 0 rows follow each other without gaps. With room ≥ 0 every (expert, part) has exactly `room` rows, the first
+// ones used, and row_choice is (E·parts·room): sizes that nobody has to wait for. No (expert, part) may keep more than that.
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts);
-// out[r] = x[index[r] / divisor] for r < rows.   out (≥rows, D)   x (·, D)   index (≥rows) i32
+                      Tensor kept, int64_t parts, int64_t room);
+
+// Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order received rows serve the
+// experts. Sent rows are ordered (expert, shard, …). They travel in `chunks` exchanges: the c-th carries the c-th run of every
+// rank's experts (E/ep experts, chunks divides them), so that a rank can compute one while the next is on its way.
+// Received rows are ordered (chunk, source rank, expert, shard, …), expert rows (expert, source rank, shard, …).
+typedef struct ExchangePlan {
+    Tensor
+        offsets; // (E/ep · parts + 1) i64: expert rows of each expert and gradient part (Segments)
+    Tensor send_rows;    // (chunks, ep) i64
+    Tensor receive_rows; // (chunks, ep) i64
+    Tensor to_expert;    // (R) i32: received row of each expert row; R is the room
+    Tensor to_received;  // (R) i32: expert row of each received row; rows past the last: -1 in both
+} ExchangePlan;
+//   counts (E, S) i32: what this rank sends   all_counts (ep, E/ep, S) i32: what each rank sends to this one
+// parts divides ep · S. Rows past R are counted in offsets and receive_rows but not entered: the caller must check.
+void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts);
+
+// out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.   out (≥rows, D) T   x (·, D) T   index (≥rows) i32
 // divisor = K gathers tokens by choice, 1 gathers rows.
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor);
 // out[n] = Σ_k w[n,k] · y[slot_row[n,k]] over kept choices, in slot order from 0; `weights` with data NULL means 1.
-//   out (N, D)   y (R, D)   slot_row (N, K) i32   weights (N, K)
+//   out (N, D) T   y (R, D) T   slot_row (N, K) i32   weights (N, K)
 void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
 // dy[slot_row[n,k]] = w[n,k] · dout[n]; dweights[n,k] = dout[n] · y[slot_row[n,k]], 0 for dropped choices.
-//   dy (R, D)   dweights, weights (N, K)   dout (N, D)   y (R, D); dy may be y itself (in place)
+// Rows of dy that no choice names are left alone.
+//   dy (R, D) T   dweights, weights (N, K)   dout (N, D) T   y (R, D) T; dy may be y itself (in place)
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
                       Tensor slot_row, Tensor weights);
 // Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost all keep 0.
@@ -171,19 +231,23 @@ void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor wei
 
 // Softmax cross-entropy, in place: losses[n] = lse(logits[n]) - logits[n, target]; then, when scale is not 0,
 // logits become their gradient times scale: (softmax - onehot) · scale.
-//   losses (N)   logits (N, V)   targets (N) i32
+//   losses (N)   logits (N, V) T   targets (N) i32
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale);
 
 // ---- elementwise and sums ------------------------------------------------------------------------------
 
 void fill_zero(Device *dev, Tensor x);
-void copy(Device *dev, Tensor out, Tensor x);          // same bytes
-void add(Device *dev, Tensor out, Tensor a, Tensor b); // out = a + b; out may be a or b
-// sums[p] = Σ x over the p-th of `parts` equal runs, f64, in element order.   sums (parts) f64   x (n) f32
-void segment_sum(Device *dev, Tensor sums, Tensor x, int64_t parts);
-// sums[r] = Σ x² over row r of x, f64, in fixed blocks of 4096 elements then in block order.
-//   sums (rows) f64   x (rows, …)
-void sum_of_squares(Device *dev, Tensor sums, Tensor x);
+void copy(Device *dev, Tensor out, Tensor x); // same bytes
+// out = x in another storage: f32 to bf16 rounds to nearest even, bf16 to f32 is exact.
+void convert(Device *dev, Tensor out, Tensor x);
+// out = a + b, each of the three f32 or bf16; out may be a or b.
+void add(Device *dev, Tensor out, Tensor a, Tensor b);
+// sums[p, column] += (Σ x over the p-th of P equal runs, f64) / divisor.   sums (P, columns) f64   x (n) f32
+void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);
+// sums[s] = Σ x² over elements offsets[s] .. offsets[s + 1], f64, in fixed blocks of 4096 elements from the segment's
+// start, then over the blocks in an order that their number fixes.
+//   sums (S) f64   x (n)   offsets (S + 1) i64, ascending within 0..n
+void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets);
 
 // ---- optimizer -----------------------------------------------------------------------------------------
 
@@ -193,7 +257,14 @@ typedef struct AdamW {
     float grad_scale;                         // clipping: multiplies every gradient
 } AdamW;
 // Decoupled weight decay (arXiv:1711.05101): g' = g · grad_scale; m, v moments of g';
-// w -= lr · (m̂ / (sqrt(v̂) + eps) + weight_decay · w).   w, g, m, v of one shape
-void adamw_update(Device *dev, Tensor w, Tensor g, Tensor m, Tensor v, AdamW rule);
+// w -= lr · (m̂ / (sqrt(v̂) + eps) + weight_decay · w). All parameters of a run in one call.
+//   w, g, m, v (n)   copy (n) bf16: receives w rounded; data NULL: none   decay (n / 16) u8: whether weight decay applies to
+//   each 16 elements; n is a multiple of 16
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+                  AdamW rule);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

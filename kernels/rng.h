@@ -8,13 +8,18 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
 // What a number is for; two purposes never share a stream. The values are part of the checkpoint format's
 // promise of equal resumes: append, never renumber.
 typedef enum RngPurpose {
     RNG_INIT = 1,       // a = 0, b = parameter number, index = global element
     RNG_DATA_ORDER = 2, // a = epoch, b = Feistel round, index = half of the index
-    RNG_DROP = 3,       // a = micro-batch number since the start of training, b = layer, index = token * K + slot
-    RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
+    RNG_DROP =
+        3, // a = micro-batch number since the start of training, b = layer, index = token * K + slot
+    RNG_SAMPLE = 4, // a = 0, b = 0, index = position of the generated token
     RNG_TEST = 5,
 } RngPurpose;
 
@@ -31,5 +36,9 @@ uint32_t rng_u32(RngStream stream, uint64_t index);
 float rng_uniform(RngStream stream, uint64_t index);
 // Standard normal (Box and Muller), computed in double, one number an index.
 double rng_normal(RngStream stream, uint64_t index);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -122,6 +122,10 @@ const ConfigKey CONFIG_KEYS[] = {
     CHOICE("train.reproducible", reproducible, "ranks",
         "ranks: same bits on any number of ranks; run: same bits when repeated alike; off: no promise",
         "ranks", "run", "off"),
+    CHOICE("train.precision", precision, "f32",
+        "storage of activations and of the matrices that multiply them; sums, parameters' masters, optimizer, router, "
+        "norms and residual stream are f32 always",
+        "f32", "bf16"),
     INTEGER("train.max_skipped", max_skipped, "10", 1, 1e9,
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", threads, "0", 0, 1024,
@@ -199,6 +203,10 @@ const ConfigKey CONFIG_KEYS[] = {
         "topk_softmax: divide the chosen weights by their sum"),
     RATIONAL("moe.capacity_factor", model.moe.capacity_factor, "0", 0, 1000,
         "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
+    CHOICE("moe.dispatch", model.moe.dispatch, "exact",
+        "exact: kept choices travel, after their counts; padded: every expert takes its whole capacity from every shard, so "
+        "that no rank waits for counts (GPUs); needs moe.capacity_factor above 0",
+        "exact", "padded"),
     INTEGER("moe.min_capacity", model.moe.min_capacity, "1", 1, 1e9,
         "smallest capacity of an expert"),
     CHOICE("moe.drop", model.moe.drop, "position",
@@ -221,6 +229,9 @@ const ConfigKey CONFIG_KEYS[] = {
 
     INTEGER("parallel.expert", expert_parallel, "0", 0, 65536,
         "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts"),
+    INTEGER("parallel.exchange_chunks", exchange_chunks, "2", 1, 16,
+        "pieces in which tokens travel to other ranks' experts, so that one is on its way while another is computed; at "
+        "most, and a divisor of the experts of a rank is taken; changes no bit"),
 
     INTEGER("checkpoint.every", checkpoint_every, "500", 0, MANY,
         "steps between checkpoints; 0: only at the end and on a signal"),

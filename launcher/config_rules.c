@@ -201,6 +201,11 @@ static bool check_moe(const Config *config, Error *err) {
                       "train.shards (%lld); set it to one of %s",
                       (long long)moe->max_expert_replicas, (long long)train->shards, list);
     }
+    if (moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
+        return broken(config, err, "moe.dispatch", "moe.capacity_factor",
+                      "moe.dispatch: padded sends every expert's whole capacity, but "
+                      "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "
+                      "moe.dispatch=exact");
     if (train->expert_parallel > 0 && moe->experts % train->expert_parallel != 0) {
         list_divisors(moe->experts, 0, list);
         return broken(config, err, "parallel.expert", "moe.experts",

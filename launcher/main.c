@@ -54,7 +54,7 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
     if (!comm_agree(ok, err)) return false;
-    ProcessGroups groups = process_groups_open(1);
+    ProcessGroups groups = process_groups_open(1, NULL);
     broadcast(groups.world, config, sizeof *config, 0);
     process_groups_close(&groups);
     return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere

@@ -25,7 +25,8 @@ bool version_print(FILE *out, Error *err) {
 #endif
     );
     Device device;
-    if (!device_open(&device, "auto", 0, err)) return false;
+    if (!device_open(&device, "auto", 0, 0, 1, err)) return false;
     fprintf(out, "  device %s: %s\n", device.name, device.description);
+    device_close(&device);
     return true;
 }

@@ -1,11 +1,20 @@
 #include "model/dispatch.h"
 
+// Rows of one (expert, shard) when every expert takes its whole capacity from every shard.
+static int64_t padded_room(const Work *work) {
+    const MoeConfig *moe = &work->config->moe;
+    int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
+    return moe_capacity(moe, work->N / groups) * (groups / work->shards);
+}
+
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's experts, up to its K
 // choices; less where capacity limits an expert, or where only the even case is being planned.
 static int64_t most_rows(const Work *work) {
     const MoeConfig *moe = &work->config->moe;
-    if (work->even_routing) return work->N * moe->top_k;
     int64_t local_experts = moe->experts / work->ep_size;
+    if (moe->dispatch == DISPATCH_PADDED)
+        return padded_room(work) * work->shards * work->ep_size * local_experts;
+    if (work->even_routing) return work->N * moe->top_k;
     int64_t choices = moe->top_k < local_experts ? moe->top_k : local_experts;
     int64_t rows = work->N * work->ep_size * choices;
     int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
@@ -15,110 +24,167 @@ static int64_t most_rows(const Work *work) {
     return limit < rows ? limit : rows;
 }
 
+int64_t dispatch_chunks(const Work *work) {
+    return work->ep_size > 1 ? work->chunks : 1;
+}
+
+// The three parts of `totals`; they lie where it lies.
+static ExchangePlan parts_of(Tensor totals, const Work *work) {
+    int64_t chunks = dispatch_chunks(work), ep = work->ep_size;
+    int64_t offsets = work->config->moe.experts / ep * work->expert_parts + 1;
+    return (ExchangePlan){
+        .offsets = tensor_range(totals, 0, offsets),
+        .send_rows = tensor_reshape_2d(tensor_range(totals, offsets, chunks * ep), chunks, ep),
+        .receive_rows =
+            tensor_reshape_2d(tensor_range(totals, offsets + chunks * ep, chunks * ep), chunks, ep),
+    };
+}
+
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t E = moe->experts, ep = work->ep_size, rows = work->N * moe->top_k;
+    int64_t E = moe->experts, ep = work->ep_size, chunks = dispatch_chunks(work);
+    CHECK(ep <= EP_MAX && chunks <= CHUNKS_MAX, "%lld ranks of experts, %lld chunks", (long long)ep,
+          (long long)chunks);
+    d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work) : -1;
     d->max_rows = most_rows(work);
+    d->max_sent = d->room < 0 ? work->N * moe->top_k : E * work->shards * d->room;
+    CHECK(d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX,
+          "%lld rows to send and %lld to receive in a micro-batch, and they are numbered with 32 "
+          "bits; raise "
+          "train.micro_batches",
+          (long long)d->max_sent, (long long)d->max_rows);
     d->slot_row = arena_2d(activations, I32, work->N, moe->top_k);
-    d->row_choice = arena_1d(activations, I32, rows);
+    d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shards);
     d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shards);
-    d->to_expert = arena_1d(activations, I32, d->max_rows);
-    d->to_received = arena_1d(activations, I32, d->max_rows);
-    d->send_rows = arena_1d(activations, I64, ep);
-    d->receive_rows = arena_1d(activations, I64, ep);
-    d->offsets = arena_1d(activations, I64, E / ep * work->expert_parts + 1);
+    d->totals = arena_1d(activations, I64, E / ep * work->expert_parts + 1 + 2 * chunks * ep);
+    d->host_totals = arena_mirror(work->host, d->totals);
+    d->plan = parts_of(d->totals, work);
+    d->host_plan = parts_of(d->host_totals, work);
+    // With one rank in the group received rows are expert rows: there is no order to keep.
+    d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
+    d->plan.to_received = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
+    d->planned = false;
 }
 
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {
     if (work->ep_size == 1) return;
     int64_t D = work->config->d_model;
-    d->sent_buffer = arena_2d(scratch, F32, work->N * work->config->moe.top_k, D);
-    d->received_buffer = arena_2d(scratch, F32, d->max_rows, D);
+    d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, D);
+    d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, D);
 }
 
-// all_counts (ep, E/ep, S) → offsets of the expert rows, and the two permutations between received and expert rows.
-static void order_expert_rows(Dispatch *d, Work *work) {
-    int64_t ep = work->ep_size, local_experts = work->config->moe.experts / ep, S = work->shards;
-    int64_t part_shards =
-        ep * S / work->expert_parts; // of the group's shards, in one gradient part
-    const int32_t *counts = tensor_i32(d->all_counts);
-    int64_t *offsets = tensor_i64(d->offsets);
-    int32_t *to_expert = tensor_i32(d->to_expert), *to_received = tensor_i32(d->to_received);
+static int64_t sum_of(Tensor x) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < tensor_elements(x); i++) sum += tensor_i64(x)[i];
+    return sum;
+}
 
-    int64_t row = 0, part = 0;
-    for (int64_t e = 0; e < local_experts; e++)
-        for (int64_t shard = 0; shard < ep * S; shard++) {
-            if (shard % part_shards == 0) offsets[part++] = row;
-            row += counts[(shard / S * local_experts + e) * S + shard % S];
+// From the counts to everything the host must know: the one place where it waits for the device in a layer.
+static void plan_exchange(Dispatch *d, Work *work) {
+    int64_t ep = work->ep_size, chunks = dispatch_chunks(work);
+    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->expert_parts);
+    device_download(work->dev, d->host_totals, d->totals);
+    d->sent = sum_of(d->host_plan.send_rows);
+    d->received = sum_of(d->host_plan.receive_rows);
+    CHECK(d->received <= d->max_rows && d->sent <= d->max_sent,
+          "%lld rows received, room for %lld; %lld sent, room for %lld", (long long)d->received,
+          (long long)d->max_rows, (long long)d->sent, (long long)d->max_sent);
+    // Sent rows are ordered by (rank, chunk): experts are, and a rank's chunks are runs of its experts.
+    int64_t row = 0;
+    for (int64_t peer = 0; peer < ep; peer++)
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            d->send_first[chunk * ep + peer] = row;
+            row += tensor_i64(d->host_plan.send_rows)[chunk * ep + peer];
         }
-    offsets[part] = row;
-    CHECK(row == d->received && row <= d->max_rows,
-          "%lld expert rows, %lld received, room for %lld", (long long)row, (long long)d->received,
-          (long long)d->max_rows);
+}
 
-    // Received rows come by (source rank, expert, shard): walk them in that order, each expert filling up in turn.
-    int64_t received = 0;
-    for (int64_t source = 0; source < ep; source++)
-        for (int64_t e = 0; e < local_experts; e++) {
-            int64_t target = offsets[e * work->expert_parts];
-            for (int64_t shard = 0; shard < source * S; shard++)
-                target += counts[(shard / S * local_experts + e) * S + shard % S];
-            for (int64_t s = 0; s < S; s++)
-                for (int32_t i = 0; i < counts[(source * local_experts + e) * S + s]; i++) {
-                    to_expert[target] = (int32_t)received;
-                    to_received[received++] = (int32_t)target++;
-                }
-        }
+// Padded: every count is the room. Done once, with numbers that the host knows.
+static void plan_padded(Dispatch *d, Work *work) {
+    Arena host;
+    arena_measure(&host, "padded counts", NULL);
+    arena_1d(&host, I32, tensor_elements(d->counts));
+    arena_allocate(&host);
+    Tensor full = arena_1d(&host, I32, tensor_elements(d->counts));
+    for (int64_t i = 0; i < full.shape[0]; i++) tensor_i32(full)[i] = (int32_t)d->room;
+    device_upload(work->dev, d->counts, full);
+    device_upload(work->dev, d->all_counts, full);
+    arena_free(&host);
+    plan_exchange(d, work);
+    d->planned = true;
 }
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
-    int64_t ep = work->ep_size, block = work->config->moe.experts / ep * work->shards;
-    permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept, work->shards);
-    if (ep > 1) {
+    if (d->room >= 0 && !d->planned) plan_padded(d, work);
+    permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept, work->shards,
+                     d->room);
+    if (d->room >= 0) return;
+    if (work->ep_size > 1) {
         all_to_all(work->groups.expert_parallel, d->all_counts, d->counts, TRAFFIC_COUNTS);
     } else {
         copy(work->dev, d->all_counts, d->counts);
     }
-    int64_t *send = tensor_i64(d->send_rows), *receive = tensor_i64(d->receive_rows);
-    d->sent = d->received = 0;
-    for (int64_t p = 0; p < ep; p++) {
-        send[p] = receive[p] = 0;
-        for (int64_t i = 0; i < block; i++) {
-            send[p] += tensor_i32(d->counts)[p * block + i];
-            receive[p] += tensor_i32(d->all_counts)[p * block + i];
-        }
-        d->sent += send[p];
-        d->received += receive[p];
-    }
-    order_expert_rows(d, work);
+    plan_exchange(d, work);
 }
 
-Segments dispatch_segments(const Dispatch *d, const Work *work) {
-    return (Segments){work->config->moe.experts / work->ep_size, work->expert_parts,
-                      tensor_i64(d->offsets)};
+ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
+    int64_t experts = work->config->moe.experts / work->ep_size / dispatch_chunks(work);
+    int64_t parts = work->expert_parts, first = chunk * experts;
+    return (ExpertChunk){
+        .first_expert = first,
+        .rows = {.groups = experts,
+                 .parts = parts,
+                 .offsets = tensor_i64(d->host_plan.offsets) + first * parts,
+                 .device_offsets =
+                     tensor_range(d->plan.offsets, first * parts, experts * parts + 1)},
+    };
 }
 
-void dispatch_tokens(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
-    int64_t K = work->config->moe.top_k;
-    if (work->ep_size == 1) {
-        gather_rows(work->dev, expert_rows, x, d->row_choice, d->sent, K);
-        return;
-    }
-    gather_rows(work->dev, d->sent_buffer, x, d->row_choice, d->sent, K);
-    dispatch_rows(d, work, expert_rows, d->sent_buffer, TRAFFIC_DISPATCH);
+void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
+    gather_rows(work->dev, work->ep_size == 1 ? expert_rows : d->sent_buffer, x, d->row_choice,
+                d->sent, work->config->moe.top_k);
 }
 
-void dispatch_rows(Dispatch *d, Work *work, Tensor expert_rows, Tensor sent_rows,
-                   TrafficKind kind) {
-    all_to_all_rows(work->groups.expert_parallel, d->received_buffer, tensor_i64(d->receive_rows),
-                    sent_rows, tensor_i64(d->send_rows), kind);
-    gather_rows(work->dev, expert_rows, d->received_buffer, d->to_expert, d->received, 1);
+// ---- several ranks -------------------------------------------------------------------------------------
+
+// A chunk's share of the received rows, and its two sides of the exchange.
+typedef struct Travel {
+    int64_t first, count; // received rows, and expert rows: both are ordered by chunk first
+    RowRuns there, back;  // rows of each rank, seen from the sent rows and from the received rows
+} Travel;
+
+static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
+    const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
+    int64_t ep = work->ep_size;
+    int64_t segments = work->config->moe.experts / ep / dispatch_chunks(work) * work->expert_parts;
+    return (Travel){
+        .first = offsets[0],
+        .count = offsets[segments] - offsets[0],
+        .there = {tensor_i64(d->host_plan.send_rows) + chunk * ep, d->send_first + chunk * ep},
+        .back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL},
+    };
 }
 
-void dispatch_return(Dispatch *d, Work *work, Tensor sent_rows, Tensor expert_rows,
-                     TrafficKind kind) {
-    gather_rows(work->dev, d->received_buffer, expert_rows, d->to_received, d->received, 1);
-    all_to_all_rows(work->groups.expert_parallel, sent_rows, tensor_i64(d->send_rows),
-                    d->received_buffer, tensor_i64(d->receive_rows), kind);
+Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind) {
+    Travel t = travel_of(d, work, chunk);
+    return all_to_all_rows_begin(work->groups.expert_parallel,
+                                 tensor_rows(d->received_buffer, t.first, t.count), t.back,
+                                 sent_rows, t.there, kind);
+}
+
+void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows) {
+    Travel t = travel_of(d, work, chunk);
+    collective_wait(pending);
+    gather_rows(work->dev, tensor_rows(expert_rows, t.first, t.count), d->received_buffer,
+                tensor_range(d->plan.to_expert, t.first, t.count), t.count, 1);
+}
+
+Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
+                        Tensor expert_rows, TrafficKind kind) {
+    Travel t = travel_of(d, work, chunk);
+    Tensor received = tensor_rows(d->received_buffer, t.first, t.count);
+    gather_rows(work->dev, received, expert_rows,
+                tensor_range(d->plan.to_received, t.first, t.count), t.count, 1);
+    return all_to_all_rows_begin(work->groups.expert_parallel, sent_rows, t.there, received, t.back,
+                                 kind);
 }

@@ -3,31 +3,42 @@
 //
 //   this rank's tokens (N, D)
 //     │ gather by choice                     send order: (expert, shard, token, slot)
-//   sent rows (N·K, D)  ── all-to-all ──►  received rows (R, D), by source rank, then expert
+//   sent rows (M, D)    ── all-to-all ──►  received rows (R, D), by chunk, source rank, expert
 //     ▲ all-to-all back                        │ reorder
 //   combine, in slot order                 expert rows (R, D): (expert, shard, token, slot) over the whole group
 //
-// Only kept choices travel; counts go first. The order of an expert's rows depends on shards, never on ranks.
+// `exact` (moe.dispatch): only kept choices travel; counts go first, and the host waits for them. `padded`: every expert takes
+// its whole capacity from every shard, with zeros where choices are missing, so that all sizes are known beforehand and the
+// host waits for nothing. The order of an expert's rows depends on shards, never on ranks.
+//
+// Rows travel in chunks of experts: while one chunk's experts compute, the next chunk is on its way (work->chunks).
 // With one rank in the group the sent rows are the expert rows and nothing is copied twice.
 #ifndef MOETRAIN_MODEL_DISPATCH_H
 #define MOETRAIN_MODEL_DISPATCH_H
 
 #include "model/work.h"
 
+enum { CHUNKS_MAX = 16 };
+
 typedef struct Dispatch {
     int64_t max_rows;  // R at worst: what the buffers hold
+    int64_t max_sent;  // M at worst
+    int64_t room;      // rows of each (expert, shard) when padded; -1: as many as there are
     Tensor slot_row;   // (N, K) i32: where a choice lies among the sent rows, -1 when dropped
-    Tensor row_choice; // (N·K) i32: the choice of each sent row
+    Tensor row_choice; // (M) i32: the choice of each sent row, -1 for padding
     Tensor counts;     // (E, S) i32: kept choices by expert and shard of this rank
     Tensor
-        all_counts;   // (ep, E/ep, S) i32: what each rank of the group sends to this rank's experts
-    Tensor to_expert; // (R) i32: received row of each expert row
-    Tensor to_received;             // (R) i32: expert row of each received row
-    Tensor send_rows, receive_rows; // (ep) i64
-    Tensor offsets; // (E/ep · expert_parts + 1) i64: expert rows of each expert and gradient part
-    int64_t sent, received; // rows of this micro-batch
-    Tensor sent_buffer;     // (N·K, D) scratch, only with several ranks in the group
-    Tensor received_buffer; // (R, D) scratch, likewise
+        all_counts; // (ep, E/ep, S) i32: what each rank of the group sends to this rank's experts
+    Tensor
+        totals; // i64, one block for one copy to the host: offsets, send_rows and receive_rows of `plan`
+    Tensor host_totals; // the host's mirror
+    ExchangePlan plan,
+        host_plan; // its three parts on the device and on the host, and the order of rows on the device
+    bool planned;                            // padded: the plan never changes
+    int64_t sent, received;                  // rows of this micro-batch
+    int64_t send_first[CHUNKS_MAX * EP_MAX]; // first sent row of each (chunk, rank)
+    Tensor sent_buffer;     // (M, D) stored, scratch, only with several ranks in the group
+    Tensor received_buffer; // (R, D) stored, scratch, likewise
 } Dispatch;
 
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations);
@@ -37,16 +48,24 @@ void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch);
 // Plans who sends what and exchanges the counts.   ids (N, K) i32   kept (N, K) u8
 // Collective over expert_parallel.
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept);
-// The expert rows of this rank, for matmuls.
-Segments dispatch_segments(const Dispatch *d, const Work *work);
 
-// expert_rows (R, D) of the tokens x (N, D). Collective over expert_parallel.
-void dispatch_tokens(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
-// The same way for rows that are already in send order (N·K, D): the backward pass of combine. Several ranks in the
-// group only. Collective over expert_parallel.
-void dispatch_rows(Dispatch *d, Work *work, Tensor expert_rows, Tensor sent_rows, TrafficKind kind);
-// The way back: expert_rows (R, D) to sent_rows (N·K, D). Several ranks in the group only. Collective over expert_parallel.
-void dispatch_return(Dispatch *d, Work *work, Tensor sent_rows, Tensor expert_rows,
-                     TrafficKind kind);
+// One chunk: a run of this rank's experts, and their rows.
+typedef struct ExpertChunk {
+    int64_t first_expert; // of this rank's
+    Segments rows;        // expert rows of its experts, for matmuls
+} ExpertChunk;
+ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
+// Chunks of the exchange; 1 with one rank in the group.
+int64_t dispatch_chunks(const Work *work);
+
+// The sent rows (M, D) of the tokens x (N, D): in sent_buffer, or with one rank in the group straight in expert_rows.
+void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
+// Several ranks in the group only, chunk by chunk, the same chunks on every rank. Collective over expert_parallel.
+// The way there: rows in send order (M, D) set out, arrive, and are put into their expert's order (R, D).
+Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind);
+void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows);
+// The way back: a chunk's expert rows (R, D) set out for their places among sent_rows (M, D); collective_wait ends it.
+Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
+                        Tensor expert_rows, TrafficKind kind);
 
 #endif

@@ -49,7 +49,7 @@ void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, 
         embedding->tied ? embedding->head_gradient : work_gradient(work, embedding->head);
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(dhead), dlogits, x, rows);
-    matmul_backward_input(work->dev, dx, dlogits, as_matrix(work_value(work, embedding->head)),
+    matmul_backward_input(work->dev, dx, dlogits, as_matrix(work_matrix(work, embedding->head)),
                           rows);
 }
 

@@ -24,9 +24,9 @@ void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Aren
 //   tokens (N) i32, each below V; must stay until the backward pass. Returns out (N, D).
 Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens);
 void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout);
-//   logits (N, V)   x (N, D)
+//   logits (N, V), x (N, D) stored
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x);
-//   dx (N, D) overwritten
+//   dx (N, D), dlogits, x stored; dx overwritten
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x);
 // Adds the logits' share to the gradient of a tied table, after both were summed over ranks.
 void head_gradient_join(Embedding *embedding, Work *work);

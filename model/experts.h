@@ -3,11 +3,11 @@
 #ifndef MOETRAIN_MODEL_EXPERTS_H
 #define MOETRAIN_MODEL_EXPERTS_H
 
-#include "model/work.h"
+#include "model/dispatch.h"
 
 typedef struct Experts {
     int gate_up, down; // parameters (E, 2F or F, D) and (E, D, F)
-    Tensor hidden;     // (R, 2F or F) before the activation; becomes its own gradient
+    Tensor hidden;     // (R, 2F or F) stored, before the activation; becomes its own gradient
     Tensor activated;  // (R, F) scratch, recomputed in the backward pass
     Tensor dactivated; // (R, F) scratch
 } Experts;
@@ -15,10 +15,10 @@ typedef struct Experts {
 void experts_declare(Experts *experts, Work *work, int64_t layer);
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch);
-//   out, x (R, D), rows as in `rows`; x must stay until the backward pass
-void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, Segments rows);
-//   dx, dout, x (R, D); dx overwritten and may be x itself
+// The experts of a chunk over its rows.   out, x (R, D) stored; x must stay until the backward pass
+void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, ExpertChunk chunk);
+//   dx, dout, x (R, D) stored; dx overwritten and may be x itself
 void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
-                      Segments rows);
+                      ExpertChunk chunk);
 
 #endif

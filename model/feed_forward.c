@@ -18,11 +18,11 @@ void feed_forward_declare(FeedForward *ffn, Work *work, int64_t layer) {
 
 void feed_forward_layout(FeedForward *ffn, Work *work, Arena *activations, Arena *scratch) {
     int64_t N = work->N, F = work->config->d_ff;
-    ffn->hidden =
-        arena_2d(activations, F32, N, activation_input_width(work->config->activation, F));
+    ffn->hidden = arena_2d(activations, work->storage, N,
+                           activation_input_width(work->config->activation, F));
     size_t mark = arena_mark(scratch);
-    ffn->activated = arena_2d(scratch, F32, N, F);
-    ffn->dactivated = arena_2d(scratch, F32, N, F);
+    ffn->activated = arena_2d(scratch, work->storage, N, F);
+    ffn->dactivated = arena_2d(scratch, work->storage, N, F);
     arena_release(scratch, mark);
 }
 

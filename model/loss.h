@@ -6,9 +6,8 @@
 #include "model/statistics.h"
 
 typedef struct Loss {
-    Tensor logits;     // (N, V); becomes its own gradient
-    Tensor losses;     // (N) nats
-    Tensor shard_sums; // (S) f64
+    Tensor logits; // (N, V) stored; becomes its own gradient
+    Tensor losses; // (N) nats
 } Loss;
 
 void loss_layout(Loss *loss, Work *work, Arena *activations);

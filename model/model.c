@@ -13,8 +13,14 @@ static void set_work(Model *model, ModelSplit split) {
           (long long)split.sequences, (long long)split.shards, (long long)split.ranks,
           (long long)split.expert_parallel);
     work->config = config;
+    work->host = &model->host_arena;
+    work->storage = split.storage;
     work->ep_size = split.expert_parallel;
     work->ep_rank = split.rank % split.expert_parallel;
+    int64_t local_experts = config->moe.experts / split.expert_parallel;
+    work->chunks = split.chunks > 0 ? split.chunks : 1;
+    while (work->chunks > 1 && (local_experts % work->chunks != 0 || work->chunks > CHUNKS_MAX))
+        work->chunks--;
     work->expert_replicas = split.ranks / split.expert_parallel;
     work->B = split.sequences / split.ranks;
     work->T = split.context;
@@ -61,68 +67,117 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+// The flat range of one kind that the rows [first, end) of the table take up.
+static Tensor rows_range(const Model *model, ParamKind kind, int first, int end) {
+    const ParamTable *table = &model->params;
+    int64_t from = -1, to = table->elements[kind];
+    for (int i = first; i < table->count; i++) {
+        if (table->rows[i].kind != kind) continue;
+        if (i < end && from < 0) from = table->rows[i].offset;
+        if (i >= end) {
+            to = table->rows[i].offset;
+            break;
+        }
+    }
+    return from < 0 ? tensor_range(model->gradients.run[kind], 0, 0)
+                    : tensor_range(model->gradients.run[kind], from, to - from);
+}
+
+// The longest piece of gradients that is summed over ranks at once.
+static int64_t longest_reduction(const Model *model) {
+    const ParamTable *table = &model->params;
+    int layers_begin = model->blocks[0].first_param;
+    int layers_end = model->blocks[model->config.layers - 1].end_param;
+    int64_t longest =
+        larger(tensor_elements(rows_range(model, PARAM_DENSE, 0, layers_begin)),
+               tensor_elements(rows_range(model, PARAM_DENSE, layers_end, table->count)));
+    if (model->embedding.tied)
+        longest = larger(longest, tensor_elements(model->embedding.head_gradient));
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
+            longest = larger(longest, tensor_elements(rows_range(model, (ParamKind)kind,
+                                                                 model->blocks[layer].first_param,
+                                                                 model->blocks[layer].end_param)));
+    return longest;
+}
+
 // Places everything; run once to measure and once, with memory, to place.
 static void layout(Model *model) {
     Work *work = &model->work;
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
-    model->values = work->values = param_set_layout(&model->params, &model->parameter_arena);
-    rope_table_layout(&model->rope, &model->config, model->positions, &model->parameter_arena);
+    Arena *parameters = &model->parameter_arena;
+    model->values = work->values = param_set_layout(&model->params, parameters, F32);
+    model->matrices = work->matrices =
+        work->storage == F32 ? model->values
+                             : param_set_layout(&model->params, parameters, work->storage);
+    rope_table_layout(&model->rope, &model->config, model->positions, parameters, work->host);
     if (work->training) {
         model->gradients = work->gradients =
-            param_set_layout(&model->params, &model->gradient_arena);
+            param_set_layout(&model->params, &model->gradient_arena, F32);
         model->accumulated = work->micro_batches > 1
-                                 ? param_set_layout(&model->params, &model->gradient_arena)
+                                 ? param_set_layout(&model->params, &model->gradient_arena, F32)
                                  : model->gradients;
     }
     model->dx = arena_2d(scratch, F32, work->N, model->config.d_model);
     embedding_layout(&model->embedding, work, activations, scratch, &model->gradient_arena);
+    // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
+    bool trees = work->reduce_order == REDUCE_FIXED_TREE && work->total_shards > work->shards;
+    if (work->training)
+        model->reduce_scratch =
+            arena_1d(scratch, F32, trees ? (longest_reduction(model) + 1) / 2 : 0);
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         model->blocks[layer].attention.rope = &model->rope;
-        block_layout(&model->blocks[layer], work, activations, scratch);
+        block_layout(&model->blocks[layer], work, layer, activations, scratch);
     }
-    norm_layout(&model->final_norm, work, activations, scratch);
+    norm_layout(&model->final_norm, work, true, activations, scratch);
     loss_layout(&model->loss, work, activations);
     statistics_layout(&model->stats, work, activations);
-    // The gradient tree runs when no layer does.
-    if (work->training) {
-        size_t mark = arena_mark(scratch);
-        int64_t longest =
-            larger(model->params.elements[PARAM_DENSE], model->params.elements[PARAM_EXPERT]);
-        if (model->embedding.tied)
-            longest = larger(longest, tensor_elements(model->embedding.head_gradient));
-        bool needed = work->reduce_order == REDUCE_FIXED_TREE && work->total_shards > work->shards;
-        model->reduce_scratch = arena_1d(scratch, F32, needed ? (longest + 1) / 2 : 0);
-        arena_release(scratch, mark);
+    if (!work->training) {
+        model->logits_row = arena_1d(activations, F32, model->config.vocab_size);
+        model->host_logits_row = arena_mirror(work->host, model->logits_row);
     }
 }
 
-void model_measure(Model *model, const ModelConfig *config, ModelSplit split) {
+void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev) {
     *model = (Model){.config = *config};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
     CHECK(model->blocks, "no memory for %lld layers", (long long)config->layers);
+    // The embedding, the head, its tied share, and for each layer its dense parameters and its experts.
+    model->reductions = calloc((size_t)(2 * config->layers + 4), sizeof *model->reductions);
+    CHECK(model->reductions, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
+    model->work.dev = dev;
     set_work(model, split);
     declare_params(model);
-    arena_measure(&model->parameter_arena, "parameters");
-    arena_measure(&model->gradient_arena, "gradients");
-    arena_measure(&model->activation_arena, "activations");
-    arena_measure(&model->scratch_arena, "scratch");
+    arena_measure(&model->parameter_arena, "parameters", dev);
+    arena_measure(&model->gradient_arena, "gradients", dev);
+    arena_measure(&model->activation_arena, "activations", dev);
+    arena_measure(&model->scratch_arena, "scratch", dev);
+    arena_measure(&model->host_arena, "the host's mirrors", NULL);
     layout(model);
 }
 
-void model_allocate(Model *model, Device *dev, ProcessGroups groups, uint64_t seed) {
-    model->work.dev = dev;
+void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.groups = groups;
     model->work.seed = seed;
     model->work.params = &model->params;
     model->work.config = &model->config;
+    model->work.host = &model->host_arena;
     arena_allocate(&model->parameter_arena);
     arena_allocate(&model->gradient_arena);
     arena_allocate(&model->activation_arena);
     arena_allocate(&model->scratch_arena);
+    arena_allocate(&model->host_arena);
     layout(model);
-    rope_table_fill(&model->rope, &model->config);
-    param_init(&model->params, model->values, seed);
+    rope_table_fill(&model->rope, model->work.dev, &model->config);
+    param_init(&model->params, model->work.dev, model->values, seed);
+    model_refresh_matrices(model);
+}
+
+void model_refresh_matrices(Model *model) {
+    if (model->work.storage == F32) return;
+    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
+        convert(model->work.dev, model->matrices.run[kind], model->values.run[kind]);
 }
 
 void model_free(Model *model) {
@@ -130,7 +185,9 @@ void model_free(Model *model) {
     arena_free(&model->gradient_arena);
     arena_free(&model->activation_arena);
     arena_free(&model->scratch_arena);
+    arena_free(&model->host_arena);
     free(model->blocks);
+    free(model->reductions);
     *model = (Model){0};
 }
 
@@ -138,50 +195,65 @@ void model_free(Model *model) {
 
 static void forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
-    Tensor x = embedding_layer_forward(&model->embedding, work, tokens);
+    Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_forward(&model->blocks[layer], work, &model->stats, x);
     norm_forward(&model->final_norm, work, x);
     head_forward(&model->embedding, work, model->loss.logits, model->final_norm.out);
 }
 
-// From dlogits, left by the loss, to the gradients of every parameter on this rank.
+// Sums of gradients over ranks that have been begun. They run on while the layers before them compute.
+typedef struct Reductions {
+    Pending *pending; // borrowed from the model, room for all of a micro-batch
+    int count;
+} Reductions;
+
+// Dense gradients are summed over all ranks, expert gradients over the ranks that hold the same experts.
+static void reduce(Model *model, Reductions *r, Tensor gradients, Group *group) {
+    if (tensor_elements(gradients) == 0) return;
+    r->pending[r->count++] = all_reduce_sum_begin(group, gradients, model->work.reduce_order,
+                                                  model->reduce_scratch, TRAFFIC_GRADIENTS);
+}
+
+static void reduce_rows(Model *model, Reductions *r, int first, int end) {
+    ProcessGroups groups = model->work.groups;
+    reduce(model, r, rows_range(model, PARAM_DENSE, first, end), groups.world);
+    reduce(model, r, rows_range(model, PARAM_EXPERT, first, end), groups.expert_replicas);
+}
+
+// From dlogits, left by the loss, to the gradients of every parameter, summed over ranks. A layer's gradients are summed
+// while the layers below it compute.
 static void backward(Model *model) {
     Work *work = &model->work;
+    Reductions r = {.pending = model->reductions};
     Tensor dx = model->dx,
            dnorm = model->final_norm.out; // the norm's output is not needed after the head
     Tensor dlogits = model->loss.logits;
+    int64_t layers = model->config.layers;
     head_backward(&model->embedding, work, dnorm, dlogits, model->final_norm.out);
+    if (model->embedding.tied)
+        reduce(model, &r, model->embedding.head_gradient, work->groups.world);
     fill_zero(work->dev, dx);
     norm_backward(&model->final_norm, work, dx, dnorm);
-    for (int64_t layer = model->config.layers - 1; layer >= 0; layer--)
+    reduce_rows(model, &r, model->blocks[layers - 1].end_param, model->params.count);
+    for (int64_t layer = layers - 1; layer >= 0; layer--) {
         block_backward(&model->blocks[layer], work, dx);
+        reduce_rows(model, &r, model->blocks[layer].first_param, model->blocks[layer].end_param);
+    }
     embedding_layer_backward(&model->embedding, work, dx);
-}
-
-// Dense gradients are summed over all ranks, expert gradients over the ranks that hold the same experts.
-static void reduce_gradients(Model *model) {
-    Work *work = &model->work;
-    Tensor scratch = model->reduce_scratch;
-    all_reduce_sum(work->groups.world, model->gradients.run[PARAM_DENSE], work->reduce_order,
-                   scratch, TRAFFIC_GRADIENTS);
-    if (model->embedding.tied)
-        all_reduce_sum(work->groups.world, model->embedding.head_gradient, work->reduce_order,
-                       scratch, TRAFFIC_GRADIENTS);
+    reduce_rows(model, &r, 0, model->blocks[0].first_param);
+    for (int i = 0; i < r.count; i++) collective_wait(&r.pending[i]);
     head_gradient_join(&model->embedding, work);
-    all_reduce_sum(work->groups.expert_replicas, model->gradients.run[PARAM_EXPERT],
-                   work->reduce_order, scratch, TRAFFIC_GRADIENTS);
 }
 
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, bool first,
                              uint32_t micro_batch) {
     Work *work = &model->work;
     work->micro_batch = micro_batch;
-    if (first) statistics_clear(&model->stats);
+    if (first) statistics_clear(&model->stats, work->dev);
     forward(model, tokens);
     loss_forward_backward(&model->loss, work, &model->stats, targets);
     backward(model);
-    reduce_gradients(model);
     if (work->micro_batches == 1) return;
     for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
         Tensor sum = model->accumulated.run[kind], gradients = model->gradients.run[kind];
@@ -196,12 +268,12 @@ double model_evaluate(Model *model, Tensor tokens, Tensor targets) {
     Work *work = &model->work;
     bool was_training = work->training;
     work->training = false;
-    statistics_clear(&model->stats);
+    statistics_clear(&model->stats, work->dev);
     forward(model, tokens);
     loss_forward_backward(&model->loss, work, &model->stats, targets);
     statistics_reduce(&model->stats, work);
     work->training = was_training;
-    return *statistics_loss(&model->stats, 0) * (double)work->micro_batches;
+    return statistics_loss(&model->stats) * (double)work->micro_batches;
 }
 
 Tensor model_logits(Model *model, Tensor tokens) {
@@ -212,21 +284,33 @@ Tensor model_logits(Model *model, Tensor tokens) {
     return model->loss.logits;
 }
 
-// ---- generation ----------------------------------------------------------------------------------------
-
-static void kv_cache_layout(KvCache *cache, const ModelConfig *config, int64_t positions) {
-    for (int64_t layer = 0; layer < config->layers; layer++)
-        cache->layers[layer] =
-            arena_2d(&cache->arena, F32, positions, attention_kv_width(config->attention.shape));
+const float *model_read_logits(Model *model, Tensor logits, int64_t row) {
+    Tensor there = tensor_rows(logits, row, 1);
+    if (logits.dtype == F32) {
+        copy(model->work.dev, model->logits_row, there);
+    } else {
+        convert(model->work.dev, model->logits_row, there);
+    }
+    device_download(model->work.dev, model->host_logits_row, model->logits_row);
+    return tensor_f32(model->host_logits_row);
 }
 
-void kv_cache_open(KvCache *cache, const ModelConfig *config, int64_t positions) {
-    cache->layers = calloc((size_t)config->layers, sizeof *cache->layers);
-    CHECK(cache->layers, "no memory for the cache of %lld layers", (long long)config->layers);
-    arena_measure(&cache->arena, "key/value cache");
-    kv_cache_layout(cache, config, positions);
+// ---- generation ----------------------------------------------------------------------------------------
+
+static void kv_cache_layout(KvCache *cache, const Model *model, int64_t positions) {
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        cache->layers[layer] = arena_2d(&cache->arena, model->work.storage, positions,
+                                        attention_kv_width(model->config.attention.shape));
+}
+
+void kv_cache_open(KvCache *cache, const Model *model, int64_t positions) {
+    int64_t layers = model->config.layers;
+    cache->layers = calloc((size_t)layers, sizeof *cache->layers);
+    CHECK(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
+    arena_measure(&cache->arena, "key/value cache", model->work.dev);
+    kv_cache_layout(cache, model, positions);
     arena_allocate(&cache->arena);
-    kv_cache_layout(cache, config, positions);
+    kv_cache_layout(cache, model, positions);
 }
 
 void kv_cache_close(KvCache *cache) {
@@ -238,7 +322,7 @@ void kv_cache_close(KvCache *cache) {
 Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position) {
     Work *work = &model->work;
     CHECK(work->N == 1, "decoding wants one token, not %lld", (long long)work->N);
-    Tensor x = embedding_layer_forward(&model->embedding, work, token);
+    Residual x = {.x = embedding_layer_forward(&model->embedding, work, token)};
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_decode(&model->blocks[layer], work, &model->stats, x, cache->layers[layer],
                          position);

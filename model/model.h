@@ -20,9 +20,11 @@ typedef struct ModelSplit {
     int64_t context;         // T
     int64_t positions;       // that RoPE can name, at least T; 0 means T
     int64_t micro_batches;   // of a step
+    DType storage;           // of activations and of the matrices' copies: F32 or BF16
+    int64_t chunks;          // pieces of the token exchange at most; 0 means 1
     bool fixed_tree;         // sum gradients so that the bits do not depend on the number of ranks
     bool training;           // false: no gradients, no backward pass
-    bool even_routing;       // planning only: room for evenly spread tokens instead of the worst case
+    bool even_routing; // planning only: room for evenly spread tokens instead of the worst case
 } ModelSplit;
 
 typedef struct Model {
@@ -30,44 +32,54 @@ typedef struct Model {
     Work work;
     ParamTable params;
     ParamSet values, gradients;
+    ParamSet matrices; // bf16 copies of the values, or the values themselves
     int64_t positions;
     ParamSet
         accumulated; // several micro-batches: the sum so far; otherwise the gradients themselves
-    Arena parameter_arena, gradient_arena, activation_arena, scratch_arena;
+    Arena parameter_arena, gradient_arena, activation_arena, scratch_arena; // the device's memory
+    Arena host_arena;                                                       // the host's mirrors
 
     Embedding embedding;
     RopeTable rope;
-    Block *blocks; // (layers)
+    Block *blocks;       // (layers)
+    Pending *reductions; // room for the sums of gradients that a micro-batch begins
     Norm final_norm;
     Loss loss;
     Statistics stats;
-    Tensor dx;             // (N, D) scratch: gradient of the residual stream
-    Tensor reduce_scratch; // for the gradient tree, on the scratch arena outside of any layer
+    Tensor dx; // (N, D) scratch: gradient of the residual stream
+    Tensor
+        reduce_scratch; // for the gradient tree, beside every layer's scratch: it runs while layers do
+    Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
 } Model;
 
-// Lays the whole model out without memory: parameters are declared, arenas measured. Enough for `moetrain plan`.
-// Not collective.
-void model_measure(Model *model, const ModelConfig *config, ModelSplit split);
-// After model_measure: takes the memory. groups as opened by process_groups_open(split.expert_parallel). Not collective.
-void model_allocate(Model *model, Device *dev, ProcessGroups groups, uint64_t seed);
+// Lays the whole model out without memory: parameters are declared, arenas measured. Enough for `moetrain plan`, which has no
+// device (dev NULL). Not collective.
+void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev);
+// After model_measure: takes the memory and initialises the parameters. groups as opened by
+// process_groups_open(split.expert_parallel, dev). Not collective.
+void model_allocate(Model *model, ProcessGroups groups, uint64_t seed);
+// After the values were changed from outside (a checkpoint): brings their bf16 copies up to date. Not collective.
+void model_refresh_matrices(Model *model);
 void model_free(Model *model); // legal on a zeroed model
 
 // One micro-batch of training: adds its gradients, summed over ranks, to model->accumulated, and its shares to the
 // statistics. `first` starts a new step: gradients and statistics begin at zero. micro_batch counts since the start of training.
-//   tokens, targets (N) i32, this rank's shards in order. Collective over all ranks.
+//   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, bool first,
                              uint32_t micro_batch);
 // Forward only: mean loss over the global micro-batch, nats a token, the same bits on every rank. Collective over all ranks.
 double model_evaluate(Model *model, Tensor tokens, Tensor targets);
-// Forward only: logits (N, V) of all rows, borrowed until the next call. Collective over all ranks.
+// Forward only: logits (N, V) stored of all rows, borrowed until the next call. Collective over all ranks.
 Tensor model_logits(Model *model, Tensor tokens);
+// One row of logits as f32 on the host (V), borrowed until the next call. Not collective.
+const float *model_read_logits(Model *model, Tensor logits, int64_t row);
 
 // Keys and values of a sequence being generated.
 typedef struct KvCache {
     Arena arena;
-    Tensor *layers; // (layers), each (positions, KV·(d_head + d_value))
+    Tensor *layers; // (layers), each (positions, KV·(d_head + d_value)) stored
 } KvCache;
-void kv_cache_open(KvCache *cache, const ModelConfig *config, int64_t positions);
+void kv_cache_open(KvCache *cache, const Model *model, int64_t positions);
 void kv_cache_close(KvCache *cache);
 // Logits (1, V) after one more token at `position` (all earlier positions are in the cache); borrowed until the next
 // call. For a model with one sequence of one token. Not collective (one rank).

@@ -19,6 +19,9 @@ typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
 // Set of tokens over which f and P of the load-balancing loss are taken.
 typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
 
+// What travels to the experts (dispatch.h).
+typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
+
 typedef struct MoeConfig {
     int64_t experts; // E; 0: a dense model
     int64_t top_k;   // K
@@ -27,6 +30,7 @@ typedef struct MoeConfig {
     bool first;      // … starting with the first layer, instead of the n-th
     RouterRule router;
     Rational capacity_factor; // 0: dropless
+    DispatchKind dispatch;
     int64_t min_capacity;
     DropPolicy drop;
     bool renormalize_after_drop;

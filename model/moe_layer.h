@@ -11,17 +11,17 @@ typedef struct MoeLayer {
     Router router;
     Dispatch dispatch;
     Experts experts;
-    Tensor expert_in;  // (R, D) expert rows; becomes its own gradient
-    Tensor sent_out;   // (N·K, D) expert outputs in send order; becomes its own gradient
-    Tensor expert_out; // (R, D) scratch; sent_out itself when the group has one rank
+    Tensor expert_in;  // (R, D) stored: expert rows; becomes its own gradient
+    Tensor sent_out;   // (M, D) stored: expert outputs in send order; becomes its own gradient
+    Tensor expert_out; // (R, D) stored, scratch; sent_out itself when the group has one rank
     Tensor dweights;   // (N, K) scratch
 } MoeLayer;
 
 void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer, int64_t moe_layer);
 void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scratch);
-//   out, x (N, D); x must stay until the backward pass. Collective over expert_parallel (and world, see router_choose).
+//   out, x (N, D) stored; x must stay until the backward pass. Collective over expert_parallel (and world, see router_choose).
 void moe_layer_forward(MoeLayer *moe, Work *work, Statistics *stats, Tensor out, Tensor x);
-//   dx, dout (N, D); dx overwritten. Collective over expert_parallel.
+//   dx, dout (N, D) stored; dx overwritten. Collective over expert_parallel.
 void moe_layer_backward(MoeLayer *moe, Work *work, Tensor dx, Tensor dout);
 
 #endif

@@ -6,19 +6,21 @@ void norm_declare(Norm *norm, Work *work, const char *name) {
         param_add(work->params, PARAM_DENSE, INIT_ONES, 0, false, 1, (int64_t[]){D}, "%s", name);
 }
 
-void norm_layout(Norm *norm, Work *work, Arena *activations, Arena *scratch) {
+void norm_layout(Norm *norm, Work *work, bool takes_branch, Arena *activations, Arena *scratch) {
     int64_t N = work->N, D = work->config->d_model;
     norm->rstd = arena_1d(activations, F32, N);
-    norm->out = arena_2d(activations, F32, N, D);
+    norm->out = arena_2d(activations, work->storage, N, D);
+    if (takes_branch) norm->sum = arena_2d(activations, F32, N, D);
     size_t mark = arena_mark(scratch);
     norm->partial = arena_2d(scratch, F32, work->dense_parts, D);
     arena_release(scratch, mark);
 }
 
-void norm_forward(Norm *norm, Work *work, Tensor x) {
-    norm->x = x;
-    rmsnorm_forward(work->dev, norm->out, norm->rstd, x, work_value(work, norm->weight),
-                    (float)work->config->norm_eps);
+Tensor norm_forward(Norm *norm, Work *work, Residual in) {
+    norm->x = in.branch.data ? norm->sum : in.x;
+    rmsnorm_forward(work->dev, norm->out, norm->rstd, norm->sum, in.x, in.branch,
+                    work_value(work, norm->weight), (float)work->config->norm_eps);
+    return norm->x;
 }
 
 void norm_backward(Norm *norm, Work *work, Tensor dx, Tensor dout) {

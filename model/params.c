@@ -6,9 +6,6 @@
 
 #include "kernels/rng.h"
 
-// Rows start at multiples of 16 floats, one cache line; the padding between them stays zero.
-enum { ROW_ALIGNMENT = 16 };
-
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis
     int64_t n = 1;
     for (int i = 1; i < row->rank; i++) n *= row->shape[i];
@@ -32,46 +29,62 @@ int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std,
 
     row->offset = table->elements[kind];
     int64_t local = row->count * row_stride(row);
-    table->elements[kind] += (local + ROW_ALIGNMENT - 1) / ROW_ALIGNMENT * ROW_ALIGNMENT;
+    table->elements[kind] += (local + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
     return index;
 }
 
-ParamSet param_set_layout(const ParamTable *table, Arena *arena) {
-    return (ParamSet){{arena_1d(arena, F32, table->elements[PARAM_DENSE]),
-                       arena_1d(arena, F32, table->elements[PARAM_EXPERT])}};
+ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype) {
+    return (ParamSet){{arena_1d(arena, dtype, table->elements[PARAM_DENSE]),
+                       arena_1d(arena, dtype, table->elements[PARAM_EXPERT])}};
 }
 
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index) {
     const Param *row = &table->rows[index];
-    Tensor run = set.run[row->kind];
-    float *data = run.data ? (float *)run.data + row->offset : NULL;
-    return (Tensor){data, F32, row->rank, {row->count, row->shape[1], row->shape[2], 1}};
+    Tensor x = tensor_range(set.run[row->kind], row->offset, row->count * row_stride(row));
+    x.rank = row->rank;
+    x.shape[0] = row->count;
+    x.shape[1] = row->shape[1];
+    x.shape[2] = row->shape[2];
+    return x;
 }
 
 int64_t param_elements(const Param *row) {
     return row->shape[0] * row_stride(row);
 }
 
-void param_init(const ParamTable *table, ParamSet values, uint64_t seed) {
-    for (int i = 0; i < table->count; i++) {
-        const Param *row = &table->rows[i];
-        float *w = tensor_f32(param_tensor(table, values, i));
-        int64_t stride = row_stride(row), local = row->count * stride;
-        int64_t first = row->first * stride; // global number of the first local element
-        RngStream stream = {seed, RNG_INIT, 0, (uint32_t)i};
+// The elements of one row into host memory.
+static void init_row(const Param *row, float *w, RngStream stream) {
+    int64_t stride = row_stride(row), local = row->count * stride;
+    int64_t first = row->first * stride; // global number of the first local element
 #pragma omp parallel for schedule(static)
-        for (int64_t k = 0; k < local; k++) {
-            switch (row->init) {
-            case INIT_NORMAL:
-                w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
-                break;
-            case INIT_ONES:
-                w[k] = 1;
-                break;
-            case INIT_ZEROS:
-                w[k] = 0;
-                break;
-            }
+    for (int64_t k = 0; k < local; k++) {
+        switch (row->init) {
+        case INIT_NORMAL:
+            w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
+            break;
+        case INIT_ONES:
+            w[k] = 1;
+            break;
+        case INIT_ZEROS:
+            w[k] = 0;
+            break;
         }
     }
+}
+
+void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed) {
+    Arena host; // one row at a time, where the values are not on the host
+    arena_measure(&host, "initial parameters", NULL);
+    for (int i = 0; i < table->count; i++) {
+        arena_mirror(&host, param_tensor(table, values, i));
+        arena_release(&host, 0);
+    }
+    arena_allocate(&host);
+    for (int i = 0; i < table->count; i++) {
+        Tensor there = param_tensor(table, values, i), here = arena_mirror(&host, there);
+        init_row(&table->rows[i], tensor_f32(here), (RngStream){seed, RNG_INIT, 0, (uint32_t)i});
+        device_upload(dev, there, here);
+        arena_release(&host, 0);
+    }
+    arena_free(&host);
 }

@@ -12,7 +12,8 @@
 typedef enum ParamKind { PARAM_DENSE, PARAM_EXPERT } ParamKind;
 typedef enum ParamInit { INIT_NORMAL, INIT_ONES, INIT_ZEROS } ParamInit;
 
-enum { PARAM_NAME_BYTES = 96, PARAMS_MAX = 4096 };
+// Rows start at multiples of PARAM_ALIGNMENT elements, one cache line of f32; the padding between them stays zero.
+enum { PARAM_NAME_BYTES = 96, PARAMS_MAX = 4096, PARAM_ALIGNMENT = 16 };
 
 typedef struct Param {
     char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique
@@ -35,7 +36,7 @@ typedef struct ParamTable {
         elements[2]; // length of the dense and of the expert run, by ParamKind, padding included
 } ParamTable;
 
-// One flat run for each kind, f32: parameters, gradients, or a moment of the optimizer.
+// One flat run for each kind: parameters, their bf16 copy, gradients, or a moment of the optimizer.
 typedef struct ParamSet {
     Tensor run[2]; // by ParamKind
 } ParamSet;
@@ -46,13 +47,13 @@ int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std,
     __attribute__((format(printf, 8, 9)));
 
 // Places one set of runs in the arena.
-ParamSet param_set_layout(const ParamTable *table, Arena *arena);
+ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype);
 // The local tensor of row `index` in a set: shape (count, shape[1], shape[2]).
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index);
 // Elements over all ranks, each counted once.
 int64_t param_elements(const Param *row);
 
-// Fills values by counter (seed, row number, global element): the same on any number of ranks. Not collective.
-void param_init(const ParamTable *table, ParamSet values, uint64_t seed);
+// Fills f32 values by counter (seed, row number, global element): the same on any number of ranks. Not collective.
+void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed);
 
 #endif

@@ -1,9 +1,5 @@
 #include "model/router.h"
 
-#include <string.h>
-
-#include "model/linear.h"
-
 // Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
 static int64_t balance_parts(const Work *work) {
     return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
@@ -35,12 +31,15 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->balance = arena_2d(activations, F32, parts, E);
 
     size_t mark = arena_mark(scratch);
-    router->prob_sum = arena_2d(scratch, F64, parts, E);
-    router->entropy_sum = arena_1d(scratch, F64, parts);
-    router->lse2_sum = arena_1d(scratch, F64, parts);
-    router->chosen = arena_2d(scratch, I32, parts, E);
-    router->dropped = arena_2d(scratch, I32, parts, E);
-    router->weight_mass = arena_2d(scratch, F64, parts, E);
+    router->sums = (RouterSums){
+        .prob_sum = arena_2d(scratch, F64, parts, E),
+        .entropy_sum = arena_1d(scratch, F64, parts),
+        .lse2_sum = arena_1d(scratch, F64, parts),
+        .weight_mass = arena_2d(scratch, F64, parts, E),
+        .chosen = arena_2d(scratch, I32, parts, E),
+        .dropped = arena_2d(scratch, I32, parts, E),
+    };
+    if (work->storage != F32) router->wide_x = arena_2d(scratch, F32, N, work->config->d_model);
     router->batch_chosen = arena_1d(scratch, I64, E);
     router->group_chosen = arena_2d(scratch, I32, routing_groups(work), E);
     router->group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
@@ -52,6 +51,8 @@ void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
     router->dlogits = arena_2d(scratch, F32, work->N, work->config->moe.experts);
     router->dx = arena_2d(scratch, F32, work->N, work->config->d_model);
+    if (work->storage != F32)
+        router->wide_x_again = arena_2d(scratch, F32, work->N, work->config->d_model);
     arena_release(scratch, mark);
 }
 
@@ -64,59 +65,42 @@ static double per_step_token(const Work *work) {
 // f_i, the share of choices that went to expert i before dropping, for each part; times E over the tokens of the step,
 // so that its product with Σ P over the part's tokens is the part's share of E·Σ f_i·P_i. The gradient's coefficient
 // is α times that; there is none through f (semantics: Switch, arXiv:2101.03961, eq. 4).
-static void set_balance(Router *router, Work *work, Statistics *stats) {
+static void account(Router *router, Work *work, Statistics *stats) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t E = moe->experts, K = moe->top_k, parts = balance_parts(work);
-    const int32_t *chosen = tensor_i32(router->chosen);
-    const double *prob_sum = tensor_f64(router->prob_sum);
-    float *balance = tensor_f32(router->balance);
-    int64_t *batch_chosen = tensor_i64(router->batch_chosen);
-    double choices = (double)(K * (work->N / parts));
+    int64_t parts = balance_parts(work);
+    BalanceRule rule = {
+        .coefficient = moe->balance_loss,
+        .per_step_token = per_step_token(work),
+        .choices = (double)(moe->top_k * (work->N / parts)),
+    };
+    Tensor batch_chosen = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
-        memset(batch_chosen, 0, (size_t)E * sizeof *batch_chosen);
-        for (int64_t i = 0; i < parts * E; i++) batch_chosen[i % E] += chosen[i];
-        all_reduce_sum(work->groups.world, router->batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
+        batch_chosen = router->batch_chosen;
+        sum_columns(work->dev, batch_chosen, router->sums.chosen);
+        all_reduce_sum(work->groups.world, batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
-        choices *= (double)(parts * work->total_shards / work->shards);
+        rule.choices *= (double)(parts * work->total_shards / work->shards);
     }
-    for (int64_t p = 0; p < parts; p++) {
-        double loss = 0;
-        for (int64_t e = 0; e < E; e++) {
-            int64_t count =
-                moe->balance_scope == BALANCE_BATCH ? batch_chosen[e] : chosen[p * E + e];
-            double weight = (double)E * per_step_token(work) * (double)count / choices;
-            balance[p * E + e] = (float)(moe->balance_loss * weight);
-            loss += weight * prob_sum[p * E + e];
-        }
-        *statistics_balance(stats, p / (parts / work->shards), router->moe_layer) += loss;
-    }
+    router_totals(work->dev, statistics_router_totals(stats, router->moe_layer), router->balance,
+                  router->sums, batch_chosen, rule);
 }
 
-static void add_statistics(Router *router, Work *work, Statistics *stats) {
-    int64_t E = work->config->moe.experts, parts = balance_parts(work), layer = router->moe_layer;
-    const double *mass = tensor_f64(router->weight_mass);
-    const int32_t *chosen = tensor_i32(router->chosen), *dropped = tensor_i32(router->dropped);
-    for (int64_t p = 0; p < parts; p++) {
-        int64_t shard = p / (parts / work->shards);
-        for (int64_t e = 0; e < E; e++) {
-            statistics_weight_mass(stats, shard, layer)[e] += mass[p * E + e];
-            statistics_routed(stats, layer)[e] += chosen[p * E + e] - dropped[p * E + e];
-            statistics_dropped(stats, layer)[e] += dropped[p * E + e];
-        }
-        *statistics_z(stats, shard, layer) +=
-            per_step_token(work) * tensor_f64(router->lse2_sum)[p];
-        *statistics_entropy(stats, shard, layer) +=
-            per_step_token(work) * tensor_f64(router->entropy_sum)[p];
-    }
+// x in f32: scores decide, so they are not rounded to the storage type.
+static Tensor in_f32(Work *work, Tensor wide, Tensor x) {
+    if (x.dtype == F32) return x;
+    convert(work->dev, wide, x);
+    return wide;
 }
 
 void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
     int64_t groups = routing_groups(work), parts = balance_parts(work);
     router->x = x;
-    linear_forward(work, router->weight, router->logits, x);
-    router_forward(work->dev, router->ids, router->weights, router->lse, router->prob_sum,
-                   router->entropy_sum, router->lse2_sum, router->logits, moe->router, parts);
+    matmul_forward(work->dev, router->logits, in_f32(work, router->wide_x, x),
+                   as_matrix(work_value(work, router->weight)), work_dense_rows(work));
+    router_forward(work->dev, router->ids, router->weights, router->lse, router->sums.prob_sum,
+                   router->sums.entropy_sum, router->sums.lse2_sum, router->logits, moe->router,
+                   parts);
     RngStream stream = {work->seed, RNG_DROP, work->micro_batch, (uint32_t)router->layer};
     capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
                     router->ids, router->weights, groups, moe_capacity(moe, work->N / groups),
@@ -124,10 +108,9 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
-    expert_load(work->dev, router->chosen, router->dropped, router->weight_mass, router->ids,
-                router->scaled, router->kept);
-    set_balance(router, work, stats);
-    add_statistics(router, work, stats);
+    expert_load(work->dev, router->sums.chosen, router->sums.dropped, router->sums.weight_mass,
+                router->ids, router->scaled, router->kept);
+    account(router, work, stats);
 }
 
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled) {
@@ -138,6 +121,10 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     router_backward(work->dev, router->dlogits, dscaled, router->ids, router->weights,
                     router->logits, router->lse, moe->router, router->balance, z_scale,
                     balance_parts(work));
-    linear_backward(work, router->weight, router->dx, router->dlogits, router->x);
+    Segments rows = work_dense_rows(work);
+    matmul_backward_weight(work->dev, as_matrix(work_gradient(work, router->weight)),
+                           router->dlogits, in_f32(work, router->wide_x_again, router->x), rows);
+    matmul_backward_input(work->dev, router->dx, router->dlogits,
+                          as_matrix(work_value(work, router->weight)), rows);
     add(work->dev, dx, dx, router->dx);
 }

@@ -9,22 +9,22 @@
 #include "model/statistics.h"
 
 typedef struct Router {
-    int weight;         // parameter (E, D)
-    int64_t layer;      // of the model: the counter of random drops
-    int64_t moe_layer;  // number among MoE layers, for the statistics
-    Tensor x;           // (N, D) input, borrowed
+    int weight;        // parameter (E, D)
+    int64_t layer;     // of the model: the counter of random drops
+    int64_t moe_layer; // number among MoE layers, for the statistics
+    Tensor x;          // (N, D) stored input, borrowed
+    Tensor
+        wide_x; // (N, D) f32 copy of it, scratch: scores are computed in f32; unused when x is f32
     Tensor logits, lse; // (N, E), (N)
     Tensor ids;         // (N, K) i32
     Tensor weights,
         scaled;  // (N, K) gate weights; after renormalize_after_drop (the same tensor without it)
     Tensor kept; // (N, K) u8
-    Tensor prob_sum, entropy_sum, lse2_sum; // per balance part, f64
-    Tensor chosen, dropped;                 // (balance parts, E) i32
-    Tensor weight_mass;                     // (balance parts, E) f64
-    Tensor balance;                         // (balance parts, E) f32: what multiplies P in the loss
+    RouterSums sums;     // of each balance part, scratch
+    Tensor balance;      // (balance parts, E) f32: what multiplies P in the loss
     Tensor batch_chosen; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
     Tensor group_chosen, group_dropped, order; // scratch of capacity_assign
-    Tensor dlogits, dx;                        // scratch of the backward pass
+    Tensor dlogits, dx, wide_x_again;          // scratch of the backward pass
 } Router;
 
 void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer);
@@ -32,9 +32,9 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
 // Fills ids, scaled, kept; adds to the statistics while training. Collective over world when balance_scope is batch.
-//   x (N, D); must stay until the backward pass
+//   x (N, D) stored; must stay until the backward pass
 void router_choose(Router *router, Work *work, Statistics *stats, Tensor x);
-// dx += the gradient through gate weights, balance loss and z-loss.   dscaled (N, K), destroyed
+// dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.   dscaled (N, K), destroyed
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled);
 
 #endif

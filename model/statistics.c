@@ -1,11 +1,16 @@
 #include "model/statistics.h"
 
-#include <string.h>
-
 enum { PER_LAYER = 3 }; // balance, z, entropy
 
+// Columns of a shard's row, see the header.
+static int64_t balance_column(int64_t moe_layer) {
+    return STATISTICS_LOSS + 1 + moe_layer * PER_LAYER;
+}
+static int64_t weight_mass_column(const Statistics *stats, int64_t moe_layer) {
+    return balance_column(stats->layers) + moe_layer * stats->experts;
+}
 static int64_t column_count(const Statistics *stats) {
-    return 1 + stats->layers * (PER_LAYER + stats->experts);
+    return weight_mass_column(stats, stats->layers);
 }
 
 void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
@@ -13,19 +18,33 @@ void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->experts = work->config->moe.experts;
     int64_t columns = column_count(stats), cells = 2 * stats->layers * stats->experts;
     stats->sums = arena_2d(arena, F64, work->shards, columns);
-    stats->sums_scratch = arena_1d(arena, F64, columns);
     stats->counts = arena_1d(arena, I64, cells);
-    stats->counts_scratch = arena_1d(arena, I64, cells);
+    stats->host_sums = arena_mirror(work->host, stats->sums);
+    stats->host_counts = arena_mirror(work->host, stats->counts);
+    stats->sums_scratch = arena_1d(work->host, F64, columns);
 }
 
-void statistics_clear(Statistics *stats) {
-    memset(stats->sums.data, 0, tensor_bytes(stats->sums));
-    if (stats->counts.data) memset(stats->counts.data, 0, tensor_bytes(stats->counts));
+void statistics_clear(Statistics *stats, Device *dev) {
+    fill_zero(dev, stats->sums);
+    fill_zero(dev, stats->counts);
+}
+
+RouterTotals statistics_router_totals(const Statistics *stats, int64_t moe_layer) {
+    int64_t E = stats->experts;
+    return (RouterTotals){
+        .totals = stats->sums,
+        .balance = balance_column(moe_layer),
+        .weight_mass = weight_mass_column(stats, moe_layer),
+        .routed = tensor_range(stats->counts, moe_layer * E, E),
+        .dropped = tensor_range(stats->counts, (stats->layers + moe_layer) * E, E),
+    };
 }
 
 void statistics_reduce(Statistics *stats, Work *work) {
     int64_t columns = column_count(stats), shards = stats->sums.shape[0];
-    double *sums = tensor_f64(stats->sums);
+    device_download(work->dev, stats->host_sums, stats->sums);
+    device_download(work->dev, stats->host_counts, stats->counts);
+    double *sums = tensor_f64(stats->host_sums);
     // Row p takes in row p + distance: after each pass aligned blocks of 2·distance rows are summed.
     for (int64_t distance = 1; distance < shards; distance *= 2)
         for (int64_t p = 0; p + distance < shards; p += 2 * distance)
@@ -33,32 +52,28 @@ void statistics_reduce(Statistics *stats, Work *work) {
                 sums[p * columns + c] += sums[(p + distance) * columns + c];
     all_reduce_sum(work->groups.world, tensor_1d(sums, F64, columns), work->reduce_order,
                    stats->sums_scratch, TRAFFIC_STATISTICS);
-    all_reduce_sum(work->groups.world, stats->counts, REDUCE_ANY_ORDER, stats->counts_scratch,
+    all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_STATISTICS);
 }
 
-static double *cell(Statistics *stats, int64_t shard, int64_t column) {
-    return tensor_f64(stats->sums) + shard * column_count(stats) + column;
+double statistics_loss(const Statistics *stats) {
+    return tensor_f64(stats->host_sums)[STATISTICS_LOSS];
 }
-
-double *statistics_loss(Statistics *stats, int64_t shard) {
-    return cell(stats, shard, 0);
+double statistics_balance(const Statistics *stats, int64_t moe_layer) {
+    return tensor_f64(stats->host_sums)[balance_column(moe_layer)];
 }
-double *statistics_balance(Statistics *stats, int64_t shard, int64_t moe_layer) {
-    return cell(stats, shard, 1 + moe_layer * PER_LAYER);
+double statistics_z(const Statistics *stats, int64_t moe_layer) {
+    return tensor_f64(stats->host_sums)[balance_column(moe_layer) + 1];
 }
-double *statistics_z(Statistics *stats, int64_t shard, int64_t moe_layer) {
-    return cell(stats, shard, 1 + moe_layer * PER_LAYER + 1);
+double statistics_entropy(const Statistics *stats, int64_t moe_layer) {
+    return tensor_f64(stats->host_sums)[balance_column(moe_layer) + 2];
 }
-double *statistics_entropy(Statistics *stats, int64_t shard, int64_t moe_layer) {
-    return cell(stats, shard, 1 + moe_layer * PER_LAYER + 2);
+const double *statistics_weight_mass(const Statistics *stats, int64_t moe_layer) {
+    return tensor_f64(stats->host_sums) + weight_mass_column(stats, moe_layer);
 }
-double *statistics_weight_mass(Statistics *stats, int64_t shard, int64_t moe_layer) {
-    return cell(stats, shard, 1 + stats->layers * PER_LAYER + moe_layer * stats->experts);
+const int64_t *statistics_routed(const Statistics *stats, int64_t moe_layer) {
+    return tensor_i64(stats->host_counts) + moe_layer * stats->experts;
 }
-int64_t *statistics_routed(Statistics *stats, int64_t moe_layer) {
-    return tensor_i64(stats->counts) + moe_layer * stats->experts;
-}
-int64_t *statistics_dropped(Statistics *stats, int64_t moe_layer) {
-    return tensor_i64(stats->counts) + (stats->layers + moe_layer) * stats->experts;
+const int64_t *statistics_dropped(const Statistics *stats, int64_t moe_layer) {
+    return tensor_i64(stats->host_counts) + (stats->layers + moe_layer) * stats->experts;
 }

@@ -3,10 +3,12 @@
 // Letters, here and in all of model/ (N is always this rank's share):
 //   B sequences   T tokens a sequence   N = B·T tokens   D d_model   H query heads   F hidden width   V vocabulary
 //   E experts of a layer, all ranks together   K choices a token   S shards of this rank   R rows an expert rank receives
+//   T in a shape comment is tokens; "stored" marks tensors of work->storage, f32 or bf16. The residual stream, its gradient,
+//   norms, router, losses, parameters' masters and gradients are f32 always.
 //
 // A layer is four functions. _declare adds its rows to the parameter table. _layout places everything it will ever
-// touch: what the backward pass needs in `activations`, the rest in `scratch` between a mark and a release; it runs
-// once to measure and once to place. _forward and _backward then neither allocate nor fail.
+// touch: what the backward pass needs in `activations`, the rest in `scratch` between a mark and a release, and what the
+// host reads or writes of device tensors in work->host; it runs once to measure and once to place. _forward and _backward then neither allocate nor fail.
 #ifndef MOETRAIN_MODEL_WORK_H
 #define MOETRAIN_MODEL_WORK_H
 
@@ -20,6 +22,10 @@ typedef struct Work {
     Device *dev;
     const ModelConfig *config;
     ProcessGroups groups; // NULL members while planning
+    DType storage;        // of activations that matrices multiply, and of the matrices' copies
+    Arena *host;          // the host's mirrors of device tensors
+    int64_t
+        chunks; // pieces in which tokens travel to their experts, so that exchange and experts overlap
     int64_t ep_size, ep_rank;
     int64_t expert_replicas; // ranks that hold the same experts
 
@@ -39,16 +45,21 @@ typedef struct Work {
 
     ParamTable *params;
     ParamSet values, gradients;
+    ParamSet
+        matrices; // the values as matrix products read them: a bf16 copy, or the values themselves
     bool even_routing; // planning only: see ModelSplit
     bool training;     // false: forward passes keep no statistics
 } Work;
 
 // The rows of a dense matrix product of this rank.
 static inline Segments work_dense_rows(const Work *work) {
-    return (Segments){1, work->dense_parts, work->dense_offsets};
+    return (Segments){.groups = 1, .parts = work->dense_parts, .offsets = work->dense_offsets};
 }
 static inline Tensor work_value(const Work *work, int param) {
     return param_tensor(work->params, work->values, param);
+}
+static inline Tensor work_matrix(const Work *work, int param) {
+    return param_tensor(work->params, work->matrices, param);
 }
 static inline Tensor work_gradient(const Work *work, int param) {
     return param_tensor(work->params, work->gradients, param);
@@ -56,7 +67,13 @@ static inline Tensor work_gradient(const Work *work, int param) {
 
 // A dense weight seen as the single matrix of a matmul: (N, K) to (1, N, K).
 static inline Tensor as_matrix(Tensor w) {
-    return tensor_3d(w.data, w.dtype, 1, w.shape[0], w.shape[1]);
+    return tensor_reshape_3d(w, 1, w.shape[0], w.shape[1]);
+}
+// A stored copy of an f32 tensor for a matrix product: x itself when activations are f32, otherwise `copy`.
+static inline Tensor work_stored(const Work *work, Tensor copy, Tensor x) {
+    if (work->storage == F32) return x;
+    convert(work->dev, copy, x);
+    return copy;
 }
 
 #endif

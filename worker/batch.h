@@ -6,14 +6,16 @@
 #include "worker/data_loader.h"
 
 typedef struct BatchBuffer {
-    Arena arena;
+    Arena arena, host_arena;
     int64_t B, T;           // sequences of this rank, tokens of each
     int64_t first;          // number of this rank's first sequence within the micro-batch
     int64_t total;          // sequences of the micro-batch over all ranks
-    Tensor tokens, targets; // (B·T) i32
+    Tensor tokens, targets;           // (B·T) i32 on the device
+    Tensor host_tokens, host_targets; // the host's mirrors
+    Device *dev;
 } BatchBuffer;
 
-void batch_open(BatchBuffer *batch, int64_t B, int64_t T, int64_t rank, int64_t ranks);
+void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t rank, int64_t ranks);
 void batch_close(BatchBuffer *batch); // legal on a zeroed struct
 
 // The micro-batch that starts at the cursor. The error is the same on every rank. Collective over all ranks.

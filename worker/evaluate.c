@@ -49,7 +49,8 @@ static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Ses
     if (!comm_agree(ok, err)) return false;
 
     Evaluation result;
-    batch_open(batch, restored->model.work.B, config->context, comm_rank(), comm_size());
+    batch_open(batch, &session->dev, restored->model.work.B, config->context, comm_rank(),
+               comm_size());
     if (!evaluate_model(&restored->model, *file, batch, config, &result, err)) return false;
     char bits[64] = "";
     if (result.bits_per_byte >= 0)

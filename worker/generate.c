@@ -20,33 +20,35 @@ typedef struct Generator {
     int64_t count;   // tokens so far
     int64_t begin;   // first token of the window
     int64_t cached;  // tokens of the window whose keys and values are in the cache
-    Tensor input;    // (1) or, when recomputing, (context) i32
-    int32_t *order;  // scratch of the sampler
+    Arena arena, host_arena;
+    Tensor input, host_input; // (1) or, when recomputing, (context) i32; the host's mirror
+    int32_t *order;           // scratch of the sampler
     double *probabilities;
 } Generator;
 
 // Logits (V) for the token after the last one.
 static const float *next_logits(Generator *g) {
     Model *model = &g->restored.model;
-    int64_t V = model->config.vocab_size;
     if (g->count - g->begin > g->context) {
         g->begin = g->count - g->context / 2;
         g->cached = 0;
     }
     int64_t length = g->count - g->begin;
-    int32_t *input = tensor_i32(g->input);
+    int32_t *input = tensor_i32(g->host_input);
     if (g->recompute) {
         // Attention is causal and routing dropless: what stands behind the last token changes nothing.
-        memset(input, 0, tensor_bytes(g->input));
+        memset(input, 0, tensor_bytes(g->host_input));
         memcpy(input, g->tokens + g->begin, (size_t)length * sizeof *input);
-        return tensor_f32(model_logits(model, g->input)) + (length - 1) * V;
+        device_upload(model->work.dev, g->input, g->host_input);
+        return model_read_logits(model, model_logits(model, g->input), length - 1);
     }
     Tensor logits = {0};
     for (; g->cached < length; g->cached++) {
         input[0] = g->tokens[g->begin + g->cached];
+        device_upload(model->work.dev, g->input, g->host_input);
         logits = model_decode(model, &g->cache, g->input, g->cached);
     }
-    return tensor_f32(logits);
+    return model_read_logits(model, logits, 0);
 }
 
 static void write_token(const Generator *g, int32_t token) {
@@ -74,6 +76,16 @@ static bool encode_prompt(Generator *g, const GenerateOptions *options, Error *e
     return true;
 }
 
+static void open_input(Generator *g, Device *dev, int64_t tokens) {
+    arena_measure(&g->arena, "input", dev);
+    arena_measure(&g->host_arena, "input", NULL);
+    arena_mirror(&g->host_arena, arena_1d(&g->arena, I32, tokens));
+    arena_allocate(&g->arena);
+    arena_allocate(&g->host_arena);
+    g->input = arena_1d(&g->arena, I32, tokens);
+    g->host_input = arena_mirror(&g->host_arena, g->input);
+}
+
 static bool generate(Generator *g, const TrainConfig *config, Session *session,
                      const char *checkpoint_path, const GenerateOptions *options, Error *err) {
     if (comm_size() > 1)
@@ -84,24 +96,26 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
     TrainConfig single = *config;
     single.model.moe.capacity_factor =
         (Rational){0, 1}; // dropless: a token's text must not depend on its neighbours
+    single.model.moe.dispatch = DISPATCH_EXACT; // which needs a capacity
     ModelSplit split = {.ranks = 1,
                         .expert_parallel = 1,
                         .shards = 1,
                         .sequences = 1,
                         .context = options->recompute ? config->context : 1,
                         .positions = config->context,
-                        .micro_batches = 1};
+                        .micro_batches = 1,
+                        .storage = session_storage(config)};
     if (!restore_model(&g->restored, &single, split, session, checkpoint_path, err) ||
         !encode_prompt(g, options, err))
         return false;
     int64_t V = g->restored.model.config.vocab_size;
     g->recompute = options->recompute;
     g->context = config->context;
-    g->input = tensor_1d(calloc((size_t)split.context, sizeof(int32_t)), I32, split.context);
+    open_input(g, &session->dev, split.context);
     g->order = calloc((size_t)V, sizeof *g->order);
     g->probabilities = calloc((size_t)V, sizeof *g->probabilities);
-    CHECK(g->input.data && g->order && g->probabilities, "no memory for generation");
-    if (!g->recompute) kv_cache_open(&g->cache, &g->restored.model.config, config->context);
+    CHECK(g->order && g->probabilities, "no memory for generation");
+    if (!g->recompute) kv_cache_open(&g->cache, &g->restored.model, config->context);
 
     fputs(options->prompt, stdout);
     for (int64_t i = 0; i < options->tokens; i++) {
@@ -125,7 +139,8 @@ int generate_run(const TrainConfig *config, const char *checkpoint_path,
     if (g.cache.layers) kv_cache_close(&g.cache);
     restore_free(&g.restored);
     free(g.tokens);
-    free(g.input.data);
+    arena_free(&g.arena);
+    arena_free(&g.host_arena);
     free(g.order);
     free(g.probabilities);
     session_close(&session);

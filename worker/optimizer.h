@@ -7,8 +7,12 @@
 
 typedef struct Optimizer {
     ParamSet m, v; // first and second moments
-    Tensor norms; // f64: ‖g‖² of each dense parameter, and of each expert of each expert parameter
-    Arena arena;
+    Tensor decays[2];  // by ParamKind, u8: whether each PARAM_ALIGNMENT elements of a run decay
+    Tensor offsets[2]; // by ParamKind, i64: where in a run each parameter, or each of this rank's experts of one, begins
+    Tensor squares[2]; // by ParamKind, f64: ‖g‖² of each of them
+    Tensor host_squares[2];
+    Tensor norms; // f64 on the host: ‖g‖² of each dense parameter, and of each expert, over all ranks, of each expert parameter
+    Arena arena, host_arena;
 } Optimizer;
 
 // As the model's: measure, then allocate; moments start at zero. Not collective.

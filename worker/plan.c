@@ -14,7 +14,8 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
     // Forward and backward each dispatch once and combine once.
     double away =
         ep > 1 ? (double)(work->N * moe->top_k) * (ep - 1) / ep : 0; // rows that leave the rank
-    double rows = 2 * layers * micro * away * (double)model->config.d_model * 4;
+    double rows = 2 * layers * micro * away * (double)model->config.d_model *
+                  (double)dtype_bytes(work->storage);
     plan->sent_bytes[TRAFFIC_DISPATCH] = plan->sent_bytes[TRAFFIC_COMBINE] = rows;
     plan->sent_bytes[TRAFFIC_COUNTS] =
         layers * micro * (ep - 1) * (double)(moe->experts / ep * work->shards) * 4;
@@ -41,13 +42,13 @@ Plan plan_make(const TrainConfig *config, int64_t ranks) {
     Model model;
     Optimizer optimizer;
     ModelSplit split = session_split(config, ranks, 0, true);
-    model_measure(&model, &config->model, split);
+    model_measure(&model, &config->model, split, NULL);
     plan.worst_activation_bytes = model.activation_arena.peak_bytes;
     plan.worst_scratch_bytes = model.scratch_arena.peak_bytes;
     model_free(&model);
 
     split.even_routing = true;
-    model_measure(&model, &config->model, split);
+    model_measure(&model, &config->model, split, NULL);
     optimizer_measure(&optimizer, &model);
     plan.total_params = model_total_params(&model);
     plan.active_params = model_active_params(&model);

@@ -24,16 +24,64 @@ static SavedTensor saved_param(const Model *model, ParamSet set, int index, cons
     return saved;
 }
 
-SavedTensor *saved_tensors(Model *model, Optimizer *optimizer, const Vocabulary *vocabulary,
-                           int *count) {
+// ---- the host's state ----------------------------------------------------------------------------------
+
+static ParamSet mirror(Arena *arena, ParamSet set) {
+    return (ParamSet){{arena_mirror(arena, set.run[0]), arena_mirror(arena, set.run[1])}};
+}
+
+static void layout(HostState *state) {
+    state->values = mirror(&state->arena, state->model->values);
+    if (!state->optimizer) return;
+    state->m = mirror(&state->arena, state->optimizer->m);
+    state->v = mirror(&state->arena, state->optimizer->v);
+}
+
+void host_state_open(HostState *state, Model *model, Optimizer *optimizer) {
+    *state = (HostState){.model = model, .optimizer = optimizer};
+    arena_measure(&state->arena, "the state to be saved", NULL);
+    layout(state);
+    arena_allocate(&state->arena);
+    layout(state);
+}
+
+void host_state_close(HostState *state) {
+    arena_free(&state->arena);
+}
+
+void host_state_download(HostState *state) {
+    Device *dev = state->model->work.dev;
+    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
+        device_download(dev, state->values.run[kind], state->model->values.run[kind]);
+        if (!state->optimizer) continue;
+        device_download(dev, state->m.run[kind], state->optimizer->m.run[kind]);
+        device_download(dev, state->v.run[kind], state->optimizer->v.run[kind]);
+    }
+}
+
+void host_state_upload(HostState *state) {
+    Device *dev = state->model->work.dev;
+    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
+        device_upload(dev, state->model->values.run[kind], state->values.run[kind]);
+        if (!state->optimizer) continue;
+        device_upload(dev, state->optimizer->m.run[kind], state->m.run[kind]);
+        device_upload(dev, state->optimizer->v.run[kind], state->v.run[kind]);
+    }
+    model_refresh_matrices(state->model);
+}
+
+// ---- the list of tensors -------------------------------------------------------------------------------
+
+SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count) {
+    const Model *model = state->model;
     int rows = model->params.count, n = 0;
     SavedTensor *saved = calloc((size_t)rows * 3 + 1, sizeof *saved);
     CHECK(saved, "no memory for the list of saved tensors");
-    for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, model->values, i, "parameters");
-    for (int i = 0; i < rows && optimizer; i++)
-        saved[n++] = saved_param(model, optimizer->m, i, "optimizer/m");
-    for (int i = 0; i < rows && optimizer; i++)
-        saved[n++] = saved_param(model, optimizer->v, i, "optimizer/v");
+    for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, state->values, i, "parameters");
+    for (int i = 0; i < rows && state->optimizer; i++)
+        saved[n++] = saved_param(model, state->m, i, "optimizer/m");
+    for (int i = 0; i < rows && state->optimizer; i++)
+        saved[n++] = saved_param(model, state->v, i, "optimizer/v");
     if (vocabulary->code_points) {
         saved[n] = (SavedTensor){.dtype = I32,
                                  .rank = 1,
@@ -91,14 +139,17 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     if (!restore_vocabulary(&restored->vocabulary, config, checkpoint_path, err)) return false;
     ModelConfig model = config->model;
     model.vocab_size = restored->vocabulary.size;
-    model_measure(&restored->model, &model, split);
-    model_allocate(&restored->model, &session->dev, session->groups, (uint64_t)config->seed);
+    model_measure(&restored->model, &model, split, &session->dev);
+    model_allocate(&restored->model, session->groups, (uint64_t)config->seed);
 
     Checkpoint checkpoint = {0};
-    checkpoint.tensors =
-        saved_tensors(&restored->model, NULL, &(Vocabulary){0}, &checkpoint.tensor_count);
+    HostState state;
+    host_state_open(&state, &restored->model, NULL);
+    checkpoint.tensors = saved_tensors(&state, &(Vocabulary){0}, &checkpoint.tensor_count);
     bool ok = checkpoint_load(checkpoint_path, &checkpoint, err);
+    if (ok) host_state_upload(&state);
     free(checkpoint.tensors);
+    host_state_close(&state);
     restored->state = checkpoint.state;
     return ok;
 }

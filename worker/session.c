@@ -17,15 +17,24 @@ static int default_threads(void) {
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
     int threads = config->threads > 0 ? (int)config->threads : default_threads();
-    bool ok = device_open(&session->dev, config->device, threads, err) &&
-              device_self_test(&session->dev, err);
+    bool ok = device_open(&session->dev, config->device, threads, comm_local_rank(),
+                          comm_local_size(), err);
+    if (ok) {
+        session->dev.fixed_order |= config->reproducible == REPRODUCIBLE_RANKS;
+        ok = device_self_test(&session->dev, err);
+    }
     if (!comm_agree(ok, err)) return false;
-    session->groups = process_groups_open((int)config->expert_parallel);
+    session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
     return true;
 }
 
 void session_close(Session *session) {
     if (session->groups.world) process_groups_close(&session->groups);
+    device_close(&session->dev);
+}
+
+DType session_storage(const TrainConfig *config) {
+    return config->precision == PRECISION_BF16 ? BF16 : F32;
 }
 
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training) {
@@ -37,6 +46,8 @@ ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank,
         .sequences = config->batch / config->micro_batches,
         .context = config->context,
         .micro_batches = config->micro_batches,
+        .storage = session_storage(config),
+        .chunks = config->exchange_chunks,
         .fixed_tree = config->reproducible == REPRODUCIBLE_RANKS,
         .training = training,
     };

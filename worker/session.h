@@ -16,6 +16,8 @@ typedef struct Session {
 bool session_open(Session *session, const TrainConfig *config, Error *err);
 void session_close(Session *session); // legal on a zeroed struct. Collective over all ranks.
 
+// The storage type of activations: train.precision.
+DType session_storage(const TrainConfig *config);
 // How this run cuts its model over ranks. config->expert_parallel is resolved (config_check_ranks). Not collective.
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training);
 

@@ -37,6 +37,7 @@ typedef struct Trainer {
     double gemm_gflops;     // limit of all ranks together
     double flops_a_step;    // over all ranks
     size_t resident_before; // of this process, before the arenas
+    size_t free_before;     // of the device, before the arenas
     int64_t steps_done;     // by this process
     double seconds_a_step;  // running mean, for the ETA
     int64_t saved_step;     // of the newest checkpoint; -1: none
@@ -49,12 +50,12 @@ static void read_statistics(Trainer *trainer, StepMetrics *row) {
     Statistics *stats = &trainer->model.stats;
     int64_t layers = stats->layers, E = stats->experts;
     int64_t choices = 0, dropped = 0;
-    row->loss = *statistics_loss(stats, 0);
+    row->loss = statistics_loss(stats);
     row->moe = layers > 0;
     for (int64_t layer = 0; layer < layers; layer++) {
-        row->balance_loss += *statistics_balance(stats, 0, layer) / (double)layers;
-        row->z_loss += *statistics_z(stats, 0, layer) / (double)layers;
-        row->router_entropy += *statistics_entropy(stats, 0, layer) / (double)layers;
+        row->balance_loss += statistics_balance(stats, layer) / (double)layers;
+        row->z_loss += statistics_z(stats, layer) / (double)layers;
+        row->router_entropy += statistics_entropy(stats, layer) / (double)layers;
         int64_t sum = 0, busiest = 0;
         for (int64_t e = 0; e < E; e++) {
             int64_t lost = statistics_dropped(stats, layer)[e];
@@ -76,9 +77,9 @@ static void record_utilization(Trainer *trainer) {
     if (stats->layers == 0) return;
     const TrainConfig *config = &trainer->config;
     for (int64_t layer = 0; layer < stats->layers; layer++)
-        trainer->entropy[layer] = *statistics_entropy(stats, 0, layer);
+        trainer->entropy[layer] = statistics_entropy(stats, layer);
     utilization_add(&trainer->utilization, statistics_routed(stats, 0),
-                    statistics_dropped(stats, 0), statistics_weight_mass(stats, 0, 0),
+                    statistics_dropped(stats, 0), statistics_weight_mass(stats, 0),
                     trainer->entropy);
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
     if (trainer->state.step % every == 0)
@@ -177,7 +178,7 @@ static bool evaluate_now(Trainer *trainer, Error *err) {
 }
 
 // Plan against fact: peak memory of rank 0's process and the bytes it sent a step.
-static void report_plan(const Trainer *trainer, const int64_t sent_before[TRAFFIC_KINDS]) {
+static void report_plan(Trainer *trainer, const int64_t sent_before[TRAFFIC_KINDS]) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double mib = 1.0 / 1048576.0;
@@ -185,6 +186,13 @@ static void report_plan(const Trainer *trainer, const int64_t sent_before[TRAFFI
     double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
     double worst = before + (double)plan_worst_bytes(&trainer->plan) * mib;
     double fact = (double)usage.ru_maxrss / 1024.0;
+    if (trainer->session.dev.place == ON_DEVICE) {
+        size_t free_now = device_free_bytes(&trainer->session.dev);
+        log_info("memory of rank 0's GPU: planned %.1f MiB for the worst routing, taken %.1f with the "
+                 "kernels' workspace",
+                 (double)plan_worst_bytes(&trainer->plan) * mib,
+                 (double)(trainer->free_before - free_now) * mib);
+    }
     log_info(
         "memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it program "
         "and libraries), peak %.1f, ratio %.3f",
@@ -199,12 +207,11 @@ static void report_plan(const Trainer *trainer, const int64_t sent_before[TRAFFI
 
 // ---- checkpoints ---------------------------------------------------------------------------------------
 
-static Checkpoint describe_state(Trainer *trainer) {
+static Checkpoint describe_state(Trainer *trainer, const HostState *host) {
     Checkpoint checkpoint = {.state = trainer->state,
                              .config_yaml = trainer->config_yaml,
                              .utilization = &trainer->utilization};
-    checkpoint.tensors = saved_tensors(&trainer->model, &trainer->optimizer, &trainer->vocabulary,
-                                       &checkpoint.tensor_count);
+    checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
     return checkpoint;
 }
 
@@ -212,10 +219,14 @@ static bool save(Trainer *trainer, Error *err) {
     if (trainer->saved_step == trainer->state.step) return true;
     double begin = clock_seconds();
     watchdog_beat("saving a checkpoint");
-    Checkpoint checkpoint = describe_state(trainer);
+    HostState host;
+    host_state_open(&host, &trainer->model, &trainer->optimizer);
+    host_state_download(&host);
+    Checkpoint checkpoint = describe_state(trainer, &host);
     bool ok =
         checkpoint_save(trainer->config.run_dir, &checkpoint, (int)trainer->config.keep_last, err);
     free(checkpoint.tensors);
+    host_state_close(&host);
     if (!ok) return false;
     trainer->saved_step = trainer->state.step;
     log_info("saved %s/checkpoints/step-%08lld.h5 in %.2f s", trainer->config.run_dir,
@@ -258,9 +269,13 @@ static bool resume(Trainer *trainer, Error *err) {
     if (!choose_checkpoint(config, path, err)) return false;
     if (path[0] == 0) return true;
 
-    Checkpoint checkpoint = describe_state(trainer);
+    HostState host;
+    host_state_open(&host, &trainer->model, &trainer->optimizer);
+    Checkpoint checkpoint = describe_state(trainer, &host);
     bool ok = checkpoint_load(path, &checkpoint, err);
+    if (ok) host_state_upload(&host);
     free(checkpoint.tensors);
+    host_state_close(&host);
     if (!ok) return false;
     trainer->state = checkpoint.state;
     if (strcmp(data_id, trainer->state.data_id) != 0)
@@ -324,6 +339,30 @@ static size_t resident_bytes(void) {
     return (size_t)pages * 4096;
 }
 
+// Whether a GPU has room for what was measured. (Host memory is taken page by page, as tokens come.) Collective over all ranks.
+static bool check_room(Trainer *trainer, Error *err) {
+    Device *dev = &trainer->session.dev;
+    const Model *model = &trainer->model;
+    double mib = 1.0 / 1048576.0;
+    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes;
+    size_t wanted = model->parameter_arena.peak_bytes + model->gradient_arena.peak_bytes +
+                    trainer->optimizer.arena.peak_bytes + working;
+    trainer->free_before = device_free_bytes(dev);
+    bool ok = dev->place == ON_HOST || wanted <= trainer->free_before;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "%s: a rank needs %.0f MiB (parameters %.0f, gradients %.0f, optimizer %.0f, "
+                  "activations and scratch %.0f for the worst routing) and %.0f MiB are free; use "
+                  "more ranks, a smaller train.batch, more train.micro_batches, "
+                  "train.precision=bf16, or a moe.capacity_factor, which bounds the worst case",
+                  dev->description, (double)wanted * mib,
+                  (double)model->parameter_arena.peak_bytes * mib,
+                  (double)model->gradient_arena.peak_bytes * mib,
+                  (double)trainer->optimizer.arena.peak_bytes * mib, (double)working * mib,
+                  (double)trainer->free_before * mib);
+    return comm_agree(ok, err);
+}
+
 // Everything before the first step. Collective over all ranks.
 static bool prepare(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
@@ -337,12 +376,12 @@ static bool prepare(Trainer *trainer, Error *err) {
     trainer->flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
-                  session_split(config, comm_size(), comm_rank(), true));
+                  session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model);
-    model_allocate(&trainer->model, &trainer->session.dev, trainer->session.groups,
-                   (uint64_t)config->seed);
+    if (!check_room(trainer, err)) return false;
+    model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
-    batch_open(&trainer->batch, trainer->model.work.B, config->context, comm_rank(), comm_size());
+    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context, comm_rank(), comm_size());
     Statistics *stats = &trainer->model.stats;
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);

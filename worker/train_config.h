@@ -39,6 +39,11 @@ typedef enum Reproducible {
     REPRODUCIBLE_OFF,
 } Reproducible;
 
+typedef enum Precision {
+    PRECISION_F32,
+    PRECISION_BF16, // matrices and what they multiply in bf16; sums, masters, optimizer, router and norms in f32
+} Precision;
+
 typedef struct TrainConfig {
     char run_dir[CONFIG_PATH_BYTES];
     int64_t seed;
@@ -52,10 +57,12 @@ typedef struct TrainConfig {
     int64_t micro_batches; // gradient accumulation: the batch is worked off in this many pieces
     int64_t shards;        // S; resolved: a power of two that divides batch / micro_batches
     Reproducible reproducible;
+    Precision precision;
     int64_t max_skipped; // non-finite steps in a row that stop the run
     OptimizerConfig optimizer;
     ModelConfig model;
     int64_t expert_parallel;        // ranks that share one set of experts; 0: as many as can
+    int64_t exchange_chunks;        // pieces of the token exchange at most
     int64_t checkpoint_every;       // 0: only at the end
     int64_t keep_last;              // 0: keep all
     char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path

@@ -6,10 +6,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "kernels/check.h"
+#include "comm/collectives.h"
 #include "kernels/log.h"
 
-enum { POLL_MILLISECONDS = 100 };
+enum { POLL_MILLISECONDS = 100, POLLS_A_CHECK = 10 };
 
 static pthread_t thread;
 static atomic_bool watching;
@@ -21,9 +21,11 @@ static double timeout;
 static void *watch(void *unused) {
     unsigned long seen = atomic_load(&beats);
     double quiet_seconds = 0;
+    int polls = 0;
     while (atomic_load(&watching)) {
         struct timespec pause = {.tv_nsec = POLL_MILLISECONDS * 1000000L};
         nanosleep(&pause, NULL);
+        if (++polls % POLLS_A_CHECK == 0) collectives_check(); // what failed behind our back
         unsigned long now = atomic_load(&beats);
         quiet_seconds = now == seen ? quiet_seconds + POLL_MILLISECONDS * 1e-3 : 0;
         seen = now;

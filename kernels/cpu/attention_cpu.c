@@ -1,6 +1,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/register_tile.h"
 #include "kernels/cpu/scratch.h"
@@ -8,11 +9,34 @@
 // Blockwise attention with a running softmax (FlashAttention, arXiv:2205.14135). One thread takes a whole
 // (sequence, head). It first copies the head's rows into tiles padded with zeros, so that no inner loop has
 // a tail. Scores are kept transposed, a row for each key and a column for each query: the softmax then runs
-// down columns, 16 queries at a time, and needs no sums across lanes.
+// down columns, 16 queries at a time, and needs no sums across lanes. Tiles are f32: what is stored as bf16 is widened
+// when it is copied in, and results are rounded when they are copied out.
 enum { BLOCK = 64 }; // queries and keys of a block of scores
 
 static int64_t round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
+}
+
+// ---- storage -------------------------------------------------------------------------------------------
+
+// Elements of a tensor, f32 or bf16.
+typedef struct Stored {
+    void *data;
+    DType type;
+} Stored;
+
+static Stored stored(Tensor x) {
+    return (Stored){x.dtype == BF16 ? (void *)tensor_bf16(x) : (void *)tensor_f32(x), x.dtype};
+}
+static Stored stored_at(Stored x, int64_t element) {
+    return (Stored){(char *)x.data + element * (x.type == BF16 ? 2 : 4), x.type};
+}
+
+// n elements as f32: where they are, or widened into `room`.
+static const float *as_f32(Stored x, int64_t n, float *room) {
+    if (x.type == F32) return x.data;
+    widen_bf16(room, x.data, n);
+    return room;
 }
 
 // ---- a small matrix product ----------------------------------------------------------------------------
@@ -80,18 +104,45 @@ static void copy_row(float *to, const float *from, int64_t columns) {
     for (; j < columns; j++) to[j] = from[j];
 }
 
+static void load_row(float *to, Stored from, int64_t columns) {
+    if (from.type == F32) {
+        copy_row(to, from.data, columns);
+    } else {
+        widen_bf16(to, from.data, columns);
+    }
+}
+
+static void store_row(Stored to, const float *from, int64_t columns) {
+    if (to.type == F32) {
+        copy_row(to.data, from, columns);
+    } else {
+        round_to_bf16(to.data, from, columns);
+    }
+}
+
 // to (padded_rows, to.width) = from (rows, columns) with zeros around it. The rows of a head lie far apart, where
 // the processor's own prefetching does not follow.
-static void pack(Rows to, int64_t padded_rows, const float *from, int64_t from_width, int64_t rows,
-                 int64_t columns) {
+static inline __attribute__((always_inline)) void pack_with(Rows to, int64_t padded_rows,
+                                                            Stored from, int64_t from_width,
+                                                            int64_t rows, int64_t columns) {
     enum { LINE = 16 };
     for (int64_t i = 0; i < rows; i++) {
+        Stored row = stored_at(from, i * from_width);
         for (int64_t j = 0; j < columns; j += LINE)
-            __builtin_prefetch(from + i * from_width + columns + j);
-        copy_row(to.data + i * to.width, from + i * from_width, columns);
+            __builtin_prefetch(stored_at(row, columns + j).data);
+        load_row(to.data + i * to.width, row, columns);
         for (int64_t j = columns; j < to.width; j++) to.data[i * to.width + j] = 0.0f;
     }
     clear(row_at(to, rows), padded_rows - rows);
+}
+
+static void pack(Rows to, int64_t padded_rows, Stored from, int64_t from_width, int64_t rows,
+                 int64_t columns) {
+    if (from.type == F32) { // the type known to the loops
+        pack_with(to, padded_rows, (Stored){from.data, F32}, from_width, rows, columns);
+    } else {
+        pack_with(to, padded_rows, (Stored){from.data, BF16}, from_width, rows, columns);
+    }
 }
 
 // to (columns, rows) = from (rows, columns)ᵀ · scale
@@ -101,9 +152,17 @@ static void transpose_scaled(Rows to, Rows from, int64_t rows, int64_t columns, 
         for (int64_t i = 0; i < rows; i++) to.data[j * to.width + i] *= scale;
 }
 
-static void unpack(float *to, int64_t to_width, Rows from, int64_t rows, int64_t columns) {
+static inline __attribute__((always_inline)) void
+unpack_with(Stored to, int64_t to_width, Rows from, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i++)
-        copy_row(to + i * to_width, from.data + i * from.width, columns);
+        store_row(stored_at(to, i * to_width), from.data + i * from.width, columns);
+}
+static void unpack(Stored to, int64_t to_width, Rows from, int64_t rows, int64_t columns) {
+    if (to.type == F32) {
+        unpack_with((Stored){to.data, F32}, to_width, from, rows, columns);
+    } else {
+        unpack_with((Stored){to.data, BF16}, to_width, from, rows, columns);
+    }
 }
 
 // Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block is one whose
@@ -182,7 +241,7 @@ static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries, bool di
 }
 
 // Queries [first, first + count) of one head; out and lse point at the first one's numbers.
-static void forward_block(ForwardTiles t, AttentionShape s, float *out, float *lse, const float *q,
+static void forward_block(ForwardTiles t, AttentionShape s, Stored out, float *lse, Stored q,
                           int64_t W, int64_t first, int64_t count, int64_t T, float scale) {
     int64_t queries = round_up(count, LANES), dv = t.v.width;
     pack(t.q, queries, q, W, count, s.d_head);
@@ -204,8 +263,10 @@ static void forward_block(ForwardTiles t, AttentionShape s, float *out, float *l
     }
     for (int64_t i = 0; i < count; i++) {
         float inverse = 1.0f / t.normaliser[i];
-        for (int64_t c = 0; c < s.d_value; c++)
-            out[i * s.heads * s.d_value + c] = t.sum.data[i * dv + c] * inverse;
+        Stored row = stored_at(out, i * s.heads * s.d_value);
+        float *sum = t.sum.data + i * dv, *to = out.type == F32 ? row.data : sum;
+        for (int64_t c = 0; c < s.d_value; c++) to[c] = sum[c] * inverse;
+        if (out.type == BF16) round_to_bf16(row.data, to, s.d_value);
         lse[i * s.heads] = t.largest[i] + logf(t.normaliser[i]);
     }
 }
@@ -213,8 +274,8 @@ static void forward_block(ForwardTiles t, AttentionShape s, float *out, float *l
 void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
                            int64_t T, float scale) {
     int64_t sequences = qkv.shape[0] / T, W = qkv.shape[1];
-    const float *x = tensor_f32(qkv);
-    float *to = tensor_f32(out), *lse_of = tensor_f32(lse);
+    Stored x = stored(qkv), to = stored(out);
+    float *lse_of = tensor_f32(lse);
 #pragma omp parallel
     {
         ForwardTiles t = forward_tiles(s, T);
@@ -222,14 +283,15 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
         for (int64_t b = 0; b < sequences; b++)
             for (int64_t h = 0; h < s.heads; h++) {
                 int64_t kv = h / (s.heads / s.kv_heads), rows = round_up(T, REGISTER_ROWS);
-                const float *from = x + b * T * W;
-                pack(t.k, rows, from + key_column(s, kv), W, T, s.d_head);
-                pack(t.v, rows, from + value_column(s, kv), W, T, s.d_value);
+                Stored from = stored_at(x, b * T * W);
+                pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
+                pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
                 for (int64_t i = 0; i < T; i += BLOCK)
-                    forward_block(t, s, to + (b * T + i) * s.heads * s.d_value + h * s.d_value,
+                    forward_block(t, s,
+                                  stored_at(to, (b * T + i) * s.heads * s.d_value + h * s.d_value),
                                   lse_of + (b * T + i) * s.heads + h,
-                                  from + i * W + query_column(s, h), W, i, least(BLOCK, T - i), T,
-                                  scale);
+                                  stored_at(from, i * W + query_column(s, h)), W, i,
+                                  least(BLOCK, T - i), T, scale);
             }
     }
 }
@@ -300,18 +362,21 @@ static void backward_block(BackwardTiles t, AttentionShape s, int64_t key, int64
 }
 
 // One query head of one sequence against its packed keys and values; q, dout, out and lse point at its first row.
-static void backward_head(BackwardTiles t, AttentionShape s, const float *q, const float *dout,
-                          const float *out, const float *lse, int64_t T, float scale) {
+static void backward_head(BackwardTiles t, AttentionShape s, Stored q, Stored dout, Stored out,
+                          const float *lse, int64_t T, float scale) {
     int64_t rows = round_up(T, LANES), W = attention_qkv_width(s), O = s.heads * s.d_value;
+    for (int64_t i = 0; i < rows; i++) { // padding queries get finite numbers that multiply zeros
+        float *room = t.dout.data, *more = room + t.dout.width; // still free, BLOCK rows or more
+        t.lse[i] = i < T ? lse[i * s.heads] : 0.0f;
+        t.delta[i] = i < T ? dot_product(as_f32(stored_at(dout, i * O), s.d_value, room),
+                                         as_f32(stored_at(out, i * O), s.d_value, more), s.d_value)
+                           : 0.0f;
+    }
     pack(t.q, rows, q, W, T, s.d_head);
     transpose_scaled(t.q_t, t.q, rows, s.d_head, scale);
     pack(t.dout, rows, dout, O, T, s.d_value);
     transpose(t.dout_t.data, t.dout_t.width, t.dout.data, t.dout.width, rows, s.d_value);
     clear(t.dq, rows);
-    for (int64_t i = 0; i < rows; i++) { // padding queries get finite numbers that multiply zeros
-        t.lse[i] = i < T ? lse[i * s.heads] : 0.0f;
-        t.delta[i] = i < T ? dot_product(dout + i * O, out + i * O, s.d_value) : 0.0f;
-    }
     for (int64_t key = 0; key < T; key += BLOCK)
         for (int64_t query = key; query < T; query += BLOCK)
             backward_block(t, s, key, query, T, scale);
@@ -322,29 +387,27 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
                             Tensor lse, AttentionShape s, int64_t T, float scale) {
     int64_t sequences = qkv.shape[0] / T, W = qkv.shape[1], O = s.heads * s.d_value;
     int64_t rows = round_up(T, LANES), group = s.heads / s.kv_heads;
-    const float *x = tensor_f32(qkv), *y = tensor_f32(out), *dy = tensor_f32(dout);
+    Stored x = stored(qkv), y = stored(out), dy = stored(dout), dx = stored(dqkv);
     const float *lse_of = tensor_f32(lse);
-    float *dx = tensor_f32(dqkv);
 #pragma omp parallel
     {
         BackwardTiles t = backward_tiles(s, T);
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < sequences; b++)
             for (int64_t kv = 0; kv < s.kv_heads; kv++) {
-                const float *from = x + b * T * W;
-                float *to = dx + b * T * W;
-                pack(t.k, rows, from + key_column(s, kv), W, T, s.d_head);
-                pack(t.v, rows, from + value_column(s, kv), W, T, s.d_value);
+                Stored from = stored_at(x, b * T * W), to = stored_at(dx, b * T * W);
+                pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
+                pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
                 clear(t.dk, rows);
                 clear(t.dv, rows);
                 for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
                     int64_t at = b * T * O + h * s.d_value;
-                    backward_head(t, s, from + query_column(s, h), dy + at, y + at,
-                                  lse_of + b * T * s.heads + h, T, scale);
-                    unpack(to + query_column(s, h), W, t.dq, T, s.d_head);
+                    backward_head(t, s, stored_at(from, query_column(s, h)), stored_at(dy, at),
+                                  stored_at(y, at), lse_of + b * T * s.heads + h, T, scale);
+                    unpack(stored_at(to, query_column(s, h)), W, t.dq, T, s.d_head);
                 }
-                unpack(to + key_column(s, kv), W, t.dk, T, s.d_head);
-                unpack(to + value_column(s, kv), W, t.dv, T, s.d_value);
+                unpack(stored_at(to, key_column(s, kv)), W, t.dk, T, s.d_head);
+                unpack(stored_at(to, value_column(s, kv)), W, t.dv, T, s.d_value);
             }
     }
 }
@@ -355,20 +418,26 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
 void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
                           int64_t position, float scale) {
     int64_t W = cache.shape[1], keys = position + 1;
-    const float *q = tensor_f32(qkv), *rows = tensor_f32(cache);
-    float *to = tensor_f32(out);
+    Stored x = stored(qkv), rows = stored(cache), to = stored(out);
 #pragma omp parallel for schedule(static)
     for (int64_t h = 0; h < s.heads; h++) {
         int64_t kv = h / (s.heads / s.kv_heads);
-        const float *k = rows + kv * s.d_head, *v = rows + s.kv_heads * s.d_head + kv * s.d_value;
-        float *p = thread_scratch((size_t)keys * sizeof *p), *sum = to + h * s.d_value;
+        Stored k = stored_at(rows, kv * s.d_head);
+        Stored v = stored_at(rows, s.kv_heads * s.d_head + kv * s.d_value);
+        float *p = thread_scratch((size_t)(keys + 2 * s.d_head + 2 * s.d_value) * sizeof *p);
+        float *sum = p + keys, *v_room = sum + s.d_value, *q_room = v_room + s.d_value;
+        const float *q = as_f32(stored_at(x, h * s.d_head), s.d_head, q_room);
         for (int64_t j = 0; j < keys; j++)
-            p[j] = scale * dot_product(q + h * s.d_head, k + j * W, s.d_head);
+            p[j] = scale * dot_product(q, as_f32(stored_at(k, j * W), s.d_head, q_room + s.d_head),
+                                       s.d_head);
         float largest = max_of(p, keys);
         for (int64_t j = 0; j < keys; j++) p[j] = exp_f32(p[j] - largest);
         float inverse = 1.0f / sum_of(p, keys);
         memset(sum, 0, (size_t)s.d_value * sizeof *sum);
-        for (int64_t j = 0; j < keys; j++)
-            for (int64_t c = 0; c < s.d_value; c++) sum[c] += p[j] * inverse * v[j * W + c];
+        for (int64_t j = 0; j < keys; j++) {
+            const float *value = as_f32(stored_at(v, j * W), s.d_value, v_room);
+            for (int64_t c = 0; c < s.d_value; c++) sum[c] += p[j] * inverse * value[c];
+        }
+        store_row(stored_at(to, h * s.d_value), sum, s.d_value);
     }
 }

@@ -48,7 +48,18 @@ static void cpu_model(char *name, size_t bytes) {
     fclose(info);
 }
 
-static void describe(char *text, size_t bytes) {
+static bool available(Error *err) {
+    (void)err;
+    return true;
+}
+
+static bool open_cpu_backend(Device *dev, int local_rank, int local_size, Error *err) {
+    (void)local_rank, (void)local_size, (void)err;
+    dev->fixed_order = true;
+    return true;
+}
+
+static void describe(const Device *dev, char *text, size_t bytes) {
     char model[72];
     cpu_model(model, sizeof model);
     const dnnl_version_t *v = dnnl_version();
@@ -58,7 +69,17 @@ static void describe(char *text, size_t bytes) {
 
 const Backend cpu_backend = {
     .name = "cpu",
+    .place = ON_HOST,
+    .available = available,
+    .open = open_cpu_backend,
+    .close = close_cpu,
     .describe = describe,
+    .allocate = allocate_cpu,
+    .release = release_cpu,
+    .free_bytes = free_bytes_cpu,
+    .upload = transfer_cpu,
+    .download = transfer_cpu,
+    .synchronize = synchronize_cpu,
     .matmul_forward = matmul_forward_cpu,
     .matmul_backward_input = matmul_backward_input_cpu,
     .matmul_backward_weight = matmul_backward_weight_cpu,
@@ -76,7 +97,10 @@ const Backend cpu_backend = {
     .router_backward = router_backward_cpu,
     .capacity_assign = capacity_assign_cpu,
     .expert_load = expert_load_cpu,
+    .router_totals = router_totals_cpu,
+    .sum_columns = sum_columns_cpu,
     .permutation_plan = permutation_plan_cpu,
+    .exchange_plan = exchange_plan_cpu,
     .gather_rows = gather_rows_cpu,
     .combine_forward = combine_forward_cpu,
     .combine_backward = combine_backward_cpu,
@@ -85,6 +109,7 @@ const Backend cpu_backend = {
     .cross_entropy = cross_entropy_cpu,
     .fill_zero = fill_zero_cpu,
     .copy = copy_cpu,
+    .convert = convert_cpu,
     .add = add_cpu,
     .segment_sum = segment_sum_cpu,
     .sum_of_squares = sum_of_squares_cpu,

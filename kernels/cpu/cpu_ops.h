@@ -9,13 +9,21 @@
 
 #pragma GCC diagnostic ignored "-Wunused-parameter" // the CPU needs nothing from its Device
 
+void *allocate_cpu(Device *dev, size_t bytes);
+void release_cpu(Device *dev, void *data, size_t bytes);
+size_t free_bytes_cpu(Device *dev);
+void transfer_cpu(Device *dev, void *to, const void *from, size_t bytes);
+void synchronize_cpu(Device *dev);
+void close_cpu(Device *dev);
+
 void matmul_forward_cpu(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows);
 void matmul_backward_input_cpu(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows);
 void matmul_backward_weight_cpu(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows);
 void embedding_forward_cpu(Device *dev, Tensor out, Tensor tokens, Tensor weight);
 void embedding_backward_cpu(Device *dev, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,
                             Tensor order);
-void rmsnorm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor x, Tensor weight, float eps);
+void rmsnorm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
+                         Tensor weight, float eps);
 void rmsnorm_backward_cpu(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x,
                           Tensor rstd, Tensor weight, int64_t parts, Tensor partial);
 void rope_cpu(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
@@ -39,8 +47,13 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped
                          RngStream stream, int64_t first_token, Tensor order);
 void expert_load_cpu(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                      Tensor weights, Tensor kept);
+void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                       Tensor batch_chosen, BalanceRule rule);
+void sum_columns_cpu(Device *dev, Tensor out, Tensor x);
 void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
-                          Tensor ids, Tensor kept, int64_t parts);
+                          Tensor ids, Tensor kept, int64_t parts, int64_t room);
+void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                       int64_t parts);
 void gather_rows_cpu(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows,
                      int64_t divisor);
 void combine_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
@@ -52,9 +65,11 @@ void renormalize_backward_cpu(Device *dev, Tensor dscaled, Tensor scaled, Tensor
 void cross_entropy_cpu(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale);
 void fill_zero_cpu(Device *dev, Tensor x);
 void copy_cpu(Device *dev, Tensor out, Tensor x);
+void convert_cpu(Device *dev, Tensor out, Tensor x);
 void add_cpu(Device *dev, Tensor out, Tensor a, Tensor b);
-void segment_sum_cpu(Device *dev, Tensor sums, Tensor x, int64_t parts);
-void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x);
-void adamw_update_cpu(Device *dev, Tensor w, Tensor g, Tensor m, Tensor v, AdamW rule);
+void segment_sum_cpu(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);
+void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor offsets);
+void adamw_update_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
+                      Tensor decay, AdamW rule);
 
 #endif

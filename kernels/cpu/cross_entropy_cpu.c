@@ -1,6 +1,8 @@
 #include <math.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 
 // Turns a row of logits into (softmax - onehot) · scale and returns the sum of its exponentials.
@@ -12,16 +14,30 @@ static float row_gradient(float *logits, int64_t V, int32_t target, float larges
     return sum;
 }
 
+// The loss of one row, which becomes its gradient unless scale is 0.
+static float row_loss(float *row, int64_t V, int32_t target, float scale) {
+    float largest = max_of(row, V), wanted = row[target];
+    float sum =
+        scale == 0.0f ? sum_of_exp(row, V, largest) : row_gradient(row, V, target, largest, scale);
+    return largest - wanted + logf(sum);
+}
+
 void cross_entropy_cpu(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale) {
     int64_t N = logits.shape[0], V = logits.shape[1];
-    float *loss = tensor_f32(losses), *z = tensor_f32(logits);
+    float *loss = tensor_f32(losses);
     const int32_t *target = tensor_i32(targets);
+    if (logits.dtype == F32) {
+        float *z = tensor_f32(logits);
 #pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) {
-        float *row = z + n * V;
-        float largest = max_of(row, V), wanted = row[target[n]];
-        float sum = scale == 0.0f ? sum_of_exp(row, V, largest)
-                                  : row_gradient(row, V, target[n], largest, scale);
-        loss[n] = largest - wanted + logf(sum);
+        for (int64_t n = 0; n < N; n++) loss[n] = row_loss(z + n * V, V, target[n], scale);
+    } else {
+        uint16_t *z = tensor_bf16(logits);
+#pragma omp parallel for schedule(static)
+        for (int64_t n = 0; n < N; n++) {
+            float *row = thread_scratch((size_t)V * sizeof *row);
+            widen_bf16(row, z + n * V, V);
+            loss[n] = row_loss(row, V, target[n], scale);
+            if (scale != 0.0f) round_to_bf16(z + n * V, row, V);
+        }
     }
 }

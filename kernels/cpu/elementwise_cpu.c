@@ -1,8 +1,8 @@
 #include <string.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/vector_math.h"
 
 enum { CHUNK_BYTES = 1 << 18 }; // of a copy or fill that one thread takes at a time
 
@@ -23,7 +23,49 @@ void copy_cpu(Device *dev, Tensor out, Tensor x) {
         memcpy(to + at, from + at, (size_t)(bytes - at < CHUNK_BYTES ? bytes - at : CHUNK_BYTES));
 }
 
+void convert_cpu(Device *dev, Tensor out, Tensor x) {
+    int64_t n = tensor_elements(x);
+    if (x.dtype == F32) {
+        const float *from = tensor_f32(x);
+        uint16_t *to = tensor_bf16(out);
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n; i++) to[i] = bf16_from_f32(from[i]);
+    } else {
+        const uint16_t *from = tensor_bf16(x);
+        float *to = tensor_f32(out);
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n; i++) to[i] = f32_from_bf16(from[i]);
+    }
+}
+
+enum { TILE = 1024 }; // elements that are widened at a time
+
+// Elements [first, first + n) as f32: where they lie, or widened into `room`.
+static const float *tile_of(Tensor x, int64_t first, int64_t n, float *room) {
+    if (x.dtype == F32) return tensor_f32(x) + first;
+    widen_bf16(room, tensor_bf16(x) + first, n);
+    return room;
+}
+
+static void add_in_tiles(Tensor out, Tensor a, Tensor b) {
+    int64_t n = tensor_elements(out);
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < n; first += TILE) {
+        float room_a[TILE], room_b[TILE], room[TILE];
+        int64_t count = n - first < TILE ? n - first : TILE;
+        const float *x = tile_of(a, first, count, room_a), *y = tile_of(b, first, count, room_b);
+        float *to = out.dtype == F32 ? tensor_f32(out) + first : room;
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) to[i] = x[i] + y[i];
+        if (out.dtype == BF16) round_to_bf16(tensor_bf16(out) + first, room, count);
+    }
+}
+
 void add_cpu(Device *dev, Tensor out, Tensor a, Tensor b) {
+    if (out.dtype != F32 || a.dtype != F32 || b.dtype != F32) {
+        add_in_tiles(out, a, b);
+        return;
+    }
     int64_t n = tensor_elements(out);
     float *to = tensor_f32(out);
     const float *x = tensor_f32(a), *y = tensor_f32(b);
@@ -31,21 +73,21 @@ void add_cpu(Device *dev, Tensor out, Tensor a, Tensor b) {
     for (int64_t i = 0; i < n; i++) to[i] = x[i] + y[i];
 }
 
-void segment_sum_cpu(Device *dev, Tensor sums, Tensor x, int64_t parts) {
-    int64_t count = x.shape[0] / parts;
+void segment_sum_cpu(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor) {
+    int64_t parts = sums.shape[0], columns = sums.shape[1], count = x.shape[0] / parts;
     double *to = tensor_f64(sums);
     const float *from = tensor_f32(x);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++) {
         double sum = 0.0;
         for (int64_t i = 0; i < count; i++) sum += (double)from[p * count + i];
-        to[p] = sum;
+        to[p * columns + column] += sum / divisor;
     }
 }
 
 enum { BLOCK = 4096 };
 
-// Σ x² of one block: eight running sums, added in order.
+// Σ x² of one block: sixteen running sums, added in order.
 static double block_sum_of_squares(const float *x, int64_t n) {
     enum { SUMS = 16 };
     double sum[SUMS] = {0}, total = 0.0;
@@ -57,22 +99,29 @@ static double block_sum_of_squares(const float *x, int64_t n) {
     return total;
 }
 
-void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x) {
-    int64_t rows = x.shape[0];
-    if (rows == 0) return;
-    int64_t width = tensor_elements(x) / rows, blocks = (width + BLOCK - 1) / BLOCK;
-    double *to = tensor_f64(sums),
-           *block_sum = thread_scratch((size_t)(rows * blocks) * sizeof *to);
+// One block of a segment, and its sum.
+typedef struct SquareBlock {
+    int64_t first, count;
+    double sum;
+} SquareBlock;
+
+void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
+    int64_t segments = sums.shape[0], blocks = 0;
+    const int64_t *at = tensor_i64(offsets);
     const float *from = tensor_f32(x);
-#pragma omp parallel for schedule(static) collapse(2)
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t left = width - b * BLOCK;
-            block_sum[r * blocks + b] =
-                block_sum_of_squares(from + r * width + b * BLOCK, left < BLOCK ? left : BLOCK);
+    double *to = tensor_f64(sums);
+    for (int64_t s = 0; s < segments; s++) blocks += (at[s + 1] - at[s] + BLOCK - 1) / BLOCK;
+    SquareBlock *block = thread_scratch((size_t)blocks * sizeof *block);
+    for (int64_t s = 0, b = 0; s < segments; s++)
+        for (int64_t i = at[s]; i < at[s + 1]; i += BLOCK) {
+            int64_t left = at[s + 1] - i;
+            block[b++] = (SquareBlock){i, left < BLOCK ? left : BLOCK, 0.0};
         }
-    for (int64_t r = 0; r < rows; r++) {
-        to[r] = 0.0;
-        for (int64_t b = 0; b < blocks; b++) to[r] += block_sum[r * blocks + b];
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < blocks; b++)
+        block[b].sum = block_sum_of_squares(from + block[b].first, block[b].count);
+    for (int64_t s = 0, b = 0; s < segments; s++) {
+        to[s] = 0.0;
+        for (int64_t i = at[s]; i < at[s + 1]; i += BLOCK) to[s] += block[b++].sum;
     }
 }

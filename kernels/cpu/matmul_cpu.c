@@ -16,10 +16,14 @@
 //
 // A forward product of our own that transposed x instead of w was up to a quarter faster on 64 rows and lost it
 // again on the ragged segments of real steps.
+//
+// bf16 is storage: blocks of the operands are widened into a thread's scratch, which the second cache holds, multiplied in f32,
+// and a result is rounded once. Depths of more than a block are summed block by block, whatever the rows.
 #include <string.h>
 
 #include <oneapi/dnnl/dnnl.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
 
@@ -27,19 +31,32 @@ enum {
     TILE_ROWS = 128,      // of a segment, for one call
     WEIGHT_ROWS = 128,    // of a tile of a weight gradient; half of it for small matrices, so that
     WEIGHT_COLUMNS = 512, // two threads share even one
+    BF16_COLUMNS = 256,   // of a block of a bf16 product
+    BF16_DEPTH = 1024,    // summed in a block; rows of a weight gradient are a quarter
 };
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-// c (m, n) = op(a) op(b), row-major
+// c (m, n) = op(a) op(b) + beta c, row-major
+static void multiply_add(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k,
+                         const float *a, int64_t a_width, const float *b, int64_t b_width,
+                         float beta, float *c, int64_t c_width) {
+    dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, a_width, b,
+                                      b_width, beta, c, c_width);
+    CHECK(status == dnnl_success, "dnnl_sgemm returned %d", (int)status);
+}
 static void multiply(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k,
                      const float *a, int64_t a_width, const float *b, int64_t b_width, float *c,
                      int64_t c_width) {
-    dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, a_width, b,
-                                      b_width, 0.0f, c, c_width);
-    CHECK(status == dnnl_success, "dnnl_sgemm returned %d", (int)status);
+    multiply_add(transpose_a, transpose_b, m, n, k, a, a_width, b, b_width, 0.0f, c, c_width);
+}
+
+// to (rows, columns), without gaps, = a part of a bf16 matrix.
+static void widen_block(float *to, const uint16_t *from, int64_t width, int64_t rows,
+                        int64_t columns) {
+    for (int64_t r = 0; r < rows; r++) widen_bf16(to + r * columns, from + r * width, columns);
 }
 
 static int64_t most_rows(Segments rows) {
@@ -67,21 +84,96 @@ static void multiply_rows(float *to, int64_t columns, const float *from, int64_t
         }
 }
 
+// Rows of one tile's result: f32, or rounded to bf16.
+static void store_block(Tensor to, int64_t first, int64_t count, int64_t column, int64_t columns,
+                        const float *from) {
+    int64_t width = to.shape[1];
+    for (int64_t r = 0; r < count; r++) {
+        int64_t at = (first + r) * width + column;
+        if (to.dtype == BF16)
+            round_to_bf16(tensor_bf16(to) + at, from + r * columns, columns);
+        else
+            memcpy(tensor_f32(to) + at, from + r * columns, (size_t)columns * sizeof *from);
+    }
+}
+
+// The same for bf16 operands.
+static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, char transpose_w, Segments rows) {
+    int64_t columns = to.shape[1], depth = from.shape[1];
+    int64_t tiles = (most_rows(rows) + TILE_ROWS - 1) / TILE_ROWS;
+    const uint16_t *a = tensor_bf16(from), *b = tensor_bf16(w);
+#pragma omp parallel
+    {
+        float *sum = thread_scratch((size_t)(TILE_ROWS * BF16_COLUMNS + TILE_ROWS * BF16_DEPTH +
+                                             BF16_COLUMNS * BF16_DEPTH) *
+                                    sizeof *sum);
+        float *wide_a = sum + TILE_ROWS * BF16_COLUMNS, *wide_b = wide_a + TILE_ROWS * BF16_DEPTH;
+#pragma omp for schedule(dynamic, 1) collapse(3)
+        for (int64_t i = 0; i < rows.groups * rows.parts; i++)
+            for (int64_t tile = 0; tile < tiles; tile++)
+                for (int64_t n = 0; n < columns; n += BF16_COLUMNS) {
+                    int64_t first = rows.offsets[i] + tile * TILE_ROWS;
+                    int64_t count = least(TILE_ROWS, rows.offsets[i + 1] - first);
+                    int64_t width = least(BF16_COLUMNS, columns - n);
+                    if (count <= 0) continue;
+                    const uint16_t *matrix = b + i / rows.parts * columns * depth;
+                    for (int64_t k = 0; k < depth; k += BF16_DEPTH) {
+                        int64_t deep = least(BF16_DEPTH, depth - k);
+                        widen_block(wide_a, a + first * depth + k, depth, count, deep);
+                        if (transpose_w == 'T')
+                            widen_block(wide_b, matrix + n * depth + k, depth, width, deep);
+                        else
+                            widen_block(wide_b, matrix + k * columns + n, columns, deep, width);
+                        multiply_add('N', transpose_w, count, width, deep, wide_a, deep, wide_b,
+                                     transpose_w == 'T' ? deep : width, k > 0 ? 1.0f : 0.0f, sum,
+                                     width);
+                    }
+                    store_block(to, first, count, n, width, sum);
+                }
+    }
+}
+
 void matmul_forward_cpu(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
     int64_t N = y.shape[1], K = x.shape[1];
-    multiply_rows(tensor_f32(y), N, tensor_f32(x), K, tensor_f32(w), K, 'T', rows);
+    if (x.dtype == BF16)
+        multiply_rows_bf16(y, x, w, 'T', rows);
+    else
+        multiply_rows(tensor_f32(y), N, tensor_f32(x), K, tensor_f32(w), K, 'T', rows);
 }
 
 void matmul_backward_input_cpu(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
     int64_t N = dy.shape[1], K = dx.shape[1];
-    multiply_rows(tensor_f32(dx), K, tensor_f32(dy), N, tensor_f32(w), K, 'N', rows);
+    if (dy.dtype == BF16)
+        multiply_rows_bf16(dx, dy, w, 'N', rows);
+    else
+        multiply_rows(tensor_f32(dx), K, tensor_f32(dy), N, tensor_f32(w), K, 'N', rows);
 }
 
 // One tile of one group's gradient: rows [n, n + height) and columns [k, k + width).
 typedef struct WeightTile {
-    const float *dy, *x; // at the tile's first column
+    const float *dy, *x;              // at the tile's first column
+    const uint16_t *bf16_dy, *bf16_x; // or these
     int64_t N, K, height, width;
+    float *wide; // for bf16: (BF16_DEPTH / 4) rows of height and of width
 } WeightTile;
+
+// sum (height, width) = dyᵀ x over rows [first, first + rows).
+static void multiply_part(WeightTile t, float *sum, int64_t sum_width, int64_t first,
+                          int64_t rows) {
+    if (t.dy) {
+        multiply('T', 'N', t.height, t.width, rows, t.dy + first * t.N, t.N, t.x + first * t.K, t.K,
+                 sum, sum_width);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r += BF16_DEPTH / 4) {
+        int64_t deep = least(BF16_DEPTH / 4, rows - r), from = first + r;
+        float *wide_x = t.wide + deep * t.height;
+        widen_block(t.wide, t.bf16_dy + from * t.N, t.N, deep, t.height);
+        widen_block(wide_x, t.bf16_x + from * t.K, t.K, deep, t.width);
+        multiply_add('T', 'N', t.height, t.width, deep, t.wide, t.height, wide_x, t.width,
+                     r > 0 ? 1.0f : 0.0f, sum, sum_width);
+    }
+}
 
 // sum (height, width) = the binary tree over the parts, whose rows start at `offsets`, of dyᵀ x.
 // spare: a tile's floats for each level below this one.
@@ -94,8 +186,7 @@ static void sum_parts(WeightTile t, float *sum, int64_t sum_width, const int64_t
         return;
     }
     if (parts == 1) {
-        multiply('T', 'N', t.height, t.width, rows, t.dy + offsets[0] * t.N, t.N,
-                 t.x + offsets[0] * t.K, t.K, sum, sum_width);
+        multiply_part(t, sum, sum_width, offsets[0], rows);
         return;
     }
     sum_parts(t, sum, sum_width, offsets, parts / 2, spare);
@@ -108,19 +199,24 @@ static void sum_parts(WeightTile t, float *sum, int64_t sum_width, const int64_t
 void matmul_backward_weight_cpu(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows) {
     int64_t N = dy.shape[1], K = x.shape[1];
     int64_t height = N < 4 * WEIGHT_ROWS ? WEIGHT_ROWS / 2 : WEIGHT_ROWS;
-    const float *dy_data = tensor_f32(dy), *x_data = tensor_f32(x);
+    bool bf16 = x.dtype == BF16;
     float *to = tensor_f32(dw);
     int64_t levels = 0;
     while ((int64_t)1 << levels < rows.parts) levels++;
 #pragma omp parallel
     {
-        float *spare =
-            thread_scratch((size_t)(levels * WEIGHT_ROWS * WEIGHT_COLUMNS) * sizeof *spare);
+        int64_t tree = levels * WEIGHT_ROWS * WEIGHT_COLUMNS;
+        int64_t wide = bf16 ? BF16_DEPTH / 4 * (WEIGHT_ROWS + WEIGHT_COLUMNS) : 0;
+        float *spare = thread_scratch((size_t)(tree + wide) * sizeof *spare);
 #pragma omp for schedule(dynamic, 1) collapse(3)
         for (int64_t g = 0; g < rows.groups; g++)
             for (int64_t n = 0; n < N; n += height)
                 for (int64_t k = 0; k < K; k += WEIGHT_COLUMNS) {
-                    WeightTile t = {.dy = dy_data + n, .x = x_data + k, .N = N, .K = K};
+                    WeightTile t = {.N = N, .K = K, .wide = spare + tree};
+                    if (bf16)
+                        t.bf16_dy = tensor_bf16(dy) + n, t.bf16_x = tensor_bf16(x) + k;
+                    else
+                        t.dy = tensor_f32(dy) + n, t.x = tensor_f32(x) + k;
                     t.height = least(height, N - n);
                     t.width = least(WEIGHT_COLUMNS, K - k);
                     sum_parts(t, to + (g * N + n) * K + k, K, rows.offsets + g * rows.parts,

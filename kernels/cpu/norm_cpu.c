@@ -1,20 +1,41 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 
-void rmsnorm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor x, Tensor weight, float eps) {
+// bf16 rows pass through a row of f32 scratch; everything else is the same for both.
+void rmsnorm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
+                         Tensor weight, float eps) {
     int64_t N = x.shape[0], D = x.shape[1];
-    const float *w = tensor_f32(weight), *in = tensor_f32(x);
-    float *to = tensor_f32(out), *r = tensor_f32(rstd);
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) {
-        const float *row = in + n * D;
-        float *y = to + n * D;
-        float scale = 1.0f / sqrtf(dot_product(row, row, D) / (float)D + eps);
-        r[n] = scale;
-        for (int64_t d = 0; d < D; d++) y[d] = row[d] * scale * w[d];
+    bool wide = out.dtype == F32;
+    const float *w = tensor_f32(weight), *before = tensor_f32(x);
+    const float *in = branch.data ? tensor_f32(sum) : before;
+    const float *added = branch.data && wide ? tensor_f32(branch) : NULL;
+    const uint16_t *added16 = branch.data && !wide ? tensor_bf16(branch) : NULL;
+    float *total = branch.data ? tensor_f32(sum) : NULL, *r = tensor_f32(rstd);
+    float *to = wide ? tensor_f32(out) : NULL;
+    uint16_t *to16 = wide ? NULL : tensor_bf16(out);
+#pragma omp parallel
+    {
+        float *spare = wide ? NULL : thread_scratch((size_t)D * sizeof *spare);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < N; n++) {
+            const float *row = in + n * D;
+            float *y = wide ? to + n * D : spare;
+            if (branch.data) {
+                const float *b = wide ? added + n * D : spare;
+                if (!wide) widen_bf16(spare, added16 + n * D, D);
+#pragma omp simd // total may be before: as in activation_cpu.c
+                for (int64_t d = 0; d < D; d++) total[n * D + d] = before[n * D + d] + b[d];
+            }
+            float scale = 1.0f / sqrtf(dot_product(row, row, D) / (float)D + eps);
+            r[n] = scale;
+            for (int64_t d = 0; d < D; d++) y[d] = row[d] * scale * w[d];
+            if (!wide) round_to_bf16(to16 + n * D, y, D);
+        }
     }
 }
 
@@ -43,23 +64,42 @@ static void sum_weight_gradient(float *sum, const float *dout, const float *x, c
     memcpy(sum, total, (size_t)columns * sizeof *sum);
 }
 
+static void sum_weight_gradient_bf16(float *sum, const uint16_t *dout, const float *x,
+                                     const float *rstd, int64_t rows, int64_t D, int64_t columns) {
+    float total[COLUMNS] = {0};
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t d = 0; d < columns; d++)
+            total[d] += f32_from_bf16(dout[n * D + d]) * (x[n * D + d] * rstd[n]);
+    memcpy(sum, total, (size_t)columns * sizeof *sum);
+}
+
 void rmsnorm_backward_cpu(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x,
                           Tensor rstd, Tensor weight, int64_t parts, Tensor partial) {
     int64_t N = x.shape[0], D = x.shape[1], rows = N / parts;
-    const float *dy = tensor_f32(dout), *in = tensor_f32(x), *r = tensor_f32(rstd);
-    const float *w = tensor_f32(weight);
+    bool wide = dout.dtype == F32;
+    const float *dy = wide ? tensor_f32(dout) : NULL;
+    const uint16_t *dy16 = wide ? NULL : tensor_bf16(dout);
+    const float *in = tensor_f32(x), *r = tensor_f32(rstd), *w = tensor_f32(weight);
     float *to = tensor_f32(dx), *sums = tensor_f32(partial), *dw = tensor_f32(dweight);
 #pragma omp parallel
     {
+        float *spare = wide ? NULL : thread_scratch((size_t)D * sizeof *spare);
 #pragma omp for schedule(static) nowait
-        for (int64_t n = 0; n < N; n++)
-            add_input_gradient(to + n * D, dy + n * D, in + n * D, r[n], w, D);
+        for (int64_t n = 0; n < N; n++) {
+            if (!wide) widen_bf16(spare, dy16 + n * D, D);
+            add_input_gradient(to + n * D, wide ? dy + n * D : spare, in + n * D, r[n], w, D);
+        }
 #pragma omp for schedule(static) collapse(2)
         for (int64_t p = 0; p < parts; p++)
             for (int64_t d = 0; d < D; d += COLUMNS) {
                 int64_t at = p * rows * D + d, columns = D - d < COLUMNS ? D - d : COLUMNS;
-                sum_weight_gradient(sums + p * D + d, dy + at, in + at, r + p * rows, rows, D,
-                                    columns);
+                float *sum = sums + p * D + d;
+                const float *scale = r + p * rows;
+                if (wide) {
+                    sum_weight_gradient(sum, dy + at, in + at, scale, rows, D, columns);
+                } else {
+                    sum_weight_gradient_bf16(sum, dy16 + at, in + at, scale, rows, D, columns);
+                }
             }
     }
     for (int64_t apart = 1; apart < parts; apart *= 2)

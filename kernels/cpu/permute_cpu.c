@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
@@ -7,22 +8,27 @@
 // A counting sort by (expert, part): count, turn counts into first rows, deal the rows out in (token, slot)
 // order. Each part counts and deals alone.
 void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
-                          Tensor ids, Tensor kept, int64_t parts) {
+                          Tensor ids, Tensor kept, int64_t parts, int64_t room) {
     int64_t choices = tensor_elements(ids), E = counts.shape[0], per_part = choices / parts;
+    int64_t runs = E * parts, end = row_choice.shape[0];
     const int32_t *id = tensor_i32(ids);
     const uint8_t *keep = tensor_u8(kept);
     int32_t *row_of = tensor_i32(slot_row), *choice_of = tensor_i32(row_choice);
     int32_t *count = tensor_i32(counts);
-    int32_t *next = thread_scratch((size_t)(E * parts) * sizeof *next); // first free row of a run
-    memset(count, 0, (size_t)(E * parts) * sizeof *count);
+    int32_t *next = thread_scratch((size_t)runs * sizeof *next); // first free row of a run
+    CHECK(end <= INT32_MAX, "%lld rows to number, at most %d can be", (long long)end, INT32_MAX);
+    memset(count, 0, (size_t)runs * sizeof *count);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
         for (int64_t c = p * per_part; c < (p + 1) * per_part; c++)
             count[id[c] * parts + p] += keep[c] != 0;
-    int32_t rows = 0;
-    for (int64_t run = 0; run < E * parts; run++) {
-        next[run] = rows;
-        rows += count[run];
+    int64_t rows = 0;
+    for (int64_t run = 0; run < runs; run++) {
+        CHECK(room < 0 || count[run] <= room,
+              "expert %lld keeps %d choices of part %lld, room for %lld", (long long)(run / parts),
+              count[run], (long long)(run % parts), (long long)room);
+        next[run] = (int32_t)rows;
+        rows += room < 0 ? count[run] : room;
     }
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
@@ -31,53 +37,122 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
             row_of[c] = row;
             if (row >= 0) choice_of[row] = (int32_t)c;
         }
-    for (int64_t r = rows; r < choices; r++) choice_of[r] = -1;
+    // What the choices left of the rows: of each run's own ones, or of all behind the last run.
+    for (int64_t run = 0; run < runs && room >= 0; run++)
+        for (int64_t r = next[run]; r < (run + 1) * room; r++) choice_of[r] = -1;
+    for (int64_t r = rows; r < end; r++) choice_of[r] = -1;
+}
+
+// Expert rows are dealt out by (expert, source rank, shard), received rows by (chunk, source rank, expert, shard): both
+// walks go through the same runs of rows.
+void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                       int64_t parts) {
+    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+    int64_t chunks = plan.send_rows.shape[0], chunk_experts = local / chunks;
+    int64_t part_shards = ep * S / parts, room = plan.to_expert.shape[0];
+    const int32_t *mine = tensor_i32(counts), *count = tensor_i32(all_counts);
+    int64_t *offsets = tensor_i64(plan.offsets);
+    int64_t *send = tensor_i64(plan.send_rows), *receive = tensor_i64(plan.receive_rows);
+    int32_t *to_expert = tensor_i32(plan.to_expert), *to_received = tensor_i32(plan.to_received);
+
+    int64_t row = 0, part = 0;
+    for (int64_t e = 0; e < local; e++)
+        for (int64_t shard = 0; shard < ep * S; shard++) {
+            if (shard % part_shards == 0) offsets[part++] = row;
+            row += count[(shard / S * local + e) * S + shard % S];
+        }
+    offsets[part] = row;
+    // When all rows have room the walk below enters each row before the last.
+    for (int64_t r = row <= room ? row : 0; r < room; r++) to_expert[r] = to_received[r] = -1;
+
+    int64_t received = 0;
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
+        for (int64_t peer = 0; peer < ep; peer++) {
+            int64_t sent = 0, before = received;
+            for (int64_t i = 0; i < chunk_experts; i++) {
+                int64_t e = chunk * chunk_experts + i, target = offsets[e * parts];
+                for (int64_t s = 0; s < S; s++) sent += mine[(peer * local + e) * S + s];
+                for (int64_t shard = 0; shard < peer * S; shard++)
+                    target += count[(shard / S * local + e) * S + shard % S];
+                for (int64_t s = 0; s < S; s++)
+                    for (int32_t j = 0; j < count[(peer * local + e) * S + s]; j++) {
+                        if (target < room && received < room) {
+                            to_expert[target] = (int32_t)received;
+                            to_received[received] = (int32_t)target;
+                        }
+                        received++, target++;
+                    }
+            }
+            send[chunk * ep + peer] = sent;
+            receive[chunk * ep + peer] = received - before;
+        }
 }
 
 void gather_rows_cpu(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows,
                      int64_t divisor) {
-    int64_t D = x.shape[1];
-    float *to = tensor_f32(out);
-    const float *from = tensor_f32(x);
+    size_t row_bytes = (size_t)x.shape[1] * dtype_bytes(x.dtype);
+    char *to = out.data;
+    const char *from = x.data;
     const int32_t *at = tensor_i32(index);
 #pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(to + r * D, from + at[r] / divisor * D, (size_t)D * sizeof *to);
+    for (int64_t r = 0; r < rows; r++) {
+        if (at[r] < 0) {
+            memset(to + (size_t)r * row_bytes, 0, row_bytes);
+        } else {
+            memcpy(to + (size_t)r * row_bytes, from + (size_t)(at[r] / divisor) * row_bytes,
+                   row_bytes);
+        }
+    }
+}
+
+// A row of an f32 or bf16 matrix as f32: itself, or widened into `spare`.
+static const float *row_as_f32(Tensor x, int64_t row, float *spare) {
+    int64_t D = x.shape[1];
+    if (x.dtype == F32) return tensor_f32(x) + row * D;
+    widen_bf16(spare, tensor_bf16(x) + row * D, D);
+    return spare;
 }
 
 void combine_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
     int64_t N = out.shape[0], D = out.shape[1], K = slot_row.shape[1];
-    float *to = tensor_f32(out);
-    const float *from = tensor_f32(y), *weight = weights.data ? tensor_f32(weights) : NULL;
+    const float *weight = weights.data ? tensor_f32(weights) : NULL;
     const int32_t *row = tensor_i32(slot_row);
+    bool wide = out.dtype == F32;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
-        float *sum = to + n * D;
+        float *spare = wide ? NULL : thread_scratch((size_t)(2 * D) * sizeof *spare);
+        float *sum = wide ? tensor_f32(out) + n * D : spare + D;
         memset(sum, 0, (size_t)D * sizeof *sum);
         for (int64_t c = n * K; c < (n + 1) * K; c++) {
             if (row[c] < 0) continue;
-            const float *part = from + row[c] * D;
+            const float *part = row_as_f32(y, row[c], spare);
             float w = weight ? weight[c] : 1.0f;
             for (int64_t d = 0; d < D; d++) sum[d] += w * part[d];
         }
+        if (!wide) round_to_bf16(tensor_bf16(out) + n * D, sum, D);
     }
 }
 
 void combine_backward_cpu(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
                           Tensor slot_row, Tensor weights) {
     int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
-    float *to = tensor_f32(dy), *dweight = tensor_f32(dweights);
-    const float *from = tensor_f32(y), *gradient = tensor_f32(dout), *weight = tensor_f32(weights);
+    float *dweight = tensor_f32(dweights);
+    const float *weight = tensor_f32(weights);
     const int32_t *row = tensor_i32(slot_row);
+    bool wide = dout.dtype == F32;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
-        const float *dsum = gradient + n * D;
+        float *spare = wide ? NULL : thread_scratch((size_t)(2 * D) * sizeof *spare);
+        const float *dsum = row_as_f32(dout, n, spare);
+        float *narrow = wide ? NULL : spare + D; // a row of y, then of dy
         for (int64_t c = n * K; c < (n + 1) * K; c++) {
             dweight[c] = 0.0f;
             if (row[c] < 0) continue;
-            int64_t at = row[c] * D; // read y before dy overwrites it: they may be one
-            dweight[c] = dot_product(dsum, from + at, D);
-            for (int64_t d = 0; d < D; d++) to[at + d] = weight[c] * dsum[d];
+            // Read y before dy overwrites it: they may be one.
+            dweight[c] = dot_product(dsum, row_as_f32(y, row[c], narrow), D);
+            float *to = wide ? tensor_f32(dy) + row[c] * D : narrow;
+            for (int64_t d = 0; d < D; d++) to[d] = weight[c] * dsum[d];
+            if (!wide) round_to_bf16(tensor_bf16(dy) + row[c] * D, narrow, D);
         }
     }
 }

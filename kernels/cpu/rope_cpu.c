@@ -1,4 +1,6 @@
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/scratch.h"
 
 // Turns the pairs (a[i], b[i]) by the position's angles.
 static void rotate(float *restrict a, float *restrict b, const float *restrict cosine,
@@ -13,15 +15,20 @@ static void rotate(float *restrict a, float *restrict b, const float *restrict c
 void rope_cpu(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
               int64_t first_position, bool inverse) {
     int64_t N = qkv.shape[0], W = qkv.shape[1], half = s.d_head / 2;
-    float *x = tensor_f32(qkv), sign = inverse ? -1.0f : 1.0f;
+    int64_t heads = s.heads + s.kv_heads; // the key heads follow the query heads in the row
+    bool narrow = qkv.dtype == BF16;
+    float *x = narrow ? NULL : tensor_f32(qkv), sign = inverse ? -1.0f : 1.0f;
+    uint16_t *stored = narrow ? tensor_bf16(qkv) : NULL;
     const float *cosine = tensor_f32(cosines), *sine = tensor_f32(sines);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         int64_t position = first_position + n % T;
-        // The key heads follow the query heads in the row: one loop turns both.
-        for (int64_t h = 0; h < s.heads + s.kv_heads; h++) {
-            float *head = x + n * W + h * s.d_head;
+        float *row = narrow ? thread_scratch((size_t)(heads * s.d_head) * sizeof *row) : x + n * W;
+        if (narrow) widen_bf16(row, stored + n * W, heads * s.d_head);
+        for (int64_t h = 0; h < heads; h++) {
+            float *head = row + h * s.d_head;
             rotate(head, head + half, cosine + position * half, sine + position * half, half, sign);
         }
+        if (narrow) round_to_bf16(stored + n * W, row, heads * s.d_head);
     }
 }

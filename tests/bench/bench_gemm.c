@@ -106,7 +106,7 @@ static void run_library(void (*library)(Problem), Problem p, int threads) {
 }
 
 static void run_op(Device *dev, Problem p) {
-    Segments rows = {1, 1, (const int64_t[]){0, p.M}};
+    Segments rows = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, p.M}};
     // The ops do not write what is const here.
     Tensor a = tensor_2d((void *)(uintptr_t)p.a, F32, p.M, p.product == FORWARD ? p.K : p.N);
     Tensor w = tensor_3d((void *)(uintptr_t)p.b, F32, 1, p.N, p.K);
@@ -181,7 +181,7 @@ int main(void) {
     for (int threads = 1; threads <= 2; threads++) {
         Device dev;
         Error err = {0};
-        CHECK(device_open(&dev, "cpu", threads, &err), "%s", err.message);
+        CHECK(device_open(&dev, "cpu", threads, 0, 1, &err), "%s", err.message);
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             int64_t M = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
             float *x = new_matrix(M, K), *w = new_matrix(N, K), *dy = new_matrix(M, N);

@@ -15,13 +15,13 @@ typedef struct Bench {
     Work work;
     MoeLayer layer;
     Statistics stats;
-    Arena memory[4]; // parameters, gradients, activations, scratch
+    Arena memory[5]; // parameters, gradients, activations, scratch, the host's mirrors
     Tensor x, out, dx;
 } Bench;
 
 static void layout(Bench *b) {
-    b->work.values = param_set_layout(&b->params, &b->memory[0]);
-    b->work.gradients = param_set_layout(&b->params, &b->memory[1]);
+    b->work.values = b->work.matrices = param_set_layout(&b->params, &b->memory[0], F32);
+    b->work.gradients = param_set_layout(&b->params, &b->memory[1], F32);
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
@@ -30,11 +30,15 @@ static void layout(Bench *b) {
 }
 
 static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig config, int64_t N) {
-    static const char *const names[4] = {"parameters", "gradients", "activations", "scratch"};
+    static const char *const names[5] = {"parameters", "gradients", "activations", "scratch",
+                                         "mirrors"};
     memset(b, 0, sizeof *b);
     b->config = config;
     b->params.expert_count = config.moe.experts;
     b->work = (Work){.dev = dev,
+                     .host = &b->memory[4],
+                     .storage = F32,
+                     .chunks = 1,
                      .config = &b->config,
                      .groups = groups,
                      .ep_size = 1,
@@ -52,11 +56,11 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                      .params = &b->params,
                      .training = true};
     moe_layer_declare(&b->layer, &b->work, 0, 0);
-    for (int i = 0; i < 4; i++) arena_measure(&b->memory[i], names[i]);
+    for (int i = 0; i < 5; i++) arena_measure(&b->memory[i], names[i], NULL);
     layout(b);
-    for (int i = 0; i < 4; i++) arena_allocate(&b->memory[i]);
+    for (int i = 0; i < 5; i++) arena_allocate(&b->memory[i]);
     layout(b);
-    param_init(&b->params, b->work.values, 1);
+    param_init(&b->params, dev, b->work.values, 1);
     float *x = tensor_f32(b->x);
     for (int64_t i = 0; i < tensor_elements(b->x); i++)
         x[i] = (float)rng_normal((RngStream){2, RNG_TEST, 0, 0}, (uint64_t)i);
@@ -74,9 +78,9 @@ int main(int argc, char **argv) {
     if (repetitions < 1 || repetitions > 100) repetitions = 7;
     Device dev;
     Error err = {0};
-    if (!device_open(&dev, "cpu", 0, &err))
+    if (!device_open(&dev, "cpu", 0, 0, 1, &err))
         die(EXIT_COMMUNICATION, __FILE__, __LINE__, "%s", err.message);
-    ProcessGroups groups = process_groups_open(1);
+    ProcessGroups groups = process_groups_open(1, &dev);
     printf("%s, %d threads; %lld tokens, d_model %lld, d_ff %lld, top-2\n", dev.description,
            dev.threads, (long long)N, (long long)D, (long long)F);
     static const Activation kinds[] = {RELU, SWIGLU};
@@ -114,7 +118,7 @@ int main(int argc, char **argv) {
             printf("%-6s %4lld experts %8.1f ms  %6.1f GFLOP/s  ratio %.2f\n",
                    kinds[k] == SWIGLU ? "swiglu" : "relu", (long long)experts[i], median,
                    gflop / median * 1e3, median / base);
-            for (int m = 0; m < 4; m++) arena_free(&bench.memory[m]);
+            for (int m = 0; m < 5; m++) arena_free(&bench.memory[m]);
         }
     }
     process_groups_close(&groups);

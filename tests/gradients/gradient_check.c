@@ -60,7 +60,7 @@ static void *zeroed(size_t bytes) {
 static void open_check(Check *check, const GradientCase *the_case) {
     *check = (Check){.the_case = the_case};
     Error err = {0};
-    CHECK(device_open(&check->dev, "cpu", 1, &err), "%s", err.message);
+    CHECK(device_open(&check->dev, "cpu", 1, 0, 1, &err), "%s", err.message);
     ModelSplit split = {.ranks = 1,
                         .expert_parallel = 1,
                         .shards = the_case->shards,
@@ -69,8 +69,8 @@ static void open_check(Check *check, const GradientCase *the_case) {
                         .micro_batches = the_case->micro_batches,
                         .fixed_tree = true,
                         .training = true};
-    model_measure(&check->model, &the_case->model, split);
-    model_allocate(&check->model, &check->dev, process_groups_open(1), 0);
+    model_measure(&check->model, &the_case->model, split, &check->dev);
+    model_allocate(&check->model, process_groups_open(1, &check->dev), 0);
     int64_t count = the_case->micro_batches * check->model.work.N;
     check->tokens = zeroed((size_t)count * sizeof *check->tokens);
     check->targets = zeroed((size_t)count * sizeof *check->targets);
@@ -117,15 +117,15 @@ static double evaluate(Check *check) {
     }
     statistics_reduce(&model->stats, &model->work);
     const MoeConfig *moe = &check->the_case->model.moe;
-    double loss = check->the_case->router_terms_only ? 0 : *statistics_loss(&model->stats, 0);
+    double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
     for (int64_t layer = 0; layer < model->stats.layers; layer++)
-        loss += moe->balance_loss * *statistics_balance(&model->stats, 0, layer) +
-                moe->z_loss * *statistics_z(&model->stats, 0, layer);
+        loss += moe->balance_loss * statistics_balance(&model->stats, layer) +
+                moe->z_loss * statistics_z(&model->stats, layer);
     return loss;
 }
 
 static void set_weights(Model *model, uint64_t seed) {
-    param_init(&model->params, model->values, seed);
+    param_init(&model->params, model->work.dev, model->values, seed);
     // Norm weights begin at one, where a missing factor would not show.
     for (int i = 0; i < model->params.count; i++) {
         Tensor w = param_tensor(&model->params, model->values, i);

@@ -1,9 +1,10 @@
-// SwiGLU and ReLU against the reference, also in place, and the exponential below them against libm.
+// SwiGLU and ReLU against the reference on every device, also in place, and the CPU's exponential below them against libm.
 #include "harness.h"
 #include "reference.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/vector_math.h"
@@ -11,40 +12,91 @@
 typedef struct Case {
     Tensor in, out, dout, din;
     Activation kind;
-    bool in_place;
 } Case;
 
-static void run_forward(Device *dev, void *context) {
+static void forward(Device *dev, void *context) {
     Case *c = context;
     activation_forward(dev, c->out, c->in, c->kind);
 }
-static void run_backward(Device *dev, void *context) {
+static void backward(Device *dev, void *context) {
     Case *c = context;
-    if (c->in_place) memcpy(c->din.data, c->in.data, tensor_bytes(c->in));
-    activation_backward(dev, c->din, c->dout, c->in_place ? c->din : c->in, c->kind);
+    activation_backward(dev, c->din, c->dout, c->in, c->kind);
+}
+static void run_both(Device *dev, void *context) {
+    Case *c = context;
+    run_on(dev, forward, c, TENSORS(&c->out, &c->in));
+    run_on(dev, backward, c, TENSORS(&c->din, &c->dout, &c->in));
+}
+// With `in` read from din.
+static void run_in_place(Device *dev, void *context) {
+    Case c = *(Case *)context;
+    memcpy(c.din.data, c.in.data, tensor_bytes(c.in));
+    c.in = c.din;
+    run_on(dev, backward, &c, TENSORS(&c.din, &c.dout, &c.in));
 }
 
-static void check(int64_t N, int64_t F, Activation kind, bool in_place) {
-    begin_case("%s N=%lld F=%lld%s", kind == SWIGLU ? "swiglu" : "relu", (long long)N, (long long)F,
-               in_place ? " in place" : "");
+static void check_on(Device *dev, int64_t N, int64_t F, DType T, Activation kind) {
+    begin_case("%s %s %s N=%lld F=%lld", dev->name, kind == SWIGLU ? "swiglu" : "relu",
+               dtype_name(T), (long long)N, (long long)F);
     int64_t W = activation_input_width(kind, F);
-    Case c = {random_2d(N, W), new_2d(F32, N, F), random_2d(N, F), new_2d(F32, N, W), kind,
-              in_place};
-    for (int64_t i = 0; i < N * W; i++) tensor_f32(c.in)[i] *= 20.0f; // also where σ saturates
-    if (N > 2) tensor_f32(c.in)[0] = 200.0f, tensor_f32(c.in)[W] = -200.0f;
+    Tensor in = random_2d(N, W), dout = random_2d(N, F);
+    for (int64_t i = 0; i < N * W; i++) tensor_f32(in)[i] *= 20.0f; // also where σ saturates
+    if (N > 2) tensor_f32(in)[0] = 200.0f, tensor_f32(in)[W] = -200.0f;
+    if (N > 2) tensor_f32(in)[W - 1] = 0.0f;
+    Case c = {stored_as(T, in), new_2d(T, N, F), stored_as(T, dout), new_2d(T, N, W), kind};
     double *out = new_doubles(N * F), *din = new_doubles(N * W);
-    reference_activation_forward(out, tensor_f32(c.in), kind, N, F);
-    reference_activation_backward(din, tensor_f32(c.dout), tensor_f32(c.in), kind, N, F);
-    Device dev = open_cpu(0);
-    run_forward(&dev, &c);
-    run_backward(&dev, &c);
+    reference_activation_forward(out, tensor_f32(in), kind, N, F);
+    reference_activation_backward(din, tensor_f32(dout), tensor_f32(in), kind, N, F);
+    run_both(dev, &c);
     // A handful of roundings and an exponential of 2 ulp; the derivative 1 + g(1-σ) cancels for g < 0, where
-    // its terms are below 20 and the upstream factors below 20.
-    expect_near("out", c.out, out, 12 * F32_EPS, NULL, 1e-30);
-    expect_near("din", c.din, din, 16 * F32_EPS, NULL, kind == RELU ? 0 : 20 * 8 * F32_EPS);
-    expect_same_for_any_threads(run_forward, &c, &c.out, 1);
-    expect_same_for_any_threads(run_backward, &c, &c.din, 1);
+    // its terms are below 20 and the upstream factors below 20. bf16 rounds the result once more.
+    double eps = storage_eps(T);
+    expect_near("out", c.out, out, 12 * F32_EPS + eps, NULL, 1e-30);
+    expect_near("din", c.din, din, 16 * F32_EPS + eps, NULL, kind == RELU ? 0 : 20 * 8 * F32_EPS);
+    Tensor first = copy_of(c.din);
+    run_in_place(dev, &c);
+    expect_same_bytes("din in place", c.din, first.data);
+    if (dev->place == ON_HOST) {
+        expect_same_for_any_threads(run_both, &c, (Tensor[]){c.out, c.din}, 2);
+        expect_same_for_any_threads(run_in_place, &c, &c.din, 1);
+    } else { // the emulated GPU in another order of blocks, warps and lanes
+        setenv("MOETRAIN_EMULATION_SEED", "4711", 1);
+        run_in_place(dev, &c);
+        unsetenv("MOETRAIN_EMULATION_SEED");
+        expect_same_bytes("din in another order", c.din, first.data);
+    }
     release_all();
+}
+
+static void check(int64_t N, int64_t F) {
+    for (int i = 0; i < device_count(); i++)
+        for (int kind = SWIGLU; kind <= RELU; kind++) {
+            check_on(device_at(i), N, F, F32, (Activation)kind);
+            check_on(device_at(i), N, F, BF16, (Activation)kind);
+        }
+}
+
+// NaN must come out of every kind and storage: a step with NaN is found by its loss.
+static void check_nan(Device *dev) {
+    for (int kind = SWIGLU; kind <= RELU; kind++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            begin_case("%s NaN", dev->name);
+            Case c = {.in = random_2d(1, activation_input_width((Activation)kind, 3)),
+                      .kind = (Activation)kind};
+            tensor_f32(c.in)[1] = NAN;
+            if (narrow) {
+                Tensor wide = c.in;
+                c.in = new_2d(BF16, 1, wide.shape[1]);
+                for (int64_t i = 0; i < wide.shape[1]; i++) // the upper half: exact for NaN
+                    memcpy(tensor_bf16(c.in) + i, (char *)(tensor_f32(wide) + i) + 2, 2);
+            }
+            c.out = new_2d(c.in.dtype, 1, 3);
+            run_on(dev, forward, &c, TENSORS(&c.out, &c.in));
+            Tensor out = widened(c.out);
+            expect(!isnan(tensor_f32(out)[0]) && isnan(tensor_f32(out)[1]), "%g %g",
+                   (double)tensor_f32(out)[0], (double)tensor_f32(out)[1]);
+            release_all();
+        }
 }
 
 // Every 1009th f32 of the range; 2 ulp are 2.4e-7.
@@ -85,32 +137,35 @@ static void check_sums(void) {
     }
 }
 
-static void bench(int64_t N, int64_t F, Activation kind) {
+static void bench(int64_t N, int64_t F, DType T, Activation kind) {
     int64_t W = activation_input_width(kind, F);
     for (int threads = 1; threads <= 2; threads++) {
         Device dev = open_cpu(threads);
-        Case c = {random_2d(N, W), random_2d(N, F), random_2d(N, F), random_2d(N, W), kind, false};
-        double f = time_call(run_forward, &dev, &c), b = time_call(run_backward, &dev, &c);
-        printf("%s %lld x %lld, %d threads: forward %.1f GB/s; backward %.1f GB/s\n",
-               kind == SWIGLU ? "swiglu" : "relu", (long long)N, (long long)F, threads,
-               4e-9 * (double)(N * (W + F)) / f, 4e-9 * (double)(N * (2 * W + F)) / b);
+        Case c = {stored_as(T, random_2d(N, W)), stored_as(T, random_2d(N, F)),
+                  stored_as(T, random_2d(N, F)), stored_as(T, random_2d(N, W)), kind};
+        double f = time_call(forward, &dev, &c), b = time_call(backward, &dev, &c);
+        double bytes = 1e-9 * (double)dtype_bytes(T);
+        printf("%s %s %lld x %lld, %d threads: forward %.1f GB/s; backward %.1f GB/s\n",
+               kind == SWIGLU ? "swiglu" : "relu", dtype_name(T), (long long)N, (long long)F,
+               threads, bytes * (double)(N * (W + F)) / f, bytes * (double)(N * (2 * W + F)) / b);
         release_all();
     }
 }
 
 int main(int argc, char **argv) {
     if (wants_bench(argc, argv)) {
-        bench(1024, 512, RELU);
-        bench(4096, 1408, SWIGLU);
+        bench(1024, 512, F32, RELU);
+        bench(4096, 1408, F32, SWIGLU);
+        bench(4096, 1408, BF16, SWIGLU);
         return 0;
     }
-    for (int in_place = 0; in_place < 2; in_place++)
-        for (int kind = SWIGLU; kind <= RELU; kind++) {
-            check(0, 8, (Activation)kind, in_place);
-            check(1, 1, (Activation)kind, in_place);
-            check(7, 19, (Activation)kind, in_place);
-            check(33, 512, (Activation)kind, in_place);
-        }
+    check(0, 8);
+    check(1, 1);
+    check(7, 19);
+    check(33, 512);  // several blocks of a GPU
+    check(41, 1004); // whole vectors of f32, not of bf16
+    check(35, 333);
+    for (int i = 0; i < device_count(); i++) check_nan(device_at(i));
     check_exp();
     check_sums();
     return failures();

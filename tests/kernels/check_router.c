@@ -1,9 +1,11 @@
-// Router against the reference: choices exactly, also with ties; weights, statistics and gradients in f32.
+// Router against the reference on every device: choices exactly, also with ties; weights, statistics and gradients in f32;
+// the sums that a training step takes from it.
 #include "harness.h"
 #include "reference.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct Case {
@@ -14,19 +16,24 @@ typedef struct Case {
 
 static const float z_scale = 0.01f;
 
+static void new_outputs(Case *c) {
+    int64_t N = c->logits.shape[0], E = c->logits.shape[1], K = c->dweights.shape[1];
+    c->ids = new_2d(I32, N, K);
+    c->weights = new_2d(F32, N, K);
+    c->lse = new_1d(F32, N);
+    c->prob_sum = new_2d(F64, c->parts, E);
+    c->entropy_sum = new_1d(F64, c->parts);
+    c->lse2_sum = new_1d(F64, c->parts);
+    c->dlogits = new_2d(F32, N, E);
+}
+
 static Case new_case(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rule) {
-    return (Case){random_2d(N, E),
-                  new_2d(I32, N, K),
-                  new_2d(F32, N, K),
-                  new_1d(F32, N),
-                  new_2d(F64, parts, E),
-                  new_1d(F64, parts),
-                  new_1d(F64, parts),
-                  random_2d(N, K),
-                  new_2d(F32, N, E),
-                  random_2d(parts, E),
-                  rule,
-                  parts};
+    Case c = {
+        .logits = random_2d(N, E), .dweights = random_2d(N, K), .balance = random_2d(parts, E)};
+    c.rule = rule;
+    c.parts = parts;
+    new_outputs(&c);
+    return c;
 }
 
 static void run_forward(Device *dev, void *context) {
@@ -43,14 +50,69 @@ static void run_both(Device *dev, void *context) {
     run_forward(dev, context);
     run_backward(dev, context);
 }
+static void run_on_device(Device *dev, Case *c) {
+    run_on(dev, run_both, c,
+           TENSORS(&c->logits, &c->ids, &c->weights, &c->lse, &c->prob_sum, &c->entropy_sum,
+                   &c->lse2_sum, &c->dweights, &c->dlogits, &c->balance));
+}
+
+// Rows [first, first + count) and parts [first_part, …) of `whole` have the bits of `part`, which computed them alone.
+static void expect_same_results(const char *what, const Case *part, const Case *whole,
+                                int64_t first, int64_t first_part) {
+    int64_t rows = part->logits.shape[0], parts = part->parts;
+    const struct {
+        const char *name;
+        Tensor part, whole;
+        bool of_parts;
+    } outputs[] = {
+        {"ids", part->ids, whole->ids, false},
+        {"weights", part->weights, whole->weights, false},
+        {"lse", part->lse, whole->lse, false},
+        {"dlogits", part->dlogits, whole->dlogits, false},
+        {"prob_sum", part->prob_sum, whole->prob_sum, true},
+        {"entropy_sum", part->entropy_sum, whole->entropy_sum, true},
+        {"lse2_sum", part->lse2_sum, whole->lse2_sum, true},
+    };
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
+        bool of_parts = outputs[i].of_parts;
+        Tensor same =
+            tensor_rows(outputs[i].whole, of_parts ? first_part : first, of_parts ? parts : rows);
+        expect(memcmp(outputs[i].part.data, same.data, tensor_bytes(same)) == 0, "%s differs %s",
+               outputs[i].name, what);
+    }
+}
+
+// A part computed alone gives the bits it has among others: ranks may hold any number of parts.
+static void expect_parts_alone(Device *dev, const Case *c) {
+    int64_t rows = c->logits.shape[0] / c->parts;
+    for (int64_t p = 0; p < c->parts; p++) {
+        Case one = *c;
+        one.parts = 1;
+        one.logits = tensor_rows(c->logits, p * rows, rows);
+        one.dweights = tensor_rows(c->dweights, p * rows, rows);
+        one.balance = tensor_rows(c->balance, p, 1);
+        new_outputs(&one);
+        run_on_device(dev, &one);
+        expect_same_results("in a part alone", &one, c, p * rows, p);
+    }
+}
+
+// Another order of blocks and threads changes no bit.
+static void expect_same_on_other_schedule(Device *dev, const Case *c) {
+    if (dev->place == ON_HOST) return;
+    Case again = *c;
+    new_outputs(&again);
+    setenv("MOETRAIN_EMULATION_SEED", "12345", 1);
+    run_on_device(dev, &again);
+    unsetenv("MOETRAIN_EMULATION_SEED");
+    expect_same_results("when run again", &again, c, 0, 0);
+}
 
 static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rule, bool ties) {
-    begin_case("router N=%lld E=%lld K=%lld parts=%lld rule %d%s%s", (long long)N, (long long)E,
-               (long long)K, (long long)parts, rule.kind, rule.normalize_top_k ? " normalised" : "",
-               ties ? " ties" : "");
     Case c = new_case(N, E, K, parts, rule);
     float *z = tensor_f32(c.logits);
-    for (int64_t i = 0; i < N * E; i++) z[i] = ties ? (float)random_below(3) : 8.0f * z[i];
+    for (int64_t i = 0; i < N * E; i++) // the two zeros tie
+        z[i] = !ties ? 8.0f * z[i] : random_below(2) ? -0.0f : (float)random_below(3) - 1.0f;
     int32_t *ids = new_2d(I32, N, K).data;
     double *weights = new_doubles(N * K), *lse = new_doubles(N), *prob = new_doubles(parts * E);
     double *entropy = new_doubles(parts), *lse2 = new_doubles(parts), *dz = new_doubles(N * E);
@@ -62,36 +124,179 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
                                   z + n * E, rule, tensor_f32(c.balance) + p * E, (double)z_scale,
                                   rows, E, K);
     }
-    Device dev = open_cpu(0);
-    run_both(&dev, &c);
-    expect_same_bytes("ids", c.ids, ids);
-    // Logits up to 8: z - lse is rounded to 2^-21, and so are weights and probabilities, relatively.
-    double relative = 32 * F32_EPS;
-    expect_near("weights", c.weights, weights, relative, NULL, 0);
-    expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, 4 * F32_EPS);
-    expect_near("prob_sum", c.prob_sum, prob, relative, NULL, 0);
-    expect_near("entropy_sum", c.entropy_sum, entropy, relative, NULL,
-                (double)N * log((double)E + 1) * 32 * F32_EPS);
-    expect_near("lse2_sum", c.lse2_sum, lse2, 16 * F32_EPS, NULL, 0);
-    // Gradients are products of numbers of size 1 (weights, dweights, balance) and 0.02 · lse.
-    expect_near("dlogits", c.dlogits, dz, relative, NULL, 32 * F32_EPS);
+    for (int d = 0; d < device_count(); d++) {
+        Device *dev = device_at(d);
+        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s", dev->name,
+                   (long long)N, (long long)E, (long long)K, (long long)parts, rule.kind,
+                   rule.normalize_top_k ? " normalised" : "", ties ? " ties" : "");
+        new_outputs(&c);
+        run_on_device(dev, &c);
+        expect_same_bytes("ids", c.ids, ids);
+        // Logits up to 8: z - lse is rounded to 2^-21, and so are weights and probabilities, relatively. Against that the
+        // order of the f64 sums is nothing.
+        double relative = 32 * F32_EPS;
+        expect_near("weights", c.weights, weights, relative, NULL, 0);
+        expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, 4 * F32_EPS);
+        expect_near("prob_sum", c.prob_sum, prob, relative, NULL, 0);
+        expect_near("entropy_sum", c.entropy_sum, entropy, relative, NULL,
+                    (double)N * log((double)E + 1) * 32 * F32_EPS);
+        expect_near("lse2_sum", c.lse2_sum, lse2, 16 * F32_EPS, NULL, 0);
+        // Gradients are products of numbers of size 1 (weights, dweights, balance) and 0.02 · lse.
+        expect_near("dlogits", c.dlogits, dz, relative, NULL, 32 * F32_EPS);
+        expect_same_on_other_schedule(dev, &c);
+        if (parts > 1) expect_parts_alone(dev, &c);
+    }
     expect_same_for_any_threads(
         run_both, &c,
         (Tensor[]){c.ids, c.weights, c.lse, c.prob_sum, c.entropy_sum, c.lse2_sum, c.dlogits}, 7);
     release_all();
 }
 
-// Logits that are not numbers must not produce ids outside of the experts: memory safety depends on them.
-static void check_nan(void) {
-    begin_case("NaN logits");
-    Case c = new_case(4, 6, 3, 1, (RouterRule){.kind = SOFTMAX_TOPK});
-    for (int64_t i = 0; i < 12; i++) tensor_f32(c.logits)[i] = NAN;
-    Device dev = open_cpu(0);
-    run_forward(&dev, &c);
-    for (int64_t i = 0; i < 12; i++)
-        expect(tensor_i32(c.ids)[i] >= 0 && tensor_i32(c.ids)[i] < 6, "id %d",
-               tensor_i32(c.ids)[i]);
-    expect(isnan(tensor_f32(c.lse)[0]), "the NaN is hidden");
+// Logits that are not numbers must not produce ids outside of the experts, nor one twice: memory safety depends on them.
+static void check_nan(int64_t E, int64_t K) {
+    for (int d = 0; d < device_count(); d++) {
+        begin_case("NaN logits on %s E=%lld", device_at(d)->name, (long long)E);
+        Case c = new_case(4, E, K, 1, (RouterRule){.kind = SOFTMAX_TOPK});
+        memset(c.logits.data, 0xFF, (size_t)E * sizeof(float)); // token 0: NaN of all ones
+        for (int64_t e = 0; e < 2; e++) tensor_f32(c.logits)[E + e] = -NAN; // token 1: some
+        tensor_f32(c.logits)[2 * E] = INFINITY;
+        run_on_device(device_at(d), &c);
+        for (int64_t i = 0; i < 4 * K; i++) {
+            const int32_t *of_token = tensor_i32(c.ids) + i / K * K;
+            expect(of_token[i % K] >= 0 && of_token[i % K] < E, "id %d", of_token[i % K]);
+            for (int64_t k = 0; k < i % K; k++)
+                expect(of_token[k] != of_token[i % K], "id %d twice", of_token[k]);
+        }
+        for (int n = 0; n < 3; n++) expect(isnan(tensor_f32(c.lse)[n]), "the NaN is hidden");
+        expect(isfinite(tensor_f32(c.lse)[3]), "the NaN spreads to another token");
+        release_all();
+    }
+}
+
+// ---- totals --------------------------------------------------------------------------------------------
+
+typedef struct TotalsCase {
+    RouterTotals to;
+    RouterSums sums;
+    Tensor balance, batch_chosen;
+    BalanceRule rule;
+} TotalsCase;
+
+static void run_totals(Device *dev, void *context) {
+    TotalsCase *c = context;
+    router_totals(dev, c->to, c->balance, c->sums, c->batch_chosen, c->rule);
+}
+
+static Tensor random_f64(Tensor x) {
+    for (int64_t i = 0; i < tensor_elements(x); i++)
+        tensor_f64(x)[i] = (double)(1 + random_below(1 << 20)) / 1024.0;
+    return x;
+}
+static Tensor random_counts(int64_t parts, int64_t E, int64_t bound) {
+    Tensor x = new_2d(I32, parts, E);
+    for (int64_t i = 0; i < parts * E; i++) tensor_i32(x)[i] = (int32_t)random_below(bound);
+    return x;
+}
+static Tensor random_i64(int64_t E, int64_t bound) {
+    Tensor x = new_1d(I64, E);
+    for (int64_t e = 0; e < E; e++) tensor_i64(x)[e] = random_below(bound);
+    return x;
+}
+
+// What the op adds to the totals, element by element from its formula.
+static double wanted_addition(const TotalsCase *c, int64_t row, int64_t column) {
+    int64_t parts = c->sums.chosen.shape[0], E = c->sums.chosen.shape[1];
+    int64_t of_row = parts / c->to.totals.shape[0];
+    double sum = 0;
+    for (int64_t p = row * of_row; p < (row + 1) * of_row; p++) {
+        if (column >= c->to.weight_mass && column < c->to.weight_mass + E)
+            sum += tensor_f64(c->sums.weight_mass)[p * E + column - c->to.weight_mass];
+        if (column == c->to.balance + 1)
+            sum += c->rule.per_step_token * tensor_f64(c->sums.lse2_sum)[p];
+        if (column == c->to.balance + 2)
+            sum += c->rule.per_step_token * tensor_f64(c->sums.entropy_sum)[p];
+        for (int64_t e = 0; e < E && column == c->to.balance; e++) {
+            double count = c->batch_chosen.data ? (double)tensor_i64(c->batch_chosen)[e]
+                                                : (double)tensor_i32(c->sums.chosen)[p * E + e];
+            sum += (double)E * c->rule.per_step_token * count / c->rule.choices *
+                   tensor_f64(c->sums.prob_sum)[p * E + e];
+        }
+    }
+    return sum;
+}
+
+static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) {
+    int64_t columns = E + 9;
+    TotalsCase c = {.rule = {.coefficient = 0.01, .per_step_token = 1.0 / 777, .choices = 123}};
+    c.sums = (RouterSums){random_f64(new_2d(F64, parts, E)), random_f64(new_1d(F64, parts)),
+                          random_f64(new_1d(F64, parts)),    random_f64(new_2d(F64, parts, E)),
+                          random_counts(parts, E, 1000),     random_counts(parts, E, 100)};
+    c.batch_chosen = of_batch ? random_i64(E, 100000) : (Tensor){0};
+    Tensor before = random_f64(new_2d(F64, rows, columns)), routed = random_i64(E, 1000);
+    Tensor dropped = random_i64(E, 1000);
+    double *totals = new_doubles(rows * columns), *balance = new_doubles(parts * E);
+    c.to = (RouterTotals){.balance = E + 5,
+                          .weight_mass = 2}; // columns that nobody may touch on all sides
+    c.to.totals = before;
+    for (int64_t i = 0; i < rows * columns; i++)
+        totals[i] = tensor_f64(before)[i] + wanted_addition(&c, i / columns, i % columns);
+    for (int64_t i = 0; i < parts * E; i++)
+        balance[i] = c.rule.coefficient * (double)E * c.rule.per_step_token / c.rule.choices *
+                     (of_batch ? (double)tensor_i64(c.batch_chosen)[i % E]
+                               : (double)tensor_i32(c.sums.chosen)[i]);
+    int64_t *routed_want = copy_of(routed).data, *dropped_want = copy_of(dropped).data;
+    for (int64_t i = 0; i < parts * E; i++) {
+        routed_want[i % E] += tensor_i32(c.sums.chosen)[i] - tensor_i32(c.sums.dropped)[i];
+        dropped_want[i % E] += tensor_i32(c.sums.dropped)[i];
+    }
+    void *first_balance = NULL;
+    for (int d = 0; d < device_count(); d++) {
+        Device *dev = device_at(d);
+        begin_case("totals on %s parts=%lld rows=%lld E=%lld%s", dev->name, (long long)parts,
+                   (long long)rows, (long long)E, of_batch ? " of the batch" : "");
+        c.to.totals = copy_of(before);
+        c.to.routed = copy_of(routed);
+        c.to.dropped = copy_of(dropped);
+        c.balance = new_2d(F32, parts, E);
+        run_on(dev, run_totals, &c,
+               TENSORS(&c.to.totals, &c.to.routed, &c.to.dropped, &c.balance, &c.sums.prob_sum,
+                       &c.sums.entropy_sum, &c.sums.lse2_sum, &c.sums.weight_mass, &c.sums.chosen,
+                       &c.sums.dropped, &c.batch_chosen));
+        // Numbers that are not negative: each of the additions rounds by 2^-53 of the sum, each product by as much.
+        expect_near("totals", c.to.totals, totals, (double)(parts * E + 8) * 0x1p-53, NULL, 0);
+        expect_near("balance", c.balance, balance, 2 * F32_EPS, NULL, 0);
+        if (!first_balance) first_balance = c.balance.data; // no sums: equal on every device
+        expect_same_bytes("balance, against the CPU's,", c.balance, first_balance);
+        expect_same_bytes("routed", c.to.routed, routed_want);
+        expect_same_bytes("dropped", c.to.dropped, dropped_want);
+    }
+    release_all();
+}
+
+typedef struct ColumnsCase {
+    Tensor out, x;
+} ColumnsCase;
+
+static void run_columns(Device *dev, void *context) {
+    ColumnsCase *c = context;
+    sum_columns(dev, c->out, c->x);
+}
+
+static void check_sum_columns(int64_t parts, int64_t E) {
+    ColumnsCase c = {.x = new_2d(I32, parts, E)};
+    int64_t *want = new_1d(I64, E).data;
+    memset(want, 0, (size_t)E * sizeof *want);
+    for (int64_t i = 0; i < parts * E; i++) { // sums beyond 32 bits
+        tensor_i32(c.x)[i] = (int32_t)(INT32_MAX - random_below(1000));
+        want[i % E] += tensor_i32(c.x)[i];
+    }
+    for (int d = 0; d < device_count(); d++) {
+        begin_case("sum_columns on %s of %lld x %lld", device_at(d)->name, (long long)parts,
+                   (long long)E);
+        c.out = new_1d(I64, E);
+        run_on(device_at(d), run_columns, &c, TENSORS(&c.out, &c.x));
+        expect_same_bytes("out", c.out, want);
+    }
     release_all();
 }
 
@@ -125,6 +330,20 @@ int main(int argc, char **argv) {
             check(33, 65, 1, 1, rules[r], ties);
             check(12, 512, 8, 2, rules[r], ties);
         }
-    check_nan();
+    // How many lanes and registers of a GPU hold a token depends on E, how it is read on E % 4; 32 to 128 tokens are a block's.
+    static const int64_t widths[] = {7, 16, 31, 64, 128, 130, 256, 333, 1000, 1001};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[i % 3], i % 2);
+    check(5, 100, 64, 1, rules[0], false); // more choices than lanes
+    check(5, 13, 13, 1, rules[1], true);
+    check(2500, 5, 2, 1, rules[1], false); // more blocks than a warp sums at once
+    check_nan(6, 3);
+    check_nan(133, 5);
+    check_totals(1, 1, 1, false);
+    check_totals(8, 2, 5, false);
+    check_totals(12, 4, 300, true);
+    check_sum_columns(0, 3);
+    check_sum_columns(1, 1);
+    check_sum_columns(40, 70);
     return failures();
 }

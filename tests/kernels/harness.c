@@ -50,7 +50,8 @@ void release_all(void) {
 
 static Tensor filled(Tensor x) {
     x.data = new_block(tensor_bytes(x));
-    memset(x.data, x.dtype == F32 || x.dtype == F64 ? 0xFF : 0xAA, tensor_bytes(x));
+    memset(x.data, x.dtype == F32 || x.dtype == F64 || x.dtype == BF16 ? 0xFF : 0xAA,
+           tensor_bytes(x));
     return x;
 }
 
@@ -94,12 +95,56 @@ Tensor copy_of(Tensor x) {
     return y;
 }
 
+static float from_bf16(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+// To nearest, ties to even: the candidate above or below whose distance is smaller, in double.
+static uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint16_t low = (uint16_t)(bits >> 16), high = (uint16_t)(low + 1);
+    double below = fabs((double)x - (double)from_bf16(low));
+    double above = fabs((double)from_bf16(high) - (double)x);
+    return below < above || (below == above && low % 2 == 0) ? low : high;
+}
+
+Tensor widened(Tensor x) {
+    if (x.dtype == F32) return copy_of(x);
+    Tensor wide = x;
+    wide.dtype = F32;
+    wide = filled(wide);
+    for (int64_t i = 0; i < tensor_elements(x); i++)
+        tensor_f32(wide)[i] = from_bf16(tensor_bf16(x)[i]);
+    return wide;
+}
+
+Tensor stored_as(DType T, Tensor x) {
+    if (T == F32) return x;
+    Tensor narrow = x;
+    narrow.dtype = BF16;
+    narrow = filled(narrow);
+    for (int64_t i = 0; i < tensor_elements(x); i++) {
+        tensor_bf16(narrow)[i] = to_bf16(tensor_f32(x)[i]);
+        tensor_f32(x)[i] = from_bf16(tensor_bf16(narrow)[i]);
+    }
+    return narrow;
+}
+
+static double element(Tensor x, int64_t i) {
+    if (x.dtype == F64) return tensor_f64(x)[i];
+    return (double)(x.dtype == BF16 ? from_bf16(tensor_bf16(x)[i]) : tensor_f32(x)[i]);
+}
+
 void expect_near(const char *name, Tensor got, const double *want, double relative,
                  const double *error_unit, double factor) {
     double worst = 0;
     int64_t at = -1;
     for (int64_t i = 0; i < tensor_elements(got); i++) {
-        double value = got.dtype == F64 ? tensor_f64(got)[i] : (double)tensor_f32(got)[i];
+        double value = element(got, i);
         double allowed = relative * fabs(want[i]) + (error_unit ? error_unit[i] : 1.0) * factor;
         double excess = fabs(value - want[i]) / (allowed + 1e-300);
         if (!(excess <= 1.0) && !(excess <= worst)) {
@@ -108,7 +153,7 @@ void expect_near(const char *name, Tensor got, const double *want, double relati
         }
     }
     if (at < 0) return;
-    double value = got.dtype == F64 ? tensor_f64(got)[at] : (double)tensor_f32(got)[at];
+    double value = element(got, at);
     expect(false, "%s[%lld] is %.9g, wanted %.9g (%.3g times the tolerance)", name, (long long)at,
            value, want[at], worst);
 }
@@ -120,8 +165,62 @@ void expect_same_bytes(const char *name, Tensor got, const void *want) {
 Device open_cpu(int threads) {
     Device dev;
     Error err = {0};
-    CHECK(device_open(&dev, "cpu", threads, &err), "%s", err.message);
+    CHECK(device_open(&dev, "cpu", threads, 0, 1, &err), "%s", err.message);
     return dev;
+}
+
+static Device devices[2];
+static int opened = 0;
+
+int device_count(void) {
+    if (opened > 0) return opened;
+    Error err = {0};
+    devices[opened++] = open_cpu(0);
+    if (device_open(&devices[opened], "cuda", 0, 0, 1, &err)) {
+        devices[opened++].fixed_order = true;
+    } else {
+        fprintf(stderr, "on the CPU only: %s\n", err.message);
+    }
+    return opened;
+}
+
+Device *device_at(int i) {
+    CHECK(i < device_count(), "device %d of %d", i, opened);
+    return &devices[i];
+}
+
+void run_on(Device *dev, void (*run)(Device *dev, void *context), void *context,
+            Tensor *const *tensors, int count) {
+    enum { MOST = 48 };
+    Tensor host[MOST];
+    CHECK(count <= MOST, "%d tensors of a case", count);
+    for (int i = 0; i < count; i++) {
+        host[i] = *tensors[i];
+        if (!host[i].data || dev->place == ON_HOST) continue;
+        Tensor *there = tensors[i];
+        there->place = dev->place;
+        // Several views of one tensor stay views of one tensor.
+        int same = 0;
+        while (same < i && host[same].data != host[i].data) same++;
+        there->data = same < i ? tensors[same]->data
+                               : device_allocate(dev, tensor_bytes(host[i]) + 1, "a test tensor");
+        if (same == i) device_upload(dev, *there, host[i]);
+    }
+    run(dev, context);
+    for (int i = 0; i < count; i++) {
+        Tensor there = *tensors[i];
+        if (!host[i].data || dev->place == ON_HOST) continue;
+        int same = 0;
+        while (host[same].data != host[i].data) same++;
+        if (same == i) device_download(dev, host[i], there);
+    }
+    for (int i = 0; i < count; i++) {
+        if (!host[i].data || dev->place == ON_HOST) continue;
+        int same = 0;
+        while (host[same].data != host[i].data) same++;
+        if (same == i) device_release(dev, tensors[i]->data, tensor_bytes(host[i]) + 1);
+    }
+    for (int i = 0; i < count; i++) *tensors[i] = host[i];
 }
 
 void expect_same_for_any_threads(void (*run)(Device *dev, void *context), void *context,

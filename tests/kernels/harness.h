@@ -5,7 +5,12 @@
 
 #include "kernels/kernels.h"
 
-#define F32_EPS 0x1p-24 // largest relative error of one rounding
+#define F32_EPS  0x1p-24 // largest relative error of one rounding
+#define BF16_EPS 0x1p-8  // likewise
+// The rounding of a stored result: nothing beyond the arithmetic's own for f32.
+static inline double storage_eps(DType T) {
+    return T == BF16 ? BF16_EPS : 0.0;
+}
 
 // Names the case that the next comparisons belong to, printf-style.
 void begin_case(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -13,7 +18,7 @@ void begin_case(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void expect(bool condition, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int failures(void); // 0 or 1, for main()
 
-// Memory that lives until release_all(); contents: NaN for f32 and f64, 0xAA elsewhere, so that a forgotten
+// Memory that lives until release_all(); contents: NaN for floats, 0xAA elsewhere, so that a forgotten
 // element shows.
 Tensor new_1d(DType dtype, int64_t n0);
 Tensor new_2d(DType dtype, int64_t n0, int64_t n1);
@@ -27,8 +32,23 @@ Tensor random_1d(int64_t n0);
 Tensor random_3d(int64_t n0, int64_t n1, int64_t n2);
 int64_t random_below(int64_t bound);
 Tensor copy_of(Tensor x);
+// x as the storage type T: x itself for F32; for BF16 a new tensor, and x is rounded in place, so that a reference that
+// reads x sees the same numbers.
+Tensor stored_as(DType T, Tensor x);
+Tensor widened(Tensor x); // an f32 copy of an f32 or bf16 tensor
 
-// |got - want| <= relative · |want| + error_unit[i] · factor, or absolute error `factor` alone when error_unit is NULL.
+// The devices on which every op is checked: the CPU, then a GPU, or its emulation, where the build and the machine have one.
+int device_count(void);
+Device *device_at(int i);
+// Runs an op with the case's tensors on the device: each is copied there and the struct that `run` reads is given the copy;
+// afterwards the bytes are copied back into the host tensors. On the CPU it just runs. Tensors without data stay so.
+void run_on(Device *dev, void (*run)(Device *dev, void *context), void *context,
+            Tensor *const *tensors, int count);
+// The list of the case's tensors: run_on(dev, run, &c, TENSORS(&c.x, &c.out)).
+#define TENSORS(...)                                                                               \
+    (Tensor *const[]){__VA_ARGS__}, (int)(sizeof((Tensor *const[]){__VA_ARGS__}) / sizeof(Tensor *))
+
+// got may be f32, f64 or bf16. |got - want| <= relative · |want| + error_unit[i] · factor, or absolute error `factor` alone when error_unit is NULL.
 void expect_near(const char *name, Tensor got, const double *want, double relative,
                  const double *error_unit, double factor);
 void expect_same_bytes(const char *name, Tensor got, const void *want);

@@ -209,6 +209,81 @@ void reference_attention_backward(double *dqkv, const float *dout, const float *
     free(dp);
 }
 
+// Adds the squares of one head's errors. Pointers are at the head's first number in the sequence's first row.
+typedef struct HeadRounding {
+    double *out, *dq, *dk, *dv; // squares
+    const float *q, *k, *v, *dout;
+    const double *p; // (T, T)
+    int64_t W, O;    // row lengths of qkv and of out
+    int64_t d_head, d_value, T;
+    double scale;
+} HeadRounding;
+
+static double square(double x) {
+    return x * x;
+}
+
+static void head_rounding(HeadRounding r) {
+    double *dp = zeros(r.T), *mean_key = zeros(r.d_head);
+    for (int64_t i = 0; i < r.T; i++) {
+        const double *p = r.p + i * r.T;
+        const float *g = r.dout + i * r.O;
+        double delta = 0, delta_error = 0; // delta = Σ dout · out
+        for (int64_t c = 0; c < r.d_value; c++) {
+            double out = 0, errors = 0;
+            for (int64_t j = 0; j <= i; j++) {
+                double v = (double)r.v[j * r.W + c];
+                out += p[j] * v;
+                errors += square(p[j] * v);
+                r.dv[j * r.W + c] += square(p[j] * (double)g[c]);
+            }
+            r.out[i * r.O + c] = errors;
+            delta += (double)g[c] * out;
+            delta_error += square((double)g[c]) * (errors + square(out));
+        }
+        memset(mean_key, 0, (size_t)r.d_head * sizeof *mean_key);
+        for (int64_t j = 0; j <= i; j++) {
+            dp[j] = 0;
+            for (int64_t c = 0; c < r.d_value; c++)
+                dp[j] += (double)g[c] * (double)r.v[j * r.W + c];
+            double own = square(r.scale * p[j] * (dp[j] - delta));
+            double common = square(r.scale * p[j]) * delta_error; // the same delta for all keys
+            for (int64_t d = 0; d < r.d_head; d++) {
+                double k = (double)r.k[j * r.W + d];
+                r.dk[j * r.W + d] += (own + common) * square((double)r.q[i * r.W + d]);
+                r.dq[i * r.W + d] += own * square(k);
+                mean_key[d] += p[j] * k;
+            }
+        }
+        for (int64_t d = 0; d < r.d_head; d++)
+            r.dq[i * r.W + d] += square(r.scale * mean_key[d]) * delta_error;
+    }
+    free(dp);
+    free(mean_key);
+}
+
+void reference_attention_rounding(double *out_unit, double *dqkv_unit, const float *dout,
+                                  const float *qkv, AttentionShape s, int64_t N, int64_t T,
+                                  double scale) {
+    int64_t W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
+    int64_t O = s.heads * s.d_value;
+    memset(dqkv_unit, 0, (size_t)(N * W) * sizeof *dqkv_unit);
+    double *p = zeros(T * T);
+    for (int64_t first = 0; first < N; first += T)
+        for (int64_t h = 0; h < s.heads; h++) {
+            int64_t kv = h / (s.heads / s.kv_heads), out = first * O + h * s.d_value;
+            int64_t q = first * W + h * s.d_head, k = first * W + (s.heads + kv) * s.d_head;
+            int64_t v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
+            head_probabilities(p, NULL, 0, qkv + q, qkv + k, W, s.d_head, T, scale);
+            head_rounding((HeadRounding){out_unit + out, dqkv_unit + q, dqkv_unit + k,
+                                         dqkv_unit + v, qkv + q, qkv + k, qkv + v, dout + out, p, W,
+                                         O, s.d_head, s.d_value, T, scale});
+        }
+    for (int64_t i = 0; i < N * O; i++) out_unit[i] = sqrt(out_unit[i]);
+    for (int64_t i = 0; i < N * W; i++) dqkv_unit[i] = sqrt(dqkv_unit[i]);
+    free(p);
+}
+
 // ---- feed-forward --------------------------------------------------------------------------------------
 
 void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,

@@ -114,11 +114,13 @@ void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped,
 
 void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
                                 const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
-                                int64_t E, int64_t parts) {
+                                int64_t E, int64_t parts, int64_t room) {
     int32_t row = 0;
-    for (int64_t c = 0; c < N * K; c++) slot_row[c] = row_choice[c] = -1;
+    for (int64_t c = 0; c < N * K; c++) slot_row[c] = -1;
+    for (int64_t r = 0; r < (room < 0 ? N * K : E * parts * room); r++) row_choice[r] = -1;
     for (int64_t e = 0; e < E; e++)
         for (int64_t p = 0; p < parts; p++) {
+            if (room >= 0) row = (int32_t)((e * parts + p) * room);
             counts[e * parts + p] = 0;
             for (int64_t c = 0; c < N * K; c++) {
                 if (ids[c] != e || !kept[c] || c / K / (N / parts) != p) continue;
@@ -127,6 +129,66 @@ void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t 
                 row_choice[row++] = (int32_t)c;
             }
         }
+}
+
+// Of the rows that `rank` receives: those of one source rank, local expert and shard.
+typedef struct Run {
+    int64_t chunk, source, expert, shard, rows;
+} Run;
+
+static bool earlier_received(const Run *a, const Run *b) {
+    if (a->chunk != b->chunk) return a->chunk < b->chunk;
+    if (a->source != b->source) return a->source < b->source;
+    if (a->expert != b->expert) return a->expert < b->expert;
+    return a->shard < b->shard;
+}
+static bool earlier_expert_row(const Run *a, const Run *b) {
+    if (a->expert != b->expert) return a->expert < b->expert;
+    if (a->source != b->source) return a->source < b->source;
+    return a->shard < b->shard;
+}
+// How many rows come before a run in an order.
+static int64_t rows_before(const Run *run, const Run *runs, int64_t count,
+                           bool (*earlier)(const Run *, const Run *)) {
+    int64_t rows = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (earlier(&runs[i], run)) rows += runs[i].rows;
+    return rows;
+}
+
+void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_t rank, int64_t ep,
+                             int64_t local, int64_t S, int64_t chunks, int64_t parts,
+                             int64_t room) {
+    int64_t E = ep * local, count = 0;
+    Run *runs = calloc((size_t)(ep * local * S), sizeof *runs);
+    CHECK(runs, "no memory for %lld runs", (long long)(ep * local * S));
+    for (int64_t t = 0; t < chunks * ep; t++) to.send_rows[t] = to.receive_rows[t] = 0;
+    for (int64_t r = 0; r < room; r++) to.to_expert[r] = to.to_received[r] = -1;
+    for (int64_t i = 0; i <= local * parts; i++) to.offsets[i] = 0;
+    for (int64_t source = 0; source < ep; source++)
+        for (int64_t e = 0; e < E; e++)
+            for (int64_t s = 0; s < S; s++) {
+                int64_t owner = e / local, expert = e % local, chunk = expert / (local / chunks);
+                int64_t rows = counts[(source * E + e) * S + s];
+                if (source == rank) to.send_rows[chunk * ep + owner] += rows;
+                if (owner != rank) continue;
+                to.receive_rows[chunk * ep + source] += rows;
+                runs[count++] = (Run){chunk, source, expert, s, rows};
+                // Everything behind the part that these rows belong to starts so much later.
+                int64_t part = (source * S + s) / (ep * S / parts);
+                for (int64_t i = expert * parts + part + 1; i <= local * parts; i++)
+                    to.offsets[i] += rows;
+            }
+    for (int64_t i = 0; i < count; i++) {
+        int64_t received = rows_before(&runs[i], runs, count, earlier_received);
+        int64_t expert_row = rows_before(&runs[i], runs, count, earlier_expert_row);
+        for (int64_t j = 0; j < runs[i].rows; j++, received++, expert_row++)
+            if (received < room && expert_row < room) {
+                to.to_expert[expert_row] = (int32_t)received;
+                to.to_received[received] = (int32_t)expert_row;
+            }
+    }
+    free(runs);
 }
 
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,

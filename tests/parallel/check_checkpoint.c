@@ -160,7 +160,7 @@ static void check_all(void) {
 
 int main(int argc, char **argv) {
     comm_init(&argc, &argv);
-    ProcessGroups groups = process_groups_open(1);
+    ProcessGroups groups = process_groups_open(1, NULL);
     world = groups.world;
     if (argc == 1) {
         check_all();

@@ -114,7 +114,7 @@ static void fixed_tree_over_the_world(void) {
 
 static void fixed_tree_over_subgroups(void) {
     for (int ep = 1; ep <= comm_size(); ep *= 2) {
-        ProcessGroups split = process_groups_open(ep);
+        ProcessGroups split = process_groups_open(ep, NULL);
         int rank = comm_rank();
         EXPECT(group_size(split.expert_parallel) == ep, "ep %d", ep);
         EXPECT(group_rank(split.expert_parallel) == rank % ep, "ep %d", ep);
@@ -160,7 +160,10 @@ static void broadcast_from_every_root(void) {
         for (size_t bytes = 0; bytes <= 70000; bytes = bytes * 7 + 1) {
             Tensor x = guarded(U8, (int64_t)bytes);
             memset(x.data, comm_rank() == root ? 100 + root : 0, bytes);
-            broadcast(groups.world, x.data, bytes, root);
+            if (root % 2)
+                broadcast_tensor(groups.world, x, root);
+            else
+                broadcast(groups.world, x.data, bytes, root);
             for (size_t i = 0; i < bytes; i++)
                 EXPECT(tensor_u8(x)[i] == 100 + root, "byte %zu of %zu from %d", i, bytes, root);
             expect_guard(x, "broadcast");
@@ -232,7 +235,8 @@ static void expect_rows(int pattern, int64_t width) {
         for (int64_t row = 0; row < send[p]; row++)
             for (int64_t c = 0; c < width; c++) *x++ = row_value(rank, p, row, c);
     int64_t before = traffic_sent_bytes(TRAFFIC_DISPATCH);
-    all_to_all_rows(groups.world, out, receive, in, send, TRAFFIC_DISPATCH);
+    all_to_all_rows(groups.world, out, (RowRuns){receive, NULL}, in, (RowRuns){send, NULL},
+                    TRAFFIC_DISPATCH);
     int64_t counted = traffic_sent_bytes(TRAFFIC_DISPATCH) - before;
     EXPECT(counted == crossing * width * 4, "pattern %d: %lld bytes counted, %lld rows crossed",
            pattern, (long long)counted, (long long)crossing);
@@ -253,6 +257,96 @@ static void rows_travel_unevenly(void) {
     for (int pattern = 0; pattern < PATTERNS; pattern++) {
         expect_rows(pattern, 1);
         expect_rows(pattern, 17);
+    }
+}
+
+// Rank r sends r + p + 1 rows to rank p, in the order of falling p with a row between runs that nobody may touch; they are
+// received likewise. Four exchanges at once, each with values of its own, waited for in another order.
+static void scattered_runs_travel_together(void) {
+    enum { EXCHANGES = 4, WIDTH = 5, UNTOUCHED = -7 };
+    int ranks = comm_size(), rank = comm_rank();
+    int64_t rows[16], first[16], total = 0;
+    for (int p = ranks - 1; p >= 0; p--) {
+        rows[p] = rank + p + 1;
+        first[p] = total;
+        total += rows[p] + 1;
+    }
+    int64_t received_rows[16]; // the same counts, in another array: they are not all equal
+    memcpy(received_rows, rows, sizeof rows);
+    Tensor in[EXCHANGES], out[EXCHANGES];
+    Pending pending[EXCHANGES];
+    for (int e = 0; e < EXCHANGES; e++) {
+        in[e] = tensor_2d(guarded(F32, total * WIDTH).data, F32, total, WIDTH);
+        out[e] = tensor_2d(guarded(F32, total * WIDTH).data, F32, total, WIDTH);
+        for (int64_t i = 0; i < total * WIDTH; i++) tensor_f32(out[e])[i] = UNTOUCHED;
+        for (int p = 0; p < ranks; p++)
+            for (int64_t i = 0; i < rows[p] * WIDTH; i++)
+                tensor_f32(in[e])[first[p] * WIDTH + i] =
+                    row_value(rank, p, i / WIDTH, i % WIDTH) + 1e6f * (float)e;
+        pending[e] = all_to_all_rows_begin(groups.world, out[e], (RowRuns){received_rows, first},
+                                           in[e], (RowRuns){rows, first}, TRAFFIC_COMBINE);
+    }
+    static const int order[EXCHANGES] = {2, 0, 3, 1};
+    for (int i = 0; i < EXCHANGES; i++) {
+        int e = order[i];
+        collective_wait(&pending[e]);
+        EXPECT(!pending[e].group, "exchange %d stays pending", e);
+        collective_wait(&pending[e]); // legal on a zeroed one
+        for (int p = 0; p < ranks; p++) {
+            for (int64_t j = 0; j < rows[p] * WIDTH; j++)
+                EXPECT(tensor_f32(out[e])[first[p] * WIDTH + j] ==
+                           row_value(p, rank, j / WIDTH, j % WIDTH) + 1e6f * (float)e,
+                       "exchange %d, element %lld from rank %d", e, (long long)j, p);
+            for (int64_t j = 0; j < WIDTH; j++)
+                EXPECT(tensor_f32(out[e])[(first[p] + rows[p]) * WIDTH + j] == UNTOUCHED,
+                       "exchange %d wrote behind the run of rank %d", e, p);
+        }
+    }
+    for (int e = 0; e < EXCHANGES; e++) {
+        free(in[e].data);
+        free(out[e].data);
+    }
+}
+
+static void bf16_rows_travel_padded(void) {
+    enum { ROWS = 3, WIDTH = 7 };
+    int ranks = comm_size(), rank = comm_rank();
+    int64_t rows[16], elements = (int64_t)ranks * ROWS * WIDTH;
+    for (int p = 0; p < ranks; p++) rows[p] = ROWS;
+    Tensor in_flat = guarded(BF16, elements), out_flat = guarded(BF16, elements);
+    for (int64_t i = 0; i < elements; i++) tensor_bf16(in_flat)[i] = (uint16_t)(rank * 1000 + i);
+    RowRuns padded = {rows, NULL};
+    int64_t before = traffic_sent_bytes(TRAFFIC_COMBINE);
+    all_to_all_rows(groups.world, tensor_reshape_2d(out_flat, ranks * ROWS, WIDTH), padded,
+                    tensor_reshape_2d(in_flat, ranks * ROWS, WIDTH), padded, TRAFFIC_COMBINE);
+    EXPECT(traffic_sent_bytes(TRAFFIC_COMBINE) - before == (ranks - 1) * ROWS * WIDTH * 2,
+           "%d ranks", ranks);
+    for (int64_t i = 0; i < elements; i++) {
+        int64_t from = i / (ROWS * WIDTH), wanted = from * 1000 + rank * ROWS * WIDTH;
+        EXPECT(tensor_bf16(out_flat)[i] == wanted + i % (ROWS * WIDTH), "element %lld",
+               (long long)i);
+    }
+    expect_guard(out_flat, "the received rows");
+    free(in_flat.data);
+    free(out_flat.data);
+}
+
+static void sums_are_scattered(void) {
+    for (int64_t n = 0; n <= 6; n += 3) {
+        int ranks = comm_size(), rank = comm_rank();
+        Tensor in = guarded(F64, n * ranks), out = guarded(F64, n);
+        for (int64_t i = 0; i < n * ranks; i++) tensor_f64(in)[i] = (double)((rank + 1) * 100 + i);
+        int64_t before = traffic_sent_bytes(TRAFFIC_OTHER);
+        reduce_scatter_sum(groups.world, out, in, TRAFFIC_OTHER);
+        EXPECT(traffic_sent_bytes(TRAFFIC_OTHER) - before == 8 * n * (ranks - 1), "n %lld",
+               (long long)n);
+        for (int64_t i = 0; i < n; i++) {
+            double wanted = 100.0 * ranks * (ranks + 1) / 2 + (double)(ranks * (rank * n + i));
+            EXPECT(tensor_f64(out)[i] == wanted, "%g, not %g", tensor_f64(out)[i], wanted);
+        }
+        expect_guard(out, "reduce_scatter_sum");
+        free(in.data);
+        free(out.data);
     }
 }
 
@@ -280,7 +374,7 @@ static void lowest_failing_rank_speaks(void) {
 }
 
 static void open_groups(void) {
-    groups = process_groups_open(1);
+    groups = process_groups_open(1, NULL);
     EXPECT(group_size(groups.world) == comm_size(), "%d", group_size(groups.world));
     EXPECT(group_rank(groups.world) == comm_rank(), "%d", group_rank(groups.world));
 }
@@ -303,6 +397,9 @@ int main(int argc, char **argv) {
         {"every rank can broadcast, also nothing", broadcast_from_every_root},
         {"equal blocks change places", blocks_change_places},
         {"rows travel, uneven and empty sends included", rows_travel_unevenly},
+        {"scattered runs travel, four exchanges at once", scattered_runs_travel_together},
+        {"rows of bf16 travel in equal numbers", bf16_rows_travel_padded},
+        {"blocks of a sum reach their ranks", sums_are_scattered},
         {"groups can be closed twice", close_groups},
     };
     return rank_tests_run(argc, argv, tests, (int)(sizeof tests / sizeof *tests));

@@ -52,11 +52,11 @@ typedef struct Fixture {
     int64_t first_token;
 } Fixture;
 
-static void open_model(Fixture *f, ModelConfig config, int ep) {
+static void open_model(Fixture *f, ModelConfig config, int ep, int64_t chunks) {
     Error err = {0};
     *f = (Fixture){0};
-    CHECK(device_open(&f->dev, "cpu", 1, &err), "%s", err.message);
-    f->groups = process_groups_open(ep);
+    CHECK(device_open(&f->dev, "cpu", 1, 0, 1, &err), "%s", err.message);
+    f->groups = process_groups_open(ep, &f->dev);
     ModelSplit split = {.ranks = comm_size(),
                         .rank = comm_rank(),
                         .expert_parallel = ep,
@@ -65,9 +65,10 @@ static void open_model(Fixture *f, ModelConfig config, int ep) {
                         .context = T,
                         .micro_batches = 1,
                         .fixed_tree = true,
+                        .chunks = chunks,
                         .training = true};
-    model_measure(&f->model, &config, split);
-    model_allocate(&f->model, &f->dev, f->groups, 5);
+    model_measure(&f->model, &config, split, &f->dev);
+    model_allocate(&f->model, f->groups, 5);
     f->moe = &f->model.blocks[0].slot.as.moe;
     f->first_token = f->model.work.N * comm_rank();
 }
@@ -106,8 +107,8 @@ static Tensor new_tensor(DType dtype, int64_t n0, int64_t n1) {
     return tensor_2d(data, dtype, n0, n1);
 }
 
-static void open_pattern(Fixture *f, Pattern pattern, int64_t K, int ep) {
-    open_model(f, tiny_config(K), ep);
+static void open_pattern(Fixture *f, Pattern pattern, int64_t K, int ep, int64_t chunks) {
+    open_model(f, tiny_config(K), ep, chunks);
     int64_t N = f->model.work.N;
     f->x = new_tensor(F32, N, D);
     f->out = new_tensor(F32, N, D);
@@ -139,18 +140,36 @@ static void close_pattern(Fixture *f) {
 
 static const int64_t top_ks[] = {1, 2, 4};
 
-// Runs `check` for every pattern, K and expert-parallel degree that this number of ranks allows.
+// All chunks of the way there, as moe_layer.c takes them, all begun before the first is waited for.
+static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKind kind) {
+    Pending pending[CHUNKS_MAX];
+    Dispatch *d = &f->moe->dispatch;
+    int64_t chunks = dispatch_chunks(&f->model.work);
+    for (int64_t c = 0; c < chunks; c++)
+        pending[c] = dispatch_send(d, &f->model.work, c, sent_rows, kind);
+    for (int64_t c = 0; c < chunks; c++)
+        dispatch_arrive(d, &f->model.work, c, &pending[c], expert_rows);
+}
+
+static void dispatch_tokens(Fixture *f) {
+    Dispatch *d = &f->moe->dispatch;
+    dispatch_gather(d, &f->model.work, f->moe->expert_in, f->x);
+    if (f->model.work.ep_size > 1) send_all(f, f->moe->expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
+}
+
+// Runs `check` for every pattern, K, expert-parallel degree and number of chunks that this number of ranks allows.
 static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t K)) {
     for (int ep = 1; ep <= comm_size() && ep <= E; ep *= 2)
         for (int pattern = 0; pattern < PATTERNS; pattern++)
-            for (int i = 0; i < 3; i++) {
-                Fixture f;
-                open_pattern(&f, (Pattern)pattern, top_ks[i], ep);
-                dispatch_plan(&f.moe->dispatch, &f.model.work, f.ids, f.kept);
-                dispatch_tokens(&f.moe->dispatch, &f.model.work, f.moe->expert_in, f.x);
-                check(&f, (Pattern)pattern, top_ks[i]);
-                close_pattern(&f);
-            }
+            for (int i = 0; i < 3; i++)
+                for (int chunks = 1; chunks <= (ep > 1 && ep < E ? 2 : 1); chunks++) {
+                    Fixture f;
+                    open_pattern(&f, (Pattern)pattern, top_ks[i], ep, chunks);
+                    dispatch_plan(&f.moe->dispatch, &f.model.work, f.ids, f.kept);
+                    dispatch_tokens(&f);
+                    check(&f, (Pattern)pattern, top_ks[i]);
+                    close_pattern(&f);
+                }
 }
 
 // The expert's output is its input; then the way back and the weighted sum, as in moe_layer_forward.
@@ -158,9 +177,12 @@ static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
     Tensor sent = f->moe->sent_out;
-    if (work->ep_size > 1)
-        dispatch_return(d, work, sent, f->moe->expert_in, TRAFFIC_COMBINE);
-    else
+    if (work->ep_size > 1) {
+        Pending pending[CHUNKS_MAX];
+        for (int64_t c = 0; c < dispatch_chunks(work); c++)
+            pending[c] = dispatch_return(d, work, c, sent, f->moe->expert_in, TRAFFIC_COMBINE);
+        for (int64_t c = 0; c < dispatch_chunks(work); c++) collective_wait(&pending[c]);
+    } else
         memcpy(sent.data, f->moe->expert_in.data, (size_t)d->sent * D * sizeof(float));
     combine_forward(&f->dev, f->out, sent, d->slot_row, f->weights);
     for (int64_t n = 0; n < work->N; n++) {
@@ -186,7 +208,16 @@ static void identity_experts_return_the_input(void) {
 static void check_order(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
-    Segments rows = dispatch_segments(d, work);
+    int64_t chunks = dispatch_chunks(work), first_segment = 0;
+    Segments rows = dispatch_chunk(d, work, 0).rows; // the others follow it
+    rows.groups *= chunks;
+    for (int64_t c = 0; c < chunks; c++) {
+        ExpertChunk chunk = dispatch_chunk(d, work, c);
+        EXPECT(chunk.first_expert * rows.parts == first_segment &&
+                   chunk.rows.offsets == rows.offsets + first_segment,
+               "chunk %lld", (long long)c);
+        first_segment += chunk.rows.groups * rows.parts;
+    }
     int64_t local = E / work->ep_size, group_tokens = work->N * work->ep_size;
     int64_t group_first = f->first_token - work->N * work->ep_rank;
     int64_t row = 0;
@@ -231,7 +262,7 @@ static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
             if (row >= 0)
                 memcpy(tensor_f32(sent) + row * D, tensor_f32(f->x) + n * D, D * sizeof(float));
         }
-    dispatch_rows(d, work, again, sent, TRAFFIC_COMBINE);
+    send_all(f, again, sent, TRAFFIC_COMBINE);
     EXPECT(memcmp(again.data, f->moe->expert_in.data, (size_t)d->received * D * sizeof(float)) == 0,
            "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K, (long long)work->ep_size);
     free(sent.data);
@@ -252,7 +283,7 @@ static void check_traffic(Fixture *f, Pattern pattern, int64_t K) {
                 choice(pattern, f->first_token + n, k) / local != work->ep_rank)
                 crossing++;
     int64_t before = traffic_sent_bytes(TRAFFIC_DISPATCH);
-    dispatch_tokens(&f->moe->dispatch, work, f->moe->expert_in, f->x);
+    dispatch_tokens(f);
     EXPECT(traffic_sent_bytes(TRAFFIC_DISPATCH) - before == crossing * D * 4,
            "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K, (long long)work->ep_size);
 }
@@ -270,7 +301,7 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     config.moe.routing_group = group;
     config.moe.capacity_factor = capacity_factor;
     Fixture f;
-    open_model(&f, config, ep);
+    open_model(&f, config, ep, 2);
     Work *work = &f.model.work;
     Tensor tokens = new_tensor(I32, work->N, 1), targets = new_tensor(I32, work->N, 1);
     tokens.rank = targets.rank = 1;

@@ -63,6 +63,8 @@ static hid_t memory_type(DType dtype) {
         return H5T_NATIVE_INT64;
     case U8:
         return H5T_NATIVE_UINT8;
+    case BF16:
+        break;
     }
     return H5I_INVALID_HID;
 }

@@ -24,8 +24,8 @@ static int open_rank(void **state) {
     (void)state;
     Error err = {0};
     comm_init(&(int){0}, &(char **){NULL});
-    groups = process_groups_open(1);
-    return device_open(&dev, "cpu", 1, &err) ? 0 : -1;
+    groups = process_groups_open(1, NULL);
+    return device_open(&dev, "cpu", 1, 0, 1, &err) ? 0 : -1;
 }
 
 static int close_rank(void **state) {
@@ -90,8 +90,9 @@ static void open_layer_model(Model *model, Fixture *f, const char *name) {
         .attention = {{1, 1, 2, 2}, 10000.0},
         .moe = read_moe_config(f, name),
     };
-    model_measure(model, &config, read_split(f, name, fixture_int(f, "%s/config/sequences", name)));
-    model_allocate(model, &dev, groups, 1);
+    model_measure(model, &config, read_split(f, name, fixture_int(f, "%s/config/sequences", name)),
+                  &dev);
+    model_allocate(model, groups, 1);
 }
 
 static void assert_moe_layer(const char *name) {
@@ -106,7 +107,7 @@ static void assert_moe_layer(const char *name) {
 
     Tensor x = fixture_tensor(f, F32, "%s/x", name);
     Tensor out = fixture_result_2d(f, F32, x.shape[0], x.shape[1]);
-    statistics_clear(&model.stats);
+    statistics_clear(&model.stats, &dev);
     moe_layer_forward(moe, work, &model.stats, out, x);
     fixture_assert_equal(f, moe->router.ids, "%s/ids", name);
     fixture_assert_equal(f, moe->router.kept, "%s/kept", name);
@@ -122,8 +123,9 @@ static void assert_moe_layer(const char *name) {
     fixture_assert_close(f, work_gradient(work, moe->experts.down), TOLERANCE, "%s/ddown", name);
 
     statistics_reduce(&model.stats, work);
-    Tensor balance = tensor_1d(statistics_balance(&model.stats, 0, 0), F64, 1);
-    Tensor z = tensor_1d(statistics_z(&model.stats, 0, 0), F64, 1);
+    double balance_value = statistics_balance(&model.stats, 0);
+    double z_value = statistics_z(&model.stats, 0);
+    Tensor balance = tensor_1d(&balance_value, F64, 1), z = tensor_1d(&z_value, F64, 1);
     fixture_assert_close(f, balance, TOLERANCE, "%s/balance", name);
     fixture_assert_close(f, z, TOLERANCE, "%s/z", name);
     Tensor routed = fixture_tensor(f, I64, "%s/routed", name);
@@ -200,11 +202,11 @@ static Reports open_reports(Fixture *f, int64_t steps, int64_t moe_layers, int64
 }
 
 static void report_step(Reports *reports, int64_t step, Statistics *stats) {
-    tensor_f64(reports->loss)[step] = *statistics_loss(stats, 0);
+    tensor_f64(reports->loss)[step] = statistics_loss(stats);
     for (int64_t layer = 0; layer < stats->layers; layer++) {
         int64_t row = step * stats->layers + layer;
-        tensor_f64(reports->balance)[row] = *statistics_balance(stats, 0, layer);
-        tensor_f64(reports->z)[row] = *statistics_z(stats, 0, layer);
+        tensor_f64(reports->balance)[row] = statistics_balance(stats, layer);
+        tensor_f64(reports->z)[row] = statistics_z(stats, layer);
         for (int64_t e = 0; e < stats->experts; e++) {
             int64_t cell = row * stats->experts + e;
             tensor_i32(reports->routed)[cell] = (int32_t)statistics_routed(stats, layer)[e];
@@ -264,8 +266,8 @@ static void assert_training(const char *name) {
     split.micro_batches = micro_batches;
     Model model;
     Optimizer optimizer;
-    model_measure(&model, &config, split);
-    model_allocate(&model, &dev, groups, 1);
+    model_measure(&model, &config, split, &dev);
+    model_allocate(&model, groups, 1);
     optimizer_measure(&optimizer, &model);
     optimizer_allocate(&optimizer, &model);
     for (int i = 0; i < model.params.count; i++) {

@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <string.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +20,7 @@ static Device dev;
 static int open_device(void **state) {
     (void)state;
     Error err = {0};
-    return device_open(&dev, "cpu", 1, &err) ? 0 : -1;
+    return device_open(&dev, "cpu", 1, 0, 1, &err) ? 0 : -1;
 }
 
 static Tensor result_like(Fixture *f, Tensor x) {
@@ -187,6 +188,8 @@ static void adamw_agrees_over_several_steps(void **state) {
     int64_t steps = gradients.shape[0], n = gradients.shape[1];
     Tensor m = fixture_result_1d(f, F32, n), v = fixture_result_1d(f, F32, n);
     Tensor weights = fixture_result_2d(f, F32, steps, n); // after each step
+    Tensor decay = fixture_result_1d(f, U8, n / 16);
+    memset(decay.data, 1, tensor_bytes(decay));
     for (int64_t step = 0; step < steps; step++) {
         AdamW rule = {
             .lr = (float)fixture_double(f, "adamw/config/lr"),
@@ -199,7 +202,7 @@ static void adamw_agrees_over_several_steps(void **state) {
             .grad_scale = tensor_f32(scales)[step],
         };
         Tensor g = tensor_1d(tensor_rows(gradients, step, 1).data, F32, n);
-        adamw_update(&dev, w, g, m, v, rule);
+        adamw_update(&dev, w, (Tensor){0}, g, m, v, decay, rule);
         copy(&dev, tensor_1d(tensor_rows(weights, step, 1).data, F32, n), w);
     }
     fixture_assert_close(f, weights, OP_TOLERANCE, "adamw/weights");

@@ -34,7 +34,7 @@ static Layout lay_out(Arena *arena) {
 static void measuring_gives_no_memory_and_the_exact_peak(void **state) {
     (void)state;
     Arena arena;
-    arena_measure(&arena, "test");
+    arena_measure(&arena, "test", NULL);
     Layout l = lay_out(&arena);
     assert_null(l.a.data);
     assert_null(l.c.data);
@@ -49,7 +49,7 @@ static void measuring_gives_no_memory_and_the_exact_peak(void **state) {
 static void tensors_are_aligned_apart_and_zeroed(void **state) {
     (void)state;
     Arena arena;
-    arena_measure(&arena, "test");
+    arena_measure(&arena, "test", NULL);
     lay_out(&arena);
     arena_allocate(&arena);
     Layout l = lay_out(&arena);
@@ -66,7 +66,7 @@ static void tensors_are_aligned_apart_and_zeroed(void **state) {
 static void an_empty_tensor_is_legal(void **state) {
     (void)state;
     Arena arena;
-    arena_measure(&arena, "test");
+    arena_measure(&arena, "test", NULL);
     arena_2d(&arena, F32, 0, 8);
     arena_allocate(&arena);
     assert_non_null(arena_2d(&arena, F32, 0, 8).data);
@@ -76,7 +76,7 @@ static void an_empty_tensor_is_legal(void **state) {
 static void a_full_arena_is_fatal(void **state) {
     (void)state;
     Arena arena;
-    arena_measure(&arena, "test");
+    arena_measure(&arena, "test", NULL);
     arena_1d(&arena, F32, 16);
     arena_allocate(&arena);
     arena_1d(&arena, F32, 16);

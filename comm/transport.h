@@ -1,0 +1,36 @@
+// Private to comm/: the two ways between ranks, MPI for host buffers and NCCL for device buffers, as one table each.
+//
+// No checks here: collectives.c has made them, and calls only where there is something to do. Same arguments and meaning as in
+// collectives.h; collective over the group. Those that return a number return the bytes that this rank sent to other ranks.
+#ifndef MOETRAIN_COMM_TRANSPORT_H
+#define MOETRAIN_COMM_TRANSPORT_H
+
+#include "comm/collectives.h"
+
+typedef struct Transport {
+    int64_t (*tree_all_reduce)(Group *group, Tensor x, Tensor scratch, Pending *pending);
+    int64_t (*all_reduce)(Group *group, Tensor x, Pending *pending);
+    int64_t (*reduce_scatter)(Group *group, Tensor out, Tensor in);
+    int64_t (*all_gather)(Group *group, Tensor out, Tensor in);
+    int64_t (*broadcast)(Group *group, Tensor x, int root);
+    int64_t (*all_to_all)(Group *group, Tensor out, Tensor in);
+    int64_t (*all_to_all_rows)(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
+                               Pending *pending);
+    void (*wait)(Pending *pending);
+
+    // Only the device's. What a group needs to use it, made and given back, collective over the group; and
+    // collectives_check.
+    void (*attach)(Group *group, Device *dev);
+    void (*detach)(Group *group);
+    void (*check)(void);
+} Transport;
+
+// The transport of device buffers; NULL in a build without one. Not collective.
+const Transport *device_transport(void);
+
+// What a ring or halving all-reduce sends from one rank at best; the libraries do not tell what they really do.
+int64_t all_reduce_estimate(const Group *group, Tensor x);
+// The first row of the run of rank p.
+int64_t run_first(RowRuns runs, int p);
+
+#endif

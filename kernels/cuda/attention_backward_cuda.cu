@@ -1,0 +1,437 @@
+// Causal attention, backward: FlashAttention-2 (arXiv:2307.08691) without its atomic additions. With p the probabilities,
+// recomputed from the scores and their log-sum-exp, and delta = Σ dout · out of a query and head:
+//   dv = pᵀ dout;  ds = p · (dout vᵀ - delta);  dq = scale · ds k;  dk = scale · dsᵀ q
+// Three kernels: delta; dk and dv, a block for each tile of keys; dq, a block for each tile of queries. Scores are computed
+// twice, seven products of tiles instead of five, and in return every sum has one owner and one order: the query heads of
+// a group in turn, each one's tiles from first to last. No bit depends on the batch.
+//
+// Bytes moved: own tiles and results once; the tiles walked over once a block, from the L2 cache.
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/cuda_ops.h"
+
+// What a block works on: blocks are numbered (sequence, head, tile); `heads` are query heads or key/value heads.
+typedef struct OwnTile {
+    int64_t row; // first row of the sequence
+    int head;
+    int first, end; // its tokens
+} OwnTile;
+
+__device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t block,
+                                          bool last_first) {
+    int tiles = (T + tokens - 1) / tokens;
+    int tile = (int)(block % tiles), pair = (int)(block / tiles);
+    if (last_first) tile = tiles - 1 - tile;
+    return {(int64_t)(pair / heads) * T, pair % heads, tile * tokens, min((tile + 1) * tokens, T)};
+}
+
+// ---- delta ---------------------------------------------------------------------------------------------
+
+enum { DELTA_LANES = 8, DELTA_THREADS = 256 };
+
+// delta (N, H) = Σ dout · out. 8 lanes a head, so that a warp reads 4 heads one after the other in memory.
+template <typename T>
+__global__ void __launch_bounds__(DELTA_THREADS)
+    attention_delta(float *delta, const T *dout, const T *out, int64_t heads, int d_value,
+                    bool vectors) {
+    const int COUNT = Vector<T>::COUNT;
+    int64_t head = ((int64_t)blockIdx.x * DELTA_THREADS + threadIdx.x) / DELTA_LANES;
+    int lane = threadIdx.x % DELTA_LANES;
+    const T *a = dout + head * d_value, *b = out + head * d_value;
+    float sum = 0.0f;
+    if (head < heads && vectors) {
+        for (int c = lane * COUNT; c < d_value; c += DELTA_LANES * COUNT) {
+            float x[COUNT], y[COUNT];
+            load_vector(x, a + c);
+            load_vector(y, b + c);
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) sum += x[i] * y[i];
+        }
+    } else if (head < heads) {
+        for (int c = lane; c < d_value; c += DELTA_LANES) sum += to_float(a[c]) * to_float(b[c]);
+    }
+#pragma unroll
+    for (int distance = DELTA_LANES / 2; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    if (head < heads && lane == 0) delta[head] = sum;
+}
+
+// ---- bf16 ----------------------------------------------------------------------------------------------
+
+// A block owns OWN tokens, 16 a warp, and walks over tiles of OTHER tokens in two buffers: one arrives while the other is
+// computed with. All stays below 99 KB of shared memory, which every GPU since Ampere has.
+template <int P> struct BackwardTiles {
+    static const int WARPS = P == 128 ? 8 : 4, THREADS = WARPS * WARP;
+    static const int OWN = WARPS * STRIP, OTHER = P == 256 ? 16 : 32;
+    static const int COLUMNS = P == 256 ? 128 : P; // of dk and dv that a block's registers hold
+    static const int SLICES = P / COLUMNS;
+    static const int STAGE = 2 * OTHER * P; // elements of a buffer
+    static const int TILE_BYTES = (2 * OWN * P + 2 * STAGE) * (int)sizeof(bf16);
+    static const int BYTES = TILE_BYTES + 2 * 2 * OTHER * (int)sizeof(float);
+};
+
+// The log-sum-exp, to base 2, and delta of the query that this thread fetches for a tile; zeros past the sequence's end.
+typedef struct QueryNumbers {
+    float lse_log2, delta;
+} QueryNumbers;
+__device__ static inline QueryNumbers query_numbers(const float *lse, const float *delta,
+                                                    int64_t row, int query, int head, Heads g) {
+    if (query >= g.T) return {0.0f, 0.0f}; // p = 2^0 then, and multiplies zeros
+    int64_t at = (row + query) * g.heads + head;
+    return {lse[at] * LOG2_E, delta[at]};
+}
+
+// A block owns OWN keys of a key/value head, and COLUMNS columns of dk and dv. Scores are kept transposed, keys down and
+// queries across, so that they are the left operand of both sums as they lie in registers.
+template <int P>
+__global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
+    attention_backward_keys_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
+                                 const float *delta, Heads g, float scale) {
+    typedef BackwardTiles<P> S;
+    const int OWN = S::OWN, OTHER = S::OTHER, ACROSS = OTHER / 8, WIDTH = S::COLUMNS / 8;
+    const int THREADS = S::THREADS;
+    DYNAMIC_SHARED(bf16, keys);
+    bf16 *values = keys + OWN * P, *buffers = values + OWN * P;
+    float *numbers = reinterpret_cast<float *>(buffers + 2 * S::STAGE); // (2, 2, OTHER)
+    OwnTile own = own_tile(g.T, g.kv_heads, OWN, blockIdx.x / S::SLICES, false);
+    int slice = (int)(blockIdx.x % S::SLICES) * S::COLUMNS;
+    int group = g.heads / g.kv_heads, tiles = (g.T - own.first + OTHER - 1) / OTHER;
+    int thread = threadIdx.x, lane = thread % WARP, warp_row = thread / WARP * STRIP;
+    float scale_log2 = scale * LOG2_E;
+    const bf16 *from = qkv + own.row * g.width + own.first * g.width;
+    const bf16 *dout_from = dout + (own.row + own.first) * g.out_width;
+    load_tile<bf16, P, OWN, THREADS>(keys, from + key_column(g, own.head), g.width,
+                                     own.end - own.first, g.d_head, g.vectors);
+    load_tile<bf16, P, OWN, THREADS>(values, from + value_column(g, own.head), g.width,
+                                     own.end - own.first, g.d_value, g.vectors);
+
+    float dk[1][WIDTH][4] = {}, dv[1][WIDTH][4] = {};
+    // Step i takes the i % tiles-th tile of queries of the group's i / tiles-th head; the turn before the first only loads.
+    for (int step = -1; step < group * tiles; step++) {
+        cp_async_wait<0>();
+        __syncthreads(); // this step's buffer is there, nobody reads the other one
+        int coming = step + 1, head = own.head * group + coming / tiles;
+        int offset = coming % tiles * OTHER; // of the queries, from own.first on
+        bf16 *buffer = buffers + coming % 2 * S::STAGE;
+        QueryNumbers next = {};
+        if (coming < group * tiles) {
+            int rows = g.T - own.first - offset;
+            load_tile<bf16, P, OTHER, THREADS>(buffer,
+                                               from + offset * g.width + query_column(g, head),
+                                               g.width, rows, g.d_head, g.vectors);
+            load_tile<bf16, P, OTHER, THREADS>(buffer + OTHER * P,
+                                               dout_from + offset * g.out_width + head * g.d_value,
+                                               g.out_width, rows, g.d_value, g.vectors);
+            if (thread < OTHER)
+                next = query_numbers(lse, delta, own.row, own.first + offset + thread, head, g);
+        }
+        cp_async_commit();
+        int query = step % tiles * OTHER;
+        if (step >= 0 && query + OTHER > warp_row) { // some query sees some key of this warp
+            const bf16 *queries = buffers + step % 2 * S::STAGE, *douts = queries + OTHER * P;
+            const float *lse_log2 = numbers + step % 2 * 2 * OTHER, *deltas = lse_log2 + OTHER;
+            float p[1][ACROSS][4], ds[1][ACROSS][4];
+            multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
+            multiply_tiles<P, 1, ACROSS>(ds, values, warp_row, douts);
+            bool diagonal = query < warp_row + STRIP;
+#pragma unroll
+            for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+                    float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
+                    if (diagonal && warp_row + row > query + column) e = 0.0f;
+                    p[0][n][i] = e;
+                    ds[0][n][i] = e * (ds[0][n][i] - deltas[column]);
+                }
+            add_product<P, 1, ACROSS, WIDTH>(dv, p, douts, slice);
+            add_product<P, 1, ACROSS, WIDTH>(dk, ds, queries, slice);
+        }
+        if (thread < OTHER) { // not before: they take as long to come as the tiles
+            float *to = numbers + coming % 2 * 2 * OTHER;
+            to[thread] = next.lse_log2;
+            to[OTHER + thread] = next.delta;
+        }
+    }
+
+    // A warp alone reads its keys and values: their place is free for its results.
+    stage_strip<P, WIDTH>(keys, warp_row, slice, dk[0], scale, scale);
+    stage_strip<P, WIDTH>(values, warp_row, slice, dv[0], 1.0f, 1.0f);
+    __syncthreads();
+    bf16 *to = dqkv + (own.row + own.first) * g.width;
+    int rows = own.end - own.first;
+    store_tile<P, OWN, THREADS>(to + key_column(g, own.head), g.width, keys, rows, slice,
+                                min(slice + S::COLUMNS, g.d_head), g.vectors);
+    store_tile<P, OWN, THREADS>(to + value_column(g, own.head), g.width, values, rows, slice,
+                                min(slice + S::COLUMNS, g.d_value), g.vectors);
+}
+
+// A block owns OWN queries of a head.
+template <int P>
+__global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
+    attention_backward_queries_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
+                                    const float *delta, Heads g, float scale) {
+    typedef BackwardTiles<P> S;
+    const int OWN = S::OWN, OTHER = S::OTHER, ACROSS = OTHER / 8, WIDTH = P / 8;
+    const int THREADS = S::THREADS;
+    DYNAMIC_SHARED(bf16, queries);
+    bf16 *douts = queries + OWN * P, *buffers = douts + OWN * P;
+    OwnTile own = own_tile(g.T, g.heads, OWN, blockIdx.x, true);
+    int kv_head = own.head / (g.heads / g.kv_heads), rows = own.end - own.first;
+    int lane = threadIdx.x % WARP, warp_row = threadIdx.x / WARP * STRIP;
+    int warp_first = own.first + warp_row;
+    float scale_log2 = scale * LOG2_E;
+    const bf16 *from = qkv + own.row * g.width;
+    load_tile<bf16, P, OWN, THREADS>(queries,
+                                     from + own.first * g.width + query_column(g, own.head),
+                                     g.width, rows, g.d_head, g.vectors);
+    load_tile<bf16, P, OWN, THREADS>(
+        douts, dout + (own.row + own.first) * g.out_width + own.head * g.d_value, g.out_width, rows,
+        g.d_value, g.vectors);
+    QueryNumbers upper = query_numbers(lse, delta, own.row, warp_first + lane / 4, own.head, g);
+    QueryNumbers lower = query_numbers(lse, delta, own.row, warp_first + lane / 4 + 8, own.head, g);
+
+    float dq[1][WIDTH][4] = {};
+    for (int key = -OTHER; key < own.end; key += OTHER) { // the first turn only loads
+        cp_async_wait<0>();
+        __syncthreads(); // this step's buffer is there, nobody reads the other one
+        int coming = key + OTHER;
+        bf16 *buffer = buffers + coming / OTHER % 2 * S::STAGE;
+        const bf16 *next = from + coming * g.width;
+        if (coming < own.end) {
+            load_tile<bf16, P, OTHER, THREADS>(buffer, next + key_column(g, kv_head), g.width,
+                                               g.T - coming, g.d_head, g.vectors);
+            load_tile<bf16, P, OTHER, THREADS>(buffer + OTHER * P, next + value_column(g, kv_head),
+                                               g.width, g.T - coming, g.d_value, g.vectors);
+        }
+        cp_async_commit();
+        if (key < 0 || key >= warp_first + STRIP) continue; // later than all queries of this warp
+        const bf16 *keys = buffers + key / OTHER % 2 * S::STAGE, *values = keys + OTHER * P;
+        float p[1][ACROSS][4], ds[1][ACROSS][4];
+        multiply_tiles<P, 1, ACROSS>(p, queries, warp_row, keys);
+        multiply_tiles<P, 1, ACROSS>(ds, douts, warp_row, values);
+        bool diagonal = key + OTHER > warp_first + 1;
+#pragma unroll
+        for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                QueryNumbers of = i < 2 ? upper : lower;
+                int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+                float e = exp2f(fmaf(p[0][n][i], scale_log2, -of.lse_log2));
+                if (diagonal && key + column > warp_first + row) e = 0.0f;
+                ds[0][n][i] = e * (ds[0][n][i] - of.delta);
+            }
+        add_product<P, 1, ACROSS, WIDTH>(dq, ds, keys, 0);
+    }
+
+    stage_strip<P, WIDTH>(queries, warp_row, 0, dq[0], scale, scale); // its own rows, as above
+    __syncthreads();
+    store_tile<P, OWN, THREADS>(dqkv + (own.row + own.first) * g.width + query_column(g, own.head),
+                                g.width, queries, rows, 0, g.d_head, g.vectors);
+}
+
+// ---- f32 -----------------------------------------------------------------------------------------------
+
+// A block of 128 threads owns OWN tokens and walks over OTHER tokens at a time; two or more blocks on a multiprocessor hide
+// each other's loads.
+template <int P> static inline size_t keys_f32_bytes() {
+    typedef PlainTiles<P> S;
+    return (2 * S::OWN_FLOATS + 2 * S::OTHER_FLOATS + 2 * S::SCORE_FLOATS + 2 * S::OTHER) *
+           sizeof(float);
+}
+template <int P> static inline size_t queries_f32_bytes() {
+    typedef PlainTiles<P> S;
+    return (2 * S::OWN_FLOATS + 2 * S::OTHER_FLOATS + S::SCORE_FLOATS) * sizeof(float);
+}
+
+// Writes this thread's rows of a sum, times `factor`, into the head at `to`: its first own row.
+template <int P>
+__device__ static inline void store_sum(float *to, int64_t width, float sum[8][4], float factor,
+                                        int rows, int columns, bool vectors) {
+    typedef PlainTiles<P> S;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int row = S::sum_row() + i * S::GROUPS;
+        if (row >= rows) continue;
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum[i][j] *= factor;
+        store_four(to + row * width + S::sum_column(), sum[i], columns - S::sum_column(), vectors);
+    }
+}
+
+template <int P>
+__global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
+    attention_backward_keys_f32(float *dqkv, const float *dout, const float *qkv, const float *lse,
+                                const float *delta, Heads g, float scale) {
+    typedef PlainTiles<P> S;
+    const int OWN = S::OWN, OTHER = S::OTHER, THREADS = S::THREADS;
+    DYNAMIC_SHARED(float, keys);
+    float *values = keys + S::OWN_FLOATS, *queries = values + S::OWN_FLOATS;
+    float *douts = queries + S::OTHER_FLOATS, *p_tile = douts + S::OTHER_FLOATS;
+    float *ds_tile = p_tile + S::SCORE_FLOATS, *numbers = ds_tile + S::SCORE_FLOATS;
+    OwnTile own = own_tile(g.T, g.kv_heads, OWN, blockIdx.x, false);
+    int group = g.heads / g.kv_heads, rows = own.end - own.first;
+    int x = threadIdx.x % 16, y = threadIdx.x / 16;
+    float scale_log2 = scale * LOG2_E;
+    const float *from = qkv + (own.row + own.first) * g.width;
+    load_tile<float, P, OWN, THREADS>(keys, from + key_column(g, own.head), g.width, rows, g.d_head,
+                                      g.vectors);
+    load_tile<float, P, OWN, THREADS>(values, from + value_column(g, own.head), g.width, rows,
+                                      g.d_value, g.vectors);
+    float dk[8][4] = {}, dv[8][4] = {};
+    for (int head = own.head * group; head < (own.head + 1) * group; head++)
+        for (int query = own.first; query < g.T; query += OTHER) {
+            const float *q = qkv + (own.row + query) * g.width + query_column(g, head);
+            const float *dy = dout + (own.row + query) * g.out_width + head * g.d_value;
+            __syncthreads(); // nobody reads the last queries
+            load_tile<float, P, OTHER, THREADS>(queries, q, g.width, g.T - query, g.d_head,
+                                                g.vectors);
+            load_tile<float, P, OTHER, THREADS>(douts, dy, g.out_width, g.T - query, g.d_value,
+                                                g.vectors);
+            cp_async_commit();
+            if (threadIdx.x < OTHER) {
+                QueryNumbers of = query_numbers(lse, delta, own.row, query + threadIdx.x, head, g);
+                numbers[threadIdx.x] = of.lse_log2;
+                numbers[OTHER + threadIdx.x] = of.delta;
+            }
+            cp_async_wait<0>();
+            __syncthreads();
+            float p[S::DOWN][S::ACROSS], ds[S::DOWN][S::ACROSS];
+            multiply_tiles<P>(p, keys, queries);
+            multiply_tiles<P>(ds, values, douts);
+#pragma unroll
+            for (int i = 0; i < S::DOWN; i++)
+#pragma unroll
+                for (int j = 0; j < S::ACROSS; j++) {
+                    int row = y + 8 * i, column = x + 16 * j;
+                    float e = exp2f(fmaf(p[i][j], scale_log2, -numbers[column]));
+                    if (own.first + row > query + column) e = 0.0f;
+                    p_tile[row * S::SCORE_ROW + column] = e;
+                    ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - numbers[OTHER + column]);
+                }
+            __syncthreads(); // p and ds are there
+            add_product<P>(dv, p_tile, douts);
+            add_product<P>(dk, ds_tile, queries);
+        }
+    float *to = dqkv + (own.row + own.first) * g.width;
+    store_sum<P>(to + key_column(g, own.head), g.width, dk, scale, rows, g.d_head, g.vectors);
+    store_sum<P>(to + value_column(g, own.head), g.width, dv, 1.0f, rows, g.d_value, g.vectors);
+}
+
+template <int P>
+__global__ void __launch_bounds__(PlainTiles<P>::THREADS)
+    attention_backward_queries_f32(float *dqkv, const float *dout, const float *qkv,
+                                   const float *lse, const float *delta, Heads g, float scale) {
+    typedef PlainTiles<P> S;
+    const int OWN = S::OWN, OTHER = S::OTHER, THREADS = S::THREADS;
+    DYNAMIC_SHARED(float, queries);
+    float *douts = queries + S::OWN_FLOATS, *keys = douts + S::OWN_FLOATS;
+    float *values = keys + S::OTHER_FLOATS, *ds_tile = values + S::OTHER_FLOATS;
+    OwnTile own = own_tile(g.T, g.heads, OWN, blockIdx.x, true);
+    int kv_head = own.head / (g.heads / g.kv_heads), rows = own.end - own.first;
+    int x = threadIdx.x % 16, y = threadIdx.x / 16;
+    float scale_log2 = scale * LOG2_E;
+    const float *from = qkv + own.row * g.width;
+    load_tile<float, P, OWN, THREADS>(queries,
+                                      from + own.first * g.width + query_column(g, own.head),
+                                      g.width, rows, g.d_head, g.vectors);
+    load_tile<float, P, OWN, THREADS>(
+        douts, dout + (own.row + own.first) * g.out_width + own.head * g.d_value, g.out_width, rows,
+        g.d_value, g.vectors);
+    QueryNumbers of[S::DOWN];
+#pragma unroll
+    for (int i = 0; i < S::DOWN; i++)
+        of[i] = query_numbers(lse, delta, own.row, own.first + y + 8 * i, own.head, g);
+    float dq[8][4] = {};
+    for (int key = 0; key < own.end; key += OTHER) {
+        __syncthreads(); // nobody reads the last keys
+        load_tile<float, P, OTHER, THREADS>(keys, from + key * g.width + key_column(g, kv_head),
+                                            g.width, g.T - key, g.d_head, g.vectors);
+        load_tile<float, P, OTHER, THREADS>(values, from + key * g.width + value_column(g, kv_head),
+                                            g.width, g.T - key, g.d_value, g.vectors);
+        cp_async_commit();
+        cp_async_wait<0>();
+        __syncthreads();
+        float p[S::DOWN][S::ACROSS], ds[S::DOWN][S::ACROSS];
+        multiply_tiles<P>(p, queries, keys);
+        multiply_tiles<P>(ds, douts, values);
+#pragma unroll
+        for (int i = 0; i < S::DOWN; i++)
+#pragma unroll
+            for (int j = 0; j < S::ACROSS; j++) {
+                int row = y + 8 * i, column = x + 16 * j;
+                float e = exp2f(fmaf(p[i][j], scale_log2, -of[i].lse_log2));
+                if (key + column > own.first + row) e = 0.0f;
+                ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - of[i].delta);
+            }
+        __syncthreads(); // ds is there
+        add_product<P>(dq, ds_tile, keys);
+    }
+    store_sum<P>(dqkv + (own.row + own.first) * g.width + query_column(g, own.head), g.width, dq,
+                 scale, rows, g.d_head, g.vectors);
+}
+
+// ---- the op --------------------------------------------------------------------------------------------
+
+template <typename T>
+static float *launch_delta(Device *dev, Tensor dout, Tensor out, AttentionShape s) {
+    int64_t heads = dout.shape[0] * s.heads;
+    float *delta = static_cast<float *>(cuda_workspace(dev, (size_t)heads * sizeof(float)));
+    bool vectors =
+        rows_are_vectors<T>(dout.data, s.d_value) && rows_are_vectors<T>(out.data, s.d_value);
+    launch(dev, attention_delta<T>, grid_of(ceil_div(heads * DELTA_LANES, DELTA_THREADS)),
+           dim3(DELTA_THREADS), 0, delta, device_data<T>(dout), device_data<T>(out), heads,
+           s.d_value, vectors);
+    return delta;
+}
+
+template <typename T>
+static Heads backward_heads(Tensor dqkv, Tensor dout, Tensor qkv, AttentionShape s,
+                            int64_t tokens) {
+    Heads g = heads_of<T>(s, tokens, qkv.data, dout.data);
+    g.vectors = g.vectors && rows_are_vectors<T>(dqkv.data, s.d_head);
+    return g;
+}
+
+template <int P>
+static void backward_bf16(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
+                          const float *delta, AttentionShape s, int64_t T, float scale) {
+    typedef BackwardTiles<P> S;
+    Heads g = backward_heads<bf16>(dqkv, dout, qkv, s, T);
+    int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
+    launch(dev, attention_backward_keys_bf16<P>, grid_of(tiles * s.kv_heads * S::SLICES),
+           dim3(S::THREADS), S::BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout),
+           device_data<bf16>(qkv), device_data<float>(lse), delta, g, scale);
+    launch(dev, attention_backward_queries_bf16<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
+           S::TILE_BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout), device_data<bf16>(qkv),
+           device_data<float>(lse), delta, g, scale);
+}
+
+template <int P>
+static void backward_f32(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
+                         const float *delta, AttentionShape s, int64_t T, float scale) {
+    typedef PlainTiles<P> S;
+    Heads g = backward_heads<float>(dqkv, dout, qkv, s, T);
+    int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
+    launch(dev, attention_backward_keys_f32<P>, grid_of(tiles * s.kv_heads), dim3(S::THREADS),
+           keys_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
+           device_data<float>(qkv), device_data<float>(lse), delta, g, scale);
+    launch(dev, attention_backward_queries_f32<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
+           queries_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
+           device_data<float>(qkv), device_data<float>(lse), delta, g, scale);
+}
+
+void attention_backward_cuda(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
+                             Tensor lse, AttentionShape s, int64_t T, float scale) {
+    int width = padded_head(s);
+    if (qkv.dtype == F32) {
+        const float *delta = launch_delta<float>(dev, dout, out, s);
+        (width == 64    ? backward_f32<64>
+         : width == 128 ? backward_f32<128>
+                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, scale);
+    } else {
+        const float *delta = launch_delta<bf16>(dev, dout, out, s);
+        (width == 64    ? backward_bf16<64>
+         : width == 128 ? backward_bf16<128>
+                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, scale);
+    }
+}

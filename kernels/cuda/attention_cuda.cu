@@ -1,0 +1,311 @@
+// Causal attention, forward: FlashAttention-2 (arXiv:2307.08691). A block owns a tile of one head's queries and walks over
+// tiles of keys with a running softmax, so that scores never leave the chip.
+//
+// Bytes moved: each query and result once; keys and values once a query tile, from the L2 cache, where neighbouring blocks
+// (the tiles of one head, then the heads that share a key/value head) find them. A block reads its own sequence alone and
+// adds in an order fixed by T and the head's width: no bit depends on the batch.
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/cuda_ops.h"
+
+// What a block works on: blocks are numbered (sequence, head, tile), a head's last and longest tile first.
+typedef struct QueryTile {
+    int64_t row; // first row of the sequence
+    int head, kv_head;
+    int first, end; // its queries
+} QueryTile;
+
+__device__ static inline QueryTile query_tile(Heads g, int queries) {
+    int tiles = (g.T + queries - 1) / queries;
+    int tile = tiles - 1 - (int)(blockIdx.x % tiles), pair = (int)(blockIdx.x / tiles);
+    int head = pair % g.heads;
+    return {(int64_t)(pair / g.heads) * g.T, head, head / (g.heads / g.kv_heads), tile * queries,
+            min((tile + 1) * queries, g.T)};
+}
+
+// ---- bf16 ----------------------------------------------------------------------------------------------
+
+// A block of 4 warps; a warp owns STRIPS strips of 16 queries. One buffer for keys, one for values: the values arrive while
+// scores are computed, the next keys while values are summed.
+template <int P> struct ForwardTiles {
+    static const int WARPS = 4, THREADS = WARPS * WARP;
+    static const int STRIPS = P == 256 ? 1 : 2; // what 255 registers a thread can hold
+    static const int QUERIES = WARPS * STRIPS * STRIP, KEYS = 64;
+    static const int BYTES = (QUERIES + 2 * KEYS) * P * (int)sizeof(bf16);
+};
+
+// Hides later keys: the strip's first row is query `query`, its first column key `key`.
+template <int COLUMNS>
+__device__ static inline void hide_later_keys(float scores[COLUMNS][4], int query, int key) {
+    int lane = threadIdx.x % WARP;
+    query += lane / 4;
+    key += lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (key + n * 8 + i % 2 > query + i / 2 * 8) scores[n][i] = -INFINITY;
+}
+
+// One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns scores into exponentials,
+// and shrinks what has been summed so far. `largest` is unscaled; `normaliser` is this lane's share of the row's sum.
+template <int COLUMNS, int WIDTH>
+__device__ static inline void softmax_step(float scores[COLUMNS][4], float sum[WIDTH][4], int half,
+                                           float *largest, float *normaliser, float scale_log2) {
+    float top = *largest;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+        top = fmaxf(top, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+    top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2));
+    float shift = top * scale_log2, factor = exp2f(*largest * scale_log2 - shift);
+    float added = 0.0f;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; i++) {
+            scores[n][i] = exp2f(fmaf(scores[n][i], scale_log2, -shift));
+            added += scores[n][i];
+        }
+#pragma unroll
+    for (int n = 0; n < WIDTH; n++) {
+        sum[n][2 * half] *= factor;
+        sum[n][2 * half + 1] *= factor;
+    }
+    *largest = top;
+    *normaliser = *normaliser * factor + added;
+}
+
+template <int P>
+__global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
+    attention_forward_bf16(bf16 *out, float *lse, const bf16 *qkv, Heads g, float scale_log2) {
+    typedef ForwardTiles<P> S;
+    const int STRIPS = S::STRIPS, COLUMNS = S::KEYS / 8, WIDTH = P / 8, THREADS = S::THREADS;
+    DYNAMIC_SHARED(bf16, queries);
+    bf16 *keys = queries + S::QUERIES * P, *values = keys + S::KEYS * P;
+    QueryTile tile = query_tile(g, S::QUERIES);
+    const bf16 *from = qkv + tile.row * g.width;
+    const bf16 *k = from + key_column(g, tile.kv_head), *v = from + value_column(g, tile.kv_head);
+    load_tile<bf16, P, S::QUERIES, THREADS>(
+        queries, from + tile.first * g.width + query_column(g, tile.head), g.width,
+        tile.end - tile.first, g.d_head, g.vectors);
+    load_tile<bf16, P, S::KEYS, THREADS>(keys, k, g.width, g.T, g.d_head, g.vectors);
+    cp_async_commit();
+
+    int warp_row = threadIdx.x / WARP * STRIPS * STRIP; // within the tile
+    int warp_first = tile.first + warp_row, warp_last = warp_first + STRIPS * STRIP - 1;
+    float sum[STRIPS][WIDTH][4] = {}, scores[STRIPS][COLUMNS][4] = {};
+    float largest[STRIPS][2], normaliser[STRIPS][2];
+#pragma unroll
+    for (int m = 0; m < STRIPS; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) largest[m][half] = -INFINITY, normaliser[m][half] = 0;
+
+    for (int key = 0; key < tile.end; key += S::KEYS) {
+        bool seen = key <= warp_last && warp_first < g.T; // by some query of this warp
+        cp_async_wait<0>();
+        __syncthreads(); // the keys are there, nobody reads values
+        load_tile<bf16, P, S::KEYS, THREADS>(values, v + key * g.width, g.width, g.T - key,
+                                             g.d_value, g.vectors);
+        cp_async_commit();
+        if (seen) multiply_tiles<P, STRIPS, COLUMNS>(scores, queries, warp_row, keys);
+        cp_async_wait<0>();
+        __syncthreads(); // the values are there, nobody reads keys
+        int next = key + S::KEYS;
+        if (next < tile.end)
+            load_tile<bf16, P, S::KEYS, THREADS>(keys, k + next * g.width, g.width, g.T - next,
+                                                 g.d_head, g.vectors);
+        cp_async_commit();
+        if (!seen) continue;
+#pragma unroll
+        for (int m = 0; m < STRIPS; m++) {
+            int query = warp_first + m * STRIP;
+            if (next > query + 1) hide_later_keys<COLUMNS>(scores[m], query, key);
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                softmax_step<COLUMNS, WIDTH>(scores[m], sum[m], half, &largest[m][half],
+                                             &normaliser[m][half], scale_log2);
+        }
+        add_product<P, STRIPS, COLUMNS, WIDTH>(sum, scores, values, 0);
+    }
+
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int m = 0; m < STRIPS; m++) {
+        float inverse[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float total = normaliser[m][half];
+            total += __shfl_xor_sync(ALL_LANES, total, 1);
+            total += __shfl_xor_sync(ALL_LANES, total, 2);
+            inverse[half] = 1.0f / total;
+            int query = warp_first + m * STRIP + half * 8 + lane / 4;
+            if (lane % 4 == 0 && query < g.T)
+                lse[(tile.row + query) * g.heads + tile.head] =
+                    (largest[m][half] * scale_log2 + log2f(total)) * LN_2;
+        }
+        // A warp alone reads its queries: their place is free for its results.
+        stage_strip<P, WIDTH>(queries, warp_row + m * STRIP, 0, sum[m], inverse[0], inverse[1]);
+    }
+    __syncthreads();
+    store_tile<P, S::QUERIES, THREADS>(
+        out + (tile.row + tile.first) * g.out_width + tile.head * g.d_value, g.out_width, queries,
+        tile.end - tile.first, 0, g.d_value, g.vectors);
+}
+
+// ---- f32 -----------------------------------------------------------------------------------------------
+
+// One more tile of keys for this thread's rows of scores, 16 threads to a row; writes exponentials and each row's factor.
+template <int P>
+__device__ static inline void
+softmax_step(float scores[PlainTiles<P>::DOWN][PlainTiles<P>::ACROSS], float *exponentials,
+             float *factors, float largest[PlainTiles<P>::DOWN],
+             float normaliser[PlainTiles<P>::DOWN], float scale_log2) {
+    typedef PlainTiles<P> S;
+    int x = threadIdx.x % 16, y = threadIdx.x / 16;
+#pragma unroll
+    for (int i = 0; i < S::DOWN; i++) {
+        float top = largest[i];
+#pragma unroll
+        for (int j = 0; j < S::ACROSS; j++) top = fmaxf(top, scores[i][j]);
+#pragma unroll
+        for (int distance = 8; distance > 0; distance /= 2)
+            top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, distance));
+        float shift = top * scale_log2, factor = exp2f(largest[i] * scale_log2 - shift);
+        float added = 0.0f;
+#pragma unroll
+        for (int j = 0; j < S::ACROSS; j++) {
+            float e = exp2f(fmaf(scores[i][j], scale_log2, -shift));
+            exponentials[(y + 8 * i) * S::SCORE_ROW + x + 16 * j] = e;
+            added += e;
+        }
+        if (x == 0) factors[y + 8 * i] = factor;
+        largest[i] = top;
+        normaliser[i] = normaliser[i] * factor + added;
+    }
+}
+
+template <int P> static inline size_t forward_f32_bytes() {
+    typedef PlainTiles<P> S;
+    return (S::OWN_FLOATS + 2 * S::OTHER_FLOATS + S::SCORE_FLOATS + S::OWN) * sizeof(float);
+}
+
+// A block of 128 threads owns 4096 / P queries; the buffers take turns as above.
+template <int P>
+__global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
+    attention_forward_f32(float *out, float *lse, const float *qkv, Heads g, float scale_log2) {
+    typedef PlainTiles<P> S;
+    const int OWN = S::OWN, OTHER = S::OTHER, THREADS = S::THREADS;
+    DYNAMIC_SHARED(float, queries);
+    float *keys = queries + S::OWN_FLOATS, *values = keys + S::OTHER_FLOATS;
+    float *exponentials = values + S::OTHER_FLOATS, *factors = exponentials + S::SCORE_FLOATS;
+    QueryTile tile = query_tile(g, OWN);
+    const float *from = qkv + tile.row * g.width;
+    const float *k = from + key_column(g, tile.kv_head), *v = from + value_column(g, tile.kv_head);
+    load_tile<float, P, OWN, THREADS>(queries,
+                                      from + tile.first * g.width + query_column(g, tile.head),
+                                      g.width, tile.end - tile.first, g.d_head, g.vectors);
+    load_tile<float, P, OTHER, THREADS>(keys, k, g.width, g.T, g.d_head, g.vectors);
+    cp_async_commit();
+
+    int x = threadIdx.x % 16, y = threadIdx.x / 16;
+    int row = S::sum_row(), column = S::sum_column();
+    float sum[8][4] = {}, largest[S::DOWN], normaliser[S::DOWN];
+#pragma unroll
+    for (int i = 0; i < S::DOWN; i++) largest[i] = -INFINITY, normaliser[i] = 0.0f;
+
+    for (int key = 0; key < tile.end; key += OTHER) {
+        float scores[S::DOWN][S::ACROSS];
+        cp_async_wait<0>();
+        __syncthreads(); // the keys are there, nobody reads values and exponentials
+        load_tile<float, P, OTHER, THREADS>(values, v + key * g.width, g.width, g.T - key,
+                                            g.d_value, g.vectors);
+        cp_async_commit();
+        multiply_tiles<P>(scores, queries, keys);
+        if (key + OTHER > tile.first + 1)
+#pragma unroll
+            for (int i = 0; i < S::DOWN; i++)
+#pragma unroll
+                for (int j = 0; j < S::ACROSS; j++)
+                    if (key + x + 16 * j > tile.first + y + 8 * i) scores[i][j] = -INFINITY;
+        softmax_step<P>(scores, exponentials, factors, largest, normaliser, scale_log2);
+        cp_async_wait<0>();
+        __syncthreads(); // values and exponentials are there, nobody reads keys
+        int next = key + OTHER;
+        if (next < tile.end)
+            load_tile<float, P, OTHER, THREADS>(keys, k + next * g.width, g.width, g.T - next,
+                                                g.d_head, g.vectors);
+        cp_async_commit();
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float factor = factors[row + i * S::GROUPS];
+#pragma unroll
+            for (int j = 0; j < 4; j++) sum[i][j] *= factor;
+        }
+        add_product<P>(sum, exponentials, values);
+    }
+
+    __syncthreads(); // nobody reads factors
+#pragma unroll
+    for (int i = 0; i < S::DOWN; i++) {
+        float total = normaliser[i];
+#pragma unroll
+        for (int distance = 8; distance > 0; distance /= 2)
+            total += __shfl_xor_sync(ALL_LANES, total, distance);
+        int query = tile.first + y + 8 * i;
+        if (x != 0) continue;
+        factors[y + 8 * i] = 1.0f / total;
+        if (query < g.T)
+            lse[(tile.row + query) * g.heads + tile.head] =
+                (largest[i] * scale_log2 + log2f(total)) * LN_2;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int query = tile.first + row + i * S::GROUPS;
+        float inverse = factors[row + i * S::GROUPS];
+        if (query >= g.T) continue;
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum[i][j] *= inverse;
+        store_four(out + (tile.row + query) * g.out_width + tile.head * g.d_value + column, sum[i],
+                   g.d_value - column, g.vectors);
+    }
+}
+
+// ---- the op --------------------------------------------------------------------------------------------
+
+template <int P>
+static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
+                         int64_t T, float scale_log2) {
+    typedef ForwardTiles<P> S;
+    int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::QUERIES);
+    launch(dev, attention_forward_bf16<P>, grid_of(blocks), dim3(S::THREADS), S::BYTES,
+           device_data<bf16>(out), device_data<float>(lse), device_data<bf16>(qkv),
+           heads_of<bf16>(s, T, qkv.data, out.data), scale_log2);
+}
+
+template <int P>
+static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
+                        int64_t T, float scale_log2) {
+    typedef PlainTiles<P> S;
+    int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::OWN);
+    launch(dev, attention_forward_f32<P>, grid_of(blocks), dim3(S::THREADS), forward_f32_bytes<P>(),
+           device_data<float>(out), device_data<float>(lse), device_data<float>(qkv),
+           heads_of<float>(s, T, qkv.data, out.data), scale_log2);
+}
+
+void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
+                            int64_t T, float scale) {
+    CHECK(scale > 0.0f, "attention scores times %g, wanted a positive number", (double)scale);
+    float scale_log2 = scale * LOG2_E;
+    bool wide = qkv.dtype == F32;
+    switch (padded_head(s)) {
+    case 64:
+        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, s, T, scale_log2);
+        break;
+    case 128:
+        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, s, T, scale_log2);
+        break;
+    default:
+        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, s, T, scale_log2);
+    }
+}

@@ -1,0 +1,134 @@
+// Attention of one new token against the cache. The cache is cut into splits of 128 keys, so that a long one keeps the whole
+// GPU busy; a second kernel joins the splits, in order.
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/reduce.cuh"
+
+enum { SPLIT_KEYS = 128, DECODE_THREADS = 256, KEY_LANES = 8, JOIN_THREADS = 128 };
+
+// What a split knows of a head: the largest score and the sum of exponentials, both to base 2, and Σ exponential · v.
+enum { SPLIT_LARGEST, SPLIT_NORMALISER, SPLIT_SUM }; // of 2 + d_value floats
+
+static inline size_t split_shared_bytes(AttentionShape s, int count) {
+    return (size_t)(s.d_head + SPLIT_KEYS + DECODE_THREADS * count + WARP) * sizeof(float);
+}
+
+// COUNT elements of a row: a vector, or one.
+template <int COUNT, typename T> __device__ static inline void load_some(float *to, const T *from) {
+    if constexpr (COUNT == 1) {
+        to[0] = to_float(from[0]);
+    } else {
+        load_vector(to, from);
+    }
+}
+
+// A block owns a split of one head: first 8 lanes to a key for the scores, then a thread to COUNT columns and every so-manieth
+// key for the sum, which adds its keys in order, groups of keys after another. Blocks of one split are neighbours: query
+// heads that share a key/value head find its rows in the L2 cache. Bytes moved: the cache once.
+template <typename T, int COUNT>
+__global__ void __launch_bounds__(DECODE_THREADS)
+    attention_decode_split(float *splits, const T *qkv, const T *cache, Heads g, int keys,
+                           float scale_log2) {
+    DYNAMIC_SHARED(float, query);
+    float *p = query + g.d_head, *sums = p + SPLIT_KEYS, *spare = sums + DECODE_THREADS * COUNT;
+    int head = blockIdx.x % g.heads, split = blockIdx.x / g.heads, thread = threadIdx.x;
+    int kv_head = head / (g.heads / g.kv_heads),
+        count = min(keys - split * SPLIT_KEYS, (int)SPLIT_KEYS);
+    const T *rows = cache + (int64_t)split * SPLIT_KEYS * g.width;
+    const T *k = rows + kv_head * g.d_head;
+    const T *v = rows + g.kv_heads * g.d_head + kv_head * g.d_value;
+    float *result = splits + (int64_t)blockIdx.x * (SPLIT_SUM + g.d_value);
+
+    for (int c = thread; c < g.d_head; c += DECODE_THREADS)
+        query[c] = to_float(qkv[query_column(g, head) + c]);
+    __syncthreads();
+    for (int key = thread / KEY_LANES; key < SPLIT_KEYS; key += DECODE_THREADS / KEY_LANES) {
+        float score = 0.0f;
+        if (key < count)
+            for (int c = thread % KEY_LANES * COUNT; c < g.d_head; c += KEY_LANES * COUNT) {
+                float x[COUNT];
+                load_some<COUNT>(x, k + key * g.width + c);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) score += query[c + i] * x[i];
+            }
+#pragma unroll
+        for (int distance = KEY_LANES / 2; distance > 0; distance /= 2)
+            score += __shfl_xor_sync(ALL_LANES, score, distance);
+        if (thread % KEY_LANES == 0) p[key] = key < count ? score * scale_log2 : -INFINITY;
+    }
+    __syncthreads();
+    float score = thread < SPLIT_KEYS ? p[thread] : -INFINITY;
+    float largest = block_max(score, spare), e = exp2f(score - largest);
+    if (thread < SPLIT_KEYS) p[thread] = e;
+    float normaliser = block_sum(e, spare); // with a barrier: p is there
+    if (thread == 0) {
+        result[SPLIT_LARGEST] = largest;
+        result[SPLIT_NORMALISER] = normaliser;
+    }
+
+    for (int first = 0; first < g.d_value; first += DECODE_THREADS * COUNT) {
+        int columns = min(g.d_value - first, DECODE_THREADS * COUNT), across = columns / COUNT;
+        int groups = DECODE_THREADS / across, group = thread / across;
+        float sum[COUNT] = {};
+        if (group < groups)
+            for (int key = group; key < count; key += groups) {
+                float x[COUNT];
+                load_some<COUNT>(x, v + key * g.width + first + thread % across * COUNT);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) sum[i] += p[key] * x[i];
+            }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) sums[thread * COUNT + i] = sum[i];
+        __syncthreads();
+        for (int c = thread; c < columns; c += DECODE_THREADS) {
+            float total = 0.0f;
+            for (int other = 0; other < groups; other++) total += sums[other * columns + c];
+            result[SPLIT_SUM + first + c] = total;
+        }
+        __syncthreads();
+    }
+}
+
+// A block owns a head: its splits in order.
+template <typename T>
+__global__ void __launch_bounds__(JOIN_THREADS)
+    attention_decode_join(T *out, const float *splits, int count, Heads g) {
+    int head = blockIdx.x;
+    int64_t width = SPLIT_SUM + g.d_value, step = g.heads * width;
+    const float *first = splits + head * width;
+    float largest = -INFINITY, normaliser = 0.0f;
+    for (int split = 0; split < count; split++)
+        largest = fmaxf(largest, first[split * step + SPLIT_LARGEST]);
+    for (int split = 0; split < count; split++)
+        normaliser += first[split * step + SPLIT_NORMALISER] *
+                      exp2f(first[split * step + SPLIT_LARGEST] - largest);
+    for (int c = threadIdx.x; c < g.d_value; c += JOIN_THREADS) {
+        float sum = 0.0f;
+        for (int split = 0; split < count; split++)
+            sum += first[split * step + SPLIT_SUM + c] *
+                   exp2f(first[split * step + SPLIT_LARGEST] - largest);
+        out[head * g.d_value + c] = from_float<T>(sum / normaliser);
+    }
+}
+
+template <typename T>
+static void decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
+                   int64_t position, float scale) {
+    const int COUNT = Vector<T>::COUNT;
+    Heads g = heads_of<T>(s, position + 1, cache.data, out.data);
+    g.width = attention_kv_width(s);
+    int64_t count = ceil_div(position + 1, SPLIT_KEYS);
+    size_t bytes = (size_t)(count * s.heads * (SPLIT_SUM + s.d_value)) * sizeof(float);
+    float *splits = static_cast<float *>(cuda_workspace(dev, bytes));
+    launch(dev, g.vectors ? attention_decode_split<T, COUNT> : attention_decode_split<T, 1>,
+           grid_of(count * s.heads), dim3(DECODE_THREADS),
+           split_shared_bytes(s, g.vectors ? COUNT : 1), splits, device_data<T>(qkv),
+           device_data<T>(cache), g, g.T, scale * LOG2_E);
+    launch(dev, attention_decode_join<T>, grid_of(s.heads), dim3(JOIN_THREADS), 0,
+           device_data<T>(out), splits, count, g);
+}
+
+void attention_decode_cuda(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
+                           int64_t position, float scale) {
+    (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, out, qkv, cache, s, position, scale);
+}

@@ -1,0 +1,282 @@
+// RMSNorm. A team of threads works on a row: a warp on narrow rows, a block on wider ones. Thread t of a team of S threads
+// owns the row's elements (r·S + t)·WIDTH … + WIDTH for r = 0, 1, …; the first RUNS of these runs stay in its registers
+// between the passes over a row, so that memory is read once. Rows wider than all registers (8192) are read again for the
+// rest. What is added in which order follows from D alone.
+#include "kernels/cuda/column_sum.cuh"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/storage.cuh"
+
+static const int KEPT = 16;           // elements of a row in a thread's registers
+static const int TEAM_MOST = 512;     // threads of a block that works on one row
+static const int WARP_ROWS_BLOCK = 8; // warps of a block whose warps have a row each
+// Rows that one team of the backward pass works through: at least these, and so many that a part has no more runs.
+static const int LEAST_ROWS_OF_WARP = 8, LEAST_ROWS_OF_BLOCK = 16, MOST_RUNS = 1024;
+
+// Whether a warp's registers hold a row.
+static inline bool is_warp_row(int64_t D) {
+    return D <= KEPT * WARP;
+}
+// Of a block that works on one row.
+static inline dim3 block_of_row(int64_t D) {
+    int64_t threads = ceil_div(ceil_div(D, KEPT), WARP) * WARP;
+    return dim3((unsigned)(threads < TEAM_MOST ? threads : TEAM_MOST));
+}
+
+template <bool WARP_ROW> __device__ static inline int team_size() {
+    return WARP_ROW ? (int)WARP : (int)blockDim.x;
+}
+// Of all teams of the grid.
+template <bool WARP_ROW> __device__ static inline int64_t team_number() {
+    return WARP_ROW ? (int64_t)blockIdx.x * WARP_ROWS_BLOCK + threadIdx.x / WARP : blockIdx.x;
+}
+template <bool WARP_ROW> __device__ static inline float team_sum(float value, float *spare) {
+    return WARP_ROW ? warp_sum(value) : block_sum(value, spare);
+}
+
+// ---- forward -------------------------------------------------------------------------------------------
+
+// One team a row. Moves the least there is: reads x (and branch), writes out (and sum), each once; the weights come from
+// cache. x may be sum: a thread writes only where it has read itself.
+template <typename T, bool VECTORS, bool WARP_ROW>
+__global__ void __launch_bounds__(TEAM_MOST)
+    rmsnorm_forward_kernel(T *out, float *rstd, float *sum, const float *x,
+                           const T *__restrict__ branch, const float *__restrict__ weight,
+                           float eps, int64_t N, int D) {
+    constexpr int WIDTH = Vector<T>::COUNT, RUNS = KEPT / WIDTH;
+    __shared__ float spare[WARP];
+    int team = team_size<WARP_ROW>(), thread = threadIdx.x % team;
+    int64_t n = team_number<WARP_ROW>();
+    if (n >= N) return;
+    x += n * D, out += n * D;
+    if (branch) branch += n * D, sum += n * D;
+
+    float kept[RUNS][WIDTH], added[RUNS][WIDTH], squares = 0.0f;
+#pragma unroll
+    for (int r = 0; r < RUNS; r++) {
+        int d = (r * team + thread) * WIDTH;
+        if (d < D) load_run<VECTORS, WIDTH>(kept[r], x, d, D);
+        if (d < D && branch) load_run<VECTORS, WIDTH>(added[r], branch, d, D);
+    }
+#pragma unroll
+    for (int r = 0; r < RUNS; r++) {
+        int d = (r * team + thread) * WIDTH;
+        if (d >= D) continue;
+        if (branch) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) kept[r][i] += added[r][i];
+            store_run<VECTORS, WIDTH>(sum, kept[r], d, D);
+        }
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) squares += kept[r][i] * kept[r][i];
+    }
+    const int rest = WARP_ROW ? D : (RUNS * team + thread) * WIDTH; // no registers from here on
+#pragma unroll 1
+    for (int d = rest; d < D; d += team * WIDTH) {
+        float more[WIDTH], with[WIDTH];
+        load_run<VECTORS, WIDTH>(more, x, d, D);
+        if (branch) {
+            load_run<VECTORS, WIDTH>(with, branch, d, D);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) more[i] += with[i];
+            store_run<VECTORS, WIDTH>(sum, more, d, D);
+        }
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) squares += more[i] * more[i];
+    }
+
+    float scale = 1.0f / sqrtf(team_sum<WARP_ROW>(squares, spare) / (float)D + eps);
+    if (thread == 0) rstd[n] = scale;
+#pragma unroll
+    for (int r = 0; r < RUNS; r++) {
+        int d = (r * team + thread) * WIDTH;
+        if (d >= D) continue;
+        float w[WIDTH];
+        load_run<VECTORS, WIDTH>(w, weight, d, D);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) w[i] *= kept[r][i] * scale;
+        store_run<VECTORS, WIDTH>(out, w, d, D);
+    }
+    const float *again = branch ? sum : x;
+#pragma unroll 1
+    for (int d = rest; d < D; d += team * WIDTH) {
+        float more[WIDTH], w[WIDTH];
+        load_run<VECTORS, WIDTH>(more, again, d, D);
+        load_run<VECTORS, WIDTH>(w, weight, d, D);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) w[i] *= more[i] * scale;
+        store_run<VECTORS, WIDTH>(out, w, d, D);
+    }
+}
+
+template <typename T>
+static void forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
+                    Tensor weight, float eps) {
+    int64_t N = x.shape[0], D = x.shape[1];
+    bool vectors = rows_are_vectors<T>(out.data, D) && rows_are_vectors<T>(branch.data, D) &&
+                   rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(weight.data, D) &&
+                   (!branch.data || rows_are_vectors<T>(sum.data, D));
+    bool warps = is_warp_row(D);
+    auto kernel = vectors ? warps ? rmsnorm_forward_kernel<T, true, true>
+                                  : rmsnorm_forward_kernel<T, true, false>
+                  : warps ? rmsnorm_forward_kernel<T, false, true>
+                          : rmsnorm_forward_kernel<T, false, false>;
+    launch(dev, kernel, grid_of(warps ? ceil_div(N, WARP_ROWS_BLOCK) : N),
+           warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<T>(out),
+           device_data<float>(rstd), branch.data ? device_data<float>(sum) : NULL,
+           device_data<float>(x), branch.data ? device_data<T>(branch) : NULL,
+           device_data<float>(weight), eps, N, D);
+}
+
+void rmsnorm_forward_cuda(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
+                          Tensor weight, float eps) {
+    if (out.dtype == BF16) {
+        forward<bf16>(dev, out, rstd, sum, x, branch, weight, eps);
+    } else {
+        forward<float>(dev, out, rstd, sum, x, branch, weight, eps);
+    }
+}
+
+// ---- backward ------------------------------------------------------------------------------------------
+
+// A part's rows are cut into `runs` runs of run_rows rows, a function of the part's own size; one team works through a run:
+//   dx[n] += rstd (g - x · slope), g = dout · weight, slope = rstd² mean(g x)
+//   sums[run] = Σ dout · x · rstd, in the order of the rows, each column in the registers of its thread
+// Reads x, dout and dx and writes dx once each, the least there is, and besides writes one row of sums a run. The sums of
+// columns beyond the registers (rows wider than 8192) grow in memory, where no other thread touches them.
+template <typename T, bool VECTORS, bool WARP_ROW>
+__global__ void __launch_bounds__(TEAM_MOST)
+    rmsnorm_backward_kernel(float *dx, float *sums, const T *__restrict__ dout,
+                            const float *__restrict__ x, const float *__restrict__ rstd,
+                            const float *__restrict__ weight, int64_t parts, int64_t rows,
+                            int64_t runs, int64_t run_rows, int D) {
+    constexpr int WIDTH = Vector<T>::COUNT, RUNS = KEPT / WIDTH;
+    __shared__ float spare[WARP];
+    int team = team_size<WARP_ROW>(), thread = threadIdx.x % team;
+    int64_t number = team_number<WARP_ROW>();
+    if (number >= parts * runs) return;
+    int64_t first = number % runs * run_rows;
+    int64_t count = rows - first < run_rows ? rows - first : run_rows;
+    first += number / runs * rows;
+    x += first * D, dout += first * D, dx += first * D, rstd += first, sums += number * D;
+    const int rest = WARP_ROW ? D : (RUNS * team + thread) * WIDTH; // no registers from here on
+
+    float dweight[RUNS][WIDTH] = {};
+    for (int64_t n = 0; n < count; n++, x += D, dout += D, dx += D) {
+        float in[RUNS][WIDTH], g[RUNS][WIDTH], before[RUNS][WIDTH], product = 0.0f;
+        const float scale = rstd[n];
+#pragma unroll
+        for (int r = 0; r < RUNS; r++) {
+            int d = (r * team + thread) * WIDTH;
+            if (d >= D) continue;
+            float w[WIDTH];
+            load_run<VECTORS, WIDTH>(in[r], x, d, D);
+            load_run<VECTORS, WIDTH>(g[r], dout, d, D);
+            load_run<VECTORS, WIDTH>(before[r], dx, d, D);
+            load_run<VECTORS, WIDTH>(w, weight, d, D);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                dweight[r][i] += g[r][i] * (in[r][i] * scale);
+                g[r][i] *= w[i];
+                product += g[r][i] * in[r][i];
+            }
+        }
+#pragma unroll 1
+        for (int d = rest; d < D; d += team * WIDTH) {
+            float more[WIDTH], dy[WIDTH], w[WIDTH], total[WIDTH] = {};
+            load_run<VECTORS, WIDTH>(more, x, d, D);
+            load_run<VECTORS, WIDTH>(dy, dout, d, D);
+            load_run<VECTORS, WIDTH>(w, weight, d, D);
+            if (n > 0) load_run<VECTORS, WIDTH>(total, sums, d, D);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                total[i] += dy[i] * (more[i] * scale);
+                product += dy[i] * w[i] * more[i];
+            }
+            store_run<VECTORS, WIDTH>(sums, total, d, D);
+        }
+
+        float slope = team_sum<WARP_ROW>(product, spare) * scale * scale / (float)D;
+#pragma unroll
+        for (int r = 0; r < RUNS; r++) {
+            int d = (r * team + thread) * WIDTH;
+            if (d >= D) continue;
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) before[r][i] += scale * (g[r][i] - in[r][i] * slope);
+            store_run<VECTORS, WIDTH>(dx, before[r], d, D);
+        }
+#pragma unroll 1
+        for (int d = rest; d < D; d += team * WIDTH) {
+            float more[WIDTH], dy[WIDTH], w[WIDTH], total[WIDTH];
+            load_run<VECTORS, WIDTH>(more, x, d, D);
+            load_run<VECTORS, WIDTH>(dy, dout, d, D);
+            load_run<VECTORS, WIDTH>(w, weight, d, D);
+            load_run<VECTORS, WIDTH>(total, dx, d, D);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) total[i] += scale * (dy[i] * w[i] - more[i] * slope);
+            store_run<VECTORS, WIDTH>(dx, total, d, D);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < RUNS; r++) {
+        int d = (r * team + thread) * WIDTH;
+        if (d < D) store_run<VECTORS, WIDTH>(sums, dweight[r], d, D);
+    }
+}
+
+// partial[p] = Σ of the part's runs (column_sum). A block has WARP columns of one part; each sum is read once.
+__global__ void __launch_bounds__(COLUMN_THREADS)
+    sum_runs_kernel(float *partial, const float *sums, int64_t runs, int D) {
+    __shared__ float spare[COLUMN_WARPS][WARP];
+    int tiles = (D + WARP - 1) / WARP, d = (int)(blockIdx.x % tiles) * WARP + threadIdx.x % WARP;
+    int64_t p = blockIdx.x / tiles;
+    float sum = column_sum(sums + p * runs * D + d, runs, D, d < D, spare);
+    if (threadIdx.x < WARP && d < D) partial[p * D + d] = sum;
+}
+
+// dweight = the fixed binary tree over the parts' rows of `partial`, which it uses up; a thread a column.
+__global__ void __launch_bounds__(256)
+    sum_parts_kernel(float *dweight, float *partial, int64_t parts, int D) {
+    int d = blockIdx.x * blockDim.x + threadIdx.x;
+    if (d >= D) return;
+    for (int64_t apart = 1; apart < parts; apart *= 2)
+        for (int64_t p = 0; p < parts; p += 2 * apart)
+            partial[p * D + d] += partial[(p + apart) * D + d];
+    dweight[d] = partial[d];
+}
+
+template <typename T>
+static void backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
+                     Tensor weight, int64_t parts, Tensor partial) {
+    int64_t N = x.shape[0], D = x.shape[1], rows = N / parts;
+    bool warps = is_warp_row(D);
+    int64_t least = warps ? LEAST_ROWS_OF_WARP : LEAST_ROWS_OF_BLOCK;
+    int64_t run_rows = ceil_div(rows, MOST_RUNS) > least ? ceil_div(rows, MOST_RUNS) : least;
+    int64_t runs = ceil_div(rows, run_rows), teams = parts * runs;
+    // Without rows there are no sums, but an address that kernels may count from.
+    float *sums =
+        (float *)cuda_workspace(dev, (size_t)((teams > 0 ? teams : 1) * D) * sizeof *sums);
+    bool vectors = rows_are_vectors<T>(dx.data, D) && rows_are_vectors<T>(dout.data, D) &&
+                   rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(weight.data, D);
+    auto kernel = vectors ? warps ? rmsnorm_backward_kernel<T, true, true>
+                                  : rmsnorm_backward_kernel<T, true, false>
+                  : warps ? rmsnorm_backward_kernel<T, false, true>
+                          : rmsnorm_backward_kernel<T, false, false>;
+    launch(dev, kernel, grid_of(warps ? ceil_div(teams, WARP_ROWS_BLOCK) : teams),
+           warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<float>(dx), sums,
+           device_data<T>(dout), device_data<float>(x), device_data<float>(rstd),
+           device_data<float>(weight), parts, rows, runs, run_rows, D);
+    launch(dev, sum_runs_kernel, grid_of(parts * ceil_div(D, WARP)), dim3(COLUMN_THREADS), 0,
+           device_data<float>(partial), sums, runs, D);
+    launch(dev, sum_parts_kernel, grid_of(ceil_div(D, 256)), dim3(256), 0,
+           device_data<float>(dweight), device_data<float>(partial), parts, D);
+}
+
+void rmsnorm_backward_cuda(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x,
+                           Tensor rstd, Tensor weight, int64_t parts, Tensor partial) {
+    if (dout.dtype == BF16) {
+        backward<bf16>(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
+    } else {
+        backward<float>(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
+    }
+}

@@ -1,0 +1,388 @@
+#include "kernels/cuda/column_sum.cuh"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/storage.cuh"
+
+// A token's logits live in the registers of its LANES lanes, PER_LANE in each: VECTOR neighbouring ones, the next VECTOR
+// belong to the next lane, and so on. A warp holds WARP / LANES tokens. Lanes without an expert hold -infinity.
+enum { WARPS = 8, THREADS = WARPS * WARP }; // of a block
+enum { ROUNDS = 4 };                        // tokens that each group of lanes takes, forwards
+
+template <int LANES, int VECTOR> __device__ static inline int expert_of(int j) {
+    int lane = (int)threadIdx.x % LANES;
+    return j / VECTOR * (LANES * VECTOR) + lane * VECTOR + j % VECTOR;
+}
+
+template <int LANES, int PER_LANE, int VECTOR>
+__device__ static inline void load_row(float *x, const float *row, int E, bool inside,
+                                       float otherwise) {
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j += VECTOR) {
+        int e = expert_of<LANES, VECTOR>(j);
+        if (inside && e < E) {
+            if (VECTOR == 4) {
+                load_vector(x + j, row + e);
+            } else {
+                x[j] = row[e];
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) x[j + i] = otherwise;
+        }
+    }
+}
+
+// Over the LANES lanes of a token, the result in all of them; butterflies, so all get the same bits.
+template <int LANES> __device__ static inline float token_sum(float value) {
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(ALL_LANES, value, distance);
+    return value;
+}
+template <int LANES> __device__ static inline float token_max(float value) {
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    return value;
+}
+template <int LANES> __device__ static inline uint32_t token_max_key(uint32_t value) {
+    if (LANES == WARP) {
+        value = __reduce_max_sync(ALL_LANES, value);
+    } else {
+#pragma unroll
+        for (int distance = LANES / 2; distance > 0; distance /= 2)
+            value = max(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    }
+    return value;
+}
+template <int LANES> __device__ static inline uint32_t token_min_key(uint32_t value) {
+    if (LANES == WARP) {
+        value = __reduce_min_sync(ALL_LANES, value);
+    } else {
+#pragma unroll
+        for (int distance = LANES / 2; distance > 0; distance /= 2)
+            value = min(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    }
+    return value;
+}
+
+// Integers that order as the logits do: NaN is 1, below all others; 0 stands for nothing. Both zeros are equal.
+__device__ static inline uint32_t key_of(float z) {
+    uint32_t bits = __float_as_uint(z + 0.0f); // -0 becomes +0
+    if (isnan(z)) return 1;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ static inline float logit_of(uint32_t key) { // of 1, NaN
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// ---- forward -------------------------------------------------------------------------------------------
+
+// How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer lanes than a warp hold few
+// experts, and therefore few choices.
+template <int LANES> struct Slots {
+    static const int COUNT = LANES == WARP ? (int)MOST_CHOICES / WARP : 1;
+};
+
+typedef struct ForwardArguments {
+    int32_t *ids;         // (N, K)
+    float *weights;       // (N, K)
+    float *lse;           // (N)
+    double *partial;      // (parts, chunks, E + 2): sums of a chunk's probabilities, entropy, lse²
+    const float *logits;  // (N, E)
+    int64_t rows, chunks; // of a part
+    int E, K;
+    bool over_chosen; // the weights are a softmax over the chosen K alone
+} ForwardArguments;
+
+// Finds the K largest keys one after the other, ties to the lower expert; a lane's keys ascend with the expert. Takes each
+// out of `key`, and leaves choice k with its lane.
+template <int LANES, int PER_LANE, int VECTOR>
+__device__ static inline void choose(int *chosen, float *logit, uint32_t *key, int K) {
+    int lane = (int)threadIdx.x % LANES;
+    for (int k = 0; k < K; k++) {
+        uint32_t best = key[0], expert = (uint32_t)expert_of<LANES, VECTOR>(0);
+#pragma unroll
+        for (int j = 1; j < PER_LANE; j++)
+            if (key[j] > best) best = key[j], expert = (uint32_t)expert_of<LANES, VECTOR>(j);
+        uint32_t top = token_max_key<LANES>(best);
+        expert = token_min_key<LANES>(best == top ? expert : 0xffffffffu);
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++)
+            if ((uint32_t)expert_of<LANES, VECTOR>(j) == expert) key[j] = 0;
+#pragma unroll
+        for (int s = 0; s < Slots<LANES>::COUNT; s++)
+            if (k == s * LANES + lane) chosen[s] = (int)expert, logit[s] = logit_of(top);
+    }
+}
+
+// A block owns a chunk of a part's tokens, LANES lanes a token at a time, ROUNDS times; it reads the logits once, into
+// registers. Bytes: 4 E a token read, 8 K + 4 written, and 8 (E + 2) a chunk: E = 256 and 32 tokens a chunk, 6 % more than
+// the logits. Determinism: a token's results depend on its logits alone. A chunk's sums run over a lane's tokens in order,
+// over the tokens of a warp as a butterfly, over the warps in order; chunks start with their part.
+template <int LANES, int PER_LANE, int VECTOR>
+__global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments a) {
+    const int TOKENS = WARP / LANES;
+    __shared__ double sums[LANES * PER_LANE + 2];
+    int lane = (int)threadIdx.x % LANES, warp = (int)threadIdx.x / WARP;
+    int within_warp = (int)threadIdx.x % WARP / LANES;
+    int64_t part = blockIdx.x / a.chunks, chunk = blockIdx.x % a.chunks;
+    double prob[PER_LANE], entropy_sum = 0, lse2_sum = 0;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) prob[j] = 0;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        int64_t of_warp = (chunk * ROUNDS + round) * (WARPS * TOKENS) + warp * TOKENS;
+        if (of_warp >= a.rows) break; // for the whole warp
+        bool inside = of_warp + within_warp < a.rows;
+        int64_t n = part * a.rows + of_warp + within_warp;
+        float z[PER_LANE], p[PER_LANE];
+        load_row<LANES, PER_LANE, VECTOR>(z, a.logits + n * a.E, a.E, inside, -INFINITY);
+
+        float largest = -INFINITY, sum = 0;
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++) largest = fmaxf(largest, z[j]);
+        largest = token_max<LANES>(largest);
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(z[j] - largest);
+        sum = token_sum<LANES>(sum);
+        float lse = largest + logf(sum), scale = 1.0f / sum, entropy = 0;
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++) {
+            if (!inside || expert_of<LANES, VECTOR>(j) >= a.E) continue;
+            p[j] *= scale;
+            prob[j] += (double)p[j];
+            entropy -= p[j] * (z[j] - lse);
+        }
+        entropy = token_sum<LANES>(entropy);
+        if (inside) entropy_sum += (double)entropy, lse2_sum += (double)lse * (double)lse;
+
+        uint32_t key[PER_LANE];
+        int chosen[Slots<LANES>::COUNT] = {0};
+        float w[Slots<LANES>::COUNT] = {0};
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++)
+            key[j] = expert_of<LANES, VECTOR>(j) < a.E ? key_of(z[j]) : 0;
+        choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
+        float shift = a.over_chosen ? largest : lse, chosen_sum = 0;
+#pragma unroll
+        for (int s = 0; s < Slots<LANES>::COUNT; s++) {
+            w[s] = s * LANES + lane < a.K ? expf(w[s] - shift) : 0.0f;
+            chosen_sum += w[s];
+        }
+        chosen_sum = token_sum<LANES>(chosen_sum);
+#pragma unroll
+        for (int s = 0; s < Slots<LANES>::COUNT; s++) {
+            int k = s * LANES + lane;
+            if (!inside || k >= a.K) continue;
+            a.ids[n * a.K + k] = chosen[s];
+            a.weights[n * a.K + k] = a.over_chosen ? w[s] / chosen_sum : w[s];
+        }
+        if (inside && lane == 0) a.lse[n] = lse;
+    }
+
+#pragma unroll
+    for (int distance = LANES; distance < WARP; distance *= 2) {
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++) prob[j] += __shfl_xor_sync(ALL_LANES, prob[j], distance);
+        entropy_sum += __shfl_xor_sync(ALL_LANES, entropy_sum, distance);
+        lse2_sum += __shfl_xor_sync(ALL_LANES, lse2_sum, distance);
+    }
+    for (int w = 0; w < WARPS; w++) {
+        if (warp == w && within_warp == 0) {
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++) {
+                int e = expert_of<LANES, VECTOR>(j);
+                if (e < a.E) sums[e] = (w == 0 ? 0 : sums[e]) + prob[j];
+            }
+            if (lane == 0) {
+                sums[a.E] = (w == 0 ? 0 : sums[a.E]) + entropy_sum;
+                sums[a.E + 1] = (w == 0 ? 0 : sums[a.E + 1]) + lse2_sum;
+            }
+        }
+        __syncthreads();
+    }
+    double *partial = a.partial + (int64_t)blockIdx.x * (a.E + 2);
+    for (int i = (int)threadIdx.x; i < a.E + 2; i += THREADS) partial[i] = sums[i];
+}
+
+// A block owns WARP columns of one part's chunk sums and adds them in column_sum's order. Reads what route_tokens wrote.
+__global__ static void __launch_bounds__(COLUMN_THREADS)
+    add_chunks(double *prob_sum, double *entropy_sum, double *lse2_sum, const double *partial,
+               int64_t chunks, int64_t E) {
+    __shared__ double spare[COLUMN_WARPS][WARP];
+    int64_t tiles = (E + 2 + WARP - 1) / WARP, part = blockIdx.x / tiles;
+    int64_t column = blockIdx.x % tiles * WARP + threadIdx.x % WARP;
+    bool inside = column < E + 2;
+    double sum = column_sum<double>(partial + part * chunks * (E + 2) + column, chunks, E + 2,
+                                    inside, spare);
+    if (threadIdx.x >= WARP || !inside) return;
+    if (column < E) {
+        prob_sum[part * E + column] = sum;
+    } else if (column == E) {
+        entropy_sum[part] = sum;
+    } else {
+        lse2_sum[part] = sum;
+    }
+}
+
+static bool over_chosen(RouterRule rule) {
+    return rule.kind == SOFTMAX_TOPK || rule.normalize_top_k;
+}
+
+static int lanes_of_token(int64_t E) {
+    return E <= 8 ? 8 : E <= 16 ? 16 : WARP;
+}
+
+// Rows are read as vectors or not, which orders the sums over experts. Arenas align their tensors, so that E alone decides.
+typedef void (*ForwardKernel)(ForwardArguments);
+template <int VECTOR> static ForwardKernel forward_kernel(int64_t E) {
+    return E <= 128   ? route_tokens<32, 4, VECTOR>
+           : E <= 256 ? route_tokens<32, 8, VECTOR>
+           : E <= 512 ? route_tokens<32, 16, VECTOR>
+                      : route_tokens<32, 32, VECTOR>;
+}
+
+extern "C" void router_forward_cuda(Device *dev, Tensor ids, Tensor weights, Tensor lse,
+                                    Tensor prob_sum, Tensor entropy_sum, Tensor lse2_sum,
+                                    Tensor logits, RouterRule rule, int64_t parts) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1], rows = N / parts;
+    check_routing(E, K);
+    int64_t chunks = ceil_div(rows, ROUNDS * (THREADS / lanes_of_token(E)));
+    double *partial =
+        (double *)cuda_workspace(dev, (size_t)(parts * chunks * (E + 2)) * sizeof(double));
+    const float *z = device_data<float>(logits);
+    ForwardArguments a = {device_data<int32_t>(ids),
+                          device_data<float>(weights),
+                          device_data<float>(lse),
+                          partial,
+                          z,
+                          rows,
+                          chunks,
+                          (int)E,
+                          (int)K,
+                          over_chosen(rule)};
+    ForwardKernel kernel = E <= 8                          ? route_tokens<8, 1, 1>
+                           : E <= 16                       ? route_tokens<16, 1, 1>
+                           : E <= 32                       ? route_tokens<32, 1, 1>
+                           : E <= 64                       ? route_tokens<32, 2, 1>
+                           : rows_are_vectors<float>(z, E) ? forward_kernel<4>(E)
+                                                           : forward_kernel<1>(E);
+    launch(dev, kernel, grid_of(parts * chunks), dim3(THREADS), 0, a);
+    launch(dev, add_chunks, grid_of(parts * ceil_div(E + 2, WARP)), dim3(COLUMN_THREADS), 0,
+           device_data<double>(prob_sum), device_data<double>(entropy_sum),
+           device_data<double>(lse2_sum), partial, chunks, E);
+}
+
+// ---- backward ------------------------------------------------------------------------------------------
+
+typedef struct BackwardArguments {
+    float *dlogits;        // (N, E)
+    const float *dweights; // (N, K)
+    const int32_t *ids;    // (N, K)
+    const float *weights;  // (N, K)
+    const float *logits;   // (N, E)
+    const float *lse;      // (N)
+    const float *balance;  // (parts, E)
+    int64_t N, rows;       // rows: tokens of a part
+    int E, K;
+    float z_scale;
+    bool over_chosen;
+} BackwardArguments;
+
+// LANES lanes own a token; the formulas are router_cpu.c's. Bytes: 8 E + 12 K a token, once; balance stays in the caches.
+// Determinism: a token's gradient depends on its own numbers alone, sums over experts are butterflies.
+template <int LANES, int PER_LANE, int VECTOR>
+__global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArguments a) {
+    const int TOKENS = WARP / LANES;
+    int lane = (int)threadIdx.x % LANES, within_warp = (int)threadIdx.x % WARP / LANES;
+    int64_t of_warp = ((int64_t)blockIdx.x * WARPS + threadIdx.x / WARP) * TOKENS;
+    if (of_warp >= a.N) return; // the whole warp
+    int64_t n = of_warp + within_warp;
+    bool inside = n < a.N;
+
+    int chosen[Slots<LANES>::COUNT];
+    float w[Slots<LANES>::COUNT], dw[Slots<LANES>::COUNT], inner = 0;
+#pragma unroll
+    for (int s = 0; s < Slots<LANES>::COUNT; s++) {
+        int k = s * LANES + lane;
+        bool has = inside && k < a.K;
+        chosen[s] = has ? a.ids[n * a.K + k] : -1;
+        w[s] = has ? a.weights[n * a.K + k] : 0.0f;
+        dw[s] = has ? a.dweights[n * a.K + k] : 0.0f;
+        inner += dw[s] * w[s];
+    }
+    inner = token_sum<LANES>(inner);
+
+    float p[PER_LANE], balance[PER_LANE], lse = inside ? a.lse[n] : 0.0f, shift = 0;
+    load_row<LANES, PER_LANE, VECTOR>(p, a.logits + n * a.E, a.E, inside, -INFINITY);
+    load_row<LANES, PER_LANE, VECTOR>(balance, a.balance + n / a.rows * a.E, a.E, inside, 0.0f);
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) {
+        p[j] = expf(p[j] - lse);
+        shift += balance[j] * p[j];
+    }
+    shift = 2.0f * a.z_scale * lse - token_sum<LANES>(shift);
+    if (!a.over_chosen) shift -= inner;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) p[j] *= balance[j] + shift;
+#pragma unroll
+    for (int s = 0; s < Slots<LANES>::COUNT; s++) {
+        float own = w[s] * (a.over_chosen ? dw[s] - inner : dw[s]);
+        for (int k = 0; k < LANES && s * LANES + k < a.K; k++) {
+            int expert = __shfl_sync(ALL_LANES, chosen[s], k, LANES);
+            float of_choice = __shfl_sync(ALL_LANES, own, k, LANES);
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++)
+                if (expert_of<LANES, VECTOR>(j) == expert) p[j] += of_choice;
+        }
+    }
+    float *row = a.dlogits + n * a.E;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j += VECTOR) {
+        int e = expert_of<LANES, VECTOR>(j);
+        if (!inside || e >= a.E) continue;
+        if (VECTOR == 4) {
+            store_vector(row + e, p + j);
+        } else {
+            row[e] = p[j];
+        }
+    }
+}
+
+typedef void (*BackwardKernel)(BackwardArguments);
+template <int VECTOR> static BackwardKernel backward_kernel(int64_t E) {
+    return E <= 128   ? unroute_tokens<32, 4, VECTOR>
+           : E <= 256 ? unroute_tokens<32, 8, VECTOR>
+           : E <= 512 ? unroute_tokens<32, 16, VECTOR>
+                      : unroute_tokens<32, 32, VECTOR>;
+}
+
+extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids,
+                                     Tensor weights, Tensor logits, Tensor lse, RouterRule rule,
+                                     Tensor balance, float z_scale, int64_t parts) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
+    check_routing(E, K);
+    BackwardArguments a = {device_data<float>(dlogits),
+                           device_data<float>(dweights),
+                           device_data<int32_t>(ids),
+                           device_data<float>(weights),
+                           device_data<float>(logits),
+                           device_data<float>(lse),
+                           device_data<float>(balance),
+                           N,
+                           N / parts,
+                           (int)E,
+                           (int)K,
+                           z_scale,
+                           over_chosen(rule)};
+    bool vectors = rows_are_vectors<float>(a.logits, E) && rows_are_vectors<float>(a.dlogits, E) &&
+                   rows_are_vectors<float>(a.balance, E);
+    BackwardKernel kernel = E <= 8    ? unroute_tokens<8, 1, 1>
+                            : E <= 16 ? unroute_tokens<16, 1, 1>
+                            : E <= 32 ? unroute_tokens<32, 1, 1>
+                            : E <= 64 ? unroute_tokens<32, 2, 1>
+                            : vectors ? backward_kernel<4>(E)
+                                      : backward_kernel<1>(E);
+    launch(dev, kernel, grid_of(ceil_div(N, THREADS / lanes_of_token(E))), dim3(THREADS), 0, a);
+}

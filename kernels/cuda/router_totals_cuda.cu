@@ -1,0 +1,112 @@
+#include "kernels/cuda/column_sum.cuh"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/storage.cuh"
+
+enum { THREADS = 256 };
+enum { SCALARS = 3 }; // columns beside the weight mass: balance loss, z-loss, entropy
+
+typedef struct TotalsArguments {
+    double *totals;         // (rows, columns)
+    int64_t *routed, *lost; // (E)
+    float *balance;         // (parts, E)
+    double *loss;           // (parts) scratch: each part's balance loss
+    const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
+    const int32_t *chosen, *dropped;
+    const int64_t *batch_chosen; // or NULL
+    int64_t parts, parts_per_row, E, columns, balance_column, mass_column;
+    BalanceRule rule;
+} TotalsArguments;
+
+// A block owns a part: its balance coefficients and its balance loss, the latter in block_sum's order over the experts.
+// Bytes: 16 E a part. The coefficients have the CPU's bits.
+__global__ static void __launch_bounds__(THREADS) balance_part(TotalsArguments a) {
+    __shared__ double spare[WARP];
+    int64_t first = (int64_t)blockIdx.x * a.E;
+    double loss = 0;
+#pragma unroll 1
+    for (int64_t e = threadIdx.x; e < a.E; e += THREADS) {
+        int64_t count = a.batch_chosen ? a.batch_chosen[e] : a.chosen[first + e];
+        double share = (double)a.E * a.rule.per_step_token * (double)count / a.rule.choices;
+        a.balance[first + e] = (float)(a.rule.coefficient * share);
+        loss += share * a.prob_sum[first + e];
+    }
+    loss = block_sum(loss, spare);
+    if (threadIdx.x == 0) a.loss[blockIdx.x] = loss;
+}
+
+// A thread owns one column of one row of totals and adds the row's parts to it in order, as the CPU does. The last row of
+// threads owns the experts' counts over all parts. Bytes: 8 (E + 3) a part and 8 E for the counts; neighbouring threads read
+// neighbouring experts.
+__global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
+    int64_t tiles = (a.E + SCALARS + THREADS - 1) / THREADS, row = blockIdx.x / tiles;
+    int64_t i = blockIdx.x % tiles * THREADS + threadIdx.x;
+    int64_t first = row * a.parts_per_row, end = first + a.parts_per_row;
+    if (first == a.parts) {
+        if (i >= a.E) return;
+        int64_t in = 0, out = 0;
+#pragma unroll 4
+        for (int64_t p = 0; p < a.parts; p++) {
+            in += a.chosen[p * a.E + i];
+            out += a.dropped[p * a.E + i];
+        }
+        a.routed[i] += in - out;
+        a.lost[i] += out;
+        return;
+    }
+    if (i >= a.E + SCALARS) return;
+    int64_t scalar = i - a.E; // below 0: an expert
+    double *total =
+        a.totals + row * a.columns + (scalar < 0 ? a.mass_column + i : a.balance_column + scalar);
+    const double *from = scalar < 0    ? a.weight_mass + i
+                         : scalar == 0 ? a.loss
+                         : scalar == 1 ? a.lse2_sum
+                                       : a.entropy_sum;
+    double factor = scalar > 0 ? a.rule.per_step_token : 1.0, sum = *total;
+    int64_t stride = scalar < 0 ? a.E : 1;
+#pragma unroll 4
+    for (int64_t p = first; p < end; p++) sum += factor * from[p * stride];
+    *total = sum;
+}
+
+extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                                   Tensor batch_chosen, BalanceRule rule) {
+    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1], rows = to.totals.shape[0];
+    TotalsArguments a = {device_data<double>(to.totals),
+                         device_data<int64_t>(to.routed),
+                         device_data<int64_t>(to.dropped),
+                         device_data<float>(balance),
+                         (double *)cuda_workspace(dev, (size_t)parts * sizeof(double)),
+                         device_data<double>(sums.prob_sum),
+                         device_data<double>(sums.entropy_sum),
+                         device_data<double>(sums.lse2_sum),
+                         device_data<double>(sums.weight_mass),
+                         device_data<int32_t>(sums.chosen),
+                         device_data<int32_t>(sums.dropped),
+                         batch_chosen.data ? device_data<int64_t>(batch_chosen) : NULL,
+                         parts,
+                         parts / rows,
+                         E,
+                         to.totals.shape[1],
+                         to.balance,
+                         to.weight_mass,
+                         rule};
+    launch(dev, balance_part, grid_of(parts), dim3(THREADS), 0, a);
+    launch(dev, add_parts, grid_of((rows + 1) * ceil_div(E + SCALARS, THREADS)), dim3(THREADS), 0,
+           a);
+}
+
+// A block owns WARP columns; integers, exact. Bytes: 4 for each element of x.
+__global__ static void __launch_bounds__(COLUMN_THREADS)
+    add_rows(int64_t *out, const int32_t *x, int64_t rows, int64_t columns) {
+    __shared__ long long spare[COLUMN_WARPS][WARP];
+    int64_t e = (int64_t)blockIdx.x * WARP + threadIdx.x % WARP;
+    bool inside = e < columns;
+    long long sum = column_sum<long long>(x + e, rows, columns, inside, spare);
+    if (threadIdx.x < WARP && inside) out[e] = sum;
+}
+
+extern "C" void sum_columns_cuda(Device *dev, Tensor out, Tensor x) {
+    launch(dev, add_rows, grid_of(ceil_div(x.shape[1], WARP)), dim3(COLUMN_THREADS), 0,
+           device_data<int64_t>(out), device_data<int32_t>(x), x.shape[0], x.shape[1]);
+}

@@ -1,0 +1,30 @@
+// Private to execution.cpp and warp.cpp: the thread of a running kernel.
+#ifndef MOETRAIN_TESTS_EMULATION_EXECUTION_H
+#define MOETRAIN_TESTS_EMULATION_EXECUTION_H
+
+#include "gpu.h"
+
+namespace emulation {
+
+struct Stack;
+
+struct LateCopy {
+    void *shared;
+    const void *global; // NULL: zeros
+    unsigned group;
+};
+
+struct Fiber : Thread {
+    Stack *stack; // NULL before it starts and after it ends
+    const char *waits_for;
+    Place waits_at;
+    std::vector<LateCopy> copies;
+    unsigned copy_group; // the open one
+};
+
+Fiber *this_fiber(const char *operation, Place at); // fatal outside of kernels
+unsigned lanes_of_warp(unsigned warp);              // which exist in this block
+
+} // namespace emulation
+
+#endif

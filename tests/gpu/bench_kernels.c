@@ -1,0 +1,302 @@
+// Every kernel against its roofline, on one device: time, the bytes it must move or the operations it must do (counted here
+// from the shapes), and the share of what this device was measured to copy and to multiply in the same run.
+//   bench_kernels [cuda|cpu] [tokens]        (default: cuda, 16384)
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/arena.h"
+#include "kernels/clock.h"
+#include "kernels/kernels.h"
+
+enum {
+    D = 2048,
+    F = 4096,
+    V = 50304,
+    E = 64,
+    K = 2,
+    HEADS = 16,
+    KV = 4,
+    HEAD = 128,
+    T = 2048,
+    SKIPPED = 77
+};
+
+static Device dev;
+static Arena arena, host;
+static int64_t N;                         // tokens
+static double copy_ceiling, gemm_ceiling; // bytes/s, operations/s in bf16
+
+// ---- memory --------------------------------------------------------------------------------------------
+
+// Every tensor is taken twice: measured, then placed; see `run_all`.
+static Tensor device_2d(DType dtype, int64_t n0, int64_t n1) {
+    return arena_2d(&arena, dtype, n0, n1);
+}
+
+static void upload_floats(Tensor x) {
+    if (!x.data) return;
+    size_t mark = arena_mark(&host);
+    Tensor wide = arena_1d(&host, F32, tensor_elements(x));
+    for (int64_t i = 0; i < tensor_elements(x); i++)
+        tensor_f32(wide)[i] = (float)((i * 2654435761u >> 8) % 2001) * 1e-3f - 1.0f;
+    size_t device_mark = arena_mark(&arena);
+    Tensor there = arena_1d(&arena, F32, tensor_elements(x));
+    device_upload(&dev, there, wide);
+    if (x.dtype == BF16) {
+        convert(&dev, tensor_reshape_1d(x, tensor_elements(x)), there);
+    } else {
+        copy(&dev, tensor_reshape_1d(x, tensor_elements(x)), there);
+    }
+    device_synchronize(&dev);
+    arena_release(&arena, device_mark);
+    arena_release(&host, mark);
+}
+
+static Tensor filled_2d(DType dtype, int64_t n0, int64_t n1) {
+    Tensor x = device_2d(dtype, n0, n1);
+    size_t mark = arena_mark(&arena), host_mark = arena_mark(&host);
+    arena_1d(&arena, F32, tensor_elements(x)); // room for upload_floats
+    arena_1d(&host, F32, tensor_elements(x));
+    arena_release(&arena, mark);
+    arena_release(&host, host_mark);
+    upload_floats(x);
+    return x;
+}
+
+static Tensor numbers_1d(int64_t n, int64_t below) {
+    Tensor x = arena_1d(&arena, I32, n);
+    size_t mark = arena_mark(&host);
+    Tensor there = arena_1d(&host, I32, n);
+    if (x.data) {
+        for (int64_t i = 0; i < n; i++)
+            tensor_i32(there)[i] = (int32_t)((uint64_t)(i * 2654435761u >> 7) % (uint64_t)below);
+        device_upload(&dev, x, there);
+    }
+    arena_release(&host, mark);
+    return x;
+}
+
+// ---- measuring -----------------------------------------------------------------------------------------
+
+typedef void (*Op)(void *context);
+
+// Seconds of one call: the fastest of some batches of calls, each waited for at its end.
+static double seconds_of(Op op, void *context) {
+    enum { BATCHES = 5 };
+    op(context);
+    device_synchronize(&dev);
+    double begin = clock_seconds();
+    op(context);
+    device_synchronize(&dev);
+    double once = clock_seconds() - begin, best = INFINITY;
+    int calls = once < 2e-3 ? (int)(2e-2 / (once + 1e-6)) + 1 : 3;
+    for (int batch = 0; batch < BATCHES; batch++) {
+        begin = clock_seconds();
+        for (int i = 0; i < calls; i++) op(context);
+        device_synchronize(&dev);
+        best = fmin(best, (clock_seconds() - begin) / calls);
+    }
+    return best;
+}
+
+static void report(const char *name, Op op, void *context, double bytes, double operations) {
+    double seconds = seconds_of(op, context);
+    double memory = bytes / copy_ceiling, arithmetic = operations / gemm_ceiling;
+    printf("%-34s %10.1f us  %8.1f GB/s  %8.2f TFLOP/s  %5.1f %% of %s\n", name, 1e6 * seconds,
+           1e-9 * bytes / seconds, 1e-12 * operations / seconds,
+           100 * fmax(memory, arithmetic) / seconds, memory > arithmetic ? "copy" : "GEMM");
+    fflush(stdout);
+}
+
+// The numbers that all cases read: filled once.
+typedef struct Tensors {
+    Tensor a, b, c; // (N, D) bf16
+    Tensor x, sum;  // (N, D) f32
+    Tensor weight, rstd, dweight, partial, wide_x;
+    Tensor hidden, act; // (N, 2F), (N, F) bf16
+    Tensor qkv, dqkv, heads, dheads, lse, cosines, sines;
+    Tensor logits, losses, targets; // (N, V) bf16
+    Tensor router_logits, router_dlogits, ids, weights, router_lse, prob, entropy, lse2, balance;
+    Tensor kept, chosen, dropped, order, slot_row, row_choice, counts;
+    Tensor rows, rows_out; // (N·K, D) bf16
+    Tensor table, dtable, tokens, embedding_order;
+    Tensor dense, experts, dexperts, ddense; // (D, D), (E, D, D)
+    Tensor w, g, m, v, copy, decay, offsets, squares;
+    int64_t expert_rows[E + 1];
+    Tensor expert_offsets;
+} Tensors;
+
+static AttentionShape shape = {HEADS, KV, HEAD, HEAD};
+static Tensors t;
+
+static void place(void) {
+    t.a = filled_2d(BF16, N, D), t.b = filled_2d(BF16, N, D), t.c = filled_2d(BF16, N, D);
+    t.x = filled_2d(F32, N, D), t.sum = device_2d(F32, N, D);
+    t.weight = tensor_reshape_1d(filled_2d(F32, 1, D), D);
+    t.rstd = arena_1d(&arena, F32, N);
+    t.dweight = arena_1d(&arena, F32, D);
+    t.partial = device_2d(F32, 4, D);
+    t.hidden = filled_2d(BF16, N, 2 * F), t.act = filled_2d(BF16, N, F);
+    int64_t width = attention_qkv_width(shape);
+    t.qkv = filled_2d(BF16, N, width), t.dqkv = device_2d(BF16, N, width);
+    t.heads = device_2d(BF16, N, HEADS * HEAD), t.dheads = filled_2d(BF16, N, HEADS * HEAD);
+    t.lse = device_2d(F32, N, HEADS);
+    t.cosines = filled_2d(F32, T, HEAD / 2), t.sines = filled_2d(F32, T, HEAD / 2);
+    t.logits = filled_2d(BF16, N, V);
+    t.losses = arena_1d(&arena, F32, N);
+    t.targets = numbers_1d(N, V);
+    t.router_logits = filled_2d(F32, N, E), t.router_dlogits = device_2d(F32, N, E);
+    t.ids = device_2d(I32, N, K), t.weights = device_2d(F32, N, K);
+    t.router_lse = arena_1d(&arena, F32, N);
+    t.prob = device_2d(F64, 4, E);
+    t.entropy = arena_1d(&arena, F64, 4), t.lse2 = arena_1d(&arena, F64, 4);
+    t.balance = filled_2d(F32, 4, E);
+    t.kept = device_2d(U8, N, K);
+    t.chosen = device_2d(I32, 4, E), t.dropped = device_2d(I32, 4, E);
+    t.order = arena_1d(&arena, I32, N * K + E + 1);
+    t.slot_row = device_2d(I32, N, K);
+    t.row_choice = arena_1d(&arena, I32, N * K);
+    t.counts = device_2d(I32, E, 4);
+    t.rows = filled_2d(BF16, N * K, D), t.rows_out = device_2d(BF16, N * K, D);
+    t.table = filled_2d(F32, V, D), t.dtable = device_2d(F32, V, D);
+    t.tokens = numbers_1d(N, V);
+    t.embedding_order = arena_1d(&arena, I32, N + V + 1);
+    t.dense = tensor_reshape_3d(filled_2d(BF16, D, D), 1, D, D);
+    t.ddense = tensor_reshape_3d(device_2d(F32, D, D), 1, D, D);
+    t.experts = tensor_reshape_3d(filled_2d(BF16, E * D, D), E, D, D);
+    t.dexperts = arena_3d(&arena, F32, E, D, D);
+    int64_t n = (int64_t)E * D * D;
+    t.w = tensor_reshape_1d(filled_2d(F32, 1, n), n),
+    t.g = tensor_reshape_1d(filled_2d(F32, 1, n), n);
+    t.m = arena_1d(&arena, F32, n), t.v = arena_1d(&arena, F32, n);
+    t.copy = arena_1d(&arena, BF16, n);
+    t.decay = arena_1d(&arena, U8, n / 16);
+    t.offsets = arena_1d(&arena, I64, 2), t.squares = arena_1d(&arena, F64, 1);
+    t.expert_offsets = arena_1d(&arena, I64, E + 1);
+    for (int e = 0; e <= E; e++) t.expert_rows[e] = N * K / E * e;
+    if (!t.offsets.data) return;
+    device_upload(&dev, t.offsets, tensor_1d((int64_t[]){0, n}, I64, 2));
+    device_upload(&dev, t.expert_offsets, tensor_1d(t.expert_rows, I64, E + 1));
+}
+
+// ---- the cases -----------------------------------------------------------------------------------------
+
+static Segments dense_rows(void) {
+    static int64_t offsets[2];
+    offsets[1] = N;
+    return (Segments){.groups = 1, .parts = 1, .offsets = offsets};
+}
+static Segments expert_rows(void) {
+    return (Segments){
+        .groups = E, .parts = 1, .offsets = t.expert_rows, .device_offsets = t.expert_offsets};
+}
+
+#define CASE(name, call)                                                                           \
+    static void name(void *context) {                                                              \
+        (void)context;                                                                             \
+        call;                                                                                      \
+    }
+CASE(run_copy, copy(&dev, t.b, t.a))
+CASE(run_gemm, matmul_forward(&dev, t.b, t.a, t.dense, dense_rows()))
+CASE(run_gemm_input, matmul_backward_input(&dev, t.b, t.a, t.dense, dense_rows()))
+CASE(run_gemm_weight, matmul_backward_weight(&dev, t.ddense, t.a, t.b, dense_rows()))
+CASE(run_grouped, matmul_forward(&dev, t.rows_out, t.rows, t.experts, expert_rows()))
+CASE(run_grouped_input, matmul_backward_input(&dev, t.rows_out, t.rows, t.experts, expert_rows()))
+CASE(run_grouped_weight,
+     matmul_backward_weight(&dev, t.dexperts, t.rows_out, t.rows, expert_rows()))
+CASE(run_norm, rmsnorm_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.weight, 1e-5f))
+CASE(run_norm_backward,
+     rmsnorm_backward(&dev, t.sum, t.dweight, t.a, t.x, t.rstd, t.weight, 4, t.partial))
+CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, T, 0, false))
+CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, shape, T, 0.088f))
+CASE(run_attention_backward,
+     attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, shape, T, 0.088f))
+CASE(run_activation, activation_forward(&dev, t.act, t.hidden, SWIGLU))
+CASE(run_activation_backward, activation_backward(&dev, t.hidden, t.act, t.hidden, SWIGLU))
+CASE(run_router, router_forward(&dev, t.ids, t.weights, t.router_lse, t.prob, t.entropy, t.lse2,
+                                t.router_logits, (RouterRule){SOFTMAX_TOPK, false}, 4))
+CASE(run_router_backward,
+     router_backward(&dev, t.router_dlogits, t.weights, t.ids, t.weights, t.router_logits,
+                     t.router_lse, (RouterRule){SOFTMAX_TOPK, false}, t.balance, 1e-3f, 4))
+CASE(run_capacity,
+     capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.ids, t.weights, 4, N / 4 * K / E * 5 / 4,
+                     DROP_PROBABILITY, (RngStream){0}, 0, t.order))
+CASE(run_plan, permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.ids, t.kept, 4, -1))
+CASE(run_gather, gather_rows(&dev, t.rows, t.a, t.row_choice, N *K, K))
+CASE(run_combine, combine_forward(&dev, t.b, t.rows, t.slot_row, t.weights))
+CASE(run_combine_backward,
+     combine_backward(&dev, t.rows_out, t.weights, t.a, t.rows, t.slot_row, t.weights))
+CASE(run_loss, cross_entropy(&dev, t.losses, t.logits, t.targets, 1e-4f))
+CASE(run_embedding, embedding_forward(&dev, t.sum, t.tokens, t.table))
+CASE(run_embedding_backward,
+     embedding_backward(&dev, t.dtable, t.x, t.tokens, 4, t.embedding_order))
+CASE(run_adamw, adamw_update(&dev, t.w, t.copy, t.g, t.m, t.v, t.decay,
+                             (AdamW){1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 1.0f}))
+CASE(run_squares, sum_of_squares(&dev, t.squares, t.g, t.offsets))
+
+static void run_all(void) {
+    double rows = (double)N, d = D, f = F, v = V, e = E, choices = rows * K;
+    double gemm = 2 * rows * d * d, grouped = 2 * choices * d * d,
+           width = (double)attention_qkv_width(shape);
+    double parameters = e * d * d, attention = 2 * rows * HEADS * ((double)(T + 1) / 2) * 2 * HEAD;
+    copy_ceiling = 2 * 2 * rows * d / seconds_of(run_copy, NULL);
+    gemm_ceiling = gemm / seconds_of(run_gemm, NULL);
+    printf("%s\n%lld tokens, d_model %d, %d experts top-%d of width %d, %d heads on %d, T %d, "
+           "vocabulary %d, "
+           "bf16\nceilings measured: copy %.0f GB/s, GEMM %.1f TFLOP/s\n",
+           dev.description, (long long)N, D, E, K, D, HEADS, KV, T, V, 1e-9 * copy_ceiling,
+           1e-12 * gemm_ceiling);
+    report("matmul forward (library)", run_gemm, NULL, 4 * rows * d + 2 * d * d, gemm);
+    report("matmul input gradient", run_gemm_input, NULL, 4 * rows * d + 2 * d * d, gemm);
+    report("matmul weight gradient", run_gemm_weight, NULL, 4 * rows * d + 4 * d * d, gemm);
+    report("experts forward (grouped)", run_grouped, NULL, 4 * choices * d + 2 * parameters,
+           grouped);
+    report("experts input gradient", run_grouped_input, NULL, 4 * choices * d + 2 * parameters,
+           grouped);
+    report("experts weight gradient", run_grouped_weight, NULL, 4 * choices * d + 4 * parameters,
+           grouped);
+    report("attention forward", run_attention, NULL, 2 * rows * (width + HEADS * HEAD), attention);
+    report("attention backward", run_attention_backward, NULL,
+           2 * rows * (2 * width + 2 * HEADS * HEAD), 2.5 * attention);
+    report("rope", run_rope, NULL, 4 * rows * (HEADS + KV) * HEAD, 0);
+    report("rmsnorm with residual", run_norm, NULL, 12 * rows * d, 0);
+    report("rmsnorm backward", run_norm_backward, NULL, 14 * rows * d, 0);
+    report("swiglu forward", run_activation, NULL, 6 * rows * f, 0);
+    report("swiglu backward", run_activation_backward, NULL, 10 * rows * f, 0);
+    report("router forward", run_router, NULL, 4 * rows * e + 8 * choices, 0);
+    report("router backward", run_router_backward, NULL, 8 * rows * e + 12 * choices, 0);
+    report("capacity", run_capacity, NULL, 9 * choices, 0);
+    report("permutation plan", run_plan, NULL, 13 * choices, 0);
+    report("gather (dispatch)", run_gather, NULL, 2 * choices * d + 2 * rows * d, 0);
+    report("combine forward", run_combine, NULL, 2 * choices * d + 2 * rows * d, 0);
+    report("combine backward", run_combine_backward, NULL, 4 * choices * d + 2 * rows * d, 0);
+    report("cross-entropy in place", run_loss, NULL, 4 * rows * v, 0);
+    report("embedding forward", run_embedding, NULL, 8 * rows * d, 0);
+    report("embedding backward", run_embedding_backward, NULL, 4 * rows * d + 4 * v * d, 0);
+    report("adamw", run_adamw, NULL, 30 * parameters, 0);
+    report("sum of squares", run_squares, NULL, 4 * parameters, 0);
+}
+
+int main(int argc, char **argv) {
+    Error err = {0};
+    if (!device_open(&dev, argc > 1 ? argv[1] : "cuda", 0, 0, 1, &err)) {
+        printf("skipped: %s\n", err.message);
+        return SKIPPED;
+    }
+    N = argc > 2 ? strtoll(argv[2], NULL, 10) : 16384;
+    CHECK(N >= T && N % T == 0 && N * K % E == 0, "%lld tokens, wanted a multiple of %d",
+          (long long)N, T);
+    arena_measure(&arena, "benchmark", &dev);
+    arena_measure(&host, "benchmark", NULL);
+    place();
+    arena_allocate(&arena);
+    arena_allocate(&host);
+    place();
+    run_all();
+    arena_free(&arena);
+    arena_free(&host);
+    device_close(&dev);
+    return 0;
+}

@@ -1,0 +1,235 @@
+// A whole model on the CPU and on a GPU (or its emulation): the same parameters and tokens must give the same choices, losses
+// and gradients, within tolerances that follow from the storage type.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "model/model.h"
+
+enum { V = 29, T = 24, SEQUENCES = 4, SHARDS = 2, SKIPPED = 77 };
+
+static int failed = 0;
+
+typedef struct Case {
+    const char *name;
+    ModelConfig config;
+    DType storage;
+    // Largest relative error, in the 2-norm, of a parameter's gradient, and of the loss.
+    double gradient_tolerance, loss_tolerance;
+} Case;
+
+// One model on one device, after one micro-batch.
+typedef struct Run {
+    Device dev;
+    ProcessGroups groups;
+    Model model;
+    Arena batch, host;
+    Tensor tokens, targets, host_tokens, host_targets;
+    Tensor dense, experts; // gradients on the host
+    double loss, balance, z;
+} Run;
+
+static void layout(Run *run) {
+    run->tokens = arena_1d(&run->batch, I32, SEQUENCES * T);
+    run->targets = arena_1d(&run->batch, I32, SEQUENCES * T);
+    run->host_tokens = arena_mirror(&run->host, run->tokens);
+    run->host_targets = arena_mirror(&run->host, run->targets);
+    run->dense = arena_mirror(&run->host, run->model.gradients.run[PARAM_DENSE]);
+    run->experts = arena_mirror(&run->host, run->model.gradients.run[PARAM_EXPERT]);
+}
+
+static bool open_run(Run *run, const Case *c, const char *kind) {
+    Error err = {0};
+    *run = (Run){0};
+    if (!device_open(&run->dev, kind, 1, 0, 1, &err)) {
+        printf("skipped: %s\n", err.message);
+        return false;
+    }
+    run->dev.fixed_order = true;
+    run->groups = process_groups_open(1, &run->dev);
+    ModelSplit split = {.ranks = 1,
+                        .expert_parallel = 1,
+                        .shards = SHARDS,
+                        .sequences = SEQUENCES,
+                        .context = T,
+                        .micro_batches = 1,
+                        .storage = c->storage,
+                        .fixed_tree = true,
+                        .training = true};
+    model_measure(&run->model, &c->config, split, &run->dev);
+    model_allocate(&run->model, run->groups, 11);
+    arena_measure(&run->batch, "batch", &run->dev);
+    arena_measure(&run->host, "batch", NULL);
+    layout(run);
+    arena_allocate(&run->batch);
+    arena_allocate(&run->host);
+    layout(run);
+    return true;
+}
+
+static void close_run(Run *run) {
+    model_free(&run->model);
+    arena_free(&run->batch);
+    arena_free(&run->host);
+    process_groups_close(&run->groups);
+    device_close(&run->dev);
+}
+
+static void train(Run *run) {
+    Device *dev = &run->dev;
+    for (int64_t i = 0; i < SEQUENCES * T; i++) {
+        uint32_t words[4];
+        rng_words((RngStream){5, RNG_TEST, 0, 0}, (uint64_t)i, words);
+        tensor_i32(run->host_tokens)[i] = (int32_t)(words[0] % V);
+        tensor_i32(run->host_targets)[i] = (int32_t)(words[1] % V);
+    }
+    device_upload(dev, run->tokens, run->host_tokens);
+    device_upload(dev, run->targets, run->host_targets);
+    model_train_micro_batch(&run->model, run->tokens, run->targets, true, 0);
+    statistics_reduce(&run->model.stats, &run->model.work);
+    run->loss = statistics_loss(&run->model.stats);
+    if (run->model.stats.layers > 0) {
+        run->balance = statistics_balance(&run->model.stats, 0);
+        run->z = statistics_z(&run->model.stats, 0);
+    }
+    device_download(dev, run->dense, run->model.gradients.run[PARAM_DENSE]);
+    device_download(dev, run->experts, run->model.gradients.run[PARAM_EXPERT]);
+}
+
+static void expect_close(const char *name, const char *what, double got, double want,
+                         double tolerance) {
+    double error = fabs(got - want) / (fabs(want) + 1e-30);
+    if (error <= tolerance) return;
+    printf(
+        "FAILED %s: %s is %.9g on the GPU and %.9g on the CPU, relative error %.2g, allowed %.2g\n",
+        name, what, got, want, error, tolerance);
+    failed = 1;
+}
+
+// ‖got − want‖ / ‖want‖ of each parameter; returns the worst.
+static double compare_gradients(const Case *c, Run *gpu, Run *cpu) {
+    const ParamTable *table = &cpu->model.params;
+    double worst = 0;
+    for (int i = 0; i < table->count; i++) {
+        const Param *row = &table->rows[i];
+        int64_t n = tensor_elements(param_tensor(table, cpu->model.values, i));
+        const float *got = tensor_f32(row->kind == PARAM_DENSE ? gpu->dense : gpu->experts);
+        const float *want = tensor_f32(row->kind == PARAM_DENSE ? cpu->dense : cpu->experts);
+        double difference = 0, norm = 0;
+        for (int64_t k = row->offset; k < row->offset + n; k++) {
+            double d = (double)got[k] - (double)want[k];
+            difference += d * d;
+            norm += (double)want[k] * (double)want[k];
+        }
+        double error = sqrt(difference / (norm + 1e-60));
+        worst = fmax(worst, error);
+        if (error <= c->gradient_tolerance) continue;
+        printf("FAILED %s: gradient of %s differs by %.2g of its norm, allowed %.2g\n", c->name,
+               row->name, error, c->gradient_tolerance);
+        failed = 1;
+    }
+    return worst;
+}
+
+static void compare_counts(const Case *c, Run *gpu, Run *cpu) {
+    Statistics *a = &gpu->model.stats, *b = &cpu->model.stats;
+    for (int64_t layer = 0; layer < b->layers; layer++)
+        for (int64_t e = 0; e < b->experts; e++) {
+            long long got[2] = {statistics_routed(a, layer)[e], statistics_dropped(a, layer)[e]};
+            long long want[2] = {statistics_routed(b, layer)[e], statistics_dropped(b, layer)[e]};
+            if (got[0] == want[0] && got[1] == want[1]) continue;
+            printf("FAILED %s: layer %lld, expert %lld: routed %lld, dropped %lld on the GPU; %lld "
+                   "and %lld on the CPU\n",
+                   c->name, (long long)layer, (long long)e, got[0], got[1], want[0], want[1]);
+            failed = 1;
+        }
+}
+
+static bool check(const Case *c) {
+    static Run cpu, gpu;
+    if (!open_run(&gpu, c, "cuda")) return false;
+    if (!open_run(&cpu, c, "cpu")) return false;
+    train(&gpu);
+    train(&cpu);
+    expect_close(c->name, "loss", gpu.loss, cpu.loss, c->loss_tolerance);
+    expect_close(c->name, "balance", gpu.balance, cpu.balance, c->loss_tolerance);
+    expect_close(c->name, "z", gpu.z, cpu.z, c->loss_tolerance);
+    double worst = compare_gradients(c, &gpu, &cpu);
+    if (c->storage == F32) compare_counts(c, &gpu, &cpu);
+    printf("%-40s loss %.7f, worst gradient error %.2g\n", c->name, gpu.loss, worst);
+    close_run(&gpu);
+    close_run(&cpu);
+    return true;
+}
+
+static ModelConfig base_config(void) {
+    return (ModelConfig){.vocab_size = V,
+                         .d_model = 32,
+                         .layers = 2,
+                         .d_ff = 40,
+                         .tied_embeddings = true,
+                         .activation = SWIGLU,
+                         .norm_eps = 1e-5,
+                         .init_std = 0.1,
+                         .attention = {{4, 2, 8, 8}, 10000},
+                         .moe = {.experts = 4,
+                                 .top_k = 2,
+                                 .d_ff = 24,
+                                 .every = 1,
+                                 .first = true,
+                                 .router = {SOFTMAX_TOPK, false},
+                                 .capacity_factor = {0, 1},
+                                 .min_capacity = 1,
+                                 .balance_loss = 0.01,
+                                 .z_loss = 0.001,
+                                 .max_expert_replicas = 2}};
+}
+
+// f32: both sides round every product and sum to 24 bits, in different orders. Sums of some hundred terms and a chain of some
+// ten operations leave about 10·√100·2^-24, 6e-6 of a gradient's norm.
+static const double F32_GRADIENT = 2e-5, F32_LOSS = 2e-6;
+// bf16: both sides round the same values to 8 bits, but a value at the edge between two may fall to either side, 2^-8 of it;
+// downstream of the first such value everything is slightly different. About ten roundings lie between tokens and loss:
+// √10·2^-8 is 1.2e-2.
+static const double BF16_GRADIENT = 2.5e-2, BF16_LOSS = 2e-3;
+// Where a rounding decides (a choice that is dropped or not, a ReLU that is open or not), one of the 96 tokens may go the other
+// way: √(1/96) of a gradient's norm, 1e-1, in the layers below.
+static const double BF16_DECISIONS = 1.5e-1;
+
+int main(int argc, char **argv) {
+    comm_init(&argc, &argv);
+    setvbuf(stdout, NULL, _IOLBF, 0); // what was found stays when a check ends the process
+    ModelConfig dropless = base_config(), drops = base_config(), dense = base_config();
+    drops.moe.capacity_factor = (Rational){3, 4};
+    drops.moe.router = (RouterRule){TOPK_SOFTMAX, true};
+    drops.moe.drop = DROP_PROBABILITY;
+    drops.moe.renormalize_after_drop = true;
+    drops.moe.balance_scope = BALANCE_SEQUENCE;
+    drops.moe.routing_group = GROUP_SEQUENCE;
+    drops.tied_embeddings = false;
+    drops.attention.shape = (AttentionShape){3, 1, 6, 5};
+    ModelConfig padded = drops;
+    padded.moe.dispatch = DISPATCH_PADDED;
+    padded.moe.drop = DROP_POSITION;
+    padded.moe.balance_scope = BALANCE_BATCH;
+    dense.moe = (MoeConfig){0};
+    dense.activation = RELU;
+    const Case cases[] = {
+        {"dropless, f32", dropless, F32, F32_GRADIENT, F32_LOSS},
+        {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS},
+        {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS},
+        {"dense, relu, f32", dense, F32, F32_GRADIENT, F32_LOSS},
+        {"dropless, bf16", dropless, BF16, BF16_GRADIENT, BF16_LOSS},
+        {"drops, renormalised, odd heads, bf16", drops, BF16, BF16_DECISIONS, BF16_LOSS},
+        {"dense, relu, bf16", dense, BF16, BF16_DECISIONS, BF16_LOSS},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!check(&cases[i])) {
+            comm_finalize();
+            return SKIPPED;
+        }
+    comm_finalize();
+    return failed;
+}

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""What the compiler made of every kernel, without a GPU: registers, shared memory, spills and occupancy for each target, kept
+as the reviewed file kernels.csv; and whether tensor-core kernels contain tensor-core instructions.
+
+  static.py BUILD_FOLDER            compares with kernels.csv; a difference or a spill fails
+  static.py BUILD_FOLDER --update   writes kernels.csv anew: review its diff
+
+Occupancy is the share of an SM's warps that registers, static shared memory and __launch_bounds__ allow for the kernel's
+largest block; dynamic shared memory, chosen at launch, is not in it. Registers are those of one compiler version: the first
+line of the file names it, and with another one only spills and instructions are checked."""
+import csv
+import io
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TABLE = pathlib.Path(__file__).with_name("kernels.csv")
+# Of an SM (CUDA C++ Programming Guide, compute capabilities): warps, registers, blocks, bytes of shared memory.
+SM = {80: (64, 65536, 32, 164 << 10), 90: (64, 65536, 32, 228 << 10), 100: (64, 65536, 32, 228 << 10)}
+# Kernels that must be made of tensor-core instructions, by file: a pattern of the kernel's name, and of what it must contain.
+TENSOR_CORES = {
+    "attention_cuda.cu": ("mma", r"mma\.sync\.aligned\.m16n8k16\S*bf16"),
+    "attention_backward_cuda.cu": ("mma", r"mma\.sync\.aligned\.m16n8k16\S*bf16"),
+    "grouped_matmul_cuda.cu": ("mma", r"mma\.sync\.aligned\.m16n8k16\S*bf16"),
+}
+
+
+def demangled(names):
+    if not names:
+        return []
+    text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
+    return [re.sub(r"\(.*", "", re.sub(r"\(anonymous namespace\)::|^void |\((?:int|bool)\)", "", line))
+            for line in text.splitlines()]
+
+
+def compiler():
+    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"V([\d.]+)", text)[1]
+
+
+def occupancy(target, threads, registers, shared):
+    """Resident warps over possible warps. Registers are given to warps in pieces of 256 (8 a thread)."""
+    warps_of_sm, registers_of_sm, blocks_of_sm, shared_of_sm = SM[target]
+    warps = -(-threads // 32)
+    by_registers = registers_of_sm // (warps * -(-registers * 32 // 256) * 256) if registers else blocks_of_sm
+    by_shared = shared_of_sm // (shared + 1024) if shared else blocks_of_sm  # 1 KiB of each block is the system's
+    return min(blocks_of_sm, warps_of_sm // warps, by_registers, by_shared) * warps / warps_of_sm
+
+
+def kernels(log, bounds):
+    """(target, mangled name, registers, shared bytes, spill bytes) of each kernel in what ptxas said."""
+    found, target, name, spill = [], None, None, 0
+    for line in log.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)' for 'sm_(\d+)\w*'", line):
+            name, target, spill = match[1], int(match[2]), 0
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spill = int(match[1]) + int(match[2])
+        elif (match := re.search(r"Used (\d+) registers(.*)", line)) and name:
+            shared = re.search(r"(\d+) bytes smem", match[2])
+            found.append((target, name, int(match[1]), int(shared[1]) if shared else 0, spill))
+            name = None
+    return found
+
+
+def ptx_of(source):
+    return subprocess.run(["nvcc", "-std=c++17", "-O3", "-arch=compute_90", "-I", str(ROOT), "-ptx", "-o", "/dev/stdout",
+                           str(source)], capture_output=True, text=True, check=True).stdout
+
+
+def launch_bounds(ptx):
+    """Largest block of each entry of a PTX text; 1024 where the source does not say."""
+    bounds = {}
+    for match in re.finditer(r"\.entry (\w+)\((?:.*?)\)(.*?)\{", ptx, re.DOTALL):
+        bound = re.search(r"\.maxntid (\d+)", match[2])
+        bounds[match[1]] = int(bound[1]) if bound else 1024
+    return bounds
+
+
+def check_tensor_cores(file, ptx):
+    pattern, instruction = TENSOR_CORES[file]
+    bodies = dict(re.findall(r"\.entry (\w+)\(.*?\)[^{]*\{(.*?)\n\}", ptx, re.DOTALL))
+    meant = [name for name in bodies if pattern in name]
+    without = [name for name in meant if not re.search(instruction, bodies[name])]
+    if not meant:
+        return [f"{file}: no kernel is named *{pattern}*"]
+    return [f"{file}: {name} has no {instruction}" for name in demangled(without)]
+
+
+def main():
+    build, update = pathlib.Path(sys.argv[1]), "--update" in sys.argv
+    rows, problems = [], []
+    logs = sorted(build.rglob("*.cu.o.ptxas"))
+    for log in logs:
+        file = log.name.removesuffix(".o.ptxas")
+        ptx = ptx_of(ROOT / "kernels" / "cuda" / file)
+        bounds = launch_bounds(ptx)
+        if file in TENSOR_CORES:
+            problems += check_tensor_cores(file, ptx)
+        found = kernels(log.read_text(), bounds)
+        for (target, mangled, registers, shared, spill), name in zip(found, demangled([row[1] for row in found])):
+            threads = bounds.get(mangled, 1024)
+            rows.append([file, name, f"sm_{target}", threads, registers, shared, spill,
+                         f"{occupancy(target, threads, registers, shared):.2f}"])
+            if spill:
+                problems.append(f"{file}: {name} on sm_{target} spills {spill} bytes")
+    if not rows:
+        sys.exit(f"{build}: no *.cu.o.ptxas; build the preset cuda")
+    rows.sort()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([f"nvcc {compiler()}"])
+    writer.writerow(["file", "kernel", "target", "threads", "registers", "static_shared_bytes", "spill_bytes", "occupancy"])
+    writer.writerows(rows)
+    known = TABLE.read_text() if TABLE.exists() else ""
+    if update:
+        TABLE.write_text(text.getvalue())
+    elif known.splitlines()[:1] != text.getvalue().splitlines()[:1]:
+        print(f"kernels.csv is of another compiler ({known.splitlines()[:1]}): registers are not compared")
+    elif known != text.getvalue():
+        old, new = set(known.splitlines()), set(text.getvalue().splitlines())
+        problems += [f"kernels.csv has: {line}" for line in sorted(old - new)]
+        problems += [f"now it is:       {line}" for line in sorted(new - old)]
+        problems.append(f"review these and run: tests/gpu/static.py {build} --update")
+    for problem in problems:
+        print(problem)
+    print(f"{len(rows)} kernels in {len(logs)} files for {len({row[2] for row in rows})} targets, "
+          f"{sum(1 for row in rows if row[6])} with spills, most registers {max(row[4] for row in rows)}")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

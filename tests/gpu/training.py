@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Training with device: cuda, on GPUs or on their emulation: the same bits on any number of ranks, the CPU's loss curve,
+checkpoints that go both ways.
+
+  training.py MOETRAIN [TEST ...]
+
+Exit code 77 where there is no GPU. Layouts with more ranks than GPUs are left out, and said so."""
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "parallel"))
+from runs import ENVIRONMENT, HANG_SECONDS, Workspace, difference, main  # noqa: E402
+
+# Small, because every CUDA thread may be a fiber.
+SMALL = {"device": "cuda", "model.d_model": 16, "model.d_ff": 24, "moe.d_ff": 8, "moe.experts": 4,
+         "train.batch": 8, "train.context": 8, "train.shards": 4, "moe.max_expert_replicas": 4,
+         "train.steps": 10, "eval.every": 5, "eval.batches": 1}
+
+# name: what it changes, layouts (ranks, parallel.expert)
+CONFIGURATIONS = {
+    "dropless, f32": ({}, [(2, 1), (2, 2), (4, 2), (4, 4)]),
+    "switch, batch balance, f32": (
+        {"moe.top_k": 1, "moe.router": "topk_softmax", "moe.capacity_factor": 1, "moe.balance_scope": "batch",
+         "model.activation": "relu", "model.tied_embeddings": "false", "train.context": 9},
+        [(2, 2), (4, 4)]),
+    "padded, bf16": (
+        {"train.precision": "bf16", "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "moe.drop": "probability",
+         "attention.heads": 4, "attention.kv_heads": 2, "train.micro_batches": 2, "train.shards": 4},
+        [(2, 2), (4, 4)]),
+    "random drops, bf16": (
+        {"train.precision": "bf16", "moe.capacity_factor": 0.75, "moe.drop": "random", "moe.every": 2},
+        [(2, 1), (4, 2)]),
+}
+
+# Relative difference between the losses of the CPU and of a GPU. At first both round alike but for the order of sums (f32:
+# some 1e-7) or the side to which a value at a rounding's edge falls (bf16: 2^-8 of single values, averaged over the tokens of
+# a loss). Every step then starts from parameters that differ by that much, and a router's close choice may fall the other
+# way, which moves single tokens to another expert: the tolerances are for that, over these few steps.
+CURVE_TOLERANCE = {"f32": 1e-4, "bf16": 1e-2}
+
+
+def gpus(program):
+    """How many GPUs the program can use: it says how many ranks are too many."""
+    environment = dict(os.environ, **ENVIRONMENT)
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, env=environment, timeout=HANG_SECONDS)
+    assert done.returncode == 0, done.stderr
+    if "device cuda" not in done.stdout:
+        return 0
+    if os.environ.get("MOETRAIN_EMULATION_DEVICES"):
+        return int(os.environ["MOETRAIN_EMULATION_DEVICES"])
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=HANG_SECONDS)
+        return len(listed.stdout.splitlines())
+    except FileNotFoundError:
+        return 8  # the emulation's default
+
+
+def losses(workspace, run):
+    return [(row["step"], key, row[key]) for row in workspace.metrics(run) for key in ("loss", "val_loss") if key in row]
+
+
+def assert_same_curve(workspace, run, reference, tolerance):
+    got, want = losses(workspace, run), losses(workspace, reference)
+    assert [row[:2] for row in got] == [row[:2] for row in want], f"{got}\n{want}"
+    worst = max(abs(a[2] - b[2]) / b[2] for a, b in zip(got, want))
+    print(f"        {run} against {reference}: worst relative difference {worst:.2g} over {len(got)} losses")
+    assert worst <= tolerance, f"{worst:.3g} is more than {tolerance:g}\n{got}\n{want}"
+
+
+def the_same_bits_on_any_number_of_ranks(workspace):
+    available = gpus(workspace.program)
+    for name, (changes, layouts) in CONFIGURATIONS.items():
+        config = dict(SMALL, **changes)
+        workspace.run("np1", dict(config, **{"run.seed": 3}), 1)
+        wanted = workspace.result("np1")
+        for ranks, expert in layouts:
+            if ranks > available:
+                print(f"        skipped: {name} on {ranks} ranks, there are {available} GPUs")
+                continue
+            run = f"np{ranks}e{expert}"
+            subprocess.run(["rm", "-rf", workspace.path(run)], check=True)
+            workspace.run(run, dict(config, **{"run.seed": 3, "parallel.expert": expert}), ranks)
+            result = workspace.result(run)
+            assert result == wanted, f"{name}, {run}: {difference(result[0], wanted[0])}"
+        print(f"        {name}: loss {losses(workspace, 'np1')[-1][2]:.9g}, digest {wanted[1][:12]}")
+        subprocess.run(["rm", "-rf", workspace.path("np1")], check=True)
+
+
+def the_loss_curve_of_the_cpu(workspace):
+    for precision, tolerance in CURVE_TOLERANCE.items():
+        config = dict(SMALL, **{"train.precision": precision, "train.steps": 20})
+        workspace.run(f"cuda_{precision}", config, 1)
+        workspace.run(f"cpu_{precision}", dict(config, device="cpu"), 1)
+        assert_same_curve(workspace, f"cuda_{precision}", f"cpu_{precision}", tolerance)
+
+
+def a_checkpoint_of_one_backend_resumes_on_the_other(workspace):
+    config = dict(SMALL, **{"train.steps": 12})
+    workspace.run("unbroken", dict(config, device="cpu"), 1)
+    for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
+        run = f"{first}_then_{second}"
+        command = workspace.command(run, dict(config, device=first, **{"checkpoint.every": 6}), 1)
+        # The whole schedule is that of 12 steps: the first half is a run whose second checkpoint is thrown away.
+        outcome = workspace.finish(workspace.start(command), command)
+        assert outcome.code == 0, outcome
+        os.remove(workspace.checkpoints(run)[-1])
+        assert workspace.checkpoints(run)[-1].endswith("step-00000006.h5"), workspace.checkpoints(run)
+        outcome = workspace.run(run, dict(config, device=second, **{"checkpoint.every": 6}), 1)
+        assert "at step 6" in outcome.output, outcome
+        assert_same_curve(workspace, run, "unbroken", CURVE_TOLERANCE["f32"])
+
+
+def a_resume_on_other_ranks_changes_no_bit(workspace):
+    if gpus(workspace.program) < 2:
+        print("        skipped: one GPU")
+        return
+    config = dict(SMALL, **{"checkpoint.every": 5})
+    workspace.run("whole", config, 1)
+    workspace.run("broken", config, 2)
+    os.remove(workspace.checkpoints("broken")[-1])
+    workspace.run("broken", config, 1)
+    assert workspace.digest("broken") == workspace.digest("whole")
+
+
+def evaluation_and_text_of_a_checkpoint(workspace):
+    workspace.run("run", dict(SMALL, **{"train.precision": "f32"}), 1)
+    newest = workspace.checkpoints("run")[-1]
+    environment = dict(os.environ, **ENVIRONMENT)
+    said = {}
+    for device in ("cuda", "cpu"):
+        for verb, *rest in (["evaluate", newest], ["generate", newest, "--tokens", "12", "--temperature", "0", "--prompt", "ab"]):
+            command = [workspace.program, verb, *rest, f"device={device}"]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_SECONDS)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+            said[verb, device] = done.stdout + done.stderr
+    assert said["generate", "cuda"] == said["generate", "cpu"], said
+    loss = {device: float(said["evaluate", device].split("loss ")[1].split()[0]) for device in ("cuda", "cpu")}
+    assert abs(loss["cuda"] - loss["cpu"]) <= 2e-6 * loss["cpu"], loss
+
+
+if __name__ == "__main__":
+    if gpus(os.path.abspath(sys.argv[1])) == 0:
+        print("skipped: the program finds no GPU here")
+        sys.exit(77)
+    main([the_same_bits_on_any_number_of_ranks, the_loss_curve_of_the_cpu,
+          a_checkpoint_of_one_backend_resumes_on_the_other, a_resume_on_other_ranks_changes_no_bit,
+          evaluation_and_text_of_a_checkpoint])
