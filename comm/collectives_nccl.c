@@ -14,10 +14,15 @@
 // same on every rank, hence no two ranks can wait for each other in different communicators.
 typedef struct NcclGroup {
     const CudaState *cuda;
-    ncclComm_t comm;               // NULL in a group of one
-    cudaEvent_t begin;             // the compute stream where a collective was begun
-    cudaEvent_t done[MAX_PENDING]; // the exchange stream behind each collective on its way
-    bool pending[MAX_PENDING];
+    ncclComm_t comm;   // NULL in a group of one
+    cudaEvent_t begin; // the compute stream where a collective was begun
+    // The exchange stream behind each collective on its way. As many marks as were ever needed at once: a step begins the sums of
+    // all layers' gradients before it waits for the first.
+    struct Mark {
+        cudaEvent_t done;
+        bool pending;
+    } * marks;
+    int mark_count;
     struct NcclGroup *next; // in `open_groups`
 } NcclGroup;
 
@@ -69,8 +74,6 @@ static void nccl_attach(Group *group, Device *dev) {
     CHECK(g, "no memory for a communicator");
     g->cuda = cuda_state(dev);
     CUDA_CHECK(cudaEventCreateWithFlags(&g->begin, cudaEventDisableTiming));
-    for (int i = 0; i < MAX_PENDING; i++)
-        CUDA_CHECK(cudaEventCreateWithFlags(&g->done[i], cudaEventDisableTiming));
     if (group->size > 1) {
         ncclUniqueId id = {0};
         if (group->rank == 0) NCCL_CHECK(ncclGetUniqueId(&id), NULL);
@@ -97,10 +100,12 @@ static void nccl_detach(Group *group) {
         NCCL_CHECK(ncclCommDestroy(g->comm), NULL);
     }
     CUDA_CHECK(cudaEventDestroy(g->begin));
-    for (int i = 0; i < MAX_PENDING; i++) {
-        CHECK(!g->pending[i], "a process group is closed before its collective is waited for");
-        CUDA_CHECK(cudaEventDestroy(g->done[i]));
+    for (int i = 0; i < g->mark_count; i++) {
+        CHECK(!g->marks[i].pending,
+              "a process group is closed before its collective is waited for");
+        CUDA_CHECK(cudaEventDestroy(g->marks[i].done));
     }
+    free(g->marks);
     free(g);
     group->nccl = NULL;
 }
@@ -129,20 +134,23 @@ static cudaStream_t exchange_begin(const Group *group) {
 static Pending exchange_end(Group *group) {
     NcclGroup *g = nccl_group(group);
     int slot = 0;
-    while (slot < MAX_PENDING && g->pending[slot]) slot++;
-    CHECK(slot < MAX_PENDING,
-          "%d device collectives are on their way already; wait for one before the next",
-          MAX_PENDING);
-    CUDA_CHECK(cudaEventRecord(g->done[slot], g->cuda->exchange));
-    g->pending[slot] = true;
+    while (slot < g->mark_count && g->marks[slot].pending) slot++;
+    if (slot == g->mark_count) {
+        g->marks = realloc(g->marks, (size_t)++g->mark_count * sizeof *g->marks);
+        CHECK(g->marks, "no memory for %d collectives on their way", g->mark_count);
+        CUDA_CHECK(cudaEventCreateWithFlags(&g->marks[slot].done, cudaEventDisableTiming));
+    }
+    CUDA_CHECK(cudaEventRecord(g->marks[slot].done, g->cuda->exchange));
+    g->marks[slot].pending = true;
     return (Pending){group, ON_DEVICE, slot};
 }
 
 static void nccl_wait(Pending *pending) {
     NcclGroup *g = nccl_group(pending->group);
-    CHECK(g->pending[pending->slot], "a collective is waited for twice");
-    CUDA_CHECK(cudaStreamWaitEvent(g->cuda->compute, g->done[pending->slot], 0));
-    g->pending[pending->slot] = false;
+    struct Mark *mark = &g->marks[pending->slot];
+    CHECK(mark->pending, "a collective is waited for twice");
+    CUDA_CHECK(cudaStreamWaitEvent(g->cuda->compute, mark->done, 0));
+    mark->pending = false;
 }
 
 static void exchange_finish(Group *group) {

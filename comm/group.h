@@ -6,7 +6,7 @@
 
 #include "comm/process_groups.h"
 
-enum { MAX_PENDING = 4 }; // exchanges of one group, on one transport, on their way at once
+enum { MAX_PENDING = 4 }; // host exchanges of one group on their way at once
 
 // Messages posted and not waited for.
 typedef struct HostExchange {

@@ -92,7 +92,7 @@ static int64_t longest_reduction(const Model *model) {
         larger(tensor_elements(rows_range(model, PARAM_DENSE, 0, layers_begin)),
                tensor_elements(rows_range(model, PARAM_DENSE, layers_end, table->count)));
     if (model->embedding.tied)
-        longest = larger(longest, tensor_elements(model->embedding.head_gradient));
+        longest = larger(longest, model->config.vocab_size * model->config.d_model);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
             longest = larger(longest, tensor_elements(rows_range(model, (ParamKind)kind,
@@ -118,13 +118,13 @@ static void layout(Model *model) {
                                  ? param_set_layout(&model->params, &model->gradient_arena, F32)
                                  : model->gradients;
     }
-    model->dx = arena_2d(scratch, F32, work->N, model->config.d_model);
-    embedding_layout(&model->embedding, work, activations, scratch, &model->gradient_arena);
     // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
     bool trees = work->reduce_order == REDUCE_FIXED_TREE && work->total_shards > work->shards;
     if (work->training)
         model->reduce_scratch =
             arena_1d(scratch, F32, trees ? (longest_reduction(model) + 1) / 2 : 0);
+    model->dx = arena_2d(scratch, F32, work->N, model->config.d_model);
+    embedding_layout(&model->embedding, work, activations, scratch, &model->gradient_arena);
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         model->blocks[layer].attention.rope = &model->rope;
         block_layout(&model->blocks[layer], work, layer, activations, scratch);

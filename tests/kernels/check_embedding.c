@@ -21,6 +21,7 @@ static Case new_case(int64_t N, int64_t D, int64_t V, int64_t parts) {
               new_1d(I32, N + V + 1),
               parts};
     for (int64_t n = 0; n < N; n++) tensor_i32(c.tokens)[n] = (int32_t)random_below(V);
+    if (N > 1) tensor_i32(c.tokens)[1] = (int32_t)(V - 1); // needs every digit of a sort
     return c;
 }
 
