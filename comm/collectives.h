@@ -28,7 +28,7 @@ const char *traffic_name(TrafficKind kind);
 int64_t traffic_sent_bytes(TrafficKind kind);
 
 // A collective on its way. Between begin and wait the tensors belong to it; the device goes on with what needs neither. At
-// most four of a group at once, begun in the same order on all ranks.
+// most four host exchanges of a group at once, begun in the same order on all ranks.
 typedef struct Pending {
     Group *group; // NULL: nothing is on its way
     Place place;

@@ -35,7 +35,10 @@ void fixture_close(Fixture *f) {
 }
 
 static Tensor allocate(Fixture *f, DType dtype, int rank, const int64_t shape[4]) {
-    Tensor x = {NULL, dtype, rank, {shape[0], shape[1], shape[2], shape[3]}};
+    Tensor x = {.dtype = dtype,
+                .place = ON_HOST,
+                .rank = rank,
+                .shape = {shape[0], shape[1], shape[2], shape[3]}};
     assert_in_range(f->count, 0, MAX_TENSORS - 1);
     // An exact allocation, so that the address sanitizer sees one element too far.
     x.data = f->owned[f->count++] = calloc(1, tensor_bytes(x));
