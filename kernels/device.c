@@ -131,11 +131,11 @@ typedef struct Product {
     Tensor host_x, host_w, host_y, host_dx, host_dw; // the same when the device is the host
 } Product;
 
-static void product_layout(Product *p, int64_t M, int64_t N, int64_t K) {
-    p->x = arena_2d(&p->device, F32, M, K);
-    p->w = arena_3d(&p->device, F32, 1, N, K);
-    p->y = arena_2d(&p->device, F32, M, N);
-    p->dx = arena_2d(&p->device, F32, M, K);
+static void product_layout(Product *p, DType dtype, int64_t M, int64_t N, int64_t K) {
+    p->x = arena_2d(&p->device, dtype, M, K);
+    p->w = arena_3d(&p->device, dtype, 1, N, K);
+    p->y = arena_2d(&p->device, dtype, M, N);
+    p->dx = arena_2d(&p->device, dtype, M, K);
     p->dw = arena_3d(&p->device, F32, 1, N, K);
     p->host_x = arena_mirror(&p->host, p->x);
     p->host_w = arena_mirror(&p->host, p->w);
@@ -144,13 +144,13 @@ static void product_layout(Product *p, int64_t M, int64_t N, int64_t K) {
     p->host_dw = arena_mirror(&p->host, p->dw);
 }
 
-static void product_open(Product *p, Device *dev, int64_t M, int64_t N, int64_t K) {
+static void product_open(Product *p, Device *dev, DType dtype, int64_t M, int64_t N, int64_t K) {
     arena_measure(&p->device, "a measured product", dev);
     arena_measure(&p->host, "a measured product", NULL);
-    product_layout(p, M, N, K);
+    product_layout(p, dtype, M, N, K);
     arena_allocate(&p->device);
     arena_allocate(&p->host);
-    product_layout(p, M, N, K);
+    product_layout(p, dtype, M, N, K);
 }
 
 static void product_close(Product *p) {
@@ -162,7 +162,7 @@ bool device_self_test(Device *dev, Error *err) {
     // Small whole numbers: every product and sum is exact in f32, in any order.
     enum { M = 67, N = 45, K = 33 };
     Product p;
-    product_open(&p, dev, M, N, K);
+    product_open(&p, dev, F32, M, N, K);
     float *x = tensor_f32(p.host_x), *w = tensor_f32(p.host_w);
     for (int i = 0; i < M * K; i++) x[i] = (float)(i * 7 % 13 - 6);
     for (int i = 0; i < N * K; i++) w[i] = (float)(i * 5 % 11 - 5);
@@ -202,23 +202,45 @@ bool device_self_test(Device *dev, Error *err) {
                      dev->description);
 }
 
-double device_measure_gemm_gflops(Device *dev) {
-    enum { ROWS = 512, WIDTH = 1024 };
-    const double budget_seconds = 0.2;
+static void fill_ones(Tensor x) {
+    int64_t n = tensor_elements(x);
+    if (x.dtype == BF16)
+        for (int64_t i = 0; i < n; i++) tensor_bf16(x)[i] = 0x3f80;
+    else
+        for (int64_t i = 0; i < n; i++) tensor_f32(x)[i] = 1.0f;
+}
+
+enum { MEASURED_WIDTH = 1024 };
+
+// The shortest of the products of `rows` rows that fit into the budget; of one at least.
+static double best_product_seconds(Device *dev, DType storage, int64_t rows, double budget) {
     Product p;
-    product_open(&p, dev, ROWS, WIDTH, WIDTH);
-    for (int i = 0; i < ROWS * WIDTH; i++) tensor_f32(p.host_x)[i] = 1.0f; // touch every page
-    for (int i = 0; i < WIDTH * WIDTH; i++) tensor_f32(p.host_w)[i] = 1.0f;
+    product_open(&p, dev, storage, rows, MEASURED_WIDTH, MEASURED_WIDTH);
+    fill_ones(p.host_x); // touches every page
+    fill_ones(p.host_w);
     device_upload(dev, p.x, p.host_x);
     device_upload(dev, p.w, p.host_w);
-    Segments rows = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, ROWS}};
+    Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, rows}};
     double best_seconds = INFINITY, begin = clock_seconds();
     do {
         double start = clock_seconds();
-        matmul_forward(dev, p.y, p.x, p.w, rows);
+        matmul_forward(dev, p.y, p.x, p.w, all);
         device_synchronize(dev);
         best_seconds = fmin(best_seconds, clock_seconds() - start);
-    } while (clock_seconds() - begin < budget_seconds);
+    } while (clock_seconds() - begin < budget);
     product_close(&p);
-    return 2e-9 * ROWS * WIDTH * WIDTH / best_seconds;
+    return best_seconds;
+}
+
+double device_measure_gemm_gflops(Device *dev, DType storage) {
+    enum { LEAST_ROWS = 512, MOST_ROWS = 16384 };
+    const double budget = 0.2, long_enough = 1e-3; // seconds
+    int64_t rows = LEAST_ROWS;
+    double seconds = best_product_seconds(dev, storage, rows, budget);
+    // A GPU is neither filled by a small product nor kept busy longer than a launch takes.
+    while (dev->place == ON_DEVICE && seconds < long_enough && rows < MOST_ROWS) {
+        rows *= 2;
+        seconds = best_product_seconds(dev, storage, rows, budget);
+    }
+    return 2e-9 * (double)rows * MEASURED_WIDTH * MEASURED_WIDTH / seconds;
 }

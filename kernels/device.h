@@ -13,12 +13,15 @@ extern "C" {
 
 typedef struct Backend Backend;
 
+enum { DEVICE_IDENTITY_BYTES = 16 };
+
 typedef struct Device {
     const Backend *backend;
     const char *name;      // "cpu" or "cuda"
     Place place;           // where its tensors lie
     char description[192]; // processor and matrix library, for the log and --version
     int threads;           // OpenMP threads this rank computes with
+    uint8_t identity[DEVICE_IDENTITY_BYTES]; // of a GPU: no other has the same; zeros on a CPU
     // A row's result must not depend on how many rows are computed together (reproducible: ranks). Set by the session; on
     // the CPU that always holds.
     bool fixed_order;
@@ -26,7 +29,8 @@ typedef struct Device {
 } Device;
 
 // Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0 means OMP_NUM_THREADS or,
-// without it, the cores this process may run on. Of local_size ranks on this host the one with local_rank takes that GPU.
+// without it, the cores this process may run on. Of local_size ranks on this host the one with local_rank takes that GPU,
+// or the only one that CUDA_VISIBLE_DEVICES leaves it; whether no other rank has that one too is the caller's to compare.
 // False with exit 7 or 2 and the fix when it cannot. Not collective.
 bool device_open(Device *dev, const char *kind, int threads, int local_rank, int local_size,
                  Error *err);
@@ -50,9 +54,10 @@ void device_synchronize(Device *dev);
 // that mistake the CPU have computed wrong numbers before. False with exit 7.
 bool device_self_test(Device *dev, Error *err);
 
-// Best run within 0.2 s of a (512, 1024) by (1024, 1024) f32 matrix product on all threads, in GFLOP/s, through the op
-// that the model uses: the limit that the log's share is measured against.
-double device_measure_gemm_gflops(Device *dev);
+// The best rate of a (rows, 1024) by (1024, 1024) product of matrices in this storage within 0.2 s, in GFLOP/s, through the
+// op that the model uses: the limit that the log's share is measured against. 512 rows on all threads of a CPU; on a GPU twice
+// as many, and again, while the product takes less than a millisecond.
+double device_measure_gemm_gflops(Device *dev, DType storage);
 
 #ifdef __cplusplus
 }

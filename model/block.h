@@ -13,9 +13,9 @@ typedef struct Block {
     Attention attention;
     Slot slot;
     int first_param, end_param; // its rows of the parameter table
-    Tensor
-        branch; // (N, D) stored, scratch: what a branch adds to the stream, or that branch's gradient
-    Tensor dout; // (N, D) stored, scratch: the stream's gradient as matrix products read it
+    // (N, D) stored, scratch: what a branch adds to the stream, or that branch's gradient; and the stream's gradient as
+    // matrix products read it.
+    Tensor branch, dout;
 } Block;
 
 void block_declare(Block *block, Work *work, int64_t layer, int64_t moe_layer);

@@ -24,6 +24,12 @@ static int64_t most_rows(const Work *work) {
     return limit < rows ? limit : rows;
 }
 
+int64_t dispatch_sent_rows(const Work *work) {
+    const MoeConfig *moe = &work->config->moe;
+    return moe->dispatch == DISPATCH_PADDED ? moe->experts * work->shards * padded_room(work)
+                                            : work->N * moe->top_k;
+}
+
 int64_t dispatch_chunks(const Work *work) {
     return work->ep_size > 1 ? work->chunks : 1;
 }
@@ -43,14 +49,11 @@ static ExchangePlan parts_of(Tensor totals, const Work *work) {
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     const MoeConfig *moe = &work->config->moe;
     int64_t E = moe->experts, ep = work->ep_size, chunks = dispatch_chunks(work);
-    CHECK(ep <= EP_MAX && chunks <= CHUNKS_MAX, "%lld ranks of experts, %lld chunks", (long long)ep,
-          (long long)chunks);
     d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work) : -1;
     d->max_rows = most_rows(work);
-    d->max_sent = d->room < 0 ? work->N * moe->top_k : E * work->shards * d->room;
+    d->max_sent = dispatch_sent_rows(work);
     CHECK(d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX,
-          "%lld rows to send and %lld to receive in a micro-batch, and they are numbered with 32 "
-          "bits; raise "
+          "%lld rows to send and %lld to receive in a micro-batch, numbered with 32 bits; raise "
           "train.micro_batches",
           (long long)d->max_sent, (long long)d->max_rows);
     d->slot_row = arena_2d(activations, I32, work->N, moe->top_k);
@@ -61,6 +64,7 @@ void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     d->host_totals = arena_mirror(work->host, d->totals);
     d->plan = parts_of(d->totals, work);
     d->host_plan = parts_of(d->host_totals, work);
+    d->send_first = arena_2d(work->host, I64, chunks, ep);
     // With one rank in the group received rows are expert rows: there is no order to keep.
     d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
     d->plan.to_received = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
@@ -94,7 +98,7 @@ static void plan_exchange(Dispatch *d, Work *work) {
     int64_t row = 0;
     for (int64_t peer = 0; peer < ep; peer++)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            d->send_first[chunk * ep + peer] = row;
+            tensor_i64(d->send_first)[chunk * ep + peer] = row;
             row += tensor_i64(d->host_plan.send_rows)[chunk * ep + peer];
         }
 }
@@ -160,7 +164,8 @@ static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     return (Travel){
         .first = offsets[0],
         .count = offsets[segments] - offsets[0],
-        .there = {tensor_i64(d->host_plan.send_rows) + chunk * ep, d->send_first + chunk * ep},
+        .there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
+                  tensor_i64(d->send_first) + chunk * ep},
         .back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL},
     };
 }

@@ -18,7 +18,7 @@
 
 #include "model/work.h"
 
-enum { CHUNKS_MAX = 16 };
+enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 
 typedef struct Dispatch {
     int64_t max_rows;  // R at worst: what the buffers hold
@@ -27,16 +27,14 @@ typedef struct Dispatch {
     Tensor slot_row;   // (N, K) i32: where a choice lies among the sent rows, -1 when dropped
     Tensor row_choice; // (M) i32: the choice of each sent row, -1 for padding
     Tensor counts;     // (E, S) i32: kept choices by expert and shard of this rank
-    Tensor
-        all_counts; // (ep, E/ep, S) i32: what each rank of the group sends to this rank's experts
-    Tensor
-        totals; // i64, one block for one copy to the host: offsets, send_rows and receive_rows of `plan`
-    Tensor host_totals; // the host's mirror
-    ExchangePlan plan,
-        host_plan; // its three parts on the device and on the host, and the order of rows on the device
-    bool planned;                            // padded: the plan never changes
-    int64_t sent, received;                  // rows of this micro-batch
-    int64_t send_first[CHUNKS_MAX * EP_MAX]; // first sent row of each (chunk, rank)
+    Tensor all_counts; // (ep, E/ep, S) i32: what each rank sends to this rank's experts
+    // offsets, send_rows and receive_rows of `plan` in one i64 block, for one copy to the host; and the host's mirror
+    Tensor totals, host_totals;
+    ExchangePlan plan;      // on the device
+    ExchangePlan host_plan; // the three parts of it that the host knows too
+    Tensor send_first;      // (chunks, ep) i64 on the host: first sent row of each
+    bool planned;           // padded: the plan never changes
+    int64_t sent, received; // rows of this micro-batch
     Tensor sent_buffer;     // (M, D) stored, scratch, only with several ranks in the group
     Tensor received_buffer; // (R, D) stored, scratch, likewise
 } Dispatch;
@@ -55,6 +53,8 @@ typedef struct ExpertChunk {
     Segments rows;        // expert rows of its experts, for matmuls
 } ExpertChunk;
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
+// Rows that a rank sends in a micro-batch, its own experts' included: all of them when padded, at most when exact.
+int64_t dispatch_sent_rows(const Work *work);
 // Chunks of the exchange; 1 with one rank in the group.
 int64_t dispatch_chunks(const Work *work);
 

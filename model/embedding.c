@@ -23,7 +23,8 @@ void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Aren
                       Arena *gradients) {
     int64_t N = work->N, D = work->config->d_model, V = work->config->vocab_size;
     embedding->out = arena_2d(activations, F32, N, D);
-    if (embedding->tied) embedding->head_gradient = arena_2d(gradients, F32, V, D);
+    if (embedding->tied && work->training)
+        embedding->head_gradient = arena_2d(gradients, F32, V, D);
     size_t mark = arena_mark(scratch);
     embedding->order = arena_1d(scratch, I32, N + V + 1);
     arena_release(scratch, mark);

@@ -34,8 +34,7 @@ typedef struct Model {
     ParamSet values, gradients;
     ParamSet matrices; // bf16 copies of the values, or the values themselves
     int64_t positions;
-    ParamSet
-        accumulated; // several micro-batches: the sum so far; otherwise the gradients themselves
+    ParamSet accumulated; // several micro-batches: the sum so far; otherwise the gradients
     Arena parameter_arena, gradient_arena, activation_arena, scratch_arena; // the device's memory
     Arena host_arena;                                                       // the host's mirrors
 
@@ -47,8 +46,8 @@ typedef struct Model {
     Loss loss;
     Statistics stats;
     Tensor dx; // (N, D) scratch: gradient of the residual stream
-    Tensor
-        reduce_scratch; // for the gradient tree, beside every layer's scratch: it runs while layers do
+    // For the gradient tree, beside every layer's scratch: it runs while layers do.
+    Tensor reduce_scratch;
     Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
 } Model;
 

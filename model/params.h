@@ -32,8 +32,7 @@ typedef struct ParamTable {
     Param rows[PARAMS_MAX];
     int count;
     int64_t expert_first, expert_count; // of this rank, for rows added as PARAM_EXPERT
-    int64_t
-        elements[2]; // length of the dense and of the expert run, by ParamKind, padding included
+    int64_t elements[2];                // length of each run, by ParamKind, padding included
 } ParamTable;
 
 // One flat run for each kind: parameters, their bf16 copy, gradients, or a moment of the optimizer.

@@ -9,12 +9,11 @@
 #include "model/statistics.h"
 
 typedef struct Router {
-    int weight;        // parameter (E, D)
-    int64_t layer;     // of the model: the counter of random drops
-    int64_t moe_layer; // number among MoE layers, for the statistics
-    Tensor x;          // (N, D) stored input, borrowed
-    Tensor
-        wide_x; // (N, D) f32 copy of it, scratch: scores are computed in f32; unused when x is f32
+    int weight;         // parameter (E, D)
+    int64_t layer;      // of the model: the counter of random drops
+    int64_t moe_layer;  // number among MoE layers, for the statistics
+    Tensor x;           // (N, D) stored input, borrowed
+    Tensor wide_x;      // (N, D) f32 copy of x for the scores, scratch; unused when x is f32
     Tensor logits, lse; // (N, E), (N)
     Tensor ids;         // (N, K) i32
     Tensor weights,

@@ -8,7 +8,8 @@
 //
 // A layer is four functions. _declare adds its rows to the parameter table. _layout places everything it will ever
 // touch: what the backward pass needs in `activations`, the rest in `scratch` between a mark and a release, and what the
-// host reads or writes of device tensors in work->host; it runs once to measure and once to place. _forward and _backward then neither allocate nor fail.
+// host reads or writes of device tensors in work->host; it runs once to measure and once to place. _forward and _backward
+// then neither allocate nor fail.
 #ifndef MOETRAIN_MODEL_WORK_H
 #define MOETRAIN_MODEL_WORK_H
 
@@ -16,7 +17,7 @@
 #include "model/model_config.h"
 #include "model/params.h"
 
-enum { EP_MAX = 1024, DENSE_PARTS_MAX = 1024 };
+enum { DENSE_PARTS_MAX = 1024 };
 
 typedef struct Work {
     Device *dev;
@@ -24,8 +25,8 @@ typedef struct Work {
     ProcessGroups groups; // NULL members while planning
     DType storage;        // of activations that matrices multiply, and of the matrices' copies
     Arena *host;          // the host's mirrors of device tensors
-    int64_t
-        chunks; // pieces in which tokens travel to their experts, so that exchange and experts overlap
+    // Pieces in which tokens travel to their experts, so that one is on its way while another is computed.
+    int64_t chunks;
     int64_t ep_size, ep_rank;
     int64_t expert_replicas; // ranks that hold the same experts
 
@@ -45,8 +46,7 @@ typedef struct Work {
 
     ParamTable *params;
     ParamSet values, gradients;
-    ParamSet
-        matrices; // the values as matrix products read them: a bf16 copy, or the values themselves
+    ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
     bool even_routing; // planning only: see ModelSplit
     bool training;     // false: forward passes keep no statistics
 } Work;

@@ -12,13 +12,13 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
     double layers = (double)model_moe_layers(&model->config), micro = (double)work->micro_batches;
 
     // Forward and backward each dispatch once and combine once.
-    double away =
-        ep > 1 ? (double)(work->N * moe->top_k) * (ep - 1) / ep : 0; // rows that leave the rank
+    bool padded = moe->dispatch == DISPATCH_PADDED;
+    double away = ep > 1 ? (double)dispatch_sent_rows(work) * (ep - 1) / ep : 0; // leave the rank
     double rows = 2 * layers * micro * away * (double)model->config.d_model *
                   (double)dtype_bytes(work->storage);
     plan->sent_bytes[TRAFFIC_DISPATCH] = plan->sent_bytes[TRAFFIC_COMBINE] = rows;
     plan->sent_bytes[TRAFFIC_COUNTS] =
-        layers * micro * (ep - 1) * (double)(moe->experts / ep * work->shards) * 4;
+        padded ? 0 : layers * micro * (ep - 1) * (double)(moe->experts / ep * work->shards) * 4;
 
     const int64_t *elements = model->params.elements;
     int64_t tied = model->embedding.tied ? model->config.vocab_size * model->config.d_model : 0;

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "comm/comm.h"
@@ -15,6 +16,39 @@ static int default_threads(void) {
     return count > comm_local_size() ? count / comm_local_size() : 1;
 }
 
+// Ranks cannot mix kinds of devices, and cannot share a GPU. Every rank finds the same error. Collective over all ranks.
+static bool check_devices(const Device *dev, const char *kind, Error *err) {
+    enum { ROW = 1 + DEVICE_IDENTITY_BYTES }; // place, identity
+    int ranks = comm_size();
+    uint8_t own[ROW] = {(uint8_t)dev->place};
+    memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
+    uint8_t *rows = calloc((size_t)ranks, ROW);
+    CHECK(rows, "no memory for the devices of %d ranks", ranks);
+    ProcessGroups hosts = process_groups_open(1, NULL);
+    all_gather(hosts.world, tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
+               TRAFFIC_OTHER);
+    process_groups_close(&hosts);
+    bool ok = true;
+    for (int a = 0; a < ranks && ok; a++) {
+        const uint8_t *first = rows + (size_t)a * ROW;
+        if (first[0] != rows[0])
+            ok = error_set(
+                err, EXIT_COMMUNICATION,
+                "device: %s gives rank 0 a %s and rank %d a %s; use device: cpu, or look "
+                "for the missing GPU with nvidia-smi and device: cuda",
+                kind, rows[0] == ON_HOST ? "CPU" : "GPU", a, first[0] == ON_HOST ? "CPU" : "GPU");
+        for (int b = a + 1; b < ranks && ok && first[0] == ON_DEVICE; b++)
+            if (memcmp(first, rows + (size_t)b * ROW, ROW) == 0)
+                ok = error_set(err, EXIT_COMMUNICATION,
+                               "ranks %d and %d have the same GPU: one rank takes one GPU; start "
+                               "fewer ranks, give each its own with CUDA_VISIBLE_DEVICES, or use "
+                               "device: cpu",
+                               a, b);
+    }
+    free(rows);
+    return ok;
+}
+
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
     int threads = config->threads > 0 ? (int)config->threads : default_threads();
     bool ok = device_open(&session->dev, config->device, threads, comm_local_rank(),
@@ -23,7 +57,7 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
         session->dev.fixed_order |= config->reproducible == REPRODUCIBLE_RANKS;
         ok = device_self_test(&session->dev, err);
     }
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
     return true;
 }

@@ -41,6 +41,8 @@ typedef struct Trainer {
     int64_t steps_done;     // by this process
     double seconds_a_step;  // running mean, for the ETA
     int64_t saved_step;     // of the newest checkpoint; -1: none
+    int64_t
+        sent_in_steps[TRAFFIC_KINDS]; // bytes that this rank sent while training, not evaluating
 } Trainer;
 
 // ---- one step ------------------------------------------------------------------------------------------
@@ -86,12 +88,19 @@ static void record_utilization(Trainer *trainer) {
         utilization_close_row(&trainer->utilization, trainer->state.step);
 }
 
+// Called with sign -1 before a step and 1 after it: adds what was sent between.
+static void count_sent(Trainer *trainer, int sign) {
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
+        trainer->sent_in_steps[kind] += sign * traffic_sent_bytes((TrafficKind)kind);
+}
+
 // One optimizer step, top to bottom. Collective over all ranks.
 static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     const TrainConfig *config = &trainer->config;
     TrainState *state = &trainer->state;
     Model *model = &trainer->model;
     double begin = clock_seconds();
+    count_sent(trainer, -1);
     *row = (StepMetrics){.lr = lr_at(&config->optimizer, state->step, config->steps)};
 
     // Forward and backward over the micro-batches; gradients and statistics add up.
@@ -130,6 +139,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     state->step++;
     state->tokens += config->batch * config->context;
     record_utilization(trainer);
+    count_sent(trainer, 1);
 
     row->step = state->step;
     row->tokens = state->tokens;
@@ -177,29 +187,27 @@ static bool evaluate_now(Trainer *trainer, Error *err) {
     return true;
 }
 
-// Plan against fact: peak memory of rank 0's process and the bytes it sent a step.
-static void report_plan(Trainer *trainer, const int64_t sent_before[TRAFFIC_KINDS]) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    double mib = 1.0 / 1048576.0;
-    double before = (double)trainer->resident_before * mib;
-    double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
-    double worst = before + (double)plan_worst_bytes(&trainer->plan) * mib;
-    double fact = (double)usage.ru_maxrss / 1024.0;
+// Plan against fact: the memory of rank 0 and the bytes it sent a step.
+static void report_plan(Trainer *trainer) {
+    const double mib = 1.0 / 1048576.0;
+    double worst = (double)plan_worst_bytes(&trainer->plan) * mib;
     if (trainer->session.dev.place == ON_DEVICE) {
-        size_t free_now = device_free_bytes(&trainer->session.dev);
-        log_info("memory of rank 0's GPU: planned %.1f MiB for the worst routing, taken %.1f with the "
-                 "kernels' workspace",
-                 (double)plan_worst_bytes(&trainer->plan) * mib,
-                 (double)(trainer->free_before - free_now) * mib);
+        double free_now = (double)device_free_bytes(&trainer->session.dev);
+        log_info("memory of rank 0's GPU: planned %.1f MiB for the worst routing, taken %.1f with "
+                 "the kernels' workspace",
+                 worst, ((double)trainer->free_before - free_now) * mib);
+    } else {
+        struct rusage usage;
+        getrusage(RUSAGE_SELF, &usage);
+        double before = (double)trainer->resident_before * mib;
+        double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
+        double fact = (double)usage.ru_maxrss / 1024.0;
+        log_info("memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it "
+                 "program and libraries), peak %.1f, ratio %.3f",
+                 planned, before + worst, before, fact, fact / planned);
     }
-    log_info(
-        "memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it program "
-        "and libraries), peak %.1f, ratio %.3f",
-        planned, worst, before, fact, fact / planned);
     for (int kind = 0; kind < TRAFFIC_OTHER && comm_size() > 1; kind++) {
-        double sent = (double)(traffic_sent_bytes((TrafficKind)kind) - sent_before[kind]) /
-                      (double)trainer->steps_done;
+        double sent = (double)trainer->sent_in_steps[kind] / (double)trainer->steps_done;
         log_info("sent by rank 0 in a step, %-10s planned %14.0f bytes, fact %14.0f",
                  traffic_name((TrafficKind)kind), trainer->plan.sent_bytes[kind], sent);
     }
@@ -324,7 +332,8 @@ static bool open_data(Trainer *trainer, Error *err) {
 // The matrix limit of all ranks together, measured at the same time so that they share the machine as in training.
 static double measure_gemm(Trainer *trainer) {
     barrier(trainer->session.groups.world);
-    double gflops = device_measure_gemm_gflops(&trainer->session.dev);
+    double gflops =
+        device_measure_gemm_gflops(&trainer->session.dev, session_storage(&trainer->config));
     all_reduce_sum(trainer->session.groups.world, tensor_1d(&gflops, F64, 1), REDUCE_ANY_ORDER,
                    (Tensor){0}, TRAFFIC_OTHER);
     return gflops;
@@ -381,7 +390,8 @@ static bool prepare(Trainer *trainer, Error *err) {
     if (!check_room(trainer, err)) return false;
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
-    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context, comm_rank(), comm_size());
+    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
+               comm_rank(), comm_size());
     Statistics *stats = &trainer->model.stats;
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
@@ -467,12 +477,9 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     if (!prepare(trainer, err)) {
         exit_code = err->exit_code;
     } else {
-        int64_t sent_before[TRAFFIC_KINDS];
-        for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
-            sent_before[kind] = traffic_sent_bytes((TrafficKind)kind);
         describe_run(trainer);
         exit_code = train(trainer, err);
-        if (trainer->steps_done > 0) report_plan(trainer, sent_before);
+        if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
     metrics_close(trainer->metrics);

@@ -63,6 +63,7 @@ static bool open_gpu(Device *dev, int ordinal, Error *err) {
             "GPU %d cannot be opened: %s; another process may hold it exclusively, or it "
             "has failed (nvidia-smi)",
             ordinal, cudaGetErrorString(code));
+    memcpy(dev->identity, &properties.uuid, sizeof dev->identity);
     state->multiprocessors = properties.multiProcessorCount;
     state->compute_capability = properties.major * 10 + properties.minor;
     if (state->compute_capability < LEAST_CAPABILITY)
@@ -92,8 +93,9 @@ static void close_backend(Device *dev) {
     matmul_plans_free(state);
     if (state->blas) CUBLAS_CHECK(cublasDestroy(state->blas));
     if (state->lt) CUBLAS_CHECK(cublasLtDestroy(state->lt));
-    CUDA_CHECK(cudaFree(state->workspace));
-    CUDA_CHECK(cudaFree(state->library_workspace));
+    // A GPU that could not be opened fails every call that would make a context, cudaFree(NULL) too.
+    if (state->workspace) CUDA_CHECK(cudaFree(state->workspace));
+    if (state->library_workspace) CUDA_CHECK(cudaFree(state->library_workspace));
     if (state->compute) CUDA_CHECK(cudaStreamDestroy(state->compute));
     if (state->exchange) CUDA_CHECK(cudaStreamDestroy(state->exchange));
     free(state);
@@ -103,7 +105,10 @@ static void close_backend(Device *dev) {
 static bool open_backend(Device *dev, int local_rank, int local_size, Error *err) {
     int count = 0;
     CUDA_CHECK(cudaGetDeviceCount(&count));
-    if (local_size > count)
+    // Launchers such as Slurm can show each rank a GPU of its own, as number 0.
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    bool assigned = count == 1 && visible && visible[0];
+    if (local_size > count && !assigned)
         return error_set(
             err, EXIT_COMMUNICATION,
             "%d ranks on this host but %d GPU%s: one rank takes one GPU; start %d rank%s "
@@ -111,7 +116,7 @@ static bool open_backend(Device *dev, int local_rank, int local_size, Error *err
             local_size, count, count == 1 ? "" : "s", count, count == 1 ? "" : "s");
     dev->state = calloc(1, sizeof(CudaState));
     CHECK(dev->state, "no memory for a device");
-    if (open_gpu(dev, local_rank, err)) return true;
+    if (open_gpu(dev, assigned ? 0 : local_rank, err)) return true;
     close_backend(dev);
     return false;
 }

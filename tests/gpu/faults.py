@@ -51,8 +51,8 @@ def more_ranks_than_gpus_are_refused(workspace):
 
 
 def too_little_memory_is_said_with_the_plan(workspace):
-    expect(workspace, {"MOETRAIN_EMULATION_MEMORY": str(34 << 20)}, 5, ["a rank needs", "MiB are free"],
-           changes={"model.d_model": 256, "attention.heads": 4})
+    expect(workspace, {"MOETRAIN_EMULATION_MEMORY": str(64 << 20)}, 5, ["a rank needs", "MiB are free"],
+           changes={"model.d_model": 512, "attention.heads": 4, "moe.d_ff": 512})
 
 
 def a_failed_call_ends_all_ranks(workspace):

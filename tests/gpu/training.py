@@ -15,29 +15,29 @@ from runs import ENVIRONMENT, HANG_SECONDS, Workspace, difference, main  # noqa:
 # Small, because every CUDA thread may be a fiber.
 SMALL = {"device": "cuda", "model.d_model": 16, "model.d_ff": 24, "moe.d_ff": 8, "moe.experts": 4,
          "train.batch": 8, "train.context": 8, "train.shards": 4, "moe.max_expert_replicas": 4,
-         "train.steps": 10, "eval.every": 5, "eval.batches": 1}
+         "train.steps": 10, "eval.every": 10, "eval.batches": 1}
 
 # name: what it changes, layouts (ranks, parallel.expert)
 CONFIGURATIONS = {
-    "dropless, f32": ({}, [(2, 1), (2, 2), (4, 2), (4, 4)]),
+    "dropless, f32": ({}, [(2, 1), (4, 2)]),
     "switch, batch balance, f32": (
         {"moe.top_k": 1, "moe.router": "topk_softmax", "moe.capacity_factor": 1, "moe.balance_scope": "batch",
          "model.activation": "relu", "model.tied_embeddings": "false", "train.context": 9},
-        [(2, 2), (4, 4)]),
+        [(4, 4)]),
     "padded, bf16": (
         {"train.precision": "bf16", "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "moe.drop": "probability",
          "attention.heads": 4, "attention.kv_heads": 2, "train.micro_batches": 2, "train.shards": 4},
-        [(2, 2), (4, 4)]),
+        [(2, 2)]),
     "random drops, bf16": (
         {"train.precision": "bf16", "moe.capacity_factor": 0.75, "moe.drop": "random", "moe.every": 2},
-        [(2, 1), (4, 2)]),
+        [(4, 2)]),
 }
 
-# Relative difference between the losses of the CPU and of a GPU. At first both round alike but for the order of sums (f32:
-# some 1e-7) or the side to which a value at a rounding's edge falls (bf16: 2^-8 of single values, averaged over the tokens of
-# a loss). Every step then starts from parameters that differ by that much, and a router's close choice may fall the other
-# way, which moves single tokens to another expert: the tolerances are for that, over these few steps.
-CURVE_TOLERANCE = {"f32": 1e-4, "bf16": 1e-2}
+# Relative difference between the losses of the CPU and of a GPU. Both round alike but for the order of sums (f32: 1e-7 of
+# single values) or the side to which a value at a rounding's edge falls (bf16: 2^-8 of single values); over the tokens of a
+# loss that averages out, and every step starts from parameters that differ by as little. Ten times as much would be a wrong
+# term; a close choice of the router that falls the other way moves single tokens, and shows as 1e-3 of an f32 loss.
+CURVE_TOLERANCE = {"f32": 1e-6, "bf16": 1e-3}
 
 
 def gpus(program):

@@ -62,7 +62,8 @@ int main(void) {
     for (int i = 0; i < device_count(); i++) {
         check_table(device_at(i)->backend);
         check_memory(device_at(i));
-        expect(device_measure_gemm_gflops(device_at(i)) > 0, "no GEMM rate");
+        expect(device_measure_gemm_gflops(device_at(i), F32) > 0, "no GEMM rate");
+        expect(device_measure_gemm_gflops(device_at(i), BF16) > 0, "no GEMM rate in bf16");
     }
     check_open("cpu", 0, true, 0);
     check_open("auto", 2, true, 0);
