@@ -9,6 +9,7 @@
 struct Backend {
     const char *name;
     Place place;
+    DeviceLimits limits;
     // Whether this machine can run it; otherwise the reason and the fix.
     bool (*available)(Error *err);
     // Starts the backend for this rank; fills dev->state. False with the reason and the fix when there is no such device.

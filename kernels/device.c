@@ -58,7 +58,10 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
         return error_set(err, EXIT_CONFIG, "%d threads; use 0 for all cores, or more", threads);
     const Backend *backend = choose_backend(kind, err);
     if (!backend) return false;
-    *dev = (Device){.backend = backend, .name = backend->name, .place = backend->place};
+    *dev = (Device){.backend = backend,
+                    .name = backend->name,
+                    .place = backend->place,
+                    .limits = backend->limits};
     dev->threads = threads > 0 ? threads : default_threads();
     omp_set_num_threads(dev->threads);
     if (!backend->open(dev, local_rank, local_size, err)) return false;

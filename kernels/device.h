@@ -15,12 +15,19 @@ typedef struct Backend Backend;
 
 enum { DEVICE_IDENTITY_BYTES = 16 };
 
+// The largest sizes that a backend's kernels take; 0: any.
+typedef struct DeviceLimits {
+    int64_t experts, top_k; // E and K of a MoE layer
+    int64_t head;           // d_head and d_value
+} DeviceLimits;
+
 typedef struct Device {
     const Backend *backend;
     const char *name;      // "cpu" or "cuda"
     Place place;           // where its tensors lie
     char description[192]; // processor and matrix library, for the log and --version
-    int threads;           // OpenMP threads this rank computes with
+    DeviceLimits limits;
+    int threads; // OpenMP threads this rank computes with
     uint8_t identity[DEVICE_IDENTITY_BYTES]; // of a GPU: no other has the same; zeros on a CPU
     // A row's result must not depend on how many rows are computed together (reproducible: ranks). Set by the session; on
     // the CPU that always holds.

@@ -49,13 +49,35 @@ static bool check_devices(const Device *dev, const char *kind, Error *err) {
     return ok;
 }
 
+// Whether the device's kernels take this model. The same on every rank with such a device. Not collective.
+static bool check_limits(const Device *dev, const ModelConfig *model, Error *err) {
+    const struct Size {
+        const char *key;
+        int64_t size, most;
+    } sizes[] = {
+        {"moe.experts", model->moe.experts, dev->limits.experts},
+        {"moe.top_k", model->moe.top_k, dev->limits.top_k},
+        {"attention.d_head", model->attention.shape.d_head, dev->limits.head},
+        {"attention.d_value", model->attention.shape.d_value, dev->limits.head},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].most > 0 && sizes[i].size > sizes[i].most)
+            return error_set(
+                err, EXIT_CONFIG,
+                "%s (%lld) is more than device: %s takes, %lld; set it to at most that, "
+                "or use device: cpu",
+                sizes[i].key, (long long)sizes[i].size, dev->name, (long long)sizes[i].most);
+    return true;
+}
+
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
     int threads = config->threads > 0 ? (int)config->threads : default_threads();
     bool ok = device_open(&session->dev, config->device, threads, comm_local_rank(),
                           comm_local_size(), err);
     if (ok) {
         session->dev.fixed_order |= config->reproducible == REPRODUCIBLE_RANKS;
-        ok = device_self_test(&session->dev, err);
+        ok = check_limits(&session->dev, &config->model, err) &&
+             device_self_test(&session->dev, err);
     }
     if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);

@@ -131,7 +131,6 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
             const float *lse_log2 = numbers + step % 2 * 2 * OTHER, *deltas = lse_log2 + OTHER;
             float p[1][ACROSS][4], ds[1][ACROSS][4];
             multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
-            multiply_tiles<P, 1, ACROSS>(ds, values, warp_row, douts);
             bool diagonal = query < warp_row + STRIP;
 #pragma unroll
             for (int n = 0; n < ACROSS; n++)
@@ -141,9 +140,17 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                     float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
                     if (diagonal && warp_row + row > query + column) e = 0.0f;
                     p[0][n][i] = e;
-                    ds[0][n][i] = e * (ds[0][n][i] - deltas[column]);
                 }
             add_product<P, 1, ACROSS, WIDTH>(dv, p, douts, slice);
+            // Not before: with both products' operands at once, 255 registers a thread do not do.
+            multiply_tiles<P, 1, ACROSS>(ds, values, warp_row, douts);
+#pragma unroll
+            for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int column = n * 8 + lane % 4 * 2 + i % 2;
+                    ds[0][n][i] = p[0][n][i] * (ds[0][n][i] - deltas[column]);
+                }
             add_product<P, 1, ACROSS, WIDTH>(dk, ds, queries, slice);
         }
         if (thread < OTHER) { // not before: they take as long to come as the tiles

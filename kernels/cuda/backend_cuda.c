@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/limits.h"
 
 enum { WORKSPACE_ALIGNMENT = 256 };
 // What NVIDIA recommends for Hopper (32 MiB); cuBLAS takes less on older GPUs.
@@ -160,8 +161,9 @@ static size_t free_bytes(Device *dev) {
 
 static void upload(Device *dev, void *to, const void *from, size_t bytes) {
     cudaStream_t stream = cuda_state(dev)->compute;
+    // Host memory is pageable throughout the program: the call returns when the bytes are staged, so `from` is the caller's
+    // again, and nothing waits for the stream.
     CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
-    CUDA_CHECK(cudaStreamSynchronize(stream)); // `from` may be pinned, and is the caller's again
 }
 
 static void download(Device *dev, void *to, const void *from, size_t bytes) {
@@ -192,6 +194,7 @@ void *cuda_workspace(Device *dev, size_t bytes) {
 const Backend cuda_backend = {
     .name = "cuda",
     .place = ON_DEVICE,
+    .limits = {.experts = MOST_EXPERTS, .top_k = MOST_CHOICES, .head = WIDEST_HEAD},
     .available = available,
     .open = open_backend,
     .close = close_backend,

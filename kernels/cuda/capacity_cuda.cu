@@ -1,5 +1,6 @@
 #include "kernels/cuda/column_sum.cuh"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/limits.h"
 #include "kernels/cuda/philox.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.cuh"
@@ -307,7 +308,7 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
                                      Tensor order) {
     int64_t N = ids.shape[0], K = ids.shape[1], E = chosen.shape[1];
     int64_t tokens = N / groups, choices = tokens * K, chunks = ceil_div(choices, CHUNK);
-    check_routing(E, K);
+    CHECK_ROUTING(E, K);
     CHECK(N * K <= INT32_MAX - CHUNK, "%lld choices in one capacity_assign, at most %d",
           (long long)(N * K), INT32_MAX - CHUNK);
     int limit = (int)(capacity < 0 || capacity > choices ? choices : capacity);
@@ -434,7 +435,7 @@ extern "C" void expert_load_cuda(Device *dev, Tensor chosen, Tensor dropped, Ten
                                  Tensor ids, Tensor weights, Tensor kept) {
     int64_t N = ids.shape[0], K = ids.shape[1], parts = chosen.shape[0], E = chosen.shape[1];
     int64_t choices = N / parts * K, chunks = ceil_div(choices, LOAD_CHUNK);
-    check_routing(E, K);
+    CHECK_ROUTING(E, K);
     size_t sums = (size_t)(parts * chunks * E);
     double *mass = (double *)cuda_workspace(dev, sums * (sizeof(double) + 2 * sizeof(int32_t)));
     LoadChunks of_chunks = {mass, (int32_t *)(mass + sums), (int32_t *)(mass + sums) + sums,

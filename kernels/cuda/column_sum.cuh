@@ -1,17 +1,8 @@
-// Sums down the columns of a matrix, in an order that depends on its number of rows alone; and how many experts and choices
-// a token the routing kernels take.
+// Sums down the columns of a matrix, in an order that depends on its number of rows alone.
 #ifndef MOETRAIN_KERNELS_CUDA_COLUMN_SUM_CUH
 #define MOETRAIN_KERNELS_CUDA_COLUMN_SUM_CUH
 
 #include "kernels/cuda/launch.cuh"
-
-enum { MOST_EXPERTS = 1024, MOST_CHOICES = 64 };
-static inline void check_routing(int64_t E, int64_t K) {
-    CHECK(E >= 1 && E <= MOST_EXPERTS && K <= MOST_CHOICES,
-          "routing to %lld of %lld experts on a GPU, whose kernels take up to %d of %d; lower "
-          "moe.top_k or moe.experts, or use device: cpu",
-          (long long)K, (long long)E, MOST_CHOICES, MOST_EXPERTS);
-}
 
 enum { COLUMN_WARPS = 16, COLUMN_THREADS = COLUMN_WARPS * WARP };
 

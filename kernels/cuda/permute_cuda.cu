@@ -116,7 +116,8 @@ typedef struct RowPlan {
 // choices 32 at a time, in which lanes with the same expert find each other by match. Lanes below come first: the order is
 // that of the choices. The choices of a run in a chunk lie together in row_choice.
 // Bytes: 5 read and 8 written a choice. A choice beyond `room`, which the caller must not have, gets no row.
-static __global__ void __launch_bounds__(PLAN_THREADS)
+// Five blocks on a multiprocessor leave 48 registers a thread; for six a register would be missing.
+static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     deal_rows(RowPlan plan, const int32_t *__restrict__ ids, const uint8_t *__restrict__ kept,
               ChunkCut cut, int32_t E) {
     DYNAMIC_SHARED(int32_t, next_row); // (PLAN_WARPS, experts)

@@ -1,5 +1,6 @@
 #include "kernels/cuda/column_sum.cuh"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/limits.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.cuh"
 
@@ -247,7 +248,7 @@ extern "C" void router_forward_cuda(Device *dev, Tensor ids, Tensor weights, Ten
                                     Tensor prob_sum, Tensor entropy_sum, Tensor lse2_sum,
                                     Tensor logits, RouterRule rule, int64_t parts) {
     int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1], rows = N / parts;
-    check_routing(E, K);
+    CHECK_ROUTING(E, K);
     int64_t chunks = ceil_div(rows, ROUNDS * (THREADS / lanes_of_token(E)));
     double *partial =
         (double *)cuda_workspace(dev, (size_t)(parts * chunks * (E + 2)) * sizeof(double));
@@ -362,7 +363,7 @@ extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweight
                                      Tensor weights, Tensor logits, Tensor lse, RouterRule rule,
                                      Tensor balance, float z_scale, int64_t parts) {
     int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
-    check_routing(E, K);
+    CHECK_ROUTING(E, K);
     BackwardArguments a = {device_data<float>(dlogits),
                            device_data<float>(dweights),
                            device_data<int32_t>(ids),

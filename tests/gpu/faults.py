@@ -50,6 +50,11 @@ def more_ranks_than_gpus_are_refused(workspace):
     assert outcome.output.count("2 ranks on this host") == 1, outcome
 
 
+def sizes_beyond_the_kernels_are_refused(workspace):
+    expect(workspace, {}, 2, ["attention.d_head (272) is more than device: cuda takes, 256"],
+           changes={"attention.d_head": 272, "attention.heads": 1})
+
+
 def too_little_memory_is_said_with_the_plan(workspace):
     expect(workspace, {"MOETRAIN_EMULATION_MEMORY": str(64 << 20)}, 5, ["a rank needs", "MiB are free"],
            changes={"model.d_model": 512, "attention.heads": 4, "moe.d_ff": 512})
@@ -84,5 +89,6 @@ def a_stopped_rank_is_noticed(workspace):
 
 if __name__ == "__main__":
     main([without_a_gpu_cuda_is_refused, without_a_gpu_auto_trains_on_the_cpu, with_a_gpu_auto_takes_it_and_says_so,
-          an_old_driver_is_named, more_ranks_than_gpus_are_refused, too_little_memory_is_said_with_the_plan,
+          an_old_driver_is_named, more_ranks_than_gpus_are_refused, sizes_beyond_the_kernels_are_refused,
+          too_little_memory_is_said_with_the_plan,
           a_failed_call_ends_all_ranks, an_asynchronous_nccl_error_ends_all_ranks, a_stopped_rank_is_noticed])

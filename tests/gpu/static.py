@@ -8,23 +8,27 @@ as the reviewed file kernels.csv; and whether tensor-core kernels contain tensor
 Occupancy is the share of an SM's warps that registers, static shared memory and __launch_bounds__ allow for the kernel's
 largest block; dynamic shared memory, chosen at launch, is not in it. Registers are those of one compiler version: the first
 line of the file names it, and with another one only spills and instructions are checked."""
+import concurrent.futures
 import csv
 import io
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLE = pathlib.Path(__file__).with_name("kernels.csv")
 # Of an SM (CUDA C++ Programming Guide, compute capabilities): warps, registers, blocks, bytes of shared memory.
 SM = {80: (64, 65536, 32, 164 << 10), 90: (64, 65536, 32, 228 << 10), 100: (64, 65536, 32, 228 << 10)}
-# Kernels that must be made of tensor-core instructions, by file: a pattern of the kernel's name, and of what it must contain.
+# Kernels that must be made of tensor-core instructions: by file, how their names begin. All that begin so are checked, and
+# there must be some.
 TENSOR_CORES = {
-    "attention_cuda.cu": ("mma", r"mma\.sync\.aligned\.m16n8k16\S*bf16"),
-    "attention_backward_cuda.cu": ("mma", r"mma\.sync\.aligned\.m16n8k16\S*bf16"),
-    "grouped_matmul_cuda.cu": ("mma", r"mma\.sync\.aligned\.m16n8k16\S*bf16"),
+    "attention_cuda.cu": ["attention_forward_bf16<"],
+    "attention_backward_cuda.cu": ["attention_backward_keys_bf16<", "attention_backward_queries_bf16<"],
+    "grouped_matmul_cuda.cu": ["grouped_rows_kernel<bf16,", "grouped_weight_kernel<bf16,"],
 }
+INSTRUCTION = r"mma\.sync\.aligned\.m16n8k16\S*\.f32\.bf16\.bf16\.f32"
 
 
 def demangled(names):
@@ -32,7 +36,7 @@ def demangled(names):
         return []
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
     return [re.sub(r"\(.*", "", re.sub(r"\(anonymous namespace\)::|^void |\((?:int|bool)\)", "", line))
-            for line in text.splitlines()]
+            .replace("__nv_bfloat16", "bf16") for line in text.splitlines()]
 
 
 def compiler():
@@ -41,15 +45,16 @@ def compiler():
 
 
 def occupancy(target, threads, registers, shared):
-    """Resident warps over possible warps. Registers are given to warps in pieces of 256 (8 a thread)."""
+    """Resident warps over possible warps. Registers are given to warps in pieces of 256 (8 a thread), by each of 4 quarters
+    of an SM on its own."""
     warps_of_sm, registers_of_sm, blocks_of_sm, shared_of_sm = SM[target]
     warps = -(-threads // 32)
-    by_registers = registers_of_sm // (warps * -(-registers * 32 // 256) * 256) if registers else blocks_of_sm
+    by_registers = registers_of_sm // 4 // (-(-registers * 32 // 256) * 256) * 4 // warps
     by_shared = shared_of_sm // (shared + 1024) if shared else blocks_of_sm  # 1 KiB of each block is the system's
     return min(blocks_of_sm, warps_of_sm // warps, by_registers, by_shared) * warps / warps_of_sm
 
 
-def kernels(log, bounds):
+def kernels(log):
     """(target, mangled name, registers, shared bytes, spill bytes) of each kernel in what ptxas said."""
     found, target, name, spill = [], None, None, 0
     for line in log.splitlines():
@@ -64,9 +69,11 @@ def kernels(log, bounds):
     return found
 
 
-def ptx_of(source):
-    return subprocess.run(["nvcc", "-std=c++17", "-O3", "-arch=compute_90", "-I", str(ROOT), "-ptx", "-o", "/dev/stdout",
-                           str(source)], capture_output=True, text=True, check=True).stdout
+def ptx_of(file):
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["nvcc", "-std=c++17", "-O3", "-arch=compute_90", "-I", ROOT, "-ptx", "-o", f"{folder}/ptx",
+                        ROOT / "kernels" / "cuda" / file], check=True)
+        return pathlib.Path(folder, "ptx").read_text()
 
 
 def launch_bounds(ptx):
@@ -79,34 +86,38 @@ def launch_bounds(ptx):
 
 
 def check_tensor_cores(file, ptx):
-    pattern, instruction = TENSOR_CORES[file]
-    bodies = dict(re.findall(r"\.entry (\w+)\(.*?\)[^{]*\{(.*?)\n\}", ptx, re.DOTALL))
-    meant = [name for name in bodies if pattern in name]
-    without = [name for name in meant if not re.search(instruction, bodies[name])]
-    if not meant:
-        return [f"{file}: no kernel is named *{pattern}*"]
-    return [f"{file}: {name} has no {instruction}" for name in demangled(without)]
+    bodies = re.findall(r"\.entry (\w+)\(.*?\)[^{]*\{(.*?)\n\}", ptx, re.DOTALL)
+    named = list(zip(demangled([name for name, _ in bodies]), [body for _, body in bodies]))
+    for beginning in TENSOR_CORES.get(file, []):
+        meant = [(name, body) for name, body in named if name.startswith(beginning)]
+        if not meant:
+            yield f"{file}: no kernel is named {beginning}…"
+        for name, body in meant:
+            if not re.search(INSTRUCTION, body):
+                yield f"{file}: {name} has no {INSTRUCTION}"
 
 
 def main():
     build, update = pathlib.Path(sys.argv[1]), "--update" in sys.argv
     rows, problems = [], []
-    logs = sorted(build.rglob("*.cu.o.ptxas"))
-    for log in logs:
-        file = log.name.removesuffix(".o.ptxas")
-        ptx = ptx_of(ROOT / "kernels" / "cuda" / file)
+    if next(build.rglob("*.cu.o.ptxas"), None) is None:
+        sys.exit(f"{build}: no *.cu.o.ptxas; build the preset cuda")
+    logs = {file.name: build.rglob(f"{file.name}.o.ptxas") for file in sorted((ROOT / "kernels" / "cuda").glob("*.cu"))}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        ptxs = list(pool.map(ptx_of, logs))
+    for (file, log), ptx in zip(logs.items(), ptxs):
         bounds = launch_bounds(ptx)
-        if file in TENSOR_CORES:
-            problems += check_tensor_cores(file, ptx)
-        found = kernels(log.read_text(), bounds)
+        problems += check_tensor_cores(file, ptx)
+        found = kernels("".join(text.read_text() for text in log))
+        if {(target, name) for target, name, *_ in found} != {(target, name) for target in SM for name in bounds}:
+            problems.append(f"{file}: {len(bounds)} kernels, but ptxas spoke of {len(found)} for {len(SM)} targets; "
+                            "build the preset cuda anew")
         for (target, mangled, registers, shared, spill), name in zip(found, demangled([row[1] for row in found])):
             threads = bounds.get(mangled, 1024)
             rows.append([file, name, f"sm_{target}", threads, registers, shared, spill,
                          f"{occupancy(target, threads, registers, shared):.2f}"])
             if spill:
                 problems.append(f"{file}: {name} on sm_{target} spills {spill} bytes")
-    if not rows:
-        sys.exit(f"{build}: no *.cu.o.ptxas; build the preset cuda")
     rows.sort()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAYERS = ["kernels", "comm", "model", "checkpoint", "worker", "launcher"]  # each includes itself and those before
+CUDA_BRANCHES = {"kernels/device.c": 1, "comm/collectives.c": 1}  # the only places that know whether the build has CUDA
+EMULATION = "tests/emulation"  # the GPU that the CUDA sources run on in tests; it stands before others in include paths
+CODE = ["*.c", "*.h", "*.cu", "*.cuh", "*.cpp"]
 BANNED = ["strcpy", "strcat", "sprintf", "vsprintf", "strtok", "atoi", "atof", "gets"]
 
 
-def sources(pattern, folders=LAYERS):
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob(pattern))
+def sources(patterns, folders=LAYERS):
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return sorted(path for folder in folders for pattern in patterns for path in (ROOT / folder).rglob(pattern))
 
 
 def relative(path):
@@ -23,7 +27,7 @@ def relative(path):
 
 class Structure(unittest.TestCase):
     def test_includes_point_one_way(self):
-        for path in sources("*.[ch]"):
+        for path in sources(CODE):
             own = LAYERS.index(relative(path).split("/")[0])
             for layer in re.findall(r'^#include "(\w+)/', path.read_text(), re.MULTILINE):
                 self.assertIn(layer, LAYERS[: own + 1], f"{relative(path)} includes {layer}/")
@@ -50,29 +54,53 @@ class Structure(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, f"{relative(header)} does not compile alone:\n{done.stderr}")
 
     def test_header_guards_are_the_path(self):
-        for path in sources("*.h"):
+        for path in sources(["*.h", "*.cuh"]):
             guard = "MOETRAIN_" + re.sub(r"\W", "_", relative(path)).upper()
             self.assertIn(f"#ifndef {guard}\n#define {guard}\n", path.read_text(), relative(path))
 
     def test_file_names_are_unique(self):
-        seen = {}
-        for path in sources("*.[ch]", [*LAYERS, "tests"]):
-            self.assertNotIn(path.name, seen, f"{relative(path)} and {seen.get(path.name)}")
+        seen, twins = {}, []
+        for path in sources(CODE, [*LAYERS, "tests"]):
+            if path.name in seen:
+                twins.append((seen[path.name], relative(path)))
             seen[path.name] = relative(path)
+        # Where a GPU is emulated the one with assembly gives way to its twin.
+        self.assertEqual(twins, [("kernels/cuda/ptx.cuh", f"{EMULATION}/kernels/cuda/ptx.cuh")])
+
+    def test_two_lines_ask_whether_the_build_has_cuda(self):
+        found = {}
+        for path in sources(CODE):
+            count = len(re.findall(r"^\s*#\s*(?:if|elif).*\bMOETRAIN_CUDA\b", path.read_text(), re.MULTILINE))
+            if count:
+                found[relative(path)] = count
+        self.assertEqual(found, CUDA_BRANCHES)
+
+    def test_nothing_knows_that_a_gpu_is_emulated(self):
+        product = {path.name for path in sources(CODE)}
+        headers = {path.name for path in sources(["*.h", "*.cuh"], [EMULATION])} - product
+        self.assertIn("emulation.h", headers)
+        for path in sources(CODE, [*LAYERS, "tests"]):
+            if relative(path).startswith(EMULATION + "/"):
+                continue
+            text = path.read_text()
+            for name in re.findall(r'^\s*#\s*include ["<](?:.*/)?([^/">]+)[">]', text, re.MULTILINE):
+                self.assertNotIn(name, headers, relative(path))
+            branch = re.search(r"^\s*#\s*(?:if|elif).*EMULAT", text, re.MULTILINE)
+            self.assertIsNone(branch, f"{relative(path)}: {branch and branch[0]}")
 
     def test_banned_functions_are_not_called(self):
         call = re.compile(rf"(?<![\w.>])({'|'.join(BANNED)})\s*\(")
-        for path in sources("*.[ch]"):
+        for path in sources(CODE):
             found = call.search(re.sub(r"//.*", "", path.read_text()))
             self.assertIsNone(found, f"{relative(path)} calls {found and found[1]}")
 
     def test_files_are_short(self):
-        for path in sources("*.[ch]"):
+        for path in sources(CODE):
             lines = path.read_text().count("\n")
             self.assertLessEqual(lines, 600, f"{relative(path)} has {lines} lines")
 
     def test_nothing_in_a_line_waits_for_nobody(self):
-        for path in sources("*.[ch]", [*LAYERS, "tests"]):
+        for path in sources(CODE, [*LAYERS, "tests"]):
             self.assertIsNone(re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text()), relative(path))
 
 
