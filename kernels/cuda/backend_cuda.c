@@ -67,6 +67,7 @@ static bool open_gpu(Device *dev, int ordinal, Error *err) {
     memcpy(dev->identity, &properties.uuid, sizeof dev->identity);
     state->multiprocessors = properties.multiProcessorCount;
     state->compute_capability = properties.major * 10 + properties.minor;
+    state->reads_host_pages = properties.pageableMemoryAccess != 0;
     if (state->compute_capability < LEAST_CAPABILITY)
         return error_set(
             err, EXIT_COMMUNICATION,
@@ -161,9 +162,10 @@ static size_t free_bytes(Device *dev) {
 
 static void upload(Device *dev, void *to, const void *from, size_t bytes) {
     cudaStream_t stream = cuda_state(dev)->compute;
-    // Host memory is pageable throughout the program: the call returns when the bytes are staged, so `from` is the caller's
-    // again, and nothing waits for the stream.
+    // Host memory is pageable throughout the program. Where the driver must stage it the call returns when that is done: `from`
+    // is the caller's again, and nothing waits for the stream.
     CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
+    if (cuda_state(dev)->reads_host_pages) CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
 static void download(Device *dev, void *to, const void *from, size_t bytes) {

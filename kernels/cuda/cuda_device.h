@@ -20,6 +20,7 @@ typedef struct CudaState {
     int ordinal; // of the GPU on this host
     int multiprocessors;
     int compute_capability; // 90 is sm_90
+    bool reads_host_pages;  // of ordinary host memory (HMM, Grace): copies need not stage them first
     cudaStream_t compute, exchange;
     cublasLtHandle_t lt;
     cublasHandle_t blas; // on `compute`

@@ -136,7 +136,7 @@ def main():
         problems.append(f"review these and run: tests/gpu/static.py {build} --update")
     for problem in problems:
         print(problem)
-    print(f"{len(rows)} kernels in {len(logs)} files for {len({row[2] for row in rows})} targets, "
+    print(f"{len({(row[0], row[1]) for row in rows})} kernels in {len(logs)} files for {len(SM)} targets, "
           f"{sum(1 for row in rows if row[6])} with spills, most registers {max(row[4] for row in rows)}")
     sys.exit(1 if problems else 0)
 

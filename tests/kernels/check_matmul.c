@@ -305,10 +305,9 @@ static void check_schedules(Device *dev) {
     for (int s = 0; s < STORAGES; s++) {
         begin_case("schedules %s", dtype_name(storages[s].type));
         Case c = new_case(offsets, 2, 2, 72, 136, storages[s], true);
-        Tensor results[3][3];
-        static const char *const seeds[] = {"1", "2", "3"};
-        for (int i = 0; i < 3; i++) {
-            setenv("MOETRAIN_EMULATION_SEED", seeds[i], 1);
+        Tensor results[2][3];
+        for (int i = 0; i < 2; i++) {
+            if (i == 1) begin_other_schedule();
             run_case(dev, &c);
             results[i][0] = copy_of(c.y), results[i][1] = copy_of(c.dx),
             results[i][2] = copy_of(c.dw);
@@ -316,7 +315,7 @@ static void check_schedules(Device *dev) {
                 expect_same_bytes("a result on another schedule", results[i][t],
                                   results[0][t].data);
         }
-        unsetenv("MOETRAIN_EMULATION_SEED");
+        end_other_schedule();
         release_all();
     }
 }

@@ -241,6 +241,25 @@ void expect_same_for_any_threads(void (*run)(Device *dev, void *context), void *
     open_cpu(0);
 }
 
+static const char seed_variable[] = "MOETRAIN_EMULATION_SEED"; // read at every launch
+static char *seed_before = NULL;
+
+void begin_other_schedule(void) {
+    const char *seed = getenv(seed_variable);
+    seed_before = seed ? strdup(seed) : NULL;
+    setenv(seed_variable, "4711", 1);
+}
+
+void end_other_schedule(void) {
+    if (seed_before) {
+        setenv(seed_variable, seed_before, 1);
+    } else {
+        unsetenv(seed_variable);
+    }
+    free(seed_before);
+    seed_before = NULL;
+}
+
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);

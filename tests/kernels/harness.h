@@ -56,6 +56,10 @@ void expect_same_bytes(const char *name, Tensor got, const void *want);
 // Runs an op with 1, 2 and 3 threads and expects the same bytes in all outputs.
 void expect_same_for_any_threads(void (*run)(Device *dev, void *context), void *context,
                                  const Tensor *outputs, int count);
+// What runs between the two meets another order of blocks, warps and streams where the GPU is emulated (tests/emulation): no
+// result may change. On a real GPU it is another run.
+void begin_other_schedule(void);
+void end_other_schedule(void);
 // A device of `threads` threads; fatal if it cannot be opened.
 Device open_cpu(int threads);
 
