@@ -161,13 +161,12 @@ static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
     int64_t ep = work->ep_size;
     int64_t segments = work->config->moe.experts / ep / dispatch_chunks(work) * work->expert_parts;
-    return (Travel){
-        .first = offsets[0],
-        .count = offsets[segments] - offsets[0],
-        .there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
-                  tensor_i64(d->send_first) + chunk * ep},
-        .back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL},
-    };
+    RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
+                     tensor_i64(d->send_first) + chunk * ep};
+    RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};
+    // Padded and in one piece both sides are the same equal runs: said by form, it becomes one all-to-all of fixed size.
+    if (d->room >= 0 && dispatch_chunks(work) == 1) there = back;
+    return (Travel){offsets[0], offsets[segments] - offsets[0], there, back};
 }
 
 Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind) {

@@ -105,6 +105,22 @@ class Training(ProgramTest):
             self.assertIn(word, outcome.out)
         self.assertEqual(self.snapshot(), before)
 
+    def test_a_padded_run_sends_what_was_planned(self):
+        # Padded sizes do not depend on the routing, so that no byte is left to chance. Evaluation is not part of a step.
+        for precision in ("f32", "bf16"):
+            padded = ["moe.dispatch=padded", "moe.routing_group=sequence", "train.micro_batches=2",
+                      "moe.balance_scope=batch", f"train.precision={precision}"]
+            trained = self.train(precision, *padded, ranks=2)
+            planned = self.run_program("plan", "tiny.yaml", "-np", "2", *padded).out
+            lines = re.findall(r"^sent by rank 0 in a step, (\w+) +planned +(\d+) bytes, fact +(\d+)$",
+                               trained.out, re.MULTILINE)
+            self.assertEqual([kind for kind, _, _ in lines],
+                             ["dispatch", "combine", "counts", "gradients", "statistics"])
+            for kind, plan, fact in lines:
+                self.assertEqual(plan, fact, f"{precision}: {kind}")
+                self.assertRegex(planned, rf"(?m)^  {kind} +{plan}$")
+                self.assertEqual(fact == "0", kind == "counts", f"{precision}: {kind} {fact}")
+
 
 if __name__ == "__main__":
     main()

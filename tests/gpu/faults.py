@@ -50,6 +50,13 @@ def more_ranks_than_gpus_are_refused(workspace):
     assert outcome.output.count("2 ranks on this host") == 1, outcome
 
 
+def two_ranks_with_the_same_gpu_are_refused(workspace):
+    # As a wrong mask does: every rank sees one GPU, and it is the same one.
+    outcome = expect(workspace, {"MOETRAIN_EMULATION_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "0"}, 7,
+                     ["ranks 0 and 1 have the same GPU"], ranks=2)
+    assert outcome.output.count("have the same GPU") == 1, outcome
+
+
 def sizes_beyond_the_kernels_are_refused(workspace):
     expect(workspace, {}, 2, ["attention.d_head (272) is more than device: cuda takes, 256"],
            changes={"attention.d_head": 272, "attention.heads": 1})
@@ -89,6 +96,6 @@ def a_stopped_rank_is_noticed(workspace):
 
 if __name__ == "__main__":
     main([without_a_gpu_cuda_is_refused, without_a_gpu_auto_trains_on_the_cpu, with_a_gpu_auto_takes_it_and_says_so,
-          an_old_driver_is_named, more_ranks_than_gpus_are_refused, sizes_beyond_the_kernels_are_refused,
-          too_little_memory_is_said_with_the_plan,
+          an_old_driver_is_named, more_ranks_than_gpus_are_refused, two_ranks_with_the_same_gpu_are_refused,
+          sizes_beyond_the_kernels_are_refused, too_little_memory_is_said_with_the_plan,
           a_failed_call_ends_all_ranks, an_asynchronous_nccl_error_ends_all_ranks, a_stopped_rank_is_noticed])

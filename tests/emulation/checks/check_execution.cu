@@ -1,7 +1,7 @@
 // Sound kernels on the emulated GPU: every word of CUDA C that it knows, against plain loops. Integers and sums of small
 // integers, which are exact in every order; the tolerance of the one matrix product is explained there. Run under several
 // orders of execution (CMakeLists.txt).
-#include "check.h"
+#include "emulation_check.h"
 
 #include <time.h>
 

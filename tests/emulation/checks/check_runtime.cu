@@ -1,5 +1,5 @@
 // Sound programs on the emulated runtime: streams, events, copies, memory, devices and errors. Run under several orders.
-#include "check.h"
+#include "emulation_check.h"
 
 static __global__ void add_to(int *x, int n, int amount) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;

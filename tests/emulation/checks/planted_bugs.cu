@@ -5,7 +5,7 @@
 //
 // A mistake is found when the child ends with the words of the case on its standard error; or, where it has none, when the
 // results are wrong in at least one order of execution, which is all that can be asked of a race.
-#include "check.h"
+#include "emulation_check.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
