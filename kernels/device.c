@@ -43,7 +43,8 @@ static const Backend *choose_backend(const char *kind, Error *err) {
     }
     if (cuda && !gpu_backend) {
         error_set(err, EXIT_COMMUNICATION,
-                  "this build has no CUDA backend; use device: cpu, or build with the preset cuda");
+                  "device: cuda, but this build has no CUDA backend; use device: cpu, or build with "
+                  "the preset cuda");
         return NULL;
     }
     if ((automatic || cuda) && gpu_backend && gpu_backend->available(&reason)) return gpu_backend;
@@ -85,8 +86,7 @@ void *device_allocate(Device *dev, size_t bytes, const char *purpose) {
     void *data = backend->allocate(dev, bytes);
     if (!data)
         die(EXIT_IO, __FILE__, __LINE__,
-            "no %s memory for %s: %.1f MiB wanted, %.1f MiB free; `moetrain plan` shows what a "
-            "rank "
+            "no %s memory for %s: %.1f MiB wanted, %.1f MiB free; `moetrain plan` shows what a rank "
             "needs; use more ranks, a smaller train.batch or more train.micro_batches",
             backend->name, purpose, (double)bytes / 1048576.0,
             (double)backend->free_bytes(dev) / 1048576.0);
