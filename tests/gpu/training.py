@@ -124,12 +124,14 @@ def a_resume_on_other_ranks_changes_no_bit(workspace):
 
 
 def evaluation_and_text_of_a_checkpoint(workspace):
-    workspace.run("run", dict(SMALL, **{"train.precision": "f32"}), 1)
+    # Sampled, not greedy: a draw shows a change of the whole distribution. A high learning rate makes attention matter.
+    workspace.run("run", dict(SMALL, **{"train.lr": 0.05}), 1)
     newest = workspace.checkpoints("run")[-1]
     environment = dict(os.environ, **ENVIRONMENT)
     said = {}
     for device in ("cuda", "cpu"):
-        for verb, *rest in (["evaluate", newest], ["generate", newest, "--tokens", "12", "--temperature", "0", "--prompt", "ab"]):
+        for verb, *rest in (["evaluate", newest], ["generate", newest, "--tokens", "40", "--temperature", "1",
+                                                    "--prompt", "ab"]):
             command = [workspace.program, verb, *rest, f"device={device}"]
             done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_SECONDS)
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
