@@ -1,0 +1,106 @@
+#include "worker/report.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "comm/comm.h"
+#include "kernels/log.h"
+
+void report_run(const Trainer *trainer) {
+    const TrainConfig *config = &trainer->config;
+    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s | %s | %s", comm_size(),
+             comm_size() == 1 ? "" : "s", trainer->session.dev.threads,
+             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.dev.description,
+             comm_library());
+    log_info("model: %lld parameters, %lld active for a token | vocabulary %lld | expert parallel "
+             "%lld | %lld shards",
+             (long long)trainer->plan.total_params, (long long)trainer->plan.active_params,
+             (long long)config->model.vocab_size, (long long)config->expert_parallel,
+             (long long)config->shards);
+    log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
+             config->data.train, (long long)data_file_tokens(trainer->train_file),
+             (double)(config->steps * config->batch) / (double)trainer->windows,
+             (long long)config->steps, (long long)config->batch, (long long)config->context);
+    log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->gemm_gflops, config->run_dir);
+}
+
+void report_read_statistics(Trainer *trainer, StepMetrics *row) {
+    Statistics *stats = &trainer->model.stats;
+    int64_t layers = stats->layers, E = stats->experts;
+    int64_t choices = 0, dropped = 0;
+    row->loss = statistics_loss(stats);
+    row->moe = layers > 0;
+    for (int64_t layer = 0; layer < layers; layer++) {
+        row->balance_loss += statistics_balance(stats, layer) / (double)layers;
+        row->z_loss += statistics_z(stats, layer) / (double)layers;
+        row->router_entropy += statistics_entropy(stats, layer) / (double)layers;
+        int64_t sum = 0, busiest = 0;
+        for (int64_t e = 0; e < E; e++) {
+            int64_t lost = statistics_dropped(stats, layer)[e];
+            int64_t load = statistics_routed(stats, layer)[e] + lost; // what the router asked for
+            sum += load;
+            busiest = load > busiest ? load : busiest;
+            dropped += lost;
+        }
+        choices += sum;
+        double imbalance = (double)busiest * (double)E / (double)sum;
+        if (imbalance > row->load_imbalance) row->load_imbalance = imbalance;
+    }
+    if (layers == 0) return;
+    row->drop_rate = (double)dropped / (double)choices;
+}
+
+void report_utilization(Trainer *trainer) {
+    Statistics *stats = &trainer->model.stats;
+    if (stats->layers == 0) return;
+    const TrainConfig *config = &trainer->config;
+    for (int64_t layer = 0; layer < stats->layers; layer++)
+        trainer->entropy[layer] = statistics_entropy(stats, layer);
+    utilization_add(&trainer->utilization, statistics_routed(stats, 0),
+                    statistics_dropped(stats, 0), statistics_weight_mass(stats, 0),
+                    trainer->entropy);
+    int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
+    if (trainer->state.step % every == 0)
+        utilization_close_row(&trainer->utilization, trainer->state.step);
+}
+
+void report_step(Trainer *trainer, StepMetrics *row) {
+    const TrainConfig *config = &trainer->config;
+    // The mean forgets slowly, so that the ETA follows a machine that becomes slower or faster.
+    double weight = trainer->steps_done < 20 ? 1.0 / (double)(trainer->steps_done + 1) : 0.05;
+    trainer->seconds_a_step += weight * (row->step_seconds - trainer->seconds_a_step);
+    trainer->steps_done++;
+    row->eta_seconds = trainer->seconds_a_step * (double)(config->steps - row->step);
+    metrics_write_step(trainer->metrics, row);
+
+    char line[512];
+    bool due = row->step % config->log_every == 0 || row->step == config->steps;
+    if (!due) return;
+    metrics_format_step(row, config->steps, line, sizeof line);
+    log_info("%s", line);
+}
+
+void report_plan(Trainer *trainer) {
+    const double mib = 1.0 / 1048576.0;
+    double worst = (double)plan_worst_bytes(&trainer->plan) * mib;
+    if (trainer->session.dev.place == ON_DEVICE) {
+        double free_now = (double)device_free_bytes(&trainer->session.dev);
+        log_info("memory of rank 0's GPU: planned %.1f MiB for the worst routing, taken %.1f with "
+                 "the kernels' workspace",
+                 worst, ((double)trainer->free_before - free_now) * mib);
+    } else {
+        struct rusage usage;
+        getrusage(RUSAGE_SELF, &usage);
+        double before = (double)trainer->resident_before * mib;
+        double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
+        double fact = (double)usage.ru_maxrss / 1024.0;
+        log_info("memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it "
+                 "program and libraries), peak %.1f, ratio %.3f",
+                 planned, before + worst, before, fact, fact / planned);
+    }
+    for (int kind = 0; kind < TRAFFIC_OTHER && comm_size() > 1; kind++) {
+        double sent = (double)trainer->sent_in_steps[kind] / (double)trainer->steps_done;
+        log_info("sent by rank 0 in a step, %-10s planned %14.0f bytes, fact %14.0f",
+                 traffic_name((TrafficKind)kind), trainer->plan.sent_bytes[kind], sent);
+    }
+}

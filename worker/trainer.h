@@ -1,0 +1,40 @@
+// What one rank's training run is made of. train.c has the step and the loop, prepare.c what comes before the first step,
+// resume.c where the run goes on from, save.c how it is saved, report.c what it says.
+#ifndef MOETRAIN_WORKER_TRAINER_H
+#define MOETRAIN_WORKER_TRAINER_H
+
+#include "checkpoint/checkpoint.h"
+#include "worker/batch.h"
+#include "worker/metrics.h"
+#include "worker/optimizer.h"
+#include "worker/plan.h"
+#include "worker/session.h"
+#include "worker/vocabulary.h"
+
+typedef struct Trainer {
+    TrainConfig config; // model.vocab_size filled in
+    const char *config_yaml;
+    Session session;
+    Vocabulary vocabulary;
+    DataFile *train_file, *validation_file;
+    int64_t windows; // of an epoch of the training file
+    BatchBuffer batch;
+    Model model;
+    Optimizer optimizer;
+    TrainState state;
+    UtilizationHistory utilization; // kept on every rank, meaningful everywhere, saved by rank 0
+    double *entropy;                // (MoE layers) of the step
+    Metrics *metrics;               // rank 0
+    Plan plan;
+    double gemm_gflops;     // limit of all ranks together
+    double flops_a_step;    // over all ranks
+    size_t resident_before; // of this process, before the arenas
+    size_t free_before;     // of the device, before the arenas
+    int64_t steps_done;     // by this process
+    double seconds_a_step;  // running mean, for the ETA
+    int64_t saved_step;     // of the newest checkpoint; -1: none
+    // Bytes that this rank sent while training, not evaluating.
+    int64_t sent_in_steps[TRAFFIC_KINDS];
+} Trainer;
+
+#endif
