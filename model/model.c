@@ -141,10 +141,10 @@ static void layout(Model *model) {
 void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev) {
     *model = (Model){.config = *config};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
-    CHECK(model->blocks, "no memory for %lld layers", (long long)config->layers);
+    CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
     // The embedding, the head, its tied share, and for each layer its dense parameters and its experts.
     model->reductions = calloc((size_t)(2 * config->layers + 4), sizeof *model->reductions);
-    CHECK(model->reductions, "no memory for %lld layers", (long long)config->layers);
+    CHECK_MEMORY(model->reductions, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
     model->work.dev = dev;
     set_work(model, split);
@@ -306,7 +306,7 @@ static void kv_cache_layout(KvCache *cache, const Model *model, int64_t position
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions) {
     int64_t layers = model->config.layers;
     cache->layers = calloc((size_t)layers, sizeof *cache->layers);
-    CHECK(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
+    CHECK_MEMORY(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
     arena_measure(&cache->arena, "key/value cache", model->work.dev);
     kv_cache_layout(cache, model, positions);
     arena_allocate(&cache->arena);

@@ -1,9 +1,9 @@
 #include "worker/prepare.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "comm/comm.h"
+#include "kernels/host_memory.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 
@@ -46,15 +46,6 @@ static double measure_gemm(Trainer *trainer) {
     all_reduce_sum(trainer->session.groups.world, tensor_1d(&gflops, F64, 1), REDUCE_ANY_ORDER,
                    (Tensor){0}, TRAFFIC_OTHER);
     return gflops;
-}
-
-static size_t resident_bytes(void) {
-    long pages = 0, ignored;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file) return 0;
-    if (fscanf(file, "%ld %ld", &ignored, &pages) != 2) pages = 0;
-    fclose(file);
-    return (size_t)pages * 4096;
 }
 
 // Whether a GPU has room for what was measured. (Host memory is taken page by page, as tokens come.) Collective over all ranks.
@@ -103,7 +94,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     Statistics *stats = &trainer->model.stats;
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
-    CHECK(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
     if (!resume_run(trainer, err)) return false;
 
     ok = comm_rank() != 0 ||
