@@ -42,12 +42,11 @@ static void set_work(Model *model, ModelSplit split) {
     work->expert_parts = split.fixed_tree && fixed_groups >= replicas ? fixed_groups / replicas : 1;
     work->dense_parts = split.fixed_tree ? work->shards : 1;
     work->reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER;
-    CHECK(work->dense_parts <= DENSE_PARTS_MAX, "more than %d shards on a rank", DENSE_PARTS_MAX);
+    work->dense_offsets = calloc((size_t)work->dense_parts + 1, sizeof *work->dense_offsets);
+    CHECK_MEMORY(work->dense_offsets, "no memory for %lld shards", (long long)work->shards);
     for (int64_t p = 0; p <= work->dense_parts; p++)
         work->dense_offsets[p] = work->N / work->dense_parts * p;
 
-    model->params.count = 0;
-    model->params.elements[PARAM_DENSE] = model->params.elements[PARAM_EXPERT] = 0;
     model->params.expert_count = config->moe.experts / work->ep_size;
     model->params.expert_first = model->params.expert_count * work->ep_rank;
 }
@@ -188,6 +187,8 @@ void model_free(Model *model) {
     arena_free(&model->host_arena);
     free(model->blocks);
     free(model->reductions);
+    free(model->work.dense_offsets);
+    param_table_free(&model->params);
     *model = (Model){0};
 }
 

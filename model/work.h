@@ -17,8 +17,6 @@
 #include "model/model_config.h"
 #include "model/params.h"
 
-enum { DENSE_PARTS_MAX = 1024 };
-
 typedef struct Work {
     Device *dev;
     const ModelConfig *config;
@@ -41,7 +39,7 @@ typedef struct Work {
     // Parts of the fixed tree (kernels.h, Segments). With reproducible: ranks, dense gradients are summed shard by
     // shard and expert gradients in max_expert_replicas fixed groups of shards; otherwise in one part.
     int64_t dense_parts, expert_parts;
-    int64_t dense_offsets[DENSE_PARTS_MAX + 1]; // rows of each part
+    int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
     ReduceOrder reduce_order;
 
     ParamTable *params;
