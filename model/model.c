@@ -156,6 +156,14 @@ void model_measure(Model *model, const ModelConfig *config, ModelSplit split, De
     layout(model);
 }
 
+bool model_check(const Model *model, Error *err) {
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        if (model_layer_is_moe(&model->config, layer) &&
+            !dispatch_check(&model->blocks[layer].slot.as.moe.dispatch, &model->config.moe, err))
+            return false;
+    return true;
+}
+
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.groups = groups;
     model->work.seed = seed;

@@ -54,7 +54,9 @@ typedef struct Model {
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for `moetrain plan`, which has no
 // device (dev NULL). Not collective.
 void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev);
-// After model_measure: takes the memory and initialises the parameters. groups as opened by
+// Whether what was measured can be computed: rows can be numbered. False with exit 2 and the fix. Not collective.
+bool model_check(const Model *model, Error *err);
+// After model_measure and model_check: takes the memory and initialises the parameters. groups as opened by
 // process_groups_open(split.expert_parallel, dev). Not collective.
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed);
 // After the values were changed from outside (a checkpoint): brings their bf16 copies up to date. Not collective.

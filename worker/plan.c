@@ -37,12 +37,16 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
         batch_counts;
 }
 
-Plan plan_make(const TrainConfig *config, int64_t ranks) {
+bool plan_make(const TrainConfig *config, int64_t ranks, Plan *made, Error *err) {
     Plan plan = {0};
     Model model;
     Optimizer optimizer;
     ModelSplit split = session_split(config, ranks, 0, true);
     model_measure(&model, &config->model, split, NULL);
+    if (!model_check(&model, err)) {
+        model_free(&model);
+        return false;
+    }
     plan.worst_activation_bytes = model.activation_arena.peak_bytes;
     plan.worst_scratch_bytes = model.scratch_arena.peak_bytes;
     model_free(&model);
@@ -61,7 +65,8 @@ Plan plan_make(const TrainConfig *config, int64_t ranks) {
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
     optimizer_free(&optimizer);
     model_free(&model);
-    return plan;
+    *made = plan;
+    return true;
 }
 
 size_t plan_resident_bytes(const Plan *plan) {
@@ -79,8 +84,8 @@ static double mib(size_t bytes) {
 }
 
 int plan_run(const TrainConfig *config, int ranks, Error *err) {
-    (void)err;
-    Plan plan = plan_make(config, ranks);
+    Plan plan;
+    if (!plan_make(config, ranks, &plan, err)) return err->exit_code;
     double tokens = (double)(config->batch * config->context);
     printf("model        %lld parameters, %lld active for a token\n", (long long)plan.total_params,
            (long long)plan.active_params);

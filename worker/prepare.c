@@ -80,7 +80,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
-    trainer->plan = plan_make(config, comm_size());
+    if (!plan_make(config, comm_size(), &trainer->plan, err)) return false;
     trainer->flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,

@@ -140,6 +140,7 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     ModelConfig model = config->model;
     model.vocab_size = restored->vocabulary.size;
     model_measure(&restored->model, &model, split, &session->dev);
+    if (!model_check(&restored->model, err)) return false; // the same on every rank
     model_allocate(&restored->model, session->groups, (uint64_t)config->seed);
 
     Checkpoint checkpoint = {0};
