@@ -92,9 +92,11 @@ bool prepare_run(Trainer *trainer, Error *err) {
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
                comm_rank(), comm_size());
     Statistics *stats = &trainer->model.stats;
-    utilization_init(&trainer->utilization, stats->layers, stats->experts);
-    trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
-    CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    if (comm_rank() == 0) {
+        utilization_init(&trainer->utilization, stats->layers, stats->experts);
+        trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
+        CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    }
     if (!resume_run(trainer, err)) return false;
 
     ok = comm_rank() != 0 ||

@@ -52,7 +52,7 @@ void report_read_statistics(Trainer *trainer, StepMetrics *row) {
 
 void report_utilization(Trainer *trainer) {
     Statistics *stats = &trainer->model.stats;
-    if (stats->layers == 0) return;
+    if (stats->layers == 0 || comm_rank() != 0) return;
     const TrainConfig *config = &trainer->config;
     for (int64_t layer = 0; layer < stats->layers; layer++)
         trainer->entropy[layer] = statistics_entropy(stats, layer);
