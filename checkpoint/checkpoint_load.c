@@ -123,7 +123,8 @@ bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
 
 // Whether a dataset belongs to what was computed, not to how or when.
 static bool in_digest(const char *name) {
-    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0;
+    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
+           strcmp(name, "state/micro_batches") != 0;
 }
 
 // One dataset into the digest, or only verified.

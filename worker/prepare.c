@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "comm/comm.h"
+#include "worker/evaluate.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 
@@ -26,15 +27,11 @@ static bool open_data(Trainer *trainer, Error *err) {
                          "smaller train.context",
                          config->data.train, (long long)data_file_tokens(trainer->train_file),
                          (long long)config->context);
-    int64_t micro_batch = config->batch / config->micro_batches;
-    if (trainer->validation_file &&
-        data_file_windows(trainer->validation_file, config->context) < micro_batch)
-        return error_set(
-            err, EXIT_DATA,
-            "%s: %lld tokens are too few for one evaluation batch of %lld sequences of "
-            "%lld tokens; give more data, or reduce train.batch or train.context",
-            config->data.validation, (long long)data_file_tokens(trainer->validation_file),
-            (long long)micro_batch, (long long)config->context);
+    if (trainer->validation_file && data_file_tokens(trainer->validation_file) < 2)
+        return error_set(err, EXIT_DATA,
+                         "%s: one token has no successor to predict; give a longer "
+                         "data.validation",
+                         config->data.validation);
     return true;
 }
 
@@ -95,11 +92,19 @@ bool prepare_run(Trainer *trainer, Error *err) {
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model);
+    if (trainer->validation_file)
+        evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
+                                  comm_rank());
     if (!check_room(trainer, err)) return false;
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
                comm_rank(), comm_size());
+    if (trainer->validation_file) {
+        model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
+        batch_open(&trainer->evaluation_batch, &trainer->session.dev, trainer->evaluation.work.B,
+                   config->context, comm_rank(), comm_size());
+    }
     Statistics *stats = &trainer->model.stats;
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
