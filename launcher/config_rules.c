@@ -110,8 +110,7 @@ static bool check_batch(const Config *config, Error *err) {
                       "train.micro_batches (%lld) does not divide train.shards (%lld), the pieces "
                       "of the whole batch; set train.shards=%lld, or fewer micro-batches",
                       (long long)train->micro_batches, (long long)train->shards,
-                      (long long)(train->micro_batches *
-                                  largest_power_of_two_divisor(sequences)));
+                      (long long)(train->micro_batches * largest_power_of_two_divisor(sequences)));
     int64_t shards = train->shards / train->micro_batches;
     if (exact && !is_power_of_two(shards))
         return broken(config, err, "train.shards", "train.micro_batches",
@@ -119,8 +118,7 @@ static bool check_batch(const Config *config, Error *err) {
                       "train.reproducible: ranks needs; set train.shards=%lld or "
                       "train.reproducible=run",
                       (long long)train->shards, (long long)train->micro_batches,
-                      (long long)(train->micro_batches *
-                                  largest_power_of_two_divisor(sequences)));
+                      (long long)(train->micro_batches * largest_power_of_two_divisor(sequences)));
     // Choices of a micro-batch are numbered with 32 bits.
     int64_t top_k = train->model.moe.experts > 0 ? train->model.moe.top_k : 1;
     if ((double)sequences * (double)train->context * (double)top_k >= 2147483647.0)
@@ -256,7 +254,8 @@ bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Err
         list_divisors(shards, 0, list);
         return broken(config, err, "train.shards", "train.batch",
                       "%d ranks cannot share train.shards (%lld) / train.micro_batches (%lld) "
-                      "evenly; use mpirun -np with one of %s, or other shards",
+                      "evenly; use mpirun -np with one of %s, fewer train.micro_batches, which "
+                      "changes no result, or other shards from the first step on",
                       ranks, (long long)train->shards, (long long)train->micro_batches, list);
     }
     if (!is_power_of_two(shards / ranks))
