@@ -235,9 +235,45 @@ static bool check_moe(const Config *config, Error *err) {
     return true;
 }
 
+// Sizes are counted in 64 bits everywhere below; this bound leaves room for every product of them that is ever made.
+static bool check_size(const Config *config, Error *err) {
+    const double most = 1e16; // numbers of one kind
+    const TrainConfig *train = &config->train;
+    const ModelConfig *model = &train->model;
+    const MoeConfig *moe = &model->moe;
+    const AttentionShape *s = &model->attention.shape;
+    bool text = train->data.vocab_size == 0; // then at most the code points of Unicode
+    double vocabulary = text ? 0x110000 : (double)train->data.vocab_size;
+    double D = (double)model->d_model, layers = (double)model->layers;
+    double moe_layers = (double)model_moe_layers(model), experts = (double)moe->experts;
+    double attention = (double)(s->heads * (s->d_head + s->d_value)) +
+                       (double)(s->kv_heads * (s->d_head + s->d_value));
+    double parameters = 2 * vocabulary * D + layers * D * (attention + 2) +
+                        (layers - moe_layers) * 3 * D * (double)model->d_ff +
+                        moe_layers * experts * D * (3 * (double)moe->d_ff + 1);
+    if (parameters > most)
+        return broken(config, err, "model.layers", "model.d_model",
+                      "a model of %.2g parameters is beyond what can be planned, %.0e; reduce "
+                      "model.layers, model.d_model, model.d_ff, moe.experts or moe.d_ff",
+                      parameters, most);
+    double tokens = (double)(train->batch / train->micro_batches) * (double)train->context;
+    bool padded = moe->dispatch == DISPATCH_PADDED;
+    double rows = tokens * (padded ? experts : (double)moe->top_k);
+    double activations = tokens * (vocabulary + layers * (2 * attention + 6 * D)) +
+                         (layers - moe_layers) * tokens * 3 * (double)model->d_ff +
+                         moe_layers * (rows * (3 * (double)moe->d_ff + 4 * D) + tokens * experts);
+    if (activations > most)
+        return broken(config, err, "train.batch", "train.context",
+                      "a micro-batch of %.2g tokens with %.2g numbers to keep is beyond what can "
+                      "be planned, %.0e; raise train.micro_batches or reduce train.batch, "
+                      "train.context or the model",
+                      tokens, activations, most);
+    return true;
+}
+
 bool config_check(const Config *config, Error *err) {
     return check_data(config, err) && check_batch(config, err) && check_schedule(config, err) &&
-           check_attention(config, err) && check_moe(config, err);
+           check_attention(config, err) && check_moe(config, err) && check_size(config, err);
 }
 
 static int64_t largest_common_divisor(int64_t a, int64_t b) {

@@ -52,10 +52,6 @@ void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work) : -1;
     d->max_rows = most_rows(work);
     d->max_sent = dispatch_sent_rows(work);
-    CHECK(d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX,
-          "%lld rows to send and %lld to receive in a micro-batch, numbered with 32 bits; raise "
-          "train.micro_batches",
-          (long long)d->max_sent, (long long)d->max_rows);
     d->slot_row = arena_2d(activations, I32, work->N, moe->top_k);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shards);
@@ -69,6 +65,19 @@ void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
     d->plan.to_received = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
     d->planned_for = -1;
+}
+
+bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err) {
+    if (d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX) return true;
+    bool padded = moe->dispatch == DISPATCH_PADDED;
+    return error_set(err, EXIT_CONFIG,
+                     "a rank would send up to %lld and receive up to %lld rows in a micro-batch, "
+                     "which are numbered with 32 bits; use %smore train.micro_batches or a "
+                     "smaller train.batch",
+                     (long long)d->max_sent, (long long)d->max_rows,
+                     padded ? "moe.dispatch=exact, a smaller moe.capacity_factor or "
+                              "moe.min_capacity, "
+                            : "");
 }
 
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {

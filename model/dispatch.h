@@ -40,6 +40,8 @@ typedef struct Dispatch {
 } Dispatch;
 
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations);
+// Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after measuring. Not collective.
+bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err);
 // The travel buffers live in scratch while the caller's layout holds its mark.
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch);
 

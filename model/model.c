@@ -45,12 +45,11 @@ static void set_work(Model *model, ModelSplit split) {
     if (split.shard_rows) work->expert_parts = work->shards * work->ep_size;
     work->dense_parts = split.fixed_tree || split.shard_rows ? work->shards : 1;
     work->reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER;
-    CHECK(work->dense_parts <= DENSE_PARTS_MAX, "more than %d shards on a rank", DENSE_PARTS_MAX);
+    work->dense_offsets = calloc((size_t)work->dense_parts + 1, sizeof *work->dense_offsets);
+    CHECK_MEMORY(work->dense_offsets, "no memory for %lld shards", (long long)work->shards);
     for (int64_t p = 0; p <= work->dense_parts; p++)
         work->dense_offsets[p] = work->N / work->dense_parts * p;
 
-    model->params.count = 0;
-    model->params.elements[PARAM_DENSE] = model->params.elements[PARAM_EXPERT] = 0;
     model->params.expert_count = config->moe.experts / work->ep_size;
     model->params.expert_first = model->params.expert_count * work->ep_rank;
 }
@@ -177,10 +176,10 @@ static void measure(Model *model, const ModelConfig *config, ModelSplit split, D
                     Model *owner) {
     *model = (Model){.config = *config, .owner = owner};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
-    CHECK(model->blocks, "no memory for %lld layers", (long long)config->layers);
+    CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
     // The embedding, the head, its tied share, and for each layer its dense parameters and its experts.
     model->reductions = calloc((size_t)(2 * config->layers + 4), sizeof *model->reductions);
-    CHECK(model->reductions, "no memory for %lld layers", (long long)config->layers);
+    CHECK_MEMORY(model->reductions, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
     model->work.dev = dev;
     set_work(model, split);
@@ -210,6 +209,14 @@ static void enlarge(Arena *arena, const Arena *other) {
 void model_make_room(Model *owner, const Model *model) {
     enlarge(&owner->activation_arena, &model->activation_arena);
     enlarge(&owner->scratch_arena, &model->scratch_arena);
+}
+
+bool model_check(const Model *model, Error *err) {
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        if (model_layer_is_moe(&model->config, layer) &&
+            !dispatch_check(&model->blocks[layer].slot.as.moe.dispatch, &model->config.moe, err))
+            return false;
+    return true;
 }
 
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
@@ -249,6 +256,8 @@ void model_free(Model *model) {
     arena_free(&model->host_arena);
     free(model->blocks);
     free(model->reductions);
+    free(model->work.dense_offsets);
+    param_table_free(&model->params);
     *model = (Model){0};
 }
 
@@ -405,7 +414,7 @@ static void kv_cache_layout(KvCache *cache, const Model *model, int64_t position
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions) {
     int64_t layers = model->config.layers;
     cache->layers = calloc((size_t)layers, sizeof *cache->layers);
-    CHECK(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
+    CHECK_MEMORY(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
     arena_measure(&cache->arena, "key/value cache", model->work.dev);
     kv_cache_layout(cache, model, positions);
     arena_allocate(&cache->arena);

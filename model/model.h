@@ -72,7 +72,9 @@ void model_measure(Model *model, const ModelConfig *config, ModelSplit split, De
 // model_make_room enlarges what is not allocated yet. Allocated after its owner. Not collective.
 bool model_measure_beside(Model *model, Model *owner, const ModelConfig *config, ModelSplit split);
 void model_make_room(Model *owner, const Model *model);
-// After model_measure: takes the memory and initialises the parameters. groups as opened by
+// Whether what was measured can be computed: rows can be numbered. False with exit 2 and the fix. Not collective.
+bool model_check(const Model *model, Error *err);
+// After model_measure and model_check: takes the memory and initialises the parameters. groups as opened by
 // process_groups_open(split.expert_parallel, dev). Not collective.
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed);
 // After the values were changed from outside (a checkpoint): brings their bf16 copies up to date. Not collective.

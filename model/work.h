@@ -18,8 +18,6 @@
 #include "kernels/rng.h"
 #include "model/params.h"
 
-enum { DENSE_PARTS_MAX = 1024 };
-
 typedef struct Work {
     Device *dev;
     const ModelConfig *config;
@@ -48,7 +46,7 @@ typedef struct Work {
     // shard by shard and expert gradients in fixed groups of shards, max_expert_replicas of them in a step; otherwise in
     // one part.
     int64_t dense_parts, expert_parts;
-    int64_t dense_offsets[DENSE_PARTS_MAX + 1]; // rows of each part
+    int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
     ReduceOrder reduce_order;
 
     ParamTable *params;

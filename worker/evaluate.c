@@ -37,16 +37,22 @@ ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t 
     };
 }
 
-void evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config,
-                               int64_t ranks, int64_t rank) {
+bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config,
+                               int64_t ranks, int64_t rank, Error *err) {
     ModelConfig evaluated = evaluation_model_config(config);
     evaluated.vocab_size = trained->config.vocab_size;
     for (int64_t windows = trained->work.B;; windows /= 2) {
         ModelSplit split = evaluation_split(config, windows, ranks, rank);
-        if (model_measure_beside(model, trained, &evaluated, split) || windows == 1) break;
+        bool fits = model_measure_beside(model, trained, &evaluated, split);
+        Error refused = {0};
+        bool ok = model_check(model, &refused);
+        if ((fits && ok) || windows == 1) {
+            model_make_room(trained, model);
+            if (!ok) *err = refused;
+            return ok;
+        }
         model_free(model);
     }
-    model_make_room(trained, model);
 }
 
 // nats of a batch's windows, each the sum over its tokens: those of all ranks (batch->total). Collective over all ranks.
@@ -78,7 +84,7 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
                          "data.validation",
                          config->data.validation);
     double *sums = malloc((size_t)batch->total * sizeof *sums);
-    CHECK(sums, "no memory for %lld sums", (long long)batch->total);
+    CHECK_MEMORY(sums, "no memory for %lld sums", (long long)batch->total);
     bool ok = true;
     for (int64_t i = 0; ok && i * batch->total < windows; i++) {
         watchdog_beat("evaluation");

@@ -21,9 +21,9 @@ ModelConfig evaluation_model_config(const TrainConfig *config);
 // `windows`: of each rank at a time. Not collective.
 ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t ranks, int64_t rank);
 // Measures a model for evaluation beside a measured one that trains, with as many windows at a time as fit into the memory of
-// that one, at least one. Not collective.
-void evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config, int64_t ranks,
-                               int64_t rank);
+// that one, at least one. False with exit 2 where one has too many rows to number. Not collective.
+bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config, int64_t ranks,
+                               int64_t rank, Error *err);
 
 // Mean loss over the file's windows in order, the last one being shorter: eval.batches · train.batch of them, or all. The model
 // is one of evaluation_split. A signal is obeyed between batches. Exit 3 when the file is too short or cannot be read.

@@ -40,16 +40,20 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
         batch_counts;
 }
 
-Plan plan_make(const TrainConfig *config, int64_t ranks) {
+bool plan_make(const TrainConfig *config, int64_t ranks, Plan *made, Error *err) {
     Plan plan = {0};
     Model model;
     Optimizer optimizer;
     ModelSplit split = session_split(config, ranks, 0, true);
     model_measure(&model, &config->model, split, NULL);
-    if (config->data.validation[0]) {
-        Model evaluation;
-        evaluation_measure_beside(&evaluation, &model, config, ranks, 0);
-        model_free(&evaluation);
+    Model evaluation = {0};
+    bool ok = model_check(&model, err);
+    if (ok && config->data.validation[0])
+        ok = evaluation_measure_beside(&evaluation, &model, config, ranks, 0, err);
+    model_free(&evaluation);
+    if (!ok) {
+        model_free(&model);
+        return false;
     }
     plan.worst_activation_bytes = model.activation_arena.peak_bytes;
     plan.worst_scratch_bytes = model.scratch_arena.peak_bytes;
@@ -69,7 +73,8 @@ Plan plan_make(const TrainConfig *config, int64_t ranks) {
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
     optimizer_free(&optimizer);
     model_free(&model);
-    return plan;
+    *made = plan;
+    return true;
 }
 
 size_t plan_resident_bytes(const Plan *plan) {
@@ -87,8 +92,8 @@ static double mib(size_t bytes) {
 }
 
 int plan_run(const TrainConfig *config, int ranks, Error *err) {
-    (void)err;
-    Plan plan = plan_make(config, ranks);
+    Plan plan;
+    if (!plan_make(config, ranks, &plan, err)) return err->exit_code;
     double tokens = (double)(config->batch * config->context);
     printf("model        %lld parameters, %lld active for a token\n", (long long)plan.total_params,
            (long long)plan.active_params);

@@ -1,10 +1,10 @@
 #include "worker/prepare.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "comm/comm.h"
 #include "worker/evaluate.h"
+#include "kernels/host_memory.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 
@@ -45,15 +45,6 @@ static double measure_gemm(Trainer *trainer) {
     return gflops;
 }
 
-static size_t resident_bytes(void) {
-    long pages = 0, ignored;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file) return 0;
-    if (fscanf(file, "%ld %ld", &ignored, &pages) != 2) pages = 0;
-    fclose(file);
-    return (size_t)pages * 4096;
-}
-
 // Whether a GPU has room for what was measured. (Host memory is taken page by page, as tokens come.) Collective over all ranks.
 static bool check_room(Trainer *trainer, Error *err) {
     Device *dev = &trainer->session.dev;
@@ -86,15 +77,16 @@ bool prepare_run(Trainer *trainer, Error *err) {
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
-    trainer->plan = plan_make(config, comm_size());
+    if (!plan_make(config, comm_size(), &trainer->plan, err)) return false;
     trainer->flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model);
-    if (trainer->validation_file)
-        evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
-                                  comm_rank());
+    if (trainer->validation_file && // a second time after plan_make: nothing is refused here
+        !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
+                                   comm_rank(), err))
+        return false;
     if (!check_room(trainer, err)) return false;
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
@@ -108,7 +100,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     Statistics *stats = &trainer->model.stats;
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
-    CHECK(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
     if (!resume_run(trainer, err)) return false;
 
     ok = comm_rank() != 0 ||

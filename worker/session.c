@@ -23,7 +23,7 @@ static bool check_devices(const Device *dev, const char *kind, Error *err) {
     uint8_t own[ROW] = {(uint8_t)dev->place};
     memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
     uint8_t *rows = calloc((size_t)ranks, ROW);
-    CHECK(rows, "no memory for the devices of %d ranks", ranks);
+    CHECK_MEMORY(rows, "no memory for the devices of %d ranks", ranks);
     ProcessGroups hosts = process_groups_open(1, NULL);
     all_gather(hosts.world, tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
                TRAFFIC_OTHER);

@@ -139,7 +139,7 @@ static int train(Trainer *trainer, Error *err) {
 
 int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     Trainer *trainer = calloc(1, sizeof *trainer);
-    CHECK(trainer, "no memory for the trainer");
+    CHECK_MEMORY(trainer, "no memory for the trainer");
     trainer->config = *config;
     trainer->config_yaml = config_yaml;
     trainer->saved_step = -1;
