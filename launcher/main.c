@@ -53,10 +53,8 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 // Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked. Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
-    if (!comm_agree(ok, err)) return false;
-    ProcessGroups groups = process_groups_open(1, NULL);
-    broadcast(groups.world, config, sizeof *config, 0);
-    process_groups_close(&groups);
+    if (!comm_follow(ok, err)) return false;
+    broadcast(comm_world(), config, sizeof *config, 0);
     return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere
 }
 

@@ -24,10 +24,8 @@ static bool check_devices(const Device *dev, const char *kind, Error *err) {
     memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
     uint8_t *rows = calloc((size_t)ranks, ROW);
     CHECK(rows, "no memory for the devices of %d ranks", ranks);
-    ProcessGroups hosts = process_groups_open(1, NULL);
-    all_gather(hosts.world, tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
+    all_gather(comm_world(), tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
                TRAFFIC_OTHER);
-    process_groups_close(&hosts);
     bool ok = true;
     for (int a = 0; a < ranks && ok; a++) {
         const uint8_t *first = rows + (size_t)a * ROW;
