@@ -17,6 +17,7 @@
 #include "checkpoint/tensor_file.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
+#include "comm/rank_facts.h"
 #include "kernels/log.h"
 
 enum { ABOUT_TENSORS = 3, SMALL_TENSORS = STATE_TENSORS + UTILIZATION_TENSORS + ABOUT_TENSORS };
@@ -240,15 +241,30 @@ cleanup:
     return ok;
 }
 
+// Each rank has opened the path for itself, and checked only its share of what it found there.
+static bool same_file(const char *path, const FileHeader *header, Error *err) {
+    RankFact fact = {.what = "the checkpoint",
+                     .exit_code = EXIT_CHECKPOINT,
+                     .fix = "put it on a file system that all hosts share"};
+    snprintf(fact.value, sizeof fact.value, "%lld bytes, contents ",
+             (long long)header->file_bytes);
+    for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
+        snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
+    snprintf(fact.note, sizeof fact.note, "%.191s", path);
+    return rank_facts_compare(&fact, 1, err);
+}
+
 bool checkpoint_verify(const char *path, Error *err) {
     CheckpointFile file;
+    FileHeader header = {0};
     bool ok = checkpoint_file_open(&file, path, err);
     if (ok) {
+        header = file.header;
         ok = checkpoint_file_verify(&file, comm_rank(), comm_size(), err) ||
              error_prefix(err, "%s", path);
         checkpoint_file_close(&file);
     }
-    return comm_agree(ok, err);
+    return comm_agree(ok, err) && same_file(path, &header, err);
 }
 
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {

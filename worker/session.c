@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "worker/compare_ranks.h"
 
 // Threads for a rank that was told nothing: where it may run on the whole host, its share of the cores.
 static int default_threads(void) {
@@ -77,7 +78,9 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
         ok = check_limits(&session->dev, &config->model, err) &&
              device_self_test(&session->dev, err);
     }
-    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
+    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err) ||
+        !compare_devices(&session->dev, config->reproducible, err))
+        return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
     return true;
 }
