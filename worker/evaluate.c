@@ -8,6 +8,7 @@
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/open_data.h"
 #include "worker/restore.h"
 #include "worker/session.h"
 #include "worker/signals.h"
@@ -123,9 +124,10 @@ static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Ses
     TrainConfig evaluated = *config;
     evaluated.model = evaluation_model_config(config);
     if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
-    bool ok = data_file_open(file, config->data.validation, &restored->vocabulary, comm_rank(),
-                             comm_size(), err);
-    if (!comm_agree(ok, err)) return false;
+    char identity[40];
+    if (!open_data(file, "data.validation", config->data.validation, &restored->vocabulary,
+                   identity, err))
+        return false;
 
     Evaluation result;
     batch_open(batch, &session->dev, restored->model.work.B, config->context, comm_rank(),

@@ -5,19 +5,26 @@
 #include "comm/comm.h"
 #include "worker/evaluate.h"
 #include "kernels/host_memory.h"
+#include "worker/compare_ranks.h"
+#include "worker/open_data.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
+#include "worker/shared_run_dir.h"
 
-static bool open_data(Trainer *trainer, Error *err) {
+// Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
+static bool open_files(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
-    bool ok = vocabulary_open(&trainer->vocabulary, &config->data, err) &&
-              data_file_open(&trainer->train_file, config->data.train, &trainer->vocabulary,
-                             comm_rank(), comm_size(), err) &&
-              data_file_identity(trainer->train_file, trainer->state.data_id, err);
-    if (ok && config->data.validation[0])
-        ok = data_file_open(&trainer->validation_file, config->data.validation,
-                            &trainer->vocabulary, comm_rank(), comm_size(), err);
+    const DataConfig *data = &config->data;
+    bool ok = vocabulary_open(&trainer->vocabulary, data, err);
     if (!comm_agree(ok, err)) return false;
+    if (!open_data(&trainer->train_file, "data.train", data->train, &trainer->vocabulary,
+                   trainer->state.data_id, err) ||
+        !compare_vocabularies(&trainer->vocabulary, err))
+        return false;
+    char identity[40];
+    if (data->validation[0] && !open_data(&trainer->validation_file, "data.validation",
+                                          data->validation, &trainer->vocabulary, identity, err))
+        return false;
 
     config->model.vocab_size = trainer->vocabulary.size;
     trainer->windows = data_file_windows(trainer->train_file, config->context);
@@ -71,9 +78,11 @@ static bool check_room(Trainer *trainer, Error *err) {
 
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
-    if (!open_data(trainer, err)) return false;
+    if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || run_dir_open(config->run_dir, err);
-    if (!comm_agree(ok, err) || !session_open(&trainer->session, config, err)) return false;
+    if (!comm_follow(ok, err) || !shared_run_dir_check(config->run_dir, err) ||
+        !session_open(&trainer->session, config, err))
+        return false;
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
@@ -106,5 +115,5 @@ bool prepare_run(Trainer *trainer, Error *err) {
     ok = comm_rank() != 0 ||
          (run_dir_write_config(config->run_dir, trainer->config_yaml, err) &&
           metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
-    return comm_agree(ok, err);
+    return comm_follow(ok, err);
 }

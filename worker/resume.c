@@ -20,7 +20,7 @@ static bool choose_checkpoint(const TrainConfig *config, char path[CHECKPOINT_PA
                       "resume: never, but %s/checkpoints holds checkpoints, which would be "
                       "overwritten; choose another run.dir or resume: auto",
                       config->run_dir);
-        return comm_agree(empty, err);
+        return comm_follow(empty, err);
     }
     bool automatic = strcmp(config->resume, "auto") == 0,
          must = strcmp(config->resume, "must") == 0;
