@@ -67,6 +67,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     report_utilization(trainer);
     count_sent(trainer, 1);
 
+    trainer->last_loss = row->loss;
     row->step = state->step;
     row->tokens = state->tokens;
     row->skipped_steps = state->skipped_steps;
@@ -139,11 +140,13 @@ static int train(Trainer *trainer, Error *err) {
     return EXIT_DONE;
 }
 
-int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
+int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule *key_rules,
+              Error *err) {
     Trainer *trainer = calloc(1, sizeof *trainer);
     CHECK(trainer, "no memory for the trainer");
     trainer->config = *config;
     trainer->config_yaml = config_yaml;
+    trainer->key_rules = key_rules;
     trainer->saved_step = -1;
     signals_install();
     watchdog_start(config->hang_timeout);
