@@ -101,9 +101,9 @@ static bool finish(const char *run_dir, const char *folder, int64_t step, Error 
     ok = ok && directory_sync(moving, err) && move(moving, final, err) &&
          directory_sync(checkpoints, err);
     if (ok)
-        log_info("going back: %lld checkpoints and metrics.jsonl as it was are now in %s; nothing "
-                 "was removed",
-                 (long long)moved, final);
+        log_info("going back: what came later is now in %s, checkpoints (%lld) and metrics.jsonl as "
+                 "it was; nothing was removed",
+                 final, (long long)moved);
     return ok;
 }
 

@@ -112,17 +112,16 @@ static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYT
     for (joined[0] = '\0';;) {
         yaml_event_t event;
         if (!next_event(reader, &event)) return false;
-        YamlPlace place = place_of(event.start_mark);
         bool end = event.type == YAML_SEQUENCE_END_EVENT;
         bool ok = end || is_legal_event(reader, &event);
         if (ok && !end && event.type != YAML_SCALAR_EVENT)
-            ok = FAIL_AT(reader, place, "an item of the list %s must be a word", reader->key);
+            ok = FAIL_AT(reader, list_place, "an item of the list %s is no word", reader->key);
         if (ok && !end) {
             const char *item = (const char *)event.data.scalar.value;
             int length = snprintf(joined + used, LIST_BYTES - used, "%s%s", used ? "," : "", item);
             used += (size_t)length;
             if (!item[0] || strchr(item, ','))
-                ok = FAIL_AT(reader, place, "an item of the list %s is empty or has a comma",
+                ok = FAIL_AT(reader, list_place, "an item of the list %s is empty or has a comma",
                              reader->key);
             else if (used >= LIST_BYTES)
                 ok = FAIL_AT(reader, list_place, "the list %s is longer than %d bytes", reader->key,
@@ -137,10 +136,11 @@ static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYT
 static bool visit_value(Reader *reader, const yaml_event_t *event, YamlPlace key_place) {
     char joined[LIST_BYTES];
     bool list = event->type == YAML_SEQUENCE_START_EVENT;
-    if (list && !read_list(reader, key_place, joined)) return false;
+    YamlPlace place = list ? place_of(event->start_mark) : key_place;
+    if (list && !read_list(reader, place, joined)) return false;
     const char *value = list ? joined : (const char *)event->data.scalar.value;
-    return reader->visit(reader->context, reader->key, value, list, key_place, reader->err) ||
-           fail_at(reader, key_place);
+    return reader->visit(reader->context, reader->key, value, list, place, reader->err) ||
+           fail_at(reader, place);
 }
 
 // Reads the keys of a mapping whose start event is already taken.
