@@ -267,6 +267,18 @@ bool checkpoint_verify(const char *path, Error *err) {
     return comm_agree(ok, err) && same_file(path, &header, err);
 }
 
+// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it lacks the file system, not
+// the bytes. Collective over all ranks.
+static bool verify_listed(const char *path, Error *err) {
+    bool ok = access(path, R_OK) == 0;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
+                  "make it readable on every rank, or move it away",
+                  path, strerror(errno));
+    return comm_agree(ok, err) && checkpoint_verify(path, err);
+}
+
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
     CheckpointList list = {0};
     Paths paths = {0};
@@ -284,8 +296,14 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
         ok = name_paths(&paths, run_dir, step, err);
         if (!ok) goto cleanup;
         Error damage = {0};
-        found = checkpoint_verify(paths.final, &damage);
-        if (!found) log_warn("checkpoint not usable: %s", damage.message);
+        found = verify_listed(paths.final, &damage);
+        if (found) continue;
+        if (damage.exit_code != EXIT_CHECKPOINT) {
+            *err = damage;
+            ok = false;
+            goto cleanup;
+        }
+        log_warn("checkpoint not usable: %s", damage.message);
     }
     if (found)
         memcpy(path, paths.final, sizeof paths.final);

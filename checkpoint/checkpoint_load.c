@@ -121,10 +121,17 @@ bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
     return ok;
 }
 
-// Whether a dataset belongs to what was computed, not to how or when.
+bool checkpoint_read_state(const char *path, TrainState *state, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    bool ok = state_read(&file, state, err) || error_prefix(err, "%s", path);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
+// Whether a dataset belongs to what was computed, not to how, when or in which run.
 static bool in_digest(const char *name) {
-    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
-           strcmp(name, "state/micro_batches") != 0;
+    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0;
 }
 
 // One dataset into the digest, or only verified.

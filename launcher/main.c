@@ -77,7 +77,9 @@ static int run_collective(const CommandLine *line, Error *err) {
         exit_code = generate_run(train, line->path, &line->generate, err);
     } else {
         char *yaml = config_to_yaml(config, false);
-        exit_code = train_run(train, yaml, err);
+        KeyRule rules[CONFIG_KEY_COUNT + 1];
+        config_key_rules(config, rules);
+        exit_code = train_run(train, yaml, rules, err);
         free(yaml);
     }
     free(train);

@@ -112,8 +112,10 @@ bool prepare_run(Trainer *trainer, Error *err) {
     CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
     if (!resume_run(trainer, err)) return false;
 
+    // A configuration that nothing will be trained with says nothing about what is in the folder.
+    bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||
-         (run_dir_write_config(config->run_dir, trainer->config_yaml, err) &&
+         ((finished || run_dir_write_config(config->run_dir, trainer->config_yaml, err)) &&
           metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
     return comm_follow(ok, err);
 }

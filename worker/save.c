@@ -1,15 +1,23 @@
 #include "worker/save.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/watchdog.h"
 
+// Whether training may go on from here: the last step was finite, and its loss at most a nat above that of guessing.
+static bool is_healthy(const Trainer *trainer) {
+    double guessing = log((double)trainer->config.model.vocab_size);
+    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 1;
+}
+
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {
     Checkpoint checkpoint = {.state = trainer->state,
                              .config_yaml = trainer->config_yaml,
                              .utilization = &trainer->utilization};
+    checkpoint.state.run.healthy = is_healthy(trainer);
     checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
     return checkpoint;
 }

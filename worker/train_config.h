@@ -66,6 +66,8 @@ typedef struct TrainConfig {
     int64_t checkpoint_every;       // 0: only at the end
     int64_t keep_last;              // 0: keep all
     char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
+    char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas
+    char init[CONFIG_PATH_BYTES];         // checkpoint whose weights a new run begins with; empty: none
     int64_t log_every;
     int64_t utilization_every; // 0: as log_every
     int64_t eval_every;        // 0: only at the end

@@ -4,6 +4,7 @@
 #define MOETRAIN_WORKER_TRAINER_H
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/config_difference.h"
 #include "worker/batch.h"
 #include "worker/metrics.h"
 #include "worker/optimizer.h"
@@ -14,6 +15,7 @@
 typedef struct Trainer {
     TrainConfig config; // model.vocab_size filled in
     const char *config_yaml;
+    const KeyRule *key_rules; // of the configuration's keys
     Session session;
     Vocabulary vocabulary;
     DataFile *train_file, *validation_file;
@@ -35,6 +37,7 @@ typedef struct Trainer {
     int64_t steps_done;     // by this process
     double seconds_a_step;  // running mean, for the ETA
     int64_t saved_step;     // of the newest checkpoint; -1: none
+    double last_loss;       // of the step done last
     // Bytes that this rank sent while training, not evaluating.
     int64_t sent_in_steps[TRAFFIC_KINDS];
 } Trainer;
