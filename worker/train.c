@@ -145,6 +145,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     trainer->config = *config;
     trainer->config_yaml = config_yaml;
     trainer->saved_step = -1;
+    log_show_time();
     signals_install();
     watchdog_start(config->hang_timeout);
 
@@ -157,7 +158,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
-    metrics_close(trainer->metrics);
+    row_file_close(trainer->metrics);
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
     batch_close(&trainer->batch);

@@ -67,6 +67,7 @@ typedef struct TrainConfig {
     int64_t keep_last;              // 0: keep all
     char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
     int64_t log_every;
+    bool log_every_row;        // a row of metrics for every step
     int64_t utilization_every; // 0: as log_every
     int64_t eval_every;        // 0: only at the end
     int64_t eval_batches;      // 0: the whole validation file

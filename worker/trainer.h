@@ -24,7 +24,7 @@ typedef struct Trainer {
     TrainState state;
     UtilizationHistory utilization; // kept on every rank, meaningful everywhere, saved by rank 0
     double *entropy;                // (MoE layers) of the step
-    Metrics *metrics;               // rank 0
+    RowFile *metrics;               // rank 0
     Plan plan;
     double gemm_gflops;     // limit of all ranks together
     double flops_a_step;    // over all ranks
@@ -32,6 +32,8 @@ typedef struct Trainer {
     size_t free_before;     // of the device, before the arenas
     int64_t steps_done;     // by this process
     double seconds_a_step;  // running mean, for the ETA
+    double row_seconds;     // sum over the steps since the last row of metrics
+    int64_t row_steps;      // how many
     int64_t saved_step;     // of the newest checkpoint; -1: none
     // Bytes that this rank sent while training, not evaluating.
     int64_t sent_in_steps[TRAFFIC_KINDS];
