@@ -62,6 +62,12 @@ typedef struct Checkpoint {
 // checkpoints are then untouched and the temporary file is removed. Collective over all ranks.
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
 
+// Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
+// made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too low
+// a limit on file sizes is an error, too little room a warning. False with exit 5. Collective over
+// all ranks.
+bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err);
+
 // Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
 // warning for each damaged file. *path is empty when the directory has none at all; false with exit
 // 4 when there are only damaged ones. Collective over all ranks (hashing is shared out).

@@ -23,7 +23,8 @@ static const char *number(double x, char text[40]) {
 
 void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (!rows) return;
-    char loss[40], norm[40], balance[40], z[40], now[CLOCK_UTC_BYTES], routing[256] = "", text[1024];
+    char loss[40], norm[40], balance[40], z[40], now[CLOCK_UTC_BYTES], routing[256] = "",
+                                                                       text[1024];
     if (row->moe)
         snprintf(routing, sizeof routing,
                  ",\"balance_loss\":%s,\"z_loss\":%s,\"drop_rate\":%.9g,\"load_imbalance\":%.9g"

@@ -6,6 +6,7 @@
 #include "comm/comm.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
+#include "worker/save.h"
 
 static bool open_data(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
@@ -104,10 +105,11 @@ bool prepare_run(Trainer *trainer, Error *err) {
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
     CHECK(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
-    if (!resume_run(trainer, err)) return false;
+    if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
     ok = comm_rank() != 0 ||
          (run_dir_write_config(config->run_dir, trainer->config_yaml, err) &&
           metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
+    if (ok && comm_rank() == 0) run_watch_begin(&trainer->run_watch, config->run_dir);
     return comm_agree(ok, err);
 }

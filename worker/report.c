@@ -86,7 +86,10 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     row->gemm_share *= faster;
     trainer->row_seconds = 0;
     trainer->row_steps = 0;
-    metrics_write_step(trainer->metrics, row);
+    Error gone = {0}; // said by run_watch_look
+    if (comm_rank() == 0 &&
+        run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, &gone))
+        metrics_write_step(trainer->metrics, row);
     if (!line_due) return;
     char line[512];
     metrics_format_step(row, config->steps, line, sizeof line);

@@ -126,8 +126,7 @@ static int train(Trainer *trainer, Error *err) {
         bool last = state->step == config->steps;
         if ((config->eval_every > 0 && state->step % config->eval_every == 0) || last)
             if (!evaluate_now(trainer, err)) return err->exit_code;
-        if ((config->checkpoint_every > 0 && state->step % config->checkpoint_every == 0) || last)
-            if (!save_checkpoint(trainer, err)) return err->exit_code;
+        if (!save_when_due(trainer, err)) return err->exit_code;
         int number = agreed_signal(trainer);
         if (number && !last) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;

@@ -8,8 +8,16 @@
 #include "worker/metrics.h"
 #include "worker/optimizer.h"
 #include "worker/plan.h"
+#include "worker/run_watch.h"
 #include "worker/session.h"
 #include "worker/vocabulary.h"
+
+// A save that failed and is tried again while training goes on; see save.c. The same on every rank.
+typedef struct SaveRetry {
+    bool pending;
+    double since, next; // rank 0's seconds: of the first attempt, before which there is no other
+    int64_t last_step;  // from this step on patience may end
+} SaveRetry;
 
 typedef struct Trainer {
     TrainConfig config; // model.vocab_size filled in
@@ -35,6 +43,8 @@ typedef struct Trainer {
     double row_seconds;     // sum over the steps since the last row of metrics
     int64_t row_steps;      // how many
     int64_t saved_step;     // of the newest checkpoint; -1: none
+    SaveRetry retry;
+    RunWatch run_watch; // rank 0
     // Bytes that this rank sent while training, not evaluating.
     int64_t sent_in_steps[TRAFFIC_KINDS];
 } Trainer;
