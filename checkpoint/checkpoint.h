@@ -105,9 +105,11 @@ typedef struct CheckpointInfo {
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
 
-// XXH3-128 in hex over the logical content: for each tensor in name order its name, dtype, shape
-// and bytes, among them the state and the utilization series. Not the configuration, version, time
-// or layout: runs on different numbers of ranks that computed the same bits have the same digest.
+// XXH3-128 in hex over what was computed: for each tensor in name order its name, dtype, shape and
+// bytes, among them the state; then, from the utilization history, its shape, its number of steps
+// and every expert's choices routed and dropped in all of them. Not the configuration, version,
+// time, layout or rows of the history: runs on different numbers of ranks that computed the same
+// bits have the same digest, however often they logged.
 // Reads and verifies the whole file. Not collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 
