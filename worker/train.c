@@ -12,6 +12,7 @@
 #include "worker/report.h"
 #include "worker/save.h"
 #include "worker/signals.h"
+#include "worker/starts.h"
 #include "worker/watchdog.h"
 
 // Called with sign -1 before a step and 1 after it: adds what was sent between.
@@ -153,7 +154,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
         exit_code = err->exit_code;
     } else {
         report_run(trainer);
-        exit_code = train(trainer, err);
+        exit_code = starts_write(trainer, err) ? train(trainer, err) : err->exit_code;
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
