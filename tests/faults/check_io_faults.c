@@ -137,6 +137,7 @@ static void a_file_that_is_hidden_for_a_moment_is_found(void) {
         CHECK(save(NEW, &err), "rank %d, hidden twice: %s", rank, err.message);
         CHECK(disarm(2), "rank %d did not open call %d", rank, call);
         remove_newest();
+        if (rank < comm_size() - 1) continue; // waiting takes seconds
         arm(rank, "open", call, ENOENT, 1000);
         CHECK(!save(NEW, &err), "rank %d: a file that never comes was found", rank);
         disarm(1000);
