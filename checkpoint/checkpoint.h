@@ -75,6 +75,12 @@ typedef struct Checkpoint {
 // checkpoints are then untouched and the temporary file is removed. Collective over all ranks.
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
 
+// Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
+// made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too low
+// a limit on file sizes is an error, too little room a warning. False with exit 5. Collective over
+// all ranks.
+bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err);
+
 // Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
 // warning for each damaged file. *path is empty when the directory has none at all; false with exit
 // 4 when there are only damaged ones. One that any rank cannot read is not damaged: false with exit 5, so that no newer state
@@ -116,9 +122,11 @@ typedef struct CheckpointInfo {
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
 
-// XXH3-128 in hex over the logical content: for each tensor in name order its name, dtype, shape
-// and bytes, among them the state and the utilization series. Not the configuration, version, time, run
-// or layout: runs on different numbers of ranks that computed the same bits have the same digest.
+// XXH3-128 in hex over what was computed: for each tensor in name order its name, dtype, shape and
+// bytes, among them the state; then, from the utilization history, its shape, its number of steps
+// and every expert's choices routed and dropped in all of them. Not the configuration, version,
+// time, run, layout or rows of the history: runs on different numbers of ranks that computed the same
+// bits have the same digest, however often they logged.
 // Reads and verifies the whole file. Not collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 

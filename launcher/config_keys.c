@@ -260,7 +260,9 @@ const ConfigKey CONFIG_KEYS[] = {
         "checkpoint whose weights a new run begins with, at step 0 with a new optimizer, also on other data of the same "
         "vocabulary; once run.dir holds a checkpoint the run goes on from that; empty: random weights"),
     INTEGER("log.every", FREE, log_every, "10", 1, MANY,
-        "steps between lines of the log and rows of metrics.jsonl"),
+        "steps between lines of the log and rows of metrics.jsonl; the last step and skipped ones always have a row"),
+    FLAG("log.every_row", FREE, log_every_row, "false",
+        "a row of metrics.jsonl for every step; lines of the log stay as log.every says"),
     INTEGER("log.utilization_every", FREE, utilization_every, "0", 0, MANY,
         "steps between rows of the expert-utilization history; 0: as log.every"),
     INTEGER_DERIVED("eval.every", FREE, eval_every, derive_eval_every,

@@ -10,6 +10,7 @@
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/shared_run_dir.h"
+#include "worker/save.h"
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
 static bool open_files(Trainer *trainer, Error *err) {
@@ -110,12 +111,13 @@ bool prepare_run(Trainer *trainer, Error *err) {
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
     CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
-    if (!resume_run(trainer, err)) return false;
+    if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
     // A configuration that nothing will be trained with says nothing about what is in the folder.
     bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||
          ((finished || run_dir_write_config(config->run_dir, trainer->config_yaml, err)) &&
           metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
+    if (ok && comm_rank() == 0) run_watch_begin(&trainer->run_watch, config->run_dir);
     return comm_follow(ok, err);
 }

@@ -33,7 +33,7 @@ bool run_dir_open(const char *run_dir, Error *err) {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "%s/lock", run_dir);
     // The descriptor stays open on purpose: the lock ends with the process, however it ends.
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0)
         return error_set(err, EXIT_IO,
                          "run.dir %s: cannot write: %s; choose a folder that can be written",
@@ -64,7 +64,9 @@ bool run_dir_write_config(const char *run_dir, const char *config_yaml, Error *e
     char path[PATH_BYTES], temporary[PATH_BYTES + 8];
     snprintf(path, sizeof path, "%s/config.yaml", run_dir);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    FILE *file = fopen(temporary, "w");
+    unlink(temporary); // of a crash; O_EXCL then follows no link that takes its place
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    FILE *file = fd >= 0 ? fdopen(fd, "w") : NULL;
     bool ok = file && write_portable(file, config_yaml);
     int cause = errno;
     if (file && fclose(file) != 0) {

@@ -12,6 +12,7 @@
 #include "worker/report.h"
 #include "worker/save.h"
 #include "worker/signals.h"
+#include "worker/starts.h"
 #include "worker/watchdog.h"
 
 // Called with sign -1 before a step and 1 after it: adds what was sent between.
@@ -102,20 +103,16 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     return true;
 }
 
-static bool due(int64_t step, int64_t every, int64_t last) {
-    return step == last || (every > 0 && step % every == 0);
-}
-
 // What is due after a step: evaluation and checkpoint. *signal: one that any rank has received, or 0. Finished steps are
 // saved before it is obeyed. Collective over all ranks.
 static bool finish_step(Trainer *trainer, int *signal, Error *err) {
     const TrainConfig *config = &trainer->config;
-    int64_t step = trainer->state.step, last = config->steps;
+    int64_t step = trainer->state.step;
     *signal = 0;
-    if (due(step, config->eval_every, last) && !evaluate_now(trainer, signal, err)) return false;
+    if ((config->eval_every > 0 && step % config->eval_every == 0) || step == config->steps)
+        if (!evaluate_now(trainer, signal, err)) return false;
     if (!*signal) *signal = signals_agreed(trainer->session.groups.world);
-    bool save = *signal || due(step, config->checkpoint_every, last);
-    return !save || save_checkpoint(trainer, err);
+    return *signal ? save_checkpoint(trainer, err) : save_when_due(trainer, err);
 }
 
 // The evaluation that a signal had interrupted when the run was saved. Collective over all ranks.
@@ -165,6 +162,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     trainer->config_yaml = config_yaml;
     trainer->key_rules = key_rules;
     trainer->saved_step = -1;
+    log_show_time();
     signals_install();
     watchdog_start(config->hang_timeout);
 
@@ -173,11 +171,11 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
         exit_code = err->exit_code;
     } else {
         report_run(trainer);
-        exit_code = train(trainer, err);
+        exit_code = starts_write(trainer, err) ? train(trainer, err) : err->exit_code;
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
-    metrics_close(trainer->metrics);
+    row_file_close(trainer->metrics);
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
     batch_close(&trainer->batch);

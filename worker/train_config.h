@@ -69,6 +69,7 @@ typedef struct TrainConfig {
     char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas
     char init[CONFIG_PATH_BYTES];         // checkpoint whose weights a new run begins with; empty: none
     int64_t log_every;
+    bool log_every_row;        // a row of metrics for every step
     int64_t utilization_every; // 0: as log_every
     int64_t eval_every;        // 0: only at the end
     int64_t eval_batches;      // of `batch` sequences; 0: the whole validation file
