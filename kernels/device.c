@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,6 +68,7 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
     omp_set_num_threads(dev->threads);
     if (!backend->open(dev, local_rank, local_size, err)) return false;
     backend->describe(dev, dev->description, sizeof dev->description);
+    if (!dev->kind[0]) snprintf(dev->kind, sizeof dev->kind, "%.127s", dev->description);
     return true;
 }
 

@@ -26,6 +26,7 @@ typedef struct Device {
     const char *name;      // "cpu" or "cuda"
     Place place;           // where its tensors lie
     char description[192]; // processor and matrix library, for the log and --version
+    char kind[128]; // what decides the bits of its results: library, version, instruction set; compared over ranks
     DeviceLimits limits;
     int threads; // OpenMP threads this rank computes with
     uint8_t identity[DEVICE_IDENTITY_BYTES]; // of a GPU: no other has the same; zeros on a CPU

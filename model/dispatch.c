@@ -64,7 +64,7 @@ void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     // With one rank in the group received rows are expert rows: there is no order to keep.
     d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
     d->plan.to_received = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
-    d->planned = false;
+    d->planned_for = -1;
 }
 
 bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err) {
@@ -112,7 +112,7 @@ static void plan_exchange(Dispatch *d, Work *work) {
         }
 }
 
-// Padded: every count is the room. Done once, with numbers that the host knows.
+// Padded: every count is the room. Done once as long as the memory stays, with numbers that the host knows.
 static void plan_padded(Dispatch *d, Work *work) {
     Arena host;
     arena_measure(&host, "padded counts", NULL);
@@ -124,11 +124,11 @@ static void plan_padded(Dispatch *d, Work *work) {
     device_upload(work->dev, d->all_counts, full);
     arena_free(&host);
     plan_exchange(d, work);
-    d->planned = true;
+    d->planned_for = work->memory_uses;
 }
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
-    if (d->room >= 0 && !d->planned) plan_padded(d, work);
+    if (d->room >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
     permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept, work->shards,
                      d->room);
     if (d->room >= 0) return;

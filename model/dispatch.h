@@ -33,7 +33,7 @@ typedef struct Dispatch {
     ExchangePlan plan;      // on the device
     ExchangePlan host_plan; // the three parts of it that the host knows too
     Tensor send_first;      // (chunks, ep) i64 on the host: first sent row of each
-    bool planned;           // padded: the plan never changes
+    int64_t planned_for;    // padded: the plan is the same until the memory was used otherwise (work->memory_uses); -1: none
     int64_t sent, received; // rows of this micro-batch
     Tensor sent_buffer;     // (M, D) stored, scratch, only with several ranks in the group
     Tensor received_buffer; // (R, D) stored, scratch, likewise

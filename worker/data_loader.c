@@ -275,7 +275,14 @@ bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor,
     return read_window(file, epoch_offset(T, seed, at.epoch) + window * T, T, inputs, targets, err);
 }
 
-bool data_file_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs, int32_t *targets,
-                      Error *err) {
-    return read_window(file, index * T, T, inputs, targets, err);
+int64_t data_file_evaluation_windows(const DataFile *file, int64_t T) {
+    return (file->tokens - 1 + T - 1) / T;
+}
+
+bool data_file_evaluation_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs,
+                                 int32_t *targets, int64_t *count, Error *err) {
+    int64_t first = index * T, left = file->tokens - 1 - first;
+    *count = left < 0 ? 0 : left < T ? left : T;
+    for (int64_t i = *count; i < T; i++) inputs[i] = targets[i] = 0;
+    return *count == 0 || read_window(file, first, *count, inputs, targets, err);
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "worker/compare_ranks.h"
 
 // Threads for a rank that was told nothing: where it may run on the whole host, its share of the cores.
 static int default_threads(void) {
@@ -24,10 +25,8 @@ static bool check_devices(const Device *dev, const char *kind, Error *err) {
     memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
     uint8_t *rows = calloc((size_t)ranks, ROW);
     CHECK_MEMORY(rows, "no memory for the devices of %d ranks", ranks);
-    ProcessGroups hosts = process_groups_open(1, NULL);
-    all_gather(hosts.world, tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
+    all_gather(comm_world(), tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
                TRAFFIC_OTHER);
-    process_groups_close(&hosts);
     bool ok = true;
     for (int a = 0; a < ranks && ok; a++) {
         const uint8_t *first = rows + (size_t)a * ROW;
@@ -79,7 +78,9 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
         ok = check_limits(&session->dev, &config->model, err) &&
              device_self_test(&session->dev, err);
     }
-    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
+    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err) ||
+        !compare_devices(&session->dev, config->reproducible, err))
+        return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
     return true;
 }
@@ -98,7 +99,7 @@ ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank,
         .ranks = ranks,
         .rank = rank,
         .expert_parallel = config->expert_parallel,
-        .shards = config->shards,
+        .shards = config->shards / config->micro_batches,
         .sequences = config->batch / config->micro_batches,
         .context = config->context,
         .micro_batches = config->micro_batches,
