@@ -18,6 +18,7 @@
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
+#include "worker/signals.h"
 #include "worker/train.h"
 #include "worker/vocabulary.h"
 
@@ -121,6 +122,7 @@ static void fill_standard_streams(void) {
 }
 
 int main(int argc, char **argv) {
+    signals_install(); // before all else: a request to stop may come at once
     fill_standard_streams();
     Error err = {0};
     CommandLine line;
@@ -135,9 +137,12 @@ int main(int argc, char **argv) {
         line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE;
     if (!collective && rank > 0) return EXIT_DONE; // rank 0 speaks
 
-    if (collective) comm_init(&argc, &argv);
+    if (collective) {
+        comm_init(&argc, &argv);
+    } else {
+        signals_release();
+    }
     int exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
     if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
-    if (collective) comm_finalize();
-    return exit_code;
+    return collective ? comm_leave(exit_code) : exit_code;
 }

@@ -6,6 +6,7 @@
 #include "comm/comm.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
+#include "worker/run_lock.h"
 
 static bool open_data(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
@@ -84,7 +85,8 @@ static bool check_room(Trainer *trainer, Error *err) {
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
     if (!open_data(trainer, err)) return false;
-    bool ok = comm_rank() != 0 || run_dir_open(config->run_dir, err);
+    bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
+                                   run_lock_take(config->run_dir, comm_size(), err));
     if (!comm_agree(ok, err) || !session_open(&trainer->session, config, err)) return false;
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();

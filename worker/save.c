@@ -4,6 +4,7 @@
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/run_lock.h"
 #include "worker/watchdog.h"
 
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {
@@ -17,6 +18,7 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
 bool save_checkpoint(Trainer *trainer, Error *err) {
     if (trainer->saved_step == trainer->state.step) return true;
     double begin = clock_seconds();
+    run_lock_confirm();
     watchdog_beat("saving a checkpoint");
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);

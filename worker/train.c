@@ -10,6 +10,7 @@
 #include "worker/lr_schedule.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
+#include "worker/run_lock.h"
 #include "worker/save.h"
 #include "worker/signals.h"
 #include "worker/watchdog.h"
@@ -97,11 +98,12 @@ static bool evaluate_now(Trainer *trainer, Error *err) {
     return true;
 }
 
-// A signal seen by any rank is obeyed by all. Returns its number or 0. Collective over all ranks.
-static int agreed_signal(Trainer *trainer) {
-    double number = signals_received();
-    all_reduce_max(trainer->session.groups.world, tensor_1d(&number, F64, 1), TRAFFIC_OTHER);
-    return (int)number;
+// Saves and says why. Collective over all ranks.
+static int stop_run(Trainer *trainer, int number, Error *err) {
+    if (!save_checkpoint(trainer, err)) return err->exit_code;
+    log_info("stopped by %s after step %lld, everything is saved; run the same command again to go on",
+             signal_name(number), (long long)trainer->state.step);
+    return EXIT_REQUEUE;
 }
 
 // Steps until the last one, a signal or an error. Returns the exit code. Collective over all ranks.
@@ -113,7 +115,10 @@ static int train(Trainer *trainer, Error *err) {
         log_info("step %lld of %lld is reached already: nothing to train", (long long)state->step,
                  (long long)config->steps);
     while (state->step < config->steps) {
+        int number = signals_agreed(trainer->session.groups.world);
+        if (number) return stop_run(trainer, number, err);
         if (!training_step(trainer, &row, err)) return err->exit_code;
+        run_lock_confirm();
         report_step(trainer, &row);
         if (config->max_skipped > 0 && state->skipped_in_row >= config->max_skipped) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;
@@ -128,13 +133,6 @@ static int train(Trainer *trainer, Error *err) {
             if (!evaluate_now(trainer, err)) return err->exit_code;
         if ((config->checkpoint_every > 0 && state->step % config->checkpoint_every == 0) || last)
             if (!save_checkpoint(trainer, err)) return err->exit_code;
-        int number = agreed_signal(trainer);
-        if (number && !last) {
-            if (!save_checkpoint(trainer, err)) return err->exit_code;
-            log_info("stopped by %s after step %lld; run the same command again to go on",
-                     signal_name(number), (long long)state->step);
-            return EXIT_REQUEUE;
-        }
     }
     return EXIT_DONE;
 }
@@ -145,7 +143,6 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     trainer->config = *config;
     trainer->config_yaml = config_yaml;
     trainer->saved_step = -1;
-    signals_install();
     watchdog_start(config->hang_timeout);
 
     int exit_code = EXIT_DONE;
@@ -157,6 +154,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
+    run_lock_release();
     metrics_close(trainer->metrics);
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
