@@ -2,12 +2,8 @@
 
 #include <mpi.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "comm/mpi_check.h"
 #include "kernels/log.h"
@@ -15,7 +11,6 @@
 static int the_rank = 0, the_size = 1, the_local_rank = 0, the_local_size = 1;
 
 static pthread_t mpi_thread; // the only one that may call MPI
-static pid_t *local_pids;    // of the ranks on this host
 
 // From another thread die() just ends this process, and mpirun or srun the others.
 static void abort_all_ranks(int exit_code) {
@@ -38,39 +33,12 @@ void comm_init(int *argc, char ***argv) {
         MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, the_rank, MPI_INFO_NULL, &host));
     MPI_CHECK(MPI_Comm_rank(host, &the_local_rank));
     MPI_CHECK(MPI_Comm_size(host, &the_local_size));
-    pid_t own = getpid();
-    local_pids = calloc((size_t)the_local_size, sizeof *local_pids);
-    CHECK(local_pids, "no memory for %d process ids", the_local_size);
-    MPI_CHECK(MPI_Allgather(&own, sizeof own, MPI_BYTE, local_pids, sizeof own, MPI_BYTE, host));
     MPI_CHECK(MPI_Comm_free(&host));
-}
-
-// Until the launcher has collected the other ranks of this host; what takes longer is not waited for.
-static void wait_for_local_ranks(void) {
-    const struct timespec poll = {.tv_nsec = 5000000};
-    for (int polls = 0; polls < 400; polls++) {
-        int left = 0;
-        for (int i = 0; i < the_local_size; i++)
-            left += local_pids[i] != getpid() && kill(local_pids[i], 0) == 0;
-        if (left == 0) break;
-        nanosleep(&poll, NULL);
-    }
-    // Of ranks on other hosts nothing is seen; they have left MPI at the same time.
-    if (the_local_size < the_size) nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
 }
 
 void comm_finalize(void) {
     die_hook = NULL;
     MPI_Finalize();
-}
-
-int comm_leave(int exit_code) {
-    comm_finalize();
-    if (the_rank != 0) exit_code = 0;
-    if (exit_code != 0) wait_for_local_ranks();
-    free(local_pids);
-    local_pids = NULL;
-    return exit_code;
 }
 
 int comm_rank(void) {

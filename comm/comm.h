@@ -12,10 +12,6 @@
 void comm_init(int *argc, char ***argv);
 // Ends MPI; after it nothing of comm/ may be called. Collective over all ranks.
 void comm_finalize(void);
-// Ends MPI and returns what this rank's main returns, for an exit_code that all ranks agree on: rank 0 leaves with it, as the
-// last of its host, the others with 0. A launcher that sees another code while ranks live begins to kill them, which takes
-// Open MPI twice its odls_base_sigkill_timeout. Collective over all ranks.
-int comm_leave(int exit_code);
 
 int comm_rank(void); // 0 … comm_size()-1
 int comm_size(void);

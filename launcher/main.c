@@ -144,5 +144,6 @@ int main(int argc, char **argv) {
     }
     int exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
     if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
-    return collective ? comm_leave(exit_code) : exit_code;
+    if (collective) comm_finalize();
+    return exit_code;
 }
