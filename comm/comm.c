@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "comm/mpi_check.h"
@@ -52,6 +53,20 @@ int comm_local_rank(void) {
 }
 int comm_local_size(void) {
     return the_local_size;
+}
+
+int comm_local_sharers(uint64_t key) {
+    MPI_Comm host;
+    int sharers = 0;
+    uint64_t *keys = calloc((size_t)the_local_size, sizeof *keys);
+    CHECK(keys, "no memory for the keys of %d ranks", the_local_size);
+    MPI_CHECK(
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, the_rank, MPI_INFO_NULL, &host));
+    MPI_CHECK(MPI_Allgather(&key, 1, MPI_UINT64_T, keys, 1, MPI_UINT64_T, host));
+    MPI_CHECK(MPI_Comm_free(&host));
+    for (int i = 0; i < the_local_size; i++) sharers += keys[i] == key;
+    free(keys);
+    return sharers;
 }
 
 const char *comm_library(void) {

@@ -6,6 +6,8 @@
 #ifndef MOETRAIN_COMM_COMM_H
 #define MOETRAIN_COMM_COMM_H
 
+#include <stdint.h>
+
 #include "kernels/check.h"
 
 // Starts MPI, sets the rank of the log and the abort hook of die(). Collective over all ranks.
@@ -17,6 +19,8 @@ int comm_rank(void); // 0 … comm_size()-1
 int comm_size(void);
 int comm_local_rank(void); // among the ranks of this host
 int comm_local_size(void);
+// The ranks of this host that give the same key as this one, which is among them. Collective over all ranks.
+int comm_local_sharers(uint64_t key);
 const char *comm_library(void); // "Open MPI 4.1.4"
 
 // True on every rank when `ok` is true on every rank. Otherwise false everywhere, and everywhere *err becomes
