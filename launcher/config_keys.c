@@ -139,7 +139,7 @@ const ConfigKey CONFIG_KEYS[] = {
     INTEGER("train.max_skipped", FREE, max_skipped, "10", 1, 1e9,
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", FREE, threads, "0", 0, 1024,
-        "OpenMP threads of a rank; 0: OMP_NUM_THREADS, else all cores the rank may use"),
+        "OpenMP threads of a rank; 0: OMP_NUM_THREADS, else its share of the CPUs and of the cgroup's quota"),
     NUMBER("train.lr", COURSE, optimizer.lr, "0.001", 0, 100,
         "learning rate after warm-up"),
     NUMBER_DERIVED("train.min_lr", COURSE, optimizer.min_lr, derive_min_lr, "train.lr / 10", 0, 100,

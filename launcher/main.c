@@ -19,6 +19,7 @@
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
+#include "worker/signals.h"
 #include "worker/train.h"
 #include "worker/vocabulary.h"
 
@@ -127,6 +128,7 @@ static void fill_standard_streams(void) {
 }
 
 int main(int argc, char **argv) {
+    signals_install(); // before all else: a request to stop may come at once
     fill_standard_streams();
     Error err = {0};
     CommandLine line;
@@ -142,6 +144,8 @@ int main(int argc, char **argv) {
     if (collective) {
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
+    } else {
+        signals_release();
     }
     int exit_code = err.exit_code;
     if (ok) exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);

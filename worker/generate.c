@@ -8,6 +8,8 @@
 #include "worker/restore.h"
 #include "worker/sampler.h"
 #include "worker/session.h"
+#include "worker/signals.h"
+#include "worker/watchdog.h"
 
 // A text being written. The model sees a window of at most `context` tokens; when it is full, the newer half of it
 // becomes the beginning of the next window.
@@ -119,6 +121,12 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
 
     fputs(options->prompt, stdout);
     for (int64_t i = 0; i < options->tokens; i++) {
+        watchdog_beat("generation");
+        int number = signals_received();
+        if (number)
+            return putchar('\n'), error_set(err, EXIT_REQUEUE, "stopped by %s after %lld of %lld tokens",
+                                           signal_name(number), (long long)i,
+                                           (long long)options->tokens);
         const float *logits = next_logits(g);
         int32_t token = sample_token(logits, V, options->temperature, options->top_k,
                                      options->top_p, options->seed, i, g->order, g->probabilities);
@@ -135,7 +143,9 @@ int generate_run(const TrainConfig *config, const char *checkpoint_path,
                  const GenerateOptions *options, Error *err) {
     Generator g = {0};
     Session session = {0};
+    watchdog_start(config->hang_timeout);
     bool ok = generate(&g, config, &session, checkpoint_path, options, err);
+    watchdog_stop();
     if (g.cache.layers) kv_cache_close(&g.cache);
     restore_free(&g.restored);
     free(g.tokens);
