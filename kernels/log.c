@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "kernels/utf8.h"
+
 static int the_rank = 0;
 
 void log_set_rank(int rank) { the_rank = rank; }
@@ -10,9 +12,10 @@ int log_rank(void) { return the_rank; }
 
 static void print_line(FILE *out, const char *prefix, const char *format, va_list args) {
     if (the_rank != 0) return;
-    char line[4096];
+    char line[4096], printable[sizeof line * 4];
     vsnprintf(line, sizeof line, format, args);
-    fprintf(out, "%s%s\n", prefix, line); // a failed write is ignored on purpose (see log.h)
+    utf8_make_printable(line, printable, sizeof printable); // whatever names and values it holds
+    fprintf(out, "%s%s\n", prefix, printable); // a failed write is ignored on purpose (see log.h)
     fflush(out);
 }
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "launcher/suggest.h"
-#include "worker/utf8.h"
+#include "kernels/utf8.h"
 
 enum {
     // Largest denominator of a rational: keeps the capacity's products inside 64 bits (model_config.c).
