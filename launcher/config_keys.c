@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/habits.h"
 #include "launcher/suggest.h"
 
 // ---- values that follow from others when left out --------------------------------------------------------
@@ -265,6 +266,7 @@ int config_key_find(const char *name) {
 }
 
 const char *config_key_suggest(const char *name) {
+    if (habit_key(name)) return habit_key(name);
     const char *names[CONFIG_KEY_COUNT + 1];
     for (int row = 0; row < CONFIG_KEY_COUNT; row++) names[row] = CONFIG_KEYS[row].name;
     names[CONFIG_KEY_COUNT] = NULL;
