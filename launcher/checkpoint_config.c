@@ -1,5 +1,6 @@
 #include "launcher/checkpoint_config.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -38,24 +39,41 @@ static bool find_newest_of_run(const char *folder, char found[CONFIG_PATH_BYTES]
     return found[0] || find_newest(inner, found, err);
 }
 
-// When the path is a configuration: says so, and names what may have been meant.
+// Whether a file begins as a checkpoint does.
+static bool is_checkpoint(const char *path) {
+    char magic[8] = "";
+    FILE *file = fopen(path, "rb");
+    bool ok = file && fread(magic, 1, sizeof magic, file) == sizeof magic &&
+              memcmp(magic, "MOETRAIN", sizeof magic) == 0;
+    if (file) fclose(file);
+    return ok;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), tail = strlen(end);
+    return length > tail && strcmp(text + length - tail, end) == 0;
+}
+
+// False, with what may have been meant, when the file is a configuration.
 static bool refuse_config(const char *path, Error *err) {
     char *text = NULL, newest[CONFIG_PATH_BYTES] = "";
     size_t bytes = 0;
     Error ignored = {0};
     Config *config = malloc(sizeof *config);
     CHECK(config, "no memory for a configuration");
-    bool is_config = config_load_text(path, &text, &bytes, &ignored) &&
-                     config_read(config, path, text, bytes, NULL, 0, &ignored);
-    if (is_config && find_newest_of_run(config->train.run_dir, newest, &ignored) && newest[0])
+    bool legal = config_load_text(path, &text, &bytes, &ignored) &&
+                 config_read(config, path, text, bytes, NULL, 0, &ignored);
+    bool is_config = legal || ends_with(path, ".yaml") || ends_with(path, ".yml");
+    if (legal && find_newest_of_run(config->train.run_dir, newest, &ignored) && newest[0])
         error_set(err, EXIT_CHECKPOINT,
                   "%.400s: is a configuration, not a checkpoint; the newest of its run is %s", path,
                   newest);
     else if (is_config)
-        error_set(err, EXIT_CHECKPOINT,
-                  "%.400s: is a configuration, not a checkpoint; its run has none yet: %s holds no "
-                  "checkpoints/step-….h5",
-                  path, config->train.run_dir);
+        error_set(
+            err, EXIT_CHECKPOINT,
+            "%.400s: is a configuration, not a checkpoint; name RUN/checkpoints/step-….h5, or "
+            "a run's folder for its newest%s%s",
+            path, legal ? "; this one's has none: " : "", legal ? config->train.run_dir : "");
     free(config);
     free(text);
     return !is_config;
@@ -66,12 +84,7 @@ bool checkpoint_path_resolve(const char *path, char resolved[CONFIG_PATH_BYTES],
     bool exists = stat(path, &status) == 0;
     if (snprintf(resolved, CONFIG_PATH_BYTES, "%s", path) >= CONFIG_PATH_BYTES)
         return error_set(err, EXIT_CHECKPOINT, "%.400s…: the path is too long", path);
-    if (exists && S_ISREG(status.st_mode)) {
-        size_t length = strlen(path);
-        bool yaml = (length > 5 && strcmp(path + length - 5, ".yaml") == 0) ||
-                    (length > 4 && strcmp(path + length - 4, ".yml") == 0);
-        return !yaml || refuse_config(path, err);
-    }
+    if (exists && S_ISREG(status.st_mode)) return is_checkpoint(path) || refuse_config(path, err);
     if (!exists || !S_ISDIR(status.st_mode))
         return true; // the reader of the file says what is wrong
     if (!find_newest_of_run(path, resolved, err)) return false;

@@ -169,10 +169,10 @@ bool habit_option(const char *word, const char *next, const char *path, Error *e
         error_set(err, EXIT_CONFIG, "command line: %.60s is not needed: write only %.60s", word,
                   value ? value : "the file");
     else if (key_meant(name))
-        error_set(
-            err, EXIT_CONFIG,
-            "command line: '%.60s' is not an option; keys are written without dashes: %s=%.60s",
-            word, key_meant(name), value ? value : "VALUE");
+        error_set(err, EXIT_CONFIG,
+                  "command line: '%.60s' is not an option; keys are written key=value, without "
+                  "dashes: %s=%.60s",
+                  word, key_meant(name), value ? value : "VALUE");
     else
         return false;
     return true;

@@ -9,7 +9,9 @@
 enum {
     PIECES = 3, // head, middle and tail
     PIECE_BYTES = 1 << 15,
-    LEAST_BYTES = 64, // fewer say nothing about what they are
+    LEAST_BYTES = 24, // fewer say nothing about what they are
+    LEAST_CONTROLS = 4,
+    LEAST_TEXT_DISTINCT = 4, // the four bases; fewer are a pattern of numbers
     LEAST_NUMBERS =
         24, // all in the lanes where wider numbers have theirs: by chance once in 2^24 files
     LEAST_DISTINCT = 8,  // a toy of a few tokens may well have one of them in every second place
@@ -250,12 +252,14 @@ static bool is_text(const Sample *sample) {
     for (size_t i = 0; i < sample->bytes; i++) ascii += sample->content[i] < 0x80;
     return sample->bytes >= LEAST_BYTES && count_controls(sample) * 1000 <= sample->bytes &&
            (ascii * 4 >= sample->bytes * 3 || count_not_utf8(sample) <= 4 * PIECES) &&
-           count_distinct_bytes(sample) >= LEAST_DISTINCT;
+           count_distinct_bytes(sample) >= LEAST_TEXT_DISTINCT;
 }
 
 // Whether a file taken for text is none. Some NUL or separator characters among the letters are tolerated.
 static bool is_binary(const Sample *sample) {
-    return sample->bytes >= LEAST_BYTES && count_controls(sample) * 20 > sample->bytes;
+    size_t controls = count_controls(sample);
+    return sample->bytes >= LEAST_BYTES && controls >= LEAST_CONTROLS &&
+           controls * 20 > sample->bytes;
 }
 
 // ---- numbers of another width --------------------------------------------------------------------------
@@ -307,29 +311,30 @@ static const WideNumbers WIDE_NUMBERS[] = {
 };
 enum { WIDE_COUNT = sizeof WIDE_NUMBERS / sizeof *WIDE_NUMBERS };
 
-static bool fits_lanes(const WideNumbers *wide, const Lanes *lanes, int distinct) {
-    bool all_zero = true;
+static bool fits_lanes(const WideNumbers *wide, const Lanes *lanes, int distinct, bool *large) {
+    *large = false;
     int64_t used[2] = {0};
     for (int i = 0; i < 8; i++) {
         if (wide->zero >> i & 1 && lanes->used[i] > 0) return false;
         if (wide->small >> i & 1 && lanes->largest[i] > 3) return false;
-        if (wide->small >> i & 1 && lanes->used[i] > 0) all_zero = false;
+        if (wide->small >> i & 1 && lanes->used[i] > 0) *large = true;
         for (int group = 0; group < 2; group++)
             if (wide->used[group] >> i & 1 && lanes->used[i] > used[group])
                 used[group] = lanes->used[i];
     }
     int64_t numbers = wide->used[0] == wide->used[1] ? used[0] : used[0] + used[1];
     return used[0] > 0 && used[1] > 0 && numbers >= LEAST_NUMBERS &&
-           distinct >= (all_zero ? LEAST_DISTINCT : MANY_DISTINCT);
+           distinct >= (*large ? MANY_DISTINCT : LEAST_DISTINCT);
 }
 
-// What numbers read as `width` bytes really are, or NULL.
-static const WideNumbers *find_wide_numbers(const Sample *sample, int width) {
+// What numbers read as `width` bytes really are, or NULL; *large: some need more than 16 bits.
+static const WideNumbers *find_wide_numbers(const Sample *sample, int width, bool *large) {
     if (sample->bytes < LEAST_BYTES) return NULL;
     Lanes lanes = measure_lanes(sample);
     int distinct = count_distinct_halves(sample);
     for (int row = 0; row < WIDE_COUNT; row++)
-        if (WIDE_NUMBERS[row].bytes > width && fits_lanes(&WIDE_NUMBERS[row], &lanes, distinct))
+        if (WIDE_NUMBERS[row].bytes > width &&
+            fits_lanes(&WIDE_NUMBERS[row], &lanes, distinct, large))
             return &WIDE_NUMBERS[row];
     return NULL;
 }
@@ -344,7 +349,7 @@ static bool is_big_endian_16(const Sample *sample) {
         low_zero += low == 0;
         high_zero += high == 0;
     }
-    return numbers >= LEAST_BYTES / 2 && low_zero * 5 >= numbers && high_zero * 50 <= numbers &&
+    return numbers >= LEAST_NUMBERS && low_zero * 5 >= numbers && high_zero * 50 <= numbers &&
            count_distinct_halves(sample) >= LEAST_DISTINCT;
 }
 
@@ -373,11 +378,13 @@ static bool refuse_known(const FileReader *file, const KnownFile *known, bool by
 static bool refuse_binary(const FileReader *file, DataFormat format, const Sample *sample,
                           Error *err) {
     Lanes lanes = measure_lanes(sample);
-    const WideNumbers *wide = find_wide_numbers(sample, 2);
+    bool large;
+    const WideNumbers *wide = find_wide_numbers(sample, 2, &large);
     int64_t even = 0, odd = 0, rows = (int64_t)sample->bytes / 8;
     for (int i = 0; i < 8; i += 2) even += lanes.used[i], odd += lanes.used[i + 1];
     bool utf16 = odd * 50 < rows * 4 && even * 20 > rows * 76; // letters, each with a zero byte
-    bool halves = odd * 5 < rows * 16;                         // a fifth of the high bytes is zero
+    bool utf16_big = even * 50 < rows * 4 && odd * 20 > rows * 76;
+    bool halves = odd * 5 < rows * 16; // a fifth of the high bytes is zero
     char what[256] = "holds binary data, not text; if it holds token numbers set data.format and "
                      "data.vocab_size";
     if (wide)
@@ -389,10 +396,14 @@ static bool refuse_binary(const FileReader *file, DataFormat format, const Sampl
         snprintf(what, sizeof what,
                  "looks like token numbers (uint16) or text in UTF-16, but is read as text; set "
                  "data.format=uint16 and data.vocab_size, or " ICONV("UTF-16LE"));
+    else if (utf16_big)
+        snprintf(what, sizeof what,
+                 "looks like text in UTF-16 or big-endian token numbers (uint16), but is read as "
+                 "text; " ICONV("UTF-16BE"));
     else if (halves)
         snprintf(what, sizeof what,
                  "looks like token numbers (uint16), but is read as text; set data.format=uint16 "
-                 "and data.vocab_size, also for the other data file");
+                 "and data.vocab_size, which hold for data.train and data.validation");
     return error_set(err, EXIT_DATA, "%s: %s%s", file->path, what,
                      format == DATA_BYTES ? AS_IT_IS : TRUST);
 }
@@ -406,17 +417,19 @@ static bool check_numbers(const FileReader *file, DataFormat format, const Sampl
                          "numbers, or train on text with data.format=bytes or characters, which "
                          "holds for data.train and data.validation" TRUST,
                          file->path, data_format_name(format));
-    const WideNumbers *wide = find_wide_numbers(sample, format == DATA_UINT16 ? 2 : 4);
+    bool large;
+    const WideNumbers *wide = find_wide_numbers(sample, format == DATA_UINT16 ? 2 : 4, &large);
+    bool to_wide = wide && (large || format == DATA_UINT32);
     if (wide)
-        return error_set(err, EXIT_DATA,
-                         "%s: looks like %s token numbers, but is read as %s (%s); %sconvert it: "
-                         "python3 -c \"import numpy as np; np.fromfile('FILE', '%s')"
-                         ".astype('%s').tofile('NEW.bin')\"" TRUST,
-                         file->path, wide->name, data_format_name(format),
-                         wide->bytes == 4 ? "every second one is 0 or tiny"
-                                          : "most are 0 in the same places",
-                         wide->other_fix ? wide->other_fix : "", wide->numpy,
-                         format == DATA_UINT16 ? "<u2" : "<u4");
+        return error_set(
+            err, EXIT_DATA,
+            "%s: looks like %s token numbers, but is read as %s (%s); %sconvert it: "
+            "python3 -c \"import numpy as np; np.fromfile('FILE', '%s')"
+            ".astype('%s').tofile('NEW.bin')\"%s" TRUST,
+            file->path, wide->name, data_format_name(format),
+            wide->bytes == 4 ? "every second one is 0 or tiny" : "most are 0 in the same places",
+            wide->other_fix ? wide->other_fix : "", wide->numpy, to_wide ? "<u4" : "<u2",
+            to_wide && format == DATA_UINT16 ? " and set data.format=uint32" : "");
     if (format == DATA_UINT16 && is_big_endian_16(sample))
         return error_set(err, EXIT_DATA,
                          "%s: looks like big-endian uint16 token numbers, but is read as "
