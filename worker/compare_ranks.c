@@ -18,7 +18,7 @@ static bool hash_program(XXH64_hash_t *hash) {
     static char piece[1 << 16];
     int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     XXH3_state_t *state = XXH3_createState();
-    CHECK(state, "no memory for a hash");
+    CHECK_MEMORY(state, "no memory for a hash");
     XXH3_64bits_reset(state);
     ssize_t bytes = -1;
     while (fd >= 0 && (bytes = read(fd, piece, sizeof piece)) > 0)
@@ -44,7 +44,7 @@ static void describe_program(RankFact *fact) {
 static void describe_words(RankFact *fact, int count, char *const *words) {
     enum { SHOWN = FACT_BYTES - 32 };
     XXH3_state_t *state = XXH3_createState();
-    CHECK(state, "no memory for a hash");
+    CHECK_MEMORY(state, "no memory for a hash");
     XXH3_64bits_reset(state);
     size_t used = 0;
     for (int i = 0; i < count; i++) {
