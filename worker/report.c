@@ -9,9 +9,10 @@
 
 void report_run(const Trainer *trainer) {
     const TrainConfig *config = &trainer->config;
-    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s | %s | %s", comm_size(),
+    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s (%s) | %s | %s", comm_size(),
              comm_size() == 1 ? "" : "s", trainer->session.dev.threads,
-             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.dev.description,
+             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.threads.reason,
+             trainer->session.dev.description,
              comm_library());
     log_info("model: %lld parameters, %lld active for a token | vocabulary %lld | expert parallel "
              "%lld | %lld shards",

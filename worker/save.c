@@ -7,6 +7,7 @@
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/run_lock.h"
 #include "worker/run_watch.h"
 #include "worker/watchdog.h"
 
@@ -38,6 +39,7 @@ bool save_prepare(Trainer *trainer, Error *err) {
 static bool try_save(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     double begin = clock_seconds();
+    run_lock_confirm();
     watchdog_beat("saving a checkpoint");
     bool ok = comm_rank() != 0 ||
               run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, err);

@@ -10,6 +10,7 @@
 #include "worker/lr_schedule.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
+#include "worker/run_lock.h"
 #include "worker/save.h"
 #include "worker/signals.h"
 #include "worker/starts.h"
@@ -135,8 +136,12 @@ static int train(Trainer *trainer, Error *err) {
         log_info("step %lld of %lld is reached already: nothing to train", (long long)state->step,
                  (long long)config->steps);
     if (!make_up_evaluation(trainer, &signal, err)) return err->exit_code;
+    if (!signal) signal = signals_agreed(trainer->session.groups.world);
+    if (signal && state->step < config->steps && !save_checkpoint(trainer, err))
+        return err->exit_code;
     while (state->step < config->steps && !signal) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
+        run_lock_confirm();
         report_step(trainer, &row);
         if (config->max_skipped > 0 && state->skipped_in_row >= config->max_skipped) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;
@@ -148,8 +153,8 @@ static int train(Trainer *trainer, Error *err) {
         }
         if (!finish_step(trainer, &signal, err)) return err->exit_code;
     }
-    if (state->step == config->steps && !state->evaluation_due) return EXIT_DONE;
-    log_info("stopped by %s after step %lld; run the same command again to go on",
+    if (state->step >= config->steps && !state->evaluation_due) return EXIT_DONE;
+    log_info("stopped by %s after step %lld, everything is saved; run the same command again to go on",
              signal_name(signal), (long long)state->step);
     return EXIT_REQUEUE;
 }
@@ -163,7 +168,6 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     trainer->key_rules = key_rules;
     trainer->saved_step = -1;
     log_show_time();
-    signals_install();
     watchdog_start(config->hang_timeout);
 
     int exit_code = EXIT_DONE;
@@ -175,6 +179,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
+    run_lock_release();
     row_file_close(trainer->metrics);
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
