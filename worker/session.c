@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "comm/warm_up.h"
+#include "worker/same_gpu.h"
 
 // Threads for a rank that was told nothing: where it may run on the whole host, its share of the cores.
 static int default_threads(void) {
@@ -81,6 +83,10 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
     }
     if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
+    if (!same_gpu_kind(session, err)) return false;
+    collectives_warm_up(session->groups, &session->dev,
+                        config->reproducible == REPRODUCIBLE_RANKS ? REDUCE_FIXED_TREE
+                                                                   : REDUCE_ANY_ORDER);
     return true;
 }
 

@@ -10,6 +10,7 @@
 #include "worker/lr_schedule.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
+#include "worker/same_gpu.h"
 #include "worker/save.h"
 #include "worker/signals.h"
 #include "worker/watchdog.h"
@@ -115,6 +116,8 @@ static int train(Trainer *trainer, Error *err) {
     while (state->step < config->steps) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         report_step(trainer, &row);
+        if (trainer->steps_done == 1 && !same_gpu_products(&trainer->session, err))
+            return err->exit_code;
         if (config->max_skipped > 0 && state->skipped_in_row >= config->max_skipped) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;
             error_set(err, EXIT_NUMERIC,
