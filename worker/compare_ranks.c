@@ -103,7 +103,7 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     char fingerprint[FINGERPRINT_BYTES];
     device_fingerprint(dev, fingerprint);
     snprintf(facts[1].value, sizeof facts[1].value, "fingerprint %s", fingerprint);
-    snprintf(facts[1].note, sizeof facts[1].note, "%.191s", dev->description);
+    snprintf(facts[1].note, sizeof facts[1].note, "%s", dev->description);
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
@@ -128,6 +128,6 @@ bool compare_data_files(const char *key, const char *path, const DataFile *file,
                             "they share"};
     snprintf(fact.value, sizeof fact.value, "%lld tokens, identity %s",
              (long long)data_file_tokens(file), identity);
-    snprintf(fact.note, sizeof fact.note, "%.191s", path);
+    snprintf(fact.note, sizeof fact.note, "%s", path);
     return rank_facts_compare(&fact, 1, err);
 }
