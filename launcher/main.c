@@ -59,12 +59,14 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 
 // ---- verbs of all ranks ----------------------------------------------------------------------------------
 
-// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked. Collective over all ranks.
+// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked, with the same answer everywhere.
+// Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
     if (!comm_follow(ok, err)) return false;
     broadcast(comm_world(), config, sizeof *config, 0);
-    return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere
+    return reads_checkpoint(line->verb) ? config_resolve_ranks(config, comm_size(), train, err)
+                                        : config_check_ranks(config, comm_size(), train, err);
 }
 
 static int run_collective(const CommandLine *line, Error *err) {
