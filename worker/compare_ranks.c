@@ -11,6 +11,8 @@
 #include "comm/rank_facts.h"
 #include "kernels/fingerprint.h"
 
+enum { WORD_FACTS = 32 }; // words of a command line that are compared one by one
+
 // ---- programs --------------------------------------------------------------------------------------------
 
 // A hash of the program file that runs; false when it cannot be read.
@@ -40,42 +42,52 @@ static void describe_program(RankFact *fact) {
     fact->note[length > 0 ? length : 0] = 0;
 }
 
-// The words in quotes; the end of a long line stands as a hash.
-static void describe_words(RankFact *fact, int count, char *const *words) {
-    enum { SHOWN = FACT_BYTES - 32 };
-    XXH3_state_t *state = XXH3_createState();
-    CHECK(state, "no memory for a hash");
-    XXH3_64bits_reset(state);
-    size_t used = 0;
-    for (int i = 0; i < count; i++) {
-        XXH3_64bits_update(state, words[i], strlen(words[i]) + 1);
-        if (used < SHOWN)
-            used += (size_t)snprintf(fact->value + used, SHOWN - used, "%s%s", i > 0 ? " " : "'",
-                                     words[i]);
-    }
-    if (used >= SHOWN)
-        snprintf(fact->value + SHOWN - 1, sizeof fact->value - SHOWN + 1, "…' (%016llx)",
-                 (unsigned long long)XXH3_64bits_digest(state));
+// One word in quotes; the end of a long one stands as a hash.
+static void describe_word(RankFact *fact, int number, const char *word) {
+    enum { SHOWN = FACT_BYTES - 64 };
+    size_t length = strlen(word);
+    snprintf(fact->value, sizeof fact->value, "'%.*s'", SHOWN, word);
+    size_t used = strlen(fact->value);
+    for (char *c = fact->value; *c; c++) // a message is one line
+        if (*c > 0 && *c < ' ') *c = '?';
+    if (length > SHOWN)
+        snprintf(fact->value + used, sizeof fact->value - used, "... (%016llx) as word %d",
+                 (unsigned long long)XXH3_64bits(word, length), number);
     else
-        snprintf(fact->value + used, sizeof fact->value - used, "'");
-    XXH3_freeState(state);
+        snprintf(fact->value + used, sizeof fact->value - used, " as word %d", number);
+}
+
+// WORD_FACTS facts on every rank, however many words it has: of many, the last stands for all the rest.
+static void describe_words(RankFact *facts, int count, char *const *words) {
+    for (int i = 0; i < WORD_FACTS; i++) {
+        facts[i].what = "the command line";
+        facts[i].exit_code = EXIT_CONFIG;
+        facts[i].fix = "start all ranks with the same words; rank 0 would decide for all";
+        if (i < count)
+            describe_word(&facts[i], i + 1, words[i]);
+        else
+            snprintf(facts[i].value, sizeof facts[i].value, "no word %d", i + 1);
+    }
+    XXH64_hash_t rest = 0;
+    for (int i = WORD_FACTS - 1; i < count; i++)
+        rest = XXH3_64bits_withSeed(words[i], strlen(words[i]), rest);
+    if (count > WORD_FACTS)
+        snprintf(facts[WORD_FACTS - 1].value, sizeof facts->value, "%d words, the last %d %016llx",
+                 count, count - WORD_FACTS + 1, (unsigned long long)rest);
 }
 
 bool compare_programs(int word_count, char *const *words, Error *err) {
-    RankFact facts[] = {
+    RankFact facts[2 + WORD_FACTS] = {
         {.what = "the program",
          .exit_code = EXIT_COMMUNICATION,
          .fix = "install the same build on all hosts, or start it from a folder that they share"},
         {.what = "the MPI library",
          .exit_code = EXIT_DONE,
          .fix = "where ranks hang or messages are lost, install the same on all hosts"},
-        {.what = "the command line",
-         .exit_code = EXIT_CONFIG,
-         .fix = "start all ranks with the same words; rank 0 would decide for all"},
     };
     describe_program(&facts[0]);
     snprintf(facts[1].value, sizeof facts[1].value, "%.180s", comm_library());
-    describe_words(&facts[2], word_count, words);
+    describe_words(facts + 2, word_count, words);
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
@@ -103,7 +115,7 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     char fingerprint[FINGERPRINT_BYTES];
     device_fingerprint(dev, fingerprint);
     snprintf(facts[1].value, sizeof facts[1].value, "fingerprint %s", fingerprint);
-    snprintf(facts[1].note, sizeof facts[1].note, "%.191s", dev->description);
+    snprintf(facts[1].note, sizeof facts[1].note, "%.255s", dev->description);
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
@@ -128,6 +140,6 @@ bool compare_data_files(const char *key, const char *path, const DataFile *file,
                             "they share"};
     snprintf(fact.value, sizeof fact.value, "%lld tokens, identity %s",
              (long long)data_file_tokens(file), identity);
-    snprintf(fact.note, sizeof fact.note, "%.191s", path);
+    snprintf(fact.note, sizeof fact.note, "%.255s", path);
     return rank_facts_compare(&fact, 1, err);
 }

@@ -151,12 +151,15 @@ def another_program(space: Workspace):
 def other_words(space: Workspace):
     folders = hosts(space)
     outcome = launch(space, folders, {}, words={0: [], 1: ["train.lr=0.5"]})
-    expect_error(outcome, 2, "the command line differs", "rank 0 on ", "rank 1 on ", "train.lr=0.5'")
+    expect_error(outcome, 2, "the command line differs", f"rank 0 on {HOST} has no word 3",
+                 f"rank 1 on {HOST} has 'train.lr=0.5' as word 3")
     outcome = launch(space, folders, {}, words={0: [], 1: ["--unknown"]})
-    expect_error(outcome, 2, "the command line differs", "--unknown")
-    long = [f"model.layers={'0' * 40}{layers}" for layers in (1, 2, 1, 2, 1, 2)]
-    outcome = launch(space, folders, {}, words={0: long, 1: [*long, "model.layers=2"]})
-    expect_error(outcome, 2, "the command line differs", "…' (")
+    expect_error(outcome, 2, "the command line differs", "'--unknown' as word 3")
+    many = [f"model.layers={'0' * 400}{layers}" for layers in range(1, 41)]
+    outcome = launch(space, folders, {}, words={0: many, 1: [*many[:-1], "model.layers=7"]})
+    expect_error(outcome, 2, "the command line differs", "42 words, the last ")
+    outcome = launch(space, folders, {}, words={0: many[:2], 1: many[1:3]})
+    expect_error(outcome, 2, "the command line differs", "0'... (", ") as word 3")
     expect_nothing_written(space)
 
 
