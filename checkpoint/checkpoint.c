@@ -97,7 +97,7 @@ static void broadcast_manifest(Group *world, Manifest *manifest) {
     if (comm_rank() != 0) {
         manifest->datasets = calloc((size_t)manifest->count, sizeof *manifest->datasets);
         manifest->hashes = calloc((size_t)manifest->blocks, sizeof *manifest->hashes);
-        CHECK(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
+        CHECK_MEMORY(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
               (long long)manifest->count);
     }
     broadcast(world, manifest->datasets, (size_t)manifest->count * sizeof *manifest->datasets, 0);
@@ -164,7 +164,7 @@ static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, 
     size_t hashes_bytes = (size_t)manifest->blocks * sizeof(Hash);
     bool ok = false;
     ManifestRecord *records = malloc(records_bytes);
-    CHECK(records, "no memory for a manifest of %zu bytes", records_bytes);
+    CHECK_MEMORY(records, "no memory for a manifest of %zu bytes", records_bytes);
     for (int64_t i = 0; i < manifest->count; i++)
         records[i] = dataset_encode(&manifest->datasets[i]);
     int fd = open(temporary, O_RDWR | O_CLOEXEC);
@@ -213,7 +213,7 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
     if (!ok) goto cleanup;
     broadcast_manifest(comm_world(), &manifest);
     written = calloc((size_t)manifest.blocks, sizeof *written);
-    CHECK(written, "no memory for %lld counts", (long long)manifest.blocks);
+    CHECK_MEMORY(written, "no memory for %lld counts", (long long)manifest.blocks);
 
     ok = write_contents(paths.temporary, checkpoint, root ? &small : NULL, &manifest, written, err);
     ok = comm_agree(ok, err);

@@ -201,7 +201,7 @@ char *config_to_yaml(const Config *config, bool origins) {
     char *text = NULL;
     size_t bytes = 0;
     FILE *out = open_memstream(&text, &bytes);
-    CHECK(out, "out of memory");
+    CHECK_MEMORY(out, "out of memory");
     for (int row = 0; row < CONFIG_KEY_COUNT; row++) {
         const ConfigKey *key = &CONFIG_KEYS[row];
         char value[CONFIG_VALUE_BYTES], place[CONFIG_PATH_BYTES + 32];
@@ -219,7 +219,7 @@ char *config_to_yaml(const Config *config, bool origins) {
         fputc('\n', out);
     }
     fclose(out);
-    CHECK(text, "out of memory");
+    CHECK_MEMORY(text, "out of memory");
     return text;
 }
 

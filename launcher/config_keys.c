@@ -8,10 +8,16 @@
 
 // ---- values that follow from others when left out --------------------------------------------------------
 
+// Not a function of the micro-batches as far as that can be: they must not be seen in the results.
 static void derive_shards(TrainConfig *config) {
-    int64_t sequences = config->batch / config->micro_batches;
-    config->shards = 1;
-    while (config->shards < 8 && sequences % (2 * config->shards) == 0) config->shards *= 2;
+    int64_t pieces = config->micro_batches, odd = pieces / (pieces & -pieces);
+    int64_t shards = config->batch % odd == 0 ? odd : 1;
+    while ((shards < 8 || shards < pieces) && config->batch % (2 * shards) == 0) shards *= 2;
+    config->shards = shards;
+}
+
+static void derive_max_expert_replicas(TrainConfig *config) {
+    config->model.moe.max_expert_replicas = config->shards;
 }
 
 static void derive_min_lr(TrainConfig *config) {
@@ -115,10 +121,12 @@ const ConfigKey CONFIG_KEYS[] = {
     INTEGER("train.context", context, "128", 1, 1e6,
         "tokens of a sequence"),
     INTEGER("train.micro_batches", micro_batches, "1", 1, 1e6,
-        "pieces in which a rank works off its part of the batch (gradient accumulation): less memory, same step"),
+        "pieces in which a rank works off its part of the batch (gradient accumulation): less memory for activations, the "
+        "same step; with train.reproducible: ranks a power of two where train.shards is one, and log2 of it more gradients"),
     INTEGER_DERIVED("train.shards", shards, derive_shards,
-        "largest power of two up to 8 that divides train.batch / train.micro_batches", 1, 65536,
-        "pieces of a micro-batch that never depend on the number of ranks; the ranks must divide it"),
+        "largest power of two up to 8, or train.micro_batches, that divides train.batch", 1, 65536,
+        "pieces of the batch of a step that never depend on the number of ranks or micro-batches: what a routing group and "
+        "the order of sums are; ranks x train.micro_batches must divide it"),
     CHOICE("train.reproducible", reproducible, "ranks",
         "ranks: same bits on any number of ranks; run: same bits when repeated alike; off: no promise",
         "ranks", "run", "off"),
@@ -224,8 +232,11 @@ const ConfigKey CONFIG_KEYS[] = {
         "shard", "sequence", "batch"),
     NUMBER("moe.z_loss", model.moe.z_loss, "0.001", 0, 1000,
         "factor of the router's z-loss, which keeps its logits small; 0: off"),
-    INTEGER("moe.max_expert_replicas", model.moe.max_expert_replicas, "1", 1, 65536,
-        "ranks that may hold the same expert under train.reproducible: ranks; part of the sums, so keep it in a run"),
+    INTEGER_DERIVED("moe.max_expert_replicas", model.moe.max_expert_replicas, derive_max_expert_replicas,
+        "train.shards", 1, 65536,
+        "fixed groups of shards over which an expert's gradient is summed under train.reproducible: ranks: the ranks that hold "
+        "the same expert, times train.micro_batches, must divide it; fewer are faster where an expert sees few tokens; part "
+        "of the sums, so keep it in a run"),
 
     INTEGER("parallel.expert", expert_parallel, "0", 0, 65536,
         "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts"),
@@ -248,7 +259,9 @@ const ConfigKey CONFIG_KEYS[] = {
         "250 with data.validation, otherwise 0", 0, MANY,
         "steps between evaluations; 0: only at the end"),
     INTEGER("eval.batches", eval_batches, "20", 0, MANY,
-        "batches of an evaluation; 0: the whole validation file"),
+        "an evaluation takes at most so many times train.batch sequences; 0: the whole validation file"),
+    RATIONAL("eval.capacity_factor", eval_capacity_factor, "0", 0, 1000,
+        "moe.capacity_factor of evaluations, where each sequence is a routing group of its own; 0: no limit, nothing is dropped"),
 };
 // clang-format on
 

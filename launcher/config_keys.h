@@ -32,7 +32,7 @@ typedef struct ConfigKey {
 } ConfigKey;
 
 extern const ConfigKey CONFIG_KEYS[];
-enum { CONFIG_KEY_COUNT = 66 };
+enum { CONFIG_KEY_COUNT = 67 };
 
 // The row of a key, or -1.
 int config_key_find(const char *name);

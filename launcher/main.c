@@ -67,7 +67,7 @@ static bool share_config(Config *config, TrainConfig *train, const CommandLine *
 static int run_collective(const CommandLine *line, Error *err) {
     Config *config = calloc(1, sizeof *config);
     TrainConfig *train = calloc(1, sizeof *train);
-    CHECK(config && train, "out of memory");
+    CHECK_MEMORY(config && train, "out of memory");
     int exit_code = EXIT_CONFIG;
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;

@@ -62,7 +62,7 @@ static bool encode_prompt(Generator *g, const GenerateOptions *options, Error *e
     size_t prompt_bytes = strlen(options->prompt);
     int64_t room = (int64_t)prompt_bytes + options->tokens + 1;
     g->tokens = calloc((size_t)room, sizeof *g->tokens);
-    CHECK(g->tokens, "no memory for %lld tokens", (long long)room);
+    CHECK_MEMORY(g->tokens, "no memory for %lld tokens", (long long)room);
     if (!vocabulary_encode(&g->restored.vocabulary, options->prompt, g->tokens,
                            (int64_t)prompt_bytes, &g->count, err))
         return error_prefix(err, "--prompt");
@@ -114,7 +114,7 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
     open_input(g, &session->dev, split.context);
     g->order = calloc((size_t)V, sizeof *g->order);
     g->probabilities = calloc((size_t)V, sizeof *g->probabilities);
-    CHECK(g->order && g->probabilities, "no memory for generation");
+    CHECK_MEMORY(g->order && g->probabilities, "no memory for generation");
     if (!g->recompute) kv_cache_open(&g->cache, &g->restored.model, config->context);
 
     fputs(options->prompt, stdout);

@@ -46,7 +46,7 @@ bool metrics_open(Metrics **metrics, const char *run_dir, int64_t resumed_step, 
         return false;
     }
     Metrics *opened = calloc(1, sizeof *opened);
-    CHECK(opened, "no memory for metrics");
+    CHECK_MEMORY(opened, "no memory for metrics");
     opened->file = file;
     *metrics = opened;
     return true;

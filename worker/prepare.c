@@ -1,9 +1,10 @@
 #include "worker/prepare.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "comm/comm.h"
+#include "worker/evaluate.h"
+#include "kernels/host_memory.h"
 #include "worker/compare_ranks.h"
 #include "worker/open_data.h"
 #include "worker/resume.h"
@@ -33,15 +34,11 @@ static bool open_files(Trainer *trainer, Error *err) {
                          "smaller train.context",
                          config->data.train, (long long)data_file_tokens(trainer->train_file),
                          (long long)config->context);
-    int64_t micro_batch = config->batch / config->micro_batches;
-    if (trainer->validation_file &&
-        data_file_windows(trainer->validation_file, config->context) < micro_batch)
-        return error_set(
-            err, EXIT_DATA,
-            "%s: %lld tokens are too few for one evaluation batch of %lld sequences of "
-            "%lld tokens; give more data, or reduce train.batch or train.context",
-            config->data.validation, (long long)data_file_tokens(trainer->validation_file),
-            (long long)micro_batch, (long long)config->context);
+    if (trainer->validation_file && data_file_tokens(trainer->validation_file) < 2)
+        return error_set(err, EXIT_DATA,
+                         "%s: one token has no successor to predict; give a longer "
+                         "data.validation",
+                         config->data.validation);
     return true;
 }
 
@@ -53,15 +50,6 @@ static double measure_gemm(Trainer *trainer) {
     all_reduce_sum(trainer->session.groups.world, tensor_1d(&gflops, F64, 1), REDUCE_ANY_ORDER,
                    (Tensor){0}, TRAFFIC_OTHER);
     return gflops;
-}
-
-static size_t resident_bytes(void) {
-    long pages = 0, ignored;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file) return 0;
-    if (fscanf(file, "%ld %ld", &ignored, &pages) != 2) pages = 0;
-    fclose(file);
-    return (size_t)pages * 4096;
 }
 
 // Whether a GPU has room for what was measured. (Host memory is taken page by page, as tokens come.) Collective over all ranks.
@@ -98,21 +86,30 @@ bool prepare_run(Trainer *trainer, Error *err) {
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
-    trainer->plan = plan_make(config, comm_size());
+    if (!plan_make(config, comm_size(), &trainer->plan, err)) return false;
     trainer->flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model);
+    if (trainer->validation_file && // a second time after plan_make: nothing is refused here
+        !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
+                                   comm_rank(), err))
+        return false;
     if (!check_room(trainer, err)) return false;
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
                comm_rank(), comm_size());
+    if (trainer->validation_file) {
+        model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
+        batch_open(&trainer->evaluation_batch, &trainer->session.dev, trainer->evaluation.work.B,
+                   config->context, comm_rank(), comm_size());
+    }
     Statistics *stats = &trainer->model.stats;
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
-    CHECK(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
     if (!resume_run(trainer, err)) return false;
 
     ok = comm_rank() != 0 ||

@@ -19,7 +19,7 @@ void report_run(const Trainer *trainer) {
              (long long)config->shards);
     log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
              config->data.train, (long long)data_file_tokens(trainer->train_file),
-             (double)(config->steps * config->batch) / (double)trainer->windows,
+             (double)config->steps * (double)config->batch / (double)trainer->windows,
              (long long)config->steps, (long long)config->batch, (long long)config->context);
     log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->gemm_gflops, config->run_dir);
 }

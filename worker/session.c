@@ -24,7 +24,7 @@ static bool check_devices(const Device *dev, const char *kind, Error *err) {
     uint8_t own[ROW] = {(uint8_t)dev->place};
     memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
     uint8_t *rows = calloc((size_t)ranks, ROW);
-    CHECK(rows, "no memory for the devices of %d ranks", ranks);
+    CHECK_MEMORY(rows, "no memory for the devices of %d ranks", ranks);
     all_gather(comm_world(), tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
                TRAFFIC_OTHER);
     bool ok = true;
@@ -99,7 +99,7 @@ ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank,
         .ranks = ranks,
         .rank = rank,
         .expert_parallel = config->expert_parallel,
-        .shards = config->shards,
+        .shards = config->shards / config->micro_batches,
         .sequences = config->batch / config->micro_batches,
         .context = config->context,
         .micro_batches = config->micro_batches,

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <time.h>
 
+#include "comm/collectives.h"
 #include "kernels/check.h"
 
 static volatile sig_atomic_t received = 0;
@@ -35,6 +36,12 @@ int signals_received(void) {
     int number = sigtimedwait(&requests, NULL, &(struct timespec){0});
     if (number > 0) received = number;
     return received;
+}
+
+int signals_agreed(Group *world) {
+    double number = signals_received();
+    all_reduce_max(world, tensor_1d(&number, F64, 1), TRAFFIC_OTHER);
+    return (int)number;
 }
 
 const char *signal_name(int number) {

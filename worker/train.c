@@ -36,8 +36,8 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         if (!batch_read_training(&trainer->batch, trainer->train_file, (uint64_t)config->seed,
                                  cursor, err))
             return false;
-        model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m == 0,
-                                (uint32_t)state->micro_batches);
+        model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m,
+                                (uint32_t)state->step);
         cursor = data_cursor_advance(cursor, trainer->batch.total, trainer->windows);
         state->data_epoch = cursor.epoch;
         state->data_index = cursor.index;
@@ -79,29 +79,26 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
 
 // ---- the run -------------------------------------------------------------------------------------------
 
-static bool evaluate_now(Trainer *trainer, Error *err) {
+// *signal: that interrupted the evaluation, which then counts as not made; or 0. Collective over all ranks.
+static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
+    *signal = 0;
     if (!trainer->validation_file) return true;
-    watchdog_beat("evaluation");
     Evaluation result;
-    if (!evaluate_model(&trainer->model, trainer->validation_file, &trainer->batch,
+    if (!evaluate_model(&trainer->evaluation, trainer->validation_file, &trainer->evaluation_batch,
                         &trainer->config, &result, err))
         return false;
+    *signal = result.signal;
+    if (result.signal) return true;
     metrics_write_evaluation(trainer->metrics, trainer->state.step, result.loss,
                              result.bits_per_byte, result.seconds);
-    char bits[64] = "";
+    char bits[64] = "", capacity[64];
     if (result.bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result.bits_per_byte);
-    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s",
+    evaluation_describe_capacity(&trainer->config, capacity);
+    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s, %s",
              (long long)trainer->state.step, result.loss, bits, (long long)result.tokens,
-             result.seconds);
+             result.seconds, capacity);
     return true;
-}
-
-// A signal seen by any rank is obeyed by all. Returns its number or 0. Collective over all ranks.
-static int agreed_signal(Trainer *trainer) {
-    double number = signals_received();
-    all_reduce_max(trainer->session.groups.world, tensor_1d(&number, F64, 1), TRAFFIC_OTHER);
-    return (int)number;
 }
 
 // Steps until the last one, a signal or an error. Returns the exit code. Collective over all ranks.
@@ -124,11 +121,12 @@ static int train(Trainer *trainer, Error *err) {
             return err->exit_code;
         }
         bool last = state->step == config->steps;
+        int number = 0; // of a signal
         if ((config->eval_every > 0 && state->step % config->eval_every == 0) || last)
-            if (!evaluate_now(trainer, err)) return err->exit_code;
+            if (!evaluate_now(trainer, &number, err)) return err->exit_code;
         if ((config->checkpoint_every > 0 && state->step % config->checkpoint_every == 0) || last)
             if (!save_checkpoint(trainer, err)) return err->exit_code;
-        int number = agreed_signal(trainer);
+        if (!number) number = signals_agreed(trainer->session.groups.world);
         if (number && !last) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;
             log_info("stopped by %s after step %lld; run the same command again to go on",
@@ -141,7 +139,7 @@ static int train(Trainer *trainer, Error *err) {
 
 int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     Trainer *trainer = calloc(1, sizeof *trainer);
-    CHECK(trainer, "no memory for the trainer");
+    CHECK_MEMORY(trainer, "no memory for the trainer");
     trainer->config = *config;
     trainer->config_yaml = config_yaml;
     trainer->saved_step = -1;
@@ -161,7 +159,9 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
     batch_close(&trainer->batch);
+    batch_close(&trainer->evaluation_batch);
     optimizer_free(&trainer->optimizer);
+    model_free(&trainer->evaluation);
     model_free(&trainer->model);
     data_file_close(trainer->train_file);
     data_file_close(trainer->validation_file);

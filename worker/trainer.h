@@ -20,6 +20,8 @@ typedef struct Trainer {
     int64_t windows; // of an epoch of the training file
     BatchBuffer batch;
     Model model;
+    Model evaluation; // the same parameters, cut for the validation file where there is one
+    BatchBuffer evaluation_batch;
     Optimizer optimizer;
     TrainState state;
     UtilizationHistory utilization; // kept on every rank, meaningful everywhere, saved by rank 0
