@@ -20,7 +20,7 @@ static bool hash_program(XXH64_hash_t *hash) {
     static char piece[1 << 16];
     int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     XXH3_state_t *state = XXH3_createState();
-    CHECK(state, "no memory for a hash");
+    CHECK_MEMORY(state, "no memory for a hash");
     XXH3_64bits_reset(state);
     ssize_t bytes = -1;
     while (fd >= 0 && (bytes = read(fd, piece, sizeof piece)) > 0)
@@ -102,20 +102,28 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
                             : "results depend on which rank computes what, and the slowest kind "
                               "sets the pace";
     RankFact facts[] = {
+        {.what = "the device",
+         .exit_code = EXIT_COMMUNICATION,
+         .fix = "use device: cpu, or look for the missing GPU with nvidia-smi and device: cuda"},
         {.what = dev->place == ON_HOST ? "the processor" : "the GPU",
          .exit_code = exit_code,
          .fix = fix},
         {.what = "the arithmetic of the processor", .exit_code = exit_code, .fix = fix},
     };
-    snprintf(facts[0].value, sizeof facts[0].value, "%s", dev->kind);
-    const char *kind = strstr(dev->description, dev->kind); // after the model's name, if at all
-    if (kind && kind > dev->description + 2)
-        snprintf(facts[0].note, sizeof facts[0].note, "%.*s", (int)(kind - dev->description - 2),
+    RankFact *place = &facts[0], *kind = &facts[1], *arithmetic = &facts[2];
+    snprintf(place->value, sizeof place->value, dev->place == ON_HOST ? "a CPU" : "a GPU");
+    snprintf(place->note, sizeof place->note, "%.255s", dev->description);
+
+    snprintf(kind->value, sizeof kind->value, "%s", dev->kind);
+    const char *rest = strstr(dev->description, dev->kind); // after the model's name, if at all
+    if (rest && rest > dev->description + 2)
+        snprintf(kind->note, sizeof kind->note, "%.*s", (int)(rest - dev->description - 2),
                  dev->description);
+
     char fingerprint[FINGERPRINT_BYTES];
     device_fingerprint(dev, fingerprint);
-    snprintf(facts[1].value, sizeof facts[1].value, "fingerprint %s", fingerprint);
-    snprintf(facts[1].note, sizeof facts[1].note, "%.255s", dev->description);
+    snprintf(arithmetic->value, sizeof arithmetic->value, "fingerprint %s", fingerprint);
+    snprintf(arithmetic->note, sizeof arithmetic->note, "%.255s", dev->description);
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 

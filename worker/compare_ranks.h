@@ -10,7 +10,8 @@
 // may mean something else by the same bytes. Exit 7 for another program, 2 for other words. Collective over all ranks.
 bool compare_programs(int word_count, char *const *words, Error *err);
 
-// Kind of processor or GPU, and what it makes of the same numbers. Under `ranks` a difference is exit 7, otherwise a warning.
+// Kind of processor or GPU, and what it makes of the same numbers. Under `ranks` a difference is exit 7, otherwise a warning; a
+// CPU beside a GPU is always exit 7.
 // Collective over all ranks.
 bool compare_devices(Device *dev, Reproducible reproducible, Error *err);
 
