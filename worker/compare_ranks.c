@@ -77,6 +77,7 @@ static void describe_words(RankFact *facts, int count, char *const *words) {
 }
 
 bool compare_programs(int word_count, char *const *words, Error *err) {
+    if (comm_size() == 1) return true; // the program file need not be read
     RankFact facts[2 + WORD_FACTS] = {
         {.what = "the program",
          .exit_code = EXIT_COMMUNICATION,
@@ -98,7 +99,8 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     bool fatal = reproducible == REPRODUCIBLE_RANKS;
     ExitCode exit_code = fatal ? EXIT_COMMUNICATION : EXIT_DONE;
     const char *fix = fatal ? "results would depend on which rank computes what: use hosts of one "
-                              "kind with one environment, or train.reproducible: run"
+                              "kind with one environment (ONEDNN_MAX_CPU_ISA can make several "
+                              "kinds of CPU one), or train.reproducible: run"
                             : "results depend on which rank computes what, and the slowest kind "
                               "sets the pace";
     RankFact facts[] = {

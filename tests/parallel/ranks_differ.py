@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 
 from runs import HANG_SECONDS, Workspace, generated_text, main, write
 
@@ -169,6 +170,39 @@ def wrong_words_are_said_once(space: Workspace):
     expect_error(outcome, 2, "error: command line: ", "--unknown")
 
 
+def another_command(space: Workspace):
+    """Also one that works without the others, who would wait for its rank for ever."""
+    folders = hosts(space)
+    space.command("run", CONFIG)
+    for first, second in ((["help"], [space.path("run.yaml")]), ([space.path("run.yaml")], ["help"])):
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "1", "-wdir", folders[0], space.program, *first,
+                   ":", "-np", "1", "-wdir", folders[1], space.program, *second]
+        outcome = space.finish(space.start(command), command)
+        expect_error(outcome, 2, "the command line differs", f"'{first[0]}' as word 1", f"'{second[0]}' as word 1")
+
+
+def one_command_of_one_rank_is_obeyed_once(space: Workspace):
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "2", space.program, "help", "moe.top_k"]
+    outcome = space.finish(space.start(command), command)
+    assert outcome.code == 0 and outcome.output.count("moe.top_k: ") == 1, outcome
+    command[-1] = "moe.unknown"
+    expect_error(space.finish(space.start(command), command), 2, "moe.unknown")
+
+
+def data_that_shrinks_on_one_host(space: Workspace):
+    folders = hosts(space)
+    _, *_, yaml, run_dir = space.command("run", dict(CONFIG, **{"train.steps": 1000000, "log.every": 100000}))
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "1", "-wdir", folders[0], space.program, yaml,
+               run_dir, ":", "-np", "1", "-wdir", folders[1], space.program, yaml, run_dir]
+    process = space.start(command)
+    deadline = time.monotonic() + HANG_SECONDS
+    while not os.path.exists(space.path("run", "metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with open(os.path.join(folders[1], "train.txt"), "r+b") as file:
+        file.truncate(100)
+    expect_error(space.finish(process, command), 3, f"error: rank 1 on {HOST}: {OWN}/train.txt: ")
+
+
 def instruction_sets(space: Workspace):
     """One that the processor has and the matrix library does not choose of itself."""
     done = subprocess.run([space.program, "--version"], capture_output=True, text=True, timeout=HANG_SECONDS,
@@ -201,5 +235,6 @@ def checks_of_data_remain_errors_without_reproducibility(space: Workspace):
 if __name__ == "__main__":
     main([alike_they_train, another_training_text_of_the_same_length, one_byte_of_rank_0, validation_that_was_cut_off,
           data_that_one_rank_does_not_have, data_that_no_rank_has, evaluation_of_other_data, another_checkpoint,
-          a_run_folder_of_each_host, another_program, other_words, wrong_words_are_said_once, another_processor,
+          a_run_folder_of_each_host, another_program, other_words, wrong_words_are_said_once, another_command,
+          one_command_of_one_rank_is_obeyed_once, data_that_shrinks_on_one_host, another_processor,
           checks_of_data_remain_errors_without_reproducibility])
