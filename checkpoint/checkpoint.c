@@ -84,10 +84,10 @@ static bool lay_out(const Paths *paths, Manifest *manifest, FileHeader *header, 
     for (int64_t i = 0; i < manifest->count; i++) bytes += manifest->datasets[i].bytes;
     if (!directory_make(paths->directory, err)) return false;
     checkpoint_list_remove_temporary(paths->directory);
-    if (!directory_check_room(paths->directory, bytes + bytes / 10 + (1 << 20), err)) return false;
-    if (!tensor_file_create(paths->temporary, manifest, header, err))
-        return error_prefix(err, "%s", paths->temporary);
-    return true;
+    bytes += bytes / 10 + (1 << 20);
+    if (!directory_check_room(paths->directory, bytes, err) || !file_check_limit(bytes, err))
+        return false;
+    return tensor_file_create(paths->temporary, manifest, header, err);
 }
 
 // Rank 0's datasets, in their order and with their offsets, on every rank.
@@ -132,8 +132,8 @@ static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const Sav
 static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
                            const SmallContents *small, Manifest *manifest, int64_t *written,
                            Error *err) {
-    int fd = open(temporary, O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return error_set(err, EXIT_IO, "%s: cannot open: %s", temporary, strerror(errno));
+    int fd = file_open_made_elsewhere(temporary, O_WRONLY, err);
+    if (fd < 0) return false;
     bool ok = true;
     for (int i = 0; ok && i < checkpoint->tensor_count; i++)
         ok = write_tensor(fd, manifest, written, &checkpoint->tensors[i], comm_rank(), comm_size(),
@@ -167,10 +167,10 @@ static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, 
     CHECK_MEMORY(records, "no memory for a manifest of %zu bytes", records_bytes);
     for (int64_t i = 0; i < manifest->count; i++)
         records[i] = dataset_encode(&manifest->datasets[i]);
-    int fd = open(temporary, O_RDWR | O_CLOEXEC);
+    int fd = file_open(temporary, O_RDWR, err);
     if (fd < 0) {
-        error_set(err, EXIT_IO, "cannot open: %s", strerror(errno));
-        goto cleanup;
+        free(records);
+        return false;
     }
     header->format_version = CHECKPOINT_FORMAT_VERSION;
     header->index_hash = index_hash(records, manifest->count, manifest->hashes, manifest->blocks);
@@ -182,17 +182,50 @@ static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, 
     header_seal(header);
     ok = file_write_at(fd, header, sizeof *header, 0, err) && file_sync(fd, err);
 cleanup:
-    if (fd >= 0) close(fd);
+    close(fd);
     free(records);
     return ok || error_prefix(err, "%s", temporary);
 }
 
 // From here on the checkpoint exists. Rank 0.
 static bool publish(const Paths *paths, Error *err) {
-    if (rename(paths->temporary, paths->final) != 0)
-        return error_set(err, EXIT_IO, "cannot rename %s to %s: %s", paths->temporary, paths->final,
-                         strerror(errno));
-    return directory_sync(paths->directory, err);
+    return file_rename(paths->temporary, paths->final, err) &&
+           directory_sync(paths->directory, err);
+}
+
+// Rank 0's part of the trial: a file of one block under a temporary name.
+static bool make_trial_file(const Paths *paths, Error *err) {
+    static const char block[4096];
+    if (!directory_make(paths->directory, err)) return false;
+    checkpoint_list_remove_temporary(paths->directory);
+    int fd = file_open(paths->temporary, O_WRONLY | O_CREAT, err);
+    if (fd < 0) return false;
+    bool ok = (file_write_at(fd, block, sizeof block, 0, err) && file_sync(fd, err)) ||
+              error_prefix(err, "%s", paths->temporary);
+    close(fd);
+    return ok;
+}
+
+bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
+    const bool root = comm_rank() == 0;
+    ProcessGroups groups = process_groups_open(1, NULL);
+    Paths paths = {0};
+    bool ok = name_paths(&paths, run_dir, 0, err);
+    if (ok && root) ok = make_trial_file(&paths, err) && file_check_limit(bytes, err);
+    ok = comm_agree(ok, err);
+    if (ok) {
+        int fd = file_open_made_elsewhere(paths.temporary, O_WRONLY, err);
+        if (fd >= 0) close(fd);
+        ok = fd >= 0 || error_prefix(err, "rank %d cannot save where rank 0 does", comm_rank());
+        ok = comm_agree(ok, err);
+    }
+    Error room = {0};
+    if (root) unlink(paths.temporary);
+    if (ok && root && !directory_check_room(paths.directory, bytes, &room))
+        log_warn("%s; training begins all the same", room.message);
+    barrier(groups.world); // what was removed is gone when any rank returns
+    process_groups_close(&groups);
+    return ok;
 }
 
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err) {
@@ -267,6 +300,18 @@ bool checkpoint_verify(const char *path, Error *err) {
     return comm_agree(ok, err) && same_file(path, &header, err);
 }
 
+// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it lacks the file system, not
+// the bytes. Collective over all ranks.
+static bool verify_listed(const char *path, Error *err) {
+    bool ok = access(path, R_OK) == 0;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
+                  "make it readable on every rank, or move it away",
+                  path, strerror(errno));
+    return comm_agree(ok, err) && checkpoint_verify(path, err);
+}
+
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
     CheckpointList list = {0};
     Paths paths = {0};
@@ -284,8 +329,14 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
         ok = name_paths(&paths, run_dir, step, err);
         if (!ok) goto cleanup;
         Error damage = {0};
-        found = checkpoint_verify(paths.final, &damage);
-        if (!found) log_warn("checkpoint not usable: %s", damage.message);
+        found = verify_listed(paths.final, &damage);
+        if (found) continue;
+        if (damage.exit_code != EXIT_CHECKPOINT) {
+            *err = damage;
+            ok = false;
+            goto cleanup;
+        }
+        log_warn("checkpoint not usable: %s", damage.message);
     }
     if (found)
         memcpy(path, paths.final, sizeof paths.final);

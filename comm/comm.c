@@ -1,7 +1,9 @@
 #include "comm/comm.h"
 
 #include <mpi.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,18 +17,23 @@ static Group *world;
 
 enum { HOST_BYTES = 256 };
 
+static pthread_t mpi_thread; // the only one that may call MPI
+
+// From another thread die() just ends this process, and mpirun or srun the others.
 static void abort_all_ranks(int exit_code) {
-    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    if (pthread_equal(pthread_self(), mpi_thread)) MPI_Abort(MPI_COMM_WORLD, exit_code);
 }
 
 void comm_init(int *argc, char ***argv) {
     int provided;
     MPI_CHECK(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    mpi_thread = pthread_self();
     die_hook = abort_all_ranks;
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &the_rank));
     MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &the_size));
     log_set_rank(the_rank);
+    CHECK(provided >= MPI_THREAD_FUNNELED, "this MPI library takes no program with threads");
 
     MPI_Comm host;
     MPI_CHECK(
@@ -65,6 +72,20 @@ const char *comm_host(void) {
     static char name[HOST_BYTES];
     if (!name[0] && gethostname(name, sizeof name - 1) != 0) snprintf(name, sizeof name, "?");
     return name;
+}
+
+int comm_local_sharers(uint64_t key) {
+    MPI_Comm host;
+    int sharers = 0;
+    uint64_t *keys = calloc((size_t)the_local_size, sizeof *keys);
+    CHECK_MEMORY(keys, "no memory for the keys of %d ranks", the_local_size);
+    MPI_CHECK(
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, the_rank, MPI_INFO_NULL, &host));
+    MPI_CHECK(MPI_Allgather(&key, 1, MPI_UINT64_T, keys, 1, MPI_UINT64_T, host));
+    MPI_CHECK(MPI_Comm_free(&host));
+    for (int i = 0; i < the_local_size; i++) sharers += keys[i] == key;
+    free(keys);
+    return sharers;
 }
 
 const char *comm_library(void) {

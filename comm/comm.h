@@ -6,6 +6,8 @@
 #ifndef MOETRAIN_COMM_COMM_H
 #define MOETRAIN_COMM_COMM_H
 
+#include <stdint.h>
+
 #include "comm/process_groups.h"
 #include "kernels/check.h"
 
@@ -19,6 +21,8 @@ int comm_size(void);
 int comm_local_rank(void); // among the ranks of this host
 int comm_local_size(void);
 const char *comm_host(void);    // the name of this rank's host
+// The ranks of this host that give the same key as this one, which is among them. Collective over all ranks.
+int comm_local_sharers(uint64_t key);
 const char *comm_library(void); // "Open MPI 4.1.4"
 // All ranks, for host tensors and bytes; open from comm_init to comm_finalize.
 Group *comm_world(void);

@@ -26,6 +26,7 @@ typedef enum ExitCode {
     EXIT_NUMERIC = 6,       // loss or gradients not finite for too long
     EXIT_COMMUNICATION = 7, // MPI, NCCL or a device; a lost peer
     EXIT_HANG = 8,          // a rank or a collective made no progress
+    EXIT_LOCKED = 9,        // another job trains in the run directory
     EXIT_BUG = 70,          // the program contradicts itself: nothing a user can mend; please report it
     EXIT_REQUEUE = 75,      // stopped by a signal, state saved: run the same command again
 } ExitCode;

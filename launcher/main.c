@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint/checkpoint.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
+#include "launcher/checkpoint_config.h"
 #include "launcher/cli.h"
 #include "launcher/config.h"
 #include "launcher/config_rules.h"
@@ -19,6 +19,7 @@
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
+#include "worker/signals.h"
 #include "worker/train.h"
 #include "worker/vocabulary.h"
 
@@ -43,13 +44,15 @@ static bool reads_checkpoint(Verb verb) {
 
 // From the YAML file or the checkpoint that the line names, with the line's overrides. Not collective.
 static bool load_config(Config *config, const CommandLine *line, Error *err) {
+    if (reads_checkpoint(line->verb))
+        return checkpoint_config_read(config, line->path, line->overrides, line->override_count,
+                                      err);
     char *text = NULL;
     size_t bytes = 0;
-    bool ok = reads_checkpoint(line->verb) ? checkpoint_read_config(line->path, &text, err)
-                                           : config_load_text(line->path, &text, &bytes, err);
-    if (ok && reads_checkpoint(line->verb)) bytes = strlen(text);
-    ok = ok &&
-         config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
+    bool ok =
+        config_load_text(line->path, &text, &bytes, err) &&
+        checkpoint_is_no_config(line->path, text, bytes, err) &&
+        config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
     free(text);
     return ok;
 }
@@ -72,12 +75,14 @@ static int run_collective(const CommandLine *line, Error *err) {
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;
     } else if (line->verb == VERB_EVALUATE) {
-        exit_code = evaluate_run(train, line->path, err);
+        exit_code = evaluate_run(train, config->source, err);
     } else if (line->verb == VERB_GENERATE) {
-        exit_code = generate_run(train, line->path, &line->generate, err);
+        exit_code = generate_run(train, config->source, &line->generate, err);
     } else {
         char *yaml = config_to_yaml(config, false);
-        exit_code = train_run(train, yaml, err);
+        KeyRule rules[CONFIG_KEY_COUNT + 1];
+        config_key_rules(config, rules);
+        exit_code = train_run(train, yaml, rules, err);
         free(yaml);
     }
     free(train);
@@ -103,11 +108,15 @@ static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_HELP && !line->path) return config_print_keys(stdout), EXIT_DONE;
     if (line->verb == VERB_HELP)
         return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
-    if (line->verb == VERB_INSPECT && line->digest) return inspect_digest(line->path, err);
+    char checkpoint[CONFIG_PATH_BYTES];
+    if (line->verb == VERB_INSPECT && line->digest)
+        return checkpoint_path_resolve(line->path, checkpoint, err)
+                   ? inspect_digest(checkpoint, err)
+                   : err->exit_code;
 
     Config config;
     if (!load_config(&config, line, err)) return err->exit_code;
-    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, line->path, err);
+    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, config.source, err);
     if (line->verb == VERB_PLAN) return run_plan(&config, line->ranks, err);
     char *yaml = config_to_yaml(&config, true);
     fputs(yaml, stdout);
@@ -125,6 +134,7 @@ static void fill_standard_streams(void) {
 }
 
 int main(int argc, char **argv) {
+    signals_install(); // before all else: a request to stop may come at once
     fill_standard_streams();
     Error err = {0};
     CommandLine line;
@@ -139,6 +149,7 @@ int main(int argc, char **argv) {
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
     }
+    if (!collective) signals_release();
     int exit_code = err.exit_code;
     if (ok && collective) exit_code = run_collective(&line, &err);
     if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks

@@ -9,6 +9,8 @@
 #include "worker/open_data.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
+#include "worker/run_lock.h"
+#include "worker/save.h"
 #include "worker/shared_run_dir.h"
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
@@ -79,7 +81,8 @@ static bool check_room(Trainer *trainer, Error *err) {
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
     if (!open_files(trainer, err)) return false;
-    bool ok = comm_rank() != 0 || run_dir_open(config->run_dir, err);
+    bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
+                                   run_lock_take(config->run_dir, comm_size(), err));
     if (!comm_follow(ok, err) || !shared_run_dir_check(config->run_dir, err) ||
         !session_open(&trainer->session, config, err))
         return false;
@@ -110,10 +113,13 @@ bool prepare_run(Trainer *trainer, Error *err) {
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
     CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
-    if (!resume_run(trainer, err)) return false;
+    if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
+    // A configuration that nothing will be trained with says nothing about what is in the folder.
+    bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||
-         (run_dir_write_config(config->run_dir, trainer->config_yaml, err) &&
+         ((finished || run_dir_write_config(config->run_dir, trainer->config_yaml, err)) &&
           metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
+    if (ok && comm_rank() == 0) run_watch_begin(&trainer->run_watch, config->run_dir);
     return comm_follow(ok, err);
 }

@@ -1,21 +1,11 @@
 #include "worker/session.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "comm/comm.h"
+#include "kernels/log.h"
 #include "worker/compare_ranks.h"
-
-// Threads for a rank that was told nothing: where it may run on the whole host, its share of the cores.
-static int default_threads(void) {
-    cpu_set_t cores;
-    if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof cores, &cores) != 0) return 0;
-    int count = CPU_COUNT(&cores);
-    if (count < sysconf(_SC_NPROCESSORS_ONLN)) return count; // bound by mpirun or Slurm
-    return count > comm_local_size() ? count / comm_local_size() : 1;
-}
 
 // Ranks cannot share a GPU. Every rank finds the same error. Collective over all ranks.
 static bool check_gpus(const Device *dev, Error *err) {
@@ -64,9 +54,12 @@ static bool check_limits(const Device *dev, const ModelConfig *model, Error *err
 }
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
-    int threads = config->threads > 0 ? (int)config->threads : default_threads();
-    bool ok = device_open(&session->dev, config->device, threads, comm_local_rank(),
-                          comm_local_size(), err);
+    session->threads =
+        threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
+                       comm_local_sharers(threads_cgroup_key()));
+    if (session->threads.warning[0]) log_warn("%s", session->threads.warning);
+    bool ok = device_open(&session->dev, config->device, session->threads.threads,
+                          comm_local_rank(), comm_local_size(), err);
     if (ok) {
         session->dev.fixed_order |= config->reproducible == REPRODUCIBLE_RANKS;
         ok = check_limits(&session->dev, &config->model, err) &&

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A run that is stopped and goes on computes what the unbroken run computes: the same rows of metrics.jsonl in every
-digit and the same digest of the last checkpoint (parameters, moments, cursor, utilization). No tolerance.
+digit, the same digest of the last checkpoint (parameters, moments, cursor) and the same utilization history. No tolerance.
 
   resume.py MOETRAIN [TEST …]"""
 import os

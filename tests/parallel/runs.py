@@ -1,4 +1,5 @@
 """Runs of the built program under mpirun in a folder of their own, and what they leave behind."""
+import hashlib
 import json
 import os
 import random
@@ -116,9 +117,19 @@ class Workspace:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def history(self, run):
+        """A hash of the newest checkpoint's utilization history, of which the digest has only the sums."""
+        import h5py
+
+        hasher = hashlib.sha256()
+        with h5py.File(self.checkpoints(run)[-1], "r") as file:
+            file["utilization"].visititems(
+                lambda name, item: hasher.update(name.encode() + item[...].tobytes()) if hasattr(item, "shape") else None)
+        return hasher.hexdigest()
+
     def result(self, run):
-        """All that must be equal between two runs that are the same computation."""
-        return self.metrics(run), self.digest(run)
+        """All that must be equal between two runs that are the same computation and log equally often."""
+        return self.metrics(run), f"{self.digest(run)} {self.history(run)}"
 
     def wait_for_step(self, run, step, process):
         """Until metrics.jsonl shows that step."""
