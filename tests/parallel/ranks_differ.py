@@ -61,8 +61,6 @@ def expect_nothing_written(space):
 def alike_they_train(space: Workspace):
     outcome = launch(space, hosts(space), {})
     assert outcome.code == 0 and "differ" not in outcome.output, outcome
-    left = [name for name in os.listdir(space.path("run")) if name.startswith(".")]
-    assert not left, f"{left} left behind"
 
 
 def another_training_text_of_the_same_length(space: Workspace):
@@ -133,7 +131,7 @@ def a_run_folder_of_each_host(space: Workspace):
     folders = hosts(space)
     os.mkdir(os.path.join(folders[1], "run"))  # of the same name, and not the same
     outcome = launch(space, folders, {}, words=[f"run.dir={OWN}/run"])
-    expect_error(outcome, 5, f"rank 1 on {HOST}: run.dir ", "file system that all hosts share")
+    expect_error(outcome, 5, f"rank 1 on {HOST}: what rank 0 writes into run.dir cannot be opened here", "file system that all hosts share")
 
 
 def another_program(space: Workspace):
