@@ -282,7 +282,7 @@ static bool same_file(const char *path, const FileHeader *header, Error *err) {
              (long long)header->file_bytes);
     for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
         snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
-    snprintf(fact.note, sizeof fact.note, "%.255s", path);
+    snprintf(fact.note, sizeof fact.note, "%s", path);
     return rank_facts_compare(&fact, 1, err);
 }
 

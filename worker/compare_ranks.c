@@ -114,7 +114,7 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     };
     RankFact *place = &facts[0], *kind = &facts[1], *arithmetic = &facts[2];
     snprintf(place->value, sizeof place->value, dev->place == ON_HOST ? "a CPU" : "a GPU");
-    snprintf(place->note, sizeof place->note, "%.255s", dev->description);
+    snprintf(place->note, sizeof place->note, "%s", dev->description);
 
     snprintf(kind->value, sizeof kind->value, "%s", dev->kind);
     const char *rest = strstr(dev->description, dev->kind); // after the model's name, if at all
@@ -125,7 +125,7 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     char fingerprint[FINGERPRINT_BYTES];
     device_fingerprint(dev, fingerprint);
     snprintf(arithmetic->value, sizeof arithmetic->value, "fingerprint %s", fingerprint);
-    snprintf(arithmetic->note, sizeof arithmetic->note, "%.255s", dev->description);
+    snprintf(arithmetic->note, sizeof arithmetic->note, "%s", dev->description);
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
@@ -150,6 +150,6 @@ bool compare_data_files(const char *key, const char *path, const DataFile *file,
                             "they share"};
     snprintf(fact.value, sizeof fact.value, "%lld tokens, identity %s",
              (long long)data_file_tokens(file), identity);
-    snprintf(fact.note, sizeof fact.note, "%.255s", path);
+    snprintf(fact.note, sizeof fact.note, "%s", path);
     return rank_facts_compare(&fact, 1, err);
 }
