@@ -143,13 +143,13 @@ bool compare_vocabularies(const Vocabulary *vocabulary, Error *err) {
 }
 
 bool compare_data_files(const char *key, const char *path, const DataFile *file,
-                        const char *identity, Error *err) {
+                        const char *content, Error *err) {
     RankFact fact = {.what = key,
                      .exit_code = EXIT_DATA,
                      .fix = "copy the right file to all hosts, or put it on a file system that "
                             "they share"};
-    snprintf(fact.value, sizeof fact.value, "%lld tokens, identity %s",
-             (long long)data_file_tokens(file), identity);
+    snprintf(fact.value, sizeof fact.value, "%lld tokens, %s", (long long)data_file_tokens(file),
+             content);
     snprintf(fact.note, sizeof fact.note, "%s", path);
     return rank_facts_compare(&fact, 1, err);
 }

@@ -18,8 +18,8 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err);
 // The tokens of a vocabulary: how many, and which. Exit 3. Collective over all ranks.
 bool compare_vocabularies(const Vocabulary *vocabulary, Error *err);
 
-// The content of the data file that `key` names. Exit 3. Collective over all ranks.
+// The content of the data file that `key` names, as hashes in words. Exit 3. Collective over all ranks.
 bool compare_data_files(const char *key, const char *path, const DataFile *file,
-                        const char *identity, Error *err);
+                        const char *content, Error *err);
 
 #endif

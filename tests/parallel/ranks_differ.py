@@ -90,6 +90,18 @@ def validation_that_was_cut_off(space: Workspace):
     expect_nothing_written(space)
 
 
+def a_large_file_that_is_stale_in_between(space: Workspace):
+    """Neither head nor middle nor tail tells."""
+    folders = hosts(space)
+    for folder in folders:
+        write(os.path.join(folder, "train.txt"), b"In the beginning " * (80 * 2**20 // 17))
+    with open(os.path.join(folders[1], "train.txt"), "r+b") as file:
+        file.seek(24 * 2**20)
+        file.write(b"was " * 60000)
+    outcome = launch(space, folders, {})
+    expect_error(outcome, 3, "data.train differs", ", samples ")
+
+
 def data_that_one_rank_does_not_have(space: Workspace):
     for rank, name in ((1, "train.txt"), (0, "validation.txt")):
         folders = hosts(space)
@@ -232,6 +244,7 @@ def checks_of_data_remain_errors_without_reproducibility(space: Workspace):
 
 if __name__ == "__main__":
     main([alike_they_train, another_training_text_of_the_same_length, one_byte_of_rank_0, validation_that_was_cut_off,
+          a_large_file_that_is_stale_in_between,
           data_that_one_rank_does_not_have, data_that_no_rank_has, evaluation_of_other_data, another_checkpoint,
           a_run_folder_of_each_host, another_program, other_words, wrong_words_are_said_once, another_command,
           one_command_of_one_rank_is_obeyed_once, data_that_shrinks_on_one_host, another_processor,
