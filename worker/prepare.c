@@ -12,7 +12,6 @@
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
 #include "worker/save.h"
-#include "worker/shared_run_dir.h"
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
 static bool open_files(Trainer *trainer, Error *err) {
@@ -117,9 +116,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
                                    run_lock_take(config->run_dir, comm_size(), err));
-    if (!comm_follow(ok, err) || !shared_run_dir_check(config->run_dir, err) ||
-        !session_open(&trainer->session, config, err))
-        return false;
+    if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 

@@ -43,7 +43,7 @@ static bool try_save(Trainer *trainer, Error *err) {
     watchdog_beat("saving a checkpoint");
     bool ok = comm_rank() != 0 ||
               run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, err);
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_follow(ok, err)) return false;
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     host_state_download(&host);
