@@ -100,6 +100,9 @@ bool checkpoint_read_config(const char *path, char **config_yaml, Error *err);
 // The state stored in a checkpoint. Reads and checks only manifest and state. Not collective.
 bool checkpoint_read_state(const char *path, TrainState *state, Error *err);
 
+// The global shape of a stored tensor. Reads and checks only the manifest. Not collective.
+bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err);
+
 // State, tensor table in name order (data NULL, replicated false, first 0, count shape[0]) and
 // utilization of a file, for `inspect`. Verifies the whole file. Allocates; free with
 // checkpoint_free_info. Not collective.

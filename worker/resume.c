@@ -129,7 +129,8 @@ static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
                           .current_yaml = trainer->config_yaml,
                           .rules = trainer->key_rules,
                           .allow = config->resume_allow,
-                          .way_out = choice->branch ? NULL : "choose another run.dir for another run"};
+                          .way_out =
+                              choice->branch ? NULL : "choose another run.dir for another run"};
     bool ok = run_changes_check(&changes, err) &&
               (choice->branch || check_init(config, choice->path, yaml, &saved.run, err));
     free(yaml);
@@ -138,8 +139,7 @@ static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
                      "%s: not the data that %s was trained on (identity %s, then %s); restore the "
                      "file, or give init=%s%s to begin a new run from its weights on this data",
                      config->data.train, choice->path, trainer->state.data_id, saved.data_id,
-                     choice->path,
-                     choice->branch ? " instead of resume" : " and another run.dir");
+                     choice->path, choice->branch ? " instead of resume" : " and another run.dir");
 }
 
 // ---- loading ---------------------------------------------------------------------------------------------
@@ -163,6 +163,29 @@ static RunIdentity child_of(const TrainState *parent, const char *path) {
     return child;
 }
 
+// What the weights of `init` compute is what the configuration says, and their tokens are as many as the data's. Rank 0.
+static bool check_init_fits(const Trainer *trainer, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    char *yaml = NULL;
+    int64_t shape[3];
+    if (!checkpoint_read_config(config->init, &yaml, err)) return false;
+    RunChanges changes = {.checkpoint = config->init,
+                          .saved_yaml = yaml,
+                          .current_yaml = trainer->config_yaml,
+                          .rules = trainer->key_rules,
+                          .allow = config->resume_allow,
+                          .weights_only = true};
+    bool ok = run_changes_check(&changes, err) &&
+              checkpoint_read_shape(config->init, "parameters/embedding", shape, err);
+    free(yaml);
+    if (!ok || shape[0] == trainer->vocabulary.size) return ok;
+    return error_set(
+        err, EXIT_DATA,
+        "%s: a vocabulary of %lld tokens, while the weights of %s have %lld; they need "
+        "data of exactly the same tokens",
+        config->data.train, (long long)trainer->vocabulary.size, config->init, (long long)shape[0]);
+}
+
 // The characters of the checkpoint are those of this run's data. `saved` holds what was loaded, NULL without characters.
 static bool same_characters(const Trainer *trainer, const int32_t *saved, Error *err) {
     const Vocabulary *vocabulary = &trainer->vocabulary;
@@ -182,18 +205,7 @@ static bool load_weights(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     const char *path = config->init;
     if (!checkpoint_verify(path, err)) return false;
-    char *yaml = NULL;
-    bool ok = comm_rank() != 0 || checkpoint_read_config(path, &yaml, err);
-    if (ok && comm_rank() == 0) {
-        RunChanges changes = {.checkpoint = path,
-                              .saved_yaml = yaml,
-                              .current_yaml = trainer->config_yaml,
-                              .rules = trainer->key_rules,
-                              .allow = config->resume_allow,
-                              .weights_only = true};
-        ok = run_changes_check(&changes, err);
-    }
-    free(yaml);
+    bool ok = comm_rank() != 0 || check_init_fits(trainer, err);
     if (!comm_agree(ok, err)) return false;
 
     HostState host;
@@ -205,7 +217,8 @@ static bool load_weights(Trainer *trainer, Error *err) {
     }
     Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
     checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);
-    ok = checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
+    ok =
+        checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
     if (ok) host_state_upload(&host);
     free(checkpoint.tensors);
     free(saved.code_points);

@@ -56,8 +56,8 @@ static void append_refused(Text *text, const RunChanges *run, const ConfigChange
     const KeyChange *change = &changes->list[root];
     append_change(text, change);
     if (change->cause >= 0)
-        append(text, " (follows from %s; %s=%s keeps it)",
-               changes->list[change->cause].rule->key, change->rule->key, change->saved);
+        append(text, " (follows from %s; %s=%s keeps it)", changes->list[change->cause].rule->key,
+               change->rule->key, change->saved);
     int followers = 0;
     for (int i = 0; i < changes->count; i++) {
         if (i == root || !is_refused(run, changes, i) || refused_root(run, changes, i) != root)
