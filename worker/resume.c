@@ -25,16 +25,16 @@ typedef struct Choice {
 
 // ---- which checkpoint ------------------------------------------------------------------------------------
 
-// Whether a run that says of itself that it began from `began` began from the checkpoint that is now called `path`. A file that
-// is gone or moved meanwhile is known by its path, or by its name.
+// Whether a run that says how it began did so from the checkpoint that `path` names. What lies there decides; when it is gone or
+// from before runs had identities, the path does, or its file's name where a folder was moved.
 static bool began_from(const RunIdentity *run, const char *path) {
     TrainState there;
     Error ignored = {0};
-    if (strcmp(run->began_from, path) == 0) return true;
     if (run->parent_step < 0) return false;
-    if (checkpoint_read_state(path, &there, &ignored))
-        return run->parent_run[0] && strcmp(run->parent_run, there.run.run) == 0 &&
-               run->parent_step == there.step;
+    bool known = checkpoint_read_state(path, &there, &ignored) && there.run.run[0];
+    if (known && run->parent_run[0])
+        return strcmp(run->parent_run, there.run.run) == 0 && run->parent_step == there.step;
+    if (strcmp(run->began_from, path) == 0) return true;
     const char *name = strrchr(path, '/'), *stored = strrchr(run->began_from, '/');
     return access(path, F_OK) != 0 && name && stored && strcmp(name, stored) == 0;
 }
@@ -256,23 +256,32 @@ static bool lies_in(const char *path, const char *folder) {
            parent.st_dev == checkpoints.st_dev && parent.st_ino == checkpoints.st_ino;
 }
 
-// Moves what the branch gives up aside: what comes after its beginning in its own folder, or all of a folder that the branch
-// does not come from. Rank 0.
-static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
-    const char *run_dir = trainer->config.run_dir;
-    char folder[CHECKPOINT_PATH_BYTES + 16], newest[CHECKPOINT_PATH_BYTES + 64];
-    CheckpointList list;
+// The identity of the run that the folder's checkpoint of this step belongs to; empty when there is none that can be read.
+static RunIdentity run_at(const char *folder, int64_t step) {
+    char path[CHECKPOINT_PATH_BYTES + 64];
     TrainState state = {0};
     Error ignored = {0};
+    snprintf(path, sizeof path, "%s/step-%08lld.h5", folder, (long long)step);
+    return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
+}
+
+// Moves what the branch gives up aside: what comes after its beginning in its own folder (also when it was begun from a copy or
+// a link elsewhere), or all of a folder that the branch does not come from. Rank 0.
+static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
+    const char *run_dir = trainer->config.run_dir;
+    const TrainState *state = &trainer->state;
+    char folder[CHECKPOINT_PATH_BYTES + 16];
+    CheckpointList list;
+    RunIdentity newest = {0};
     snprintf(folder, sizeof folder, "%s/checkpoints", run_dir);
     if (!checkpoint_list_read(&list, folder, err)) return false;
-    for (int64_t i = 0; i < list.count && !state.run.run[0]; i++) {
-        snprintf(newest, sizeof newest, "%s/step-%08lld.h5", folder, (long long)list.steps[i]);
-        if (!checkpoint_read_state(newest, &state, &ignored)) state = (TrainState){0};
-    }
+    for (int64_t i = 0; i < list.count && !newest.run[0]; i++)
+        newest = run_at(folder, list.steps[i]);
     checkpoint_list_free(&list);
-    int64_t step = lies_in(path, folder) ? trainer->state.step : GOING_BACK_WHOLE;
-    return going_back_to(run_dir, state.run.run, step, err);
+    bool inside =
+        lies_in(path, folder) ||
+        (state->run.run[0] && strcmp(run_at(folder, state->step).run, state->run.run) == 0);
+    return going_back_to(run_dir, newest.run, inside ? state->step : GOING_BACK_WHOLE, err);
 }
 
 // Collective over all ranks.

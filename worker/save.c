@@ -7,10 +7,10 @@
 #include "kernels/log.h"
 #include "worker/watchdog.h"
 
-// Whether training may go on from here: the last step was finite, and its loss at most a nat above that of guessing.
+// Whether training may go on from here: the last step was finite, and its loss hardly above that of guessing.
 static bool is_healthy(const Trainer *trainer) {
     double guessing = log((double)trainer->config.model.vocab_size);
-    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 1;
+    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 0.25;
 }
 
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {

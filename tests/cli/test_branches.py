@@ -40,6 +40,24 @@ class Branches(RunTest):
         shutil.copy(self.path(self.step("r", 20)), self.path("kept.h5"))
         self.assertEqual(self.resumed_step(self.train("new", "resume=kept.h5", "train.steps=35")), 30)
 
+    def test_going_back_to_a_copy_or_a_link_keeps_what_came_before(self):
+        os.mkdir(self.path("kept"))
+        shutil.copy(self.path(self.step("r", 20)), self.path("kept/good.h5"))
+        os.symlink(self.path(self.step("r", 10)), self.path("link.h5"))
+        self.train("r", "resume=kept/good.h5", "train.steps=25")
+        self.assertEqual(self.steps("r"), [10, 20, 25])
+        self.train("r", "resume=link.h5", "train.steps=15")
+        self.assertEqual(self.steps("r"), [10, 15])
+        self.assertEqual(self.rows("r/metrics.jsonl"), list(range(1, 16)))
+
+    def test_another_checkpoint_of_the_same_path_begins_another_branch(self):
+        self.train("new", f"resume={self.step('r', 20)}", "train.steps=30")
+        shutil.rmtree(self.path("r"))
+        self.train("r", "run.seed=5", "train.steps=20")
+        outcome = self.train("new", f"resume={self.step('r', 20)}", "train.steps=30", "run.seed=5")
+        self.assertEqual(self.resumed_step(outcome), 20)
+        self.assertEqual(len(self.abandoned("new")), 1)
+
     def test_going_back_moves_aside_what_came_later(self):
         before = self.snapshot()
         outcome = self.train("r", f"resume={self.step('r', 20)}", "train.lr=0.0001", "train.steps=25")
