@@ -129,6 +129,7 @@ static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
                           .current_yaml = trainer->config_yaml,
                           .rules = trainer->key_rules,
                           .allow = config->resume_allow,
+                          .finished = saved.step >= config->steps,
                           .way_out =
                               choice->branch ? NULL : "choose another run.dir for another run"};
     bool ok = run_changes_check(&changes, err) &&

@@ -70,7 +70,7 @@ class Differences(RunTest):
             before = file.read()
         self.assert_error(self.train("r", "run.seed=2", code=2), 2, "run.seed 1337 -> 2", "another run.dir")
         outcome = self.train("r", "train.lr=0.5")  # a course key of a finished run: told, and nothing claims it
-        self.assertIn("train.lr 0.001 -> 0.5", outcome.out)
+        self.assertRegex(outcome.err, "warning: .*nothing is trained with these.*train.lr 0.001 -> 0.5")
         self.assertIn("nothing to train", outcome.out)
         with open(self.path("r/config.yaml")) as file:
             self.assertEqual(file.read(), before)
