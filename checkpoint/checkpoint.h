@@ -49,13 +49,13 @@ typedef struct RunIdentity {
 // Small state that is the same on every rank.
 typedef struct TrainState {
     int64_t step;          // optimizer steps finished
-    int64_t micro_batches; // micro-batches consumed since the start of training
     int64_t adam_steps;    // updates really applied (skipped ones are not counted)
     int64_t skipped_steps; // non-finite steps
     int64_t skipped_in_row;
     int64_t data_epoch, data_index; // cursor of the data loader
     int64_t tokens;                 // tokens trained on
     char data_id[40]; // hash and size of the training data, hex; a change is refused on resume
+    int64_t evaluation_due; // 1: the evaluation of this step was interrupted; not part of the digest
     RunIdentity run;
 } TrainState;
 
@@ -74,6 +74,12 @@ typedef struct Checkpoint {
 // keep_last newest (0 keeps all) and the newest healthy one. False with exit 5 on every rank when any rank failed; the older
 // checkpoints are then untouched and the temporary file is removed. Collective over all ranks.
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
+
+// Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
+// made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too low
+// a limit on file sizes is an error, too little room a warning. False with exit 5. Collective over
+// all ranks.
+bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err);
 
 // Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
 // warning for each damaged file. *path is empty when the directory has none at all; false with exit
@@ -118,10 +124,15 @@ typedef struct CheckpointInfo {
 } CheckpointInfo;
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
+// Only the tensor table, from the sealed manifest: reads and hashes no tensor. The rest of *info is zero. Free it likewise.
+// Not collective.
+bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err);
 
-// XXH3-128 in hex over the logical content: for each tensor in name order its name, dtype, shape
-// and bytes, among them the state and the utilization series. Not the configuration, version, time, run
-// or layout: runs on different numbers of ranks that computed the same bits have the same digest.
+// XXH3-128 in hex over what was computed: for each tensor in name order its name, dtype, shape and
+// bytes, among them the state; then, from the utilization history, its shape, its number of steps
+// and every expert's choices routed and dropped in all of them. Not the configuration, version,
+// time, run, layout or rows of the history: runs on different numbers of ranks that computed the same
+// bits have the same digest, however often they logged.
 // Reads and verifies the whole file. Not collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 

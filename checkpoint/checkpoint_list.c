@@ -42,7 +42,7 @@ bool checkpoint_list_read(CheckpointList *list, const char *directory, Error *er
         if (list->count == capacity) {
             capacity = capacity ? 2 * capacity : 64;
             list->steps = realloc(list->steps, (size_t)capacity * sizeof *list->steps);
-            CHECK(list->steps, "no memory for %lld file names", (long long)capacity);
+            CHECK_MEMORY(list->steps, "no memory for %lld file names", (long long)capacity);
         }
         list->steps[list->count++] = step;
     }

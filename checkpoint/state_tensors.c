@@ -22,7 +22,6 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]) {
         int64_t *value;
     } const numbers[] = {
         {"state/step", &state->step},
-        {"state/micro_batches", &state->micro_batches},
         {"state/adam_steps", &state->adam_steps},
         {"state/skipped_steps", &state->skipped_steps},
         {"state/skipped_in_row", &state->skipped_in_row},
@@ -43,6 +42,7 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]) {
     about[2] = whole_tensor("about/parent_step", I64, 1, 1, 1, 1, &run->parent_step);
     about[3] = text_tensor("about/began_from", run->began_from);
     about[4] = whole_tensor("about/healthy", I64, 1, 1, 1, 1, &run->healthy);
+    about[5] = whole_tensor("about/evaluation_due", I64, 1, 1, 1, 1, &state->evaluation_due);
 }
 
 void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]) {
@@ -127,7 +127,7 @@ static bool read_run(CheckpointFile *file, TrainState *state, Error *err) {
     SavedTensor tensors[STATE_TENSORS];
     state_tensors(state, tensors);
     return read_whole_tensors(file, &tensors[COMPUTED_TENSORS + 2], 1, err) &&
-           read_whole_tensors(file, &tensors[COMPUTED_TENSORS + 4], 1, err) &&
+           read_whole_tensors(file, &tensors[COMPUTED_TENSORS + 4], 2, err) &&
            read_short_text(file, "about/run", run->run, sizeof run->run, true, err) &&
            read_short_text(file, "about/parent_run", run->parent_run, sizeof run->parent_run, true,
                            err) &&

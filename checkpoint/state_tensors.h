@@ -6,7 +6,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_file.h"
 
-enum { COMPUTED_TENSORS = 9, RUN_TENSORS = 5, STATE_TENSORS = COMPUTED_TENSORS + RUN_TENSORS };
+enum { COMPUTED_TENSORS = 8, RUN_TENSORS = 6, STATE_TENSORS = COMPUTED_TENSORS + RUN_TENSORS };
 enum { UTILIZATION_TENSORS = 11 };
 
 // "state/…", then what "about/…" tells of the run, and "utilization/…": whole tensors over the fields of the structs.

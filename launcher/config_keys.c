@@ -4,14 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/habits.h"
 #include "launcher/suggest.h"
 
 // ---- values that follow from others when left out --------------------------------------------------------
 
+// Not a function of the micro-batches as far as that can be: they must not be seen in the results.
 static void derive_shards(TrainConfig *config) {
-    int64_t sequences = config->batch / config->micro_batches;
-    config->shards = 1;
-    while (config->shards < 8 && sequences % (2 * config->shards) == 0) config->shards *= 2;
+    int64_t pieces = config->micro_batches, odd = pieces / (pieces & -pieces);
+    int64_t shards = config->batch % odd == 0 ? odd : 1;
+    while ((shards < 8 || shards < pieces) && config->batch % (2 * shards) == 0) shards *= 2;
+    config->shards = shards;
+}
+
+static void derive_max_expert_replicas(TrainConfig *config) {
+    config->model.moe.max_expert_replicas = config->shards;
 }
 
 static void derive_min_lr(TrainConfig *config) {
@@ -103,12 +110,15 @@ const ConfigKey CONFIG_KEYS[] = {
     PATH("data.validation", FREE, data.validation, "",
         "held-out text for evaluation; empty: no evaluation"),
     CHOICE("data.format", FUNCTION, data.format, "auto",
-        "what a token is; auto: uint16 for *.bin, bytes for anything else",
+        "what a token is, in both data files; auto: uint16 for data.train: *.bin, otherwise bytes of text; bytes: any bytes",
         "auto", "bytes", "characters", "uint16", "uint32"),
     INTEGER("data.vocab_size", FUNCTION, data.vocab_size, "0", 0, 2147483647,
         "number of different tokens in uint16 and uint32 files; 0 for text, whose vocabulary is known"),
     NUMBER("data.bytes_per_token", FREE, data.bytes_per_token, "0", 0, 1e6,
         "bytes of text that a token of a uint16 or uint32 file stands for, for bits per byte; 0: unknown"),
+    FLAG("data.check", FREE, data.check, "true",
+        "whether data files are refused whose content is something else: compressed, with a header, text for token numbers or "
+        "the reverse, numbers of another width; data.format: bytes takes any bytes either way"),
 
     INTEGER("train.steps", COURSE, steps, "1000", 1, MANY,
         "optimizer steps of the whole run"),
@@ -117,10 +127,12 @@ const ConfigKey CONFIG_KEYS[] = {
     INTEGER("train.context", COURSE, context, "128", 1, 1e6,
         "tokens of a sequence"),
     INTEGER("train.micro_batches", FREE, micro_batches, "1", 1, 1e6,
-        "pieces in which a rank works off its part of the batch (gradient accumulation): less memory, same step"),
+        "pieces in which a rank works off its part of the batch (gradient accumulation): less memory for activations, the "
+        "same step; with train.reproducible: ranks a power of two where train.shards is one, and log2 of it more gradients"),
     INTEGER_DERIVED("train.shards", STATE, shards, derive_shards,
-        "largest power of two up to 8 that divides train.batch / train.micro_batches", 1, 65536,
-        "pieces of a micro-batch that never depend on the number of ranks; the ranks must divide it"),
+        "largest power of two up to 8, or train.micro_batches, that divides train.batch", 1, 65536,
+        "pieces of the batch of a step that never depend on the number of ranks or micro-batches: what a routing group and "
+        "the order of sums are; ranks x train.micro_batches must divide it"),
     CHOICE("train.reproducible", COURSE, reproducible, "ranks",
         "ranks: same bits on any number of ranks; run: same bits when repeated alike; off: no promise",
         "ranks", "run", "off"),
@@ -131,7 +143,7 @@ const ConfigKey CONFIG_KEYS[] = {
     INTEGER("train.max_skipped", FREE, max_skipped, "10", 1, 1e9,
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", FREE, threads, "0", 0, 1024,
-        "OpenMP threads of a rank; 0: OMP_NUM_THREADS, else all cores the rank may use"),
+        "OpenMP threads of a rank; 0: OMP_NUM_THREADS, else its share of the CPUs and of the cgroup's quota"),
     NUMBER("train.lr", COURSE, optimizer.lr, "0.001", 0, 100,
         "learning rate after warm-up"),
     NUMBER_DERIVED("train.min_lr", COURSE, optimizer.min_lr, derive_min_lr, "train.lr / 10", 0, 100,
@@ -226,8 +238,11 @@ const ConfigKey CONFIG_KEYS[] = {
         "shard", "sequence", "batch"),
     NUMBER("moe.z_loss", COURSE, model.moe.z_loss, "0.001", 0, 1000,
         "factor of the router's z-loss, which keeps its logits small; 0: off"),
-    INTEGER("moe.max_expert_replicas", STATE, model.moe.max_expert_replicas, "1", 1, 65536,
-        "ranks that may hold the same expert under train.reproducible: ranks; part of the sums, so keep it in a run"),
+    INTEGER_DERIVED("moe.max_expert_replicas", STATE, model.moe.max_expert_replicas, derive_max_expert_replicas,
+        "train.shards", 1, 65536,
+        "fixed groups of shards over which an expert's gradient is summed under train.reproducible: ranks: the ranks that hold "
+        "the same expert, times train.micro_batches, must divide it; fewer are faster where an expert sees few tokens; part "
+        "of the sums, so keep it in a run"),
 
     INTEGER("parallel.expert", FREE, expert_parallel, "0", 0, 65536,
         "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts"),
@@ -249,14 +264,18 @@ const ConfigKey CONFIG_KEYS[] = {
         "checkpoint whose weights a new run begins with, at step 0 with a new optimizer, also on other data of the same "
         "vocabulary; once run.dir holds a checkpoint the run goes on from that; empty: random weights"),
     INTEGER("log.every", FREE, log_every, "10", 1, MANY,
-        "steps between lines of the log and rows of metrics.jsonl"),
+        "steps between lines of the log and rows of metrics.jsonl; the last step and skipped ones always have a row"),
+    FLAG("log.every_row", FREE, log_every_row, "false",
+        "a row of metrics.jsonl for every step; lines of the log stay as log.every says"),
     INTEGER("log.utilization_every", FREE, utilization_every, "0", 0, MANY,
         "steps between rows of the expert-utilization history; 0: as log.every"),
     INTEGER_DERIVED("eval.every", FREE, eval_every, derive_eval_every,
         "250 with data.validation, otherwise 0", 0, MANY,
         "steps between evaluations; 0: only at the end"),
     INTEGER("eval.batches", FREE, eval_batches, "20", 0, MANY,
-        "batches of an evaluation; 0: the whole validation file"),
+        "an evaluation takes at most so many times train.batch sequences; 0: the whole validation file"),
+    RATIONAL("eval.capacity_factor", FREE, eval_capacity_factor, "0", 0, 1000,
+        "moe.capacity_factor of evaluations, where each sequence is a routing group of its own; 0: no limit, nothing is dropped"),
 };
 // clang-format on
 
@@ -270,6 +289,7 @@ int config_key_find(const char *name) {
 }
 
 const char *config_key_suggest(const char *name) {
+    if (habit_key(name)) return habit_key(name);
     const char *names[CONFIG_KEY_COUNT + 1];
     for (int row = 0; row < CONFIG_KEY_COUNT; row++) names[row] = CONFIG_KEYS[row].name;
     names[CONFIG_KEY_COUNT] = NULL;

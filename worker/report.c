@@ -1,5 +1,6 @@
 #include "worker/report.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
@@ -8,9 +9,10 @@
 
 void report_run(const Trainer *trainer) {
     const TrainConfig *config = &trainer->config;
-    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s | %s | %s", comm_size(),
+    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s (%s) | %s | %s", comm_size(),
              comm_size() == 1 ? "" : "s", trainer->session.dev.threads,
-             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.dev.description,
+             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.threads.reason,
+             trainer->session.dev.description,
              comm_library());
     log_info("model: %lld parameters, %lld active for a token | vocabulary %lld | expert parallel "
              "%lld | %lld shards",
@@ -19,7 +21,7 @@ void report_run(const Trainer *trainer) {
              (long long)config->shards);
     log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
              config->data.train, (long long)data_file_tokens(trainer->train_file),
-             (double)(config->steps * config->batch) / (double)trainer->windows,
+             (double)config->steps * (double)config->batch / (double)trainer->windows,
              (long long)config->steps, (long long)config->batch, (long long)config->context);
     log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->gemm_gflops, config->run_dir);
 }
@@ -71,11 +73,26 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     trainer->seconds_a_step += weight * (row->step_seconds - trainer->seconds_a_step);
     trainer->steps_done++;
     row->eta_seconds = trainer->seconds_a_step * (double)(config->steps - row->step);
-    metrics_write_step(trainer->metrics, row);
+    trainer->row_seconds += row->step_seconds;
+    trainer->row_steps++;
 
+    bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
+    bool skipped = !isfinite(row->loss) || !isfinite(row->gradient_norm);
+    if (!line_due && !skipped && !config->log_every_row) return;
+    double mean = trainer->row_seconds / (double)trainer->row_steps;
+    double faster = row->step_seconds / mean;
+    row->step_seconds = mean;
+    row->tokens_per_second *= faster;
+    row->gflops *= faster;
+    row->gemm_share *= faster;
+    trainer->row_seconds = 0;
+    trainer->row_steps = 0;
+    Error gone = {0}; // said by run_watch_look
+    if (comm_rank() == 0 &&
+        run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, &gone))
+        metrics_write_step(trainer->metrics, row);
+    if (!line_due) return;
     char line[512];
-    bool due = row->step % config->log_every == 0 || row->step == config->steps;
-    if (!due) return;
     metrics_format_step(row, config->steps, line, sizeof line);
     log_info("%s", line);
 }

@@ -71,7 +71,7 @@ static bool choose_branch(Trainer *trainer, Choice *choice, Error *err) {
     } else {
         ok = true;
     }
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_follow(ok, err)) return false;
     broadcast(trainer->session.groups.world, &goes_on, sizeof goes_on, 0);
     if (goes_on) {
         log_info("going on with the branch that began from %s", config->resume);
@@ -86,9 +86,9 @@ static bool choose_branch(Trainer *trainer, Choice *choice, Error *err) {
 static bool choose_checkpoint(Trainer *trainer, Choice *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
     bool ok = comm_rank() != 0 || going_back_finish(config->run_dir, err);
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_follow(ok, err)) return false;
     if (strcmp(config->resume, "never") == 0)
-        return comm_agree(comm_rank() != 0 || check_empty(config->run_dir, err), err);
+        return comm_follow(comm_rank() != 0 || check_empty(config->run_dir, err), err);
     bool automatic = strcmp(config->resume, "auto") == 0,
          must = strcmp(config->resume, "must") == 0;
     if (!automatic && !must) return choose_branch(trainer, choice, err);
@@ -150,7 +150,7 @@ static bool name_run(Trainer *trainer, RunIdentity identity, Error *err) {
     uint8_t bits[(RUN_ID_BYTES - 1) / 2];
     bool ok = comm_rank() != 0 || getrandom(bits, sizeof bits, 0) == (ssize_t)sizeof bits ||
               error_set(err, EXIT_IO, "cannot draw a run's identity: %s", strerror(errno));
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_follow(ok, err)) return false;
     broadcast(trainer->session.groups.world, bits, sizeof bits, 0);
     for (size_t i = 0; i < sizeof bits; i++) snprintf(identity.run + 2 * i, 3, "%02x", bits[i]);
     trainer->state.run = identity;
@@ -207,14 +207,14 @@ static bool load_weights(Trainer *trainer, Error *err) {
     const char *path = config->init;
     if (!checkpoint_verify(path, err)) return false;
     bool ok = comm_rank() != 0 || check_init_fits(trainer, err);
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_follow(ok, err)) return false;
 
     HostState host;
     host_state_open(&host, &trainer->model, NULL);
     Vocabulary saved = trainer->vocabulary; // with code points of its own, to be compared
     if (saved.code_points) {
         saved.code_points = calloc((size_t)saved.size, sizeof *saved.code_points);
-        CHECK(saved.code_points, "no memory for %lld code points", (long long)saved.size);
+        CHECK_MEMORY(saved.code_points, "no memory for %lld code points", (long long)saved.size);
     }
     Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
     checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);
@@ -289,7 +289,7 @@ static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
 static bool begin_branch(Trainer *trainer, const char *path, Error *err) {
     bool ok = comm_rank() != 0 || give_up_rest(trainer, path, err);
     TrainState parent = trainer->state;
-    if (!comm_agree(ok, err) || !name_run(trainer, child_of(&parent, path), err)) return false;
+    if (!comm_follow(ok, err) || !name_run(trainer, child_of(&parent, path), err)) return false;
     log_info("run %s, a branch of run %s", trainer->state.run.run,
              parent.run.run[0] ? parent.run.run : "unknown");
     return true;
@@ -303,7 +303,7 @@ bool resume_run(Trainer *trainer, Error *err) {
         return trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);
 
     bool ok = comm_rank() != 0 || check_fits(trainer, &choice, err);
-    if (!comm_agree(ok, err) || !load_state(trainer, choice.path, err)) return false;
+    if (!comm_follow(ok, err) || !load_state(trainer, choice.path, err)) return false;
     log_info("resumed from %s at step %lld", choice.path, (long long)trainer->state.step);
     if (choice.branch) return begin_branch(trainer, choice.path, err);
     return trainer->state.run.run[0] || name_run(trainer, root, err);

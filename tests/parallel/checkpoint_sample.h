@@ -66,7 +66,6 @@ static inline UtilizationHistory sample_utilization(int64_t step) {
 
 static inline TrainState sample_state(int64_t step) {
     TrainState state = {.step = step,
-                        .micro_batches = 2 * step,
                         .adam_steps = step - 1,
                         .skipped_steps = 1,
                         .skipped_in_row = 3,

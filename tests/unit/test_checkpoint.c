@@ -428,6 +428,51 @@ static void the_digest_is_of_content_alone(void **state) {
     assert_string_not_equal(first, other);
 }
 
+// Saves step 5 with a history of ten steps, closed into a row each `every` steps; `more` choices
+// go to one expert in the last of them, `lost` are dropped there.
+static void save_history(int64_t every, int64_t more, int64_t lost) {
+    enum { CELLS = SAMPLE_LAYERS * SAMPLE_EXPERTS };
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, 5, 0, 1, false);
+    utilization_free(&sample.utilization);
+    utilization_init(&sample.utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+    for (int64_t step = 1; step <= 10; step++) {
+        int64_t routed[CELLS], dropped[CELLS] = {0};
+        double mass[CELLS], entropy[SAMPLE_LAYERS] = {0.1 * (double)step, 0.3};
+        for (int cell = 0; cell < CELLS; cell++) {
+            routed[cell] = step + cell;
+            mass[cell] = 0.1 * (double)(step * cell);
+        }
+        routed[CELLS - 1] += step == 10 ? more : 0;
+        dropped[CELLS - 1] += step == 10 ? lost : 0;
+        utilization_add(&sample.utilization, routed, dropped, mass, entropy);
+        if (step % every == 0) utilization_close_row(&sample.utilization, step);
+    }
+    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    sample_free(&sample);
+}
+
+static void the_digest_counts_choices_not_rows(void **state) {
+    (void)state;
+    char first[40], other[40];
+    save_history(1, 0, 0);
+    digest_of(5, first);
+    for (int64_t every = 2; every <= 11; every++) { // 11: all steps in the open row
+        save_history(every, 0, 0);
+        digest_of(5, other);
+        assert_string_equal(first, other);
+    }
+    for (int64_t every = 1; every <= 4; every += 3) {
+        save_history(every, 1, 0);
+        digest_of(5, other);
+        assert_string_not_equal(first, other);
+        save_history(every, 0, 1);
+        digest_of(5, other);
+        assert_string_not_equal(first, other);
+    }
+}
+
 static void a_dense_model_without_history_can_be_saved(void **state) {
     (void)state;
     Error err = {0};
@@ -454,7 +499,7 @@ static void the_first_format_is_still_read(void **state) {
     assert_string_equal(read.run.run, ""); // it did not know of runs
     assert_int_equal(read.run.parent_step, -1);
     assert_true(checkpoint_digest(golden, digest, &err));
-    assert_string_equal(digest, "8304ddd8a901b34ce737937a719868a6");
+    assert_string_equal(digest, "2ce1794171289e107df8d1d5745671f3");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_run_dir, remove_run_dir)
@@ -480,6 +525,7 @@ int main(int argc, char **argv) {
         TEST(any_rows_can_be_loaded),
         TEST(info_tells_what_is_inside),
         TEST(the_digest_is_of_content_alone),
+        TEST(the_digest_counts_choices_not_rows),
         TEST(a_dense_model_without_history_can_be_saved),
         TEST(the_first_format_is_still_read),
     };
