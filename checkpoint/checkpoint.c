@@ -2,6 +2,7 @@
 // checkpoint_load.c.
 #include "checkpoint/checkpoint.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include "checkpoint/tensor_file.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
+#include "comm/rank_facts.h"
 #include "kernels/log.h"
 
 enum { ABOUT_TENSORS = 3, SMALL_TENSORS = STATE_TENSORS + UTILIZATION_TENSORS + ABOUT_TENSORS };
@@ -95,7 +97,7 @@ static void broadcast_manifest(Group *world, Manifest *manifest) {
     if (comm_rank() != 0) {
         manifest->datasets = calloc((size_t)manifest->count, sizeof *manifest->datasets);
         manifest->hashes = calloc((size_t)manifest->blocks, sizeof *manifest->hashes);
-        CHECK(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
+        CHECK_MEMORY(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
               (long long)manifest->count);
     }
     broadcast(world, manifest->datasets, (size_t)manifest->count * sizeof *manifest->datasets, 0);
@@ -162,7 +164,7 @@ static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, 
     size_t hashes_bytes = (size_t)manifest->blocks * sizeof(Hash);
     bool ok = false;
     ManifestRecord *records = malloc(records_bytes);
-    CHECK(records, "no memory for a manifest of %zu bytes", records_bytes);
+    CHECK_MEMORY(records, "no memory for a manifest of %zu bytes", records_bytes);
     for (int64_t i = 0; i < manifest->count; i++)
         records[i] = dataset_encode(&manifest->datasets[i]);
     int fd = file_open(temporary, O_RDWR, err);
@@ -228,7 +230,6 @@ bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
 
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err) {
     const bool root = comm_rank() == 0;
-    ProcessGroups groups = process_groups_open(1, NULL);
     Paths paths = {0};
     SmallContents small = {0};
     Manifest manifest = {0};
@@ -241,19 +242,19 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
         list_datasets(checkpoint, &small, &manifest);
         ok = lay_out(&paths, &manifest, &header, err);
     }
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
-    broadcast_manifest(groups.world, &manifest);
+    broadcast_manifest(comm_world(), &manifest);
     written = calloc((size_t)manifest.blocks, sizeof *written);
-    CHECK(written, "no memory for %lld counts", (long long)manifest.blocks);
+    CHECK_MEMORY(written, "no memory for %lld counts", (long long)manifest.blocks);
 
     ok = write_contents(paths.temporary, checkpoint, root ? &small : NULL, &manifest, written, err);
     ok = comm_agree(ok, err);
     if (!ok) goto cleanup;
-    gather_hashes(groups.world, &manifest, written);
+    gather_hashes(comm_world(), &manifest, written);
 
     if (root) ok = seal(paths.temporary, &manifest, &header, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
 
     // Read back before it may replace or outlive anything: only a verified file gets its name.
@@ -261,32 +262,57 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
     if (!ok) goto cleanup;
 
     if (root) ok = publish(&paths, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep_last);
 cleanup:
     if (!ok) err->exit_code = EXIT_IO;
     if (!ok && root) unlink(paths.temporary);
-    barrier(groups.world); // what was removed is gone when any rank returns
+    barrier(comm_world()); // what was removed is gone when any rank returns
     utilization_free(&small.no_history);
     manifest_free(&manifest);
     free(written);
-    process_groups_close(&groups);
     return ok;
+}
+
+// Each rank has opened the path for itself, and checked only its share of what it found there.
+static bool same_file(const char *path, const FileHeader *header, Error *err) {
+    RankFact fact = {.what = "the checkpoint",
+                     .exit_code = EXIT_CHECKPOINT,
+                     .fix = "put it on a file system that all hosts share"};
+    snprintf(fact.value, sizeof fact.value, "%lld bytes, contents ",
+             (long long)header->file_bytes);
+    for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
+        snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
+    snprintf(fact.note, sizeof fact.note, "%.191s", path);
+    return rank_facts_compare(&fact, 1, err);
 }
 
 bool checkpoint_verify(const char *path, Error *err) {
     CheckpointFile file;
+    FileHeader header = {0};
     bool ok = checkpoint_file_open(&file, path, err);
     if (ok) {
+        header = file.header;
         ok = checkpoint_file_verify(&file, comm_rank(), comm_size(), err) ||
              error_prefix(err, "%s", path);
         checkpoint_file_close(&file);
     }
-    return comm_agree(ok, err);
+    return comm_agree(ok, err) && same_file(path, &header, err);
+}
+
+// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it lacks the file system, not
+// the bytes. Collective over all ranks.
+static bool verify_listed(const char *path, Error *err) {
+    bool ok = access(path, R_OK) == 0;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
+                  "make it readable on every rank, or move it away",
+                  path, strerror(errno));
+    return comm_agree(ok, err) && checkpoint_verify(path, err);
 }
 
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
-    ProcessGroups groups = process_groups_open(1, NULL);
     CheckpointList list = {0};
     Paths paths = {0};
     bool found = false;
@@ -294,17 +320,23 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
     // Rank 0's list decides, so that all ranks try the same files.
     bool ok = name_paths(&paths, run_dir, 0, err);
     if (ok && comm_rank() == 0) ok = checkpoint_list_read(&list, paths.directory, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
-    broadcast(groups.world, &list.count, sizeof list.count, 0);
+    broadcast(comm_world(), &list.count, sizeof list.count, 0);
     for (int64_t i = 0; ok && !found && i < list.count; i++) {
         int64_t step = comm_rank() == 0 ? list.steps[i] : 0;
-        broadcast(groups.world, &step, sizeof step, 0);
+        broadcast(comm_world(), &step, sizeof step, 0);
         ok = name_paths(&paths, run_dir, step, err);
         if (!ok) goto cleanup;
         Error damage = {0};
-        found = checkpoint_verify(paths.final, &damage);
-        if (!found) log_warn("checkpoint not usable: %s", damage.message);
+        found = verify_listed(paths.final, &damage);
+        if (found) continue;
+        if (damage.exit_code != EXIT_CHECKPOINT) {
+            *err = damage;
+            ok = false;
+            goto cleanup;
+        }
+        log_warn("checkpoint not usable: %s", damage.message);
     }
     if (found)
         memcpy(path, paths.final, sizeof paths.final);
@@ -315,6 +347,5 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
                        (long long)list.count, paths.directory);
 cleanup:
     checkpoint_list_free(&list);
-    process_groups_close(&groups);
     return ok;
 }

@@ -27,7 +27,7 @@ static bool match_tensors(const CheckpointFile *file, const Checkpoint *wanted, 
     const Manifest *manifest = &file->manifest;
     int count = wanted->tensor_count;
     const char **names = calloc((size_t)count + 1, sizeof *names);
-    CHECK(names, "no memory for %d names", count);
+    CHECK_MEMORY(names, "no memory for %d names", count);
     bool ok = true;
     for (int i = 0; ok && i < count; i++) {
         names[i] = wanted->tensors[i].name;
@@ -121,6 +121,14 @@ bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
     return ok;
 }
 
+bool checkpoint_read_state(const char *path, TrainState *state, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    bool ok = state_read(&file, state, err) || error_prefix(err, "%s", path);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
 // Whether a dataset belongs to what was computed, not to how, when or how often it was looked at.
 static bool in_digest(const char *name) {
     return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
@@ -194,7 +202,7 @@ static bool is_tensor(const char *name) {
 
 static void list_tensors(const Manifest *manifest, CheckpointInfo *info) {
     info->tensors = calloc((size_t)manifest->count + 1, sizeof *info->tensors);
-    CHECK(info->tensors, "no memory for %lld tensors", (long long)manifest->count);
+    CHECK_MEMORY(info->tensors, "no memory for %lld tensors", (long long)manifest->count);
     for (int64_t i = 0; i < manifest->count; i++) {
         const Dataset *dataset = &manifest->datasets[i];
         if (!is_tensor(dataset->name)) continue;

@@ -8,13 +8,15 @@
 // Zeroed; never NULL, also for nothing.
 static void *allocate(int64_t count, size_t item_bytes) {
     void *memory = calloc((size_t)count + 1, item_bytes);
-    CHECK(memory, "no memory for %lld values of the utilization history", (long long)count);
+    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history",
+                 (long long)count);
     return memory;
 }
 
 static void *grow(void *memory, int64_t count, size_t item_bytes) {
     memory = realloc(memory, ((size_t)count + 1) * item_bytes);
-    CHECK(memory, "no memory for %lld values of the utilization history", (long long)count);
+    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history",
+                 (long long)count);
     return memory;
 }
 

@@ -62,7 +62,7 @@ static ncclDataType_t nccl_type(DType dtype) {
     case BF16:
         return ncclBfloat16;
     }
-    die(EXIT_COMMUNICATION, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
+    die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
 static char *element(Tensor x, int64_t index) {
@@ -71,7 +71,7 @@ static char *element(Tensor x, int64_t index) {
 
 static void nccl_attach(Group *group, Device *dev) {
     NcclGroup *g = calloc(1, sizeof *g);
-    CHECK(g, "no memory for a communicator");
+    CHECK_MEMORY(g, "no memory for a communicator");
     g->cuda = cuda_state(dev);
     CUDA_CHECK(cudaEventCreateWithFlags(&g->begin, cudaEventDisableTiming));
     if (group->size > 1) {
@@ -137,7 +137,7 @@ static Pending exchange_end(Group *group) {
     while (slot < g->mark_count && g->marks[slot].pending) slot++;
     if (slot == g->mark_count) {
         g->marks = realloc(g->marks, (size_t)++g->mark_count * sizeof *g->marks);
-        CHECK(g->marks, "no memory for %d collectives on their way", g->mark_count);
+        CHECK_MEMORY(g->marks, "no memory for %d collectives on their way", g->mark_count);
         CUDA_CHECK(cudaEventCreateWithFlags(&g->marks[slot].done, cudaEventDisableTiming));
     }
     CUDA_CHECK(cudaEventRecord(g->marks[slot].done, g->cuda->exchange));

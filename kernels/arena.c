@@ -27,8 +27,18 @@ void arena_allocate(Arena *arena) {
     if (memory_place(arena) == ON_HOST) ASAN_POISON_MEMORY_REGION(base, bytes);
 }
 
+void arena_share(Arena *arena, const Arena *owner) {
+    CHECK(owner->base && arena->peak_bytes + ALIGNMENT <= owner->capacity_bytes,
+          "arena %s of %zu bytes shares one of %zu", arena->name, arena->peak_bytes,
+          owner->capacity_bytes);
+    arena->base = owner->base;
+    arena->capacity_bytes = owner->capacity_bytes;
+    arena->used_bytes = arena->peak_bytes = 0;
+    arena->shared = true;
+}
+
 void arena_free(Arena *arena) {
-    if (arena->base) {
+    if (arena->base && !arena->shared) {
         if (memory_place(arena) == ON_HOST)
             ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->capacity_bytes);
         device_release(arena->dev, arena->base, arena->capacity_bytes);

@@ -18,6 +18,7 @@ typedef struct Arena {
     size_t used_bytes;
     size_t peak_bytes; // largest used_bytes so far
     size_t capacity_bytes;
+    bool shared; // the memory is another arena's
 } Arena;
 
 // Starts measuring: tensors get no memory, used and peak are counted. dev NULL: host memory.
@@ -25,6 +26,9 @@ void arena_measure(Arena *arena, const char *name, Device *dev);
 // Takes peak_bytes of zeroed memory (host pages are touched on first use) and empties the arena. Fatal (exit 5) with the
 // size when there is not that much.
 void arena_allocate(Arena *arena);
+// Instead: this measured arena takes the memory of an allocated one of at least its size, for tensors that are in use while the
+// owner's rest. Freed by the owner.
+void arena_share(Arena *arena, const Arena *owner);
 void arena_free(Arena *arena); // legal on a zeroed or measuring arena
 
 Tensor arena_1d(Arena *arena, DType dtype, int64_t n0);

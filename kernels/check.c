@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/host_memory.h"
 #include "kernels/log.h"
 
 void (*die_hook)(int exit_code) = NULL;
@@ -43,4 +44,17 @@ void die(ExitCode exit_code, const char *file, int line, const char *format, ...
     fflush(stderr);
     if (die_hook) die_hook((int)exit_code);
     _exit((int)exit_code);
+}
+
+void die_without_memory(const char *file, int line, const char *format, ...) {
+    char message[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    HostMemory memory = host_memory();
+    die(EXIT_IO, file, line,
+        "%s; %.1f MiB are free (%s); `moetrain plan` shows what a rank needs; start fewer ranks on a "
+        "host, or ask for more memory",
+        message, (double)memory.available_bytes / 1048576.0, memory.limit);
 }

@@ -81,9 +81,9 @@ void cli_print_help(FILE *out) {
         "\n"
         "  moetrain --help, --version\n"
         "\n"
-        "Exit codes: 0 done, 2 configuration or arguments, 3 data, 4 checkpoint, 5 input/output,\n"
-        "6 numeric, 7 communication or device, 8 hang, 75 saved on a signal: run the same command "
-        "again.\n");
+        "Exit codes: 0 done, 2 configuration or arguments, 3 data, 4 checkpoint, 5 input/output\n"
+        "or memory, 6 numeric, 7 communication or device, 8 hang, 70 a bug of the program, 75 saved "
+        "on a\nsignal: run the same command again.\n");
 }
 
 // ---- values of options -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <yaml.h>
 
-enum { KEY_BYTES = 256, MOST_SECTIONS = 64 };
+enum { KEY_BYTES = 256, MOST_SECTIONS = 64, LIST_BYTES = 4096 };
 
 typedef struct Reader {
     yaml_parser_t parser;
@@ -64,8 +64,9 @@ static bool is_legal_event(Reader *reader, const yaml_event_t *event) {
         return FAIL_AT(reader, place, "the alias '*%.60s' is not allowed; write the value out",
                        (const char *)event->data.alias.anchor);
     case YAML_SEQUENCE_START_EVENT:
-        return FAIL_AT(reader, place, "a list is not allowed%s%s; write one value",
-                       reader->key[0] ? " as the value of " : " here", reader->key);
+        if (!reader->key[0]) return FAIL_AT(reader, place, "a list is not allowed here");
+        return is_plain_node(reader, place, event->data.sequence_start.anchor,
+                             event->data.sequence_start.tag);
     case YAML_SCALAR_EVENT:
         if (memchr(event->data.scalar.value, '\0', event->data.scalar.length))
             return FAIL_AT(reader, place, "a NUL character is not allowed");
@@ -105,6 +106,43 @@ static bool extend_key(Reader *reader, const yaml_event_t *event) {
     return FAIL_AT(reader, place, "a key of more than %d bytes", KEY_BYTES - 1);
 }
 
+// Reads the items of a list whose start event is already taken, joined by commas.
+static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYTES]) {
+    size_t used = 0;
+    for (joined[0] = '\0';;) {
+        yaml_event_t event;
+        if (!next_event(reader, &event)) return false;
+        bool end = event.type == YAML_SEQUENCE_END_EVENT;
+        bool ok = end || is_legal_event(reader, &event);
+        if (ok && !end && event.type != YAML_SCALAR_EVENT)
+            ok = FAIL_AT(reader, list_place, "an item of the list %s is no word", reader->key);
+        if (ok && !end) {
+            const char *item = (const char *)event.data.scalar.value;
+            int length = snprintf(joined + used, LIST_BYTES - used, "%s%s", used ? "," : "", item);
+            used += (size_t)length;
+            if (!item[0] || strchr(item, ','))
+                ok = FAIL_AT(reader, list_place, "an item of the list %s is empty or has a comma",
+                             reader->key);
+            else if (used >= LIST_BYTES)
+                ok = FAIL_AT(reader, list_place, "the list %s is longer than %d bytes", reader->key,
+                             LIST_BYTES - 1);
+        }
+        yaml_event_delete(&event);
+        if (!ok || end) return ok;
+    }
+}
+
+// Hands a key's value, a scalar or a list whose (first) event is taken, to the visitor.
+static bool visit_value(Reader *reader, const yaml_event_t *event, YamlPlace key_place) {
+    char joined[LIST_BYTES];
+    bool list = event->type == YAML_SEQUENCE_START_EVENT;
+    YamlPlace place = list ? place_of(event->start_mark) : key_place;
+    if (list && !read_list(reader, place, joined)) return false;
+    const char *value = list ? joined : (const char *)event->data.scalar.value;
+    return reader->visit(reader->context, reader->key, value, list, place, reader->err) ||
+           fail_at(reader, place);
+}
+
 // Reads the keys of a mapping whose start event is already taken.
 static bool read_mapping(Reader *reader, int depth) {
     size_t outer = strlen(reader->key);
@@ -123,10 +161,8 @@ static bool read_mapping(Reader *reader, int depth) {
 
         if (!next_event(reader, &event)) return false;
         ok = is_legal_event(reader, &event);
-        if (ok && event.type == YAML_SCALAR_EVENT) {
-            const char *value = (const char *)event.data.scalar.value;
-            ok = reader->visit(reader->context, reader->key, value, key_place, reader->err) ||
-                 fail_at(reader, key_place);
+        if (ok && (event.type == YAML_SCALAR_EVENT || event.type == YAML_SEQUENCE_START_EVENT)) {
+            ok = visit_value(reader, &event, key_place);
         } else if (ok && depth == CONFIG_YAML_MAX_DEPTH) {
             ok = FAIL_AT(reader, key_place, "more than %d levels", CONFIG_YAML_MAX_DEPTH);
         } else if (ok) {

@@ -15,9 +15,11 @@
 #include "launcher/config.h"
 #include "launcher/config_rules.h"
 #include "launcher/version.h"
+#include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
+#include "worker/signals.h"
 #include "worker/train.h"
 #include "worker/vocabulary.h"
 
@@ -29,6 +31,11 @@ static int launched_rank(void) {
         if (rank) return (int)strtol(rank, NULL, 10);
     }
     return 0;
+}
+
+// Whether mpirun or srun has started this process. (SLURM_PROCID alone is also set for a batch script.)
+static bool is_launched(void) {
+    return getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK");
 }
 
 static bool reads_checkpoint(Verb verb) {
@@ -53,17 +60,15 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 // Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked. Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
-    if (!comm_agree(ok, err)) return false;
-    ProcessGroups groups = process_groups_open(1, NULL);
-    broadcast(groups.world, config, sizeof *config, 0);
-    process_groups_close(&groups);
+    if (!comm_follow(ok, err)) return false;
+    broadcast(comm_world(), config, sizeof *config, 0);
     return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere
 }
 
 static int run_collective(const CommandLine *line, Error *err) {
     Config *config = calloc(1, sizeof *config);
     TrainConfig *train = calloc(1, sizeof *train);
-    CHECK(config && train, "out of memory");
+    CHECK_MEMORY(config && train, "out of memory");
     int exit_code = EXIT_CONFIG;
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;
@@ -73,7 +78,9 @@ static int run_collective(const CommandLine *line, Error *err) {
         exit_code = generate_run(train, line->path, &line->generate, err);
     } else {
         char *yaml = config_to_yaml(config, false);
-        exit_code = train_run(train, yaml, err);
+        KeyRule rules[CONFIG_KEY_COUNT + 1];
+        config_key_rules(config, rules);
+        exit_code = train_run(train, yaml, rules, err);
         free(yaml);
     }
     free(train);
@@ -121,22 +128,27 @@ static void fill_standard_streams(void) {
 }
 
 int main(int argc, char **argv) {
+    signals_install(); // before all else: a request to stop may come at once
     fill_standard_streams();
     Error err = {0};
     CommandLine line;
     int rank = launched_rank();
     log_set_rank(rank);
-    if (!cli_parse(&line, argc, argv, &err)) {
-        log_error("%s", err.message);
-        if (argc < 2 && rank == 0) cli_print_usage(stderr);
-        return err.exit_code;
-    }
+    bool ok = cli_parse(&line, argc, argv, &err);
+    if (!ok && argc < 2 && rank == 0) cli_print_usage(stderr);
     bool collective =
-        line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE;
-    if (!collective && rank > 0) return EXIT_DONE; // rank 0 speaks
+        ok ? line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE
+           : is_launched(); // the others may have been told something else
+    if (ok && !collective && rank > 0) return EXIT_DONE; // rank 0 speaks
 
-    if (collective) comm_init(&argc, &argv);
-    int exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
+    if (collective) {
+        comm_init(&argc, &argv);
+        ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
+    } else {
+        signals_release();
+    }
+    int exit_code = err.exit_code;
+    if (ok) exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
     if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
     if (collective) comm_finalize();
     return exit_code;

@@ -96,7 +96,7 @@ static uint32_t largest_token(const void *raw, DataFormat format, int64_t n) {
 // Checks tokens [first, end): one maximum a piece, and a search only in the piece that is wrong.
 static bool scan_tokens(const DataFile *file, int64_t first, int64_t end, Error *err) {
     void *raw = malloc(SCAN_BYTES);
-    CHECK(raw, "no memory for %d bytes", SCAN_BYTES);
+    CHECK_MEMORY(raw, "no memory for %d bytes", SCAN_BYTES);
     int64_t width = token_bytes(file->format), room = SCAN_BYTES / width;
     bool ok = true;
     for (int64_t at = first; ok && at < end; at += room) {
@@ -161,7 +161,7 @@ static bool check_tokens(DataFile *file, int reader, int readers, Error *err) {
 bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabulary, int reader,
                     int readers, Error *err) {
     DataFile *f = calloc(1, sizeof *f);
-    CHECK(f, "no memory for a data file");
+    CHECK_MEMORY(f, "no memory for a data file");
     f->format = vocabulary->format;
     f->vocab_size = vocabulary->size;
     f->bytes_per_token = vocabulary->bytes_per_token;
@@ -192,7 +192,7 @@ double data_file_bytes_per_token(const DataFile *file) {
 bool data_file_identity(const DataFile *file, char identity[40], Error *err) {
     XXH3_state_t *state = XXH3_createState();
     void *piece = malloc(SCAN_BYTES);
-    CHECK(state && piece, "no memory for %d bytes", SCAN_BYTES);
+    CHECK_MEMORY(state && piece, "no memory for %d bytes", SCAN_BYTES);
     XXH3_128bits_reset(state);
     int64_t size = file->source.bytes;
     XXH3_128bits_update(state, &size, sizeof size);
@@ -275,7 +275,14 @@ bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor,
     return read_window(file, epoch_offset(T, seed, at.epoch) + window * T, T, inputs, targets, err);
 }
 
-bool data_file_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs, int32_t *targets,
-                      Error *err) {
-    return read_window(file, index * T, T, inputs, targets, err);
+int64_t data_file_evaluation_windows(const DataFile *file, int64_t T) {
+    return (file->tokens - 1 + T - 1) / T;
+}
+
+bool data_file_evaluation_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs,
+                                 int32_t *targets, int64_t *count, Error *err) {
+    int64_t first = index * T, left = file->tokens - 1 - first;
+    *count = left < 0 ? 0 : left < T ? left : T;
+    for (int64_t i = *count; i < T; i++) inputs[i] = targets[i] = 0;
+    return *count == 0 || read_window(file, first, *count, inputs, targets, err);
 }

@@ -37,8 +37,11 @@ DataCursor data_cursor_advance(DataCursor cursor, int64_t n, int64_t windows);
 // False with exit 3 and the offset when the file has become shorter or a token is outside the vocabulary.
 bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor, int64_t n,
                                int64_t T, int32_t *inputs, int32_t *targets, Error *err);
-// Window `index` in file order (evaluation): tokens index * T ….
-bool data_file_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs, int32_t *targets,
-                      Error *err);
+// Evaluation takes the file in order, window after window of T tokens, so that every token but the first is a target once; the
+// last window may be shorter. 0 for a file of one token.
+int64_t data_file_evaluation_windows(const DataFile *file, int64_t T);
+// Window `index` of them: *count of its T places are filled, the rest holds token 0. None beyond the last window.
+bool data_file_evaluation_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs,
+                                 int32_t *targets, int64_t *count, Error *err);
 
 #endif

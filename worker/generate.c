@@ -8,6 +8,8 @@
 #include "worker/restore.h"
 #include "worker/sampler.h"
 #include "worker/session.h"
+#include "worker/signals.h"
+#include "worker/watchdog.h"
 
 // A text being written. The model sees a window of at most `context` tokens; when it is full, the newer half of it
 // becomes the beginning of the next window.
@@ -62,7 +64,7 @@ static bool encode_prompt(Generator *g, const GenerateOptions *options, Error *e
     size_t prompt_bytes = strlen(options->prompt);
     int64_t room = (int64_t)prompt_bytes + options->tokens + 1;
     g->tokens = calloc((size_t)room, sizeof *g->tokens);
-    CHECK(g->tokens, "no memory for %lld tokens", (long long)room);
+    CHECK_MEMORY(g->tokens, "no memory for %lld tokens", (long long)room);
     if (!vocabulary_encode(&g->restored.vocabulary, options->prompt, g->tokens,
                            (int64_t)prompt_bytes, &g->count, err))
         return error_prefix(err, "--prompt");
@@ -114,11 +116,17 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
     open_input(g, &session->dev, split.context);
     g->order = calloc((size_t)V, sizeof *g->order);
     g->probabilities = calloc((size_t)V, sizeof *g->probabilities);
-    CHECK(g->order && g->probabilities, "no memory for generation");
+    CHECK_MEMORY(g->order && g->probabilities, "no memory for generation");
     if (!g->recompute) kv_cache_open(&g->cache, &g->restored.model, config->context);
 
     fputs(options->prompt, stdout);
     for (int64_t i = 0; i < options->tokens; i++) {
+        watchdog_beat("generation");
+        int number = signals_received();
+        if (number)
+            return putchar('\n'), error_set(err, EXIT_REQUEUE, "stopped by %s after %lld of %lld tokens",
+                                           signal_name(number), (long long)i,
+                                           (long long)options->tokens);
         const float *logits = next_logits(g);
         int32_t token = sample_token(logits, V, options->temperature, options->top_k,
                                      options->top_p, options->seed, i, g->order, g->probabilities);
@@ -135,7 +143,9 @@ int generate_run(const TrainConfig *config, const char *checkpoint_path,
                  const GenerateOptions *options, Error *err) {
     Generator g = {0};
     Session session = {0};
+    watchdog_start(config->hang_timeout);
     bool ok = generate(&g, config, &session, checkpoint_path, options, err);
+    watchdog_stop();
     if (g.cache.layers) kv_cache_close(&g.cache);
     restore_free(&g.restored);
     free(g.tokens);

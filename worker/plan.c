@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "worker/evaluate.h"
 #include "worker/optimizer.h"
 #include "worker/session.h"
 
@@ -22,27 +23,38 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
 
     const int64_t *elements = model->params.elements;
     int64_t tied = model->embedding.tied ? model->config.vocab_size * model->config.d_model : 0;
+    bool tree = work->reduce_order == REDUCE_FIXED_TREE; // for each micro-batch, otherwise once
     plan->sent_bytes[TRAFFIC_GRADIENTS] =
-        micro * (double)(all_reduce_sum_sent_bytes(world, elements[PARAM_DENSE], F32) +
-                         all_reduce_sum_sent_bytes(world, tied, F32) +
-                         all_reduce_sum_sent_bytes(replicas, elements[PARAM_EXPERT], F32));
+        (tree ? micro : 1) *
+        (double)(all_reduce_sum_sent_bytes(world, elements[PARAM_DENSE], F32) +
+                 all_reduce_sum_sent_bytes(world, tree ? tied : 0, F32) +
+                 all_reduce_sum_sent_bytes(replicas, elements[PARAM_EXPERT], F32));
     double batch_counts =
         moe->balance_scope == BALANCE_BATCH
             ? layers * micro * (double)all_reduce_sum_sent_bytes(world, moe->experts, I64)
             : 0;
     plan->sent_bytes[TRAFFIC_STATISTICS] =
-        (double)(all_reduce_sum_sent_bytes(world, model->stats.sums.shape[1], F64) +
+        (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
                  all_reduce_sum_sent_bytes(ep, norm_slots, F64)) +
         batch_counts;
 }
 
-Plan plan_make(const TrainConfig *config, int64_t ranks) {
+bool plan_make(const TrainConfig *config, int64_t ranks, Plan *made, Error *err) {
     Plan plan = {0};
     Model model;
     Optimizer optimizer;
     ModelSplit split = session_split(config, ranks, 0, true);
     model_measure(&model, &config->model, split, NULL);
+    Model evaluation = {0};
+    bool ok = model_check(&model, err);
+    if (ok && config->data.validation[0])
+        ok = evaluation_measure_beside(&evaluation, &model, config, ranks, 0, err);
+    model_free(&evaluation);
+    if (!ok) {
+        model_free(&model);
+        return false;
+    }
     plan.worst_activation_bytes = model.activation_arena.peak_bytes;
     plan.worst_scratch_bytes = model.scratch_arena.peak_bytes;
     model_free(&model);
@@ -61,7 +73,8 @@ Plan plan_make(const TrainConfig *config, int64_t ranks) {
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
     optimizer_free(&optimizer);
     model_free(&model);
-    return plan;
+    *made = plan;
+    return true;
 }
 
 size_t plan_resident_bytes(const Plan *plan) {
@@ -79,8 +92,8 @@ static double mib(size_t bytes) {
 }
 
 int plan_run(const TrainConfig *config, int ranks, Error *err) {
-    (void)err;
-    Plan plan = plan_make(config, ranks);
+    Plan plan;
+    if (!plan_make(config, ranks, &plan, err)) return err->exit_code;
     double tokens = (double)(config->batch * config->context);
     printf("model        %lld parameters, %lld active for a token\n", (long long)plan.total_params,
            (long long)plan.active_params);

@@ -17,8 +17,9 @@ typedef struct Plan {
     double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
 } Plan;
 
-// config->model.vocab_size and expert_parallel must be resolved. Not collective.
-Plan plan_make(const TrainConfig *config, int64_t ranks);
+// config->model.vocab_size and expert_parallel must be resolved. False with exit 2 when the model cannot be computed in this
+// cut, the same on every rank. Not collective.
+bool plan_make(const TrainConfig *config, int64_t ranks, Plan *plan, Error *err);
 // Everything but the process itself and its libraries: when tokens spread evenly, and at most.
 size_t plan_resident_bytes(const Plan *plan);
 size_t plan_worst_bytes(const Plan *plan);

@@ -9,9 +9,10 @@
 
 void report_run(const Trainer *trainer) {
     const TrainConfig *config = &trainer->config;
-    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s | %s | %s", comm_size(),
+    log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s (%s) | %s | %s", comm_size(),
              comm_size() == 1 ? "" : "s", trainer->session.dev.threads,
-             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.dev.description,
+             trainer->session.dev.threads == 1 ? "" : "s", trainer->session.threads.reason,
+             trainer->session.dev.description,
              comm_library());
     log_info("model: %lld parameters, %lld active for a token | vocabulary %lld | expert parallel "
              "%lld | %lld shards",
@@ -20,7 +21,7 @@ void report_run(const Trainer *trainer) {
              (long long)config->shards);
     log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
              config->data.train, (long long)data_file_tokens(trainer->train_file),
-             (double)(config->steps * config->batch) / (double)trainer->windows,
+             (double)config->steps * (double)config->batch / (double)trainer->windows,
              (long long)config->steps, (long long)config->batch, (long long)config->context);
     log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->gemm_gflops, config->run_dir);
 }

@@ -76,7 +76,7 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     const Model *model = state->model;
     int rows = model->params.count, n = 0;
     SavedTensor *saved = calloc((size_t)rows * 3 + 1, sizeof *saved);
-    CHECK(saved, "no memory for the list of saved tensors");
+    CHECK_MEMORY(saved, "no memory for the list of saved tensors");
     for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, state->values, i, "parameters");
     for (int i = 0; i < rows && state->optimizer; i++)
         saved[n++] = saved_param(model, state->m, i, "optimizer/m");
@@ -118,7 +118,7 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
         return true;
     }
     int32_t *code_points = calloc((size_t)size, sizeof *code_points);
-    CHECK(code_points, "no memory for %lld code points", (long long)size);
+    CHECK_MEMORY(code_points, "no memory for %lld code points", (long long)size);
     SavedTensor saved = {.dtype = I32,
                          .rank = 1,
                          .shape = {size, 1, 1},
@@ -140,6 +140,7 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     ModelConfig model = config->model;
     model.vocab_size = restored->vocabulary.size;
     model_measure(&restored->model, &model, split, &session->dev);
+    if (!model_check(&restored->model, err)) return false; // the same on every rank
     model_allocate(&restored->model, session->groups, (uint64_t)config->seed);
 
     Checkpoint checkpoint = {0};

@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 
 #include "checkpoint/file_io.h"
+#include "comm/comm.h"
 #include "kernels/log.h"
 #include "worker/run_dir.h"
+#include "worker/run_lock.h"
 #include "worker/train_config.h"
 
 typedef struct Found {
@@ -38,7 +40,8 @@ void run_watch_begin(RunWatch *watch, const char *run_dir) {
 static bool make_anew(const char *run_dir, const char *config_yaml, bool lock, Error *err) {
     char checkpoints[CONFIG_PATH_BYTES + 32];
     snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", run_dir);
-    return (!lock || run_dir_open(run_dir, err)) &&
+    if (lock) run_lock_release();
+    return run_dir_open(run_dir, err) && (!lock || run_lock_take(run_dir, comm_size(), err)) &&
            run_dir_write_config(run_dir, config_yaml, err) && directory_make(checkpoints, err);
 }
 

@@ -1,22 +1,30 @@
 #include "worker/save.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/run_lock.h"
 #include "worker/run_watch.h"
 #include "worker/watchdog.h"
 
 // A save is tried again after RETRY_SECONDS, or later: attempts that fail take at most a fifth of the time. While training
 // goes on nothing is given up within PATIENCE_SECONDS; before leaving, WAIT_SECONDS stay below the 30 that schedulers grant.
 enum { RETRY_SECONDS = 5, PATIENCE_SECONDS = 30, WAIT_SECONDS = 20 };
+// Whether training may go on from here: the last step was finite, and its loss at most a nat above that of guessing.
+static bool is_healthy(const Trainer *trainer) {
+    double guessing = log((double)trainer->config.model.vocab_size);
+    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 1;
+}
 
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {
     Checkpoint checkpoint = {.state = trainer->state,
                              .config_yaml = trainer->config_yaml,
                              .utilization = &trainer->utilization};
+    checkpoint.state.run.healthy = is_healthy(trainer);
     checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
     return checkpoint;
 }
@@ -31,6 +39,7 @@ bool save_prepare(Trainer *trainer, Error *err) {
 static bool try_save(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     double begin = clock_seconds();
+    run_lock_confirm();
     watchdog_beat("saving a checkpoint");
     bool ok = comm_rank() != 0 ||
               run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, err);

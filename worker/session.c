@@ -1,20 +1,11 @@
 #include "worker/session.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "comm/comm.h"
-
-// Threads for a rank that was told nothing: where it may run on the whole host, its share of the cores.
-static int default_threads(void) {
-    cpu_set_t cores;
-    if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof cores, &cores) != 0) return 0;
-    int count = CPU_COUNT(&cores);
-    if (count < sysconf(_SC_NPROCESSORS_ONLN)) return count; // bound by mpirun or Slurm
-    return count > comm_local_size() ? count / comm_local_size() : 1;
-}
+#include "kernels/log.h"
+#include "worker/compare_ranks.h"
 
 // Ranks cannot mix kinds of devices, and cannot share a GPU. Every rank finds the same error. Collective over all ranks.
 static bool check_devices(const Device *dev, const char *kind, Error *err) {
@@ -23,11 +14,9 @@ static bool check_devices(const Device *dev, const char *kind, Error *err) {
     uint8_t own[ROW] = {(uint8_t)dev->place};
     memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
     uint8_t *rows = calloc((size_t)ranks, ROW);
-    CHECK(rows, "no memory for the devices of %d ranks", ranks);
-    ProcessGroups hosts = process_groups_open(1, NULL);
-    all_gather(hosts.world, tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
+    CHECK_MEMORY(rows, "no memory for the devices of %d ranks", ranks);
+    all_gather(comm_world(), tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
                TRAFFIC_OTHER);
-    process_groups_close(&hosts);
     bool ok = true;
     for (int a = 0; a < ranks && ok; a++) {
         const uint8_t *first = rows + (size_t)a * ROW;
@@ -71,15 +60,20 @@ static bool check_limits(const Device *dev, const ModelConfig *model, Error *err
 }
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
-    int threads = config->threads > 0 ? (int)config->threads : default_threads();
-    bool ok = device_open(&session->dev, config->device, threads, comm_local_rank(),
-                          comm_local_size(), err);
+    session->threads =
+        threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
+                       comm_local_sharers(threads_cgroup_key()));
+    if (session->threads.warning[0]) log_warn("%s", session->threads.warning);
+    bool ok = device_open(&session->dev, config->device, session->threads.threads,
+                          comm_local_rank(), comm_local_size(), err);
     if (ok) {
         session->dev.fixed_order |= config->reproducible == REPRODUCIBLE_RANKS;
         ok = check_limits(&session->dev, &config->model, err) &&
              device_self_test(&session->dev, err);
     }
-    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
+    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err) ||
+        !compare_devices(&session->dev, config->reproducible, err))
+        return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
     return true;
 }
@@ -98,7 +92,7 @@ ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank,
         .ranks = ranks,
         .rank = rank,
         .expert_parallel = config->expert_parallel,
-        .shards = config->shards,
+        .shards = config->shards / config->micro_batches,
         .sequences = config->batch / config->micro_batches,
         .context = config->context,
         .micro_batches = config->micro_batches,

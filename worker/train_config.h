@@ -55,7 +55,7 @@ typedef struct TrainConfig {
     int64_t batch;         // sequences in the global batch of a step
     int64_t context;       // T
     int64_t micro_batches; // gradient accumulation: the batch is worked off in this many pieces
-    int64_t shards;        // S; resolved: a power of two that divides batch / micro_batches
+    int64_t shards;        // S of the whole batch; the micro-batches, and the ranks within one, divide it
     Reproducible reproducible;
     Precision precision;
     int64_t max_skipped; // non-finite steps in a row that stop the run
@@ -66,11 +66,14 @@ typedef struct TrainConfig {
     int64_t checkpoint_every;       // 0: only at the end
     int64_t keep_last;              // 0: keep all
     char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
+    char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas
+    char init[CONFIG_PATH_BYTES];         // checkpoint whose weights a new run begins with; empty: none
     int64_t log_every;
     bool log_every_row;        // a row of metrics for every step
     int64_t utilization_every; // 0: as log_every
     int64_t eval_every;        // 0: only at the end
-    int64_t eval_batches;      // 0: the whole validation file
+    int64_t eval_batches;      // of `batch` sequences; 0: the whole validation file
+    Rational eval_capacity_factor; // 0: evaluation is dropless
 } TrainConfig;
 
 #endif

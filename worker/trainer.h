@@ -4,6 +4,7 @@
 #define MOETRAIN_WORKER_TRAINER_H
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/config_difference.h"
 #include "worker/batch.h"
 #include "worker/metrics.h"
 #include "worker/optimizer.h"
@@ -22,12 +23,15 @@ typedef struct SaveRetry {
 typedef struct Trainer {
     TrainConfig config; // model.vocab_size filled in
     const char *config_yaml;
+    const KeyRule *key_rules; // of the configuration's keys
     Session session;
     Vocabulary vocabulary;
     DataFile *train_file, *validation_file;
     int64_t windows; // of an epoch of the training file
     BatchBuffer batch;
     Model model;
+    Model evaluation; // the same parameters, cut for the validation file where there is one
+    BatchBuffer evaluation_batch;
     Optimizer optimizer;
     TrainState state;
     UtilizationHistory utilization; // kept on every rank, meaningful everywhere, saved by rank 0
@@ -43,6 +47,7 @@ typedef struct Trainer {
     double row_seconds;     // sum over the steps since the last row of metrics
     int64_t row_steps;      // how many
     int64_t saved_step;     // of the newest checkpoint; -1: none
+    double last_loss;       // of the step done last
     SaveRetry retry;
     RunWatch run_watch; // rank 0
     // Bytes that this rank sent while training, not evaluating.

@@ -24,7 +24,7 @@ static double resolve_bytes_per_token(DataFormat format, const DataConfig *confi
 static bool collect_code_points(Vocabulary *vocabulary, const uint8_t *text, int64_t bytes,
                                 const char *path, Error *err) {
     uint8_t *seen = calloc(CODE_POINTS, 1);
-    CHECK(seen, "no memory for %d bytes", CODE_POINTS);
+    CHECK_MEMORY(seen, "no memory for %d bytes", CODE_POINTS);
     bool ok = true;
     for (int64_t at = 0; ok && at < bytes;) {
         int32_t code_point = 0;
@@ -34,7 +34,7 @@ static bool collect_code_points(Vocabulary *vocabulary, const uint8_t *text, int
     }
     if (ok) {
         vocabulary->code_points = malloc((size_t)vocabulary->size * sizeof(int32_t));
-        CHECK(vocabulary->code_points, "no memory for %lld code points",
+        CHECK_MEMORY(vocabulary->code_points, "no memory for %lld code points",
               (long long)vocabulary->size);
         int64_t count = 0;
         for (int32_t i = 0; i < CODE_POINTS; i++)
@@ -91,7 +91,7 @@ void vocabulary_from_code_points(Vocabulary *vocabulary, const DataConfig *confi
     if (vocabulary->format != DATA_CHARACTERS) return;
     size_t bytes = (size_t)size * sizeof *code_points;
     vocabulary->code_points = malloc(bytes);
-    CHECK(vocabulary->code_points, "no memory for %lld code points", (long long)size);
+    CHECK_MEMORY(vocabulary->code_points, "no memory for %lld code points", (long long)size);
     memcpy(vocabulary->code_points, code_points, bytes);
 }
 

@@ -45,7 +45,9 @@ static void multiply_add(char transpose_a, char transpose_b, int64_t m, int64_t 
                          float beta, float *c, int64_t c_width) {
     dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, a_width, b,
                                       b_width, beta, c, c_width);
-    CHECK(status == dnnl_success, "dnnl_sgemm returned %d", (int)status);
+    CHECK_MEMORY(status != dnnl_out_of_memory, "no memory for a matrix product");
+    if (status != dnnl_success)
+        die(EXIT_COMMUNICATION, __FILE__, __LINE__, "dnnl_sgemm returned %d", (int)status);
 }
 static void multiply(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k,
                      const float *a, int64_t a_width, const float *b, int64_t b_width, float *c,

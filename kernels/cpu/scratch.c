@@ -10,7 +10,7 @@ static once_flag key_once = ONCE_FLAG_INIT;
 static tss_t key;
 
 static void make_key(void) {
-    CHECK(tss_create(&key, free) == thrd_success, "no thread-specific storage");
+    CHECK_MEMORY(tss_create(&key, free) == thrd_success, "no thread-specific storage");
 }
 
 void *thread_scratch(size_t bytes) {
@@ -21,7 +21,7 @@ void *thread_scratch(size_t bytes) {
     free(buffer);
     capacity = (bytes + bytes / 2 + 63) / 64 * 64;
     buffer = aligned_alloc(64, capacity);
-    if (!buffer) die(EXIT_IO, __FILE__, __LINE__, "no memory for %zu bytes of scratch", capacity);
-    CHECK(tss_set(key, buffer) == thrd_success, "no thread-specific storage");
+    CHECK_MEMORY(buffer, "no memory for %zu bytes of scratch", capacity);
+    CHECK_MEMORY(tss_set(key, buffer) == thrd_success, "no thread-specific storage");
     return buffer;
 }

@@ -73,7 +73,7 @@ typedef struct MatmulState { // state->matmul_plans
 static MatmulState *matmul_state(Device *dev) {
     CudaState *state = cuda_state(dev);
     if (!state->matmul_plans) state->matmul_plans = calloc(1, sizeof(MatmulState));
-    CHECK(state->matmul_plans, "no memory for the table of matrix products");
+    CHECK_MEMORY(state->matmul_plans, "no memory for the table of matrix products");
     return state->matmul_plans;
 }
 
@@ -259,7 +259,7 @@ static bool rows_are_independent(Device *dev, const Plan *plan, MatrixProduct p)
     plan_describe(&tried, test);
     bool same = plan_accepts(dev, &tried);
     char *want = malloc(2 * all_bytes), *got = want + all_bytes;
-    CHECK(want, "no memory to try an algorithm");
+    CHECK_MEMORY(want, "no memory to try an algorithm");
     if (same) {
         plan_run(dev, &tried, test);
         download_bytes(dev, want, all, all_bytes);
@@ -427,7 +427,7 @@ static GroupedCall *grouped_call(Device *dev, int64_t groups) {
     if (call->room >= groups) return call;
     free(call->memory);
     int32_t *memory = malloc((size_t)(ARRAYS * groups) * sizeof *memory);
-    CHECK(memory, "no memory for %lld groups of matrices", (long long)groups);
+    CHECK_MEMORY(memory, "no memory for %lld groups of matrices", (long long)groups);
     *call = (GroupedCall){.room = groups, .memory = memory};
     int **arrays[] = {&call->m,   &call->n,   &call->k,   &call->lda,
                       &call->ldb, &call->ldc, &call->size};

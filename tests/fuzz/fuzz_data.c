@@ -24,8 +24,11 @@ static void read_every_window(DataFile *file, const Vocabulary *vocabulary, int6
             require(inputs[t] >= 0 && inputs[t] < vocabulary->size);
             require(targets[t] >= 0 && targets[t] < vocabulary->size);
         }
-        require(data_file_window(file, i, T, inputs, targets, &err));
     }
+    int64_t count, all = 0;
+    for (int64_t i = 0; i < data_file_evaluation_windows(file, T); i++, all += count)
+        require(data_file_evaluation_window(file, i, T, inputs, targets, &count, &err));
+    require(all == data_file_tokens(file) - 1);
 }
 
 static void write_and_reread(const Vocabulary *vocabulary) {

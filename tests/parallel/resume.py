@@ -25,11 +25,12 @@ def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
     config = dict(CONFIG, **{"checkpoint.every": 5})
     space.run("unbroken", config, ranks=2)
     wanted = space.result("unbroken")
-    for ranks, threads, expert_parallel in ((2, 1, 2), (1, 2, 1), (4, 1, 1), (8, 1, 4)):
+    for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (8, 1, 4, 1)):
         run = f"resumed{ranks}"
         shutil.copytree(space.path("unbroken"), space.path(run))
         os.remove(space.checkpoints(run)[-1])  # metrics.jsonl still tells of the steps after the cut
-        outcome = space.run(run, dict(config, **{"parallel.expert": expert_parallel}), ranks, threads)
+        outcome = space.run(run, dict(config, **{"parallel.expert": expert_parallel, "train.micro_batches": micro_batches}),
+                            ranks, threads)
         assert "resumed from" in outcome.output and "at step 5" in outcome.output, str(outcome)
         assert_same(space, run, wanted, f"{ranks} ranks, parallel.expert {expert_parallel}")
 

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 TINY = {
     "data.train": "train.txt", "data.validation": "validation.txt",
     "model.d_model": 32, "model.layers": 2, "attention.heads": 2, "model.d_ff": 48,
-    "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 24, "moe.max_expert_replicas": 8,
+    "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 24,
     "train.steps": 5, "train.batch": 16, "train.context": 16, "train.shards": 8, "train.lr": 0.003, "train.warmup": 1,
     "eval.every": 2, "eval.batches": 2, "log.every": 1, "checkpoint.every": 0,
 }

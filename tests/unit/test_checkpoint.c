@@ -122,6 +122,85 @@ static void the_newest_are_kept_and_later_steps_left_alone(void **state) {
     assert_int_equal(newest(), 100000000);
 }
 
+static void save_run(int64_t step, int keep_last, RunIdentity run) {
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, step, 0, 1, false);
+    sample.checkpoint.state.run = run;
+    if (!checkpoint_save(run_dir, &sample.checkpoint, keep_last, &err)) fail_msg("%s", err.message);
+    sample_free(&sample);
+}
+
+static void the_newest_healthy_one_is_never_pruned(void **state) {
+    (void)state;
+    const RunIdentity healthy = {.parent_step = -1, .healthy = 1}, sick = {.parent_step = -1};
+    save_run(1, 1, healthy);
+    save_run(2, 1, healthy);
+    assert_false(exists(file_of(1)));
+    for (int64_t step = 3; step < 9; step++) {
+        save_run(step, 1, sick);
+        assert_true(exists(file_of(2)));
+        assert_true(exists(file_of(step)));
+        assert_false(exists(file_of(step - 1)) && step > 3);
+    }
+    save_run(9, 1, healthy);
+    assert_false(exists(file_of(2)) || exists(file_of(8)));
+    assert_true(exists(file_of(9)));
+
+    // What cannot be read may be the good one: it and what is older stays until a healthy one is found.
+    save_run(10, 2, sick);
+    assert_int_equal(unlink(file_of(9)), 0);
+    assert_int_equal(symlink("step-00000009.h5", file_of(9)), 0);
+    save_run(11, 1, sick);
+    struct stat info;
+    assert_int_equal(lstat(file_of(9), &info), 0);
+    assert_false(exists(file_of(10)));
+}
+
+static void a_run_is_told_from_another(void **state) {
+    (void)state;
+    RunIdentity run = {.run = "0123456789abcdef0123456789abcdef",
+                       .parent_run = "fedcba9876543210fedcba9876543210",
+                       .parent_step = 3,
+                       .began_from = "/runs/other/checkpoints/step-00000003.h5",
+                       .healthy = 0};
+    TrainState read;
+    Error err = {0};
+    char digest[40], other[40];
+    save_run(4, 0, run);
+    assert_true(checkpoint_read_state(file_of(4), &read, &err));
+    assert_memory_equal(&read.run, &run, sizeof run);
+    assert_true(checkpoint_digest(file_of(4), digest, &err));
+    save_run(4, 0, (RunIdentity){.parent_step = -1, .healthy = 1});
+    assert_true(checkpoint_digest(file_of(4), other, &err));
+    assert_string_equal(digest, other); // the same bits, whatever their story
+
+    const char *const crafted[] = {"../../0123456789abcdef0123456789", "0123"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(run.run, sizeof run.run, "%s", crafted[i]);
+        save_run(4, 0, run);
+        assert_false(checkpoint_read_state(file_of(4), &read, &err));
+        assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    }
+}
+
+// A read error says nothing about the bytes: an older checkpoint in its place would undo work.
+static void a_checkpoint_that_cannot_be_read_is_not_passed_over(void **state) {
+    (void)state;
+    const char *const targets[] = {"step-00000006.h5", "nowhere"}; // a circle; a file system that is away
+    char path[CHECKPOINT_PATH_BYTES];
+    save(5, 0);
+    for (int i = 0; i < 2; i++) {
+        Error err = {0};
+        assert_int_equal(symlink(targets[i], file_of(6)), 0);
+        assert_false(checkpoint_find_latest(run_dir, path, &err));
+        assert_int_equal(err.exit_code, EXIT_IO);
+        assert_non_null(strstr(err.message, "step-00000006.h5"));
+        assert_int_equal(unlink(file_of(6)), 0);
+    }
+    assert_int_equal(newest(), 5);
+}
+
 static void saving_a_step_again_replaces_its_file(void **state) {
     (void)state;
     save(5, 0);
@@ -415,6 +494,10 @@ static void the_first_format_is_still_read(void **state) {
              __FILE__);
     assert_true(checkpoint_verify(golden, &err));
     assert_true(loads_as(golden, 5));
+    TrainState read;
+    assert_true(checkpoint_read_state(golden, &read, &err));
+    assert_string_equal(read.run.run, ""); // it did not know of runs
+    assert_int_equal(read.run.parent_step, -1);
     assert_true(checkpoint_digest(golden, digest, &err));
     assert_string_equal(digest, "2ce1794171289e107df8d1d5745671f3");
 }
@@ -427,6 +510,9 @@ int main(int argc, char **argv) {
         TEST(a_new_directory_has_no_checkpoint),
         TEST(only_files_with_our_names_count),
         TEST(the_newest_are_kept_and_later_steps_left_alone),
+        TEST(the_newest_healthy_one_is_never_pruned),
+        TEST(a_run_is_told_from_another),
+        TEST(a_checkpoint_that_cannot_be_read_is_not_passed_over),
         TEST(saving_a_step_again_replaces_its_file),
         TEST(leftovers_of_crashed_saves_are_removed),
         TEST(a_damaged_newest_is_passed_over),
