@@ -50,7 +50,7 @@ bool run_watch_look(RunWatch *watch, const char *run_dir, const char *config_yam
     bool same_folder = found.has_folder && found.folder.st_dev == watch->device &&
                        found.folder.st_ino == watch->folder;
     bool same_lock = same_folder && found.has_lock && found.lock.st_ino == watch->lock;
-    if (same_lock && found.has_config && found.has_checkpoints) return true;
+    if (same_lock && found.has_checkpoints && (found.has_config || !watch->config)) return true;
     if (!watch->lost)
         log_warn("run.dir %s: %s removed or moved away while the run is alive; %s", run_dir,
                  !same_folder             ? "the folder was"

@@ -10,6 +10,7 @@
 typedef struct RunWatch {
     dev_t device;
     ino_t folder, lock;
+    bool config; // there is a config.yaml
     bool lost; // could not be made anew, which was said
 } RunWatch;
 
