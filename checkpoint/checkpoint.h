@@ -121,6 +121,9 @@ typedef struct CheckpointInfo {
 } CheckpointInfo;
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
+// Only the tensor table, from the sealed manifest: reads and hashes no tensor. The rest of *info is zero. Free it likewise.
+// Not collective.
+bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err);
 
 // XXH3-128 in hex over what was computed: for each tensor in name order its name, dtype, shape and
 // bytes, among them the state; then, from the utilization history, its shape, its number of steps

@@ -245,6 +245,15 @@ bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err) {
     return ok;
 }
 
+bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    *info = (CheckpointInfo){0};
+    list_tensors(&file.manifest, info);
+    checkpoint_file_close(&file);
+    return true;
+}
+
 void checkpoint_free_info(CheckpointInfo *info) {
     free(info->tensors);
     free(info->config_yaml);

@@ -58,7 +58,7 @@ static bool is_default(const Line *line, const char *initial) {
 
 static char *copy_text(const char *text, int length) {
     char *copy = strndup(text, (size_t)length);
-    CHECK(copy, "no memory for %d bytes", length);
+    CHECK_MEMORY(copy, "no memory for %d bytes", length);
     return copy;
 }
 
@@ -84,7 +84,7 @@ void config_changes_find(ConfigChanges *changes, const char *saved, const char *
     int rows = 0;
     while (rules[rows].key) rows++;
     *changes = (ConfigChanges){.list = calloc((size_t)rows + 1, sizeof *changes->list)};
-    CHECK(changes->list, "no memory for %d keys", rows);
+    CHECK_MEMORY(changes->list, "no memory for %d keys", rows);
     for (const KeyRule *rule = rules; rule->key; rule++) {
         Line old, new;
         int length = (int)strlen(rule->key);

@@ -55,7 +55,7 @@ void collective_compare_calls(Group *group, CollectiveCall call) {
     gethostname(own.host, sizeof own.host - 1);
 
     Caller *callers = calloc((size_t)group->size, sizeof own);
-    CHECK(callers, "no memory for the calls of %d ranks", group->size);
+    CHECK_MEMORY(callers, "no memory for the calls of %d ranks", group->size);
     MPI_CHECK(MPI_Allgather(&own, (int)sizeof own, MPI_BYTE, callers, (int)sizeof own, MPI_BYTE,
                             group->compared));
     int other = 1;
@@ -74,7 +74,7 @@ void collective_compare_calls(Group *group, CollectiveCall call) {
 void collective_compare_rows(Group *group, const int64_t *send, const int64_t *receive) {
     if (group->size == 1) return;
     int64_t *sent = calloc((size_t)group->size, sizeof *sent);
-    CHECK(sent, "no memory for the counts of %d ranks", group->size);
+    CHECK_MEMORY(sent, "no memory for the counts of %d ranks", group->size);
     MPI_CHECK(MPI_Alltoall(send, 1, MPI_INT64_T, sent, 1, MPI_INT64_T, group->compared));
     for (int p = 0; p < group->size; p++)
         CHECK(

@@ -17,7 +17,7 @@ static MPI_Comm all_ranks = MPI_COMM_NULL; // of the first group of all ranks, w
 
 Group *group_open(int color, Device *dev) {
     Group *group = calloc(1, sizeof *group);
-    CHECK(group, "no memory for a process group");
+    CHECK_MEMORY(group, "no memory for a process group");
     MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, color, 0, &group->comm));
     MPI_CHECK(MPI_Comm_set_errhandler(group->comm, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(group->comm, &group->rank));
@@ -30,7 +30,7 @@ Group *group_open(int color, Device *dev) {
     for (int i = 0; i < MAX_PENDING; i++) {
         size_t others = (size_t)group->size - 1;
         group->exchanges[i].requests = calloc(2 * others + 1, sizeof(MPI_Request));
-        CHECK(group->exchanges[i].requests, "no memory for the requests of %d ranks", group->size);
+        CHECK_MEMORY(group->exchanges[i].requests, "no memory for the requests of %d ranks", group->size);
     }
     if (dev && dev->place == ON_DEVICE) device_transport()->attach(group, dev);
     return group;

@@ -42,7 +42,7 @@ bool rank_facts_compare(const RankFact *facts, int count, Error *err) {
     size_t bytes = sizeof(Findings) + (size_t)count * sizeof((Findings *)NULL)->facts[0];
     Findings *first = calloc(1, bytes);
     int64_t *differ = calloc((size_t)count, sizeof *differ); // ranks that found otherwise
-    CHECK(first && differ, "no memory to compare %d facts", count);
+    CHECK_MEMORY(first && differ, "no memory to compare %d facts", count);
     if (comm_rank() == 0) {
         snprintf(first->host, sizeof first->host, "%.63s", comm_host());
         for (int i = 0; i < count; i++) {
@@ -53,7 +53,7 @@ bool rank_facts_compare(const RankFact *facts, int count, Error *err) {
     broadcast(comm_world(), first, bytes, 0);
     for (int i = 0; i < count; i++) differ[i] = strcmp(facts[i].value, first->facts[i].value) != 0;
     bool *mine = calloc((size_t)count, sizeof *mine);
-    CHECK(mine, "no memory to compare %d facts", count);
+    CHECK_MEMORY(mine, "no memory to compare %d facts", count);
     for (int i = 0; i < count; i++) mine[i] = differ[i] != 0;
     all_reduce_sum(comm_world(), tensor_1d(differ, I64, count), REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_OTHER);

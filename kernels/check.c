@@ -7,6 +7,7 @@
 
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
+#include "kernels/utf8.h"
 
 void (*die_hook)(int exit_code) = NULL;
 
@@ -33,14 +34,15 @@ bool error_prefix(Error *err, const char *format, ...) {
 }
 
 void die(ExitCode exit_code, const char *file, int line, const char *format, ...) {
-    char host[256] = "?", message[1536];
+    char host[256] = "?", message[1536], printable[sizeof message * 4];
     gethostname(host, sizeof host - 1);
     va_list args;
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    fprintf(stderr, "moetrain: fatal: rank %d on %s: %s (%s:%d)\n", log_rank(), host, message, file,
-            line);
+    utf8_make_printable(message, printable, sizeof printable);
+    fprintf(stderr, "moetrain: fatal: rank %d on %s: %s (%s:%d)\n", log_rank(), host, printable,
+            file, line);
     fflush(stderr);
     if (die_hook) die_hook((int)exit_code);
     _exit((int)exit_code);

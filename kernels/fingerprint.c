@@ -75,7 +75,7 @@ static void add_functions(XXH3_state_t *hash) {
 
 void device_fingerprint(Device *dev, char text[FINGERPRINT_BYTES]) {
     XXH3_state_t *hash = XXH3_createState();
-    CHECK(hash, "no memory for a hash");
+    CHECK_MEMORY(hash, "no memory for a hash");
     XXH3_64bits_reset(hash);
     if (dev->place == ON_HOST) {
         add_products(hash, dev, 130, 130, 1100);

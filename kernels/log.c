@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "kernels/utf8.h"
+
 static int the_rank = 0;
 static bool time_shown = false;
 
@@ -27,19 +29,13 @@ const char *log_time(char text[LOG_TIME_BYTES]) {
     return text;
 }
 
-// A path or a value may hold line breaks and escape sequences, which must not begin lines of their own.
-static void make_one_line(char *line) {
-    for (unsigned char *c = (unsigned char *)line; *c; c++)
-        if (*c < ' ' || *c == 0x7f) *c = *c == '\n' || *c == '\t' ? ' ' : '?';
-}
-
 static void print_line(FILE *out, const char *prefix, const char *format, va_list args) {
     if (the_rank != 0) return;
-    char line[4096], when[LOG_TIME_BYTES];
+    char line[4096], printable[sizeof line * 4], when[LOG_TIME_BYTES];
     vsnprintf(line, sizeof line, format, args);
-    make_one_line(line);
+    utf8_make_printable(line, printable, sizeof printable); // whatever names and values it holds
     // A failed write is ignored on purpose (see log.h).
-    fprintf(out, "%s%s%s\n", prefix, line, log_time(when));
+    fprintf(out, "%s%s%s\n", prefix, printable, log_time(when));
     fflush(out);
 }
 

@@ -1,6 +1,6 @@
 // Reporting to people. Rank 0 speaks; the other ranks are silent except for fatal errors (check.h).
-// Log output is a convenience: a closed or full stdout never stops training. A message is one line:
-// control characters in it, as a file's name may have, are printed as spaces or question marks.
+// Log output is a convenience: a closed or full stdout never stops training.
+// Every message is one line of printable UTF-8, whatever paths, keys and prompts it repeats (utf8_make_printable).
 #ifndef MOETRAIN_KERNELS_LOG_H
 #define MOETRAIN_KERNELS_LOG_H
 

@@ -15,6 +15,13 @@
 
 // ---- reading ---------------------------------------------------------------------------------------------
 
+static bool no_current_folder(Error *err) {
+    return error_set(err, EXIT_CONFIG, "the current folder cannot be used: %s; %s", strerror(errno),
+                     errno == ENOENT   ? "it was removed, change into one that exists"
+                     : errno == ERANGE ? "start from one with a shorter path"
+                                       : "start from another one");
+}
+
 bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) {
     *text = NULL;
     *bytes = 0;
@@ -22,8 +29,12 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) 
     struct stat info;
     if (!file || fstat(fileno(file), &info) != 0) {
         if (file) fclose(file);
+        char folder[CONFIG_PATH_BYTES];
+        int cause = errno;
+        if (cause == ENOENT && path[0] != '/' && !getcwd(folder, sizeof folder))
+            return no_current_folder(err);
         return error_set(err, EXIT_CONFIG, "%.400s: cannot open the configuration: %s", path,
-                         strerror(errno));
+                         strerror(cause));
     }
     // One byte more than legal, so that yaml_read sees what is too large; also works on a pipe.
     size_t room = CONFIG_YAML_MAX_BYTES + 1;
@@ -34,7 +45,7 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) 
     if (!buffer || failed) {
         free(buffer);
         return error_set(err, EXIT_CONFIG, "%.400s: cannot read the configuration: %s", path,
-                         S_ISDIR(info.st_mode) ? "it is a folder; name a .yaml file"
+                         S_ISDIR(info.st_mode) ? "it is a folder; name a .yaml file, as config.yaml in a run's"
                                                : strerror(errno));
     }
     *text = buffer;
@@ -149,9 +160,10 @@ static bool complete(Config *config, Error *err) {
 bool config_read(Config *config, const char *source, const char *text, size_t bytes,
                  const char *const *overrides, int override_count, Error *err) {
     char current_folder[CONFIG_PATH_BYTES];
-    if (strlen(source) >= CONFIG_PATH_BYTES || !getcwd(current_folder, sizeof current_folder))
+    if (strlen(source) >= CONFIG_PATH_BYTES)
         return error_set(err, EXIT_CONFIG, "paths of more than %d bytes: '%.60s'",
                          CONFIG_PATH_BYTES - 1, source);
+    if (!getcwd(current_folder, sizeof current_folder)) return no_current_folder(err);
     set_defaults(config, source);
     Reading file = {.config = config}, command_line = {.config = config};
     memcpy(command_line.base_folder, current_folder, sizeof current_folder);

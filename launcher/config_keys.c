@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/habits.h"
 #include "launcher/suggest.h"
 
 // ---- values that follow from others when left out --------------------------------------------------------
@@ -109,12 +110,15 @@ const ConfigKey CONFIG_KEYS[] = {
     PATH("data.validation", FREE, data.validation, "",
         "held-out text for evaluation; empty: no evaluation"),
     CHOICE("data.format", FUNCTION, data.format, "auto",
-        "what a token is; auto: uint16 for *.bin, bytes for anything else",
+        "what a token is, in both data files; auto: uint16 for data.train: *.bin, otherwise bytes of text; bytes: any bytes",
         "auto", "bytes", "characters", "uint16", "uint32"),
     INTEGER("data.vocab_size", FUNCTION, data.vocab_size, "0", 0, 2147483647,
         "number of different tokens in uint16 and uint32 files; 0 for text, whose vocabulary is known"),
     NUMBER("data.bytes_per_token", FREE, data.bytes_per_token, "0", 0, 1e6,
         "bytes of text that a token of a uint16 or uint32 file stands for, for bits per byte; 0: unknown"),
+    FLAG("data.check", FREE, data.check, "true",
+        "whether data files are refused whose content is something else: compressed, with a header, text for token numbers or "
+        "the reverse, numbers of another width; data.format: bytes takes any bytes either way"),
 
     INTEGER("train.steps", COURSE, steps, "1000", 1, MANY,
         "optimizer steps of the whole run"),
@@ -285,6 +289,7 @@ int config_key_find(const char *name) {
 }
 
 const char *config_key_suggest(const char *name) {
+    if (habit_key(name)) return habit_key(name);
     const char *names[CONFIG_KEY_COUNT + 1];
     for (int row = 0; row < CONFIG_KEY_COUNT; row++) names[row] = CONFIG_KEYS[row].name;
     names[CONFIG_KEY_COUNT] = NULL;

@@ -35,7 +35,7 @@ typedef struct ConfigKey {
 } ConfigKey;
 
 extern const ConfigKey CONFIG_KEYS[];
-enum { CONFIG_KEY_COUNT = 70 };
+enum { CONFIG_KEY_COUNT = 71 };
 
 // The row of a key, or -1.
 int config_key_find(const char *name);

@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "worker/data_format.h"
+
 static bool is_given(const Config *config, const char *key) {
     OriginKind kind = config->origins[config_key_find(key)].kind;
     return kind == ORIGIN_FILE || kind == ORIGIN_COMMAND_LINE;
@@ -56,14 +58,14 @@ static int64_t largest_power_of_two_divisor(int64_t n) {
 
 static bool check_data(const Config *config, Error *err) {
     const DataConfig *data = &config->train.data;
-    size_t length = strlen(data->train);
-    bool bin = length > 4 && strcmp(data->train + length - 4, ".bin") == 0;
-    bool numbers = data->format == DATA_UINT16 || data->format == DATA_UINT32 ||
-                   (data->format == DATA_AUTO && bin);
+    DataFormat format = data_format_resolve(data);
+    bool numbers = format == DATA_UINT16 || format == DATA_UINT32;
     if (numbers && data->vocab_size == 0)
         return broken(config, err, "data.train", "data.format",
-                      "data.train holds token numbers, so data.vocab_size must be given (50257 for "
-                      "GPT-2's tokens)");
+                      "data.train holds token numbers (%s)%s, so data.vocab_size must be given (50257 "
+                      "for GPT-2's tokens)",
+                      data_format_name(format),
+                      data->format == DATA_AUTO ? ", as its name *.bin says" : "");
     if (numbers && data->format != DATA_UINT32 && data->vocab_size > 65536)
         return broken(config, err, "data.vocab_size", "data.format",
                       "data.vocab_size (%lld) is more than uint16 can count, 65536; set "

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/utf8.h"
+#include "launcher/habits.h"
 #include "launcher/suggest.h"
-#include "worker/utf8.h"
 
 enum {
     // Largest denominator of a rational: keeps the capacity's products inside 64 bits (model_config.c).
@@ -217,7 +218,7 @@ static bool value_parse(const ConfigKey *key, const char *text, Value *value) {
     case KEY_WORD:
         return choice_index(key->choices, text) >= 0;
     case KEY_PATH:
-        return is_printable(text) && (text[0] || key->initial);
+        return is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
     case KEY_NAMES:
         return true; // names_parse has the better message
     }
@@ -229,12 +230,13 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
     char *field = (char *)config + key->offset;
     Value value;
     if (!value_parse(key, text, &value)) {
-        char quoted[80], legal[256];
+        char quoted[80], legal[256], advice[160];
         value_quote(text, quoted);
         config_value_legal(key, legal);
-        const char *near = key->choices ? suggest_word(text, key->choices) : NULL;
-        return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s", key->name, quoted,
-                         legal, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+        habit_value(key, text, advice);
+        const char *near = key->choices && !advice[0] ? suggest_word(text, key->choices) : NULL;
+        return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s%s", key->name, quoted,
+                         legal, advice, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
     if (key->type == KEY_NAMES) return names_parse(key, text, field, err);
     if (key->type != KEY_WORD && key->type != KEY_PATH) {

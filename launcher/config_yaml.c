@@ -8,7 +8,8 @@ enum { KEY_BYTES = 256, MOST_SECTIONS = 64, LIST_BYTES = 4096 };
 
 typedef struct Reader {
     yaml_parser_t parser;
-    const char *source;
+    const char *source, *text;
+    size_t bytes;
     YamlVisit visit;
     void *context;
     char key[KEY_BYTES];                     // the dotted key at hand
@@ -30,6 +31,17 @@ static bool fail_at(Reader *reader, YamlPlace place) {
 #define FAIL_AT(reader, place, ...)                                                                \
     (error_set((reader)->err, EXIT_CONFIG, __VA_ARGS__), fail_at(reader, place))
 
+// Whether a line, counted from 0, is indented with a tab.
+static bool has_tab(const Reader *reader, size_t line) {
+    const char *at = reader->text, *end = at + reader->bytes;
+    for (; at && line > 0; line--) {
+        at = memchr(at, '\n', (size_t)(end - at));
+        if (at) at++;
+    }
+    while (at && at < end && *at == ' ') at++;
+    return at && at < end && *at == '\t';
+}
+
 static bool next_event(Reader *reader, yaml_event_t *event) {
     if (yaml_parser_parse(&reader->parser, event)) return true;
     const yaml_parser_t *p = &reader->parser;
@@ -37,11 +49,13 @@ static bool next_event(Reader *reader, yaml_event_t *event) {
     if (bytes)
         return error_set(reader->err, EXIT_CONFIG, "%.400s: byte %zu is not UTF-8 text: %s",
                          reader->source, p->problem_offset, p->problem ? p->problem : "unreadable");
-    return FAIL_AT(reader, place_of(p->problem_mark),
-                   "not valid YAML: %s%s%s; check the indentation and the colons of this line and "
-                   "the one before",
+    bool tab = has_tab(reader, p->problem_mark.line);
+    return FAIL_AT(reader, place_of(p->problem_mark), "not valid YAML: %s%s%s; %s",
                    p->problem ? p->problem : "out of memory", p->context ? " " : "",
-                   p->context ? p->context : "");
+                   p->context ? p->context : "",
+                   tab ? "the line begins with a tab: write spaces"
+                       : "check the indentation, the brackets and the colons, with a space after "
+                         "each, of this line and the one before");
 }
 
 static bool is_plain_node(Reader *reader, YamlPlace place, const yaml_char_t *anchor,
@@ -196,7 +210,12 @@ static bool read_stream(Reader *reader) {
 
 bool yaml_read(const char *source, const char *text, size_t bytes, YamlVisit visit, void *context,
                Error *err) {
-    Reader reader = {.source = source, .visit = visit, .context = context, .err = err};
+    Reader reader = {.source = source,
+                     .text = text,
+                     .bytes = bytes,
+                     .visit = visit,
+                     .context = context,
+                     .err = err};
     if (bytes > CONFIG_YAML_MAX_BYTES)
         return error_set(err, EXIT_CONFIG, "%.400s: larger than %d bytes: not a configuration file",
                          source, CONFIG_YAML_MAX_BYTES);

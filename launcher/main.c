@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint/checkpoint.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
+#include "launcher/checkpoint_config.h"
 #include "launcher/cli.h"
 #include "launcher/config.h"
 #include "launcher/config_rules.h"
@@ -44,13 +44,15 @@ static bool reads_checkpoint(Verb verb) {
 
 // From the YAML file or the checkpoint that the line names, with the line's overrides. Not collective.
 static bool load_config(Config *config, const CommandLine *line, Error *err) {
+    if (reads_checkpoint(line->verb))
+        return checkpoint_config_read(config, line->path, line->overrides, line->override_count,
+                                      err);
     char *text = NULL;
     size_t bytes = 0;
-    bool ok = reads_checkpoint(line->verb) ? checkpoint_read_config(line->path, &text, err)
-                                           : config_load_text(line->path, &text, &bytes, err);
-    if (ok && reads_checkpoint(line->verb)) bytes = strlen(text);
-    ok = ok &&
-         config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
+    bool ok =
+        config_load_text(line->path, &text, &bytes, err) &&
+        checkpoint_is_no_config(line->path, text, bytes, err) &&
+        config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
     free(text);
     return ok;
 }
@@ -73,9 +75,9 @@ static int run_collective(const CommandLine *line, Error *err) {
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;
     } else if (line->verb == VERB_EVALUATE) {
-        exit_code = evaluate_run(train, line->path, err);
+        exit_code = evaluate_run(train, config->source, err);
     } else if (line->verb == VERB_GENERATE) {
-        exit_code = generate_run(train, line->path, &line->generate, err);
+        exit_code = generate_run(train, config->source, &line->generate, err);
     } else {
         char *yaml = config_to_yaml(config, false);
         KeyRule rules[CONFIG_KEY_COUNT + 1];
@@ -106,11 +108,15 @@ static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_HELP && !line->path) return config_print_keys(stdout), EXIT_DONE;
     if (line->verb == VERB_HELP)
         return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
-    if (line->verb == VERB_INSPECT && line->digest) return inspect_digest(line->path, err);
+    char checkpoint[CONFIG_PATH_BYTES];
+    if (line->verb == VERB_INSPECT && line->digest)
+        return checkpoint_path_resolve(line->path, checkpoint, err)
+                   ? inspect_digest(checkpoint, err)
+                   : err->exit_code;
 
     Config config;
     if (!load_config(&config, line, err)) return err->exit_code;
-    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, line->path, err);
+    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, config.source, err);
     if (line->verb == VERB_PLAN) return run_plan(&config, line->ranks, err);
     char *yaml = config_to_yaml(&config, true);
     fputs(yaml, stdout);

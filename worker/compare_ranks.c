@@ -18,7 +18,7 @@ static bool hash_program(XXH64_hash_t *hash) {
     static char piece[1 << 16];
     int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     XXH3_state_t *state = XXH3_createState();
-    CHECK(state, "no memory for a hash");
+    CHECK_MEMORY(state, "no memory for a hash");
     XXH3_64bits_reset(state);
     ssize_t bytes = -1;
     while (fd >= 0 && (bytes = read(fd, piece, sizeof piece)) > 0)
@@ -44,7 +44,7 @@ static void describe_program(RankFact *fact) {
 static void describe_words(RankFact *fact, int count, char *const *words) {
     enum { SHOWN = FACT_BYTES - 32 };
     XXH3_state_t *state = XXH3_createState();
-    CHECK(state, "no memory for a hash");
+    CHECK_MEMORY(state, "no memory for a hash");
     XXH3_64bits_reset(state);
     size_t used = 0;
     for (int i = 0; i < count; i++) {
@@ -103,7 +103,7 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     char fingerprint[FINGERPRINT_BYTES];
     device_fingerprint(dev, fingerprint);
     snprintf(facts[1].value, sizeof facts[1].value, "fingerprint %s", fingerprint);
-    snprintf(facts[1].note, sizeof facts[1].note, "%.191s", dev->description);
+    snprintf(facts[1].note, sizeof facts[1].note, "%s", dev->description);
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
@@ -128,6 +128,6 @@ bool compare_data_files(const char *key, const char *path, const DataFile *file,
                             "they share"};
     snprintf(fact.value, sizeof fact.value, "%lld tokens, identity %s",
              (long long)data_file_tokens(file), identity);
-    snprintf(fact.note, sizeof fact.note, "%.191s", path);
+    snprintf(fact.note, sizeof fact.note, "%s", path);
     return rank_facts_compare(&fact, 1, err);
 }

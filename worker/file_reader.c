@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -53,18 +52,5 @@ bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void
         }
         done += (size_t)got;
     }
-    return true;
-}
-
-bool file_reader_read_all(const FileReader *file, uint8_t **content, Error *err) {
-    uint8_t *buffer = malloc((size_t)file->bytes);
-    if (!buffer)
-        return error_set(err, EXIT_IO, "%s: no memory for its %lld bytes", file->path,
-                         (long long)file->bytes);
-    if (!file_reader_read(file, 0, (size_t)file->bytes, buffer, err)) {
-        free(buffer);
-        return false;
-    }
-    *content = buffer;
     return true;
 }

@@ -1,6 +1,7 @@
 #include "worker/plan.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "worker/evaluate.h"
 #include "worker/optimizer.h"
@@ -113,6 +114,8 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
            mib(plan.worst_scratch_bytes));
     printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(plan_resident_bytes(&plan)),
            mib(plan_worst_bytes(&plan)));
+    if (strcmp(config->device, "cpu") != 0)
+        printf("  on a GPU %d MiB more for kernels, and what NCCL takes\n", (int)GPU_RESERVE_MIB);
     printf("sent by one rank in one step, bytes (even routing, nothing dropped)\n");
     for (int kind = 0; kind < TRAFFIC_OTHER; kind++)
         printf("  %-14s %14.0f\n", traffic_name((TrafficKind)kind), plan.sent_bytes[kind]);

@@ -59,7 +59,8 @@ static bool check_room(Trainer *trainer, Error *err) {
     Device *dev = &trainer->session.dev;
     const Model *model = &trainer->model;
     double mib = 1.0 / 1048576.0;
-    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes;
+    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes +
+                     dev->reserve_bytes;
     size_t wanted = model->parameter_arena.peak_bytes + model->gradient_arena.peak_bytes +
                     trainer->optimizer.arena.peak_bytes + working;
     trainer->free_before = device_free_bytes(dev);
@@ -67,7 +68,7 @@ static bool check_room(Trainer *trainer, Error *err) {
     if (!ok)
         error_set(err, EXIT_IO,
                   "%s: a rank needs %.0f MiB (parameters %.0f, gradients %.0f, optimizer %.0f, "
-                  "activations and scratch %.0f for the worst routing) and %.0f MiB are free; use "
+                  "activations, scratch and kernels %.0f for the worst routing) and %.0f MiB are free; use "
                   "more ranks, a smaller train.batch, more train.micro_batches, "
                   "train.precision=bf16, or a moe.capacity_factor, which bounds the worst case",
                   dev->description, (double)wanted * mib,

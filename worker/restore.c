@@ -100,7 +100,7 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
 static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config,
                                const char *checkpoint_path, Error *err) {
     CheckpointInfo info;
-    bool ok = checkpoint_read_info(checkpoint_path, &info, err);
+    bool ok = checkpoint_read_table(checkpoint_path, &info, err);
     if (!comm_agree(ok, err)) return false; // from here on every rank has read the same
     int64_t size = 0;
     bool characters = false;
@@ -113,10 +113,9 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     if (size == 0)
         return error_set(err, EXIT_CHECKPOINT, "%s: holds no parameters/embedding",
                          checkpoint_path);
-    if (!characters) {
-        vocabulary_from_code_points(vocabulary, &config->data, NULL, size);
-        return true;
-    }
+    if (!characters)
+        return vocabulary_from_checkpoint(vocabulary, &config->data, NULL, size, err) ||
+               error_prefix(err, "%s", checkpoint_path);
     int32_t *code_points = calloc((size_t)size, sizeof *code_points);
     CHECK_MEMORY(code_points, "no memory for %lld code points", (long long)size);
     SavedTensor saved = {.dtype = I32,
@@ -128,7 +127,8 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     snprintf(saved.name, sizeof saved.name, "%s", code_points_name);
     Checkpoint checkpoint = {.tensors = &saved, .tensor_count = 1};
     ok = checkpoint_load(checkpoint_path, &checkpoint, err);
-    if (ok) vocabulary_from_code_points(vocabulary, &config->data, code_points, size);
+    ok = ok && (vocabulary_from_checkpoint(vocabulary, &config->data, code_points, size, err) ||
+                error_prefix(err, "%s", checkpoint_path));
     free(code_points);
     return ok;
 }

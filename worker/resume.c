@@ -201,7 +201,7 @@ static bool load_weights(Trainer *trainer, Error *err) {
     Vocabulary saved = trainer->vocabulary; // with code points of its own, to be compared
     if (saved.code_points) {
         saved.code_points = calloc((size_t)saved.size, sizeof *saved.code_points);
-        CHECK(saved.code_points, "no memory for %lld code points", (long long)saved.size);
+        CHECK_MEMORY(saved.code_points, "no memory for %lld code points", (long long)saved.size);
     }
     Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
     checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);

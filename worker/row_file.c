@@ -134,7 +134,7 @@ static bool open_and_clean(RowFile *rows, int64_t last_step, Error *err) {
 
 bool row_file_open(RowFile **rows, const char *path, int64_t last_step, Error *err) {
     RowFile *opened = calloc(1, sizeof *opened);
-    CHECK(opened, "no memory for %s", path);
+    CHECK_MEMORY(opened, "no memory for %s", path);
     if (snprintf(opened->path, sizeof opened->path, "%s", path) >= PATH_MAX) {
         free(opened);
         return error_set(err, EXIT_IO, "path too long: %.60s...", path);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "comm/warm_up.h"
 #include "kernels/log.h"
 #include "worker/compare_ranks.h"
 
@@ -75,6 +76,9 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
         !compare_devices(&session->dev, config->reproducible, err))
         return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
+    collectives_warm_up(session->groups, &session->dev,
+                        config->reproducible == REPRODUCIBLE_RANKS ? REDUCE_FIXED_TREE
+                                                                   : REDUCE_ANY_ORDER);
     return true;
 }
 

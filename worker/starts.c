@@ -55,7 +55,7 @@ static json_t *ranks_of_hosts(const Trainer *trainer) {
     int ranks = comm_size();
     gethostname(own, sizeof own - 1);
     char *names = calloc((size_t)ranks, HOST_BYTES);
-    CHECK(names, "no memory for the hosts of %d ranks", ranks);
+    CHECK_MEMORY(names, "no memory for the hosts of %d ranks", ranks);
     all_gather(trainer->session.groups.world, tensor_1d(names, U8, (int64_t)ranks * HOST_BYTES),
                tensor_1d(own, U8, HOST_BYTES), TRAFFIC_OTHER);
     json_t *hosts = json_object();

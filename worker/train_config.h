@@ -8,7 +8,7 @@ enum { CONFIG_PATH_BYTES = 1024 };
 
 typedef enum DataFormat {
     DATA_AUTO,  // by file name: *.bin is uint16, anything else bytes
-    DATA_BYTES, // text or anything: one token a byte, vocabulary 256
+    DATA_BYTES, // one token a byte, vocabulary 256: text, and anything when the user names the format
     DATA_CHARACTERS, // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
     DATA_UINT16, // headerless little-endian token numbers, as nanoGPT writes them
     DATA_UINT32,
@@ -20,6 +20,7 @@ typedef struct DataConfig {
     DataFormat format;
     int64_t vocab_size;     // of uint16/uint32 files; 0: must be given for those, derived for text
     double bytes_per_token; // of uint16/uint32 files, for bits per byte; 0: unknown
+    bool check;             // whether a file is refused whose content is not what it is taken for
 } DataConfig;
 
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;

@@ -98,7 +98,8 @@ static void characters_are_the_sorted_code_points_of_the_text(void **state) {
     assert_int_equal(-1, vocabulary_find(&vocabulary, 'z'));
     assert_round_trip(&vocabulary, text);
 
-    vocabulary_from_code_points(&copy, &config, vocabulary.code_points, vocabulary.size);
+    assert_true(vocabulary_from_checkpoint(&copy, &config, vocabulary.code_points, vocabulary.size,
+                                           &err));
     vocabulary_free(&vocabulary);
     assert_round_trip(&copy, text);
     vocabulary_free(&copy);
@@ -157,10 +158,10 @@ static void text_outside_the_vocabulary_is_refused_by_name(void **state) {
     const int32_t code_points[] = {'a', 'b'};
     DataConfig config = {.format = DATA_CHARACTERS};
     Vocabulary vocabulary;
-    vocabulary_from_code_points(&vocabulary, &config, code_points, 2);
     int32_t tokens[4];
     int64_t count = 0;
     Error err = {0};
+    assert_true(vocabulary_from_checkpoint(&vocabulary, &config, code_points, 2, &err));
     assert_false(vocabulary_encode(&vocabulary, "ab\xC3\xA4", tokens, 4, &count, &err));
     assert_int_equal(EXIT_CONFIG, err.exit_code);
     assert_non_null(strstr(err.message, "'\xC3\xA4' (U+00E4)"));
