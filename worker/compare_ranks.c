@@ -1,6 +1,5 @@
 #include "worker/compare_ranks.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,32 +9,16 @@
 #include "comm/comm.h"
 #include "comm/rank_facts.h"
 #include "kernels/fingerprint.h"
+#include "worker/program_hash.h"
 
 enum { WORD_FACTS = 32 }; // words of a command line that are compared one by one
 
 // ---- programs --------------------------------------------------------------------------------------------
 
-// A hash of the program file that runs; false when it cannot be read.
-static bool hash_program(XXH64_hash_t *hash) {
-    static char piece[1 << 16];
-    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    XXH3_state_t *state = XXH3_createState();
-    CHECK_MEMORY(state, "no memory for a hash");
-    XXH3_64bits_reset(state);
-    ssize_t bytes = -1;
-    while (fd >= 0 && (bytes = read(fd, piece, sizeof piece)) > 0)
-        XXH3_64bits_update(state, piece, (size_t)bytes);
-    if (fd >= 0) close(fd);
-    *hash = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return bytes == 0;
-}
-
 static void describe_program(RankFact *fact) {
-    XXH64_hash_t hash;
-    if (hash_program(&hash))
-        snprintf(fact->value, sizeof fact->value, "moetrain %s, build %016llx", MOETRAIN_VERSION,
-                 (unsigned long long)hash);
+    char hash[HASH_TEXT_BYTES];
+    if (program_hash(hash))
+        snprintf(fact->value, sizeof fact->value, "moetrain %s, build %s", MOETRAIN_VERSION, hash);
     else
         snprintf(fact->value, sizeof fact->value, "moetrain %s", MOETRAIN_VERSION);
     ssize_t length = readlink("/proc/self/exe", fact->note, sizeof fact->note - 1);
