@@ -34,15 +34,15 @@ bool error_prefix(Error *err, const char *format, ...) {
 }
 
 void die(ExitCode exit_code, const char *file, int line, const char *format, ...) {
-    char host[256] = "?", message[1536], printable[sizeof message * 4];
+    char host[256] = "?", message[1536], printable[sizeof message * 4], when[LOG_TIME_BYTES];
     gethostname(host, sizeof host - 1);
     va_list args;
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     utf8_make_printable(message, printable, sizeof printable);
-    fprintf(stderr, "moetrain: fatal: rank %d on %s: %s (%s:%d)\n", log_rank(), host, printable,
-            file, line);
+    fprintf(stderr, "moetrain: fatal: rank %d on %s: %s (%s:%d)%s\n", log_rank(), host, printable,
+            file, line, log_time(when));
     fflush(stderr);
     if (die_hook) die_hook((int)exit_code);
     _exit((int)exit_code);

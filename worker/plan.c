@@ -154,6 +154,8 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
            (long long)config->batch, (long long)config->context,
            tokens * plan.train_flops_per_token / 1e9, plan.train_flops_per_token / 1e6);
     print_memory(&plan, host);
+    if (strcmp(config->device, "cpu") != 0)
+        printf("  on a GPU %d MiB more for kernels, and what NCCL takes\n", (int)GPU_RESERVE_MIB);
     printf("sent by one rank in one step, bytes (even routing, nothing dropped)\n");
     for (int kind = 0; kind < TRAFFIC_OTHER; kind++)
         printf("  %-14s %14.0f\n", traffic_name((TrafficKind)kind), plan.sent_bytes[kind]);

@@ -12,7 +12,6 @@
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
 #include "worker/save.h"
-#include "worker/shared_run_dir.h"
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
 static bool open_files(Trainer *trainer, Error *err) {
@@ -92,7 +91,8 @@ static bool check_room(Trainer *trainer, Error *err) {
     Device *dev = &trainer->session.dev;
     const Model *model = &trainer->model;
     double mib = 1.0 / 1048576.0;
-    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes;
+    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes +
+                     dev->reserve_bytes;
     size_t wanted = model->parameter_arena.peak_bytes + model->gradient_arena.peak_bytes +
                     trainer->optimizer.arena.peak_bytes + working;
     trainer->free_before = device_free_bytes(dev);
@@ -100,7 +100,7 @@ static bool check_room(Trainer *trainer, Error *err) {
     if (!ok)
         error_set(err, EXIT_IO,
                   "%s: a rank needs %.0f MiB (parameters %.0f, gradients %.0f, optimizer %.0f, "
-                  "activations and scratch %.0f for the worst routing) and %.0f MiB are free; use "
+                  "activations, scratch and kernels %.0f for the worst routing) and %.0f MiB are free; use "
                   "more ranks, a smaller train.batch, more train.micro_batches, "
                   "train.precision=bf16, or a moe.capacity_factor, which bounds the worst case",
                   dev->description, (double)wanted * mib,
@@ -116,9 +116,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
                                    run_lock_take(config->run_dir, comm_size(), err));
-    if (!comm_follow(ok, err) || !shared_run_dir_check(config->run_dir, err) ||
-        !session_open(&trainer->session, config, err))
-        return false;
+    if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 

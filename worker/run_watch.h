@@ -10,13 +10,15 @@
 typedef struct RunWatch {
     dev_t device;
     ino_t folder, lock;
-    bool lost; // could not be made anew, which was said
+    bool config; // there is a config.yaml
+    bool lost;   // could not be made anew or looked at, which was said
 } RunWatch;
 
 // Notes what the run began with: RUN, its lock and its checkpoints folder are there.
 void run_watch_begin(RunWatch *watch, const char *run_dir);
 // Says in a warning what is gone, and makes it anew: the folder, the lock, config.yaml, checkpoints/. False when it cannot
-// be, or when another job has the folder now; the rows are then lost and the save fails.
+// be, or when the folder cannot be looked at; the rows are then lost and the save fails. Ends the job where another has begun
+// in the folder.
 bool run_watch_look(RunWatch *watch, const char *run_dir, const char *config_yaml, Error *err);
 
 #endif

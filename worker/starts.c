@@ -6,32 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint/hash.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/program_hash.h"
 #include "worker/row_file.h"
 
-enum { HOST_BYTES = 64, HASH_TEXT_BYTES = 40 };
-
-static void hash_text(Hash hash, char text[HASH_TEXT_BYTES]) {
-    for (size_t i = 0; i < sizeof hash.bytes; i++) snprintf(text + 2 * i, 3, "%02x", hash.bytes[i]);
-}
-
-// Of the program's file: two programs with the same are the same build. Empty where it cannot be read.
-static void hash_program(char text[HASH_TEXT_BYTES]) {
-    char chunk[65536];
-    text[0] = 0;
-    FILE *file = fopen("/proc/self/exe", "rb");
-    if (!file) return;
-    Hasher *hasher = hasher_open();
-    for (size_t got; (got = fread(chunk, 1, sizeof chunk, file)) > 0;)
-        hasher_add(hasher, chunk, got);
-    Hash hash = hasher_close(hasher);
-    if (!ferror(file)) hash_text(hash, text);
-    fclose(file);
-}
+enum { HOST_BYTES = 64 };
 
 // The batch system's number of this job, or NULL. *system is the system's name.
 static const char *job_id(const char **system) {
@@ -93,8 +75,8 @@ static bool write_row(const Trainer *trainer, json_t *hosts, Error *err) {
     snprintf(path, sizeof path, "%s/starts.jsonl", trainer->config.run_dir);
     if (!row_file_open(&rows, path, INT64_MAX, err)) return false;
     log_place(hosts, system, id);
-    hash_program(program);
-    hash_text(hash_bytes(trainer->config_yaml, strlen(trainer->config_yaml)), config);
+    program_hash(program);
+    hash_to_text(hash_bytes(trainer->config_yaml, strlen(trainer->config_yaml)), config);
     json_t *row = json_pack(
         "{s:s, s:I, s:i, s:i, s:O, s:s, s:s, s:s?, s:i, s:s, s:s, s:s}", "time", clock_utc(now),
         "step", (json_int_t)trainer->state.step, "ranks", comm_size(), "threads", dev->threads,
@@ -117,5 +99,5 @@ bool starts_write(const Trainer *trainer, Error *err) {
     json_t *hosts = ranks_of_hosts(trainer);
     bool ok = comm_rank() != 0 || write_row(trainer, hosts, err);
     json_decref(hosts);
-    return comm_agree(ok, err);
+    return comm_follow(ok, err);
 }

@@ -6,6 +6,7 @@
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/compare_products.h"
 #include "worker/evaluate.h"
 #include "worker/lr_schedule.h"
 #include "worker/prepare.h"
@@ -156,6 +157,8 @@ static int train(Trainer *trainer, Error *err) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         run_lock_confirm();
         report_step(trainer, &row);
+        if (trainer->steps_done == 1 && !compare_products(&trainer->session.dev, err))
+            return err->exit_code;
         if (config->max_skipped > 0 && state->skipped_in_row >= config->max_skipped) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;
             error_set(err, EXIT_NUMERIC,
