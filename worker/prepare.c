@@ -7,6 +7,7 @@
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
+#include "worker/watchdog.h"
 
 static bool open_data(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
@@ -84,10 +85,12 @@ static bool check_room(Trainer *trainer, Error *err) {
 
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
+    watchdog_beat("opening the data");
     if (!open_data(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
                                    run_lock_take(config->run_dir, comm_size(), err));
     if (!comm_agree(ok, err) || !session_open(&trainer->session, config, err)) return false;
+    watchdog_beat("measuring the device");
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
@@ -98,6 +101,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model);
     if (!check_room(trainer, err)) return false;
+    watchdog_beat("making the first parameters");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
@@ -106,6 +110,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     utilization_init(&trainer->utilization, stats->layers, stats->experts);
     trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
     CHECK(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    watchdog_beat("looking for a checkpoint and loading it");
     if (!resume_run(trainer, err)) return false;
 
     ok = comm_rank() != 0 ||

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "kernels/heartbeat.h"
 #include "kernels/log.h"
 
 // Ranks cannot mix kinds of devices, and cannot share a GPU. Every rank finds the same error. Collective over all ranks.
@@ -61,6 +62,7 @@ static bool check_limits(const Device *dev, const ModelConfig *model, Error *err
 }
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
+    watchdog_beat("opening and testing the device");
     session->threads =
         threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
                        comm_local_sharers(threads_cgroup_key()));

@@ -177,6 +177,7 @@ def a_requeued_job_computes_what_an_unbroken_one_does(space: Workspace):
     assert "stopped by SIGUSR1" in output(space, "run"), output(space, "run")
     # Slurm would wait two minutes, for the end of what the job leaves behind.
     wait_until(lambda: slurm.idle() and not step_daemons(job), "the end of the first half")
+    time.sleep(2)  # a credential of the second in which the old ones were revoked counts as revoked
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
     slurm.wait_for_state(job, "COMPLETED", "FAILED", "CANCELLED")
     shown = slurm.call("scontrol", "show", "job", job)
