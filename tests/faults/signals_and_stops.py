@@ -154,6 +154,13 @@ def launcher_mpirun_obeys_at_any_moment_of_the_start(space: Workspace):
         assert outcome.code == 75, str(outcome)
 
 
+def launcher_mpirun_goes_on_when_nobody_reads(space: Workspace):
+    words = " ".join(through(space, {"train.steps": 20, "eval.every": 0}))
+    done = subprocess.run(["bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}"], cwd=space.folder, text=True,
+                          env=dict(os.environ, **ENVIRONMENT), capture_output=True, timeout=HANG_SECONDS)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
+
+
 def launcher_mpirun_passes_exit_codes_on(space: Workspace):
     for config, code in (({"train.steps": 1, "eval.every": 0}, 0), ({"moe.top_k": 99}, 2)):
         command = through(space, config)
@@ -177,4 +184,5 @@ if __name__ == "__main__":
           a_signal_during_start_up_is_obeyed_before_the_first_step, each_request_is_obeyed_and_usr2_is_not_one,
           under_nohup_a_closed_terminal_is_no_request, a_signal_ends_what_has_nothing_to_save,
           launcher_mpirun_gives_a_long_step_the_time_to_save, launcher_mpirun_obeys_at_any_moment_of_the_start,
-          launcher_mpirun_passes_exit_codes_on, mpirun_itself_is_answered_before_it_kills])
+          launcher_mpirun_goes_on_when_nobody_reads, launcher_mpirun_passes_exit_codes_on,
+          mpirun_itself_is_answered_before_it_kills])
