@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kernels/heartbeat.h"
+
 bool file_reader_open(FileReader *file, const char *path, Error *err) {
     *file = (FileReader){.fd = -1};
     snprintf(file->path, sizeof file->path, "%s", path);
@@ -36,8 +38,11 @@ void file_reader_close(FileReader *file) {
 
 bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void *buffer,
                       Error *err) {
+    enum { PIECE_BYTES = 16 << 20 }; // between two signs of life
     for (size_t done = 0; done < bytes;) {
-        ssize_t got = pread(file->fd, (char *)buffer + done, bytes - done, offset + (int64_t)done);
+        size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+        watchdog_beat(NULL);
+        ssize_t got = pread(file->fd, (char *)buffer + done, piece, offset + (int64_t)done);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return error_set(err, EXIT_DATA, "%s: reading at byte %lld failed: %s", file->path,
