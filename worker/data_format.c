@@ -297,17 +297,17 @@ static int count_distinct_halves(const Sample *sample) {
 typedef struct WideNumbers {
     const char *name, *numpy;
     int bytes;
-    uint8_t zero;          // lanes that hold nothing
-    uint8_t small;         // lanes that hold at most 3
-    uint8_t used[2];       // of each of these, some lane is used often
-    const char *other_fix; // beside a conversion to two bytes; NULL: none
+    bool big_endian;
+    uint8_t zero;    // lanes that hold nothing
+    uint8_t small;   // lanes that hold at most 3
+    uint8_t used[2]; // of each of these, some lane is used often
 } WideNumbers;
 
 static const WideNumbers WIDE_NUMBERS[] = {
-    {"int64", "<i8", 8, 0xF8, 0x04, {0x03, 0x03}, NULL},
-    {"big-endian int64", ">i8", 8, 0x1F, 0x20, {0xC0, 0xC0}, NULL},
-    {"int32", "<i4", 4, 0x88, 0x44, {0x03, 0x30}, "data.format=uint32 reads it, or "},
-    {"big-endian int32", ">i4", 4, 0x11, 0x22, {0x0C, 0xC0}, NULL},
+    {"int64", "<i8", 8, false, 0xF8, 0x04, {0x03, 0x03}},
+    {"big-endian int64", ">i8", 8, true, 0x1F, 0x20, {0xC0, 0xC0}},
+    {"int32", "<i4", 4, false, 0x88, 0x44, {0x03, 0x30}},
+    {"big-endian int32", ">i4", 4, true, 0x11, 0x22, {0x0C, 0xC0}},
 };
 enum { WIDE_COUNT = sizeof WIDE_NUMBERS / sizeof *WIDE_NUMBERS };
 
@@ -419,17 +419,23 @@ static bool check_numbers(const FileReader *file, DataFormat format, const Sampl
                          file->path, data_format_name(format));
     bool large;
     const WideNumbers *wide = find_wide_numbers(sample, format == DATA_UINT16 ? 2 : 4, &large);
-    bool to_wide = wide && (large || format == DATA_UINT32);
-    if (wide)
-        return error_set(
-            err, EXIT_DATA,
-            "%s: looks like %s token numbers, but is read as %s (%s); %sconvert it: "
-            "python3 -c \"import numpy as np; np.fromfile('FILE', '%s')"
-            ".astype('%s').tofile('NEW.bin')\"%s" TRUST,
-            file->path, wide->name, data_format_name(format),
-            wide->bytes == 4 ? "every second one is 0 or tiny" : "most are 0 in the same places",
-            wide->other_fix ? wide->other_fix : "", wide->numpy, to_wide ? "<u4" : "<u2",
-            to_wide && format == DATA_UINT16 ? " and set data.format=uint32" : "");
+    if (wide) {
+        bool two_bytes = format == DATA_UINT16 && !large,
+             set = wide->bytes == 4 && !wide->big_endian;
+        char convert[160];
+        snprintf(convert, sizeof convert,
+                 "convert it: python3 -c \"import numpy as np; np.fromfile('FILE', '%s')"
+                 ".astype('%s').tofile('NEW.bin')\"%s",
+                 wide->numpy, two_bytes ? "<u2" : "<u4",
+                 format == DATA_UINT16 && large ? " and set data.format=uint32" : "");
+        return error_set(err, EXIT_DATA,
+                         "%s: looks like %s token numbers, but is read as %s (%s); %s%s%s" TRUST,
+                         file->path, wide->name, data_format_name(format),
+                         wide->bytes == 4 ? "every second one is 0 or tiny"
+                                          : "most are 0, always in the same places",
+                         set ? "set data.format=uint32" : "", set && two_bytes ? ", or " : "",
+                         two_bytes || !set ? convert : "");
+    }
     if (format == DATA_UINT16 && is_big_endian_16(sample))
         return error_set(err, EXIT_DATA,
                          "%s: looks like big-endian uint16 token numbers, but is read as "
