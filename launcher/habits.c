@@ -224,7 +224,7 @@ static bool number_meant(const char *text, double *value) {
     char plain[64];
     size_t used = 0;
     for (; *text && used < sizeof plain - 1; text++)
-        if (!strchr("_ \t'", *text)) plain[used++] = *text;
+        if (!strchr("_ \t'\"", *text)) plain[used++] = *text;
     plain[used] = '\0';
     const char *comma = strchr(plain, ',');
     if (comma && strlen(comma) == 4 && isdigit((unsigned char)plain[0])) { // thousands

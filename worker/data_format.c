@@ -473,13 +473,15 @@ static double share_inside(const Sample *sample, int width, bool big_endian, int
     return count > 0 ? (double)inside / (double)count : 0;
 }
 
-void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size,
+void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size, bool fixed,
                         int64_t token, char advice[512]) {
     static const char RAISE[] =
         "raise data.vocab_size, or check data.format and the tokenizer that "
         "wrote the file";
     static const char OTHER[] = "check data.format and the tokenizer that wrote the file, or raise "
                                 "data.vocab_size";
+    static const char FIXED[] = "the checkpoint's vocabulary cannot grow: write the file with the "
+                                "tokenizer that it was trained with";
     int width = format == DATA_UINT16 ? 2 : 4;
     Error ignored = {0};
     Sample *sample = malloc(sizeof *sample);
@@ -505,6 +507,6 @@ void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab
             "as int32 it is %lld, a mark such as for padding, not a token: take such marks out",
             (long long)token - ((long long)1 << 32));
     else
-        snprintf(advice, 512, "%s", near ? RAISE : OTHER);
+        snprintf(advice, 512, "%s", fixed ? FIXED : near ? RAISE : OTHER);
     free(sample);
 }

@@ -54,6 +54,13 @@ class Content(ProgramTest):
         self.write("train.bin", UINT16)
         self.refuse(AS_NUMBERS[2:5], "data__validation", data__train="train.bin", **NUMBERS)
 
+    def test_a_path_that_is_no_file_is_told_what_to_name(self):
+        for path, part in (("text/*.txt", "with cat"), ("a.txt,b.txt", "with cat"), ("$HOME/a.txt", "variables"),
+                           ("https://example.org/a.txt", "download"), (".", "name one file in it")):
+            with self.subTest(path):
+                self.write_tiny(data__train=f'"{path}"')
+                self.assert_error(self.run_program("tiny.yaml"), 3, part)
+
     def test_one_error_under_mpirun(self):
         self.write("train.bin", INT32)
         self.write_tiny(data__train="train.bin", **NUMBERS)
