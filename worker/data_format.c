@@ -12,8 +12,8 @@ enum {
     LEAST_BYTES = 24, // fewer say nothing about what they are
     LEAST_CONTROLS = 4,
     LEAST_TEXT_DISTINCT = 4, // the four bases; fewer are a pattern of numbers
-    LEAST_NUMBERS =
-        24, // all in the lanes where wider numbers have theirs: by chance once in 2^24 files
+    // All where wider numbers have their low halves, and none elsewhere: by chance once in 2^24 files.
+    LEAST_NUMBERS = 24,
     LEAST_DISTINCT = 8,  // a toy of a few tokens may well have one of them in every second place
     MANY_DISTINCT = 128, // the same where the other places are small instead of zero
 };

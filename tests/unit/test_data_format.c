@@ -126,6 +126,9 @@ static void text_and_token_numbers_are_not_taken_for_each_other(void **state) {
         assert_accepted("a byte-order mark of UTF-8", "\xEF\xBB\xBFhello", 8, ALL_FORMATS[f]);
         assert_accepted("documents between NULs", "one document of words\0another one of words\0",
                         43, ALL_FORMATS[f]);
+        char documents[512];
+        for (int i = 0; i < 512; i++) documents[i] = i % 32 == 31 ? '\0' : (char)('a' + i % 7);
+        assert_accepted("many documents", documents, sizeof documents, ALL_FORMATS[f]);
         assert_accepted("three bytes", "\0\1\2", 3, ALL_FORMATS[f]);
     }
     assert_accepted("Latin-1", latin, sizeof latin - 1, DATA_BYTES);
@@ -196,7 +199,7 @@ static void honest_numbers_pass_however_many_zeros_they_have(void **state) {
     (void)state;
     static uint32_t tokens[TOKENS];
     static uint8_t out[TOKENS * 8];
-    for (int kind = 0; kind < 9; kind++) {
+    for (int kind = 0; kind < 13; kind++) {
         for (uint32_t i = 0; i < TOKENS; i++) {
             uint32_t any = draw() % 50257, rare = draw() % 50 == 0 ? any : 0;
             uint32_t kinds[] = {0,
@@ -207,7 +210,11 @@ static void honest_numbers_pass_however_many_zeros_they_have(void **state) {
                                 i % 32 < 16 ? any : 0,
                                 i % 3 ? 0 : any,
                                 draw() % 3,
-                                i % 2 ? 0 : 1 + i / 2 % 4};
+                                i % 2 ? 0 : 1 + i / 2 % 4,
+                                i % 2 ? draw() % 16 : any,               // a token and its kind
+                                i % 2 ? draw() % 3 : draw() % 65,        // the same of few tokens
+                                i % 2 ? draw() % 8 * 256 : draw() % 200, // often a zero low byte
+                                0xA1A1 + draw() % 60 * 257};             // no control characters
             tokens[i] = kinds[kind];
         }
         for (size_t count = 1; count <= TOKENS; count = count * 3 + 1) {
@@ -267,7 +274,7 @@ static void the_first_advice_for_a_foreign_token_is_the_likely_one(void **state)
     size_t bytes = put(out, tokens, TOKENS, 2, false);
     assert_advice(out, bytes, DATA_UINT32, 128256, 900000, "set data.format=uint16");
     assert_advice(out, bytes, DATA_UINT16, 50256, 50256, "raise data.vocab_size, or check");
-    assert_advice(out, bytes, DATA_UINT16, 65, 40000, "check data.format and the tokenizer");
+    assert_advice(out, bytes, DATA_UINT16, 65, 40000, "wrote the file, or raise");
     bytes = put(out, tokens, TOKENS, 2, true);
     assert_advice(out, bytes, DATA_UINT16, 50257, 65000, "big-endian");
     bytes = put(out, tokens, TOKENS, 4, true);
