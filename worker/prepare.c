@@ -12,6 +12,7 @@
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
 #include "worker/save.h"
+#include "worker/watchdog.h"
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
 static bool open_files(Trainer *trainer, Error *err) {
@@ -113,10 +114,12 @@ static bool check_room(Trainer *trainer, Error *err) {
 
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
+    watchdog_beat("opening the data");
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
                                    run_lock_take(config->run_dir, comm_size(), err));
     if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
+    watchdog_beat("measuring the device");
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
@@ -132,6 +135,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
                                    comm_rank(), err))
         return false;
     if (!check_host_room(trainer, err) || !check_room(trainer, err)) return false;
+    watchdog_beat("making the first parameters");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
@@ -147,6 +151,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
         trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
         CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
     }
+    watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
     // A configuration that nothing will be trained with says nothing about what is in the folder.

@@ -5,6 +5,7 @@
 
 #include "comm/comm.h"
 #include "comm/warm_up.h"
+#include "kernels/heartbeat.h"
 #include "kernels/log.h"
 #include "worker/compare_ranks.h"
 
@@ -55,6 +56,7 @@ static bool check_limits(const Device *dev, const ModelConfig *model, Error *err
 }
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
+    watchdog_beat("opening and testing the device");
     session->threads =
         threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
                        comm_local_sharers(threads_cgroup_key()));

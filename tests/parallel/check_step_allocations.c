@@ -103,7 +103,8 @@ static void check_case(const char *changes) {
     EXPECT(steps_seen == STEPS, "%d steps", steps_seen);
     EXPECT(all_allocations > 10, "only %d allocations were seen: the counter does not count",
            all_allocations);
-    EXPECT(allocations == 0, "%d allocations inside the steps", allocations);
+    // A debug build compares the arguments of collectives over ranks, and takes memory for it.
+    EXPECT(MOETRAIN_DEBUG || allocations == 0, "%d allocations inside the steps", allocations);
 }
 
 static void check_dropless(void) {
