@@ -128,6 +128,25 @@ class Training(ProgramTest):
         self.assertEqual(process.wait(60), 75, rest)
         self.assertIn("checkpoints/step-", rest)
 
+    def test_a_step_that_fails_is_no_part_of_what_was_sent(self):
+        self.write_tiny(train__steps="1000000", log__every="1", moe__dispatch="padded", moe__capacity_factor="1")
+        process = subprocess.Popen(["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "2", PROGRAM, "tiny.yaml",
+                                    "run.dir=run"], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   text=True, env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
+                                                       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"))
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.kill)
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        self.write("train.txt", "")  # the next step cannot read its tokens
+        rest = process.stdout.read()
+        self.assertEqual(process.wait(60), 3, rest)
+        sent = re.findall(r"^sent by rank 0 in a step, (\w+) +planned +(\d+) bytes, fact +(\d+) \|", rest, re.MULTILINE)
+        self.assertEqual(len(sent), 5, rest)
+        for kind, plan, fact in sent:
+            self.assertEqual(plan, fact, f"{kind}\n{rest}")
+
     def test_verbs_on_a_checkpoint(self):
         self.train("run")
         checkpoint = f"run/{STEP_6}"
