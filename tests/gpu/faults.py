@@ -99,14 +99,23 @@ def ranks_that_multiply_in_other_ways_are_refused(workspace):
 
 def what_a_gpu_may_do_changes_no_bit(workspace):
     """Copies that read late, streams that start late: what tests/emulation believes by default is not promised."""
-    changes = {"train.micro_batches": 2, "parallel.expert": 2}
+    changes = {"train.micro_batches": 2, "parallel.expert": 2, "train.steps": 2}
     expect(workspace, {}, 0, [], ranks=2, changes=changes, run="usual")
     wanted = workspace.result("usual")
-    for number, environment in enumerate([{"MOETRAIN_EMULATION_PAGEABLE": "late"}, {"MOETRAIN_EMULATION_UNIFIED": "1"},
-                                          {"MOETRAIN_EMULATION_LATE_STREAM": "1"}, {"MOETRAIN_EMULATION_LATE_STREAM": "2"},
-                                          {"MOETRAIN_EMULATION_LATE_STREAM": "3"}, {"MOETRAIN_EMULATION_CUBLASLT": "few"}]):
+    for number, environment in enumerate([
+            {"MOETRAIN_EMULATION_PAGEABLE": "late", "MOETRAIN_EMULATION_LATE_STREAM": "1"},
+            {"MOETRAIN_EMULATION_UNIFIED": "1", "MOETRAIN_EMULATION_LATE_STREAM": "2"},
+            {"MOETRAIN_EMULATION_LATE_STREAM": "3"}]):
         expect(workspace, environment, 0, [], ranks=2, changes=changes, run=f"other{number}")
         assert workspace.result(f"other{number}") == wanted, environment
+
+
+def numbers_of_rows_that_are_refused_change_no_bit(workspace):
+    changes = {"train.steps": 2, "train.context": 9}
+    for ranks in 1, 2:
+        expect(workspace, {"MOETRAIN_EMULATION_CUBLASLT": "few"}, 0, ["any rows x 16, summed over 16, f32 to f32: cuBLASLt"],
+               ranks=ranks, changes=changes, run=f"np{ranks}")
+    assert workspace.result("np1") == workspace.result("np2")
 
 
 def a_failed_call_ends_all_ranks(workspace):
@@ -142,5 +151,5 @@ if __name__ == "__main__":
           sizes_beyond_the_kernels_are_refused, too_little_memory_is_said_with_the_plan,
           ranks_with_other_gpus_are_refused, ranks_with_other_gpus_train_where_bits_may_differ,
           the_log_says_who_does_the_products, ranks_that_multiply_in_other_ways_are_refused,
-          what_a_gpu_may_do_changes_no_bit,
+          what_a_gpu_may_do_changes_no_bit, numbers_of_rows_that_are_refused_change_no_bit,
           a_failed_call_ends_all_ranks, an_asynchronous_nccl_error_ends_all_ranks, a_stopped_rank_is_noticed])
