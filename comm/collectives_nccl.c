@@ -71,7 +71,7 @@ static ncclDataType_t nccl_type(DType dtype) {
     case BF16:
         return ncclBfloat16;
     }
-    die(EXIT_COMMUNICATION, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
+    die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
 static char *element(Tensor x, int64_t index) {
@@ -80,7 +80,7 @@ static char *element(Tensor x, int64_t index) {
 
 static void nccl_attach(Group *group, Device *dev) {
     NcclGroup *g = calloc(1, sizeof *g);
-    CHECK(g, "no memory for a communicator");
+    CHECK_MEMORY(g, "no memory for a communicator");
     g->cuda = cuda_state(dev);
     g->exchange.stream = g->cuda->exchange;
     g->sums.stream = g->cuda->sums;
@@ -174,7 +174,7 @@ static Pending way_end(Group *group, NcclWay way) {
     while (slot < g->mark_count && g->marks[slot].pending) slot++;
     if (slot == g->mark_count) {
         g->marks = realloc(g->marks, (size_t)++g->mark_count * sizeof *g->marks);
-        CHECK(g->marks, "no memory for %d collectives on their way", g->mark_count);
+        CHECK_MEMORY(g->marks, "no memory for %d collectives on their way", g->mark_count);
         CUDA_CHECK(cudaEventCreateWithFlags(&g->marks[slot].done, cudaEventDisableTiming));
     }
     CUDA_CHECK(cudaEventRecord(g->marks[slot].done, way.stream));
@@ -315,7 +315,7 @@ static void exchange_equal(const Group *group, Tensor out, Tensor in, int64_t ro
                way.comm);
 #else
     int64_t *counts = malloc((size_t)group->size * sizeof *counts);
-    CHECK(counts, "no memory for the counts of %d ranks", group->size);
+    CHECK_MEMORY(counts, "no memory for the counts of %d ranks", group->size);
     for (int p = 0; p < group->size; p++) counts[p] = rows;
     exchange_runs(group, out, (RowRuns){counts, NULL}, in, (RowRuns){counts, NULL}, way);
     free(counts);

@@ -1,7 +1,6 @@
 #include "kernels/device.h"
 
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,16 +16,7 @@ static void omp_set_num_threads(int threads) {
 #include "kernels/arena.h"
 #include "kernels/backend.h"
 #include "kernels/clock.h"
-
-// OMP_NUM_THREADS when it holds a number, otherwise the cores this process may run on.
-static int default_threads(void) {
-    const char *text = getenv("OMP_NUM_THREADS");
-    long wanted = text ? strtol(text, NULL, 10) : 0;
-    if (wanted > 0) return (int)wanted;
-    cpu_set_t cores;
-    if (sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
-    return CPU_COUNT(&cores);
-}
+#include "kernels/threads.h"
 
 #ifdef MOETRAIN_CUDA
 static const Backend *const gpu_backend = &cuda_backend;
@@ -65,7 +55,7 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
                     .name = backend->name,
                     .place = backend->place,
                     .limits = backend->limits};
-    dev->threads = threads > 0 ? threads : default_threads();
+    dev->threads = threads_choose(threads, 1, 1).threads;
     omp_set_num_threads(dev->threads);
     if (!backend->open(dev, local_rank, local_size, err)) return false;
     backend->describe(dev, dev->description, sizeof dev->description);

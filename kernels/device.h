@@ -28,8 +28,8 @@ typedef struct Device {
     const char *name;      // "cpu" or "cuda"
     Place place;           // where its tensors lie
     char description[320]; // processor and libraries, for the log and --version
-    char kind
-        [256]; // the same without what is one device's own: what the bits of results may depend on
+    // What decides the bits of its results: library, version, instruction set or kind of GPU; compared over ranks.
+    char kind[256];
     DeviceLimits limits;
     size_t
         reserve_bytes; // of its memory, beside what device_allocate is asked for: the most that kernels take for themselves
@@ -41,8 +41,8 @@ typedef struct Device {
     void *state; // the backend's own: streams, handles, workspace
 } Device;
 
-// Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0 means OMP_NUM_THREADS or,
-// without it, the cores this process may run on. Of local_size ranks on this host the one with local_rank takes that GPU,
+// Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0: what threads_choose takes for
+// a process that shares its host with no other rank. Of local_size ranks on this host the one with local_rank takes that GPU,
 // or the only one that CUDA_VISIBLE_DEVICES leaves it; whether no other rank has that one too is the caller's to compare.
 // False with exit 7 or 2 and the fix when it cannot. Not collective.
 bool device_open(Device *dev, const char *kind, int threads, int local_rank, int local_size,

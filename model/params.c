@@ -2,8 +2,10 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/heartbeat.h"
 #include "kernels/rng.h"
 
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis
@@ -14,7 +16,11 @@ static int64_t row_stride(const Param *row) { // elements of one step along the 
 
 int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
               int rank, const int64_t shape[], const char *name_format, ...) {
-    CHECK(table->count < PARAMS_MAX, "more than %d parameters", PARAMS_MAX);
+    if (table->count == table->capacity) {
+        table->capacity = table->capacity > 0 ? 2 * table->capacity : 64;
+        table->rows = realloc(table->rows, (size_t)table->capacity * sizeof *table->rows);
+        CHECK_MEMORY(table->rows, "no memory for a table of %d parameters", table->capacity);
+    }
     int index = table->count++;
     Param *row = &table->rows[index];
     *row = (Param){.kind = kind, .rank = rank, .init = init, .init_std = init_std, .decay = decay};
@@ -31,6 +37,11 @@ int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std,
     int64_t local = row->count * row_stride(row);
     table->elements[kind] += (local + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
     return index;
+}
+
+void param_table_free(ParamTable *table) {
+    free(table->rows);
+    *table = (ParamTable){0};
 }
 
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype) {
@@ -53,21 +64,27 @@ int64_t param_elements(const Param *row) {
 }
 
 // The elements of one row into host memory.
+enum { PIECE = 1 << 22 }; // elements between two signs of life
+
 static void init_row(const Param *row, float *w, RngStream stream) {
     int64_t stride = row_stride(row), local = row->count * stride;
     int64_t first = row->first * stride; // global number of the first local element
+    for (int64_t begin = 0; begin < local; begin += PIECE) {
+        int64_t end = begin + PIECE < local ? begin + PIECE : local;
+        watchdog_beat(NULL);
 #pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < local; k++) {
-        switch (row->init) {
-        case INIT_NORMAL:
-            w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
-            break;
-        case INIT_ONES:
-            w[k] = 1;
-            break;
-        case INIT_ZEROS:
-            w[k] = 0;
-            break;
+        for (int64_t k = begin; k < end; k++) {
+            switch (row->init) {
+            case INIT_NORMAL:
+                w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
+                break;
+            case INIT_ONES:
+                w[k] = 1;
+                break;
+            case INIT_ZEROS:
+                w[k] = 0;
+                break;
+            }
         }
     }
 }

@@ -52,6 +52,14 @@ static void print_heat_map(const UtilizationHistory *history) {
     }
 }
 
+static void print_run(const RunIdentity *run) {
+    printf("run            %s%s\n", run->run[0] ? run->run : "unknown",
+           run->healthy ? "" : ", not healthy: its last step was not finite or worse than guessing");
+    if (run->parent_step >= 0)
+        printf("began from     step %lld of run %s, %s\n", (long long)run->parent_step,
+               run->parent_run[0] ? run->parent_run : "unknown", run->began_from);
+}
+
 static void print_info(const CheckpointInfo *info, const TrainConfig *config,
                        const char *checkpoint_path) {
     const TrainState *state = &info->state;
@@ -61,6 +69,7 @@ static void print_info(const CheckpointInfo *info, const TrainConfig *config,
            (long long)config->steps, (long long)state->tokens, (long long)state->skipped_steps);
     printf("data           epoch %lld, window %lld, identity %s\n", (long long)state->data_epoch,
            (long long)state->data_index, state->data_id);
+    print_run(&state->run);
     print_parameters(info, &config->model.moe);
     printf("digest         %s\n", info->digest);
     print_heat_map(&info->utilization);

@@ -3,16 +3,17 @@
 #define MOETRAIN_WORKER_SESSION_H
 
 #include "comm/process_groups.h"
+#include "kernels/threads.h"
 #include "model/model.h"
 #include "worker/train_config.h"
 
 typedef struct Session {
     Device dev;
     ProcessGroups groups;
+    ThreadChoice threads; // of this rank, and why
 } Session;
 
-// Opens and tests the device, on as many threads as configured (0: OMP_NUM_THREADS, or this rank's share of the host's
-// cores), and the process groups. The error is the same on every rank. Collective over all ranks.
+// Opens and tests the device, on as many threads as threads_choose says, and the process groups. The error is the same on every rank. Collective over all ranks.
 bool session_open(Session *session, const TrainConfig *config, Error *err);
 void session_close(Session *session); // legal on a zeroed struct. Collective over all ranks.
 

@@ -1,46 +1,66 @@
 #include "worker/signals.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <time.h>
 
-#include "kernels/check.h"
+#include "comm/collectives.h"
 
-static volatile sig_atomic_t received = 0;
-static sigset_t requests;
-
-static void note(int number) {
-    received = number;
-}
+static atomic_int received;
+static atomic_bool obeyed;
+static sigset_t requests, before;
 
 // No thread that computes may run a handler: oneDNN's matrix kernels use the stack pointer as a data pointer, and a
-// handler that interrupts one would put its frame into the heap. So this thread, and every thread it starts from now on,
-// blocks the signals. A thread of the MPI library, which computes nothing, takes them, or they stay pending until
-// signals_received asks.
+// handler that interrupts one would put its frame into the heap. So there is no handler: this thread, and every thread it
+// starts from now on, blocks the signals. They stay pending until the watchdog's thread or signals_received takes them.
 void signals_install(void) {
-    static const int numbers[] = {SIGUSR1, SIGTERM, SIGINT};
-    struct sigaction action = {.sa_handler = note, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
+    static const int numbers[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
     sigemptyset(&requests);
-    for (int i = 0; i < 3; i++) {
-        sigaddset(&requests, numbers[i]);
-        sigaction(numbers[i], &action, NULL);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct sigaction inherited;
+        bool nohup = numbers[i] == SIGHUP && sigaction(SIGHUP, NULL, &inherited) == 0 &&
+                     inherited.sa_handler == SIG_IGN;
+        if (!nohup) sigaddset(&requests, numbers[i]);
     }
-    CHECK(pthread_sigmask(SIG_BLOCK, &requests, NULL) == 0, "cannot block signals");
+    CHECK(pthread_sigmask(SIG_BLOCK, &requests, &before) == 0, "cannot block signals");
+    signal(SIGUSR2, SIG_IGN); // mpirun passes it on like SIGUSR1
     signal(SIGPIPE, SIG_IGN); // a closed stdout must not end training
     signal(SIGXFSZ, SIG_IGN); // a file over its limit is an error of write(), with a message
 }
 
+void signals_release(void) {
+    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0, "cannot unblock signals");
+}
+
+void signals_wait(double seconds) {
+    struct timespec most = {.tv_sec = (time_t)seconds,
+                            .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    int number = sigtimedwait(&requests, NULL, &most);
+    if (number > 0) atomic_store(&received, number);
+}
+
 int signals_received(void) {
-    int number = sigtimedwait(&requests, NULL, &(struct timespec){0});
-    if (number > 0) received = number;
-    return received;
+    signals_wait(0);
+    return atomic_load(&received);
+}
+
+int signals_agreed(Group *world) {
+    double number = signals_received();
+    all_reduce_max(world, tensor_1d(&number, F64, 1), TRAFFIC_OTHER);
+    if (number > 0) atomic_store(&obeyed, true);
+    return (int)number;
+}
+
+int signals_unobeyed(void) {
+    return atomic_load(&obeyed) ? 0 : atomic_load(&received);
 }
 
 const char *signal_name(int number) {
     switch (number) {
     case SIGUSR1: return "SIGUSR1";
     case SIGTERM: return "SIGTERM";
+    case SIGHUP: return "SIGHUP";
     case SIGINT: return "SIGINT";
     default: return "a signal";
     }

@@ -1,12 +1,23 @@
-// Requests to stop: SIGUSR1, SIGTERM, SIGINT are noted and obeyed at the next step boundary.
+// Requests to stop: SIGUSR1, SIGTERM, SIGHUP and SIGINT are noted from the first instruction of main on and obeyed at the
+// next safe point: before the first step, after every step, and within a long evaluation. SIGUSR2 does nothing.
 #ifndef MOETRAIN_WORKER_SIGNALS_H
 #define MOETRAIN_WORKER_SIGNALS_H
 
-// Before any other thread of this program starts: they inherit what is blocked here. A second SIGINT or SIGTERM is not
-// special: the step boundary comes soon enough.
+#include "comm/process_groups.h"
+
+// The first thing that main does, before any other thread starts: they inherit what is blocked here. A second signal is
+// not special: the safe point comes soon enough. Under nohup SIGHUP stays ignored.
 void signals_install(void);
-// The last signal received by this process, or 0. Main thread only.
+// For work that has nothing to save: the signals end the process again, one that has come meanwhile at once.
+void signals_release(void);
+// Waits up to `seconds` for a request, notes it and returns at once when it comes. For a thread that computes nothing.
+void signals_wait(double seconds);
+// The last request that this process received, or 0.
 int signals_received(void);
+// The same for all ranks: a signal seen by any rank is obeyed by all. Collective over `world`.
+int signals_agreed(Group *world);
+// The last request as long as signals_agreed has not returned any, or 0.
+int signals_unobeyed(void);
 // "SIGUSR1"
 const char *signal_name(int number);
 

@@ -1,58 +1,81 @@
 #include "worker/watchdog.h"
 
+#include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <time.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "comm/collectives.h"
+#include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/run_lock.h"
+#include "worker/signals.h"
 
-enum { POLL_MILLISECONDS = 100, POLLS_A_CHECK = 10 };
+static const double POLL_SECONDS = 0.1;
+static const double PATIENCE_SECONDS = 0.3; // of somebody who has sent a signal and sees nothing
+enum { POLLS_A_CHECK = 10 };
 
 static pthread_t thread;
 static atomic_bool watching;
-static atomic_ulong beats;
-static _Atomic(const char *) phase_now = "start";
 static double timeout;
 
-// The clock counts polls that really ran: a whole machine that was suspended is not a hang.
+static _Noreturn void end_hang(double quiet_seconds) {
+    char host[256] = "?", when[LOG_TIME_BYTES];
+    gethostname(host, sizeof host - 1);
+    fprintf(stderr,
+            "moetrain: fatal: rank %d on %s: no progress for %.0f s in: %s; a rank that does "
+            "not say this is the one that stopped (run.hang_timeout sets the limit)%s\n",
+            log_rank(), host, quiet_seconds, heartbeat_phase(), log_time(when));
+    fflush(stderr);
+    _exit(EXIT_HANG);
+}
+
+// A signal that is not obeyed at once is at least confirmed: a step may take long, and mpirun does not wait for it.
+static void confirm_signal(int number) {
+    bool from_mpirun = number == SIGTERM && getenv("OMPI_COMM_WORLD_RANK");
+    log_info("%s received in: %s; stopping as soon as it ends%s", signal_name(number),
+             heartbeat_phase(),
+             from_mpirun ? ". mpirun kills its ranks one second after Ctrl-C or SIGTERM, which may be too "
+                           "soon to save: launcher/mpirun gives them the time"
+                         : "");
+}
+
 static void *watch(void *unused) {
-    unsigned long seen = atomic_load(&beats);
-    double quiet_seconds = 0;
+    unsigned long seen = heartbeat_count();
+    double quiet_seconds = 0, unobeyed_seconds = 0, begin = clock_seconds();
+    bool confirmed = false;
     int polls = 0;
     while (atomic_load(&watching)) {
-        struct timespec pause = {.tv_nsec = POLL_MILLISECONDS * 1000000L};
-        nanosleep(&pause, NULL);
-        if (++polls % POLLS_A_CHECK == 0) collectives_check(); // what failed behind our back
-        unsigned long now = atomic_load(&beats);
-        quiet_seconds = now == seen ? quiet_seconds + POLL_MILLISECONDS * 1e-3 : 0;
+        signals_wait(POLL_SECONDS);
+        // The clock counts polls that really ran: a whole machine that was suspended is not a hang.
+        double slept = clock_seconds() - begin, elapsed = fmin(slept, POLL_SECONDS);
+        begin += slept;
+        bool stopped = slept > POLLS_A_CHECK * POLL_SECONDS; // and another job may have taken the run meanwhile
+        if (++polls % POLLS_A_CHECK == 0 || stopped) {
+            collectives_check(); // what failed behind our back
+            run_lock_beat();
+        }
+        int number = signals_unobeyed();
+        unobeyed_seconds = number ? unobeyed_seconds + elapsed : 0;
+        if (unobeyed_seconds > PATIENCE_SECONDS && !confirmed) {
+            confirm_signal(number);
+            confirmed = true;
+        }
+        unsigned long now = heartbeat_count();
+        quiet_seconds = now == seen ? quiet_seconds + elapsed : 0;
         seen = now;
-        if (quiet_seconds <= timeout) continue;
-        char host[256] = "?";
-        gethostname(host, sizeof host - 1);
-        fprintf(stderr,
-                "moetrain: fatal: rank %d on %s: no progress for %.0f s in: %s; a rank that does "
-                "not say this is the "
-                "one that stopped (run.hang_timeout sets the limit)\n",
-                log_rank(), host, quiet_seconds, atomic_load(&phase_now));
-        fflush(stderr);
-        _exit(EXIT_HANG);
+        if (timeout > 0 && quiet_seconds > timeout) end_hang(quiet_seconds);
     }
     return unused;
 }
 
 void watchdog_start(double timeout_seconds) {
-    if (timeout_seconds <= 0) return;
     timeout = timeout_seconds;
     atomic_store(&watching, true);
     CHECK(pthread_create(&thread, NULL, watch, NULL) == 0, "cannot start the watchdog thread");
-}
-
-void watchdog_beat(const char *phase) {
-    atomic_store(&phase_now, phase);
-    atomic_fetch_add(&beats, 1);
 }
 
 void watchdog_stop(void) {

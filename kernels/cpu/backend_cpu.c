@@ -48,6 +48,13 @@ static void cpu_model(char *name, size_t bytes) {
     fclose(info);
 }
 
+// The matrix library and the instruction set that it has chosen.
+static void library_kind(char *text, size_t bytes) {
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(text, bytes, "oneDNN %d.%d.%d %s", v->major, v->minor, v->patch,
+             isa_name(dnnl_get_effective_cpu_isa()));
+}
+
 static bool available(Error *err) {
     (void)err;
     return true;
@@ -56,6 +63,7 @@ static bool available(Error *err) {
 static bool open_cpu_backend(Device *dev, int local_rank, int local_size, Error *err) {
     (void)local_rank, (void)local_size, (void)err;
     dev->fixed_order = true;
+    library_kind(dev->kind, sizeof dev->kind);
     return true;
 }
 
@@ -67,9 +75,7 @@ static void products_cpu(Device *dev, ProductLine say, void *context) {
 static void describe(const Device *dev, char *text, size_t bytes) {
     char model[72];
     cpu_model(model, sizeof model);
-    const dnnl_version_t *v = dnnl_version();
-    snprintf(text, bytes, "%s, oneDNN %d.%d.%d %s", model, v->major, v->minor, v->patch,
-             isa_name(dnnl_get_effective_cpu_isa()));
+    snprintf(text, bytes, "%s, %s", model, dev->kind);
 }
 
 const Backend cpu_backend = {

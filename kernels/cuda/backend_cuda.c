@@ -173,7 +173,7 @@ static bool open_backend(Device *dev, int local_rank, int local_size, Error *err
             "a host, check CUDA_VISIBLE_DEVICES, or use device: cpu",
             local_size, count, count == 1 ? "" : "s", count, count == 1 ? "" : "s");
     dev->state = calloc(1, sizeof(CudaState));
-    CHECK(dev->state, "no memory for a device");
+    CHECK_MEMORY(dev->state, "no memory for a device");
     if (open_gpu(dev, assigned ? 0 : local_rank, err)) return true;
     close_backend(dev);
     return false;

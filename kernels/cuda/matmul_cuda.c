@@ -128,11 +128,11 @@ static GroupedCall *grouped_call(Device *dev, int64_t groups) {
     CudaState *state = cuda_state(dev);
     if (!state->grouped_call) state->grouped_call = calloc(1, sizeof(GroupedCall));
     GroupedCall *call = state->grouped_call;
-    CHECK(call, "no memory for the calls of grouped products");
+    CHECK_MEMORY(call, "no memory for the calls of grouped products");
     if (call->room >= groups) return call;
     free(call->memory);
     int32_t *memory = malloc((size_t)(ARRAYS * groups) * sizeof *memory);
-    CHECK(memory, "no memory for %lld groups of matrices", (long long)groups);
+    CHECK_MEMORY(memory, "no memory for %lld groups of matrices", (long long)groups);
     *call = (GroupedCall){.room = groups, .memory = memory};
     int **arrays[] = {&call->m,   &call->n,   &call->k,   &call->lda,
                       &call->ldb, &call->ldc, &call->size};

@@ -71,7 +71,7 @@ typedef struct PlanTable { // state->matmul_plans
 static PlanTable *plan_table(Device *dev) {
     CudaState *state = cuda_state(dev);
     if (!state->matmul_plans) state->matmul_plans = calloc(1, sizeof(PlanTable));
-    CHECK(state->matmul_plans, "no memory for the table of matrix products");
+    CHECK_MEMORY(state->matmul_plans, "no memory for the table of matrix products");
     return state->matmul_plans;
 }
 
@@ -297,7 +297,7 @@ static bool trial_open(Device *dev, Trial *trial, MatrixProduct p) {
     all->c = take(dev, trial, c_bytes);
     trial->some = take(dev, trial, c_bytes);
     trial->want = malloc(2 * c_bytes);
-    CHECK(trial->want, "no memory to try an algorithm");
+    CHECK_MEMORY(trial->want, "no memory to try an algorithm");
     trial->got = trial->want + c_bytes;
     return true;
 }

@@ -1,4 +1,4 @@
-#include "worker/same_gpu.h"
+#include "worker/compare_products.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 static int first_that_differs(Group *world, char *own, char *theirs, int64_t bytes) {
     int ranks = group_size(world), found = -1;
     char *texts = calloc((size_t)ranks, (size_t)bytes);
-    CHECK(texts, "no memory for the texts of %d ranks", ranks);
+    CHECK_MEMORY(texts, "no memory for the texts of %d ranks", ranks);
     all_gather(world, tensor_1d(texts, U8, ranks * bytes), tensor_1d(own, U8, bytes),
                TRAFFIC_OTHER);
     for (int r = 1; r < ranks && found < 0; r++)
@@ -20,21 +20,6 @@ static int first_that_differs(Group *world, char *own, char *theirs, int64_t byt
     memcpy(own, texts, (size_t)bytes); // rank 0's
     free(texts);
     return found;
-}
-
-bool same_gpu_kind(const Session *session, Error *err) {
-    enum { BYTES = sizeof session->dev.kind };
-    char own[BYTES], theirs[BYTES];
-    if (session->dev.place == ON_HOST || !session->dev.fixed_order) return true;
-    memcpy(own, session->dev.kind, BYTES);
-    int rank = first_that_differs(session->groups.world, own, theirs, BYTES);
-    if (rank < 0) return true;
-    return error_set(
-        err, EXIT_COMMUNICATION,
-        "rank 0 computes on %s and rank %d on %s, which need not give the same bits; use one "
-        "kind of GPU and the same driver and libraries on all hosts, or "
-        "train.reproducible: run",
-        own, rank, theirs);
 }
 
 enum { TABLE_BYTES = 32 << 10 };
@@ -52,14 +37,14 @@ static void log_line(void *context, const char *line) {
     log_info("product of %s", line);
 }
 
-bool same_gpu_products(Session *session, Error *err) {
-    Device *dev = &session->dev;
+bool compare_products(Device *dev, Error *err) {
     device_products(dev, log_line, NULL);
     if (dev->place == ON_HOST || !dev->fixed_order) return true;
-    char *own = calloc(2, TABLE_BYTES), *theirs = own + TABLE_BYTES;
-    CHECK(own, "no memory for the table of products");
+    char *own = calloc(2, TABLE_BYTES);
+    CHECK_MEMORY(own, "no memory for the table of products");
+    char *theirs = own + TABLE_BYTES;
     device_products(dev, append, own);
-    int rank = first_that_differs(session->groups.world, own, theirs, TABLE_BYTES);
+    int rank = first_that_differs(comm_world(), own, theirs, TABLE_BYTES);
     if (rank >= 0) {
         size_t at = 0; // the first line that differs
         for (size_t i = 0; own[i] && own[i] == theirs[i]; i++)

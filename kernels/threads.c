@@ -1,0 +1,203 @@
+#include "kernels/threads.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LINE_BYTES = 2048, THREADS_MOST = 65536 };
+
+// ---- CPUs ----------------------------------------------------------------------------------------------
+
+// The set of CPUs that this process may run on, of any size; NULL: it cannot be asked. *bytes: its size. CPU_FREE it.
+static cpu_set_t *allowed_cpus(size_t *bytes) {
+    for (int cpus = CPU_SETSIZE; cpus <= 1 << 22; cpus *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)cpus);
+        if (!set) return NULL;
+        *bytes = CPU_ALLOC_SIZE((size_t)cpus);
+        if (sched_getaffinity(0, *bytes, set) == 0) return set;
+        CPU_FREE(set);
+        if (errno != EINVAL) return NULL; // EINVAL: the kernel knows more CPUs
+    }
+    return NULL;
+}
+
+static int count_cpus(void) {
+    size_t bytes = 0;
+    cpu_set_t *set = allowed_cpus(&bytes);
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    int count = set ? CPU_COUNT_S(bytes, set) : (int)(online > 0 ? online : 1);
+    CPU_FREE(set);
+    return count > 0 ? count : 1;
+}
+
+// FNV-1a, one word at a time.
+static const uint64_t no_key = 14695981039346656037u;
+
+static uint64_t key_add(uint64_t key, uint64_t word) {
+    return (key ^ word) * 1099511628211u;
+}
+
+uint64_t threads_cpus_key(void) {
+    size_t bytes = 0;
+    cpu_set_t *set = allowed_cpus(&bytes);
+    uint64_t key = no_key;
+    for (size_t cpu = 0; set && cpu < bytes * CHAR_BIT; cpu++)
+        if (CPU_ISSET_S(cpu, bytes, set)) key = key_add(key, cpu + 1);
+    CPU_FREE(set);
+    return key;
+}
+
+// ---- cgroups -------------------------------------------------------------------------------------------
+
+static FILE *open_below(const char *root, const char *folder, const char *file) {
+    char name[4 * LINE_BYTES];
+    if (snprintf(name, sizeof name, "%s%s/%s", root, folder, file) >= (int)sizeof name) return NULL;
+    return fopen(name, "r");
+}
+
+static bool has_word(const char *list, const char *word) { // "cpu,cpuacct"
+    size_t length = strlen(word);
+    for (const char *at = list; (at = strstr(at, word)); at += length) {
+        bool begins = at == list || at[-1] == ',';
+        if (begins && (at[length] == ',' || at[length] == 0)) return true;
+    }
+    return false;
+}
+
+// The cgroup of this process as /proc/self/cgroup names it: of version 2, or of version 1's controller `cpu`.
+static bool own_cgroup(const char *root, int version, char path[LINE_BYTES]) {
+    char line[LINE_BYTES];
+    bool found = false;
+    FILE *file = open_below(root, "/proc/self", "cgroup");
+    while (file && !found && fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = 0;
+        char *controllers = strchr(line, ':'), *name = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!name) continue;
+        *controllers++ = *name++ = 0;
+        found = version == 2 ? strcmp(line, "0") == 0 && !controllers[0] : has_word(controllers, "cpu");
+        if (found) snprintf(path, LINE_BYTES, "%s", name);
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+// Where that hierarchy is mounted, and which of its cgroups stands there (in a container not the topmost).
+static bool find_mount(const char *root, int version, char at[LINE_BYTES], char top[LINE_BYTES]) {
+    char line[LINE_BYTES], type[64], options[LINE_BYTES];
+    bool found = false;
+    FILE *file = open_below(root, "/proc/self", "mountinfo");
+    while (file && !found && fgets(line, sizeof line, file)) {
+        char *rest = strstr(line, " - "); // after any number of optional fields
+        if (!rest || sscanf(line, "%*s %*s %*s %2047s %2047s", top, at) != 2 ||
+            sscanf(rest, " - %63s %*s %2047s", type, options) != 2)
+            continue;
+        found = version == 2 ? strcmp(type, "cgroup2") == 0
+                             : strcmp(type, "cgroup") == 0 && has_word(options, "cpu");
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+// The quota in one cgroup's folder; 0: none.
+static double folder_cpus(const char *root, const char *folder, int version) {
+    char quota[32] = "";
+    double period = 0, allowed = 0;
+    FILE *file = open_below(root, folder, version == 2 ? "cpu.max" : "cpu.cfs_quota_us");
+    if (file) {
+        int fields = fscanf(file, "%31s %lf", quota, &period);
+        if (fields >= 1) allowed = strtod(quota, NULL); // "max" and -1 are no limit
+        fclose(file);
+    }
+    if (version == 1) {
+        file = open_below(root, folder, "cpu.cfs_period_us");
+        if (file && fscanf(file, "%lf", &period) != 1) period = 0;
+        if (file) fclose(file);
+    }
+    return allowed > 0 && period > 0 ? allowed / period : 0;
+}
+
+static double least_limit(double a, double b) {
+    return a > 0 && (b <= 0 || a < b) ? a : b;
+}
+
+static double hierarchy_cpus(const char *root, int version) {
+    char own[LINE_BYTES], at[LINE_BYTES], top[LINE_BYTES], folder[2 * LINE_BYTES];
+    if (!own_cgroup(root, version, own) || !find_mount(root, version, at, top)) return 0;
+    size_t shared = strcmp(top, "/") == 0 ? 0 : strlen(top);
+    bool below = strncmp(own, top, shared) == 0 && (own[shared] == '/' || own[shared] == 0);
+    // A path that does not lie below the mounted one belongs to another name space: what is mounted is ours.
+    snprintf(folder, sizeof folder, "%s%s", at, below && !strstr(own, "/..") ? own + shared : "");
+    double limit = 0;
+    for (size_t length = strlen(at);;) { // up to the mount, since an outer limit holds too
+        limit = least_limit(limit, folder_cpus(root, folder, version));
+        char *slash = strrchr(folder, '/');
+        if (!slash || strlen(folder) <= length) break;
+        *slash = 0;
+    }
+    return limit;
+}
+
+double threads_cgroup_cpus(const char *root) {
+    return least_limit(hierarchy_cpus(root, 1), hierarchy_cpus(root, 2));
+}
+
+uint64_t threads_cgroup_key(void) {
+    char path[LINE_BYTES];
+    uint64_t key = no_key;
+    for (int version = 1; version <= 2; version++)
+        for (const char *c = own_cgroup("", version, path) ? path : ""; *c; c++)
+            key = key_add(key, (unsigned char)*c);
+    return key;
+}
+
+// ---- the choice ----------------------------------------------------------------------------------------
+
+// OMP_NUM_THREADS: a number, or a list of them, one for each nesting level, of which the first is ours. 0: none.
+static int threads_of_environment(ThreadChoice *choice) {
+    const char *text = getenv("OMP_NUM_THREADS");
+    if (!text) return 0;
+    char *end;
+    errno = 0;
+    long number = strtol(text, &end, 10);
+    bool whole = end != text && strspn(end, " \t") == strcspn(end, ",");
+    if (whole && errno == 0 && number > 0 && number <= THREADS_MOST) return (int)number;
+    snprintf(choice->warning, sizeof choice->warning,
+             "OMP_NUM_THREADS is '%.32s', which is no number of threads: taken as unset", text);
+    return 0;
+}
+
+// The CPUs, and how many of them fall to a rank when `sharers` have them together: "2 ranks share 64 CPUs"
+static double share(double cpus, int sharers, const char *what, char *text, size_t bytes) {
+    int length = sharers > 1 ? snprintf(text, bytes, "%d ranks share ", sharers) : 0;
+    snprintf(text + length, bytes - (size_t)length, "%.4g CPU%s%s", cpus, cpus == 1 ? "" : "s", what);
+    return cpus / (sharers > 1 ? sharers : 1);
+}
+
+ThreadChoice threads_choose(int wanted, int cpu_sharers, int quota_sharers) {
+    ThreadChoice choice = {.threads = wanted};
+    if (wanted > 0) {
+        snprintf(choice.reason, sizeof choice.reason, "train.threads");
+        return choice;
+    }
+    choice.threads = threads_of_environment(&choice);
+    if (choice.threads > 0) {
+        snprintf(choice.reason, sizeof choice.reason, "OMP_NUM_THREADS");
+        return choice;
+    }
+    char quota_reason[sizeof choice.reason];
+    double quota = threads_cgroup_cpus("");
+    double most = share(count_cpus(), cpu_sharers, "", choice.reason, sizeof choice.reason);
+    if (quota > 0 && share(quota, quota_sharers, " that the cgroup allows", quota_reason,
+                           sizeof quota_reason) < most) {
+        most = quota / (quota_sharers > 1 ? quota_sharers : 1);
+        memcpy(choice.reason, quota_reason, sizeof quota_reason);
+    }
+    // Threads wait for each other, and one that the quota stops stops all: so a fraction of a CPU is left.
+    choice.threads = most > 1 ? (int)most : 1;
+    return choice;
+}
