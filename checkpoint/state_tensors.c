@@ -135,11 +135,45 @@ static bool read_run(CheckpointFile *file, TrainState *state, Error *err) {
                            err);
 }
 
+// Hashes stop accidents, not whoever makes a file by hand: a number is looked at before anything is computed from it.
+static bool check_numbers(const char *name, const int64_t *values, int64_t count, int64_t least,
+                          Error *err) {
+    const int64_t most = (int64_t)1 << 53; // sums of many of them stay inside 64 bits, and doubles hold them
+    for (int64_t i = 0; i < count; i++)
+        if (values[i] < least || values[i] > most)
+            return error_set(err, EXIT_CHECKPOINT, "%s holds %lld, but must lie from %lld to 2^53",
+                             name, (long long)values[i], (long long)least);
+    return true;
+}
+
+// Every whole number of these tensors is a count or a position: none is negative.
+static bool check_counts(const SavedTensor *tensors, int count, Error *err) {
+    for (int i = 0; i < count; i++) {
+        const SavedTensor *tensor = &tensors[i];
+        int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
+        if (tensor->dtype == I64 && !check_numbers(tensor->name, tensor->data, elements, 0, err))
+            return false;
+    }
+    return true;
+}
+
+static bool check_history(const UtilizationHistory *history, Error *err) {
+    if (!check_numbers("utilization/steps", history->steps, history->rows, 1, err)) return false;
+    for (int64_t row = 1; row < history->rows; row++)
+        if (history->step[row] <= history->step[row - 1])
+            return error_set(err, EXIT_CHECKPOINT,
+                             "utilization/step goes from %lld to %lld, but must rise",
+                             (long long)history->step[row - 1], (long long)history->step[row]);
+    return true;
+}
+
 bool state_read(CheckpointFile *file, TrainState *state, Error *err) {
     TrainState read = {0};
     SavedTensor tensors[STATE_TENSORS];
     state_tensors(&read, tensors);
-    if (!read_whole_tensors(file, tensors, COMPUTED_TENSORS, err)) return false;
+    if (!read_whole_tensors(file, tensors, COMPUTED_TENSORS, err) ||
+        !check_counts(tensors, COMPUTED_TENSORS, err))
+        return false;
     if (!memchr(read.data_id, 0, sizeof read.data_id))
         return error_set(err, EXIT_CHECKPOINT, "state/data_id is not terminated");
     if (!read_run(file, &read, err)) return false;
@@ -164,7 +198,8 @@ bool utilization_read(CheckpointFile *file, UtilizationHistory *history, Error *
     utilization_reserve(&read, step->shape[0]);
     read.rows = step->shape[0];
     utilization_tensors(&read, tensors);
-    bool ok = read_whole_tensors(file, tensors, UTILIZATION_TENSORS, err);
+    bool ok = read_whole_tensors(file, tensors, UTILIZATION_TENSORS, err) &&
+              check_counts(tensors, UTILIZATION_TENSORS, err) && check_history(&read, err);
     if (ok)
         *history = read;
     else

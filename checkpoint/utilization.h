@@ -6,7 +6,7 @@
 // It is bounded: when its room is full (4096 rows, fewer where they would take more than 256 MiB,
 // but at least 8) the older half of the rows is merged, two neighbours into one, so that sums stay
 // exact and only the resolution of what is long ago is halved. When that happens depends on the
-// shape and the number of rows alone, never on ranks or resumes.
+// shape and the number of rows alone, never on ranks or resumes. Nothing here is collective.
 #ifndef MOETRAIN_CHECKPOINT_UTILIZATION_H
 #define MOETRAIN_CHECKPOINT_UTILIZATION_H
 
@@ -32,7 +32,7 @@ typedef struct UtilizationHistory {
 } UtilizationHistory;
 
 // Takes all the memory the history will ever need (pages are touched as rows come); zeroed. Free
-// with utilization_free (legal on a zeroed struct). Not collective, like all of this file.
+// with utilization_free (legal on a zeroed struct).
 void utilization_init(UtilizationHistory *history, int64_t layers, int64_t experts);
 void utilization_free(UtilizationHistory *history);
 // Adds one step to the open row: arrays (layers, experts), entropy (layers) mean of the step.

@@ -10,8 +10,9 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/tree_cuda.h"
 
-// One of a group's two ways: a communicator, and the stream that its collectives run on. Sums have their own, so that the sum of a
-// layer's gradients does not stand before the tokens of the layer below it; no communicator is used on two streams.
+// One of a group's two ways: a communicator, and the stream that its collectives run on. Sums have their own,
+// so that the sum of a layer's gradients does not stand before the tokens of the layer below it; no
+// communicator is used on two streams.
 //
 // On every stream the collectives of all groups run in the order in which the program calls them, and the program calls all
 // collectives in the same order on every rank: no two ranks wait for each other in different communicators. Kernels of the two

@@ -16,6 +16,7 @@ void comm_init(int *argc, char ***argv);
 // Ends MPI; after it nothing of comm/ may be called. Collective over all ranks.
 void comm_finalize(void);
 
+// Not collective.
 int comm_rank(void); // 0 … comm_size()-1
 int comm_size(void);
 int comm_local_rank(void); // among the ranks of this host

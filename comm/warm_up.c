@@ -20,7 +20,7 @@ void collectives_warm_up(ProcessGroups groups, Device *dev, ReduceOrder order) {
     all_reduce_sum(groups.world, x, order, y, TRAFFIC_OTHER);
     all_reduce_sum(groups.expert_replicas, x, order, y, TRAFFIC_OTHER);
     int64_t *ones = malloc((size_t)peers * sizeof *ones);
-    CHECK(ones, "no memory for %lld counts", (long long)peers);
+    CHECK_MEMORY(ones, "no memory for %lld counts", (long long)peers);
     for (int64_t p = 0; p < peers; p++) ones[p] = 1;
     RowRuns there = {ones, NULL}, back = {ones, NULL};
     if (peers > 1)

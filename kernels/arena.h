@@ -8,7 +8,8 @@
 //
 // One layout function runs twice over an arena: in the measuring state (no memory, data == NULL) it finds
 // the size, so `moetrain plan` and the trainer cannot disagree; after arena_allocate it places the tensors.
-// Nothing allocates inside a training step. Memory is the device's, or the host's without one. Not thread-safe. Nothing here is collective.
+// Nothing allocates inside a training step. Memory is the device's, or the host's without one. Not
+// thread-safe. Nothing here is collective.
 #ifndef MOETRAIN_KERNELS_ARENA_H
 #define MOETRAIN_KERNELS_ARENA_H
 

@@ -45,8 +45,9 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) 
     if (!buffer || failed) {
         free(buffer);
         return error_set(err, EXIT_CONFIG, "%.400s: cannot read the configuration: %s", path,
-                         S_ISDIR(info.st_mode) ? "it is a folder; name a .yaml file, as config.yaml in a run's"
-                                               : strerror(errno));
+                         S_ISDIR(info.st_mode)
+                             ? "it is a folder; name a .yaml file, as config.yaml in a run's"
+                             : strerror(errno));
     }
     *text = buffer;
     *bytes = got;

@@ -11,9 +11,10 @@
 
 typedef struct DataFile DataFile;
 
-// Opens and validates a whole file: exists, not empty, what the vocabulary takes it for, whole tokens, every token inside the vocabulary. The scan is shared
-// among `readers` callers, this one being number `reader` (the ranks; 0 and 1 when alone): each checks its part, and the
-// caller makes the ranks agree. False with exit 3 and file, offset, value and fix. Not collective.
+// Opens and validates a whole file: exists, not empty, what the vocabulary takes it for, whole tokens, every
+// token inside the vocabulary. The scan is shared among `readers` callers, this one being number `reader`
+// (the ranks; 0 and 1 when alone): each checks its part, and the caller makes the ranks agree. False with
+// exit 3 and file, offset, value and fix. Not collective.
 bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabulary, int reader,
                     int readers, Error *err);
 void data_file_close(DataFile *file); // legal on NULL
@@ -21,7 +22,8 @@ void data_file_close(DataFile *file); // legal on NULL
 int64_t data_file_tokens(const DataFile *file);
 // Bytes of text that a token stands for on average; 0 when unknown.
 double data_file_bytes_per_token(const DataFile *file);
-// Size and XXH3-128 of up to 64 MiB (head, middle, tail) of the file: identity for the checkpoint. False with exit 3 on a read error.
+// Size and XXH3-128 of up to 64 MiB (head, middle, tail) of the file: identity for the checkpoint. False with
+// exit 3 on a read error.
 bool data_file_identity(const DataFile *file, char identity[40], Error *err);
 
 // Windows of T tokens (plus one target) in an epoch; 0 when the file is too short.

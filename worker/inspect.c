@@ -16,8 +16,9 @@ static void print_parameters(const CheckpointInfo *info, const MoeConfig *moe) {
         if (strncmp(tensor->name, "parameters/", 11) != 0) continue;
         int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
         total += elements;
-        active +=
-            strstr(tensor->name, ".moe.experts.") ? elements / moe->experts * moe->top_k : elements;
+        // As the configuration has it; where that knows no experts, the names do not count.
+        bool shared_out = moe->experts > 0 && strstr(tensor->name, ".moe.experts.");
+        active += shared_out ? elements / moe->experts * moe->top_k : elements;
     }
     printf("parameters     %lld, %lld active for a token\n", (long long)total, (long long)active);
 }

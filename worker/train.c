@@ -17,10 +17,23 @@
 #include "worker/starts.h"
 #include "worker/watchdog.h"
 
-// Called with sign -1 before a step and 1 after it: adds what was sent between.
-static void count_sent(Trainer *trainer, int sign) {
+// What this rank has sent so far, by kind.
+typedef struct Sent {
+    int64_t bytes[TRAFFIC_KINDS];
+} Sent;
+
+static Sent sent_so_far(void) {
+    Sent sent;
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
-        trainer->sent_in_steps[kind] += sign * traffic_sent_bytes((TrafficKind)kind);
+        sent.bytes[kind] = traffic_sent_bytes((TrafficKind)kind);
+    return sent;
+}
+
+// Only whole steps count: one that fails leaves nothing behind.
+static void count_sent(Trainer *trainer, Sent before) {
+    Sent now = sent_so_far();
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
+        trainer->sent_in_steps[kind] += now.bytes[kind] - before.bytes[kind];
 }
 
 // One optimizer step, top to bottom. Collective over all ranks.
@@ -29,7 +42,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     TrainState *state = &trainer->state;
     Model *model = &trainer->model;
     double begin = clock_seconds();
-    count_sent(trainer, -1);
+    Sent sent_before = sent_so_far();
     *row = (StepMetrics){.lr = lr_at(&config->optimizer, state->step, config->steps)};
 
     // Forward and backward over the micro-batches; gradients and statistics add up.
@@ -68,7 +81,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     state->step++;
     state->tokens += config->batch * config->context;
     report_utilization(trainer);
-    count_sent(trainer, 1);
+    count_sent(trainer, sent_before);
 
     trainer->last_loss = row->loss;
     row->step = state->step;

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 HANG_SECONDS = 120  # only a hang takes this long, also on a busy machine under sanitizers
 
@@ -203,7 +204,9 @@ def main(tests):
         try:
             test(Workspace(program))
             print(f"ok      {sentence} ({time.monotonic() - begin:.1f} s)", flush=True)
-        except AssertionError as error:
+        except Exception as error:  # also one of the script itself: the other tests run all the same
             failed += 1
+            if not isinstance(error, AssertionError):
+                traceback.print_exc()
             print(f"FAILED  {sentence} ({time.monotonic() - begin:.1f} s): {error}", flush=True)
     sys.exit(1 if failed else 0)

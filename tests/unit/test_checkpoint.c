@@ -415,6 +415,54 @@ static void the_table_is_read_without_reading_any_tensor(void **state) {
     checkpoint_free_info(&table);
 }
 
+// A file whose hashes hold and whose numbers cannot be.
+static void expect_refused(void (*spoil)(TrainState *state, UtilizationHistory *history),
+                           const char *word) {
+    Sample sample;
+    CheckpointInfo info;
+    Error err = {0};
+    sample_init(&sample, 5, 0, 1, false);
+    spoil(&sample.checkpoint.state, sample.checkpoint.utilization);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    assert_true(checkpoint_verify(file_of(sample.checkpoint.state.step), &err));
+    assert_false(checkpoint_load(file_of(sample.checkpoint.state.step), &sample.checkpoint, &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    assert_non_null(strstr(err.message, word));
+    assert_false(checkpoint_read_info(file_of(sample.checkpoint.state.step), &info, &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    sample_free(&sample);
+}
+
+static void negative_cursor(TrainState *state, UtilizationHistory *history) {
+    (void)history;
+    state->data_index = -1;
+}
+static void absurd_step_count(TrainState *state, UtilizationHistory *history) {
+    (void)history;
+    state->adam_steps = INT64_MAX;
+}
+static void negative_load(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    history->routed[1] = -5;
+}
+static void negative_open_load(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    history->open_dropped[0] = -5;
+}
+static void row_of_no_steps(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    history->steps[0] = 0;
+}
+
+static void numbers_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    expect_refused(negative_cursor, "state/data_index holds -1");
+    expect_refused(absurd_step_count, "state/adam_steps holds 9223372036854775807");
+    expect_refused(negative_load, "utilization/routed holds -5");
+    expect_refused(negative_open_load, "utilization/open/dropped holds -5");
+    expect_refused(row_of_no_steps, "utilization/steps holds 0");
+}
+
 static void save_changed(int64_t step, const char *config, int tensor, bool replicated) {
     Sample sample;
     Error err = {0};
@@ -550,6 +598,9 @@ int main(int argc, char **argv) {
         TEST(any_rows_can_be_loaded),
         TEST(info_tells_what_is_inside),
         TEST(the_table_is_read_without_reading_any_tensor),
+}
+
+        TEST(numbers_that_cannot_be_are_refused),
         TEST(the_digest_is_of_content_alone),
         TEST(the_digest_counts_choices_not_rows),
         TEST(a_dense_model_without_history_can_be_saved),
