@@ -41,8 +41,8 @@ typedef struct RunIdentity {
     char parent_run[RUN_ID_BYTES]; // the run whose checkpoint it began from; empty: none, or unknown
     int64_t parent_step;           // of that checkpoint; -1: none
     char began_from[CHECKPOINT_PATH_BYTES]; // its path, as `resume` or `init` gave it; empty: none
-    // 1: when this was saved, the last step was finite and its loss hardly above that of guessing (worker/save.c). Pruning spares the newest
-    // healthy checkpoint.
+    // 1: when this was saved, the last step was finite and its loss hardly above that of guessing
+    // (worker/save.c). Pruning spares the newest healthy checkpoint.
     int64_t healthy;
 } RunIdentity;
 
