@@ -208,23 +208,22 @@ static bool make_trial_file(const Paths *paths, Error *err) {
 
 bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
     const bool root = comm_rank() == 0;
-    ProcessGroups groups = process_groups_open(1, NULL);
     Paths paths = {0};
     bool ok = name_paths(&paths, run_dir, 0, err);
     if (ok && root) ok = make_trial_file(&paths, err) && file_check_limit(bytes, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (ok) {
         int fd = file_open_made_elsewhere(paths.temporary, O_WRONLY, err);
         if (fd >= 0) close(fd);
-        ok = fd >= 0 || error_prefix(err, "rank %d cannot save where rank 0 does", comm_rank());
+        ok = fd >= 0 || error_prefix(err, "what rank 0 writes into run.dir cannot be opened here; "
+                                          "choose a folder on a file system that all hosts share");
         ok = comm_agree(ok, err);
     }
     Error room = {0};
     if (root) unlink(paths.temporary);
     if (ok && root && !directory_check_room(paths.directory, bytes, &room))
         log_warn("%s; training begins all the same", room.message);
-    barrier(groups.world); // what was removed is gone when any rank returns
-    process_groups_close(&groups);
+    barrier(comm_world()); // what was removed is gone when any rank returns
     return ok;
 }
 
@@ -283,7 +282,7 @@ static bool same_file(const char *path, const FileHeader *header, Error *err) {
              (long long)header->file_bytes);
     for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
         snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
-    snprintf(fact.note, sizeof fact.note, "%.191s", path);
+    snprintf(fact.note, sizeof fact.note, "%s", path);
     return rank_facts_compare(&fact, 1, err);
 }
 

@@ -41,7 +41,7 @@ typedef struct RunIdentity {
     char parent_run[RUN_ID_BYTES]; // the run whose checkpoint it began from; empty: none, or unknown
     int64_t parent_step;           // of that checkpoint; -1: none
     char began_from[CHECKPOINT_PATH_BYTES]; // its path, as `resume` or `init` gave it; empty: none
-    // 1: when this was saved, the last step was finite and its loss no worse than guessing. Pruning spares the newest
+    // 1: when this was saved, the last step was finite and its loss hardly above that of guessing (worker/save.c). Pruning spares the newest
     // healthy checkpoint.
     int64_t healthy;
 } RunIdentity;
@@ -105,6 +105,9 @@ bool checkpoint_read_config(const char *path, char **config_yaml, Error *err);
 
 // The state stored in a checkpoint. Reads and checks only manifest and state. Not collective.
 bool checkpoint_read_state(const char *path, TrainState *state, Error *err);
+
+// The global shape of a stored tensor. Reads and checks only the manifest. Not collective.
+bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err);
 
 // State, tensor table in name order (data NULL, replicated false, first 0, count shape[0]) and
 // utilization of a file, for `inspect`. Verifies the whole file. Allocates; free with

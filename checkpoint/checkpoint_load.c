@@ -129,7 +129,17 @@ bool checkpoint_read_state(const char *path, TrainState *state, Error *err) {
     return ok;
 }
 
-// Whether a dataset belongs to what was computed, not to how, when or how often it was looked at.
+bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    const Dataset *dataset = manifest_find(&file.manifest, name);
+    bool ok = dataset || error_set(err, EXIT_CHECKPOINT, "%s: holds no %s", path, name);
+    if (ok) memcpy(shape, dataset->shape, sizeof dataset->shape);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
+// Whether a dataset belongs to what was computed, not to how, when, in which run or how often it was looked at.
 static bool in_digest(const char *name) {
     return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
            strncmp(name, "utilization/", 12) != 0;

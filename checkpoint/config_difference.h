@@ -12,7 +12,7 @@ typedef enum KeyKind {
     KIND_FREE,     // changes no result: where and how, not what
     KIND_COURSE,   // changes where training goes from here on
     KIND_FUNCTION, // changes what the stored weights compute
-    KIND_STATE,    // changes what else is stored means, or what the run is; the weights alone do not care
+    KIND_STATE, // changes what else is stored means, or what the run is; the weights alone do not care
 } KeyKind;
 // "free", "course", or "function" for both of the last, which are refused alike on resume.
 const char *key_kind_name(KeyKind kind);
@@ -22,7 +22,8 @@ typedef struct KeyRule {
     const char *key; // NULL ends an array of rules
     KeyKind kind;
     const char *initial; // the default; NULL: must be given, or is derived
-    const char *derived; // how the present value was derived, naming the keys it follows from; NULL: it was not
+    const char *
+        derived; // how the present value was derived, naming the keys it follows from; NULL: it was not
 } KeyRule;
 
 // One key whose value differs.

@@ -11,6 +11,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/heartbeat.h"
+
+enum { PIECE_BYTES = 16 << 20 }; // of reading and writing between two signs of life
+
+static size_t piece(size_t bytes) {
+    watchdog_beat(NULL);
+    return bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
+}
+
 enum { LOOKS_FOR_A_NEW_FILE = 15, LOOK_MILLISECONDS = 200 };
 
 int (*file_io_fault)(const char *call) = NULL;
@@ -70,7 +79,7 @@ bool file_rename(const char *from, const char *to, Error *err) {
 bool file_write_at(int fd, const void *data, size_t bytes, int64_t offset, Error *err) {
     const char *from = data;
     while (bytes > 0) {
-        ssize_t written = fails("pwrite") ? -1 : pwrite(fd, from, bytes, offset);
+        ssize_t written = fails("pwrite") ? -1 : pwrite(fd, from, piece(bytes), offset);
         if (written < 0 && errno == EINTR) continue;
         if (written <= 0)
             return error_set(err, EXIT_IO, "cannot write %zu bytes at offset %lld: %s", bytes,
@@ -85,7 +94,7 @@ bool file_write_at(int fd, const void *data, size_t bytes, int64_t offset, Error
 bool file_read_at(int fd, void *data, size_t bytes, int64_t offset, Error *err) {
     char *to = data;
     while (bytes > 0) {
-        ssize_t got = fails("pread") ? -1 : pread(fd, to, bytes, offset);
+        ssize_t got = fails("pread") ? -1 : pread(fd, to, piece(bytes), offset);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return error_set(err, EXIT_IO, "cannot read %zu bytes at offset %lld: %s", bytes,

@@ -20,8 +20,7 @@ static const char MOVING[] = ".moving";
 // where such a folder exists.
 static void name_folder(char name[NAME_MAX], const char *run, int64_t step, int number) {
     char part[48] = "whole", again[16] = "";
-    if (step != GOING_BACK_WHOLE)
-        snprintf(part, sizeof part, "from-step-%08lld", (long long)step);
+    if (step != GOING_BACK_WHOLE) snprintf(part, sizeof part, "from-step-%08lld", (long long)step);
     if (number > 1) snprintf(again, sizeof again, "-%d", number);
     snprintf(name, NAME_MAX, "abandoned-%.8s-%s%s", run[0] ? run : "unknown", part, again);
 }
@@ -43,8 +42,8 @@ static bool join(char path[PATH_MAX], const char *folder, const char *name, Erro
 }
 
 static bool move(const char *from, const char *to, Error *err) {
-    return rename(from, to) == 0 || error_set(err, EXIT_IO, "cannot rename %s to %s: %s", from, to,
-                                              strerror(errno));
+    return rename(from, to) == 0 ||
+           error_set(err, EXIT_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
 }
 
 // Under a temporary name until it is whole. A file that does not exist is no error.
@@ -55,8 +54,8 @@ static bool copy_file(const char *from, const char *to, Error *err) {
     if (in < 0 && errno == ENOENT) return true;
     if (in < 0) return error_set(err, EXIT_IO, "cannot open %s: %s", from, strerror(errno));
     int out = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-    bool ok = out >= 0 ||
-              error_set(err, EXIT_IO, "cannot create %s: %s", temporary, strerror(errno));
+    bool ok =
+        out >= 0 || error_set(err, EXIT_IO, "cannot create %s: %s", temporary, strerror(errno));
     for (int64_t offset = 0; ok;) {
         ssize_t got = pread(in, chunk, sizeof chunk, offset);
         if (got < 0 && errno == EINTR) continue;
@@ -74,8 +73,8 @@ static bool copy_file(const char *from, const char *to, Error *err) {
 
 // Steps 2 to 4; any of it may have been done before.
 static bool finish(const char *run_dir, const char *folder, int64_t step, Error *err) {
-    char checkpoints[PATH_MAX], moving[PATH_MAX], final[PATH_MAX], metrics[PATH_MAX], from[PATH_MAX],
-        to[PATH_MAX];
+    char checkpoints[PATH_MAX], moving[PATH_MAX], final[PATH_MAX], metrics[PATH_MAX],
+        from[PATH_MAX], to[PATH_MAX];
     CheckpointList list;
     if (!join(checkpoints, run_dir, "checkpoints", err) ||
         !join(moving, checkpoints, folder, err) || !join(metrics, run_dir, "metrics.jsonl", err) ||
@@ -101,9 +100,10 @@ static bool finish(const char *run_dir, const char *folder, int64_t step, Error 
     ok = ok && directory_sync(moving, err) && move(moving, final, err) &&
          directory_sync(checkpoints, err);
     if (ok)
-        log_info("going back: what came later is now in %s, checkpoints (%lld) and metrics.jsonl as "
-                 "it was; nothing was removed",
-                 final, (long long)moved);
+        log_info(
+            "going back: what came later is now in %s, checkpoints (%lld) and metrics.jsonl as "
+            "it was; nothing was removed",
+            final, (long long)moved);
     return ok;
 }
 

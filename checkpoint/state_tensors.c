@@ -110,9 +110,9 @@ static bool read_short_text(CheckpointFile *file, const char *name, char *out, s
     char *text = NULL;
     if (!text_read(file, name, &text, err)) return false;
     size_t length = strlen(text);
-    bool legal = hex ? (length == 0 || length == room - 1) &&
-                           text[strspn(text, "0123456789abcdef")] == 0
-                     : true;
+    bool legal =
+        hex ? (length == 0 || length == room - 1) && text[strspn(text, "0123456789abcdef")] == 0
+            : true;
     for (size_t i = 0; i < length; i++) legal = legal && (unsigned char)text[i] >= ' ';
     if (legal) snprintf(out, room, "%s", text);
     free(text);

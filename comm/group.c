@@ -30,7 +30,8 @@ Group *group_open(int color, Device *dev) {
     for (int i = 0; i < MAX_PENDING; i++) {
         size_t others = (size_t)group->size - 1;
         group->exchanges[i].requests = calloc(2 * others + 1, sizeof(MPI_Request));
-        CHECK_MEMORY(group->exchanges[i].requests, "no memory for the requests of %d ranks", group->size);
+        CHECK_MEMORY(group->exchanges[i].requests, "no memory for the requests of %d ranks",
+                     group->size);
     }
     if (dev && dev->place == ON_DEVICE) device_transport()->attach(group, dev);
     return group;

@@ -1,7 +1,10 @@
 // All large memory. An arena is one block, filled from the bottom, owned as a whole.
 //
 //   |tensor|gap|tensor|gap|....free....|
-//          ^ starts are 64-byte aligned; under ASan the gaps are poisoned red zones
+//          ^ starts are 64-byte aligned
+//
+// Under ASan the gaps of host memory are poisoned red zones. So that they stay, nothing is then laid over anything else: released
+// memory is not used again and shared memory is memory of its own. Sizes measured there are larger.
 //
 // One layout function runs twice over an arena: in the measuring state (no memory, data == NULL) it finds
 // the size, so `moetrain plan` and the trainer cannot disagree; after arena_allocate it places the tensors.
@@ -39,7 +42,7 @@ Tensor arena_3d(Arena *arena, DType dtype, int64_t n0, int64_t n1, int64_t n2);
 // must be one of host memory. device_download and device_upload then move the bytes, or do nothing.
 Tensor arena_mirror(Arena *arena, Tensor x);
 
-// Scratch discipline: everything placed after the mark is given back by the release.
+// Scratch discipline: everything placed after the mark is given back by the release; the next tensors lie in its place.
 size_t arena_mark(const Arena *arena);
 void arena_release(Arena *arena, size_t mark);
 

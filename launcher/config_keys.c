@@ -259,7 +259,7 @@ const ConfigKey CONFIG_KEYS[] = {
         "where a branch of its run begins, or goes on once run.dir holds a checkpoint of that branch",
         "auto", "never", "must"),
     NAMES("resume.allow", FREE, resume_allow,
-        "function keys that may differ from the checkpoint's all the same (their kind: moetrain help KEY)"),
+        "function keys that may differ from the checkpoint's all the same; `moetrain help KEY` tells the kind of a key"),
     PATH("init", FREE, init, "",
         "checkpoint whose weights a new run begins with, at step 0 with a new optimizer, also on other data of the same "
         "vocabulary; once run.dir holds a checkpoint the run goes on from that; empty: random weights"),

@@ -282,6 +282,30 @@ static int64_t largest_common_divisor(int64_t a, int64_t b) {
     return b == 0 ? a : largest_common_divisor(b, a % b);
 }
 
+// Decides parallel.expert where it is left open. False when it does not divide the ranks.
+static bool decide_expert_parallel(const Config *config, int ranks, TrainConfig *train,
+                                   Error *err) {
+    const MoeConfig *moe = &train->model.moe;
+    char list[160];
+    if (moe->experts == 0) train->expert_parallel = 1;
+    if (train->expert_parallel == 0)
+        train->expert_parallel = largest_common_divisor(ranks, moe->experts);
+    if (ranks % train->expert_parallel == 0) return true;
+    list_divisors(ranks, moe->experts, list);
+    return broken(config, err, "parallel.expert", "moe.experts",
+                  "parallel.expert (%lld) does not divide the %d ranks; set it to one of %s, "
+                  "or leave it out",
+                  (long long)train->expert_parallel, ranks, list);
+}
+
+bool config_resolve_ranks(const Config *config, int ranks, TrainConfig *train, Error *err) {
+    *train = config->train;
+    bool stored = config->origins[config_key_find("parallel.expert")].kind != ORIGIN_COMMAND_LINE;
+    if (stored && train->expert_parallel > 0 && ranks % train->expert_parallel != 0)
+        train->expert_parallel = 0;
+    return decide_expert_parallel(config, ranks, train, err);
+}
+
 bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Error *err) {
     *train = config->train;
     MoeConfig *moe = &train->model.moe;
@@ -302,19 +326,8 @@ bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Err
                       "%lld micro-batches, not a power of two; set train.shards=%lld",
                       ranks, (long long)shards / ranks, (long long)train->shards,
                       (long long)train->micro_batches, (long long)ranks * train->micro_batches);
-    if (moe->experts == 0) {
-        train->expert_parallel = 1;
-        return true;
-    }
-    if (train->expert_parallel == 0)
-        train->expert_parallel = largest_common_divisor(ranks, moe->experts);
-    if (ranks % train->expert_parallel != 0) {
-        list_divisors(ranks, moe->experts, list);
-        return broken(config, err, "parallel.expert", "moe.experts",
-                      "parallel.expert (%lld) does not divide the %d ranks; set it to one of %s, "
-                      "or leave it out",
-                      (long long)train->expert_parallel, ranks, list);
-    }
+    if (!decide_expert_parallel(config, ranks, train, err)) return false;
+    if (moe->experts == 0) return true;
     int64_t replicas = ranks / train->expert_parallel, pieces = replicas * train->micro_batches;
     if (exact && moe->max_expert_replicas % pieces != 0)
         return broken(config, err, "moe.max_expert_replicas", "train.shards",

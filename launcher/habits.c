@@ -224,7 +224,7 @@ static bool number_meant(const char *text, double *value) {
     char plain[64];
     size_t used = 0;
     for (; *text && used < sizeof plain - 1; text++)
-        if (!strchr("_ \t'", *text)) plain[used++] = *text;
+        if (!strchr("_ \t'\"", *text)) plain[used++] = *text;
     plain[used] = '\0';
     const char *comma = strchr(plain, ',');
     if (comma && strlen(comma) == 4 && isdigit((unsigned char)plain[0])) { // thousands
@@ -281,20 +281,23 @@ bool path_is_habit(const char *text) {
     return strcmp(text, "~") == 0 || strncmp(text, "~/", 2) == 0 || strcasecmp(text, "null") == 0;
 }
 
-static void advise_path(const char *text, char advice[160]) {
-    if (path_is_habit(text) && text[1] != '/')
+static void advise_path(const ConfigKey *key, const char *text, char advice[160]) {
+    bool required = !key->initial && !key->derived;
+    if (!text[0])
+        snprintf(advice, 160, "; name a file%s", required ? "" : ", or leave the key out");
+    else if (strncmp(text, "~/", 2) == 0)
         snprintf(advice, 160,
-                 "; leave the key out, or write \"\" for none; a file of this name is ./%s", text);
-    else if (path_is_habit(text))
-        snprintf(advice, 160,
-                 "; '~' is not replaced here: write the whole path, or ./~… for a "
+                 "; '~' is not replaced here: write the whole path, or ./~/… for a "
                  "folder of this name");
+    else if (path_is_habit(text))
+        snprintf(advice, 160, "; name a file%s; a file of this name is ./%s",
+                 required ? "" : ", or leave the key out", text);
 }
 
 void habit_value(const ConfigKey *key, const char *text, char advice[160]) {
     advice[0] = '\0';
     if (key->type == KEY_PATH)
-        advise_path(text, advice);
+        advise_path(key, text, advice);
     else if (is_null(text))
         snprintf(advice, 160, "; write a value, or leave the key out for its default%s%s%s",
                  key->initial ? " (" : "", key->initial ? key->initial : "",

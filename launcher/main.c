@@ -1,6 +1,6 @@
 // From the shell to a configured rank. Training, evaluation and generation are collective: rank 0 reads the
 // configuration, every rank gets its bytes, and all ranks leave with one exit code. Everything else works without
-// MPI and speaks once when it is started under mpirun all the same.
+// MPI; started under mpirun all the same it speaks once.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,12 +59,14 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 
 // ---- verbs of all ranks ----------------------------------------------------------------------------------
 
-// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked. Collective over all ranks.
+// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked, with the same answer everywhere.
+// Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
     if (!comm_follow(ok, err)) return false;
     broadcast(comm_world(), config, sizeof *config, 0);
-    return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere
+    return reads_checkpoint(line->verb) ? config_resolve_ranks(config, comm_size(), train, err)
+                                        : config_check_ranks(config, comm_size(), train, err);
 }
 
 static int run_collective(const CommandLine *line, Error *err) {
@@ -143,19 +145,18 @@ int main(int argc, char **argv) {
     bool ok = cli_parse(&line, argc, argv, &err);
     if (!ok && argc < 2 && rank == 0) cli_print_usage(stderr);
     bool collective =
-        ok ? line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE
-           : is_launched(); // the others may have been told something else
-    if (ok && !collective && rank > 0) return EXIT_DONE; // rank 0 speaks
-
-    if (collective) {
+        ok && (line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE);
+    bool together = collective || is_launched();
+    if (together) { // also where one rank needs no others: they may have been told something else
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
-    } else {
-        signals_release();
     }
+    if (!collective) signals_release();
     int exit_code = err.exit_code;
-    if (ok) exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
+    if (ok && collective) exit_code = run_collective(&line, &err);
+    if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks
+    if (ok && !collective && together) broadcast(comm_world(), &exit_code, sizeof exit_code, 0);
     if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
-    if (collective) comm_finalize();
+    if (together) comm_finalize();
     return exit_code;
 }

@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#include "kernels/heartbeat.h"
+
 void block_declare(Block *block, Work *work, int64_t layer, int64_t moe_layer) {
     char name[PARAM_NAME_BYTES];
     block->first_param = work->params->count;
@@ -34,12 +36,14 @@ static Residual feed_forward_half(Block *block, Work *work, Statistics *stats, T
 }
 
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in) {
+    watchdog_beat(NULL);
     Tensor x = norm_forward(&block->attention_norm, work, in);
     attention_layer_forward(&block->attention, work, block->branch, block->attention_norm.out);
     return feed_forward_half(block, work, stats, x);
 }
 
 void block_backward(Block *block, Work *work, Tensor dx) {
+    watchdog_beat(NULL);
     block->slot.kind->backward(&block->slot, work, block->branch,
                                work_stored(work, block->dout, dx));
     norm_backward(&block->ffn_norm, work, dx, block->branch);

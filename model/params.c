@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/heartbeat.h"
 #include "kernels/rng.h"
 
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis
@@ -63,21 +64,27 @@ int64_t param_elements(const Param *row) {
 }
 
 // The elements of one row into host memory.
+enum { PIECE = 1 << 22 }; // elements between two signs of life
+
 static void init_row(const Param *row, float *w, RngStream stream) {
     int64_t stride = row_stride(row), local = row->count * stride;
     int64_t first = row->first * stride; // global number of the first local element
+    for (int64_t begin = 0; begin < local; begin += PIECE) {
+        int64_t end = begin + PIECE < local ? begin + PIECE : local;
+        watchdog_beat(NULL);
 #pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < local; k++) {
-        switch (row->init) {
-        case INIT_NORMAL:
-            w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
-            break;
-        case INIT_ONES:
-            w[k] = 1;
-            break;
-        case INIT_ZEROS:
-            w[k] = 0;
-            break;
+        for (int64_t k = begin; k < end; k++) {
+            switch (row->init) {
+            case INIT_NORMAL:
+                w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
+                break;
+            case INIT_ONES:
+                w[k] = 1;
+                break;
+            case INIT_ZEROS:
+                w[k] = 0;
+                break;
+            }
         }
     }
 }

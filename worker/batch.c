@@ -21,6 +21,14 @@ void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t r
     layout(batch);
 }
 
+size_t batch_bytes(int64_t B, int64_t T) {
+    BatchBuffer batch = {.B = B, .T = T};
+    arena_measure(&batch.arena, "batch", NULL);
+    arena_measure(&batch.host_arena, "batch", NULL);
+    layout(&batch);
+    return batch.arena.peak_bytes + batch.host_arena.peak_bytes;
+}
+
 void batch_close(BatchBuffer *batch) {
     arena_free(&batch->arena);
     arena_free(&batch->host_arena);

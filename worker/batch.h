@@ -17,6 +17,8 @@ typedef struct BatchBuffer {
 } BatchBuffer;
 
 void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t rank, int64_t ranks);
+// Bytes of the host's side. Not collective.
+size_t batch_bytes(int64_t B, int64_t T);
 void batch_close(BatchBuffer *batch); // legal on a zeroed struct
 
 // The micro-batch that starts at the cursor. The error is the same on every rank. Collective over all ranks.

@@ -30,11 +30,13 @@ static bool read_characters(const FileReader *file, TakeCharacter take, void *co
             Character c = {.bytes = piece + at, .offset = start + at};
             c.length = utf8_decode(c.bytes, (size_t)(bytes - at), &c.code_point);
             if (c.length == 0 && bytes - at < 4 && bytes < rest) break; // goes on in the next piece
-            ok = c.length > 0 ? take(context, &c, err)
-                              : error_set(err, EXIT_DATA,
-                                          "%s: byte %lld (0x%02X) does not continue valid UTF-8; "
-                                          "convert the file or set data.format: bytes",
-                                          file->path, (long long)c.offset, c.bytes[0]);
+            ok = c.length > 0
+                     ? take(context, &c, err)
+                     : error_set(err, EXIT_DATA,
+                                 "%s: byte %lld (0x%02X) does not continue valid UTF-8; "
+                                 "convert the file (iconv -f WINDOWS-1252 -t UTF-8, if it is "
+                                 "Western text) or set data.format: bytes",
+                                 file->path, (long long)c.offset, c.bytes[0]);
             at += c.length;
         }
         start += at;

@@ -10,15 +10,16 @@
 // may mean something else by the same bytes. Exit 7 for another program, 2 for other words. Collective over all ranks.
 bool compare_programs(int word_count, char *const *words, Error *err);
 
-// Kind of processor or GPU, and what it makes of the same numbers. Under `ranks` a difference is exit 7, otherwise a warning.
+// Kind of processor or GPU, and what it makes of the same numbers. Under `ranks` a difference is exit 7, otherwise a warning; a
+// CPU beside a GPU is always exit 7.
 // Collective over all ranks.
 bool compare_devices(Device *dev, Reproducible reproducible, Error *err);
 
 // The tokens of a vocabulary: how many, and which. Exit 3. Collective over all ranks.
 bool compare_vocabularies(const Vocabulary *vocabulary, Error *err);
 
-// The content of the data file that `key` names. Exit 3. Collective over all ranks.
+// The content of the data file that `key` names, as hashes in words. Exit 3. Collective over all ranks.
 bool compare_data_files(const char *key, const char *path, const DataFile *file,
-                        const char *identity, Error *err);
+                        const char *content, Error *err);
 
 #endif

@@ -12,8 +12,8 @@ enum {
     LEAST_BYTES = 24, // fewer say nothing about what they are
     LEAST_CONTROLS = 4,
     LEAST_TEXT_DISTINCT = 4, // the four bases; fewer are a pattern of numbers
-    LEAST_NUMBERS =
-        24, // all in the lanes where wider numbers have theirs: by chance once in 2^24 files
+    // All where wider numbers have their low halves, and none elsewhere: by chance once in 2^24 files.
+    LEAST_NUMBERS = 24,
     LEAST_DISTINCT = 8,  // a toy of a few tokens may well have one of them in every second place
     MANY_DISTINCT = 128, // the same where the other places are small instead of zero
 };
@@ -297,17 +297,17 @@ static int count_distinct_halves(const Sample *sample) {
 typedef struct WideNumbers {
     const char *name, *numpy;
     int bytes;
-    uint8_t zero;          // lanes that hold nothing
-    uint8_t small;         // lanes that hold at most 3
-    uint8_t used[2];       // of each of these, some lane is used often
-    const char *other_fix; // beside a conversion to two bytes; NULL: none
+    bool big_endian;
+    uint8_t zero;    // lanes that hold nothing
+    uint8_t small;   // lanes that hold at most 3
+    uint8_t used[2]; // of each of these, some lane is used often
 } WideNumbers;
 
 static const WideNumbers WIDE_NUMBERS[] = {
-    {"int64", "<i8", 8, 0xF8, 0x04, {0x03, 0x03}, NULL},
-    {"big-endian int64", ">i8", 8, 0x1F, 0x20, {0xC0, 0xC0}, NULL},
-    {"int32", "<i4", 4, 0x88, 0x44, {0x03, 0x30}, "data.format=uint32 reads it, or "},
-    {"big-endian int32", ">i4", 4, 0x11, 0x22, {0x0C, 0xC0}, NULL},
+    {"int64", "<i8", 8, false, 0xF8, 0x04, {0x03, 0x03}},
+    {"big-endian int64", ">i8", 8, true, 0x1F, 0x20, {0xC0, 0xC0}},
+    {"int32", "<i4", 4, false, 0x88, 0x44, {0x03, 0x30}},
+    {"big-endian int32", ">i4", 4, true, 0x11, 0x22, {0x0C, 0xC0}},
 };
 enum { WIDE_COUNT = sizeof WIDE_NUMBERS / sizeof *WIDE_NUMBERS };
 
@@ -419,17 +419,23 @@ static bool check_numbers(const FileReader *file, DataFormat format, const Sampl
                          file->path, data_format_name(format));
     bool large;
     const WideNumbers *wide = find_wide_numbers(sample, format == DATA_UINT16 ? 2 : 4, &large);
-    bool to_wide = wide && (large || format == DATA_UINT32);
-    if (wide)
-        return error_set(
-            err, EXIT_DATA,
-            "%s: looks like %s token numbers, but is read as %s (%s); %sconvert it: "
-            "python3 -c \"import numpy as np; np.fromfile('FILE', '%s')"
-            ".astype('%s').tofile('NEW.bin')\"%s" TRUST,
-            file->path, wide->name, data_format_name(format),
-            wide->bytes == 4 ? "every second one is 0 or tiny" : "most are 0 in the same places",
-            wide->other_fix ? wide->other_fix : "", wide->numpy, to_wide ? "<u4" : "<u2",
-            to_wide && format == DATA_UINT16 ? " and set data.format=uint32" : "");
+    if (wide) {
+        bool two_bytes = format == DATA_UINT16 && !large,
+             set = wide->bytes == 4 && !wide->big_endian;
+        char convert[160];
+        snprintf(convert, sizeof convert,
+                 "convert it: python3 -c \"import numpy as np; np.fromfile('FILE', '%s')"
+                 ".astype('%s').tofile('NEW.bin')\"%s",
+                 wide->numpy, two_bytes ? "<u2" : "<u4",
+                 format == DATA_UINT16 && large ? " and set data.format=uint32" : "");
+        return error_set(err, EXIT_DATA,
+                         "%s: looks like %s token numbers, but is read as %s (%s); %s%s%s" TRUST,
+                         file->path, wide->name, data_format_name(format),
+                         wide->bytes == 4 ? "every second one is 0 or tiny"
+                                          : "most are 0, always in the same places",
+                         set ? "set data.format=uint32" : "", set && two_bytes ? ", or " : "",
+                         two_bytes || !set ? convert : "");
+    }
     if (format == DATA_UINT16 && is_big_endian_16(sample))
         return error_set(err, EXIT_DATA,
                          "%s: looks like big-endian uint16 token numbers, but is read as "
@@ -467,13 +473,15 @@ static double share_inside(const Sample *sample, int width, bool big_endian, int
     return count > 0 ? (double)inside / (double)count : 0;
 }
 
-void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size,
+void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size, bool fixed,
                         int64_t token, char advice[512]) {
     static const char RAISE[] =
         "raise data.vocab_size, or check data.format and the tokenizer that "
         "wrote the file";
     static const char OTHER[] = "check data.format and the tokenizer that wrote the file, or raise "
                                 "data.vocab_size";
+    static const char FIXED[] = "the checkpoint's vocabulary cannot grow: write the file with the "
+                                "tokenizer that it was trained with";
     int width = format == DATA_UINT16 ? 2 : 4;
     Error ignored = {0};
     Sample *sample = malloc(sizeof *sample);
@@ -499,6 +507,6 @@ void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab
             "as int32 it is %lld, a mark such as for padding, not a token: take such marks out",
             (long long)token - ((long long)1 << 32));
     else
-        snprintf(advice, 512, "%s", near ? RAISE : OTHER);
+        snprintf(advice, 512, "%s", fixed ? FIXED : near ? RAISE : OTHER);
     free(sample);
 }

@@ -14,8 +14,9 @@ const char *data_format_name(DataFormat format); // as in the configuration
 // known first bytes count.
 bool data_format_check(const FileReader *file, DataFormat format, Error *err);
 
-// Of a file of token numbers with a token outside the vocabulary: the likely cause and its fix, without a full stop.
-void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size,
+// Of a file of token numbers with a token outside the vocabulary: the likely cause and its fix, without a full stop. fixed: the
+// vocabulary is a checkpoint's and cannot grow.
+void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size, bool fixed,
                         int64_t token, char advice[512]);
 
 #endif

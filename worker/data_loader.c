@@ -13,6 +13,7 @@ struct DataFile {
     FileReader source;
     DataFormat format;
     int64_t vocab_size;
+    bool fixed_vocabulary; // a checkpoint's
     int64_t tokens;
     const CharacterText *characters; // DATA_CHARACTERS: all tokens; otherwise NULL
     CharacterText own_characters;    // unless they are the vocabulary's
@@ -45,7 +46,8 @@ static int64_t raw_token(const void *raw, DataFormat format, int64_t i) {
 
 static bool token_error(const DataFile *file, int64_t position, int64_t token, Error *err) {
     char advice[512];
-    data_format_advise(&file->source, file->format, file->vocab_size, token, advice);
+    data_format_advise(&file->source, file->format, file->vocab_size, file->fixed_vocabulary, token,
+                       advice);
     return error_set(
         err, EXIT_DATA, "%s: token %lld at byte %lld is outside the vocabulary of %lld; %s",
         file->source.path, (long long)token, (long long)(position * token_bytes(file->format)),
@@ -151,6 +153,7 @@ bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabul
     CHECK_MEMORY(f, "no memory for a data file");
     f->format = vocabulary->format;
     f->vocab_size = vocabulary->size;
+    f->fixed_vocabulary = vocabulary->fixed;
     f->bytes_per_token = vocabulary->bytes_per_token;
     bool ok = file_reader_open(&f->source, path, err) &&
               (!vocabulary->check_content || data_format_check(&f->source, f->format, err)) &&

@@ -74,7 +74,7 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
     double begin = clock_seconds(), sum = 0;
     int64_t tokens = data_file_tokens(file) - 1, T = batch->T;
     int64_t windows = data_file_evaluation_windows(file, T);
-    if (config->eval_batches > 0 && config->eval_batches * config->batch < windows) {
+    if (config->eval_batches > 0 && config->eval_batches <= (windows - 1) / config->batch) {
         windows = config->eval_batches * config->batch;
         tokens = windows * T;
     }

@@ -7,6 +7,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kernels/heartbeat.h"
+
+// What a path that does not exist was probably meant to be.
+static const char *advise(const char *path, int cause) {
+    if (cause == ENOENT && strstr(path, ":/"))
+        return "files are read from this machine: download it first";
+    if (cause == ENOENT && strpbrk(path, "*?,["))
+        return "one file is read, without patterns and lists: put several together with cat";
+    if (cause == ENOENT && strchr(path, '$'))
+        return "variables are not replaced here: write the whole path";
+    return "check the path and its permissions";
+}
+
 bool file_reader_open(FileReader *file, const char *path, Error *err) {
     *file = (FileReader){.fd = -1};
     snprintf(file->path, sizeof file->path, "%s", path);
@@ -14,11 +27,12 @@ bool file_reader_open(FileReader *file, const char *path, Error *err) {
     // O_NONBLOCK: opening a named pipe must not wait for a writer; regular files do not heed it.
     file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file->fd < 0 || fstat(file->fd, &status) != 0) {
-        error_set(err, EXIT_DATA, "%s: cannot be opened: %s; check the path and its permissions",
-                  path, strerror(errno));
+        error_set(err, EXIT_DATA, "%s: cannot be opened: %s; %s", path, strerror(errno),
+                  advise(path, errno));
     } else if (!S_ISREG(status.st_mode)) {
-        error_set(err, EXIT_DATA, "%s: is a %s; name a regular file", path,
-                  S_ISDIR(status.st_mode) ? "directory" : "device or pipe");
+        error_set(err, EXIT_DATA, "%s: is a %s", path,
+                  S_ISDIR(status.st_mode) ? "directory; name one file in it"
+                                          : "device or pipe; name a regular file");
     } else if (status.st_size == 0) {
         error_set(err, EXIT_DATA, "%s: is empty; prepare the data again", path);
     } else {
@@ -36,8 +50,11 @@ void file_reader_close(FileReader *file) {
 
 bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void *buffer,
                       Error *err) {
+    enum { PIECE_BYTES = 16 << 20 }; // between two signs of life
     for (size_t done = 0; done < bytes;) {
-        ssize_t got = pread(file->fd, (char *)buffer + done, bytes - done, offset + (int64_t)done);
+        size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+        watchdog_beat(NULL);
+        ssize_t got = pread(file->fd, (char *)buffer + done, piece, offset + (int64_t)done);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return error_set(err, EXIT_DATA, "%s: reading at byte %lld failed: %s", file->path,

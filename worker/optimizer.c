@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/heartbeat.h"
+
 // Slots of `norms`: one for a dense parameter, one for each expert, over all ranks, of an expert parameter.
 static int64_t norm_slots(const Param *row) {
     return row->kind == PARAM_EXPERT ? row->shape[0] : 1;
@@ -130,8 +132,19 @@ void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig 
     };
     rule.weight_decay = (float)config->weight_decay;
     for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        Tensor copy = model->work.storage == F32 ? (Tensor){0} : model->matrices.run[kind];
-        adamw_update(model->work.dev, model->values.run[kind], copy, model->accumulated.run[kind],
-                     optimizer->m.run[kind], optimizer->v.run[kind], optimizer->decays[kind], rule);
+        enum { PIECE = 1 << 24 }; // elements between two signs of life: the first step touches new memory
+        int64_t elements = tensor_elements(model->values.run[kind]);
+        for (int64_t at = 0; at < elements; at += PIECE) {
+            int64_t n = elements - at < PIECE ? elements - at : PIECE;
+            watchdog_beat(NULL);
+            Tensor copy = model->work.storage == F32 ? (Tensor){0}
+                                                     : tensor_range(model->matrices.run[kind], at, n);
+            adamw_update(model->work.dev, tensor_range(model->values.run[kind], at, n), copy,
+                         tensor_range(model->accumulated.run[kind], at, n),
+                         tensor_range(optimizer->m.run[kind], at, n),
+                         tensor_range(optimizer->v.run[kind], at, n),
+                         tensor_range(optimizer->decays[kind], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),
+                         rule);
+        }
     }
 }

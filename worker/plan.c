@@ -3,8 +3,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/host_memory.h"
+#include "kernels/log.h"
+#include "kernels/threads.h"
 #include "worker/evaluate.h"
 #include "worker/optimizer.h"
+#include "worker/plan_host.h"
 #include "worker/session.h"
 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
@@ -41,16 +45,18 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
         batch_counts;
 }
 
-bool plan_make(const TrainConfig *config, int64_t ranks, Plan *made, Error *err) {
+bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err) {
     Plan plan = {0};
     Model model;
     Optimizer optimizer;
+    int64_t ranks = host.ranks;
     ModelSplit split = session_split(config, ranks, 0, true);
     model_measure(&model, &config->model, split, NULL);
     Model evaluation = {0};
     bool ok = model_check(&model, err);
     if (ok && config->data.validation[0])
         ok = evaluation_measure_beside(&evaluation, &model, config, ranks, 0, err);
+    if (ok) plan_host_memory(&plan, config, &model, &evaluation, &host);
     model_free(&evaluation);
     if (!ok) {
         model_free(&model);
@@ -88,13 +94,56 @@ size_t plan_worst_bytes(const Plan *plan) {
            plan->worst_activation_bytes + plan->worst_scratch_bytes;
 }
 
+size_t plan_beside_bytes(const Plan *plan) {
+    return plan->thread_bytes + plan->host_bytes + plan->library_bytes;
+}
+
 static double mib(size_t bytes) {
     return (double)bytes / 1048576.0;
 }
 
+// A process that has only started: itself, MPI, HDF5, the matrix library, after the self-test. Measured: 31 to 33 MiB.
+static const size_t started_bytes = (size_t)36 << 20;
+
+static void print_memory(const Plan *plan, PlanHost host) {
+    size_t even = plan_resident_bytes(plan), worst = plan_worst_bytes(plan);
+    printf("memory of one rank, MiB (worst case: every token to the same rank's experts)\n");
+    printf("  %-14s %10.1f\n", "parameters", mib(plan->parameter_bytes));
+    printf("  %-14s %10.1f\n", "gradients", mib(plan->gradient_bytes));
+    printf("  %-14s %10.1f\n", "optimizer", mib(plan->optimizer_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "activations", mib(plan->activation_bytes),
+           mib(plan->worst_activation_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "scratch", mib(plan->scratch_bytes),
+           mib(plan->worst_scratch_bytes));
+    if (host.place == ON_DEVICE) {
+        printf("  %-14s %10.1f   worst case %10.1f, of the GPU\n", "total", mib(even), mib(worst));
+        printf("and of the host\n");
+        even = worst = 0;
+    } else {
+        printf("  %-14s %10.1f   working memory of %d thread%s\n", "kernels",
+               mib(plan->thread_bytes), host.threads, host.threads == 1 ? "" : "s");
+    }
+    printf("  %-14s %10.1f   tables, batches, history of expert load, and what a save takes\n",
+           "host", mib(plan->host_bytes));
+    printf("  %-14s %10.1f   at most, as measured; text read as characters comes on top\n",
+           "program", mib(started_bytes + plan->library_bytes));
+    even += plan_beside_bytes(plan) + started_bytes;
+    worst += plan_beside_bytes(plan) + started_bytes;
+    printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(even), mib(worst));
+    size_t available = host_memory().available_bytes;
+    if (available / (size_t)host.ranks < even)
+        log_warn("%.1f MiB are free here (%s): too little for %lld rank%s of this plan on this host",
+                 mib(available), host_memory().limit, (long long)host.ranks,
+                 host.ranks == 1 ? "" : "s");
+}
+
 int plan_run(const TrainConfig *config, int ranks, Error *err) {
     Plan plan;
-    if (!plan_make(config, ranks, &plan, err)) return err->exit_code;
+    bool gpu = strcmp(config->device, "cuda") == 0;
+    PlanHost host = {.ranks = ranks,
+                     .threads = threads_choose((int)config->threads, ranks, ranks).threads,
+                     .place = gpu ? ON_DEVICE : ON_HOST};
+    if (!plan_make(config, host, &plan, err)) return err->exit_code;
     double tokens = (double)(config->batch * config->context);
     printf("model        %lld parameters, %lld active for a token\n", (long long)plan.total_params,
            (long long)plan.active_params);
@@ -104,16 +153,7 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
            "backward)\n",
            (long long)config->batch, (long long)config->context,
            tokens * plan.train_flops_per_token / 1e9, plan.train_flops_per_token / 1e6);
-    printf("memory of one rank, MiB (worst case: every token to the same rank's experts)\n");
-    printf("  %-14s %10.1f\n", "parameters", mib(plan.parameter_bytes));
-    printf("  %-14s %10.1f\n", "gradients", mib(plan.gradient_bytes));
-    printf("  %-14s %10.1f\n", "optimizer", mib(plan.optimizer_bytes));
-    printf("  %-14s %10.1f   worst case %10.1f\n", "activations", mib(plan.activation_bytes),
-           mib(plan.worst_activation_bytes));
-    printf("  %-14s %10.1f   worst case %10.1f\n", "scratch", mib(plan.scratch_bytes),
-           mib(plan.worst_scratch_bytes));
-    printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(plan_resident_bytes(&plan)),
-           mib(plan_worst_bytes(&plan)));
+    print_memory(&plan, host);
     if (strcmp(config->device, "cpu") != 0)
         printf("  on a GPU %d MiB more for kernels, and what NCCL takes\n", (int)GPU_RESERVE_MIB);
     printf("sent by one rank in one step, bytes (even routing, nothing dropped)\n");

@@ -3,15 +3,16 @@
 #include <stdlib.h>
 
 #include "comm/comm.h"
-#include "worker/evaluate.h"
 #include "kernels/host_memory.h"
+#include "kernels/log.h"
 #include "worker/compare_ranks.h"
+#include "worker/evaluate.h"
 #include "worker/open_data.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
 #include "worker/save.h"
-#include "worker/shared_run_dir.h"
+#include "worker/watchdog.h"
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
 static bool open_files(Trainer *trainer, Error *err) {
@@ -54,7 +55,39 @@ static double measure_gemm(Trainer *trainer) {
     return gflops;
 }
 
-// Whether a GPU has room for what was measured. (Host memory is taken page by page, as tokens come.) Collective over all ranks.
+// Whether the host has room for its ranks when tokens spread evenly, before any of it is touched; pages of the worst routing
+// are taken as tokens come. Collective over all ranks.
+static bool check_host_room(Trainer *trainer, Error *err) {
+    const Plan *plan = &trainer->plan;
+    const double mib = 1.0 / 1048576.0;
+    bool on_host = trainer->session.dev.place == ON_HOST;
+    size_t arenas = on_host ? plan_resident_bytes(plan) : 0;
+    size_t most = on_host ? plan_worst_bytes(plan) - arenas : 0;
+    size_t wanted = arenas + plan_beside_bytes(plan);
+    HostMemory memory = host_memory();
+    size_t own = memory.own_bytes / (size_t)comm_local_sharers(memory.own_group);
+    size_t shared = memory.shared_bytes / (size_t)comm_local_size();
+    size_t available = own < shared ? own : shared;
+    bool ok = wanted <= available;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "a rank needs %.0f MiB of host memory when tokens spread evenly (parameters %.0f, "
+                  "gradients %.0f, optimizer %.0f, activations and scratch %.0f) and %.0f MiB are "
+                  "free for each of the %d ranks here (%s); use more hosts, a smaller train.batch, "
+                  "more train.micro_batches, or train.precision=bf16",
+                  (double)wanted * mib, on_host ? (double)plan->parameter_bytes * mib : 0.0,
+                  on_host ? (double)plan->gradient_bytes * mib : 0.0,
+                  on_host ? (double)plan->optimizer_bytes * mib : 0.0,
+                  on_host ? (double)(plan->activation_bytes + plan->scratch_bytes) * mib : 0.0,
+                  (double)available * mib, comm_local_size(), memory.limit);
+    else if (wanted + most > available)
+        log_warn("a rank may need up to %.0f MiB when routing is uneven and %.0f MiB are free (%s); "
+                 "a moe.capacity_factor bounds the worst case",
+                 (double)(wanted + most) * mib, (double)available * mib, memory.limit);
+    return comm_agree(ok, err);
+}
+
+// Whether a GPU has room for what was measured. Collective over all ranks.
 static bool check_room(Trainer *trainer, Error *err) {
     Device *dev = &trainer->session.dev;
     const Model *model = &trainer->model;
@@ -81,16 +114,17 @@ static bool check_room(Trainer *trainer, Error *err) {
 
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
+    watchdog_beat("opening the data");
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
                                    run_lock_take(config->run_dir, comm_size(), err));
-    if (!comm_follow(ok, err) || !shared_run_dir_check(config->run_dir, err) ||
-        !session_open(&trainer->session, config, err))
-        return false;
+    if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
+    watchdog_beat("measuring the device");
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
-    if (!plan_make(config, comm_size(), &trainer->plan, err)) return false;
+    PlanHost host = {comm_size(), trainer->session.dev.threads, trainer->session.dev.place};
+    if (!plan_make(config, host, &trainer->plan, err)) return false;
     trainer->flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
@@ -100,7 +134,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
         !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
                                    comm_rank(), err))
         return false;
-    if (!check_room(trainer, err)) return false;
+    if (!check_host_room(trainer, err) || !check_room(trainer, err)) return false;
+    watchdog_beat("making the first parameters");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
@@ -111,9 +146,12 @@ bool prepare_run(Trainer *trainer, Error *err) {
                    config->context, comm_rank(), comm_size());
     }
     Statistics *stats = &trainer->model.stats;
-    utilization_init(&trainer->utilization, stats->layers, stats->experts);
-    trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
-    CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    if (comm_rank() == 0) {
+        utilization_init(&trainer->utilization, stats->layers, stats->experts);
+        trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
+        CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    }
+    watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
     // A configuration that nothing will be trained with says nothing about what is in the folder.

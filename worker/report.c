@@ -2,9 +2,9 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "comm/comm.h"
+#include "kernels/host_memory.h"
 #include "kernels/log.h"
 
 void report_run(const Trainer *trainer) {
@@ -54,7 +54,7 @@ void report_read_statistics(Trainer *trainer, StepMetrics *row) {
 
 void report_utilization(Trainer *trainer) {
     Statistics *stats = &trainer->model.stats;
-    if (stats->layers == 0) return;
+    if (stats->layers == 0 || comm_rank() != 0) return;
     const TrainConfig *config = &trainer->config;
     for (int64_t layer = 0; layer < stats->layers; layer++)
         trainer->entropy[layer] = statistics_entropy(stats, layer);
@@ -106,14 +106,13 @@ void report_plan(Trainer *trainer) {
                  "the kernels' workspace",
                  worst, ((double)trainer->free_before - free_now) * mib);
     } else {
-        struct rusage usage;
-        getrusage(RUSAGE_SELF, &usage);
         double before = (double)trainer->resident_before * mib;
-        double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
-        double fact = (double)usage.ru_maxrss / 1024.0;
+        double beside = (double)plan_beside_bytes(&trainer->plan) * mib;
+        double planned = before + beside + (double)plan_resident_bytes(&trainer->plan) * mib;
+        double fact = (double)peak_resident_bytes() * mib;
         log_info("memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it "
-                 "program and libraries), peak %.1f, ratio %.3f",
-                 planned, before + worst, before, fact, fact / planned);
+                 "program, libraries and data), peak %.1f, ratio %.3f",
+                 planned, before + beside + worst, before, fact, fact / planned);
     }
     for (int kind = 0; kind < TRAFFIC_OTHER && comm_size() > 1; kind++) {
         double sent = (double)trainer->sent_in_steps[kind] / (double)trainer->steps_done;

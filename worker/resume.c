@@ -25,16 +25,16 @@ typedef struct Choice {
 
 // ---- which checkpoint ------------------------------------------------------------------------------------
 
-// Whether a run that says of itself that it began from `began` began from the checkpoint that is now called `path`. A file that
-// is gone or moved meanwhile is known by its path, or by its name.
+// Whether a run that says how it began did so from the checkpoint that `path` names. What lies there decides; when it is gone or
+// from before runs had identities, the path does, or its file's name where a folder was moved.
 static bool began_from(const RunIdentity *run, const char *path) {
     TrainState there;
     Error ignored = {0};
-    if (strcmp(run->began_from, path) == 0) return true;
     if (run->parent_step < 0) return false;
-    if (checkpoint_read_state(path, &there, &ignored))
-        return run->parent_run[0] && strcmp(run->parent_run, there.run.run) == 0 &&
-               run->parent_step == there.step;
+    bool known = checkpoint_read_state(path, &there, &ignored) && there.run.run[0];
+    if (known && run->parent_run[0])
+        return strcmp(run->parent_run, there.run.run) == 0 && run->parent_step == there.step;
+    if (strcmp(run->began_from, path) == 0) return true;
     const char *name = strrchr(path, '/'), *stored = strrchr(run->began_from, '/');
     return access(path, F_OK) != 0 && name && stored && strcmp(name, stored) == 0;
 }
@@ -129,7 +129,9 @@ static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
                           .current_yaml = trainer->config_yaml,
                           .rules = trainer->key_rules,
                           .allow = config->resume_allow,
-                          .way_out = choice->branch ? NULL : "choose another run.dir for another run"};
+                          .finished = saved.step >= config->steps,
+                          .way_out =
+                              choice->branch ? NULL : "choose another run.dir for another run"};
     bool ok = run_changes_check(&changes, err) &&
               (choice->branch || check_init(config, choice->path, yaml, &saved.run, err));
     free(yaml);
@@ -138,8 +140,7 @@ static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
                      "%s: not the data that %s was trained on (identity %s, then %s); restore the "
                      "file, or give init=%s%s to begin a new run from its weights on this data",
                      config->data.train, choice->path, trainer->state.data_id, saved.data_id,
-                     choice->path,
-                     choice->branch ? " instead of resume" : " and another run.dir");
+                     choice->path, choice->branch ? " instead of resume" : " and another run.dir");
 }
 
 // ---- loading ---------------------------------------------------------------------------------------------
@@ -163,6 +164,29 @@ static RunIdentity child_of(const TrainState *parent, const char *path) {
     return child;
 }
 
+// What the weights of `init` compute is what the configuration says, and their tokens are as many as the data's. Rank 0.
+static bool check_init_fits(const Trainer *trainer, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    char *yaml = NULL;
+    int64_t shape[3];
+    if (!checkpoint_read_config(config->init, &yaml, err)) return false;
+    RunChanges changes = {.checkpoint = config->init,
+                          .saved_yaml = yaml,
+                          .current_yaml = trainer->config_yaml,
+                          .rules = trainer->key_rules,
+                          .allow = config->resume_allow,
+                          .weights_only = true};
+    bool ok = run_changes_check(&changes, err) &&
+              checkpoint_read_shape(config->init, "parameters/embedding", shape, err);
+    free(yaml);
+    if (!ok || shape[0] == trainer->vocabulary.size) return ok;
+    return error_set(
+        err, EXIT_DATA,
+        "%s: a vocabulary of %lld tokens, while the weights of %s have %lld; they need "
+        "data of exactly the same tokens",
+        config->data.train, (long long)trainer->vocabulary.size, config->init, (long long)shape[0]);
+}
+
 // The characters of the checkpoint are those of this run's data. `saved` holds what was loaded, NULL without characters.
 static bool same_characters(const Trainer *trainer, const int32_t *saved, Error *err) {
     const Vocabulary *vocabulary = &trainer->vocabulary;
@@ -182,18 +206,7 @@ static bool load_weights(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     const char *path = config->init;
     if (!checkpoint_verify(path, err)) return false;
-    char *yaml = NULL;
-    bool ok = comm_rank() != 0 || checkpoint_read_config(path, &yaml, err);
-    if (ok && comm_rank() == 0) {
-        RunChanges changes = {.checkpoint = path,
-                              .saved_yaml = yaml,
-                              .current_yaml = trainer->config_yaml,
-                              .rules = trainer->key_rules,
-                              .allow = config->resume_allow,
-                              .weights_only = true};
-        ok = run_changes_check(&changes, err);
-    }
-    free(yaml);
+    bool ok = comm_rank() != 0 || check_init_fits(trainer, err);
     if (!comm_follow(ok, err)) return false;
 
     HostState host;
@@ -205,7 +218,8 @@ static bool load_weights(Trainer *trainer, Error *err) {
     }
     Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
     checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);
-    ok = checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
+    ok =
+        checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
     if (ok) host_state_upload(&host);
     free(checkpoint.tensors);
     free(saved.code_points);
@@ -243,23 +257,32 @@ static bool lies_in(const char *path, const char *folder) {
            parent.st_dev == checkpoints.st_dev && parent.st_ino == checkpoints.st_ino;
 }
 
-// Moves what the branch gives up aside: what comes after its beginning in its own folder, or all of a folder that the branch
-// does not come from. Rank 0.
-static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
-    const char *run_dir = trainer->config.run_dir;
-    char folder[CHECKPOINT_PATH_BYTES + 16], newest[CHECKPOINT_PATH_BYTES + 64];
-    CheckpointList list;
+// The identity of the run that the folder's checkpoint of this step belongs to; empty when there is none that can be read.
+static RunIdentity run_at(const char *folder, int64_t step) {
+    char path[CHECKPOINT_PATH_BYTES + 64];
     TrainState state = {0};
     Error ignored = {0};
+    snprintf(path, sizeof path, "%s/step-%08lld.h5", folder, (long long)step);
+    return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
+}
+
+// Moves what the branch gives up aside: what comes after its beginning in its own folder (also when it was begun from a copy or
+// a link elsewhere), or all of a folder that the branch does not come from. Rank 0.
+static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
+    const char *run_dir = trainer->config.run_dir;
+    const TrainState *state = &trainer->state;
+    char folder[CHECKPOINT_PATH_BYTES + 16];
+    CheckpointList list;
+    RunIdentity newest = {0};
     snprintf(folder, sizeof folder, "%s/checkpoints", run_dir);
     if (!checkpoint_list_read(&list, folder, err)) return false;
-    for (int64_t i = 0; i < list.count && !state.run.run[0]; i++) {
-        snprintf(newest, sizeof newest, "%s/step-%08lld.h5", folder, (long long)list.steps[i]);
-        if (!checkpoint_read_state(newest, &state, &ignored)) state = (TrainState){0};
-    }
+    for (int64_t i = 0; i < list.count && !newest.run[0]; i++)
+        newest = run_at(folder, list.steps[i]);
     checkpoint_list_free(&list);
-    int64_t step = lies_in(path, folder) ? trainer->state.step : GOING_BACK_WHOLE;
-    return going_back_to(run_dir, state.run.run, step, err);
+    bool inside =
+        lies_in(path, folder) ||
+        (state->run.run[0] && strcmp(run_at(folder, state->step).run, state->run.run) == 0);
+    return going_back_to(run_dir, newest.run, inside ? state->step : GOING_BACK_WHOLE, err);
 }
 
 // Collective over all ranks.

@@ -56,8 +56,8 @@ static void append_refused(Text *text, const RunChanges *run, const ConfigChange
     const KeyChange *change = &changes->list[root];
     append_change(text, change);
     if (change->cause >= 0)
-        append(text, " (follows from %s; %s=%s keeps it)",
-               changes->list[change->cause].rule->key, change->rule->key, change->saved);
+        append(text, " (follows from %s; %s=%s keeps it)", changes->list[change->cause].rule->key,
+               change->rule->key, change->saved);
     int followers = 0;
     for (int i = 0; i < changes->count; i++) {
         if (i == root || !is_refused(run, changes, i) || refused_root(run, changes, i) != root)
@@ -84,18 +84,24 @@ static bool refuse(const RunChanges *run, const ConfigChanges *changes, Error *e
                      run->way_out ? ", " : "", run->way_out ? run->way_out : "", names.bytes);
 }
 
+static void log_line(const RunChanges *run, KeyKind kind, const char *keys) {
+    if (kind >= KIND_FUNCTION)
+        log_warn("resume.allow lets function keys differ from %s: %s", run->checkpoint, keys);
+    else if (kind == KIND_COURSE && run->finished)
+        log_warn("%s is the end of a run of other course keys, and nothing is trained with these; "
+                 "raise train.steps to go on, or choose another run.dir: %s",
+                 run->checkpoint, keys);
+    else
+        log_info("%s keys differ from %s: %s", key_kind_name(kind), run->checkpoint, keys);
+}
+
 // The changes of one kind, in as many lines as they take.
 static void log_kind(const RunChanges *run, const ConfigChanges *changes, KeyKind kind) {
     Text line = {0};
     for (int i = 0; i <= changes->count; i++) {
         bool end = i == changes->count;
         if (line.used > 0 && (end || line.used > LINE_BYTES)) {
-            if (kind >= KIND_FUNCTION)
-                log_warn("resume.allow lets function keys differ from %s: %s", run->checkpoint,
-                         line.bytes);
-            else
-                log_info("%s keys differ from %s: %s", key_kind_name(kind), run->checkpoint,
-                         line.bytes);
+            log_line(run, kind, line.bytes);
             line = (Text){0};
         }
         if (!end && changes->list[i].rule->kind == kind) append_change(&line, &changes->list[i]);

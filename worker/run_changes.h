@@ -11,8 +11,9 @@ typedef struct RunChanges {
     const char *saved_yaml;   // its configuration
     const char *current_yaml; // the present one
     const KeyRule *rules;
-    const char *allow; // resume.allow
-    const char *way_out; // what else one can do than to set a key back: "choose another run.dir"; NULL: nothing
+    const char *allow;   // resume.allow
+    const char *way_out; // beside setting a key back: "choose another run.dir"; NULL: none
+    bool finished;       // nothing is left to train, so that no course is changed: worth a warning
     bool weights_only;   // only what the weights compute must stay: a new run begins from them
 } RunChanges;
 

@@ -14,10 +14,11 @@
 // A save is tried again after RETRY_SECONDS, or later: attempts that fail take at most a fifth of the time. While training
 // goes on nothing is given up within PATIENCE_SECONDS; before leaving, WAIT_SECONDS stay below the 30 that schedulers grant.
 enum { RETRY_SECONDS = 5, PATIENCE_SECONDS = 30, WAIT_SECONDS = 20 };
-// Whether training may go on from here: the last step was finite, and its loss at most a nat above that of guessing.
+
+// Whether training may go on from here: the last step was finite, and its loss hardly above that of guessing.
 static bool is_healthy(const Trainer *trainer) {
     double guessing = log((double)trainer->config.model.vocab_size);
-    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 1;
+    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 0.25;
 }
 
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {
@@ -43,7 +44,7 @@ static bool try_save(Trainer *trainer, Error *err) {
     watchdog_beat("saving a checkpoint");
     bool ok = comm_rank() != 0 ||
               run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, err);
-    if (!comm_agree(ok, err)) return false;
+    if (!comm_follow(ok, err)) return false;
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     host_state_download(&host);

@@ -99,5 +99,5 @@ bool starts_write(const Trainer *trainer, Error *err) {
     json_t *hosts = ranks_of_hosts(trainer);
     bool ok = comm_rank() != 0 || write_row(trainer, hosts, err);
     json_decref(hosts);
-    return comm_agree(ok, err);
+    return comm_follow(ok, err);
 }

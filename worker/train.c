@@ -52,6 +52,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     // Clip by the global norm and update; a step that is not finite changes nothing, on every rank.
     row->gradient_norm = optimizer_gradient_norm(&trainer->optimizer, model);
     if (isfinite(row->loss) && isfinite(row->gradient_norm)) {
+        watchdog_beat("updating the parameters");
         double clip = config->optimizer.clip_norm;
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
         optimizer_update(&trainer->optimizer, model, &config->optimizer, row->lr,

@@ -34,8 +34,8 @@ typedef struct Trainer {
     BatchBuffer evaluation_batch;
     Optimizer optimizer;
     TrainState state;
-    UtilizationHistory utilization; // kept on every rank, meaningful everywhere, saved by rank 0
-    double *entropy;                // (MoE layers) of the step
+    UtilizationHistory utilization; // rank 0
+    double *entropy;                // (MoE layers) of the step; rank 0
     RowFile *metrics;               // rank 0
     Plan plan;
     double gemm_gflops;     // limit of all ranks together

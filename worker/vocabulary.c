@@ -74,6 +74,7 @@ bool vocabulary_from_checkpoint(Vocabulary *vocabulary, const DataConfig *config
                                 const int32_t *code_points, int64_t size, Error *err) {
     Vocabulary v = begin_vocabulary(config);
     v.size = size;
+    v.fixed = true;
     bool numbers = v.format == DATA_UINT16 || v.format == DATA_UINT32;
     if (!is_consistent(v.format, code_points, size) ||
         (numbers && config->vocab_size != 0 && config->vocab_size != size))

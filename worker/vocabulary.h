@@ -9,6 +9,7 @@ typedef struct Vocabulary {
     int64_t size;
     int32_t *code_points;   // (size) of DATA_CHARACTERS in ascending order, owned; otherwise NULL
     double bytes_per_token; // of uint16/uint32 as configured; 0: unknown
+    bool fixed;             // a checkpoint's, which cannot grow
     // Whether data files are refused whose content is something else (data_format.h): not where bytes were asked for by name,
     // which may be any bytes, nor with data.check: false.
     bool check_content;

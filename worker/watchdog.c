@@ -51,9 +51,10 @@ static void *watch(void *unused) {
     while (atomic_load(&watching)) {
         signals_wait(POLL_SECONDS);
         // The clock counts polls that really ran: a whole machine that was suspended is not a hang.
-        double elapsed = fmin(clock_seconds() - begin, POLL_SECONDS);
-        begin = clock_seconds();
-        if (++polls % POLLS_A_CHECK == 0) {
+        double slept = clock_seconds() - begin, elapsed = fmin(slept, POLL_SECONDS);
+        begin += slept;
+        bool stopped = slept > POLLS_A_CHECK * POLL_SECONDS; // and another job may have taken the run meanwhile
+        if (++polls % POLLS_A_CHECK == 0 || stopped) {
             collectives_check(); // what failed behind our back
             run_lock_beat();
         }

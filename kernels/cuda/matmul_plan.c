@@ -33,6 +33,7 @@ enum {
     VECTOR_BYTES = 16,  // cuBLAS's fast kernels want every row to start at a multiple
     LARGEST_TILE = 256, // rows or columns, of the library's kernels
     LARGEST_STEP = 128, // of the summed dimension
+    LEAST_ROWS = 64,    // of a trial; larger ones have a multiple
     PLANS = 512,
     TEXT_BYTES = 192,
 };
@@ -252,7 +253,8 @@ static int64_t trial_rows(Device *dev, MatrixProduct p) {
     int64_t tiles_across = (p.n + LARGEST_TILE - 1) / LARGEST_TILE;
     int64_t tiles_down = 2 * cuda_state(dev)->multiprocessors / tiles_across + 1;
     size_t row_bytes = bytes_of(p.type, p.a_width) + 2 * bytes_of(p.c_type, p.c_width);
-    return least(tiles_down * LARGEST_TILE, (int64_t)(ROWS_BYTES / row_bytes) / 64 * 64);
+    return least(tiles_down * LARGEST_TILE,
+                 (int64_t)(ROWS_BYTES / row_bytes) / LEAST_ROWS * LEAST_ROWS);
 }
 
 static void download_bytes(Device *dev, void *to, const void *from, size_t bytes) {
@@ -275,12 +277,12 @@ static char *take(Device *dev, Trial *trial, size_t bytes) {
     return trial->memory[trial->count++] = device_allocate(dev, bytes, "a trial of cuBLASLt");
 }
 
-// False when not even a tile of rows has room.
+// False when not even LEAST_ROWS have room.
 static bool trial_open(Device *dev, Trial *trial, MatrixProduct p) {
     *trial = (Trial){.all = p};
     MatrixProduct *all = &trial->all;
     all->m = trial_rows(dev, p);
-    if (all->m < LARGEST_TILE / 4) return false;
+    if (all->m < LEAST_ROWS) return false;
     int64_t matrix = (p.b_transposed ? p.depth : p.n) * p.b_width;
     size_t c_bytes = bytes_of(p.c_type, all->m * p.c_width);
     char *a = take(dev, trial, bytes_of(p.type, all->m * p.a_width));
@@ -311,17 +313,20 @@ static bool rows_are_independent(Device *dev, const Plan *plan, const Trial *tri
     MatrixProduct p = trial->all;
     int64_t most = p.m;
     size_t a_bytes = bytes_of(p.type, p.a_width), c_bytes = bytes_of(p.c_type, p.c_width);
-    // Around one tile of any size, around one wave and two, and the few rows of text that is generated.
-    const int64_t counts[] = {most - 1, most / 2 + 1, most / 2, 513, 257, 160, 128, 65, 17, 1};
     Plan tried = {.algorithm = plan->algorithm};
     plan_describe(&tried, p, true);
     tried.accepts_present = plan_accepts(dev, &tried);
-    bool same = tried.accepts_present;
+    while (most >= LEAST_ROWS && !plan_takes_rows(dev, &tried, most))
+        most = most / 2 / LEAST_ROWS * LEAST_ROWS;
+    p.m = most;
+    bool same = most >= LEAST_ROWS;
     int compared = 0;
     if (same) {
         plan_run(dev, &tried, p);
         download_bytes(dev, trial->want, p.c, c_bytes * (size_t)most);
     }
+    // Around one tile of any size, around one wave and two, and the few rows of text that is generated.
+    const int64_t counts[] = {most - 1, most / 2 + 1, most / 2, 513, 257, 160, 128, 65, 17, 1};
     for (size_t i = 0; i < sizeof counts / sizeof *counts && same; i++) {
         if (counts[i] >= most || !plan_takes_rows(dev, &tried, counts[i])) continue;
         int64_t first = i % 2 == 0 ? most - counts[i] : 0;

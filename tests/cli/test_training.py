@@ -172,6 +172,24 @@ class Training(ProgramTest):
                 self.assertRegex(planned, rf"(?m)^  {kind} +{plan}$")
                 self.assertEqual(fact == "0", kind == "counts", f"{precision}: {kind} {fact}")
 
+    def test_how_a_model_was_cut_for_training_binds_no_reader(self):
+        self.write("validation.txt", "And God said, Let there be light: and there was light. " * 10)
+        config = self.write_tiny(parallel__expert="2", data__validation="validation.txt")
+        self.assert_done(self.run_program(config, ranks=2))
+        checkpoint = "runs/tiny/checkpoints/step-00000002.h5"
+        self.assert_done(self.run_program("generate", checkpoint, "--tokens", "3"))
+        losses = []
+        for ranks in (1, 2, 3):
+            done = self.run_program("evaluate", checkpoint, ranks=ranks)
+            self.assert_done(done)
+            losses.append(re.search(r"loss ([\d.]+)", done.out + done.err)[1])
+        self.assertEqual(len(set(losses)), 1, losses)
+        # What is asked for on the line is meant.
+        self.assert_error(self.run_program("evaluate", checkpoint, "parallel.expert=2", ranks=1), 2, "parallel.expert (2)")
+        # Nor does it bind a run that goes on with other ranks.
+        self.write_tiny(data__validation="validation.txt", train__steps="3")
+        self.assert_done(self.run_program("tiny.yaml", ranks=1))
+
 
 if __name__ == "__main__":
     main()

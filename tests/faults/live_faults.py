@@ -73,8 +73,8 @@ def changed_data_is_refused_on_resume(space: Workspace):
 def a_second_job_in_the_folder_is_refused(space: Workspace):
     first, command = start_and_wait(space, "run", LONG, 3)
     before = os.stat(space.path("run", "config.yaml")).st_mtime_ns
-    assert_error(space.run("run", LONG, ranks=2, code=2), 2, "another job", "run.dir")
-    assert_error(space.run("run", dict(LONG, resume="must"), ranks=1, code=2), 2, "another job")
+    assert_error(space.run("run", LONG, ranks=2, code=9), 9, "another job", "run.dir")
+    assert_error(space.run("run", dict(LONG, resume="must"), ranks=1, code=9), 9, "another job")
     assert os.stat(space.path("run", "config.yaml")).st_mtime_ns == before, "the second job wrote into the folder"
     assert first.poll() is None, "the second job ended the first"
     first.send_signal(signal.SIGUSR1)

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 
 from runs import HANG_SECONDS, Workspace, generated_text, main, write
 
@@ -60,8 +61,6 @@ def expect_nothing_written(space):
 def alike_they_train(space: Workspace):
     outcome = launch(space, hosts(space), {})
     assert outcome.code == 0 and "differ" not in outcome.output, outcome
-    left = [name for name in os.listdir(space.path("run")) if name.startswith(".")]
-    assert not left, f"{left} left behind"
 
 
 def another_training_text_of_the_same_length(space: Workspace):
@@ -89,6 +88,18 @@ def validation_that_was_cut_off(space: Workspace):
     outcome = launch(space, folders, {})
     expect_error(outcome, 3, "data.validation differs", "has 4000 tokens", f"rank 1 on {HOST} has 3000 tokens")
     expect_nothing_written(space)
+
+
+def a_large_file_that_is_stale_in_between(space: Workspace):
+    """Neither head nor middle nor tail tells."""
+    folders = hosts(space)
+    for folder in folders:
+        write(os.path.join(folder, "train.txt"), b"In the beginning " * (80 * 2**20 // 17))
+    with open(os.path.join(folders[1], "train.txt"), "r+b") as file:
+        file.seek(24 * 2**20)
+        file.write(b"was " * 60000)
+    outcome = launch(space, folders, {})
+    expect_error(outcome, 3, "data.train differs", ", samples ")
 
 
 def data_that_one_rank_does_not_have(space: Workspace):
@@ -132,7 +143,7 @@ def a_run_folder_of_each_host(space: Workspace):
     folders = hosts(space)
     os.mkdir(os.path.join(folders[1], "run"))  # of the same name, and not the same
     outcome = launch(space, folders, {}, words=[f"run.dir={OWN}/run"])
-    expect_error(outcome, 5, f"rank 1 on {HOST}: run.dir ", "file system that all hosts share")
+    expect_error(outcome, 5, f"rank 1 on {HOST}: what rank 0 writes into run.dir cannot be opened here", "file system that all hosts share")
 
 
 def another_program(space: Workspace):
@@ -151,12 +162,15 @@ def another_program(space: Workspace):
 def other_words(space: Workspace):
     folders = hosts(space)
     outcome = launch(space, folders, {}, words={0: [], 1: ["train.lr=0.5"]})
-    expect_error(outcome, 2, "the command line differs", "rank 0 on ", "rank 1 on ", "train.lr=0.5'")
+    expect_error(outcome, 2, "the command line differs", f"rank 0 on {HOST} has no word 3",
+                 f"rank 1 on {HOST} has 'train.lr=0.5' as word 3")
     outcome = launch(space, folders, {}, words={0: [], 1: ["--unknown"]})
-    expect_error(outcome, 2, "the command line differs", "--unknown")
-    long = [f"model.layers={'0' * 40}{layers}" for layers in (1, 2, 1, 2, 1, 2)]
-    outcome = launch(space, folders, {}, words={0: long, 1: [*long, "model.layers=2"]})
-    expect_error(outcome, 2, "the command line differs", "…' (")
+    expect_error(outcome, 2, "the command line differs", "'--unknown' as word 3")
+    many = [f"model.layers={'0' * 400}{layers}" for layers in range(1, 41)]
+    outcome = launch(space, folders, {}, words={0: many, 1: [*many[:-1], "model.layers=7"]})
+    expect_error(outcome, 2, "the command line differs", "42 words, the last ")
+    outcome = launch(space, folders, {}, words={0: many[:2], 1: many[1:3]})
+    expect_error(outcome, 2, "the command line differs", "0'... (", ") as word 3")
     expect_nothing_written(space)
 
 
@@ -164,6 +178,39 @@ def wrong_words_are_said_once(space: Workspace):
     folders = hosts(space)
     outcome = launch(space, folders, {}, words=["--unknown"])
     expect_error(outcome, 2, "error: command line: ", "--unknown")
+
+
+def another_command(space: Workspace):
+    """Also one that works without the others, who would wait for its rank for ever."""
+    folders = hosts(space)
+    space.command("run", CONFIG)
+    for first, second in ((["help"], [space.path("run.yaml")]), ([space.path("run.yaml")], ["help"])):
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "1", "-wdir", folders[0], space.program, *first,
+                   ":", "-np", "1", "-wdir", folders[1], space.program, *second]
+        outcome = space.finish(space.start(command), command)
+        expect_error(outcome, 2, "the command line differs", f"'{first[0]}' as word 1", f"'{second[0]}' as word 1")
+
+
+def one_command_of_one_rank_is_obeyed_once(space: Workspace):
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "2", space.program, "help", "moe.top_k"]
+    outcome = space.finish(space.start(command), command)
+    assert outcome.code == 0 and outcome.output.count("moe.top_k: ") == 1, outcome
+    command[-1] = "moe.unknown"
+    expect_error(space.finish(space.start(command), command), 2, "moe.unknown")
+
+
+def data_that_shrinks_on_one_host(space: Workspace):
+    folders = hosts(space)
+    _, *_, yaml, run_dir = space.command("run", dict(CONFIG, **{"train.steps": 1000000, "log.every": 100000}))
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "1", "-wdir", folders[0], space.program, yaml,
+               run_dir, ":", "-np", "1", "-wdir", folders[1], space.program, yaml, run_dir]
+    process = space.start(command)
+    deadline = time.monotonic() + HANG_SECONDS
+    while not os.path.exists(space.path("run", "metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with open(os.path.join(folders[1], "train.txt"), "r+b") as file:
+        file.truncate(100)
+    expect_error(space.finish(process, command), 3, f"error: rank 1 on {HOST}: {OWN}/train.txt: ")
 
 
 def instruction_sets(space: Workspace):
@@ -197,6 +244,8 @@ def checks_of_data_remain_errors_without_reproducibility(space: Workspace):
 
 if __name__ == "__main__":
     main([alike_they_train, another_training_text_of_the_same_length, one_byte_of_rank_0, validation_that_was_cut_off,
+          a_large_file_that_is_stale_in_between,
           data_that_one_rank_does_not_have, data_that_no_rank_has, evaluation_of_other_data, another_checkpoint,
-          a_run_folder_of_each_host, another_program, other_words, wrong_words_are_said_once, another_processor,
+          a_run_folder_of_each_host, another_program, other_words, wrong_words_are_said_once, another_command,
+          one_command_of_one_rank_is_obeyed_once, data_that_shrinks_on_one_host, another_processor,
           checks_of_data_remain_errors_without_reproducibility])

@@ -5,7 +5,9 @@ digit, the same digest of the last checkpoint (parameters, moments, cursor) and 
   resume.py MOETRAIN [TEST …]"""
 import os
 import shutil
+import re
 import signal
+import subprocess
 
 from runs import Workspace, difference, main, ranks_of
 
@@ -53,6 +55,39 @@ def a_path_can_be_resumed_into_another_folder(space: Workspace):
     assert_same(space, "branch", (later, digest), "resume: PATH")
 
 
+def run_of(space, path):
+    """Identity of a checkpoint's run, and of the run it is a branch of."""
+    told = subprocess.run([space.program, "inspect", path], capture_output=True, text=True, check=True).stdout
+    return [match and match[1] for match in (re.search(r"^run +([0-9a-f]{32})$", told, re.MULTILINE),
+                                             re.search(r"^began from +step 4 of run ([0-9a-f]{32})", told, re.MULTILINE))]
+
+
+def a_branch_goes_on_on_any_layout(space: Workspace):
+    """Begun on four ranks, gone on with on two and one, in its own folder and in the parent's: each time the unbroken branch."""
+    config = dict(CONFIG, **{"checkpoint.every": 2, "train.schedule": "constant"})
+    space.run("parent", config, ranks=2)
+    rows, digest = space.result("parent")
+    shutil.copytree(space.path("parent"), space.path("inside"))
+    for run, later in (("outside", [row for row in rows if row["step"] > 4]), ("inside", rows)):
+        begin = next(path for path in space.checkpoints("inside" if run == "inside" else "parent") if "00000004" in path)
+        parent, _ = run_of(space, begin)
+        for steps, ranks, at in ((6, 4, 4), (8, 2, 6), (10, 1, 8)):
+            outcome = space.run(run, dict(config, resume=begin, **{"train.steps": steps}), ranks)
+            assert outcome.output.count(f"at step {at}") == 1, str(outcome)
+            assert outcome.output.count("a branch of run") == (at == 4), str(outcome)
+        assert space.digest(run) == digest, "the branch computes something else"
+        own, its_parent = run_of(space, space.checkpoints(run)[-1])
+        assert its_parent == parent and own not in (None, parent), (own, its_parent, parent)
+        assert [row for row in space.metrics(run) if "loss" in row] == [row for row in later if "loss" in row]
+
+
+def refusals_are_one_line_on_any_number_of_ranks(space: Workspace):
+    space.run("run", {"checkpoint.every": 2}, ranks=2)
+    for changes, code in (({"run.seed": 2}, 2), ({"resume": "none.h5"}, 4), ({"init": space.checkpoints("run")[0]}, 2)):
+        outcome = space.run("run", dict(changes, **{"train.steps": 6}), ranks=4, code=code)
+        assert outcome.output.count("moetrain: error: ") == 1, str(outcome)
+
+
 def stop_and_go_on(space, how):
     """Trains `steps` steps unbroken; then again, stopped by `how(process)` twice, on different layouts."""
     config = dict(CONFIG, **{"train.steps": 150, "eval.every": 40, "log.utilization_every": 16})
@@ -81,5 +116,6 @@ def a_signal_to_one_rank_stops_all(space: Workspace):
 
 
 main([a_run_cut_at_step_5_goes_on_on_any_layout, checkpoint_timings_leave_no_trace,
-      a_path_can_be_resumed_into_another_folder, a_signal_to_mpirun_saves_and_exits_with_75,
+      a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
+      refusals_are_one_line_on_any_number_of_ranks, a_signal_to_mpirun_saves_and_exits_with_75,
       a_signal_to_one_rank_stops_all])

@@ -390,6 +390,31 @@ static void info_tells_what_is_inside(void **state) {
     checkpoint_free_info(&info);
 }
 
+static void the_table_is_read_without_reading_any_tensor(void **state) {
+    (void)state;
+    CheckpointInfo info, table;
+    Error err = {0};
+    save(5, 0);
+    assert_true(checkpoint_read_info(file_of(5), &info, &err));
+    FILE *file = fopen(file_of(5), "r+b"); // a tensor's bytes, damaged
+    assert_non_null(file);
+    assert_int_equal(0, fseek(file, 0, SEEK_END));
+    assert_int_equal(0, fseek(file, ftell(file) / 2, SEEK_SET));
+    int byte = fgetc(file);
+    assert_int_equal(0, fseek(file, -1, SEEK_CUR));
+    assert_int_equal(byte ^ 1, fputc(byte ^ 1, file));
+    assert_int_equal(0, fclose(file));
+    assert_false(checkpoint_read_info(file_of(5), &table, &err));
+    assert_true(checkpoint_read_table(file_of(5), &table, &err));
+    assert_int_equal(info.tensor_count, table.tensor_count);
+    for (int i = 0; i < info.tensor_count; i++) {
+        assert_string_equal(info.tensors[i].name, table.tensors[i].name);
+        assert_memory_equal(info.tensors[i].shape, table.tensors[i].shape, sizeof info.tensors[i].shape);
+    }
+    checkpoint_free_info(&info);
+    checkpoint_free_info(&table);
+}
+
 static void save_changed(int64_t step, const char *config, int tensor, bool replicated) {
     Sample sample;
     Error err = {0};
@@ -524,6 +549,7 @@ int main(int argc, char **argv) {
         TEST(a_reader_of_parameters_needs_no_optimizer),
         TEST(any_rows_can_be_loaded),
         TEST(info_tells_what_is_inside),
+        TEST(the_table_is_read_without_reading_any_tensor),
         TEST(the_digest_is_of_content_alone),
         TEST(the_digest_counts_choices_not_rows),
         TEST(a_dense_model_without_history_can_be_saved),

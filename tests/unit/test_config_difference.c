@@ -45,7 +45,8 @@ static void equal_texts_do_not_differ(void **state) {
 static void both_values_are_told(void **state) {
     (void)state;
     ConfigChanges changes;
-    config_changes_find(&changes, SAVED, "train.lr: 0.01\ndata.train: \"/a: c\"\nheads: 4\n", RULES);
+    config_changes_find(&changes, SAVED, "train.lr: 0.01\ndata.train: \"/a: c\"\nheads: 4\n",
+                        RULES);
     assert_int_equal(changes.count, 2);
     assert_string_equal(changes.list[0].saved, "0.001");
     assert_string_equal(changes.list[0].current, "0.01");
@@ -57,7 +58,8 @@ static void both_values_are_told(void **state) {
 static void what_follows_from_a_change_is_known(void **state) {
     (void)state;
     ConfigChanges changes;
-    config_changes_find(&changes, SAVED, "heads: 2\nd_head: 16\nd_value: 16\nd_value2: 16\n", RULES);
+    config_changes_find(&changes, SAVED, "heads: 2\nd_head: 16\nd_value: 16\nd_value2: 16\n",
+                        RULES);
     assert_int_equal(changes.count, 4);
     int heads = find(&changes, "heads"), d_head = find(&changes, "d_head");
     int d_value = find(&changes, "d_value"), d_value2 = find(&changes, "d_value2");

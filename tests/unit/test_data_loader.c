@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "kernels/utf8.h"
+
 enum { SEED = 1337 };
 static const Vocabulary numbers = {.format = DATA_UINT32, .size = 1 << 20};
 static const Vocabulary halves = {.format = DATA_UINT16, .size = 1000, .bytes_per_token = 3.5};
@@ -333,6 +335,68 @@ static void a_file_that_changes_while_open_is_an_error_and_no_crash(void **state
     data_file_close(file);
 }
 
+static void characters_take_as_few_bytes_as_the_vocabulary_needs(void **state) {
+    (void)state;
+    static const int32_t sizes[] = {1, 2, 255, 256, 257, 300, 5000};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        enum {
+            REPEATS = 40
+        }; // over several pieces of the reader, with characters across their borders
+        char *text = malloc((size_t)sizes[s] * 4 * REPEATS), *end = text;
+        int64_t length = 0;
+        for (int repeat = 0; repeat < REPEATS; repeat++)
+            for (int32_t i = 0; i < sizes[s]; i++, length++) {
+                char one[5]; // in descending order, so that numbers change when they are sorted
+                int bytes_of_one = utf8_encode(0x4E00 + sizes[s] - 1 - i, one);
+                memcpy(end, one, (size_t)bytes_of_one);
+                end += bytes_of_one;
+            }
+        write_file(text, (size_t)(end - text));
+        free(text);
+        DataConfig config = {.format = DATA_CHARACTERS, .check = true};
+        snprintf(config.train, sizeof config.train, "%s", path);
+        Vocabulary vocabulary = {0};
+        Error err = {0};
+        assert_true(vocabulary_open(&vocabulary, &config, &err));
+        assert_int_equal(sizes[s], vocabulary.size);
+        assert_int_equal(sizes[s] <= 256 ? 1 : 2, vocabulary.text.width);
+        assert_int_equal(length, vocabulary.text.count);
+        // The training file is not read again; another file with the same content is.
+        DataFile *first = open_file(&vocabulary), *second = NULL;
+        vocabulary.text.path[0] = '\0';
+        second = open_file(&vocabulary);
+        DataFile *const files[] = {first, second};
+        for (int f = 0; f < 2; f++) {
+            assert_int_equal(length, data_file_tokens(files[f]));
+            assert_float_equal(3.0, data_file_bytes_per_token(files[f]), 1e-12);
+            for (int64_t i = 0; i < length - 1; i++) {
+                int32_t input, target;
+                assert_true(data_file_window(files[f], i, 1, &input, &target, &err));
+                assert_int_equal(sizes[s] - 1 - i % sizes[s], input);
+            }
+        }
+        data_file_close(first);
+        data_file_close(second);
+        vocabulary_free(&vocabulary);
+    }
+}
+
+static void a_cursor_that_no_run_has_is_an_error_and_no_endless_walk(void **state) {
+    (void)state;
+    DataFile *file = open_counting_file(1000);
+    int32_t inputs[4], targets[4];
+    static const DataCursor wrong[] = {
+        {0, -1}, {-1, 0}, {0, INT64_MIN}, {0, INT64_MAX}, {INT64_MAX, INT64_MAX}, {INT64_MIN, 5}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Error err = {0};
+        assert_false(data_file_training_window(file, SEED, wrong[i], 3, 4, inputs, targets, &err));
+        assert_int_equal(EXIT_CHECKPOINT, err.exit_code);
+    }
+    // Past the epoch is legal: the same place in a file that has become fewer windows.
+    assert_in_range(window_start(file, SEED, (DataCursor){0, 100000}, 0, 4), 0, 999);
+    data_file_close(file);
+}
+
 static void identity_depends_on_size_and_content(void **state) {
     (void)state;
     char first[40], other[40];
@@ -389,6 +453,10 @@ int main(void) {
                                   remove_file),
         cmocka_unit_test_teardown(the_last_token_is_validated_too, remove_file),
         cmocka_unit_test_teardown(a_file_that_changes_while_open_is_an_error_and_no_crash,
+                                  remove_file),
+        cmocka_unit_test_teardown(characters_take_as_few_bytes_as_the_vocabulary_needs,
+                                  remove_file),
+        cmocka_unit_test_teardown(a_cursor_that_no_run_has_is_an_error_and_no_endless_walk,
                                   remove_file),
         cmocka_unit_test_teardown(identity_depends_on_size_and_content, remove_file),
         cmocka_unit_test_teardown(identity_of_a_large_file_looks_at_head_middle_and_tail,

@@ -73,9 +73,12 @@ static void assert_moved_aside(void) {
     assert_int_equal(newest(), 20);
     assert_true(contains("checkpoints/step-00000010.h5", "ten"));
     assert_true(contains("checkpoints/step-00000020.h5", "twenty"));
-    assert_true(contains("checkpoints/abandoned-01234567-from-step-00000020/step-00000030.h5", "thirty"));
-    assert_true(contains("checkpoints/abandoned-01234567-from-step-00000020/step-00000040.h5", "forty"));
-    assert_true(contains("checkpoints/abandoned-01234567-from-step-00000020/metrics.jsonl", "rows"));
+    assert_true(
+        contains("checkpoints/abandoned-01234567-from-step-00000020/step-00000030.h5", "thirty"));
+    assert_true(
+        contains("checkpoints/abandoned-01234567-from-step-00000020/step-00000040.h5", "forty"));
+    assert_true(
+        contains("checkpoints/abandoned-01234567-from-step-00000020/metrics.jsonl", "rows"));
     assert_true(contains("metrics.jsonl", "rows")); // the trainer cuts it
     assert_int_not_equal(
         access(path_of("checkpoints/abandoned-01234567-from-step-00000020.moving"), F_OK), 0);
@@ -131,7 +134,8 @@ static void a_second_time_gets_a_folder_of_its_own(void **state) {
     write_file("checkpoints/step-00000030.h5", "again");
     assert_true(going_back_to(run_dir, RUN, 20, &err));
     assert_moved_aside();
-    assert_true(contains("checkpoints/abandoned-01234567-from-step-00000020-2/step-00000030.h5", "again"));
+    assert_true(
+        contains("checkpoints/abandoned-01234567-from-step-00000020-2/step-00000030.h5", "again"));
 }
 
 static void a_whole_run_goes_with_its_rows(void **state) {
@@ -148,10 +152,8 @@ static void a_whole_run_goes_with_its_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(what_comes_after_is_moved_aside),
-        TEST(nothing_after_it_leaves_all_as_it_is),
-        TEST(an_interrupted_one_is_finished),
-        TEST(a_second_time_gets_a_folder_of_its_own),
+        TEST(what_comes_after_is_moved_aside), TEST(nothing_after_it_leaves_all_as_it_is),
+        TEST(an_interrupted_one_is_finished),  TEST(a_second_time_gets_a_folder_of_its_own),
         TEST(a_whole_run_goes_with_its_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
