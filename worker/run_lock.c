@@ -117,21 +117,17 @@ static bool parse_holder(const char *text, Holder *holder) {
                   &holder->ranks, holder->since) == 7;
 }
 
+// "job 17, process 4242 on h7 (4 ranks, since …)"
 static void describe(const Holder *holder, char text[RECORD_BYTES]) {
     bool has_job = strcmp(holder->job, "none") != 0;
-    snprintf(text, RECORD_BYTES, "%s%sprocess %ld on %s (%d rank%s, since %s)",
-             has_job ? "job " : "", has_job ? holder->job : "", holder->pid, holder->host,
-             holder->ranks, holder->ranks == 1 ? "" : "s", holder->since);
-    if (has_job) { // "job 17, process …"
-        char whole[RECORD_BYTES];
-        snprintf(whole, sizeof whole, "job %.100s, %.600s", holder->job, strstr(text, "process"));
-        memcpy(text, whole, sizeof whole);
-    }
+    snprintf(text, RECORD_BYTES, "%s%s%sprocess %ld on %s (%d rank%s, since %s)",
+             has_job ? "job " : "", has_job ? holder->job : "", has_job ? ", " : "", holder->pid,
+             holder->host, holder->ranks, holder->ranks == 1 ? "" : "s", holder->since);
 }
 
 // ---- the file ------------------------------------------------------------------------------------------
 
-// What the lock file says, and a number that changes with every beat of its holder. False when there is no such file.
+// What the lock file says, and when its holder has touched it last. False when there is no such file.
 static bool read_record(const char *path, char text[RECORD_BYTES], struct timespec *touched) {
     text[0] = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -163,9 +159,10 @@ static bool cannot(const char *path, const char *what, int cause, Error *err) {
                      what, strerror(cause));
 }
 
+// At no moment is the file empty, which would mean that nobody holds it.
 static bool write_all(int fd, const char *text) {
     size_t bytes = strlen(text);
-    return ftruncate(fd, 0) == 0 && pwrite(fd, text, bytes, 0) == (ssize_t)bytes;
+    return pwrite(fd, text, bytes, 0) == (ssize_t)bytes && ftruncate(fd, (off_t)bytes) == 0;
 }
 
 // Puts our name into the file that flock has given us.
