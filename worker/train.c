@@ -155,8 +155,8 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
-    run_lock_release();
     metrics_close(trainer->metrics);
+    run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
     batch_close(&trainer->batch);
