@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-static void *fail(void *unused) {
+static void *fail_a_check(void *unused) {
     CHECK(unused != NULL, "something is wrong");
     return NULL;
 }
@@ -41,12 +41,12 @@ static int in_a_process(void (*work)(void), char *text, size_t bytes) {
 }
 
 static void fail_here(void) {
-    fail(NULL);
+    fail_a_check(NULL);
 }
 
 static void fail_on_another_thread(void) {
     pthread_t thread;
-    pthread_create(&thread, NULL, fail, NULL);
+    pthread_create(&thread, NULL, fail_a_check, NULL);
     pthread_join(thread, NULL);
 }
 
