@@ -127,7 +127,7 @@ static void text_and_token_numbers_are_not_taken_for_each_other(void **state) {
         assert_accepted("documents between NULs", "one document of words\0another one of words\0",
                         43, ALL_FORMATS[f]);
         char documents[512];
-        for (int i = 0; i < 512; i++) documents[i] = i % 32 == 31 ? '\0' : (char)('a' + i % 7);
+        for (int i = 0; i < 512; i++) documents[i] = (char)(i % 32 == 31 ? 0 : 'a' + i % 7);
         assert_accepted("many documents", documents, sizeof documents, ALL_FORMATS[f]);
         assert_accepted("three bytes", "\0\1\2", 3, ALL_FORMATS[f]);
     }
