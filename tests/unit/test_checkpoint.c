@@ -598,8 +598,6 @@ int main(int argc, char **argv) {
         TEST(any_rows_can_be_loaded),
         TEST(info_tells_what_is_inside),
         TEST(the_table_is_read_without_reading_any_tensor),
-}
-
         TEST(numbers_that_cannot_be_are_refused),
         TEST(the_digest_is_of_content_alone),
         TEST(the_digest_counts_choices_not_rows),
