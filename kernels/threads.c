@@ -76,10 +76,12 @@ static bool own_cgroup(const char *root, int version, char path[LINE_BYTES]) {
     FILE *file = open_below(root, "/proc/self", "cgroup");
     while (file && !found && fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
-        char *controllers = strchr(line, ':'), *name = controllers ? strchr(controllers + 1, ':') : NULL;
+        char *controllers = strchr(line, ':'),
+             *name = controllers ? strchr(controllers + 1, ':') : NULL;
         if (!name) continue;
         *controllers++ = *name++ = 0;
-        found = version == 2 ? strcmp(line, "0") == 0 && !controllers[0] : has_word(controllers, "cpu");
+        found =
+            version == 2 ? strcmp(line, "0") == 0 && !controllers[0] : has_word(controllers, "cpu");
         if (found) snprintf(path, LINE_BYTES, "%s", name);
     }
     if (file) fclose(file);
@@ -174,7 +176,8 @@ static int threads_of_environment(ThreadChoice *choice) {
 // The CPUs, and how many of them fall to a rank when `sharers` have them together: "2 ranks share 64 CPUs"
 static double share(double cpus, int sharers, const char *what, char *text, size_t bytes) {
     int length = sharers > 1 ? snprintf(text, bytes, "%d ranks share ", sharers) : 0;
-    snprintf(text + length, bytes - (size_t)length, "%.4g CPU%s%s", cpus, cpus == 1 ? "" : "s", what);
+    snprintf(text + length, bytes - (size_t)length, "%.4g CPU%s%s", cpus, cpus == 1 ? "" : "s",
+             what);
     return cpus / (sharers > 1 ? sharers : 1);
 }
 

@@ -5,8 +5,9 @@
 #include <stdint.h>
 
 typedef struct ThreadChoice {
-    int threads;       // at least 1
-    char reason[96];   // "OMP_NUM_THREADS", "a cgroup allows 2.50 of 64 CPUs", "4 ranks share 64 CPUs"
+    int threads; // at least 1
+    char
+        reason[96]; // "OMP_NUM_THREADS", "a cgroup allows 2.50 of 64 CPUs", "4 ranks share 64 CPUs"
     char warning[160]; // about a value of OMP_NUM_THREADS that is no number of threads; or empty
 } ThreadChoice;
 

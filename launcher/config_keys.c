@@ -97,7 +97,8 @@ const ConfigKey CONFIG_KEYS[] = {
         "folder of everything the run writes: config.yaml, metrics.jsonl, checkpoints/"),
     NUMBER("run.hang_timeout", FREE, hang_timeout, "600", 0, 1e6,
            "seconds without progress after which every rank says where it waits and the run ends with exit code 8 "
-           "(a stopped rank, a cut network); longer than the longest save; 0: wait for ever"),
+           "(a stopped rank, a cut network); loading and saving count as progress, but one flush of a file to the disk must "
+           "fit; 0: wait for ever"),
     INTEGER("run.seed", STATE, seed, "1337", 0, 9007199254740992,
         "key of all random numbers: initial weights, order of the data, random drops"),
 

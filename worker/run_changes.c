@@ -50,14 +50,15 @@ static int refused_root(const RunChanges *run, const ConfigChanges *changes, int
     return i;
 }
 
-// "attention.heads 2 -> 1 (so attention.d_head 8 -> 16)"; a key that was derived from one that may change is to be written.
+// "attention.heads 2 -> 1 (so attention.d_head 8 -> 16)"; of a key that nobody wrote the old value is to be written.
 static void append_refused(Text *text, const RunChanges *run, const ConfigChanges *changes,
                            int root) {
     const KeyChange *change = &changes->list[root];
     append_change(text, change);
-    if (change->cause >= 0)
-        append(text, " (follows from %s; %s=%s keeps it)", changes->list[change->cause].rule->key,
-               change->rule->key, change->saved);
+    if (change->rule->derived) // from a key that may change, or by a program of other defaults
+        append(text, " (%s%s; %s=%s keeps it)", change->cause >= 0 ? "follows from " : "a default",
+               change->cause >= 0 ? changes->list[change->cause].rule->key : "", change->rule->key,
+               change->saved);
     int followers = 0;
     for (int i = 0; i < changes->count; i++) {
         if (i == root || !is_refused(run, changes, i) || refused_root(run, changes, i) != root)

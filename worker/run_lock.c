@@ -18,17 +18,22 @@
 
 enum { PATH_BYTES = 1280, RECORD_BYTES = 768, WORD_BYTES = 128 };
 
-static const double WAIT_SECONDS = 5;    // for ranks that die a second after their mpirun
-static const double SILENT_SECONDS = 3;  // three beats: whoever is silent for so long does not answer
-static const double LOST_SECONDS = 60;   // silent for so long on another host: dead, even if nothing proves it
-static const double SETTLE_SECONDS = 0.3; // without flock: for a rival that has read the same dead holder
+static const double WAIT_SECONDS = 5; // for ranks that die a second after their mpirun
+static const double SILENT_SECONDS =
+    3; // three beats: whoever is silent for so long does not answer
+static const double LOST_SECONDS =
+    60; // silent for so long on another host: dead, even if nothing proves it
+static const double SETTLE_SECONDS =
+    0.3; // without flock: for a rival that has read the same dead holder
 
 // The text of RUN/lock. Every word is one without blanks, so that it can be read back and by people.
 typedef struct Holder {
     char host[WORD_BYTES];
-    char machine[WORD_BYTES]; // boot and namespace of process ids: where `pid` means the same process
+    char machine
+        [WORD_BYTES]; // boot and namespace of process ids: where `pid` means the same process
     long pid;
-    unsigned long long started; // of the process, in the kernel's ticks: a later one may get the same pid
+    unsigned long long
+        started; // of the process, in the kernel's ticks: a later one may get the same pid
     char job[WORD_BYTES];
     int ranks;
     char since[WORD_BYTES];
@@ -66,8 +71,10 @@ static unsigned long long process_start(long pid) {
     char *rest = strrchr(text, ')'), state = 0; // the name before it may hold anything
     unsigned long long start = 0;
     // Field 3 is the state, field 22 the start.
-    if (!rest || sscanf(rest + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
-                                  "%*s %*s %*s %llu", &state, &start) != 2)
+    if (!rest || sscanf(rest + 1,
+                        " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+                        "%*s %*s %*s %llu",
+                        &state, &start) != 2)
         return 0;
     return state == 'Z' || state == 'X' ? 0 : start;
 }
@@ -85,7 +92,8 @@ static void read_machine(char machine[WORD_BYTES]) {
 }
 
 static Holder this_process(int ranks) {
-    Holder holder = {.pid = (long)getpid(), .started = process_start((long)getpid()), .ranks = ranks};
+    Holder holder = {
+        .pid = (long)getpid(), .started = process_start((long)getpid()), .ranks = ranks};
     const char *job = getenv("SLURM_JOB_ID");
     snprintf(holder.job, sizeof holder.job, "%s", job && job[0] ? job : "none");
     for (char *c = holder.job; *c; c++)
@@ -103,26 +111,23 @@ static Holder this_process(int ranks) {
 // False: the text names nobody (released, or written by something else).
 static bool parse_holder(const char *text, Holder *holder) {
     *holder = (Holder){0};
-    return sscanf(text, "host %127s machine %127s pid %ld started %llu job %127s ranks %d since %127s",
+    return sscanf(text,
+                  "host %127s machine %127s pid %ld started %llu job %127s ranks %d since %127s",
                   holder->host, holder->machine, &holder->pid, &holder->started, holder->job,
                   &holder->ranks, holder->since) == 7;
 }
 
+// "job 17, process 4242 on h7 (4 ranks, since …)"
 static void describe(const Holder *holder, char text[RECORD_BYTES]) {
     bool has_job = strcmp(holder->job, "none") != 0;
-    snprintf(text, RECORD_BYTES, "%s%sprocess %ld on %s (%d rank%s, since %s)", has_job ? "job " : "",
-             has_job ? holder->job : "", holder->pid, holder->host, holder->ranks,
-             holder->ranks == 1 ? "" : "s", holder->since);
-    if (has_job) { // "job 17, process …"
-        char whole[RECORD_BYTES];
-        snprintf(whole, sizeof whole, "job %.100s, %.600s", holder->job, strstr(text, "process"));
-        memcpy(text, whole, sizeof whole);
-    }
+    snprintf(text, RECORD_BYTES, "%s%s%sprocess %ld on %s (%d rank%s, since %s)",
+             has_job ? "job " : "", has_job ? holder->job : "", has_job ? ", " : "", holder->pid,
+             holder->host, holder->ranks, holder->ranks == 1 ? "" : "s", holder->since);
 }
 
 // ---- the file ------------------------------------------------------------------------------------------
 
-// What the lock file says, and a number that changes with every beat of its holder. False when there is no such file.
+// What the lock file says, and when its holder has touched it last. False when there is no such file.
 static bool read_record(const char *path, char text[RECORD_BYTES], struct timespec *touched) {
     text[0] = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -154,9 +159,10 @@ static bool cannot(const char *path, const char *what, int cause, Error *err) {
                      what, strerror(cause));
 }
 
+// At no moment is the file empty, which would mean that nobody holds it.
 static bool write_all(int fd, const char *text) {
     size_t bytes = strlen(text);
-    return ftruncate(fd, 0) == 0 && pwrite(fd, text, bytes, 0) == (ssize_t)bytes;
+    return pwrite(fd, text, bytes, 0) == (ssize_t)bytes && ftruncate(fd, (off_t)bytes) == 0;
 }
 
 // Puts our name into the file that flock has given us.
@@ -233,7 +239,8 @@ static void look(Watch *watch, const char *path) {
 
 // Whether the holder's process lives; true when that cannot be asked from here.
 static bool may_live(const Holder *holder, const Holder *self) {
-    return strcmp(holder->machine, self->machine) != 0 || process_start(holder->pid) == holder->started;
+    return strcmp(holder->machine, self->machine) != 0 ||
+           process_start(holder->pid) == holder->started;
 }
 
 // Whether nobody who is named in the file can be training here.
@@ -254,14 +261,18 @@ static bool refuse(const char *run_dir, const Watch *watch, Error *err) {
     if (signals_received())
         return error_set(err, EXIT_REQUEUE,
                          "stopped by %s while waiting for run.dir %s, held by %s; run the same "
-                         "command again to go on", signal_name(signals_received()), run_dir, who);
+                         "command again to go on",
+                         signal_name(signals_received()), run_dir, who);
     if (watch->named && silent > SILENT_SECONDS)
-        return error_set(err, EXIT_REQUEUE,
-                         "run.dir %s is held by %s, which has not answered for %.0f s; run the same "
-                         "command again later, or end that process", run_dir, who, silent);
+        return error_set(
+            err, EXIT_REQUEUE,
+            "run.dir %s is held by %s, which has not answered for %.0f s; run the same "
+            "command again later, or end that process",
+            run_dir, who, silent);
     return error_set(err, EXIT_LOCKED,
                      "run.dir %s: another job is training here: %s; wait for it or choose another "
-                     "run.dir", run_dir, who);
+                     "run.dir",
+                     run_dir, who);
 }
 
 static void warn_of_takeover(const char *run_dir, const Watch *watch, const Holder *self) {
@@ -325,15 +336,18 @@ bool run_lock_take(const char *run_dir, int ranks, Error *err) {
 static bool still_ours(void) {
     char text[RECORD_BYTES];
     struct timespec touched;
-    if (read_record(held.path, text, &touched) && text[0] && strcmp(text, held.record) != 0) return false;
+    if (read_record(held.path, text, &touched) && text[0] && strcmp(text, held.record) != 0)
+        return false;
     held.confirmed = boot_seconds();
     return true;
 }
 
 static _Noreturn void end_replaced(void) {
     die(EXIT_LOCKED, __FILE__, __LINE__,
-        "%s names another job, which has replaced this one while it did not answer; nothing more is "
-        "written here", held.path);
+        "%s names another job, which has replaced this one while it did not answer; nothing more "
+        "is "
+        "written here",
+        held.path);
 }
 
 void run_lock_beat(void) {

@@ -196,8 +196,8 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
-    run_lock_release();
     row_file_close(trainer->metrics);
+    run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
     batch_close(&trainer->batch);

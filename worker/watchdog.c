@@ -38,9 +38,10 @@ static void confirm_signal(int number) {
     bool from_mpirun = number == SIGTERM && getenv("OMPI_COMM_WORLD_RANK");
     log_info("%s received in: %s; stopping as soon as it ends%s", signal_name(number),
              heartbeat_phase(),
-             from_mpirun ? ". mpirun kills its ranks one second after Ctrl-C or SIGTERM, which may be too "
-                           "soon to save: launcher/mpirun gives them the time"
-                         : "");
+             from_mpirun
+                 ? ". mpirun kills its ranks one second after Ctrl-C or SIGTERM, which may be too "
+                   "soon to save: launcher/mpirun gives them the time"
+                 : "");
 }
 
 static void *watch(void *unused) {
@@ -53,7 +54,8 @@ static void *watch(void *unused) {
         // The clock counts polls that really ran: a whole machine that was suspended is not a hang.
         double slept = clock_seconds() - begin, elapsed = fmin(slept, POLL_SECONDS);
         begin += slept;
-        bool stopped = slept > POLLS_A_CHECK * POLL_SECONDS; // and another job may have taken the run meanwhile
+        bool stopped = slept > POLLS_A_CHECK *
+                                   POLL_SECONDS; // and another job may have taken the run meanwhile
         if (++polls % POLLS_A_CHECK == 0 || stopped) {
             collectives_check(); // what failed behind our back
             run_lock_beat();

@@ -108,6 +108,7 @@ class Branches(RunTest):
         self.write("other.txt", "Another text. " * 200)
         self.train("r", back, "data.train=other.txt", code=3)
         self.train("r", "resume=none.h5", code=4)
+        self.assert_error(self.train("r", "resume=r", code=4), 4, "it is a folder; name a checkpoint")
         self.assertEqual({k: v for k, v in self.snapshot().items() if k != "other.txt"}, before)
 
     def test_another_run_in_the_folder_is_moved_aside_whole(self):

@@ -37,6 +37,13 @@ class Differences(RunTest):
                 self.assert_error(outcome, 2, "step-00000004.h5", *parts)
         self.assertEqual(self.snapshot(), before, "nothing is written, not even config.yaml")
 
+    def test_a_value_that_nobody_writes_any_more_is_told_how_to_keep(self):
+        self.train("small", "train.shards=2")
+        outcome = self.run_program("tiny.yaml", "run.dir=small", "train.steps=6")
+        self.assert_error(outcome, 2, "train.shards 2 -> 8 (a default; train.shards=2 keeps it)",
+                          "resume.allow=train.shards")
+        self.train("small", "train.steps=6", "train.shards=2")
+
     def test_a_function_key_may_change_where_it_is_named(self):
         outcome = self.train("r", "train.steps=5", "attention.heads=1", "model.norm_eps=0.1",
                              "resume.allow=attention.heads,model.norm_eps")

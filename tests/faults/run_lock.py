@@ -33,7 +33,9 @@ def record(space, run):
 
 
 def holder(space, run):
-    return int(re.search(r" pid (\d+) ", record(space, run))[1])
+    named = re.search(r" pid (\d+) ", record(space, run))
+    assert named, "the lock names nobody"
+    return int(named[1])
 
 
 def again(space, run, config, code, *parts, before=()):

@@ -5,6 +5,7 @@
 import fcntl
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,18 @@ def a_stopped_rank_ends_the_run_with_exit_code_8(space: Workspace):
     assert outcome.code == 8, f"exit code 8 expected\n{outcome}"
     assert "no progress for 3 s" in outcome.output and "run.hang_timeout" in outcome.output, outcome
     wait_until_gone(pids)
+
+
+def slow_work_that_goes_on_is_no_hang(space: Workspace):
+    """Reading a checkpoint takes longer than run.hang_timeout, but no single read does."""
+    if not shutil.which("strace"):
+        return
+    space.run("run", {"train.steps": 1, "eval.every": 0})
+    config = {"train.steps": 2, "eval.every": 0, "run.hang_timeout": 3}
+    slow = ["strace", "-f", "-q", "-o", "/dev/null", "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=10000"]
+    command = [*slow, *space.command("run", config)[-3:]]
+    outcome = space.finish(space.start(command), command)
+    assert outcome.code == 0 and "resumed from" in outcome.output, str(outcome)
 
 
 LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000}
@@ -181,7 +194,7 @@ def mpirun_itself_is_answered_before_it_kills(space: Workspace):
 
 if __name__ == "__main__":
     main([a_signal_in_the_middle_of_a_matrix_product_is_harmless, a_stopped_rank_ends_the_run_with_exit_code_8,
-          a_signal_during_start_up_is_obeyed_before_the_first_step, each_request_is_obeyed_and_usr2_is_not_one,
+          slow_work_that_goes_on_is_no_hang, a_signal_during_start_up_is_obeyed_before_the_first_step, each_request_is_obeyed_and_usr2_is_not_one,
           under_nohup_a_closed_terminal_is_no_request, a_signal_ends_what_has_nothing_to_save,
           launcher_mpirun_gives_a_long_step_the_time_to_save, launcher_mpirun_obeys_at_any_moment_of_the_start,
           launcher_mpirun_goes_on_when_nobody_reads, launcher_mpirun_passes_exit_codes_on,

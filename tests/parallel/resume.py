@@ -66,7 +66,7 @@ def a_branch_goes_on_on_any_layout(space: Workspace):
     """Begun on four ranks, gone on with on two and one, in its own folder and in the parent's: each time the unbroken branch."""
     config = dict(CONFIG, **{"checkpoint.every": 2, "train.schedule": "constant"})
     space.run("parent", config, ranks=2)
-    rows, digest = space.result("parent")
+    rows, digest = space.metrics("parent"), space.digest("parent")
     shutil.copytree(space.path("parent"), space.path("inside"))
     for run, later in (("outside", [row for row in rows if row["step"] > 4]), ("inside", rows)):
         begin = next(path for path in space.checkpoints("inside" if run == "inside" else "parent") if "00000004" in path)

@@ -127,13 +127,13 @@ static void text_and_token_numbers_are_not_taken_for_each_other(void **state) {
         assert_accepted("documents between NULs", "one document of words\0another one of words\0",
                         43, ALL_FORMATS[f]);
         char documents[512];
-        for (int i = 0; i < 512; i++) documents[i] = i % 32 == 31 ? '\0' : (char)('a' + i % 7);
+        for (int i = 0; i < 512; i++) documents[i] = (char)(i % 32 == 31 ? 0 : 'a' + i % 7);
         assert_accepted("many documents", documents, sizeof documents, ALL_FORMATS[f]);
         assert_accepted("three bytes", "\0\1\2", 3, ALL_FORMATS[f]);
     }
     assert_accepted("Latin-1", latin, sizeof latin - 1, DATA_BYTES);
-    assert_accepted("colours of a terminal", "\x1B[31mred\x1B[0m and \x1B[1mbold\x1B[0m", 32,
-                    DATA_BYTES);
+    const char colours[] = "\x1B[31mred\x1B[0m and \x1B[1mbold\x1B[0m";
+    assert_accepted("colours of a terminal", colours, sizeof colours - 1, DATA_BYTES);
     uint8_t any[4096];
     for (uint32_t i = 0; i < 4096; i++) any[i] = (uint8_t)(i * 2654435761u >> 13);
     assert_refused(any, sizeof any, DATA_BYTES, "binary data, not text");

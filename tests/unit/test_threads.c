@@ -61,7 +61,8 @@ static void without_cgroups_there_is_no_limit(void **state) {
 static void version_2_takes_the_least_of_all_levels(void **state) {
     (void)state;
     put("/proc/self/cgroup", "0::/slurm/job/step\n");
-    put("/proc/self/mountinfo", "30 20 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n");
+    put("/proc/self/mountinfo",
+        "30 20 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n");
     put("/sys/fs/cgroup/slurm/job/step/cpu.max", "max 100000\n");
     assert_cpus(0);
     put("/sys/fs/cgroup/slurm/job/cpu.max", "250000 100000\n");
@@ -88,7 +89,8 @@ static void version_1_is_found_among_its_controllers(void **state) {
 
 static void a_container_sees_its_own_cgroup_at_the_mount(void **state) {
     (void)state;
-    put("/proc/self/mountinfo", "32 20 0:28 /docker/x /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n");
+    put("/proc/self/mountinfo",
+        "32 20 0:28 /docker/x /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n");
     put("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "400000\n");
     put("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
     put("/sys/fs/cgroup/cpu/inner/cpu.cfs_quota_us", "100000\n");
@@ -96,8 +98,11 @@ static void a_container_sees_its_own_cgroup_at_the_mount(void **state) {
     static const struct {
         const char *cgroup;
         double cpus;
-    } cases[] = {{"4:cpu:/docker/x\n", 4}, {"4:cpu:/docker/x/inner\n", 1}, {"4:cpu:/docker/xy\n", 4},
-                 {"4:cpu:/../other\n", 4}, {"4:cpu:/\n", 4}};
+    } cases[] = {{"4:cpu:/docker/x\n", 4},
+                 {"4:cpu:/docker/x/inner\n", 1},
+                 {"4:cpu:/docker/xy\n", 4},
+                 {"4:cpu:/../other\n", 4},
+                 {"4:cpu:/\n", 4}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         put("/proc/self/cgroup", cases[i].cgroup);
         assert_cpus(cases[i].cpus);
@@ -144,8 +149,9 @@ static void omp_num_threads_is_obeyed_when_it_is_a_number(void **state) {
     static const struct {
         const char *text;
         int threads; // 0: as without it
-    } cases[] = {{"3", 3}, {"5,2", 5}, {" 4 ", 4}, {"", 0}, {"abc", 0}, {"0", 0}, {"-2", 0}, {"2x", 0},
-                 {"1e2", 0}, {"99999999999999999999", 0}, {"1000000000", 0}};
+    } cases[] = {{"3", 3},         {"5,2", 5}, {" 4 ", 4}, {"", 0},    {"abc", 0},
+                 {"0", 0},         {"-2", 0},  {"2x", 0},  {"1e2", 0}, {"99999999999999999999", 0},
+                 {"1000000000", 0}};
     fake_cpus = 7;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         setenv("OMP_NUM_THREADS", cases[i].text, 1);
