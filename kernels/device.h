@@ -31,9 +31,8 @@ typedef struct Device {
     // What decides the bits of its results: library, version, instruction set or kind of GPU; compared over ranks.
     char kind[256];
     DeviceLimits limits;
-    size_t
-        reserve_bytes; // of its memory, beside what device_allocate is asked for: the most that kernels take for themselves
-    int threads;       // OpenMP threads this rank computes with
+    size_t reserve_bytes; // of its memory: the most that kernels take, beside device_allocate
+    int threads;          // OpenMP threads this rank computes with
     uint8_t identity[DEVICE_IDENTITY_BYTES]; // of a GPU: no other has the same; zeros on a CPU
     // A row's result must not depend on how many rows are computed together (reproducible: ranks). Set by the session; on
     // the CPU that always holds.

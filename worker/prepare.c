@@ -101,8 +101,8 @@ static bool check_room(Trainer *trainer, Error *err) {
     if (!ok)
         error_set(err, EXIT_IO,
                   "%s: a rank needs %.0f MiB (parameters %.0f, gradients %.0f, optimizer %.0f, "
-                  "activations, scratch and kernels %.0f for the worst routing) and %.0f MiB are free; use "
-                  "more ranks, a smaller train.batch, more train.micro_batches, "
+                  "activations, scratch and kernels %.0f for the worst routing) and %.0f MiB are "
+                  "free; use more ranks, a smaller train.batch, more train.micro_batches, "
                   "train.precision=bf16, or a moe.capacity_factor, which bounds the worst case",
                   dev->description, (double)wanted * mib,
                   (double)model->parameter_arena.peak_bytes * mib,

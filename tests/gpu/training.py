@@ -26,7 +26,7 @@ CONFIGURATIONS = {
         [(4, 4)]),
     "padded, bf16": (
         {"train.precision": "bf16", "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "moe.drop": "probability",
-         "attention.heads": 4, "attention.kv_heads": 2, "train.micro_batches": 2, "train.shards": 4},
+         "attention.heads": 4, "attention.kv_heads": 2, "train.micro_batches": 2, "train.shards": 8},
         [(2, 2), (4, 4)]),
     "random drops, bf16": (
         {"train.precision": "bf16", "moe.capacity_factor": 0.75, "moe.drop": "random", "moe.every": 2},
