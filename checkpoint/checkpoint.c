@@ -17,6 +17,7 @@
 #include "checkpoint/tensor_file.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
+#include "comm/rank_facts.h"
 #include "kernels/log.h"
 
 enum { ABOUT_TENSORS = 3, SMALL_TENSORS = STATE_TENSORS + UTILIZATION_TENSORS + ABOUT_TENSORS };
@@ -83,10 +84,10 @@ static bool lay_out(const Paths *paths, Manifest *manifest, FileHeader *header, 
     for (int64_t i = 0; i < manifest->count; i++) bytes += manifest->datasets[i].bytes;
     if (!directory_make(paths->directory, err)) return false;
     checkpoint_list_remove_temporary(paths->directory);
-    if (!directory_check_room(paths->directory, bytes + bytes / 10 + (1 << 20), err)) return false;
-    if (!tensor_file_create(paths->temporary, manifest, header, err))
-        return error_prefix(err, "%s", paths->temporary);
-    return true;
+    bytes += bytes / 10 + (1 << 20);
+    if (!directory_check_room(paths->directory, bytes, err) || !file_check_limit(bytes, err))
+        return false;
+    return tensor_file_create(paths->temporary, manifest, header, err);
 }
 
 // Rank 0's datasets, in their order and with their offsets, on every rank.
@@ -96,7 +97,7 @@ static void broadcast_manifest(Group *world, Manifest *manifest) {
     if (comm_rank() != 0) {
         manifest->datasets = calloc((size_t)manifest->count, sizeof *manifest->datasets);
         manifest->hashes = calloc((size_t)manifest->blocks, sizeof *manifest->hashes);
-        CHECK(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
+        CHECK_MEMORY(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
               (long long)manifest->count);
     }
     broadcast(world, manifest->datasets, (size_t)manifest->count * sizeof *manifest->datasets, 0);
@@ -131,8 +132,8 @@ static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const Sav
 static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
                            const SmallContents *small, Manifest *manifest, int64_t *written,
                            Error *err) {
-    int fd = open(temporary, O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return error_set(err, EXIT_IO, "%s: cannot open: %s", temporary, strerror(errno));
+    int fd = file_open_made_elsewhere(temporary, O_WRONLY, err);
+    if (fd < 0) return false;
     bool ok = true;
     for (int i = 0; ok && i < checkpoint->tensor_count; i++)
         ok = write_tensor(fd, manifest, written, &checkpoint->tensors[i], comm_rank(), comm_size(),
@@ -163,13 +164,13 @@ static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, 
     size_t hashes_bytes = (size_t)manifest->blocks * sizeof(Hash);
     bool ok = false;
     ManifestRecord *records = malloc(records_bytes);
-    CHECK(records, "no memory for a manifest of %zu bytes", records_bytes);
+    CHECK_MEMORY(records, "no memory for a manifest of %zu bytes", records_bytes);
     for (int64_t i = 0; i < manifest->count; i++)
         records[i] = dataset_encode(&manifest->datasets[i]);
-    int fd = open(temporary, O_RDWR | O_CLOEXEC);
+    int fd = file_open(temporary, O_RDWR, err);
     if (fd < 0) {
-        error_set(err, EXIT_IO, "cannot open: %s", strerror(errno));
-        goto cleanup;
+        free(records);
+        return false;
     }
     header->format_version = CHECKPOINT_FORMAT_VERSION;
     header->index_hash = index_hash(records, manifest->count, manifest->hashes, manifest->blocks);
@@ -181,22 +182,53 @@ static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, 
     header_seal(header);
     ok = file_write_at(fd, header, sizeof *header, 0, err) && file_sync(fd, err);
 cleanup:
-    if (fd >= 0) close(fd);
+    close(fd);
     free(records);
     return ok || error_prefix(err, "%s", temporary);
 }
 
 // From here on the checkpoint exists. Rank 0.
 static bool publish(const Paths *paths, Error *err) {
-    if (rename(paths->temporary, paths->final) != 0)
-        return error_set(err, EXIT_IO, "cannot rename %s to %s: %s", paths->temporary, paths->final,
-                         strerror(errno));
-    return directory_sync(paths->directory, err);
+    return file_rename(paths->temporary, paths->final, err) &&
+           directory_sync(paths->directory, err);
+}
+
+// Rank 0's part of the trial: a file of one block under a temporary name.
+static bool make_trial_file(const Paths *paths, Error *err) {
+    static const char block[4096];
+    if (!directory_make(paths->directory, err)) return false;
+    checkpoint_list_remove_temporary(paths->directory);
+    int fd = file_open(paths->temporary, O_WRONLY | O_CREAT, err);
+    if (fd < 0) return false;
+    bool ok = (file_write_at(fd, block, sizeof block, 0, err) && file_sync(fd, err)) ||
+              error_prefix(err, "%s", paths->temporary);
+    close(fd);
+    return ok;
+}
+
+bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
+    const bool root = comm_rank() == 0;
+    Paths paths = {0};
+    bool ok = name_paths(&paths, run_dir, 0, err);
+    if (ok && root) ok = make_trial_file(&paths, err) && file_check_limit(bytes, err);
+    ok = comm_follow(ok, err);
+    if (ok) {
+        int fd = file_open_made_elsewhere(paths.temporary, O_WRONLY, err);
+        if (fd >= 0) close(fd);
+        ok = fd >= 0 || error_prefix(err, "what rank 0 writes into run.dir cannot be opened here; "
+                                          "choose a folder on a file system that all hosts share");
+        ok = comm_agree(ok, err);
+    }
+    Error room = {0};
+    if (root) unlink(paths.temporary);
+    if (ok && root && !directory_check_room(paths.directory, bytes, &room))
+        log_warn("%s; training begins all the same", room.message);
+    barrier(comm_world()); // what was removed is gone when any rank returns
+    return ok;
 }
 
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err) {
     const bool root = comm_rank() == 0;
-    ProcessGroups groups = process_groups_open(1, NULL);
     Paths paths = {0};
     SmallContents small = {0};
     Manifest manifest = {0};
@@ -209,19 +241,19 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
         list_datasets(checkpoint, &small, &manifest);
         ok = lay_out(&paths, &manifest, &header, err);
     }
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
-    broadcast_manifest(groups.world, &manifest);
+    broadcast_manifest(comm_world(), &manifest);
     written = calloc((size_t)manifest.blocks, sizeof *written);
-    CHECK(written, "no memory for %lld counts", (long long)manifest.blocks);
+    CHECK_MEMORY(written, "no memory for %lld counts", (long long)manifest.blocks);
 
     ok = write_contents(paths.temporary, checkpoint, root ? &small : NULL, &manifest, written, err);
     ok = comm_agree(ok, err);
     if (!ok) goto cleanup;
-    gather_hashes(groups.world, &manifest, written);
+    gather_hashes(comm_world(), &manifest, written);
 
     if (root) ok = seal(paths.temporary, &manifest, &header, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
 
     // Read back before it may replace or outlive anything: only a verified file gets its name.
@@ -229,32 +261,57 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
     if (!ok) goto cleanup;
 
     if (root) ok = publish(&paths, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep_last);
 cleanup:
     if (!ok) err->exit_code = EXIT_IO;
     if (!ok && root) unlink(paths.temporary);
-    barrier(groups.world); // what was removed is gone when any rank returns
+    barrier(comm_world()); // what was removed is gone when any rank returns
     utilization_free(&small.no_history);
     manifest_free(&manifest);
     free(written);
-    process_groups_close(&groups);
     return ok;
+}
+
+// Each rank has opened the path for itself, and checked only its share of what it found there.
+static bool same_file(const char *path, const FileHeader *header, Error *err) {
+    RankFact fact = {.what = "the checkpoint",
+                     .exit_code = EXIT_CHECKPOINT,
+                     .fix = "put it on a file system that all hosts share"};
+    snprintf(fact.value, sizeof fact.value, "%lld bytes, contents ",
+             (long long)header->file_bytes);
+    for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
+        snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
+    snprintf(fact.note, sizeof fact.note, "%s", path);
+    return rank_facts_compare(&fact, 1, err);
 }
 
 bool checkpoint_verify(const char *path, Error *err) {
     CheckpointFile file;
+    FileHeader header = {0};
     bool ok = checkpoint_file_open(&file, path, err);
     if (ok) {
+        header = file.header;
         ok = checkpoint_file_verify(&file, comm_rank(), comm_size(), err) ||
              error_prefix(err, "%s", path);
         checkpoint_file_close(&file);
     }
-    return comm_agree(ok, err);
+    return comm_agree(ok, err) && same_file(path, &header, err);
+}
+
+// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it lacks the file system, not
+// the bytes. Collective over all ranks.
+static bool verify_listed(const char *path, Error *err) {
+    bool ok = access(path, R_OK) == 0;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
+                  "make it readable on every rank, or move it away",
+                  path, strerror(errno));
+    return comm_agree(ok, err) && checkpoint_verify(path, err);
 }
 
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
-    ProcessGroups groups = process_groups_open(1, NULL);
     CheckpointList list = {0};
     Paths paths = {0};
     bool found = false;
@@ -262,17 +319,23 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
     // Rank 0's list decides, so that all ranks try the same files.
     bool ok = name_paths(&paths, run_dir, 0, err);
     if (ok && comm_rank() == 0) ok = checkpoint_list_read(&list, paths.directory, err);
-    ok = comm_agree(ok, err);
+    ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
-    broadcast(groups.world, &list.count, sizeof list.count, 0);
+    broadcast(comm_world(), &list.count, sizeof list.count, 0);
     for (int64_t i = 0; ok && !found && i < list.count; i++) {
         int64_t step = comm_rank() == 0 ? list.steps[i] : 0;
-        broadcast(groups.world, &step, sizeof step, 0);
+        broadcast(comm_world(), &step, sizeof step, 0);
         ok = name_paths(&paths, run_dir, step, err);
         if (!ok) goto cleanup;
         Error damage = {0};
-        found = checkpoint_verify(paths.final, &damage);
-        if (!found) log_warn("checkpoint not usable: %s", damage.message);
+        found = verify_listed(paths.final, &damage);
+        if (found) continue;
+        if (damage.exit_code != EXIT_CHECKPOINT) {
+            *err = damage;
+            ok = false;
+            goto cleanup;
+        }
+        log_warn("checkpoint not usable: %s", damage.message);
     }
     if (found)
         memcpy(path, paths.final, sizeof paths.final);
@@ -283,6 +346,5 @@ bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES
                        (long long)list.count, paths.directory);
 cleanup:
     checkpoint_list_free(&list);
-    process_groups_close(&groups);
     return ok;
 }

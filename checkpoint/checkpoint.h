@@ -13,7 +13,7 @@
 #include "checkpoint/utilization.h"
 #include "kernels/tensor.h"
 
-enum { CHECKPOINT_FORMAT_VERSION = 1, CHECKPOINT_PATH_BYTES = 1024 };
+enum { CHECKPOINT_FORMAT_VERSION = 1, CHECKPOINT_PATH_BYTES = 1024, RUN_ID_BYTES = 33 };
 
 // One global, logical dataset and the slice of it that this rank holds.
 typedef struct SavedTensor {
@@ -34,16 +34,29 @@ typedef struct SavedTensor {
     void *data;  // host memory, count · shape[1] · shape[2] elements
 } SavedTensor;
 
+// Which run a checkpoint belongs to and how that run began. Not part of the digest: the same bits have the same digest
+// whatever their story. All empty in files of programs that did not know of runs.
+typedef struct RunIdentity {
+    char run[RUN_ID_BYTES];        // 128 random bits in hex, made when the run began; empty: unknown
+    char parent_run[RUN_ID_BYTES]; // the run whose checkpoint it began from; empty: none, or unknown
+    int64_t parent_step;           // of that checkpoint; -1: none
+    char began_from[CHECKPOINT_PATH_BYTES]; // its path, as `resume` or `init` gave it; empty: none
+    // 1: when this was saved, the last step was finite and its loss hardly above that of guessing
+    // (worker/save.c). Pruning spares the newest healthy checkpoint.
+    int64_t healthy;
+} RunIdentity;
+
 // Small state that is the same on every rank.
 typedef struct TrainState {
     int64_t step;          // optimizer steps finished
-    int64_t micro_batches; // micro-batches consumed since the start of training
     int64_t adam_steps;    // updates really applied (skipped ones are not counted)
     int64_t skipped_steps; // non-finite steps
     int64_t skipped_in_row;
     int64_t data_epoch, data_index; // cursor of the data loader
     int64_t tokens;                 // tokens trained on
     char data_id[40]; // hash and size of the training data, hex; a change is refused on resume
+    int64_t evaluation_due; // 1: the evaluation of this step was interrupted; not part of the digest
+    RunIdentity run;
 } TrainState;
 
 // What a checkpoint holds. Filled by worker/train.c for saving, and as the destination of loading.
@@ -58,13 +71,20 @@ typedef struct Checkpoint {
 } Checkpoint;
 
 // Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes all but the
-// keep_last newest (0 keeps all). False with exit 5 on every rank when any rank failed; the older
+// keep_last newest (0 keeps all) and the newest healthy one. False with exit 5 on every rank when any rank failed; the older
 // checkpoints are then untouched and the temporary file is removed. Collective over all ranks.
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
 
+// Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
+// made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too low
+// a limit on file sizes is an error, too little room a warning. False with exit 5. Collective over
+// all ranks.
+bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err);
+
 // Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
 // warning for each damaged file. *path is empty when the directory has none at all; false with exit
-// 4 when there are only damaged ones. Collective over all ranks (hashing is shared out).
+// 4 when there are only damaged ones. One that any rank cannot read is not damaged: false with exit 5, so that no newer state
+// is given up for a network file system that was away. Collective over all ranks (hashing is shared out).
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err);
 
 // Verifies every byte of one file. False with exit 4 naming the dataset and the damaged block, or
@@ -83,6 +103,12 @@ bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err);
 // checks only manifest and configuration. Not collective.
 bool checkpoint_read_config(const char *path, char **config_yaml, Error *err);
 
+// The state stored in a checkpoint. Reads and checks only manifest and state. Not collective.
+bool checkpoint_read_state(const char *path, TrainState *state, Error *err);
+
+// The global shape of a stored tensor. Reads and checks only the manifest. Not collective.
+bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err);
+
 // State, tensor table in name order (data NULL, replicated false, first 0, count shape[0]) and
 // utilization of a file, for `inspect`. Verifies the whole file. Allocates; free with
 // checkpoint_free_info. Not collective.
@@ -98,10 +124,15 @@ typedef struct CheckpointInfo {
 } CheckpointInfo;
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
+// Only the tensor table, from the sealed manifest: reads and hashes no tensor. The rest of *info is zero. Free it likewise.
+// Not collective.
+bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err);
 
-// XXH3-128 in hex over the logical content: for each tensor in name order its name, dtype, shape
-// and bytes, among them the state and the utilization series. Not the configuration, version, time
-// or layout: runs on different numbers of ranks that computed the same bits have the same digest.
+// XXH3-128 in hex over what was computed: for each tensor in name order its name, dtype, shape and
+// bytes, among them the state; then, from the utilization history, its shape, its number of steps
+// and every expert's choices routed and dropped in all of them. Not the configuration, version,
+// time, run, layout or rows of the history: runs on different numbers of ranks that computed the same
+// bits have the same digest, however often they logged.
 // Reads and verifies the whole file. Not collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 

@@ -56,7 +56,12 @@ bool checkpoint_file_open(CheckpointFile *file, const char *path, Error *err) {
     struct stat info;
     bool ok = fstat(file->fd, &info) == 0 ||
               error_set(err, EXIT_IO, "cannot ask for its size: %s", strerror(errno));
-    if (ok && !S_ISREG(info.st_mode)) ok = error_set(err, EXIT_CHECKPOINT, "not a file");
+    if (ok && S_ISDIR(info.st_mode))
+        ok = error_set(err, EXIT_CHECKPOINT,
+                       "it is a folder; name a checkpoint, such as step-00000100.h5 in a run's "
+                       "folder checkpoints");
+    else if (ok && !S_ISREG(info.st_mode))
+        ok = error_set(err, EXIT_CHECKPOINT, "not a file");
     if (ok) { // no block is larger than its file
         size_t bytes = info.st_size < BLOCK_BYTES ? (size_t)info.st_size : BLOCK_BYTES;
         file->block = malloc(bytes + 1);

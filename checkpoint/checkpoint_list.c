@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checkpoint/checkpoint.h"
 #include "kernels/log.h"
 
 static const char TEMPORARY_SUFFIX[] = ".h5.tmp";
@@ -35,16 +36,23 @@ bool checkpoint_list_read(CheckpointList *list, const char *directory, Error *er
         return errno == ENOENT || error_set(err, EXIT_IO, "cannot read the directory %s: %s",
                                             directory, strerror(errno));
     int64_t step, capacity = 0;
-    for (struct dirent *entry; (entry = readdir(stream));) {
+    errno = 0;
+    for (struct dirent *entry; (entry = readdir(stream)); errno = 0) {
         if (!name_parse(entry->d_name, ".h5", &step)) continue;
         if (list->count == capacity) {
             capacity = capacity ? 2 * capacity : 64;
             list->steps = realloc(list->steps, (size_t)capacity * sizeof *list->steps);
-            CHECK(list->steps, "no memory for %lld file names", (long long)capacity);
+            CHECK_MEMORY(list->steps, "no memory for %lld file names", (long long)capacity);
         }
         list->steps[list->count++] = step;
     }
+    int cause = errno;
     closedir(stream);
+    if (cause != 0) {
+        checkpoint_list_free(list);
+        return error_set(err, EXIT_IO, "cannot read the directory %s: %s", directory,
+                         strerror(cause));
+    }
     if (list->count > 0)
         qsort(list->steps, (size_t)list->count, sizeof *list->steps, compare_newest_first);
     return true;
@@ -72,6 +80,19 @@ void checkpoint_list_remove_temporary(const char *directory) {
     closedir(stream);
 }
 
+// Whether a checkpoint may be thrown away on account of newer ones alone. A damaged one is no loss; one that cannot be read
+// now may be the good one.
+typedef enum Health { SICK, HEALTHY, UNKNOWN } Health;
+
+static Health health_of(const char *directory, int64_t step) {
+    char path[PATH_MAX];
+    TrainState state;
+    Error err = {0};
+    snprintf(path, sizeof path, "%s/step-%08lld.h5", directory, (long long)step);
+    if (checkpoint_read_state(path, &state, &err)) return state.run.healthy ? HEALTHY : SICK;
+    return err.exit_code == EXIT_CHECKPOINT ? SICK : UNKNOWN;
+}
+
 void checkpoint_list_prune(const char *directory, int64_t step, int keep_last) {
     CheckpointList list;
     Error err = {0};
@@ -81,8 +102,14 @@ void checkpoint_list_prune(const char *directory, int64_t step, int keep_last) {
         return;
     }
     int64_t kept = 0;
+    bool healthy_kept = false;
     for (int64_t i = 0; i < list.count; i++) {
-        if (list.steps[i] > step || kept++ < keep_last) continue;
+        if (list.steps[i] > step) continue;
+        // Asked only until a healthy one is found: usually once, of the newest.
+        Health health = healthy_kept ? SICK : health_of(directory, list.steps[i]);
+        bool spared = kept++ < keep_last || health != SICK;
+        if (health == HEALTHY) healthy_kept = true;
+        if (spared) continue;
         char name[64];
         snprintf(name, sizeof name, "step-%08lld.h5", (long long)list.steps[i]);
         remove_file(directory, name);

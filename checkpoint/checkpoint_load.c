@@ -27,7 +27,7 @@ static bool match_tensors(const CheckpointFile *file, const Checkpoint *wanted, 
     const Manifest *manifest = &file->manifest;
     int count = wanted->tensor_count;
     const char **names = calloc((size_t)count + 1, sizeof *names);
-    CHECK(names, "no memory for %d names", count);
+    CHECK_MEMORY(names, "no memory for %d names", count);
     bool ok = true;
     for (int i = 0; ok && i < count; i++) {
         names[i] = wanted->tensors[i].name;
@@ -121,9 +121,28 @@ bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
     return ok;
 }
 
-// Whether a dataset belongs to what was computed, not to how or when.
+bool checkpoint_read_state(const char *path, TrainState *state, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    bool ok = state_read(&file, state, err) || error_prefix(err, "%s", path);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
+bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    const Dataset *dataset = manifest_find(&file.manifest, name);
+    bool ok = dataset || error_set(err, EXIT_CHECKPOINT, "%s: holds no %s", path, name);
+    if (ok) memcpy(shape, dataset->shape, sizeof dataset->shape);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
+// Whether a dataset belongs to what was computed, not to how, when, in which run or how often it was looked at.
 static bool in_digest(const char *name) {
-    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0;
+    return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
+           strncmp(name, "utilization/", 12) != 0;
 }
 
 // One dataset into the digest, or only verified.
@@ -142,12 +161,36 @@ static bool digest_dataset(CheckpointFile *file, const Dataset *dataset, Hasher 
     return true;
 }
 
+// Every expert's load in the whole history: integers, whose sums do not depend on how the steps
+// were put together into rows. Unsigned, because a crafted file may hold any number.
+static bool digest_utilization(CheckpointFile *file, Hasher *hasher, Error *err) {
+    UtilizationHistory history = {0};
+    if (!utilization_read(file, &history, err)) return false;
+    int64_t shape[] = {history.layers, history.experts}, cells = history.layers * history.experts;
+    uint64_t steps = (uint64_t)history.open_steps;
+    for (int64_t row = 0; row < history.rows; row++) steps += (uint64_t)history.steps[row];
+    hasher_add(hasher, shape, sizeof shape);
+    hasher_add(hasher, &steps, sizeof steps);
+    for (int64_t cell = 0; cell < cells; cell++) {
+        uint64_t total[] = {(uint64_t)history.open_routed[cell],
+                            (uint64_t)history.open_dropped[cell]};
+        for (int64_t row = 0; row < history.rows; row++) {
+            total[0] += (uint64_t)history.routed[row * cells + cell];
+            total[1] += (uint64_t)history.dropped[row * cells + cell];
+        }
+        hasher_add(hasher, total, sizeof total);
+    }
+    utilization_free(&history);
+    return true;
+}
+
 // The digest of a file, and with it a check of every hash.
 static bool digest_file(CheckpointFile *file, char digest[40], Error *err) {
     Hasher *hasher = hasher_open();
     bool ok = checkpoint_file_verify_structure(file, err);
     for (int64_t i = 0; ok && i < file->manifest.count; i++)
         ok = digest_dataset(file, &file->manifest.datasets[i], hasher, err);
+    ok = ok && digest_utilization(file, hasher, err);
     Hash hash = hasher_close(hasher);
     for (size_t i = 0; ok && i < sizeof hash.bytes; i++)
         snprintf(digest + 2 * i, 3, "%02x", hash.bytes[i]);
@@ -164,13 +207,12 @@ bool checkpoint_digest(const char *path, char digest[40], Error *err) {
 
 // The tensors the trainer saved: not what state_tensors.h adds.
 static bool is_tensor(const char *name) {
-    return in_digest(name) && strncmp(name, "state/", 6) != 0 &&
-           strncmp(name, "utilization/", 12) != 0;
+    return in_digest(name) && strncmp(name, "state/", 6) != 0;
 }
 
 static void list_tensors(const Manifest *manifest, CheckpointInfo *info) {
     info->tensors = calloc((size_t)manifest->count + 1, sizeof *info->tensors);
-    CHECK(info->tensors, "no memory for %lld tensors", (long long)manifest->count);
+    CHECK_MEMORY(info->tensors, "no memory for %lld tensors", (long long)manifest->count);
     for (int64_t i = 0; i < manifest->count; i++) {
         const Dataset *dataset = &manifest->datasets[i];
         if (!is_tensor(dataset->name)) continue;
@@ -211,6 +253,15 @@ bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err) {
         error_prefix(err, "%s", path);
     }
     return ok;
+}
+
+bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    *info = (CheckpointInfo){0};
+    list_tensors(&file.manifest, info);
+    checkpoint_file_close(&file);
+    return true;
 }
 
 void checkpoint_free_info(CheckpointInfo *info) {

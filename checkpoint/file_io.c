@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kernels/heartbeat.h"
@@ -19,10 +20,66 @@ static size_t piece(size_t bytes) {
     return bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
 }
 
+enum { LOOKS_FOR_A_NEW_FILE = 15, LOOK_MILLISECONDS = 200 };
+
+int (*file_io_fault)(const char *call) = NULL;
+
+// Sets errno when a test wants this call to fail.
+static bool fails(const char *call) {
+    int cause = file_io_fault ? file_io_fault(call) : 0;
+    if (cause) errno = cause;
+    return cause != 0;
+}
+
+static int open_once(const char *path, int flags) {
+    if (fails("open")) return -1;
+    if (flags & O_CREAT) flags |= O_EXCL;
+    return open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0666);
+}
+
+static int opened(int fd, const char *path, Error *err) {
+    if (fd < 0) error_set(err, EXIT_IO, "%s: cannot open: %s", path, strerror(errno));
+    return fd;
+}
+
+int file_open(const char *path, int flags, Error *err) {
+    return opened(open_once(path, flags), path, err);
+}
+
+// Opening its folder makes a network file system ask the server what is in it.
+static void look_at_folder_of(const char *path) {
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) close(fd);
+}
+
+int file_open_made_elsewhere(const char *path, int flags, Error *err) {
+    int fd = open_once(path, flags);
+    for (int look = 0; fd < 0 && errno == ENOENT && look < LOOKS_FOR_A_NEW_FILE; look++) {
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_MILLISECONDS * 1000000L}, NULL);
+        look_at_folder_of(path);
+        fd = open_once(path, flags);
+    }
+    return opened(fd, path, err);
+}
+
+bool file_set_length(int fd, int64_t bytes, Error *err) {
+    return (!fails("ftruncate") && ftruncate(fd, bytes) == 0) ||
+           error_set(err, EXIT_IO, "cannot make it %lld bytes long: %s", (long long)bytes,
+                     strerror(errno));
+}
+
+bool file_rename(const char *from, const char *to, Error *err) {
+    return (!fails("rename") && rename(from, to) == 0) ||
+           error_set(err, EXIT_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
+}
+
 bool file_write_at(int fd, const void *data, size_t bytes, int64_t offset, Error *err) {
     const char *from = data;
     while (bytes > 0) {
-        ssize_t written = pwrite(fd, from, piece(bytes), offset);
+        ssize_t written = fails("pwrite") ? -1 : pwrite(fd, from, piece(bytes), offset);
         if (written < 0 && errno == EINTR) continue;
         if (written <= 0)
             return error_set(err, EXIT_IO, "cannot write %zu bytes at offset %lld: %s", bytes,
@@ -37,7 +94,7 @@ bool file_write_at(int fd, const void *data, size_t bytes, int64_t offset, Error
 bool file_read_at(int fd, void *data, size_t bytes, int64_t offset, Error *err) {
     char *to = data;
     while (bytes > 0) {
-        ssize_t got = pread(fd, to, piece(bytes), offset);
+        ssize_t got = fails("pread") ? -1 : pread(fd, to, piece(bytes), offset);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return error_set(err, EXIT_IO, "cannot read %zu bytes at offset %lld: %s", bytes,
@@ -53,7 +110,8 @@ bool file_read_at(int fd, void *data, size_t bytes, int64_t offset, Error *err) 
 }
 
 bool file_sync(int fd, Error *err) {
-    return fsync(fd) == 0 || error_set(err, EXIT_IO, "fsync failed: %s", strerror(errno));
+    return (!fails("fsync") && fsync(fd) == 0) ||
+           error_set(err, EXIT_IO, "fsync failed: %s", strerror(errno));
 }
 
 bool directory_make(const char *path, Error *err) {
@@ -63,7 +121,7 @@ bool directory_make(const char *path, Error *err) {
     for (char *slash = partial + 1; slash;) {
         slash = strchr(slash, '/');
         if (slash) *slash = 0;
-        if (mkdir(partial, 0777) != 0 && errno != EEXIST)
+        if ((fails("mkdir") || mkdir(partial, 0777) != 0) && errno != EEXIST)
             return error_set(err, EXIT_IO, "cannot create the directory %s: %s", partial,
                              strerror(errno));
         if (slash) *slash++ = '/';
@@ -75,7 +133,7 @@ bool directory_make(const char *path, Error *err) {
 }
 
 bool directory_sync(const char *path, Error *err) {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = fails("open") ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return error_set(err, EXIT_IO, "cannot open the directory %s: %s", path, strerror(errno));
     bool ok = file_sync(fd, err) || error_prefix(err, "directory %s", path);
@@ -85,20 +143,22 @@ bool directory_sync(const char *path, Error *err) {
 
 bool directory_check_room(const char *path, int64_t bytes, Error *err) {
     struct statvfs info;
-    struct rlimit limit;
-    if (statvfs(path, &info) != 0 || getrlimit(RLIMIT_FSIZE, &limit) != 0)
+    if (fails("statvfs") || statvfs(path, &info) != 0)
         return error_set(err, EXIT_IO, "cannot ask for the free space of %s: %s", path,
                          strerror(errno));
     double wanted = (double)bytes, room = (double)info.f_bavail * (double)info.f_frsize;
-    if (wanted > room)
-        return error_set(err, EXIT_IO,
-                         "%s has %.1f MB free and the checkpoint wants %.1f MB; free some space "
-                         "or keep fewer checkpoints",
-                         path, room / 1e6, wanted / 1e6);
-    if (limit.rlim_cur != RLIM_INFINITY && wanted > (double)limit.rlim_cur)
-        return error_set(
-            err, EXIT_IO,
-            "files are limited to %.1f MB (ulimit -f) and the checkpoint wants %.1f MB",
-            (double)limit.rlim_cur / 1e6, wanted / 1e6);
-    return true;
+    return wanted <= room ||
+           error_set(err, EXIT_IO,
+                     "%s has %.1f MB free and the checkpoint wants %.1f MB; free some space "
+                     "or keep fewer checkpoints",
+                     path, room / 1e6, wanted / 1e6);
+}
+
+bool file_check_limit(int64_t bytes, Error *err) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return true;
+    return (double)bytes <= (double)limit.rlim_cur ||
+           error_set(err, EXIT_IO,
+                     "files are limited to %.1f MB (ulimit -f) and the checkpoint wants %.1f MB",
+                     (double)limit.rlim_cur / 1e6, (double)bytes / 1e6);
 }

@@ -29,7 +29,7 @@ bool hash_equal(Hash a, Hash b) {
 
 Hasher *hasher_open(void) {
     Hasher *hasher = (Hasher *)XXH3_createState(); // aligned as the vector code wants it
-    CHECK(hasher, "no memory for a hash");
+    CHECK_MEMORY(hasher, "no memory for a hash");
     XXH3_128bits_reset(&hasher->state);
     return hasher;
 }

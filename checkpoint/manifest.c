@@ -24,7 +24,8 @@ void manifest_add(Manifest *manifest, const char *name, DType dtype, int rank,
         manifest->capacity = manifest->capacity ? 2 * manifest->capacity : 64;
         manifest->datasets =
             realloc(manifest->datasets, (size_t)manifest->capacity * sizeof *manifest->datasets);
-        CHECK(manifest->datasets, "no memory for %lld datasets", (long long)manifest->capacity);
+        CHECK_MEMORY(manifest->datasets, "no memory for %lld datasets",
+                     (long long)manifest->capacity);
     }
     Dataset *dataset = &manifest->datasets[manifest->count++];
     *dataset = (Dataset){.dtype = dtype, .rank = rank, .row_blocks = row_blocks};
@@ -102,7 +103,7 @@ bool manifest_arrange(Manifest *manifest, Error *err) {
     qsort(manifest->datasets, (size_t)manifest->count, sizeof *manifest->datasets, compare_names);
     if (!manifest_derive(manifest, err)) return false;
     manifest->hashes = calloc((size_t)manifest->blocks + 1, sizeof *manifest->hashes);
-    CHECK(manifest->hashes, "no memory for %lld hashes", (long long)manifest->blocks);
+    CHECK_MEMORY(manifest->hashes, "no memory for %lld hashes", (long long)manifest->blocks);
     return true;
 }
 
@@ -114,7 +115,8 @@ static int compare_offsets(const void *a, const void *b) {
 bool manifest_check_places(Manifest *manifest, int64_t file_bytes, Error *err) {
     free(manifest->in_file_order);
     manifest->in_file_order = calloc((size_t)manifest->count + 1, sizeof(const Dataset *));
-    CHECK(manifest->in_file_order, "no memory for %lld datasets", (long long)manifest->count);
+    CHECK_MEMORY(manifest->in_file_order, "no memory for %lld datasets",
+                 (long long)manifest->count);
     manifest->in_file_count = 0;
     for (int64_t i = 0; i < manifest->count; i++) {
         const Dataset *dataset = &manifest->datasets[i];
@@ -188,7 +190,7 @@ bool manifest_decode(Manifest *manifest, const FileHeader *header, const Manifes
     bool ok = true;
     parsed.datasets = calloc((size_t)parsed.count, sizeof *parsed.datasets);
     parsed.hashes = calloc((size_t)header->block_count, sizeof *parsed.hashes);
-    CHECK(parsed.datasets && parsed.hashes, "no memory for %lld datasets and %lld hashes",
+    CHECK_MEMORY(parsed.datasets && parsed.hashes, "no memory for %lld datasets and %lld hashes",
           (long long)parsed.count, (long long)header->block_count);
     memcpy(parsed.hashes, hashes, (size_t)header->block_count * sizeof *hashes);
     for (int64_t i = 0; ok && i < parsed.count; i++) {

@@ -22,7 +22,6 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]) {
         int64_t *value;
     } const numbers[] = {
         {"state/step", &state->step},
-        {"state/micro_batches", &state->micro_batches},
         {"state/adam_steps", &state->adam_steps},
         {"state/skipped_steps", &state->skipped_steps},
         {"state/skipped_in_row", &state->skipped_in_row},
@@ -30,11 +29,20 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]) {
         {"state/data_index", &state->data_index},
         {"state/tokens", &state->tokens},
     };
-    _Static_assert(sizeof numbers / sizeof *numbers == STATE_TENSORS - 1, "all numbers, one text");
-    for (int i = 0; i < STATE_TENSORS - 1; i++)
+    _Static_assert(sizeof numbers / sizeof *numbers == COMPUTED_TENSORS - 1,
+                   "all numbers, one text");
+    for (int i = 0; i < COMPUTED_TENSORS - 1; i++)
         out[i] = whole_tensor(numbers[i].name, I64, 1, 1, 1, 1, numbers[i].value);
-    out[STATE_TENSORS - 1] =
+    out[COMPUTED_TENSORS - 1] =
         whole_tensor("state/data_id", U8, 1, sizeof state->data_id, 1, 1, state->data_id);
+    RunIdentity *run = &state->run;
+    SavedTensor *about = out + COMPUTED_TENSORS;
+    about[0] = text_tensor("about/run", run->run);
+    about[1] = text_tensor("about/parent_run", run->parent_run);
+    about[2] = whole_tensor("about/parent_step", I64, 1, 1, 1, 1, &run->parent_step);
+    about[3] = text_tensor("about/began_from", run->began_from);
+    about[4] = whole_tensor("about/healthy", I64, 1, 1, 1, 1, &run->healthy);
+    about[5] = whole_tensor("about/evaluation_due", I64, 1, 1, 1, 1, &state->evaluation_due);
 }
 
 void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]) {
@@ -92,13 +100,83 @@ static bool read_whole_tensors(CheckpointFile *file, const SavedTensor *tensors,
     return true;
 }
 
+// A text of at most room - 1 printable characters, or of exactly room - 1 digits of hex or none.
+static bool read_short_text(CheckpointFile *file, const char *name, char *out, size_t room,
+                            bool hex, Error *err) {
+    const Dataset *dataset = manifest_find(&file->manifest, name);
+    if (dataset && dataset->bytes >= (int64_t)room)
+        return error_set(err, EXIT_CHECKPOINT, "%s has %lld bytes, more than %zu", name,
+                         (long long)dataset->bytes, room - 1);
+    char *text = NULL;
+    if (!text_read(file, name, &text, err)) return false;
+    size_t length = strlen(text);
+    bool legal =
+        hex ? (length == 0 || length == room - 1) && text[strspn(text, "0123456789abcdef")] == 0
+            : true;
+    for (size_t i = 0; i < length; i++) legal = legal && (unsigned char)text[i] >= ' ';
+    if (legal) snprintf(out, room, "%s", text);
+    free(text);
+    return legal || error_set(err, EXIT_CHECKPOINT, "%s is not such a text as is saved", name);
+}
+
+// What a file says of its run; files of earlier programs say nothing, and are healthy when no step had just been skipped.
+static bool read_run(CheckpointFile *file, TrainState *state, Error *err) {
+    RunIdentity *run = &state->run;
+    *run = (RunIdentity){.parent_step = -1, .healthy = state->skipped_in_row == 0};
+    if (!manifest_find(&file->manifest, "about/run")) return true;
+    SavedTensor tensors[STATE_TENSORS];
+    state_tensors(state, tensors);
+    return read_whole_tensors(file, &tensors[COMPUTED_TENSORS + 2], 1, err) &&
+           read_whole_tensors(file, &tensors[COMPUTED_TENSORS + 4], 2, err) &&
+           read_short_text(file, "about/run", run->run, sizeof run->run, true, err) &&
+           read_short_text(file, "about/parent_run", run->parent_run, sizeof run->parent_run, true,
+                           err) &&
+           read_short_text(file, "about/began_from", run->began_from, sizeof run->began_from, false,
+                           err);
+}
+
+// Hashes stop accidents, not whoever makes a file by hand: a number is looked at before anything is computed from it.
+static bool check_numbers(const char *name, const int64_t *values, int64_t count, int64_t least,
+                          Error *err) {
+    const int64_t most = (int64_t)1 << 53; // sums of many of them stay inside 64 bits, and doubles hold them
+    for (int64_t i = 0; i < count; i++)
+        if (values[i] < least || values[i] > most)
+            return error_set(err, EXIT_CHECKPOINT, "%s holds %lld, but must lie from %lld to 2^53",
+                             name, (long long)values[i], (long long)least);
+    return true;
+}
+
+// Every whole number of these tensors is a count or a position: none is negative.
+static bool check_counts(const SavedTensor *tensors, int count, Error *err) {
+    for (int i = 0; i < count; i++) {
+        const SavedTensor *tensor = &tensors[i];
+        int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
+        if (tensor->dtype == I64 && !check_numbers(tensor->name, tensor->data, elements, 0, err))
+            return false;
+    }
+    return true;
+}
+
+static bool check_history(const UtilizationHistory *history, Error *err) {
+    if (!check_numbers("utilization/steps", history->steps, history->rows, 1, err)) return false;
+    for (int64_t row = 1; row < history->rows; row++)
+        if (history->step[row] <= history->step[row - 1])
+            return error_set(err, EXIT_CHECKPOINT,
+                             "utilization/step goes from %lld to %lld, but must rise",
+                             (long long)history->step[row - 1], (long long)history->step[row]);
+    return true;
+}
+
 bool state_read(CheckpointFile *file, TrainState *state, Error *err) {
     TrainState read = {0};
     SavedTensor tensors[STATE_TENSORS];
     state_tensors(&read, tensors);
-    if (!read_whole_tensors(file, tensors, STATE_TENSORS, err)) return false;
+    if (!read_whole_tensors(file, tensors, COMPUTED_TENSORS, err) ||
+        !check_counts(tensors, COMPUTED_TENSORS, err))
+        return false;
     if (!memchr(read.data_id, 0, sizeof read.data_id))
         return error_set(err, EXIT_CHECKPOINT, "state/data_id is not terminated");
+    if (!read_run(file, &read, err)) return false;
     *state = read;
     return true;
 }
@@ -120,7 +198,8 @@ bool utilization_read(CheckpointFile *file, UtilizationHistory *history, Error *
     utilization_reserve(&read, step->shape[0]);
     read.rows = step->shape[0];
     utilization_tensors(&read, tensors);
-    bool ok = read_whole_tensors(file, tensors, UTILIZATION_TENSORS, err);
+    bool ok = read_whole_tensors(file, tensors, UTILIZATION_TENSORS, err) &&
+              check_counts(tensors, UTILIZATION_TENSORS, err) && check_history(&read, err);
     if (ok)
         *history = read;
     else

@@ -6,14 +6,16 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_file.h"
 
-enum { STATE_TENSORS = 9, UTILIZATION_TENSORS = 11 };
+enum { COMPUTED_TENSORS = 8, RUN_TENSORS = 6, STATE_TENSORS = COMPUTED_TENSORS + RUN_TENSORS };
+enum { UTILIZATION_TENSORS = 11 };
 
-// "state/…" and "utilization/…": whole tensors over the fields of the structs.
+// "state/…", then what "about/…" tells of the run, and "utilization/…": whole tensors over the fields of the structs.
 void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]);
 void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]);
 SavedTensor text_tensor(const char *name, const char *text); // u8, without the NUL
 
-// Reading them back; the results are set on success only. The history is a new one, of the shape
+// Reading them back; the results are set on success only. Numbers that cannot be (negative counts,
+// rows out of order) are exit 4 like damage. The history is a new one, of the shape
 // found in the file, and the text is NUL-terminated; the caller frees both.
 bool state_read(CheckpointFile *file, TrainState *state, Error *err);
 bool utilization_read(CheckpointFile *file, UtilizationHistory *history, Error *err);

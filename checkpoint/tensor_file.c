@@ -116,17 +116,17 @@ static bool layout_file(const char *path, Manifest *manifest, FileHeader *header
     hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
     // One format whatever the library's default, and no times of creation: equal contents, equal
     // bytes.
-    if (H5Pset_userblock(creation, HEADER_BYTES) < 0 ||
-        H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
-        H5Pset_create_intermediate_group(layout.links, 1) < 0 ||
-        H5Pset_layout(layout.storage, H5D_CONTIGUOUS) < 0 ||
-        H5Pset_alloc_time(layout.storage, H5D_ALLOC_TIME_EARLY) < 0 ||
-        H5Pset_fill_time(layout.storage, H5D_FILL_TIME_NEVER) < 0 ||
-        H5Pset_obj_track_times(layout.storage, false) < 0)
-        goto cleanup;
+    bool described = H5Pset_userblock(creation, HEADER_BYTES) >= 0 &&
+                     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 &&
+                     H5Pset_create_intermediate_group(layout.links, 1) >= 0 &&
+                     H5Pset_layout(layout.storage, H5D_CONTIGUOUS) >= 0 &&
+                     H5Pset_alloc_time(layout.storage, H5D_ALLOC_TIME_EARLY) >= 0 &&
+                     H5Pset_fill_time(layout.storage, H5D_FILL_TIME_NEVER) >= 0 &&
+                     H5Pset_obj_track_times(layout.storage, false) >= 0;
+    if (described) layout.file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    unlink(path); // we and HDF5 have it open; nothing stays behind, however this ends
+    if (!described) goto cleanup;
     failed = "the file";
-    layout.file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
-    unlink(path); // we and HDF5 have it open; nothing stays behind when we die
     if (layout.file < 0) goto cleanup;
     failed = "manifest or block_hashes";
     if (!layout_index(&layout, manifest, header)) goto cleanup;
@@ -188,14 +188,17 @@ bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header
         goto cleanup;
     }
     if (!layout_file(memory_path, manifest, header, err)) goto cleanup;
-    file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file < 0 || fstat(memory, &info) != 0 || ftruncate(file, info.st_size) != 0) {
-        error_set(err, EXIT_IO, "cannot create: %s", strerror(errno));
+    file = file_open(path, O_RDWR | O_CREAT, err);
+    if (file < 0) goto cleanup;
+    if (fstat(memory, &info) != 0) {
+        error_set(err, EXIT_IO, "cannot look at %s: %s", memory_path, strerror(errno));
         goto cleanup;
     }
     header->file_bytes = info.st_size;
-    ok = manifest_check_places(manifest, header->file_bytes, err) &&
-         copy_structure(file, memory, manifest, header->file_bytes, err);
+    ok = (file_set_length(file, info.st_size, err) &&
+          manifest_check_places(manifest, header->file_bytes, err) &&
+          copy_structure(file, memory, manifest, header->file_bytes, err)) ||
+         error_prefix(err, "%s", path);
 cleanup:
     if (file >= 0) close(file);
     if (memory >= 0) close(memory);

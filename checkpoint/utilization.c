@@ -8,14 +8,33 @@
 // Zeroed; never NULL, also for nothing.
 static void *allocate(int64_t count, size_t item_bytes) {
     void *memory = calloc((size_t)count + 1, item_bytes);
-    CHECK(memory, "no memory for %lld values of the utilization history", (long long)count);
+    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history",
+                 (long long)count);
     return memory;
 }
 
 static void *grow(void *memory, int64_t count, size_t item_bytes) {
     memory = realloc(memory, ((size_t)count + 1) * item_bytes);
-    CHECK(memory, "no memory for %lld values of the utilization history", (long long)count);
+    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history",
+                 (long long)count);
     return memory;
+}
+
+static size_t row_bytes(int64_t layers, int64_t experts) {
+    size_t cells = (size_t)(layers * experts);
+    return cells * (2 * sizeof(int64_t) + sizeof(double)) + (size_t)layers * sizeof(double) +
+           2 * sizeof(int64_t);
+}
+
+int64_t utilization_room(int64_t layers, int64_t experts) {
+    const int64_t most_rows = 4096, least_rows = 8; // merging wants four at least
+    const size_t most_bytes = (size_t)256 << 20;
+    int64_t rows = (int64_t)(most_bytes / row_bytes(layers, experts)) / 4 * 4;
+    return rows > most_rows ? most_rows : rows < least_rows ? least_rows : rows;
+}
+
+size_t utilization_bytes(int64_t layers, int64_t experts) {
+    return (size_t)(utilization_room(layers, experts) + 1) * row_bytes(layers, experts);
 }
 
 void utilization_init(UtilizationHistory *history, int64_t layers, int64_t experts) {
@@ -27,7 +46,7 @@ void utilization_init(UtilizationHistory *history, int64_t layers, int64_t exper
         .open_weight_mass = allocate(layers * experts, sizeof(double)),
         .open_entropy = allocate(layers, sizeof(double)),
     };
-    utilization_reserve(history, 16);
+    utilization_reserve(history, utilization_room(layers, experts));
 }
 
 void utilization_free(UtilizationHistory *history) {
@@ -68,9 +87,50 @@ void utilization_add(UtilizationHistory *history, const int64_t *routed, const i
     history->open_steps++;
 }
 
+// Row `to` becomes the sum of the rows first and first + 1; to <= first.
+static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
+    int64_t layers = history->layers, cells = layers * history->experts, next = first + 1;
+    double steps = (double)history->steps[first], more = (double)history->steps[next];
+    for (int64_t layer = 0; layer < layers; layer++)
+        history->entropy[to * layers + layer] =
+            (history->entropy[first * layers + layer] * steps +
+             history->entropy[next * layers + layer] * more) /
+            (steps + more);
+    for (int64_t cell = 0; cell < cells; cell++) {
+        history->routed[to * cells + cell] =
+            history->routed[first * cells + cell] + history->routed[next * cells + cell];
+        history->dropped[to * cells + cell] =
+            history->dropped[first * cells + cell] + history->dropped[next * cells + cell];
+        history->weight_mass[to * cells + cell] =
+            history->weight_mass[first * cells + cell] + history->weight_mass[next * cells + cell];
+    }
+    history->steps[to] = history->steps[first] + history->steps[next];
+    history->step[to] = history->step[next];
+}
+
+static void move_rows(void *column, int64_t to, int64_t from, int64_t rows, int64_t items) {
+    char *bytes = column; // all columns have items of 8 bytes
+    memmove(bytes + to * items * 8, bytes + from * items * 8, (size_t)(rows * items) * 8);
+}
+
+// Halves the number of the older half of the rows.
+static void merge_older_half(UtilizationHistory *history) {
+    int64_t layers = history->layers, cells = layers * history->experts;
+    int64_t merged = history->rows / 4, rest = history->rows - 2 * merged;
+    for (int64_t row = 0; row < merged; row++) merge_rows(history, row, 2 * row);
+    move_rows(history->step, merged, 2 * merged, rest, 1);
+    move_rows(history->steps, merged, 2 * merged, rest, 1);
+    move_rows(history->routed, merged, 2 * merged, rest, cells);
+    move_rows(history->dropped, merged, 2 * merged, rest, cells);
+    move_rows(history->weight_mass, merged, 2 * merged, rest, cells);
+    move_rows(history->entropy, merged, 2 * merged, rest, layers);
+    history->rows = merged + rest;
+}
+
 void utilization_close_row(UtilizationHistory *history, int64_t step) {
     if (history->open_steps == 0) return;
-    if (history->rows == history->capacity) utilization_reserve(history, 2 * history->capacity);
+    int64_t room = utilization_room(history->layers, history->experts);
+    while (history->rows >= room) merge_older_half(history);
     int64_t row = history->rows++, layers = history->layers, cells = layers * history->experts;
     history->step[row] = step;
     history->steps[row] = history->open_steps;

@@ -1,5 +1,6 @@
 #include "comm/collectives.h"
 
+#include "comm/collective_compare.h"
 #include "comm/collectives_mpi.h"
 #include "comm/collectives_nccl.h"
 #include "comm/group.h"
@@ -50,6 +51,16 @@ static const Transport *transport(const Group *group, const char *call, Tensor x
     return device_transport();
 }
 
+// What all ranks of the group must call alike with this tensor.
+static CollectiveCall call_of(const char *name, Tensor x, TrafficKind kind) {
+    return (CollectiveCall){.name = name,
+                            .elements = tensor_elements(x),
+                            .root = -1,
+                            .type = dtype_name(x.dtype),
+                            .kind = traffic_name(kind),
+                            .place = x.place};
+}
+
 static void check_summable(const char *call, Tensor x) {
     CHECK(x.dtype == F32 || x.dtype == F64 || x.dtype == I32 || x.dtype == I64, "%s of %s", call,
           dtype_name(x.dtype));
@@ -71,6 +82,9 @@ int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
 Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
                              TrafficKind kind) {
     check_summable("all_reduce_sum", x);
+    CollectiveCall call = call_of("all_reduce_sum", x, kind);
+    call.how = order == REDUCE_FIXED_TREE ? "fixed tree" : "any order";
+    collective_compare(group, call);
     Pending pending = {0};
     if (group->size == 1 || tensor_elements(x) == 0) return pending;
     if (order == REDUCE_FIXED_TREE) {
@@ -96,6 +110,7 @@ void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, T
 void all_reduce_max(Group *group, Tensor x, TrafficKind kind) {
     CHECK(x.dtype == F64 && x.place == ON_HOST,
           "all_reduce_max of %s; it takes f64 tensors on the host", dtype_name(x.dtype));
+    collective_compare(group, call_of("all_reduce_max", x, kind));
     if (group->size > 1) sent_bytes[kind] += mpi_all_reduce_max(group, x);
 }
 
@@ -104,6 +119,7 @@ void reduce_scatter_sum(Group *group, Tensor out, Tensor in, TrafficKind kind) {
     CHECK(out.dtype == in.dtype && tensor_elements(in) == group->size * tensor_elements(out),
           "reduce_scatter_sum of %lld elements over %d ranks into %lld",
           (long long)tensor_elements(in), group->size, (long long)tensor_elements(out));
+    collective_compare(group, call_of("reduce_scatter_sum", out, kind));
     const Transport *way = transport(group, "reduce_scatter_sum", out, in);
     if (tensor_elements(out) > 0) sent_bytes[kind] += way->reduce_scatter(group, out, in);
 }
@@ -112,22 +128,30 @@ void all_gather(Group *group, Tensor out, Tensor in, TrafficKind kind) {
     CHECK(out.dtype == in.dtype && tensor_elements(out) == group->size * tensor_elements(in),
           "all_gather of %lld elements from %d ranks into %lld", (long long)tensor_elements(in),
           group->size, (long long)tensor_elements(out));
+    collective_compare(group, call_of("all_gather", in, kind));
     const Transport *way = transport(group, "all_gather", out, in);
     if (tensor_elements(in) > 0) sent_bytes[kind] += way->all_gather(group, out, in);
 }
 
 void broadcast(Group *group, void *data, size_t bytes, int root) {
+    CollectiveCall call = call_of("broadcast", tensor_1d(data, U8, (int64_t)bytes), TRAFFIC_OTHER);
+    call.root = root;
+    collective_compare(group, call);
     if (group->size > 1) sent_bytes[TRAFFIC_OTHER] += mpi_broadcast_bytes(group, data, bytes, root);
 }
 
 void broadcast_tensor(Group *group, Tensor x, int root) {
     CHECK(root >= 0 && root < group->size, "broadcast from rank %d of %d", root, group->size);
+    CollectiveCall call = call_of("broadcast_tensor", x, TRAFFIC_OTHER);
+    call.root = root;
+    collective_compare(group, call);
     const Transport *way = transport(group, "broadcast_tensor", x, x);
     if (group->size > 1 && tensor_elements(x) > 0)
         sent_bytes[TRAFFIC_OTHER] += way->broadcast(group, x, root);
 }
 
 void barrier(Group *group) {
+    collective_compare(group, (CollectiveCall){.name = "barrier", .root = -1});
     mpi_barrier(group);
 }
 
@@ -137,6 +161,7 @@ void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind) {
               tensor_elements(out) == tensor_elements(in),
           "all_to_all of %lld elements over %d ranks into %lld", (long long)tensor_elements(in),
           group->size, (long long)tensor_elements(out));
+    collective_compare(group, call_of("all_to_all", in, kind));
     const Transport *way = transport(group, "all_to_all", out, in);
     if (n > 0) sent_bytes[kind] += way->all_to_all(group, out, in);
 }
@@ -171,6 +196,11 @@ Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor 
                   "a padded exchange of %lld rows with rank %d and %lld with rank 0; uneven counts "
                   "come in two arrays",
                   (long long)send.rows[p], p, (long long)send.rows[0]);
+    CollectiveCall call = call_of("all_to_all_rows", in, kind);
+    call.elements = in.shape[1]; // of a row; how many rows is each rank's own
+    call.how = send.rows == receive.rows && !send.first && !receive.first ? "padded" : "counted";
+    collective_compare(group, call);
+    row_counts_compare(group, send.rows, receive.rows);
     const Transport *way = transport(group, "all_to_all_rows", out, in);
     Pending pending = {0};
     sent_bytes[kind] += way->all_to_all_rows(group, out, receive, in, send, &pending);

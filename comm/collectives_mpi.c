@@ -27,7 +27,7 @@ static MPI_Datatype mpi_type(DType dtype) {
     case BF16:
         break; // rows of it travel as bytes
     }
-    die(EXIT_COMMUNICATION, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
+    die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
 static char *element(Tensor x, int64_t index) {
@@ -67,7 +67,7 @@ static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
         ADD_AS(int64_t) break;
     case U8:
     case BF16:
-        die(EXIT_COMMUNICATION, __FILE__, __LINE__, "a sum of %s is not meant",
+        die(EXIT_BUG, __FILE__, __LINE__, "a sum of %s is not meant",
             dtype_name(x.dtype));
     }
 #undef ADD_AS

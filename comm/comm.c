@@ -5,11 +5,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "comm/collective_compare.h"
+#include "comm/group.h"
 #include "comm/mpi_check.h"
 #include "kernels/log.h"
 
 static int the_rank = 0, the_size = 1, the_local_rank = 0, the_local_size = 1;
+static Group *world;
+
+enum { HOST_BYTES = 256 };
 
 static pthread_t mpi_thread; // the only one that may call MPI
 
@@ -35,9 +41,12 @@ void comm_init(int *argc, char ***argv) {
     MPI_CHECK(MPI_Comm_rank(host, &the_local_rank));
     MPI_CHECK(MPI_Comm_size(host, &the_local_size));
     MPI_CHECK(MPI_Comm_free(&host));
+    world = group_open(0, NULL);
 }
 
 void comm_finalize(void) {
+    group_close(world);
+    world = NULL;
     die_hook = NULL;
     MPI_Finalize();
 }
@@ -55,11 +64,21 @@ int comm_local_size(void) {
     return the_local_size;
 }
 
+Group *comm_world(void) {
+    return world;
+}
+
+const char *comm_host(void) {
+    static char name[HOST_BYTES];
+    if (!name[0] && gethostname(name, sizeof name - 1) != 0) snprintf(name, sizeof name, "?");
+    return name;
+}
+
 int comm_local_sharers(uint64_t key) {
     MPI_Comm host;
     int sharers = 0;
     uint64_t *keys = calloc((size_t)the_local_size, sizeof *keys);
-    CHECK(keys, "no memory for the keys of %d ranks", the_local_size);
+    CHECK_MEMORY(keys, "no memory for the keys of %d ranks", the_local_size);
     MPI_CHECK(
         MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, the_rank, MPI_INFO_NULL, &host));
     MPI_CHECK(MPI_Allgather(&key, 1, MPI_UINT64_T, keys, 1, MPI_UINT64_T, host));
@@ -78,10 +97,51 @@ const char *comm_library(void) {
     return text;
 }
 
+// ---- agreement -----------------------------------------------------------------------------------------
+
+// The lowest rank that is not ok; the number of ranks when there is none.
+static int lowest_failed(bool ok) {
+    collective_compare(world, (CollectiveCall){.name = "comm_agree", .root = -1});
+    int mine = ok ? the_size : the_rank, lowest;
+    MPI_CHECK(MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    return lowest;
+}
+
+static void adopt(Error *err, int rank) {
+    MPI_CHECK(MPI_Bcast(err, (int)sizeof *err, MPI_BYTE, rank, MPI_COMM_WORLD));
+}
+
+static void name_rank(Error *err, int rank) {
+    char host[HOST_BYTES];
+    snprintf(host, sizeof host, "%s", comm_host());
+    MPI_CHECK(MPI_Bcast(host, HOST_BYTES, MPI_CHAR, rank, MPI_COMM_WORLD));
+    error_prefix(err, "rank %d on %s", rank, host);
+}
+
 bool comm_agree(bool ok, Error *err) {
-    int mine = ok ? the_size : the_rank, lowest_failed;
-    MPI_CHECK(MPI_Allreduce(&mine, &lowest_failed, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
-    if (lowest_failed == the_size) return true;
-    MPI_CHECK(MPI_Bcast(err, (int)sizeof *err, MPI_BYTE, lowest_failed, MPI_COMM_WORLD));
+    int rank = lowest_failed(ok);
+    if (rank == the_size) return true;
+    Error own = *err;
+    adopt(err, rank);
+    int same = !ok && strcmp(own.message, err->message) == 0, all_same;
+    MPI_CHECK(MPI_Allreduce(&same, &all_same, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    if (!all_same) name_rank(err, rank);
+    return false;
+}
+
+bool comm_agree_named(bool ok, Error *err) {
+    int rank = lowest_failed(ok);
+    if (rank == the_size) return true;
+    adopt(err, rank);
+    return false;
+}
+
+bool comm_follow(bool ok, Error *err) {
+    collective_compare(world, (CollectiveCall){.name = "comm_follow", .root = 0});
+    int state[2] = {ok, the_local_size < the_size}; // rank 0's: whether there are other hosts
+    MPI_CHECK(MPI_Bcast(state, 2, MPI_INT, 0, MPI_COMM_WORLD));
+    if (state[0]) return true;
+    adopt(err, 0);
+    if (state[1]) name_rank(err, 0);
     return false;
 }

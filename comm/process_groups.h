@@ -13,6 +13,7 @@
 #include "kernels/device.h"
 
 typedef struct Group Group; // hides the MPI and NCCL communicators
+// Not collective.
 int group_rank(const Group *group);
 int group_size(const Group *group);
 

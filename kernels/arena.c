@@ -2,7 +2,9 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+enum { RED_ZONES = true };
 #else
+enum { RED_ZONES = false };
 #define ASAN_POISON_MEMORY_REGION(start, bytes)   ((void)(start), (void)(bytes))
 #define ASAN_UNPOISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
 #endif
@@ -27,8 +29,28 @@ void arena_allocate(Arena *arena) {
     if (memory_place(arena) == ON_HOST) ASAN_POISON_MEMORY_REGION(base, bytes);
 }
 
+// Whether tensors may lie where others lay or will lie. With red zones none may: the tensors of one would fill the gaps between
+// those of the other, and nothing would be noticed that one writes beyond its end.
+static bool overlays(const Arena *arena) {
+    return !RED_ZONES || memory_place(arena) != ON_HOST;
+}
+
+void arena_share(Arena *arena, const Arena *owner) {
+    if (!overlays(arena)) {
+        arena_allocate(arena);
+        return;
+    }
+    CHECK(owner->base && arena->peak_bytes + ALIGNMENT <= owner->capacity_bytes,
+          "arena %s of %zu bytes shares one of %zu", arena->name, arena->peak_bytes,
+          owner->capacity_bytes);
+    arena->base = owner->base;
+    arena->capacity_bytes = owner->capacity_bytes;
+    arena->used_bytes = arena->peak_bytes = 0;
+    arena->shared = true;
+}
+
 void arena_free(Arena *arena) {
-    if (arena->base) {
+    if (arena->base && !arena->shared) {
         if (memory_place(arena) == ON_HOST)
             ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->capacity_bytes);
         device_release(arena->dev, arena->base, arena->capacity_bytes);
@@ -76,5 +98,5 @@ size_t arena_mark(const Arena *arena) {
 
 void arena_release(Arena *arena, size_t mark) {
     CHECK(mark <= arena->used_bytes, "arena %s released to a mark above its top", arena->name);
-    arena->used_bytes = mark;
+    if (overlays(arena)) arena->used_bytes = mark;
 }

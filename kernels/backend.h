@@ -23,6 +23,7 @@ struct Backend {
     void (*upload)(Device *dev, void *to, const void *from, size_t bytes);   // from host memory
     void (*download)(Device *dev, void *to, const void *from, size_t bytes); // to host memory
     void (*synchronize)(Device *dev);
+    void (*products)(Device *dev, ProductLine say, void *context); // device_products
 
     void (*matmul_forward)(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows);
     void (*matmul_backward_input)(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows);

@@ -1,8 +1,9 @@
 // Failing: exit codes, recoverable errors, and the end of the process.
 //
 // Two kinds of failure and no third. Where the caller can act (configuration, files) a function returns
-// `bool` and fills an Error. Where a rank can do nothing (a bug, memory, MPI) CHECK ends the whole job
-// through die(), which aborts every rank. Checks stay in release builds.
+// `bool` and fills an Error. Where a rank can do nothing, the whole job ends through die(), which aborts
+// every rank; the exit code tells a bug (CHECK) from missing memory (CHECK_MEMORY) and from a lost peer
+// or a failing device (MPI_CHECK, CUDA_CHECK, …). Checks stay in release builds.
 #ifndef MOETRAIN_KERNELS_CHECK_H
 #define MOETRAIN_KERNELS_CHECK_H
 
@@ -23,9 +24,10 @@ typedef enum ExitCode {
     EXIT_CHECKPOINT = 4,    // checkpoint damaged, missing or of another shape
     EXIT_IO = 5,            // input/output, memory
     EXIT_NUMERIC = 6,       // loss or gradients not finite for too long
-    EXIT_COMMUNICATION = 7, // MPI, NCCL or a device
+    EXIT_COMMUNICATION = 7, // MPI, NCCL or a device; a lost peer
     EXIT_HANG = 8,          // a rank or a collective made no progress
     EXIT_LOCKED = 9,        // another job trains in the run directory
+    EXIT_BUG = 70,          // the program contradicts itself: nothing a user can mend; please report it
     EXIT_REQUEUE = 75,      // stopped by a signal, state saved: run the same command again
 } ExitCode;
 
@@ -47,12 +49,24 @@ bool error_prefix(Error *err, const char *format, ...) __attribute__((format(pri
 MOETRAIN_NORETURN void die(ExitCode exit_code, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+// The same with EXIT_IO, what this process could still have, and the fix.
+MOETRAIN_NORETURN void die_without_memory(const char *file, int line, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 // Called by die() after printing; comm_init sets it to MPI_Abort. Without it die() calls _exit.
 extern void (*die_hook)(int exit_code);
 
+// What must hold unless the program has a bug (exit 70). What a user, a file or the machine can cause is
+// no matter for CHECK.
 #define CHECK(condition, ...)                                                                      \
     do {                                                                                           \
-        if (!(condition)) die(EXIT_COMMUNICATION, __FILE__, __LINE__, __VA_ARGS__);                \
+        if (!(condition)) die(EXIT_BUG, __FILE__, __LINE__, __VA_ARGS__);                          \
+    } while (0)
+
+// After every allocation: exit 5, with the memory that is still to be had.
+#define CHECK_MEMORY(memory, ...)                                                                  \
+    do {                                                                                           \
+        if (!(memory)) die_without_memory(__FILE__, __LINE__, __VA_ARGS__);                        \
     } while (0)
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-// Seconds of a clock that never jumps, for durations.
+// Time: seconds of a clock that never jumps, for durations, and the date, for people and files.
 #ifndef MOETRAIN_KERNELS_CLOCK_H
 #define MOETRAIN_KERNELS_CLOCK_H
 
@@ -9,5 +9,9 @@ static inline double clock_seconds(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
+
+// "2026-01-31T17:53:01.250Z", ISO 8601 in UTC. Returns `text`.
+enum { CLOCK_UTC_BYTES = 40 };
+const char *clock_utc(char text[CLOCK_UTC_BYTES]);
 
 #endif

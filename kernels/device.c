@@ -1,6 +1,8 @@
 #include "kernels/device.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef _OPENMP
@@ -31,9 +33,10 @@ static const Backend *choose_backend(const char *kind, Error *err) {
         return NULL;
     }
     if (cuda && !gpu_backend) {
-        error_set(err, EXIT_COMMUNICATION,
-                  "device: cuda, but this build has no CUDA backend; use device: cpu, or build with "
-                  "the preset cuda");
+        error_set(
+            err, EXIT_COMMUNICATION,
+            "device: cuda, but this build has no CUDA backend; use device: cpu, or build with "
+            "the preset cuda");
         return NULL;
     }
     if ((automatic || cuda) && gpu_backend && gpu_backend->available(&reason)) return gpu_backend;
@@ -56,6 +59,7 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
     omp_set_num_threads(dev->threads);
     if (!backend->open(dev, local_rank, local_size, err)) return false;
     backend->describe(dev, dev->description, sizeof dev->description);
+    if (!dev->kind[0]) snprintf(dev->kind, sizeof dev->kind, "%.255s", dev->description);
     return true;
 }
 
@@ -75,7 +79,8 @@ void *device_allocate(Device *dev, size_t bytes, const char *purpose) {
     void *data = backend->allocate(dev, bytes);
     if (!data)
         die(EXIT_IO, __FILE__, __LINE__,
-            "no %s memory for %s: %.1f MiB wanted, %.1f MiB free; `moetrain plan` shows what a rank "
+            "no %s memory for %s: %.1f MiB wanted, %.1f MiB free; `moetrain plan` shows what a "
+            "rank "
             "needs; use more ranks, a smaller train.batch or more train.micro_batches",
             backend->name, purpose, (double)bytes / 1048576.0,
             (double)backend->free_bytes(dev) / 1048576.0);
@@ -112,6 +117,10 @@ void device_download(Device *dev, Tensor to, Tensor from) {
 
 void device_synchronize(Device *dev) {
     dev->backend->synchronize(dev);
+}
+
+void device_products(Device *dev, ProductLine say, void *context) {
+    dev->backend->products(dev, say, context);
 }
 
 // ---- trust and speed -----------------------------------------------------------------------------------
@@ -202,37 +211,63 @@ static void fill_ones(Tensor x) {
         for (int64_t i = 0; i < n; i++) tensor_f32(x)[i] = 1.0f;
 }
 
-enum { MEASURED_WIDTH = 1024 };
+// x and w of ones; y is x wᵀ.
+typedef struct Measured {
+    Arena device, host;
+    Tensor x, w, y, host_x, host_w;
+} Measured;
 
-// The shortest of the products of `rows` rows that fit into the budget; of one at least.
-static double best_product_seconds(Device *dev, DType storage, int64_t rows, double budget) {
-    Product p;
-    product_open(&p, dev, storage, rows, MEASURED_WIDTH, MEASURED_WIDTH);
+static void measured_layout(Measured *p, DType storage, int64_t rows, int64_t width) {
+    p->x = arena_2d(&p->device, storage, rows, width);
+    p->w = arena_3d(&p->device, storage, 1, width, width);
+    p->y = arena_2d(&p->device, storage, rows, width);
+    p->host_x = arena_mirror(&p->host, p->x);
+    p->host_w = arena_mirror(&p->host, p->w);
+}
+
+// Seconds of one product: the least of the batches that fit into the budget, of one at least. A batch is one product, or as many
+// as keep a GPU busy while the host launches them.
+static double product_seconds(Device *dev, DType storage, int64_t rows, int64_t width,
+                              double budget) {
+    const double batch_seconds = 1e-2;
+    Measured p;
+    arena_measure(&p.device, "a measured product", dev);
+    arena_measure(&p.host, "a measured product", NULL);
+    measured_layout(&p, storage, rows, width);
+    arena_allocate(&p.device);
+    arena_allocate(&p.host);
+    measured_layout(&p, storage, rows, width);
     fill_ones(p.host_x); // touches every page
     fill_ones(p.host_w);
     device_upload(dev, p.x, p.host_x);
     device_upload(dev, p.w, p.host_w);
+    device_synchronize(dev);
     Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, rows}};
-    double best_seconds = INFINITY, begin = clock_seconds();
+    double best = INFINITY, begin = clock_seconds();
+    int calls = 1;
     do {
         double start = clock_seconds();
-        matmul_forward(dev, p.y, p.x, p.w, all);
+        for (int i = 0; i < calls; i++) matmul_forward(dev, p.y, p.x, p.w, all);
         device_synchronize(dev);
-        best_seconds = fmin(best_seconds, clock_seconds() - start);
+        best = fmin(best, (clock_seconds() - start) / calls);
+        if (dev->place == ON_DEVICE) calls = best < batch_seconds ? (int)(batch_seconds / best) : 1;
     } while (clock_seconds() - begin < budget);
-    product_close(&p);
-    return best_seconds;
+    arena_free(&p.device);
+    arena_free(&p.host);
+    return best;
 }
 
 double device_measure_gemm_gflops(Device *dev, DType storage) {
-    enum { LEAST_ROWS = 512, MOST_ROWS = 16384 };
-    const double budget = 0.2, long_enough = 1e-3; // seconds
-    int64_t rows = LEAST_ROWS;
-    double seconds = best_product_seconds(dev, storage, rows, budget);
-    // A GPU is neither filled by a small product nor kept busy longer than a launch takes.
-    while (dev->place == ON_DEVICE && seconds < long_enough && rows < MOST_ROWS) {
-        rows *= 2;
-        seconds = best_product_seconds(dev, storage, rows, budget);
-    }
-    return 2e-9 * (double)rows * MEASURED_WIDTH * MEASURED_WIDTH / seconds;
+    enum { ROWS = 512, WIDTH = 1024, LEAST_SQUARE = 256, MOST_SQUARE = 8192 };
+    const double budget = 0.2, glance = 5e-3, long_enough = 1e-3; // seconds
+    if (dev->place == ON_HOST)
+        return 2e-9 * ROWS * WIDTH * WIDTH / product_seconds(dev, storage, ROWS, WIDTH, budget);
+    bool fixed_order = dev->fixed_order;
+    dev->fixed_order = false;
+    int64_t side = LEAST_SQUARE;
+    while (side < MOST_SQUARE && product_seconds(dev, storage, side, side, glance) < long_enough)
+        side *= 2;
+    double seconds = product_seconds(dev, storage, side, side, budget);
+    dev->fixed_order = fixed_order;
+    return 2e-9 * (double)(side * side) * (double)side / seconds;
 }

@@ -14,6 +14,8 @@ extern "C" {
 typedef struct Backend Backend;
 
 enum { DEVICE_IDENTITY_BYTES = 16 };
+// Of a GPU's memory, beside what device_allocate is asked for: the workspace of kernels and of algorithms that are tried.
+enum { GPU_RESERVE_MIB = 640 };
 
 // The largest sizes that a backend's kernels take; 0: any.
 typedef struct DeviceLimits {
@@ -25,9 +27,13 @@ typedef struct Device {
     const Backend *backend;
     const char *name;      // "cpu" or "cuda"
     Place place;           // where its tensors lie
-    char description[192]; // processor and matrix library, for the log and --version
+    char description[320]; // processor and libraries, for the log and --version
+    // What decides the bits of its results: library, version, instruction set or kind of GPU; compared over ranks.
+    char kind[256];
     DeviceLimits limits;
-    int threads; // OpenMP threads this rank computes with
+    size_t
+        reserve_bytes; // of its memory, beside what device_allocate is asked for: the most that kernels take for themselves
+    int threads;       // OpenMP threads this rank computes with
     uint8_t identity[DEVICE_IDENTITY_BYTES]; // of a GPU: no other has the same; zeros on a CPU
     // A row's result must not depend on how many rows are computed together (reproducible: ranks). Set by the session; on
     // the CPU that always holds.
@@ -57,13 +63,19 @@ void device_download(Device *dev, Tensor to, Tensor from);
 // Waits until everything that was called has been done, and reports errors of kernels as fatal.
 void device_synchronize(Device *dev);
 
+// Says, line by line, how the device does each kind of matrix product that it has met, where the bits of results depend on a
+// choice of the backend's: with fixed_order and the same lines every rank gives a row the same bits. A CPU says nothing.
+typedef void (*ProductLine)(void *context, const char *line);
+void device_products(Device *dev, ProductLine say, void *context);
+
 // Multiplies two known matrices through the backend's library and compares with exact results: libraries
 // that mistake the CPU have computed wrong numbers before. False with exit 7.
 bool device_self_test(Device *dev, Error *err);
 
-// The best rate of a (rows, 1024) by (1024, 1024) product of matrices in this storage within 0.2 s, in GFLOP/s, through the
-// op that the model uses: the limit that the log's share is measured against. 512 rows on all threads of a CPU; on a GPU twice
-// as many, and again, while the product takes less than a millisecond.
+// The best rate of a product of matrices in this storage within 0.2 s, in GFLOP/s, through the op that the model uses: the limit
+// that the log's share is measured against. On all threads of a CPU (512, 1024) by (1024, 1024). On a GPU squares of 256, and of
+// twice that up to 8192 while one takes less than a millisecond, many between two looks at the clock, and by whatever algorithm
+// the library likes best, with fixed_order too.
 double device_measure_gemm_gflops(Device *dev, DType storage);
 
 #ifdef __cplusplus

@@ -137,7 +137,8 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, T
 typedef enum DropPolicy {
     DROP_POSITION, // first choices of all tokens in token order, then second choices, … (GShard, Switch)
     DROP_PROBABILITY, // keep the largest gate weights, ties to the lower token (Megatron probs)
-    DROP_RANDOM, // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k), ties to the lower (n, k)
+    // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k), ties to the lower (n, k)
+    DROP_RANDOM,
 } DropPolicy;
 
 // Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and each expert.

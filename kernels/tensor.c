@@ -17,7 +17,7 @@ size_t dtype_bytes(DType dtype) {
     case BF16:
         return 2;
     }
-    die(EXIT_COMMUNICATION, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
+    die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
 const char *dtype_name(DType dtype) {
@@ -105,7 +105,7 @@ void check_shape(const char *name, const char *file, int line, Tensor x, DType d
     if (x.dtype == dtype && x.rank == rank && x.shape[0] == n0 && x.shape[1] == n1 &&
         x.shape[2] == n2)
         return;
-    die(EXIT_COMMUNICATION, file, line,
+    die(EXIT_BUG, file, line,
         "tensor %s is %s rank %d (%lld, %lld, %lld), wanted %s rank %d (%lld, %lld, %lld)", name,
         dtype_name(x.dtype), x.rank, (long long)x.shape[0], (long long)x.shape[1],
         (long long)x.shape[2], dtype_name(dtype), rank, (long long)n0, (long long)n1,

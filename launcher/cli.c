@@ -4,7 +4,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "launcher/habits.h"
 #include "launcher/suggest.h"
 
 // ---- what may be written ---------------------------------------------------------------------------------
@@ -79,11 +81,13 @@ void cli_print_help(FILE *out) {
         "  moetrain inspect [--digest] CHECKPOINT                      what is inside; --digest: "
         "one line of hex\n"
         "\n"
+        "  A CHECKPOINT is a file RUN/checkpoints/step-….h5, or RUN for the newest of that run.\n"
+        "\n"
         "  moetrain --help, --version\n"
         "\n"
-        "Exit codes: 0 done, 2 configuration or arguments, 3 data, 4 checkpoint, 5 input/output,\n"
-        "6 numeric, 7 communication or device, 8 hang, 75 saved on a signal: run the same command "
-        "again.\n");
+        "Exit codes: 0 done, 2 configuration or arguments, 3 data, 4 checkpoint, 5 input/output\n"
+        "or memory, 6 numeric, 7 communication or device, 8 hang, 70 a bug of the program, 75 saved "
+        "on a\nsignal: run the same command again.\n");
 }
 
 // ---- values of options -----------------------------------------------------------------------------------
@@ -127,7 +131,18 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
 
 // ---- the line --------------------------------------------------------------------------------------------
 
-static bool unknown_option(const VerbRow *verb, const char *word, Error *err) {
+static bool unknown_option(const CommandLine *line, const VerbRow *verb, const char *word,
+                           const char *next, Error *err) {
+    size_t length = strcspn(word, "=");
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (strlen(OPTIONS[i].name) == length && strncmp(OPTIONS[i].name, word, length) == 0 &&
+            OPTIONS[i].verb != VERB_PLAN)
+            return error_set(err, EXIT_CONFIG,
+                             "command line: %s has no option %s, which belongs to %s",
+                             verb == &TRAIN ? "moetrain" : verb->name, OPTIONS[i].name,
+                             OPTIONS[i].verb == VERB_TRAIN      ? "moetrain CONFIG.yaml"
+                             : OPTIONS[i].verb == VERB_GENERATE ? "generate"
+                                                                : "inspect");
     const char *candidates[OPTION_COUNT + 3];
     int count = 0;
     for (int i = 0; i < OPTION_COUNT; i++)
@@ -136,6 +151,7 @@ static bool unknown_option(const VerbRow *verb, const char *word, Error *err) {
     candidates[count++] = "--version";
     candidates[count] = NULL;
     const char *near = suggest_word(word, candidates);
+    if (!near && habit_option(word, next, line->path, err)) return false;
     return error_set(err, EXIT_CONFIG, "command line: %s has no option '%.60s'; %s%s%s",
                      verb == &TRAIN ? "moetrain" : verb->name, word,
                      near ? "did you mean '" : "see ", near ? near : "moetrain --help",
@@ -152,7 +168,7 @@ static bool parse_option(CommandLine *line, const VerbRow *verb, int argc, char 
     for (int row = 0; row < OPTION_COUNT; row++)
         if (OPTIONS[row].verb == verb->verb && strcmp(OPTIONS[row].name, name) == 0)
             option = &OPTIONS[row];
-    if (!option) return unknown_option(verb, word, err);
+    if (!option) return unknown_option(line, verb, word, *i + 1 < argc ? argv[*i + 1] : NULL, err);
     if (!option->value && equals)
         return error_set(err, EXIT_CONFIG, "command line: %s takes no value, got '%.60s'", name,
                          equals + 1);
@@ -171,21 +187,71 @@ static const char *suggest_verb(const char *word) {
     return suggest_word(word, names);
 }
 
+// The error of a first word that is no file but looks like a command; false when it is none.
+static bool is_wrong_verb(const CommandLine *line, const VerbRow *verb, const char *next,
+                          Error *err) {
+    if (verb != &TRAIN || !line->path || access(line->path, F_OK) == 0) return false;
+    const char *meant = habit_verb(line->path);
+    if (!meant && next) meant = suggest_verb(line->path);
+    if (!meant) return false;
+    if (meant[0])
+        error_set(err, EXIT_CONFIG, "command line: unknown command '%.60s'; did you mean '%s'?",
+                  line->path, meant);
+    else
+        error_set(err, EXIT_CONFIG,
+                  "command line: training is a command without a name; leave '%.60s' out: moetrain "
+                  "%.60s",
+                  line->path, next ? next : "CONFIG.yaml");
+    return true;
+}
+
+// A plain word behind the path that is not key=value.
+static bool unexpected_word(const CommandLine *line, const VerbRow *verb, const char *word,
+                            const char *next, Error *err) {
+    size_t length = strlen(word);
+    bool yaml = (length > 5 && strcmp(word + length - 5, ".yaml") == 0) ||
+                (length > 4 && strcmp(word + length - 4, ".yml") == 0);
+    bool is_verb = false;
+    for (int row = 0; row < VERB_COUNT; row++) is_verb |= strcmp(VERBS[row].name, word) == 0;
+    if (is_wrong_verb(line, verb, word, err)) return false;
+    if (verb->overrides && habit_word(word, next, err)) return false;
+    if (verb == &TRAIN && is_verb)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: '%.60s' is one word too many; a command stands first: "
+                         "moetrain %s %.60s",
+                         word, word, line->path);
+    if (yaml && verb->verb != VERB_HELP)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: '%.60s' is one word too many: %s is one file, here %.60s; "
+                         "write changes of it key=value",
+                         word, verb->path, line->path);
+    if (verb->verb == VERB_GENERATE)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: '%.60s' is one word too many; a text to go on from is "
+                         "written --prompt 'TEXT', changes key=value",
+                         word);
+    return error_set(err, EXIT_CONFIG, "command line: '%.60s' is one word too many%s", word,
+                     verb->overrides ? "; changes are written key=value" : "");
+}
+
 // The first plain word is the path, unless it is a key=value that stands where the path is missing.
-static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word, Error *err) {
+static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word, const char *next,
+                       Error *err) {
     size_t key_length = strspn(word, "abcdefghijklmnopqrstuvwxyz0123456789_.");
     bool assignment = key_length > 0 && word[key_length] == '=';
     if (!line->path && !assignment) {
         line->path = word;
         return true;
     }
-    if (verb == &TRAIN && line->path && !strchr(word, '=') && suggest_verb(line->path))
+    bool spaced = word[0] == '=' || (assignment && !word[key_length + 1] && next &&
+                                     next[0] != '-' && !strchr(next, '='));
+    if (!verb->overrides || !strchr(word, '=') || word[0] == '=')
+        return unexpected_word(line, verb, word, next, err);
+    if (spaced && config_key_find(next) < 0 && line->path)
         return error_set(err, EXIT_CONFIG,
-                         "command line: unknown command '%.60s'; did you mean '%s'?", line->path,
-                         suggest_verb(line->path));
-    if (!verb->overrides || !strchr(word, '='))
-        return error_set(err, EXIT_CONFIG, "command line: '%.60s' is one word too many%s", word,
-                         verb->overrides ? "; changes are written key=value" : "");
+                         "command line: '%.60s' has no value; write key=value without spaces: "
+                         "%.60s%.60s",
+                         word, word, next);
     if (line->override_count == MOST_OVERRIDES)
         return error_set(err, EXIT_CONFIG, "command line: more than %d key=value", MOST_OVERRIDES);
     line->overrides[line->override_count++] = word;
@@ -193,6 +259,7 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
 }
 
 static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *err) {
+    if (is_wrong_verb(line, verb, NULL, err)) return false;
     if (!line->path && verb->verb != VERB_HELP)
         return error_set(err, EXIT_CONFIG, "command line: %s needs %s%s%.60s%s",
                          verb == &TRAIN ? "moetrain" : verb->name, verb->path,
@@ -231,7 +298,7 @@ bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
             continue;
         }
         bool ok = is_option ? parse_option(line, verb, argc, argv, &i, err)
-                            : parse_word(line, verb, word, err);
+                            : parse_word(line, verb, word, i + 1 < argc ? argv[i + 1] : NULL, err);
         if (!ok) return false;
     }
     return check_complete(line, verb, err);

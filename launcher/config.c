@@ -15,6 +15,13 @@
 
 // ---- reading ---------------------------------------------------------------------------------------------
 
+static bool no_current_folder(Error *err) {
+    return error_set(err, EXIT_CONFIG, "the current folder cannot be used: %s; %s", strerror(errno),
+                     errno == ENOENT   ? "it was removed, change into one that exists"
+                     : errno == ERANGE ? "start from one with a shorter path"
+                                       : "start from another one");
+}
+
 bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) {
     *text = NULL;
     *bytes = 0;
@@ -22,8 +29,12 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) 
     struct stat info;
     if (!file || fstat(fileno(file), &info) != 0) {
         if (file) fclose(file);
+        char folder[CONFIG_PATH_BYTES];
+        int cause = errno;
+        if (cause == ENOENT && path[0] != '/' && !getcwd(folder, sizeof folder))
+            return no_current_folder(err);
         return error_set(err, EXIT_CONFIG, "%.400s: cannot open the configuration: %s", path,
-                         strerror(errno));
+                         strerror(cause));
     }
     // One byte more than legal, so that yaml_read sees what is too large; also works on a pipe.
     size_t room = CONFIG_YAML_MAX_BYTES + 1;
@@ -34,8 +45,9 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) 
     if (!buffer || failed) {
         free(buffer);
         return error_set(err, EXIT_CONFIG, "%.400s: cannot read the configuration: %s", path,
-                         S_ISDIR(info.st_mode) ? "it is a folder; name a .yaml file"
-                                               : strerror(errno));
+                         S_ISDIR(info.st_mode)
+                             ? "it is a folder; name a .yaml file, as config.yaml in a run's"
+                             : strerror(errno));
     }
     *text = buffer;
     *bytes = got;
@@ -64,8 +76,8 @@ static bool unknown_key(const char *name, Error *err) {
     return error_set(err, EXIT_CONFIG, "unknown key %s; `moetrain help` lists all keys", quoted);
 }
 
-static bool take_file_value(void *context, const char *name, const char *value, YamlPlace place,
-                            Error *err) {
+static bool take_file_value(void *context, const char *name, const char *value, bool list,
+                            YamlPlace place, Error *err) {
     Reading *reading = context;
     int row = config_key_find(name);
     if (row < 0) return unknown_key(name, err);
@@ -73,6 +85,9 @@ static bool take_file_value(void *context, const char *name, const char *value, 
     if (origin->kind == ORIGIN_FILE)
         return error_set(err, EXIT_CONFIG, "%s is given twice, first in line %d; keep one", name,
                          origin->line);
+    if (list && CONFIG_KEYS[row].type != KEY_NAMES)
+        return error_set(err, EXIT_CONFIG,
+                         "a list is not allowed as the value of %s; write one value", name);
     *origin = (ConfigOrigin){ORIGIN_FILE, place.line, place.column};
     return config_value_parse(&CONFIG_KEYS[row], value, reading->base_folder,
                               &reading->config->train, err);
@@ -146,9 +161,10 @@ static bool complete(Config *config, Error *err) {
 bool config_read(Config *config, const char *source, const char *text, size_t bytes,
                  const char *const *overrides, int override_count, Error *err) {
     char current_folder[CONFIG_PATH_BYTES];
-    if (strlen(source) >= CONFIG_PATH_BYTES || !getcwd(current_folder, sizeof current_folder))
+    if (strlen(source) >= CONFIG_PATH_BYTES)
         return error_set(err, EXIT_CONFIG, "paths of more than %d bytes: '%.60s'",
                          CONFIG_PATH_BYTES - 1, source);
+    if (!getcwd(current_folder, sizeof current_folder)) return no_current_folder(err);
     set_defaults(config, source);
     Reading file = {.config = config}, command_line = {.config = config};
     memcpy(command_line.base_folder, current_folder, sizeof current_folder);
@@ -174,8 +190,12 @@ void config_place(const Config *config, const char *key, char place[CONFIG_PATH_
         snprintf(place, CONFIG_PATH_BYTES + 32, "%s", words[origin->kind]);
 }
 
-// Paths in double quotes: they may hold any character.
+// Paths in double quotes, since they may hold any character; names as a list.
 static void print_value(FILE *out, const ConfigKey *key, const char *value) {
+    if (key->type == KEY_NAMES) {
+        fprintf(out, "[%s]", value);
+        return;
+    }
     if (key->type != KEY_PATH || (key->choices && value[0] != '/')) {
         fputs(value, out);
         return;
@@ -201,7 +221,7 @@ char *config_to_yaml(const Config *config, bool origins) {
     char *text = NULL;
     size_t bytes = 0;
     FILE *out = open_memstream(&text, &bytes);
-    CHECK(out, "out of memory");
+    CHECK_MEMORY(out, "out of memory");
     for (int row = 0; row < CONFIG_KEY_COUNT; row++) {
         const ConfigKey *key = &CONFIG_KEYS[row];
         char value[CONFIG_VALUE_BYTES], place[CONFIG_PATH_BYTES + 32];
@@ -219,8 +239,17 @@ char *config_to_yaml(const Config *config, bool origins) {
         fputc('\n', out);
     }
     fclose(out);
-    CHECK(text, "out of memory");
+    CHECK_MEMORY(text, "out of memory");
     return text;
+}
+
+void config_key_rules(const Config *config, KeyRule rules[CONFIG_KEY_COUNT + 1]) {
+    for (int row = 0; row < CONFIG_KEY_COUNT; row++) {
+        const ConfigKey *key = &CONFIG_KEYS[row];
+        rules[row] = (KeyRule){.key = key->name, .kind = key->kind, .initial = key->initial};
+        if (config->origins[row].kind == ORIGIN_DERIVED) rules[row].derived = key->derived;
+    }
+    rules[CONFIG_KEY_COUNT] = (KeyRule){0};
 }
 
 // ---- help ------------------------------------------------------------------------------------------------
@@ -248,6 +277,16 @@ void config_print_keys(FILE *out) {
     }
 }
 
+// What a change means when a run goes on from a checkpoint.
+static const char *const kind_words[] = {
+    [KIND_FREE] = "free: may change at any resume, the results stay",
+    [KIND_COURSE] = "course: may change at a resume, which changes how training goes on",
+    [KIND_FUNCTION] = "function: part of what a checkpoint means; a resume refuses another value "
+                      "unless resume.allow names the key",
+    [KIND_STATE] = "function: part of what the run is; a resume refuses another value unless "
+                   "resume.allow names the key; init does not mind",
+};
+
 bool config_print_key(FILE *out, const char *name, Error *err) {
     int row = config_key_find(name);
     if (row >= 0) {
@@ -256,7 +295,7 @@ bool config_print_key(FILE *out, const char *name, Error *err) {
         config_value_legal(key, legal);
         fprintf(out, "%s: %s\n  value:   %s\n  default: ", key->name, key->help, legal);
         print_default(out, key);
-        fputc('\n', out);
+        fprintf(out, "\n  kind:    %s\n", kind_words[key->kind]);
         return true;
     }
     bool found = false;

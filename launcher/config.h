@@ -40,6 +40,9 @@ bool config_read(Config *config, const char *source, const char *text, size_t by
 // same TrainConfig. With origins each line ends in a comment that says where its value came from.
 char *config_to_yaml(const Config *config, bool origins);
 
+// What a resume needs to know of each key; a rule without a key ends them.
+void config_key_rules(const Config *config, KeyRule rules[CONFIG_KEY_COUNT + 1]);
+
 // Where the value of a key was given: "tiny.yaml:7:3", "command line", "default", "derived".
 void config_place(const Config *config, const char *key, char place[CONFIG_PATH_BYTES + 32]);
 

@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "worker/data_format.h"
+
 static bool is_given(const Config *config, const char *key) {
     OriginKind kind = config->origins[config_key_find(key)].kind;
     return kind == ORIGIN_FILE || kind == ORIGIN_COMMAND_LINE;
@@ -41,20 +43,29 @@ static void list_divisors(int64_t n, int64_t m, char list[160]) {
     }
 }
 
+// "2, 4, 8": n times the powers of two up to `most`.
+static void list_multiples(int64_t n, int64_t most, char list[160]) {
+    size_t used = 0;
+    list[0] = 0;
+    for (int count = 0; n <= most && count < 12; n *= 2)
+        used +=
+            (size_t)snprintf(list + used, 160 - used, "%s%lld", count++ ? ", " : "", (long long)n);
+}
+
 static int64_t largest_power_of_two_divisor(int64_t n) {
     return n & -n;
 }
 
 static bool check_data(const Config *config, Error *err) {
     const DataConfig *data = &config->train.data;
-    size_t length = strlen(data->train);
-    bool bin = length > 4 && strcmp(data->train + length - 4, ".bin") == 0;
-    bool numbers = data->format == DATA_UINT16 || data->format == DATA_UINT32 ||
-                   (data->format == DATA_AUTO && bin);
+    DataFormat format = data_format_resolve(data);
+    bool numbers = format == DATA_UINT16 || format == DATA_UINT32;
     if (numbers && data->vocab_size == 0)
         return broken(config, err, "data.train", "data.format",
-                      "data.train holds token numbers, so data.vocab_size must be given (50257 for "
-                      "GPT-2's tokens)");
+                      "data.train holds token numbers (%s)%s, so data.vocab_size must be given (50257 "
+                      "for GPT-2's tokens)",
+                      data_format_name(format),
+                      data->format == DATA_AUTO ? ", as its name *.bin says" : "");
     if (numbers && data->format != DATA_UINT32 && data->vocab_size > 65536)
         return broken(config, err, "data.vocab_size", "data.format",
                       "data.vocab_size (%lld) is more than uint16 can count, 65536; set "
@@ -90,19 +101,26 @@ static bool check_batch(const Config *config, Error *err) {
     }
     int64_t sequences = train->batch / train->micro_batches;
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
-    if (exact && !is_power_of_two(train->shards))
+    if (train->batch % train->shards != 0) {
+        list_divisors(exact ? largest_power_of_two_divisor(train->batch) : train->batch, 0, list);
         return broken(config, err, "train.shards", "train.batch",
-                      "train.shards (%lld) is not a power of two, as train.reproducible: ranks "
-                      "needs; set train.shards=%lld or train.reproducible=run",
-                      (long long)train->shards, (long long)largest_power_of_two_divisor(sequences));
-    if (sequences % train->shards != 0) {
-        list_divisors(exact ? largest_power_of_two_divisor(sequences) : sequences, 0, list);
-        return broken(config, err, "train.shards", "train.batch",
-                      "train.shards (%lld) does not divide train.batch / train.micro_batches (%lld "
-                      "/ %lld = %lld); set it to one of %s",
-                      (long long)train->shards, (long long)train->batch,
-                      (long long)train->micro_batches, (long long)sequences, list);
+                      "train.shards (%lld) does not divide train.batch (%lld); set it to one of %s",
+                      (long long)train->shards, (long long)train->batch, list);
     }
+    if (train->shards % train->micro_batches != 0)
+        return broken(config, err, "train.shards", "train.micro_batches",
+                      "train.micro_batches (%lld) does not divide train.shards (%lld), the pieces "
+                      "of the whole batch; set train.shards=%lld, or fewer micro-batches",
+                      (long long)train->micro_batches, (long long)train->shards,
+                      (long long)(train->micro_batches * largest_power_of_two_divisor(sequences)));
+    int64_t shards = train->shards / train->micro_batches;
+    if (exact && !is_power_of_two(shards))
+        return broken(config, err, "train.shards", "train.micro_batches",
+                      "train.shards (%lld) / train.micro_batches (%lld) is not a power of two, as "
+                      "train.reproducible: ranks needs; set train.shards=%lld or "
+                      "train.reproducible=run",
+                      (long long)train->shards, (long long)train->micro_batches,
+                      (long long)(train->micro_batches * largest_power_of_two_divisor(sequences)));
     // Choices of a micro-batch are numbered with 32 bits.
     int64_t top_k = train->model.moe.experts > 0 ? train->model.moe.top_k : 1;
     if ((double)sequences * (double)train->context * (double)top_k >= 2147483647.0)
@@ -193,13 +211,16 @@ static bool check_moe(const Config *config, Error *err) {
                       (long long)moe->every, (long long)train->model.layers,
                       (long long)train->model.layers);
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
-    if (exact && (!is_power_of_two(moe->max_expert_replicas) ||
-                  train->shards % moe->max_expert_replicas != 0)) {
-        list_divisors(train->shards, 0, list);
+    int64_t groups = moe->max_expert_replicas;
+    if (exact && (train->shards % groups != 0 || groups % train->micro_batches != 0 ||
+                  !is_power_of_two(groups / train->micro_batches))) {
+        int64_t least = train->micro_batches;
+        list_multiples(least, train->shards, list);
         return broken(config, err, "moe.max_expert_replicas", "train.shards",
-                      "moe.max_expert_replicas (%lld) is not a power of two that divides "
-                      "train.shards (%lld); set it to one of %s",
-                      (long long)moe->max_expert_replicas, (long long)train->shards, list);
+                      "moe.max_expert_replicas (%lld) is not train.micro_batches (%lld) times a "
+                      "power of two that divides train.shards (%lld); set it to one of %s, or "
+                      "leave it out",
+                      (long long)groups, (long long)least, (long long)train->shards, list);
     }
     if (moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
         return broken(config, err, "moe.dispatch", "moe.capacity_factor",
@@ -216,13 +237,73 @@ static bool check_moe(const Config *config, Error *err) {
     return true;
 }
 
+// Sizes are counted in 64 bits everywhere below; this bound leaves room for every product of them that is ever made.
+static bool check_size(const Config *config, Error *err) {
+    const double most = 1e16; // numbers of one kind
+    const TrainConfig *train = &config->train;
+    const ModelConfig *model = &train->model;
+    const MoeConfig *moe = &model->moe;
+    const AttentionShape *s = &model->attention.shape;
+    bool text = train->data.vocab_size == 0; // then at most the code points of Unicode
+    double vocabulary = text ? 0x110000 : (double)train->data.vocab_size;
+    double D = (double)model->d_model, layers = (double)model->layers;
+    double moe_layers = (double)model_moe_layers(model), experts = (double)moe->experts;
+    double attention = (double)(s->heads * (s->d_head + s->d_value)) +
+                       (double)(s->kv_heads * (s->d_head + s->d_value));
+    double parameters = 2 * vocabulary * D + layers * D * (attention + 2) +
+                        (layers - moe_layers) * 3 * D * (double)model->d_ff +
+                        moe_layers * experts * D * (3 * (double)moe->d_ff + 1);
+    if (parameters > most)
+        return broken(config, err, "model.layers", "model.d_model",
+                      "a model of %.2g parameters is beyond what can be planned, %.0e; reduce "
+                      "model.layers, model.d_model, model.d_ff, moe.experts or moe.d_ff",
+                      parameters, most);
+    double tokens = (double)(train->batch / train->micro_batches) * (double)train->context;
+    bool padded = moe->dispatch == DISPATCH_PADDED;
+    double rows = tokens * (padded ? experts : (double)moe->top_k);
+    double activations = tokens * (vocabulary + layers * (2 * attention + 6 * D)) +
+                         (layers - moe_layers) * tokens * 3 * (double)model->d_ff +
+                         moe_layers * (rows * (3 * (double)moe->d_ff + 4 * D) + tokens * experts);
+    if (activations > most)
+        return broken(config, err, "train.batch", "train.context",
+                      "a micro-batch of %.2g tokens with %.2g numbers to keep is beyond what can "
+                      "be planned, %.0e; raise train.micro_batches or reduce train.batch, "
+                      "train.context or the model",
+                      tokens, activations, most);
+    return true;
+}
+
 bool config_check(const Config *config, Error *err) {
     return check_data(config, err) && check_batch(config, err) && check_schedule(config, err) &&
-           check_attention(config, err) && check_moe(config, err);
+           check_attention(config, err) && check_moe(config, err) && check_size(config, err);
 }
 
 static int64_t largest_common_divisor(int64_t a, int64_t b) {
     return b == 0 ? a : largest_common_divisor(b, a % b);
+}
+
+// Decides parallel.expert where it is left open. False when it does not divide the ranks.
+static bool decide_expert_parallel(const Config *config, int ranks, TrainConfig *train,
+                                   Error *err) {
+    const MoeConfig *moe = &train->model.moe;
+    char list[160];
+    if (moe->experts == 0) train->expert_parallel = 1;
+    if (train->expert_parallel == 0)
+        train->expert_parallel = largest_common_divisor(ranks, moe->experts);
+    if (ranks % train->expert_parallel == 0) return true;
+    list_divisors(ranks, moe->experts, list);
+    return broken(config, err, "parallel.expert", "moe.experts",
+                  "parallel.expert (%lld) does not divide the %d ranks; set it to one of %s, "
+                  "or leave it out",
+                  (long long)train->expert_parallel, ranks, list);
+}
+
+bool config_resolve_ranks(const Config *config, int ranks, TrainConfig *train, Error *err) {
+    *train = config->train;
+    bool stored = config->origins[config_key_find("parallel.expert")].kind != ORIGIN_COMMAND_LINE;
+    if (stored && train->expert_parallel > 0 && ranks % train->expert_parallel != 0)
+        train->expert_parallel = 0;
+    return decide_expert_parallel(config, ranks, train, err);
 }
 
 bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Error *err) {
@@ -230,39 +311,30 @@ bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Err
     MoeConfig *moe = &train->model.moe;
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
     char list[160];
-    if (train->shards % ranks != 0) {
-        list_divisors(train->shards, 0, list);
+    int64_t shards = train->shards / train->micro_batches;
+    if (shards % ranks != 0) {
+        list_divisors(shards, 0, list);
         return broken(config, err, "train.shards", "train.batch",
-                      "%d ranks cannot share train.shards (%lld) evenly; use mpirun -np with one "
-                      "of %s, or other shards",
-                      ranks, (long long)train->shards, list);
+                      "%d ranks cannot share train.shards (%lld) / train.micro_batches (%lld) "
+                      "evenly; use mpirun -np with one of %s, fewer train.micro_batches, which "
+                      "changes no result, or other shards from the first step on",
+                      ranks, (long long)train->shards, (long long)train->micro_batches, list);
     }
-    if (!is_power_of_two(train->shards / ranks))
+    if (!is_power_of_two(shards / ranks))
         return broken(config, err, "train.shards", "train.batch",
-                      "each of %d ranks would own %lld of train.shards (%lld), not a power of two; "
-                      "set train.shards=%d",
-                      ranks, (long long)train->shards / ranks, (long long)train->shards, ranks);
-    if (moe->experts == 0) {
-        train->expert_parallel = 1;
-        return true;
-    }
-    if (train->expert_parallel == 0)
-        train->expert_parallel = largest_common_divisor(ranks, moe->experts);
-    if (ranks % train->expert_parallel != 0) {
-        list_divisors(ranks, moe->experts, list);
-        return broken(config, err, "parallel.expert", "moe.experts",
-                      "parallel.expert (%lld) does not divide the %d ranks; set it to one of %s, "
-                      "or leave it out",
-                      (long long)train->expert_parallel, ranks, list);
-    }
-    int64_t replicas = ranks / train->expert_parallel;
-    if (exact && moe->max_expert_replicas % replicas != 0)
+                      "each of %d ranks would own %lld of train.shards (%lld) in each of the "
+                      "%lld micro-batches, not a power of two; set train.shards=%lld",
+                      ranks, (long long)shards / ranks, (long long)train->shards,
+                      (long long)train->micro_batches, (long long)ranks * train->micro_batches);
+    if (!decide_expert_parallel(config, ranks, train, err)) return false;
+    if (moe->experts == 0) return true;
+    int64_t replicas = ranks / train->expert_parallel, pieces = replicas * train->micro_batches;
+    if (exact && moe->max_expert_replicas % pieces != 0)
         return broken(config, err, "moe.max_expert_replicas", "train.shards",
-                      "%d ranks / parallel.expert %lld would hold each expert %lld times, but "
-                      "moe.max_expert_replicas is %lld; set moe.max_expert_replicas=%lld from the "
-                      "first step on, or train.reproducible=run",
+                      "%d ranks / parallel.expert %lld would hold each expert %lld times and train "
+                      "it in %lld micro-batches, but moe.max_expert_replicas is %lld; leave it out "
+                      "from the first step on, or set train.reproducible=run",
                       ranks, (long long)train->expert_parallel, (long long)replicas,
-                      (long long)moe->max_expert_replicas, (long long)replicas);
-    if (moe->max_expert_replicas % replicas != 0) moe->max_expert_replicas = replicas;
+                      (long long)train->micro_batches, (long long)moe->max_expert_replicas);
     return true;
 }

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/utf8.h"
+#include "launcher/habits.h"
 #include "launcher/suggest.h"
-#include "worker/utf8.h"
 
 enum {
     // Largest denominator of a rational: keeps the capacity's products inside 64 bits (model_config.c).
@@ -65,6 +66,7 @@ bool path_resolve(const char *base_folder, const char *path, char resolved[CONFI
                   Error *err) {
     size_t base = strlen(base_folder);
     if (path[0] == '/') base = 0;
+    if (base > 0 && strcmp(path, ".") == 0) path = "./";
     while (base > 0) { // the base has no symbolic links, so ../ may be taken off by name
         if (strncmp(path, "./", 2) == 0) {
             path += 2;
@@ -76,7 +78,7 @@ bool path_resolve(const char *base_folder, const char *path, char resolved[CONFI
             break;
         }
     }
-    const char *slash = base > 0 && base_folder[base - 1] != '/' ? "/" : "";
+    const char *slash = base > 0 && base_folder[base - 1] != '/' && path[0] ? "/" : "";
     int length =
         snprintf(resolved, CONFIG_PATH_BYTES, "%.*s%s%s", (int)base, base_folder, slash, path);
     if (length < CONFIG_PATH_BYTES) return true;
@@ -150,6 +152,36 @@ static bool in_range(const ConfigKey *key, double value) {
     return value >= key->min && value <= key->max;
 }
 
+// ---- names of keys ---------------------------------------------------------------------------------------
+
+// "a, b" to "a,b". False with exit 2 for what is not the name of a key, or when it is too long.
+static bool names_parse(const ConfigKey *key, const char *text, char names[CONFIG_PATH_BYTES],
+                        Error *err) {
+    static const char space[] = " ,\t";
+    size_t used = 0;
+    memset(names, 0, CONFIG_PATH_BYTES);
+    for (text += strspn(text, space); *text; text += strspn(text, space)) {
+        char name[80], quoted[80];
+        size_t length = strcspn(text, space);
+        snprintf(name, sizeof name, "%.*s", (int)(length < 79 ? length : 79), text);
+        if (config_key_find(name) < 0) {
+            const char *near = config_key_suggest(name);
+            value_quote(name, quoted);
+            return error_set(err, EXIT_CONFIG, "%s names %s, which is no key%s%s%s", key->name,
+                             quoted, near ? "; did you mean '" : "; `moetrain help` lists all keys",
+                             near ? near : "", near ? "'?" : "");
+        }
+        if (used + length + 2 > CONFIG_PATH_BYTES)
+            return error_set(err, EXIT_CONFIG, "%s is longer than %d bytes", key->name,
+                             CONFIG_PATH_BYTES - 1);
+        if (used > 0) names[used++] = ',';
+        memcpy(names + used, name, length);
+        used += length;
+        text += length;
+    }
+    return true;
+}
+
 // ---- the front -------------------------------------------------------------------------------------------
 
 // The types of fixed size, as they lie in TrainConfig.
@@ -186,7 +218,9 @@ static bool value_parse(const ConfigKey *key, const char *text, Value *value) {
     case KEY_WORD:
         return choice_index(key->choices, text) >= 0;
     case KEY_PATH:
-        return is_printable(text) && (text[0] || key->initial);
+        return is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
+    case KEY_NAMES:
+        return true; // names_parse has the better message
     }
     return false;
 }
@@ -196,13 +230,15 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
     char *field = (char *)config + key->offset;
     Value value;
     if (!value_parse(key, text, &value)) {
-        char quoted[80], legal[256];
+        char quoted[80], legal[256], advice[160];
         value_quote(text, quoted);
         config_value_legal(key, legal);
-        const char *near = key->choices ? suggest_word(text, key->choices) : NULL;
-        return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s", key->name, quoted,
-                         legal, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+        habit_value(key, text, advice);
+        const char *near = key->choices && !advice[0] ? suggest_word(text, key->choices) : NULL;
+        return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s%s", key->name, quoted,
+                         legal, advice, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
+    if (key->type == KEY_NAMES) return names_parse(key, text, field, err);
     if (key->type != KEY_WORD && key->type != KEY_PATH) {
         memcpy(field, &value, VALUE_BYTES[key->type]);
         return true;
@@ -221,7 +257,7 @@ void config_value_format(const ConfigKey *key, const TrainConfig *config,
                          char text[CONFIG_VALUE_BYTES]) {
     const char *field = (const char *)config + key->offset;
     Value value = {0};
-    if (key->type != KEY_WORD && key->type != KEY_PATH)
+    if (key->type != KEY_WORD && key->type != KEY_PATH && key->type != KEY_NAMES)
         memcpy(&value, field, VALUE_BYTES[key->type]);
     switch (key->type) {
     case KEY_INTEGER:
@@ -250,6 +286,7 @@ void config_value_format(const ConfigKey *key, const TrainConfig *config,
         return;
     case KEY_WORD:
     case KEY_PATH:
+    case KEY_NAMES:
         snprintf(text, CONFIG_VALUE_BYTES, "%s", field);
         return;
     }
@@ -279,6 +316,9 @@ void config_value_legal(const ConfigKey *key, char text[256]) {
             list_choices(key->choices, "a path", text);
         else
             snprintf(text, 256, "a path in UTF-8 without control characters");
+        return;
+    case KEY_NAMES:
+        snprintf(text, 256, "names of keys: a list in YAML, joined by commas on the command line");
         return;
     }
 }

@@ -4,11 +4,12 @@
 #include <string.h>
 #include <yaml.h>
 
-enum { KEY_BYTES = 256, MOST_SECTIONS = 64 };
+enum { KEY_BYTES = 256, MOST_SECTIONS = 64, LIST_BYTES = 4096 };
 
 typedef struct Reader {
     yaml_parser_t parser;
-    const char *source;
+    const char *source, *text;
+    size_t bytes;
     YamlVisit visit;
     void *context;
     char key[KEY_BYTES];                     // the dotted key at hand
@@ -30,6 +31,17 @@ static bool fail_at(Reader *reader, YamlPlace place) {
 #define FAIL_AT(reader, place, ...)                                                                \
     (error_set((reader)->err, EXIT_CONFIG, __VA_ARGS__), fail_at(reader, place))
 
+// Whether a line, counted from 0, is indented with a tab.
+static bool has_tab(const Reader *reader, size_t line) {
+    const char *at = reader->text, *end = at + reader->bytes;
+    for (; at && line > 0; line--) {
+        at = memchr(at, '\n', (size_t)(end - at));
+        if (at) at++;
+    }
+    while (at && at < end && *at == ' ') at++;
+    return at && at < end && *at == '\t';
+}
+
 static bool next_event(Reader *reader, yaml_event_t *event) {
     if (yaml_parser_parse(&reader->parser, event)) return true;
     const yaml_parser_t *p = &reader->parser;
@@ -37,11 +49,13 @@ static bool next_event(Reader *reader, yaml_event_t *event) {
     if (bytes)
         return error_set(reader->err, EXIT_CONFIG, "%.400s: byte %zu is not UTF-8 text: %s",
                          reader->source, p->problem_offset, p->problem ? p->problem : "unreadable");
-    return FAIL_AT(reader, place_of(p->problem_mark),
-                   "not valid YAML: %s%s%s; check the indentation and the colons of this line and "
-                   "the one before",
+    bool tab = has_tab(reader, p->problem_mark.line);
+    return FAIL_AT(reader, place_of(p->problem_mark), "not valid YAML: %s%s%s; %s",
                    p->problem ? p->problem : "out of memory", p->context ? " " : "",
-                   p->context ? p->context : "");
+                   p->context ? p->context : "",
+                   tab ? "the line begins with a tab: write spaces"
+                       : "check the indentation, the brackets and the colons, with a space after "
+                         "each, of this line and the one before");
 }
 
 static bool is_plain_node(Reader *reader, YamlPlace place, const yaml_char_t *anchor,
@@ -64,8 +78,9 @@ static bool is_legal_event(Reader *reader, const yaml_event_t *event) {
         return FAIL_AT(reader, place, "the alias '*%.60s' is not allowed; write the value out",
                        (const char *)event->data.alias.anchor);
     case YAML_SEQUENCE_START_EVENT:
-        return FAIL_AT(reader, place, "a list is not allowed%s%s; write one value",
-                       reader->key[0] ? " as the value of " : " here", reader->key);
+        if (!reader->key[0]) return FAIL_AT(reader, place, "a list is not allowed here");
+        return is_plain_node(reader, place, event->data.sequence_start.anchor,
+                             event->data.sequence_start.tag);
     case YAML_SCALAR_EVENT:
         if (memchr(event->data.scalar.value, '\0', event->data.scalar.length))
             return FAIL_AT(reader, place, "a NUL character is not allowed");
@@ -105,6 +120,43 @@ static bool extend_key(Reader *reader, const yaml_event_t *event) {
     return FAIL_AT(reader, place, "a key of more than %d bytes", KEY_BYTES - 1);
 }
 
+// Reads the items of a list whose start event is already taken, joined by commas.
+static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYTES]) {
+    size_t used = 0;
+    for (joined[0] = '\0';;) {
+        yaml_event_t event;
+        if (!next_event(reader, &event)) return false;
+        bool end = event.type == YAML_SEQUENCE_END_EVENT;
+        bool ok = end || is_legal_event(reader, &event);
+        if (ok && !end && event.type != YAML_SCALAR_EVENT)
+            ok = FAIL_AT(reader, list_place, "an item of the list %s is no word", reader->key);
+        if (ok && !end) {
+            const char *item = (const char *)event.data.scalar.value;
+            int length = snprintf(joined + used, LIST_BYTES - used, "%s%s", used ? "," : "", item);
+            used += (size_t)length;
+            if (!item[0] || strchr(item, ','))
+                ok = FAIL_AT(reader, list_place, "an item of the list %s is empty or has a comma",
+                             reader->key);
+            else if (used >= LIST_BYTES)
+                ok = FAIL_AT(reader, list_place, "the list %s is longer than %d bytes", reader->key,
+                             LIST_BYTES - 1);
+        }
+        yaml_event_delete(&event);
+        if (!ok || end) return ok;
+    }
+}
+
+// Hands a key's value, a scalar or a list whose (first) event is taken, to the visitor.
+static bool visit_value(Reader *reader, const yaml_event_t *event, YamlPlace key_place) {
+    char joined[LIST_BYTES];
+    bool list = event->type == YAML_SEQUENCE_START_EVENT;
+    YamlPlace place = list ? place_of(event->start_mark) : key_place;
+    if (list && !read_list(reader, place, joined)) return false;
+    const char *value = list ? joined : (const char *)event->data.scalar.value;
+    return reader->visit(reader->context, reader->key, value, list, place, reader->err) ||
+           fail_at(reader, place);
+}
+
 // Reads the keys of a mapping whose start event is already taken.
 static bool read_mapping(Reader *reader, int depth) {
     size_t outer = strlen(reader->key);
@@ -123,10 +175,8 @@ static bool read_mapping(Reader *reader, int depth) {
 
         if (!next_event(reader, &event)) return false;
         ok = is_legal_event(reader, &event);
-        if (ok && event.type == YAML_SCALAR_EVENT) {
-            const char *value = (const char *)event.data.scalar.value;
-            ok = reader->visit(reader->context, reader->key, value, key_place, reader->err) ||
-                 fail_at(reader, key_place);
+        if (ok && (event.type == YAML_SCALAR_EVENT || event.type == YAML_SEQUENCE_START_EVENT)) {
+            ok = visit_value(reader, &event, key_place);
         } else if (ok && depth == CONFIG_YAML_MAX_DEPTH) {
             ok = FAIL_AT(reader, key_place, "more than %d levels", CONFIG_YAML_MAX_DEPTH);
         } else if (ok) {
@@ -160,7 +210,12 @@ static bool read_stream(Reader *reader) {
 
 bool yaml_read(const char *source, const char *text, size_t bytes, YamlVisit visit, void *context,
                Error *err) {
-    Reader reader = {.source = source, .visit = visit, .context = context, .err = err};
+    Reader reader = {.source = source,
+                     .text = text,
+                     .bytes = bytes,
+                     .visit = visit,
+                     .context = context,
+                     .err = err};
     if (bytes > CONFIG_YAML_MAX_BYTES)
         return error_set(err, EXIT_CONFIG, "%.400s: larger than %d bytes: not a configuration file",
                          source, CONFIG_YAML_MAX_BYTES);

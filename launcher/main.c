@@ -1,20 +1,21 @@
 // From the shell to a configured rank. Training, evaluation and generation are collective: rank 0 reads the
 // configuration, every rank gets its bytes, and all ranks leave with one exit code. Everything else works without
-// MPI and speaks once when it is started under mpirun all the same.
+// MPI; started under mpirun all the same it speaks once.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint/checkpoint.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
+#include "launcher/checkpoint_config.h"
 #include "launcher/cli.h"
 #include "launcher/config.h"
 #include "launcher/config_rules.h"
 #include "launcher/version.h"
+#include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
@@ -32,49 +33,58 @@ static int launched_rank(void) {
     return 0;
 }
 
+// Whether mpirun or srun has started this process. (SLURM_PROCID alone is also set for a batch script.)
+static bool is_launched(void) {
+    return getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK");
+}
+
 static bool reads_checkpoint(Verb verb) {
     return verb == VERB_EVALUATE || verb == VERB_GENERATE || verb == VERB_INSPECT;
 }
 
 // From the YAML file or the checkpoint that the line names, with the line's overrides. Not collective.
 static bool load_config(Config *config, const CommandLine *line, Error *err) {
+    if (reads_checkpoint(line->verb))
+        return checkpoint_config_read(config, line->path, line->overrides, line->override_count,
+                                      err);
     char *text = NULL;
     size_t bytes = 0;
-    bool ok = reads_checkpoint(line->verb) ? checkpoint_read_config(line->path, &text, err)
-                                           : config_load_text(line->path, &text, &bytes, err);
-    if (ok && reads_checkpoint(line->verb)) bytes = strlen(text);
-    ok = ok &&
-         config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
+    bool ok =
+        config_load_text(line->path, &text, &bytes, err) &&
+        checkpoint_is_no_config(line->path, text, bytes, err) &&
+        config_read(config, line->path, text, bytes, line->overrides, line->override_count, err);
     free(text);
     return ok;
 }
 
 // ---- verbs of all ranks ----------------------------------------------------------------------------------
 
-// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked. Collective over all ranks.
+// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked, with the same answer everywhere.
+// Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
-    if (!comm_agree(ok, err)) return false;
-    ProcessGroups groups = process_groups_open(1, NULL);
-    broadcast(groups.world, config, sizeof *config, 0);
-    process_groups_close(&groups);
-    return config_check_ranks(config, comm_size(), train, err); // the same answer everywhere
+    if (!comm_follow(ok, err)) return false;
+    broadcast(comm_world(), config, sizeof *config, 0);
+    return reads_checkpoint(line->verb) ? config_resolve_ranks(config, comm_size(), train, err)
+                                        : config_check_ranks(config, comm_size(), train, err);
 }
 
 static int run_collective(const CommandLine *line, Error *err) {
     Config *config = calloc(1, sizeof *config);
     TrainConfig *train = calloc(1, sizeof *train);
-    CHECK(config && train, "out of memory");
+    CHECK_MEMORY(config && train, "out of memory");
     int exit_code = EXIT_CONFIG;
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;
     } else if (line->verb == VERB_EVALUATE) {
-        exit_code = evaluate_run(train, line->path, err);
+        exit_code = evaluate_run(train, config->source, err);
     } else if (line->verb == VERB_GENERATE) {
-        exit_code = generate_run(train, line->path, &line->generate, err);
+        exit_code = generate_run(train, config->source, &line->generate, err);
     } else {
         char *yaml = config_to_yaml(config, false);
-        exit_code = train_run(train, yaml, err);
+        KeyRule rules[CONFIG_KEY_COUNT + 1];
+        config_key_rules(config, rules);
+        exit_code = train_run(train, yaml, rules, err);
         free(yaml);
     }
     free(train);
@@ -100,11 +110,15 @@ static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_HELP && !line->path) return config_print_keys(stdout), EXIT_DONE;
     if (line->verb == VERB_HELP)
         return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
-    if (line->verb == VERB_INSPECT && line->digest) return inspect_digest(line->path, err);
+    char checkpoint[CONFIG_PATH_BYTES];
+    if (line->verb == VERB_INSPECT && line->digest)
+        return checkpoint_path_resolve(line->path, checkpoint, err)
+                   ? inspect_digest(checkpoint, err)
+                   : err->exit_code;
 
     Config config;
     if (!load_config(&config, line, err)) return err->exit_code;
-    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, line->path, err);
+    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, config.source, err);
     if (line->verb == VERB_PLAN) return run_plan(&config, line->ranks, err);
     char *yaml = config_to_yaml(&config, true);
     fputs(yaml, stdout);
@@ -128,22 +142,21 @@ int main(int argc, char **argv) {
     CommandLine line;
     int rank = launched_rank();
     log_set_rank(rank);
-    if (!cli_parse(&line, argc, argv, &err)) {
-        log_error("%s", err.message);
-        if (argc < 2 && rank == 0) cli_print_usage(stderr);
-        return err.exit_code;
-    }
+    bool ok = cli_parse(&line, argc, argv, &err);
+    if (!ok && argc < 2 && rank == 0) cli_print_usage(stderr);
     bool collective =
-        line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE;
-    if (!collective && rank > 0) return EXIT_DONE; // rank 0 speaks
-
-    if (collective) {
+        ok && (line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE);
+    bool together = collective || is_launched();
+    if (together) { // also where one rank needs no others: they may have been told something else
         comm_init(&argc, &argv);
-    } else {
-        signals_release();
+        ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
     }
-    int exit_code = collective ? run_collective(&line, &err) : run_single(&line, &err);
+    if (!collective) signals_release();
+    int exit_code = err.exit_code;
+    if (ok && collective) exit_code = run_collective(&line, &err);
+    if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks
+    if (ok && !collective && together) broadcast(comm_world(), &exit_code, sizeof exit_code, 0);
     if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
-    if (collective) comm_finalize();
+    if (together) comm_finalize();
     return exit_code;
 }

@@ -52,10 +52,6 @@ void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work) : -1;
     d->max_rows = most_rows(work);
     d->max_sent = dispatch_sent_rows(work);
-    CHECK(d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX,
-          "%lld rows to send and %lld to receive in a micro-batch, numbered with 32 bits; raise "
-          "train.micro_batches",
-          (long long)d->max_sent, (long long)d->max_rows);
     d->slot_row = arena_2d(activations, I32, work->N, moe->top_k);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shards);
@@ -68,7 +64,20 @@ void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
     // With one rank in the group received rows are expert rows: there is no order to keep.
     d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
     d->plan.to_received = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
-    d->planned = false;
+    d->planned_for = -1;
+}
+
+bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err) {
+    if (d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX) return true;
+    bool padded = moe->dispatch == DISPATCH_PADDED;
+    return error_set(err, EXIT_CONFIG,
+                     "a rank would send up to %lld and receive up to %lld rows in a micro-batch, "
+                     "which are numbered with 32 bits; use %smore train.micro_batches or a "
+                     "smaller train.batch",
+                     (long long)d->max_sent, (long long)d->max_rows,
+                     padded ? "moe.dispatch=exact, a smaller moe.capacity_factor or "
+                              "moe.min_capacity, "
+                            : "");
 }
 
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {
@@ -103,7 +112,7 @@ static void plan_exchange(Dispatch *d, Work *work) {
         }
 }
 
-// Padded: every count is the room. Done once, with numbers that the host knows.
+// Padded: every count is the room. Done once as long as the memory stays, with numbers that the host knows.
 static void plan_padded(Dispatch *d, Work *work) {
     Arena host;
     arena_measure(&host, "padded counts", NULL);
@@ -115,11 +124,11 @@ static void plan_padded(Dispatch *d, Work *work) {
     device_upload(work->dev, d->all_counts, full);
     arena_free(&host);
     plan_exchange(d, work);
-    d->planned = true;
+    d->planned_for = work->memory_uses;
 }
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
-    if (d->room >= 0 && !d->planned) plan_padded(d, work);
+    if (d->room >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
     permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept, work->shards,
                      d->room);
     if (d->room >= 0) return;

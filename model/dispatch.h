@@ -33,13 +33,15 @@ typedef struct Dispatch {
     ExchangePlan plan;      // on the device
     ExchangePlan host_plan; // the three parts of it that the host knows too
     Tensor send_first;      // (chunks, ep) i64 on the host: first sent row of each
-    bool planned;           // padded: the plan never changes
+    int64_t planned_for;    // padded: the plan is the same until the memory was used otherwise (work->memory_uses); -1: none
     int64_t sent, received; // rows of this micro-batch
     Tensor sent_buffer;     // (M, D) stored, scratch, only with several ranks in the group
     Tensor received_buffer; // (R, D) stored, scratch, likewise
 } Dispatch;
 
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations);
+// Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after measuring. Not collective.
+bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err);
 // The travel buffers live in scratch while the caller's layout holds its mark.
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch);
 

@@ -28,7 +28,7 @@ void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout);
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x);
 //   dx (N, D), dlogits, x stored; dx overwritten
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x);
-// Adds the logits' share to the gradient of a tied table, after both were summed over ranks.
+// Adds the logits' share to the gradient of a tied table: by the fixed tree after both were summed over the step.
 void head_gradient_join(Embedding *embedding, Work *work);
 
 #endif

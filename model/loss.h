@@ -8,11 +8,14 @@
 typedef struct Loss {
     Tensor logits; // (N, V) stored; becomes its own gradient
     Tensor losses; // (N) nats
+    Tensor host_losses; // the host's mirror, where nothing is trained
 } Loss;
 
 void loss_layout(Loss *loss, Work *work, Arena *activations);
 // From loss->logits: adds each shard's share of the step's mean loss to the statistics. While training logits become
 // their gradient. targets (N) i32
 void loss_forward_backward(Loss *loss, Work *work, Statistics *stats, Tensor targets);
+// From loss->logits: every token's loss, on the host (N). Logits are used up.
+const float *loss_of_tokens(Loss *loss, Work *work, Tensor targets);
 
 #endif

@@ -27,27 +27,29 @@ static void set_work(Model *model, ModelSplit split) {
     work->N = work->B * work->T;
     work->total_shards = split.shards;
     work->shards = split.shards / split.ranks;
-    work->first_shard = work->shards * split.rank;
+    work->rank = split.rank;
     work->micro_batches = split.micro_batches;
     work->training = split.training;
     work->even_routing = split.even_routing;
     work->params = &model->params;
 
-    // The fixed groups of shards over which an expert's gradient is summed: this rank's expert_parallel group has
-    // an equal share of them.
-    int64_t replicas = work->expert_replicas, fixed_groups = config->moe.max_expert_replicas;
-    CHECK(config->moe.experts == 0 || !split.fixed_tree || fixed_groups % replicas == 0,
-          "%lld expert replicas do not divide max_expert_replicas %lld", (long long)replicas,
+    // The fixed groups of shards over which an expert's gradient is summed: in each micro-batch this rank's expert_parallel
+    // group has an equal share of them.
+    int64_t pieces = work->expert_replicas * split.micro_batches;
+    int64_t fixed_groups = config->moe.max_expert_replicas;
+    CHECK(config->moe.experts == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
+          "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
+          (long long)work->expert_replicas, (long long)split.micro_batches,
           (long long)fixed_groups);
-    work->expert_parts = split.fixed_tree && fixed_groups >= replicas ? fixed_groups / replicas : 1;
-    work->dense_parts = split.fixed_tree ? work->shards : 1;
+    work->expert_parts = split.fixed_tree && fixed_groups >= pieces ? fixed_groups / pieces : 1;
+    if (split.shard_rows) work->expert_parts = work->shards * work->ep_size;
+    work->dense_parts = split.fixed_tree || split.shard_rows ? work->shards : 1;
     work->reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER;
-    CHECK(work->dense_parts <= DENSE_PARTS_MAX, "more than %d shards on a rank", DENSE_PARTS_MAX);
+    work->dense_offsets = calloc((size_t)work->dense_parts + 1, sizeof *work->dense_offsets);
+    CHECK_MEMORY(work->dense_offsets, "no memory for %lld shards", (long long)work->shards);
     for (int64_t p = 0; p <= work->dense_parts; p++)
         work->dense_offsets[p] = work->N / work->dense_parts * p;
 
-    model->params.count = 0;
-    model->params.elements[PARAM_DENSE] = model->params.elements[PARAM_EXPERT] = 0;
     model->params.expert_count = config->moe.experts / work->ep_size;
     model->params.expert_first = model->params.expert_count * work->ep_rank;
 }
@@ -67,8 +69,8 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-// The flat range of one kind that the rows [first, end) of the table take up.
-static Tensor rows_range(const Model *model, ParamKind kind, int first, int end) {
+// The flat range of one kind that the rows [first, end) of the table take up in a set.
+static Tensor rows_range(const Model *model, ParamKind kind, int first, int end, ParamSet set) {
     const ParamTable *table = &model->params;
     int64_t from = -1, to = table->elements[kind];
     for (int i = first; i < table->count; i++) {
@@ -79,47 +81,79 @@ static Tensor rows_range(const Model *model, ParamKind kind, int first, int end)
             break;
         }
     }
-    return from < 0 ? tensor_range(model->gradients.run[kind], 0, 0)
-                    : tensor_range(model->gradients.run[kind], from, to - from);
+    return from < 0 ? tensor_range(set.run[kind], 0, 0)
+                    : tensor_range(set.run[kind], from, to - from);
 }
 
 // The longest piece of gradients that is summed over ranks at once.
 static int64_t longest_reduction(const Model *model) {
     const ParamTable *table = &model->params;
+    ParamSet set = model->gradients;
     int layers_begin = model->blocks[0].first_param;
     int layers_end = model->blocks[model->config.layers - 1].end_param;
     int64_t longest =
-        larger(tensor_elements(rows_range(model, PARAM_DENSE, 0, layers_begin)),
-               tensor_elements(rows_range(model, PARAM_DENSE, layers_end, table->count)));
+        larger(tensor_elements(rows_range(model, PARAM_DENSE, 0, layers_begin, set)),
+               tensor_elements(rows_range(model, PARAM_DENSE, layers_end, table->count, set)));
     if (model->embedding.tied)
         longest = larger(longest, model->config.vocab_size * model->config.d_model);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
-            longest = larger(longest, tensor_elements(rows_range(model, (ParamKind)kind,
-                                                                 model->blocks[layer].first_param,
-                                                                 model->blocks[layer].end_param)));
+            longest = larger(longest, tensor_elements(rows_range(
+                                          model, (ParamKind)kind, model->blocks[layer].first_param,
+                                          model->blocks[layer].end_param, set)));
     return longest;
+}
+
+static bool sums_by_tree(const Model *model) {
+    return model->work.reduce_order == REDUCE_FIXED_TREE;
+}
+
+static void layout_parameters(Model *model) {
+    Work *work = &model->work;
+    Arena *arena = &model->parameter_arena;
+    if (model->owner) {
+        model->values = work->values = model->owner->values;
+        model->matrices = work->matrices = model->owner->matrices;
+        model->rope = model->owner->rope;
+        return;
+    }
+    model->values = work->values = param_set_layout(&model->params, arena, F32);
+    model->matrices = work->matrices =
+        work->storage == F32 ? model->values
+                             : param_set_layout(&model->params, arena, work->storage);
+    rope_table_layout(&model->rope, &model->config, model->positions, arena, work->host);
+}
+
+// One set for the micro-batch at work, and those in which earlier ones wait.
+static void layout_gradients(Model *model) {
+    Work *work = &model->work;
+    Arena *arena = &model->gradient_arena;
+    model->gradients = work->gradients = param_set_layout(&model->params, arena, F32);
+    model->accumulated = model->gradients;
+    model->waiting_count = 0;
+    if (!sums_by_tree(model)) {
+        if (work->micro_batches > 1) model->accumulated = param_set_layout(&model->params, arena, F32);
+        return;
+    }
+    for (int64_t m = work->micro_batches - 1; m > 0; m /= 2) {
+        CHECK(model->waiting_count < WAITING_MAX, "%lld micro-batches",
+              (long long)work->micro_batches);
+        struct WaitingGradients *waiting = &model->waiting[model->waiting_count++];
+        waiting->params = param_set_layout(&model->params, arena, F32);
+        if (model->embedding.tied)
+            waiting->head =
+                arena_2d(arena, F32, model->config.vocab_size, model->config.d_model);
+    }
 }
 
 // Places everything; run once to measure and once, with memory, to place.
 static void layout(Model *model) {
     Work *work = &model->work;
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
-    Arena *parameters = &model->parameter_arena;
-    model->values = work->values = param_set_layout(&model->params, parameters, F32);
-    model->matrices = work->matrices =
-        work->storage == F32 ? model->values
-                             : param_set_layout(&model->params, parameters, work->storage);
-    rope_table_layout(&model->rope, &model->config, model->positions, parameters, work->host);
-    if (work->training) {
-        model->gradients = work->gradients =
-            param_set_layout(&model->params, &model->gradient_arena, F32);
-        model->accumulated = work->micro_batches > 1
-                                 ? param_set_layout(&model->params, &model->gradient_arena, F32)
-                                 : model->gradients;
-    }
+    layout_parameters(model);
+    if (work->training) layout_gradients(model);
     // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
-    bool trees = work->reduce_order == REDUCE_FIXED_TREE && work->total_shards > work->shards;
+    bool trees = sums_by_tree(model) && work->total_shards > work->shards;
     if (work->training)
         model->reduce_scratch =
             arena_1d(scratch, F32, trees ? (longest_reduction(model) + 1) / 2 : 0);
@@ -138,13 +172,14 @@ static void layout(Model *model) {
     }
 }
 
-void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev) {
-    *model = (Model){.config = *config};
+static void measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev,
+                    Model *owner) {
+    *model = (Model){.config = *config, .owner = owner};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
-    CHECK(model->blocks, "no memory for %lld layers", (long long)config->layers);
+    CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
     // The embedding, the head, its tied share, and for each layer its dense parameters and its experts.
     model->reductions = calloc((size_t)(2 * config->layers + 4), sizeof *model->reductions);
-    CHECK(model->reductions, "no memory for %lld layers", (long long)config->layers);
+    CHECK_MEMORY(model->reductions, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
     model->work.dev = dev;
     set_work(model, split);
@@ -157,17 +192,50 @@ void model_measure(Model *model, const ModelConfig *config, ModelSplit split, De
     layout(model);
 }
 
+void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev) {
+    measure(model, config, split, dev, NULL);
+}
+
+bool model_measure_beside(Model *model, Model *owner, const ModelConfig *config, ModelSplit split) {
+    measure(model, config, split, owner->work.dev, owner);
+    return model->activation_arena.peak_bytes <= owner->activation_arena.peak_bytes &&
+           model->scratch_arena.peak_bytes <= owner->scratch_arena.peak_bytes;
+}
+
+static void enlarge(Arena *arena, const Arena *other) {
+    if (other->peak_bytes > arena->peak_bytes) arena->peak_bytes = other->peak_bytes;
+}
+
+void model_make_room(Model *owner, const Model *model) {
+    enlarge(&owner->activation_arena, &model->activation_arena);
+    enlarge(&owner->scratch_arena, &model->scratch_arena);
+}
+
+bool model_check(const Model *model, Error *err) {
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        if (model_layer_is_moe(&model->config, layer) &&
+            !dispatch_check(&model->blocks[layer].slot.as.moe.dispatch, &model->config.moe, err))
+            return false;
+    return true;
+}
+
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.groups = groups;
     model->work.seed = seed;
     model->work.params = &model->params;
     model->work.config = &model->config;
     model->work.host = &model->host_arena;
+    arena_allocate(&model->host_arena);
+    if (model->owner) {
+        arena_share(&model->activation_arena, &model->owner->activation_arena);
+        arena_share(&model->scratch_arena, &model->owner->scratch_arena);
+        layout(model);
+        return;
+    }
     arena_allocate(&model->parameter_arena);
     arena_allocate(&model->gradient_arena);
     arena_allocate(&model->activation_arena);
     arena_allocate(&model->scratch_arena);
-    arena_allocate(&model->host_arena);
     layout(model);
     rope_table_fill(&model->rope, model->work.dev, &model->config);
     param_init(&model->params, model->work.dev, model->values, seed);
@@ -188,6 +256,8 @@ void model_free(Model *model) {
     arena_free(&model->host_arena);
     free(model->blocks);
     free(model->reductions);
+    free(model->work.dense_offsets);
+    param_table_free(&model->params);
     *model = (Model){0};
 }
 
@@ -215,14 +285,58 @@ static void reduce(Model *model, Reductions *r, Tensor gradients, Group *group) 
                                                   model->reduce_scratch, TRAFFIC_GRADIENTS);
 }
 
-static void reduce_rows(Model *model, Reductions *r, int first, int end) {
-    ProcessGroups groups = model->work.groups;
-    reduce(model, r, rows_range(model, PARAM_DENSE, first, end), groups.world);
-    reduce(model, r, rows_range(model, PARAM_EXPERT, first, end), groups.expert_replicas);
+// The gradients of some rows of the table are complete for this micro-batch. By the fixed tree they are summed over ranks now:
+// shards are dealt to micro-batches first, so the tree over ranks lies below the one over micro-batches. (Dealt to ranks first,
+// ranks would be summed once a step; but an expert's rank then meets the shards of all ranks in every micro-batch, and would
+// have to keep a tree for each of those ranks, as many gradients as all their experts together have.) In any order
+// micro-batches add up here, and ranks are summed after the last one.
+static void gradients_ready(Model *model, Reductions *r, int first, int end) {
+    Work *work = &model->work;
+    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
+        Tensor gradients = rows_range(model, (ParamKind)kind, first, end, model->gradients);
+        Group *group = kind == PARAM_DENSE ? work->groups.world : work->groups.expert_replicas;
+        if (!sums_by_tree(model) && work->micro_batches > 1 && tensor_elements(gradients) > 0) {
+            Tensor sum = rows_range(model, (ParamKind)kind, first, end, model->accumulated);
+            if (work->micro_batch == 0)
+                copy(work->dev, sum, gradients);
+            else
+                add(work->dev, sum, sum, gradients);
+            if (work->micro_batch < work->micro_batches - 1) continue;
+            gradients = sum;
+        }
+        reduce(model, r, gradients, group);
+    }
 }
 
-// From dlogits, left by the loss, to the gradients of every parameter, summed over ranks. A layer's gradients are summed
-// while the layers below it compute.
+// The finished micro-batch takes its place in the fixed tree over micro-batches, which works like a binary counter: the sum
+// over an aligned block of 1, 2, 4, … waits until its other half is there. After the last one all that waits is added up, so
+// that model->gradients is the whole step's.
+static void accumulate(Model *model) {
+    Work *work = &model->work;
+    bool last = work->micro_batch == work->micro_batches - 1;
+    ParamSet *gradients = &model->gradients;
+    Tensor *head = &model->embedding.head_gradient;
+    for (int level = 0; level < model->waiting_count; level++) {
+        struct WaitingGradients *waiting = &model->waiting[level];
+        if (work->micro_batch >> level & 1) {
+            for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
+                add(work->dev, gradients->run[kind], waiting->params.run[kind],
+                    gradients->run[kind]);
+            if (model->embedding.tied) add(work->dev, *head, waiting->head, *head);
+        } else if (!last) {
+            struct WaitingGradients rested = *waiting;
+            *waiting = (struct WaitingGradients){*gradients, *head};
+            *gradients = work->gradients = rested.params;
+            *head = rested.head;
+            return;
+        }
+    }
+    if (last) head_gradient_join(&model->embedding, work);
+    model->accumulated = *gradients;
+}
+
+// From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are summed over ranks while the
+// layers below it compute.
 static void backward(Model *model) {
     Work *work = &model->work;
     Reductions r = {.pending = model->reductions};
@@ -231,56 +345,50 @@ static void backward(Model *model) {
     Tensor dlogits = model->loss.logits;
     int64_t layers = model->config.layers;
     head_backward(&model->embedding, work, dnorm, dlogits, model->final_norm.out);
-    if (model->embedding.tied)
+    // By the fixed tree each share of a tied table is a tree of its own; accumulate() joins them.
+    if (model->embedding.tied && sums_by_tree(model))
         reduce(model, &r, model->embedding.head_gradient, work->groups.world);
     fill_zero(work->dev, dx);
     norm_backward(&model->final_norm, work, dx, dnorm);
-    reduce_rows(model, &r, model->blocks[layers - 1].end_param, model->params.count);
+    gradients_ready(model, &r, model->blocks[layers - 1].end_param, model->params.count);
     for (int64_t layer = layers - 1; layer >= 0; layer--) {
         block_backward(&model->blocks[layer], work, dx);
-        reduce_rows(model, &r, model->blocks[layer].first_param, model->blocks[layer].end_param);
+        gradients_ready(model, &r, model->blocks[layer].first_param,
+                        model->blocks[layer].end_param);
     }
     embedding_layer_backward(&model->embedding, work, dx);
-    reduce_rows(model, &r, 0, model->blocks[0].first_param);
+    if (!sums_by_tree(model)) head_gradient_join(&model->embedding, work);
+    gradients_ready(model, &r, 0, model->blocks[0].first_param);
     for (int i = 0; i < r.count; i++) collective_wait(&r.pending[i]);
-    head_gradient_join(&model->embedding, work);
 }
 
-void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, bool first,
-                             uint32_t micro_batch) {
+void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
+                             uint32_t step) {
     Work *work = &model->work;
     work->micro_batch = micro_batch;
-    if (first) statistics_clear(&model->stats, work->dev);
+    work->drop_purpose = RNG_DROP;
+    work->step = step;
+    int64_t all_tokens = work->N / work->shards * work->total_shards;
+    work->first_token = micro_batch * all_tokens + work->rank * work->N;
+    if (micro_batch == 0) statistics_clear(&model->stats, work->dev);
     forward(model, tokens);
     loss_forward_backward(&model->loss, work, &model->stats, targets);
     backward(model);
-    if (work->micro_batches == 1) return;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        Tensor sum = model->accumulated.run[kind], gradients = model->gradients.run[kind];
-        if (first)
-            copy(work->dev, sum, gradients);
-        else
-            add(work->dev, sum, sum, gradients);
-    }
+    if (sums_by_tree(model)) accumulate(model);
 }
 
-double model_evaluate(Model *model, Tensor tokens, Tensor targets) {
+const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token) {
     Work *work = &model->work;
-    bool was_training = work->training;
-    work->training = false;
-    statistics_clear(&model->stats, work->dev);
+    CHECK(!work->training, "a model that trains is not evaluated");
+    work->drop_purpose = RNG_EVALUATION_DROP;
+    work->first_token = first_token;
+    if (model->owner) model->owner->work.memory_uses++;
     forward(model, tokens);
-    loss_forward_backward(&model->loss, work, &model->stats, targets);
-    statistics_reduce(&model->stats, work);
-    work->training = was_training;
-    return statistics_loss(&model->stats) * (double)work->micro_batches;
+    return loss_of_tokens(&model->loss, work, targets);
 }
 
 Tensor model_logits(Model *model, Tensor tokens) {
-    bool was_training = model->work.training;
-    model->work.training = false;
     forward(model, tokens);
-    model->work.training = was_training;
     return model->loss.logits;
 }
 
@@ -306,7 +414,7 @@ static void kv_cache_layout(KvCache *cache, const Model *model, int64_t position
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions) {
     int64_t layers = model->config.layers;
     cache->layers = calloc((size_t)layers, sizeof *cache->layers);
-    CHECK(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
+    CHECK_MEMORY(cache->layers, "no memory for the cache of %lld layers", (long long)layers);
     arena_measure(&cache->arena, "key/value cache", model->work.dev);
     kv_cache_layout(cache, model, positions);
     arena_allocate(&cache->arena);

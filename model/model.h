@@ -15,7 +15,7 @@
 typedef struct ModelSplit {
     int64_t ranks, rank;
     int64_t expert_parallel; // divides ranks and experts
-    int64_t shards;          // S over all ranks; ranks divide it
+    int64_t shards;          // of a micro-batch over all ranks; ranks divide it
     int64_t sequences;       // of a micro-batch over all ranks; shards divide it
     int64_t context;         // T
     int64_t positions;       // that RoPE can name, at least T; 0 means T
@@ -23,18 +23,31 @@ typedef struct ModelSplit {
     DType storage;           // of activations and of the matrices' copies: F32 or BF16
     int64_t chunks;          // pieces of the token exchange at most; 0 means 1
     bool fixed_tree;         // sum gradients so that the bits do not depend on the number of ranks
+    bool shard_rows;         // without training: rows are multiplied shard by shard, as by fixed_tree
     bool training;           // false: no gradients, no backward pass
     bool even_routing; // planning only: room for evenly spread tokens instead of the worst case
 } ModelSplit;
 
+enum { WAITING_MAX = 20 }; // levels of the tree over micro-batches, of which there are at most a million
+
 typedef struct Model {
     ModelConfig config;
+    // The model whose parameters this one uses, in whose arenas it lies while that one rests; NULL: it has its own.
+    struct Model *owner;
     Work work;
     ParamTable params;
     ParamSet values, gradients;
     ParamSet matrices; // bf16 copies of the values, or the values themselves
     int64_t positions;
-    ParamSet accumulated; // several micro-batches: the sum so far; otherwise the gradients
+    // The gradients of the step: complete after its last micro-batch. A set of their own only where micro-batches are added
+    // one after the other (REDUCE_ANY_ORDER).
+    ParamSet accumulated;
+    // REDUCE_FIXED_TREE: sums over 1, 2, 4, … micro-batches that wait for their other half, see accumulate().
+    struct WaitingGradients {
+        ParamSet params;
+        Tensor head; // the head's share of a tied table (embedding.h)
+    } waiting[WAITING_MAX];
+    int waiting_count;
     Arena parameter_arena, gradient_arena, activation_arena, scratch_arena; // the device's memory
     Arena host_arena;                                                       // the host's mirrors
 
@@ -54,20 +67,30 @@ typedef struct Model {
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for `moetrain plan`, which has no
 // device (dev NULL). Not collective.
 void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev);
-// After model_measure: takes the memory and initialises the parameters. groups as opened by
+// A second cut of a measured model that is only evaluated: other sequences, another capacity, but the owner's parameters, and
+// its memory for activations and scratch, so that the two cannot be in use at the same time. Whether that memory suffices;
+// model_make_room enlarges what is not allocated yet. Allocated after its owner. Not collective.
+bool model_measure_beside(Model *model, Model *owner, const ModelConfig *config, ModelSplit split);
+void model_make_room(Model *owner, const Model *model);
+// Whether what was measured can be computed: rows can be numbered. False with exit 2 and the fix. Not collective.
+bool model_check(const Model *model, Error *err);
+// After model_measure and model_check: takes the memory and initialises the parameters. groups as opened by
 // process_groups_open(split.expert_parallel, dev). Not collective.
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed);
 // After the values were changed from outside (a checkpoint): brings their bf16 copies up to date. Not collective.
 void model_refresh_matrices(Model *model);
 void model_free(Model *model); // legal on a zeroed model
 
-// One micro-batch of training: adds its gradients, summed over ranks, to model->accumulated, and its shares to the
-// statistics. `first` starts a new step: gradients and statistics begin at zero. micro_batch counts since the start of training.
+// One micro-batch of training, number `micro_batch` of the step from 0: takes its gradients into the step's and its shares into
+// the statistics. The first one starts anew; after the last one model->accumulated holds the step's gradients, summed over
+// ranks, with reproducible: ranks in the same bits for any number of ranks and micro-batches that divide the step's shards.
+// `step` counts since the start of training.
 //   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
-void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, bool first,
-                             uint32_t micro_batch);
-// Forward only: mean loss over the global micro-batch, nats a token, the same bits on every rank. Collective over all ranks.
-double model_evaluate(Model *model, Tensor tokens, Tensor targets);
+void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
+                             uint32_t step);
+// Forward only: the loss of every token in nats, (N) on the host, borrowed until the next call. first_token: number of this
+// rank's first token in the validation file. For a model that is not for training. Collective over all ranks.
+const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token);
 // Forward only: logits (N, V) stored of all rows, borrowed until the next call. Collective over all ranks.
 Tensor model_logits(Model *model, Tensor tokens);
 // One row of logits as f32 on the host (V), borrowed until the next call. Not collective.

@@ -16,8 +16,9 @@ int64_t model_moe_layers(const ModelConfig *config) {
 int64_t moe_capacity(const MoeConfig *config, int64_t tokens) {
     Rational cf = config->capacity_factor;
     if (cf.numerator == 0) return -1;
-    int64_t above = cf.numerator * config->top_k * tokens;
-    int64_t below = cf.denominator * config->experts;
-    int64_t capacity = (above + below - 1) / below;
-    return capacity > config->min_capacity ? capacity : config->min_capacity;
+    int64_t above, below = cf.denominator * config->experts, capacity = tokens;
+    if (!__builtin_mul_overflow(cf.numerator * config->top_k, tokens, &above))
+        capacity = above / below + (above % below != 0);
+    if (capacity < config->min_capacity) capacity = config->min_capacity;
+    return capacity < tokens ? capacity : tokens; // an expert is chosen once by a token
 }

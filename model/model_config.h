@@ -55,7 +55,8 @@ typedef struct ModelConfig {
 // Whether layer i (from 0) has experts.
 bool model_layer_is_moe(const ModelConfig *config, int64_t layer);
 int64_t model_moe_layers(const ModelConfig *config);
-// Capacity C of one expert for a routing group of `tokens`, or -1 when dropless (semantics: max(min_capacity, ⌈cf·K·G/E⌉)).
+// Capacity C of one expert for a routing group of G = `tokens`, or -1 when dropless: max(min_capacity, ⌈cf·K·G/E⌉), and G at
+// most, since no expert can be chosen more often.
 int64_t moe_capacity(const MoeConfig *config, int64_t tokens);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/heartbeat.h"
@@ -15,7 +16,11 @@ static int64_t row_stride(const Param *row) { // elements of one step along the 
 
 int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
               int rank, const int64_t shape[], const char *name_format, ...) {
-    CHECK(table->count < PARAMS_MAX, "more than %d parameters", PARAMS_MAX);
+    if (table->count == table->capacity) {
+        table->capacity = table->capacity > 0 ? 2 * table->capacity : 64;
+        table->rows = realloc(table->rows, (size_t)table->capacity * sizeof *table->rows);
+        CHECK_MEMORY(table->rows, "no memory for a table of %d parameters", table->capacity);
+    }
     int index = table->count++;
     Param *row = &table->rows[index];
     *row = (Param){.kind = kind, .rank = rank, .init = init, .init_std = init_std, .decay = decay};
@@ -32,6 +37,11 @@ int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std,
     int64_t local = row->count * row_stride(row);
     table->elements[kind] += (local + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
     return index;
+}
+
+void param_table_free(ParamTable *table) {
+    free(table->rows);
+    *table = (ParamTable){0};
 }
 
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype) {

@@ -13,7 +13,7 @@ typedef enum ParamKind { PARAM_DENSE, PARAM_EXPERT } ParamKind;
 typedef enum ParamInit { INIT_NORMAL, INIT_ONES, INIT_ZEROS } ParamInit;
 
 // Rows start at multiples of PARAM_ALIGNMENT elements, one cache line of f32; the padding between them stays zero.
-enum { PARAM_NAME_BYTES = 96, PARAMS_MAX = 4096, PARAM_ALIGNMENT = 16 };
+enum { PARAM_NAME_BYTES = 96, PARAM_ALIGNMENT = 16 };
 
 typedef struct Param {
     char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique
@@ -29,8 +29,8 @@ typedef struct Param {
 } Param;
 
 typedef struct ParamTable {
-    Param rows[PARAMS_MAX];
-    int count;
+    Param *rows; // grows with param_add
+    int count, capacity;
     int64_t expert_first, expert_count; // of this rank, for rows added as PARAM_EXPERT
     int64_t elements[2];                // length of each run, by ParamKind, padding included
 } ParamTable;
@@ -40,10 +40,12 @@ typedef struct ParamSet {
     Tensor run[2]; // by ParamKind
 } ParamSet;
 
-// Appends a row and returns its number. expert rows: shape[0] is the global number of experts.
+// Appends a row to the table, zeroed at first, and returns its number. expert rows: shape[0] is the global number of experts.
 int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
               int rank, const int64_t shape[], const char *name_format, ...)
     __attribute__((format(printf, 8, 9)));
+
+void param_table_free(ParamTable *table); // legal on a zeroed one
 
 // Places one set of runs in the arena.
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype);

@@ -81,7 +81,7 @@ static void account(Router *router, Work *work, Statistics *stats) {
                        TRAFFIC_STATISTICS);
         rule.choices *= (double)(parts * work->total_shards / work->shards);
     }
-    router_totals(work->dev, statistics_router_totals(stats, router->moe_layer), router->balance,
+    router_totals(work->dev, statistics_router_totals(stats, work, router->moe_layer), router->balance,
                   router->sums, batch_chosen, rule);
 }
 
@@ -101,10 +101,10 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     router_forward(work->dev, router->ids, router->weights, router->lse, router->sums.prob_sum,
                    router->sums.entropy_sum, router->sums.lse2_sum, router->logits, moe->router,
                    parts);
-    RngStream stream = {work->seed, RNG_DROP, work->micro_batch, (uint32_t)router->layer};
+    RngStream stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer};
     capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
                     router->ids, router->weights, groups, moe_capacity(moe, work->N / groups),
-                    moe->drop, stream, work->first_shard * (work->N / work->shards), router->order);
+                    moe->drop, stream, work->first_token, router->order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;

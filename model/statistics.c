@@ -1,5 +1,7 @@
 #include "model/statistics.h"
 
+#include <string.h>
+
 enum { PER_LAYER = 3 }; // balance, z, entropy
 
 // Columns of a shard's row, see the header.
@@ -17,11 +19,11 @@ void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->layers = model_moe_layers(work->config);
     stats->experts = work->config->moe.experts;
     int64_t columns = column_count(stats), cells = 2 * stats->layers * stats->experts;
-    stats->sums = arena_2d(arena, F64, work->shards, columns);
+    stats->sums = arena_2d(arena, F64, work->micro_batches * work->shards, columns);
     stats->counts = arena_1d(arena, I64, cells);
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
-    stats->sums_scratch = arena_1d(work->host, F64, columns);
+    stats->sums_scratch = arena_2d(work->host, F64, work->micro_batches, columns);
 }
 
 void statistics_clear(Statistics *stats, Device *dev) {
@@ -29,10 +31,15 @@ void statistics_clear(Statistics *stats, Device *dev) {
     fill_zero(dev, stats->counts);
 }
 
-RouterTotals statistics_router_totals(const Statistics *stats, int64_t moe_layer) {
+Tensor statistics_rows(const Statistics *stats, const Work *work) {
+    return tensor_rows(stats->sums, work->micro_batch * work->shards, work->shards);
+}
+
+RouterTotals statistics_router_totals(const Statistics *stats, const Work *work,
+                                      int64_t moe_layer) {
     int64_t E = stats->experts;
     return (RouterTotals){
-        .totals = stats->sums,
+        .totals = statistics_rows(stats, work),
         .balance = balance_column(moe_layer),
         .weight_mass = weight_mass_column(stats, moe_layer),
         .routed = tensor_range(stats->counts, moe_layer * E, E),
@@ -40,18 +47,28 @@ RouterTotals statistics_router_totals(const Statistics *stats, int64_t moe_layer
     };
 }
 
+// Row 0 becomes the sum of all as a binary tree: row p takes in row p + distance, and after each pass aligned blocks of
+// 2·distance rows are summed.
+static void sum_rows(double *sums, int64_t rows, int64_t columns) {
+    for (int64_t distance = 1; distance < rows; distance *= 2)
+        for (int64_t p = 0; p + distance < rows; p += 2 * distance)
+            for (int64_t c = 0; c < columns; c++)
+                sums[p * columns + c] += sums[(p + distance) * columns + c];
+}
+
 void statistics_reduce(Statistics *stats, Work *work) {
-    int64_t columns = column_count(stats), shards = stats->sums.shape[0];
+    int64_t columns = column_count(stats), micro_batches = work->micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
     device_download(work->dev, stats->host_counts, stats->counts);
     double *sums = tensor_f64(stats->host_sums);
-    // Row p takes in row p + distance: after each pass aligned blocks of 2·distance rows are summed.
-    for (int64_t distance = 1; distance < shards; distance *= 2)
-        for (int64_t p = 0; p + distance < shards; p += 2 * distance)
-            for (int64_t c = 0; c < columns; c++)
-                sums[p * columns + c] += sums[(p + distance) * columns + c];
-    all_reduce_sum(work->groups.world, tensor_1d(sums, F64, columns), work->reduce_order,
-                   stats->sums_scratch, TRAFFIC_STATISTICS);
+    for (int64_t m = 0; m < micro_batches; m++) {
+        double *rows = sums + m * work->shards * columns;
+        sum_rows(rows, work->shards, columns);
+        if (m > 0) memmove(sums + m * columns, rows, (size_t)columns * sizeof *sums);
+    }
+    all_reduce_sum(work->groups.world, tensor_1d(sums, F64, micro_batches * columns),
+                   work->reduce_order, stats->sums_scratch, TRAFFIC_STATISTICS);
+    sum_rows(sums, micro_batches, columns);
     all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_STATISTICS);
 }

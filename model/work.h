@@ -15,9 +15,8 @@
 
 #include "comm/collectives.h"
 #include "model/model_config.h"
+#include "kernels/rng.h"
 #include "model/params.h"
-
-enum { DENSE_PARTS_MAX = 1024 };
 
 typedef struct Work {
     Device *dev;
@@ -31,23 +30,30 @@ typedef struct Work {
     int64_t expert_replicas; // ranks that hold the same experts
 
     int64_t B, T, N;
-    int64_t total_shards;  // S of the configuration, over all ranks
-    int64_t shards;        // of this rank
-    int64_t first_shard;   // global number of this rank's first shard
+    int64_t total_shards; // of a micro-batch, over all ranks
+    int64_t shards;       // of them this rank's
+    int64_t rank;
     int64_t micro_batches; // of a step
+    int64_t micro_batch;   // the present one, from 0
     uint64_t seed;
-    uint32_t micro_batch; // since the start of training: the counter of random drops
+    // What random drops are drawn for: (seed, purpose, step, layer) and the number of the token, which is counted through all
+    // ranks and micro-batches of the step, or from the beginning of a validation file.
+    RngPurpose drop_purpose;
+    uint32_t step;
+    int64_t first_token; // number of this rank's first token
 
-    // Parts of the fixed tree (kernels.h, Segments). With reproducible: ranks, dense gradients are summed shard by
-    // shard and expert gradients in max_expert_replicas fixed groups of shards; otherwise in one part.
+    // Parts of the fixed tree (kernels.h, Segments) in a micro-batch. With reproducible: ranks, dense gradients are summed
+    // shard by shard and expert gradients in fixed groups of shards, max_expert_replicas of them in a step; otherwise in
+    // one part.
     int64_t dense_parts, expert_parts;
-    int64_t dense_offsets[DENSE_PARTS_MAX + 1]; // rows of each part
+    int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
     ReduceOrder reduce_order;
 
     ParamTable *params;
     ParamSet values, gradients;
     ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
-    bool even_routing; // planning only: see ModelSplit
+    int64_t memory_uses; // times that another model has used this one's activations, so that nothing in them has stayed
+    bool even_routing;   // planning only: see ModelSplit
     bool training;     // false: forward passes keep no statistics
 } Work;
 

@@ -7,6 +7,7 @@ static void layout(BatchBuffer *batch) {
     batch->targets = arena_1d(&batch->arena, I32, batch->B * batch->T);
     batch->host_tokens = arena_mirror(&batch->host_arena, batch->tokens);
     batch->host_targets = arena_mirror(&batch->host_arena, batch->targets);
+    batch->counts = arena_1d(&batch->host_arena, I64, batch->B);
 }
 
 void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t rank,
@@ -18,6 +19,14 @@ void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t r
     arena_allocate(&batch->arena);
     arena_allocate(&batch->host_arena);
     layout(batch);
+}
+
+size_t batch_bytes(int64_t B, int64_t T) {
+    BatchBuffer batch = {.B = B, .T = T};
+    arena_measure(&batch.arena, "batch", NULL);
+    arena_measure(&batch.host_arena, "batch", NULL);
+    layout(&batch);
+    return batch.arena.peak_bytes + batch.host_arena.peak_bytes;
 }
 
 void batch_close(BatchBuffer *batch) {
@@ -43,11 +52,16 @@ bool batch_read_training(BatchBuffer *batch, DataFile *file, uint64_t seed, Data
     return deliver(batch, ok, err);
 }
 
-bool batch_read_in_order(BatchBuffer *batch, DataFile *file, int64_t index, Error *err) {
+bool batch_read_evaluation(BatchBuffer *batch, DataFile *file, int64_t index, int64_t windows,
+                           Error *err) {
     int32_t *tokens = tensor_i32(batch->host_tokens), *targets = tensor_i32(batch->host_targets);
+    int64_t *counts = tensor_i64(batch->counts);
     bool ok = true;
-    for (int64_t b = 0; b < batch->B && ok; b++)
-        ok = data_file_window(file, index * batch->total + batch->first + b, batch->T,
-                              tokens + b * batch->T, targets + b * batch->T, err);
+    for (int64_t b = 0; b < batch->B && ok; b++) {
+        int64_t window = index * batch->total + batch->first + b;
+        ok = data_file_evaluation_window(file, window, batch->T, tokens + b * batch->T,
+                                         targets + b * batch->T, &counts[b], err);
+        if (window >= windows) counts[b] = 0;
+    }
     return deliver(batch, ok, err);
 }

@@ -2,19 +2,21 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <xxhash.h>
 
 #include "kernels/rng.h"
-#include "worker/file_reader.h"
-#include "worker/utf8.h"
+#include "worker/data_format.h"
 
 struct DataFile {
     FileReader source;
     DataFormat format;
     int64_t vocab_size;
+    bool fixed_vocabulary; // a checkpoint's
     int64_t tokens;
-    int32_t *characters; // DATA_CHARACTERS: all tokens, decoded once at the start; otherwise NULL
+    const CharacterText *characters; // DATA_CHARACTERS: all tokens; otherwise NULL
+    CharacterText own_characters;    // unless they are the vocabulary's
     double bytes_per_token;
 };
 
@@ -43,12 +45,13 @@ static int64_t raw_token(const void *raw, DataFormat format, int64_t i) {
 }
 
 static bool token_error(const DataFile *file, int64_t position, int64_t token, Error *err) {
-    return error_set(err, EXIT_DATA,
-                     "%s: token %lld at byte %lld is outside the vocabulary of %lld; raise "
-                     "data.vocab_size, or check data.format and the tokenizer that wrote the file",
-                     file->source.path, (long long)token,
-                     (long long)(position * token_bytes(file->format)),
-                     (long long)file->vocab_size);
+    char advice[512];
+    data_format_advise(&file->source, file->format, file->vocab_size, file->fixed_vocabulary, token,
+                       advice);
+    return error_set(
+        err, EXIT_DATA, "%s: token %lld at byte %lld is outside the vocabulary of %lld; %s",
+        file->source.path, (long long)token, (long long)(position * token_bytes(file->format)),
+        (long long)file->vocab_size, advice);
 }
 
 // Tokens [first, first + count) of the file, checked against the vocabulary.
@@ -59,7 +62,8 @@ static bool read_tokens(const DataFile *file, int64_t first, int64_t count, int3
                          file->source.path, (long long)first, (long long)(first + count),
                          (long long)file->tokens);
     if (file->characters) {
-        for (int64_t i = 0; i < count; i++) tokens[i] = file->characters[first + i];
+        for (int64_t i = 0; i < count; i++)
+            tokens[i] = character_text_token(file->characters, first + i);
         return true;
     }
     uint32_t raw[READ_BYTES / sizeof(uint32_t)];
@@ -96,7 +100,7 @@ static uint32_t largest_token(const void *raw, DataFormat format, int64_t n) {
 // Checks tokens [first, end): one maximum a piece, and a search only in the piece that is wrong.
 static bool scan_tokens(const DataFile *file, int64_t first, int64_t end, Error *err) {
     void *raw = malloc(SCAN_BYTES);
-    CHECK(raw, "no memory for %d bytes", SCAN_BYTES);
+    CHECK_MEMORY(raw, "no memory for %d bytes", SCAN_BYTES);
     int64_t width = token_bytes(file->format), room = SCAN_BYTES / width;
     bool ok = true;
     for (int64_t at = first; ok && at < end; at += room) {
@@ -111,44 +115,29 @@ static bool scan_tokens(const DataFile *file, int64_t first, int64_t end, Error 
     return ok;
 }
 
-static bool decode_characters(DataFile *file, const Vocabulary *vocabulary, const uint8_t *text,
-                              Error *err) {
-    int64_t bytes = file->source.bytes;
-    for (int64_t at = 0; at < bytes;) {
-        int64_t start = at;
-        int32_t code_point;
-        if (!utf8_next(text, bytes, &at, &code_point, file->source.path, err)) return false;
-        int32_t token = vocabulary_find(vocabulary, code_point);
-        if (token < 0)
-            return error_set(err, EXIT_DATA,
-                             "%s: character '%.*s' (U+%04X) at byte %lld does not occur in the "
-                             "training text; remove it or set data.format: bytes",
-                             file->source.path, (int)(at - start), (const char *)text + start,
-                             (unsigned)code_point, (long long)start);
-        file->characters[file->tokens++] = token;
-    }
-    file->bytes_per_token = (double)bytes / (double)file->tokens;
-    return true;
-}
-
 static bool read_characters(DataFile *file, const Vocabulary *vocabulary, Error *err) {
-    uint8_t *text = NULL;
-    if (!file_reader_read_all(&file->source, &text, err)) return false;
-    file->characters = malloc((size_t)file->source.bytes * sizeof(int32_t)); // at most
-    bool ok = file->characters ? decode_characters(file, vocabulary, text, err)
-                               : error_set(err, EXIT_IO, "%s: no memory for its %lld characters",
-                                           file->source.path, (long long)file->source.bytes);
-    free(text);
-    return ok;
+    const CharacterText *known = &vocabulary->text;
+    file->characters = known;
+    if (strcmp(known->path, file->source.path) != 0 || known->bytes != file->source.bytes) {
+        if (!character_text_read(&file->own_characters, &file->source, vocabulary->code_points,
+                                 vocabulary->size, err))
+            return false;
+        file->characters = &file->own_characters;
+    }
+    file->tokens = file->characters->count;
+    file->bytes_per_token = (double)file->source.bytes / (double)file->tokens;
+    return true;
 }
 
 static bool check_tokens(DataFile *file, int reader, int readers, Error *err) {
     int64_t bytes = file->source.bytes, width = token_bytes(file->format);
     if (bytes % width != 0)
-        return error_set(err, EXIT_DATA,
-                         "%s: %lld bytes are not whole %lld-byte tokens; the file is cut off, or "
-                         "data.format is wrong",
-                         file->source.path, (long long)bytes, (long long)width);
+        return error_set(err, EXIT_DATA, "%s: %lld bytes are not whole %lld-byte tokens; %s",
+                         file->source.path, (long long)bytes, (long long)width,
+                         width == 4 && bytes % 2 == 0
+                             ? "set data.format=uint16 if they have two bytes, or write the file "
+                               "again: it is cut off"
+                             : "write the file again, it is cut off, or check data.format");
     file->tokens = bytes / width;
     if (file->format == DATA_BYTES) return true; // every byte is a token
     int64_t first = file->tokens / readers * reader;
@@ -161,11 +150,13 @@ static bool check_tokens(DataFile *file, int reader, int readers, Error *err) {
 bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabulary, int reader,
                     int readers, Error *err) {
     DataFile *f = calloc(1, sizeof *f);
-    CHECK(f, "no memory for a data file");
+    CHECK_MEMORY(f, "no memory for a data file");
     f->format = vocabulary->format;
     f->vocab_size = vocabulary->size;
+    f->fixed_vocabulary = vocabulary->fixed;
     f->bytes_per_token = vocabulary->bytes_per_token;
     bool ok = file_reader_open(&f->source, path, err) &&
+              (!vocabulary->check_content || data_format_check(&f->source, f->format, err)) &&
               (f->format == DATA_CHARACTERS ? read_characters(f, vocabulary, err)
                                             : check_tokens(f, reader, readers, err));
     if (ok)
@@ -178,7 +169,7 @@ bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabul
 void data_file_close(DataFile *file) {
     if (!file) return;
     file_reader_close(&file->source);
-    free(file->characters);
+    character_text_free(&file->own_characters);
     free(file);
 }
 
@@ -192,7 +183,7 @@ double data_file_bytes_per_token(const DataFile *file) {
 bool data_file_identity(const DataFile *file, char identity[40], Error *err) {
     XXH3_state_t *state = XXH3_createState();
     void *piece = malloc(SCAN_BYTES);
-    CHECK(state && piece, "no memory for %d bytes", SCAN_BYTES);
+    CHECK_MEMORY(state && piece, "no memory for %d bytes", SCAN_BYTES);
     XXH3_128bits_reset(state);
     int64_t size = file->source.bytes;
     XXH3_128bits_update(state, &size, sizeof size);
@@ -270,12 +261,26 @@ bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor,
                          "lower train.context or use more text",
                          file->source.path, (long long)file->tokens, (long long)T,
                          (long long)(2 * T));
+    // From a checkpoint, where it may be anything. An index past the epoch is legal: the context may have become longer.
+    if (cursor.epoch < 0 || cursor.index < 0 || cursor.epoch > INT64_MAX / 4 ||
+        cursor.index > INT64_MAX / 4)
+        return error_set(err, EXIT_CHECKPOINT,
+                         "%s: window %lld of epoch %lld does not exist; the checkpoint's place in "
+                         "the data is damaged, resume from another one",
+                         file->source.path, (long long)cursor.index, (long long)cursor.epoch);
     DataCursor at = data_cursor_advance(cursor, n, windows);
     int64_t window = permute(at.index, windows, seed, at.epoch);
     return read_window(file, epoch_offset(T, seed, at.epoch) + window * T, T, inputs, targets, err);
 }
 
-bool data_file_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs, int32_t *targets,
-                      Error *err) {
-    return read_window(file, index * T, T, inputs, targets, err);
+int64_t data_file_evaluation_windows(const DataFile *file, int64_t T) {
+    return (file->tokens - 1 + T - 1) / T;
+}
+
+bool data_file_evaluation_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs,
+                                 int32_t *targets, int64_t *count, Error *err) {
+    int64_t first = index * T, left = file->tokens - 1 - first;
+    *count = left < 0 ? 0 : left < T ? left : T;
+    for (int64_t i = *count; i < T; i++) inputs[i] = targets[i] = 0;
+    return *count == 0 || read_window(file, first, *count, inputs, targets, err);
 }

@@ -2,38 +2,115 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/open_data.h"
 #include "worker/restore.h"
 #include "worker/session.h"
+#include "worker/signals.h"
 #include "worker/watchdog.h"
+
+ModelConfig evaluation_model_config(const TrainConfig *config) {
+    ModelConfig model = config->model;
+    model.moe.capacity_factor = config->eval_capacity_factor;
+    model.moe.routing_group = GROUP_SEQUENCE;
+    model.moe.dispatch = DISPATCH_EXACT; // padded needs a capacity
+    return model;
+}
+
+ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t ranks,
+                            int64_t rank) {
+    return (ModelSplit){
+        .ranks = ranks,
+        .rank = rank,
+        .expert_parallel = config->expert_parallel,
+        .shards = windows * ranks,
+        .sequences = windows * ranks,
+        .context = config->context,
+        .micro_batches = 1,
+        .storage = session_storage(config),
+        .chunks = config->exchange_chunks,
+        .shard_rows = true,
+    };
+}
+
+bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config,
+                               int64_t ranks, int64_t rank, Error *err) {
+    ModelConfig evaluated = evaluation_model_config(config);
+    evaluated.vocab_size = trained->config.vocab_size;
+    for (int64_t windows = trained->work.B;; windows /= 2) {
+        ModelSplit split = evaluation_split(config, windows, ranks, rank);
+        bool fits = model_measure_beside(model, trained, &evaluated, split);
+        Error refused = {0};
+        bool ok = model_check(model, &refused);
+        if ((fits && ok) || windows == 1) {
+            model_make_room(trained, model);
+            if (!ok) *err = refused;
+            return ok;
+        }
+        model_free(model);
+    }
+}
+
+// nats of a batch's windows, each the sum over its tokens: those of all ranks (batch->total). Collective over all ranks.
+static void window_losses(Model *model, BatchBuffer *batch, int64_t first_window, double *sums) {
+    const float *losses = model_token_losses(model, batch->tokens, batch->targets,
+                                             (first_window + batch->first) * batch->T);
+    memset(sums, 0, (size_t)batch->total * sizeof *sums);
+    for (int64_t b = 0; b < batch->B; b++)
+        for (int64_t i = 0; i < tensor_i64(batch->counts)[b]; i++)
+            sums[batch->first + b] += (double)losses[b * batch->T + i];
+    // Each window has one rank that is not zero, so that no order of summing changes a bit.
+    all_reduce_sum(model->work.groups.world, tensor_1d(sums, F64, batch->total), REDUCE_ANY_ORDER,
+                   (Tensor){0}, TRAFFIC_OTHER);
+}
 
 bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const TrainConfig *config,
                     Evaluation *result, Error *err) {
     double begin = clock_seconds(), sum = 0;
-    int64_t batches = data_file_windows(file, batch->T) / batch->total;
-    if (config->eval_batches > 0 && config->eval_batches < batches) batches = config->eval_batches;
-    if (batches == 0)
-        return error_set(
-            err, EXIT_DATA,
-            "%s: %lld tokens are too few for one evaluation batch of %lld sequences of "
-            "%lld tokens; give a longer data.validation, or reduce train.batch or "
-            "train.context",
-            config->data.validation, (long long)data_file_tokens(file), (long long)batch->total,
-            (long long)batch->T);
-    for (int64_t i = 0; i < batches; i++) {
-        watchdog_beat("evaluation");
-        if (!batch_read_in_order(batch, file, i, err)) return false;
-        sum += model_evaluate(model, batch->tokens, batch->targets);
+    int64_t tokens = data_file_tokens(file) - 1, T = batch->T;
+    int64_t windows = data_file_evaluation_windows(file, T);
+    if (config->eval_batches > 0 && config->eval_batches <= (windows - 1) / config->batch) {
+        windows = config->eval_batches * config->batch;
+        tokens = windows * T;
     }
+    *result = (Evaluation){.tokens = tokens};
+    if (windows == 0)
+        return error_set(err, EXIT_DATA,
+                         "%s: one token has no successor to predict; give a longer "
+                         "data.validation",
+                         config->data.validation);
+    double *sums = malloc((size_t)batch->total * sizeof *sums);
+    CHECK_MEMORY(sums, "no memory for %lld sums", (long long)batch->total);
+    bool ok = true;
+    for (int64_t i = 0; ok && i * batch->total < windows; i++) {
+        watchdog_beat("evaluation");
+        result->signal = signals_agreed(model->work.groups.world);
+        if (result->signal) break;
+        ok = batch_read_evaluation(batch, file, i, windows, err);
+        if (!ok) break;
+        window_losses(model, batch, i * batch->total, sums);
+        for (int64_t w = 0; w < batch->total; w++) sum += sums[w];
+    }
+    free(sums);
     double bytes = data_file_bytes_per_token(file);
-    result->loss = sum / (double)batches;
+    result->loss = sum / (double)tokens;
     result->bits_per_byte = bytes > 0 ? result->loss / log(2.0) / bytes : -1;
-    result->tokens = batches * batch->total * batch->T;
     result->seconds = clock_seconds() - begin;
-    return true;
+    return ok;
+}
+
+void evaluation_describe_capacity(const TrainConfig *config, char text[64]) {
+    Rational factor = config->eval_capacity_factor;
+    if (factor.numerator == 0)
+        snprintf(text, 64, "dropless");
+    else
+        snprintf(text, 64, "capacity factor %g",
+                 (double)factor.numerator / (double)factor.denominator);
 }
 
 static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Session *session,
@@ -42,23 +119,31 @@ static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Ses
         return error_set(err, EXIT_CONFIG,
                          "data.validation is empty: nothing to evaluate; add data.validation=FILE");
     if (!session_open(session, config, err)) return false;
-    ModelSplit split = session_split(config, comm_size(), comm_rank(), false);
-    if (!restore_model(restored, config, split, session, checkpoint_path, err)) return false;
-    bool ok = data_file_open(file, config->data.validation, &restored->vocabulary, comm_rank(),
-                             comm_size(), err);
-    if (!comm_agree(ok, err)) return false;
+    int64_t windows = config->batch / config->micro_batches / comm_size();
+    ModelSplit split = evaluation_split(config, windows > 0 ? windows : 1, comm_size(), comm_rank());
+    TrainConfig evaluated = *config;
+    evaluated.model = evaluation_model_config(config);
+    if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
+    char identity[40];
+    if (!open_data(file, "data.validation", config->data.validation, &restored->vocabulary,
+                   identity, err))
+        return false;
 
     Evaluation result;
     batch_open(batch, &session->dev, restored->model.work.B, config->context, comm_rank(),
                comm_size());
     if (!evaluate_model(&restored->model, *file, batch, config, &result, err)) return false;
-    char bits[64] = "";
+    if (result.signal)
+        return error_set(err, EXIT_REQUEUE, "stopped by %s: the evaluation is not complete",
+                         signal_name(result.signal));
+    char bits[64] = "", capacity[64];
     if (result.bits_per_byte >= 0)
         snprintf(bits, sizeof bits, ", %.4f bits per byte", result.bits_per_byte);
-    log_info(
-        "validation of step %lld: loss %.6f nats a token, perplexity %.4f%s, %lld tokens in %.1f s",
-        (long long)restored->state.step, result.loss, exp(result.loss), bits,
-        (long long)result.tokens, result.seconds);
+    evaluation_describe_capacity(config, capacity);
+    log_info("validation of step %lld: loss %.6f nats a token, perplexity %.4f%s, %lld tokens in "
+             "%.1f s, %s",
+             (long long)restored->state.step, result.loss, exp(result.loss), bits,
+             (long long)result.tokens, result.seconds, capacity);
     return true;
 }
 

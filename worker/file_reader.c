@@ -3,12 +3,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernels/heartbeat.h"
+
+// What a path that does not exist was probably meant to be.
+static const char *advise(const char *path, int cause) {
+    if (cause == ENOENT && strstr(path, ":/"))
+        return "files are read from this machine: download it first";
+    if (cause == ENOENT && strpbrk(path, "*?,["))
+        return "one file is read, without patterns and lists: put several together with cat";
+    if (cause == ENOENT && strchr(path, '$'))
+        return "variables are not replaced here: write the whole path";
+    return "check the path and its permissions";
+}
 
 bool file_reader_open(FileReader *file, const char *path, Error *err) {
     *file = (FileReader){.fd = -1};
@@ -17,11 +27,12 @@ bool file_reader_open(FileReader *file, const char *path, Error *err) {
     // O_NONBLOCK: opening a named pipe must not wait for a writer; regular files do not heed it.
     file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file->fd < 0 || fstat(file->fd, &status) != 0) {
-        error_set(err, EXIT_DATA, "%s: cannot be opened: %s; check the path and its permissions",
-                  path, strerror(errno));
+        error_set(err, EXIT_DATA, "%s: cannot be opened: %s; %s", path, strerror(errno),
+                  advise(path, errno));
     } else if (!S_ISREG(status.st_mode)) {
-        error_set(err, EXIT_DATA, "%s: is a %s; name a regular file", path,
-                  S_ISDIR(status.st_mode) ? "directory" : "device or pipe");
+        error_set(err, EXIT_DATA, "%s: is a %s", path,
+                  S_ISDIR(status.st_mode) ? "directory; name one file in it"
+                                          : "device or pipe; name a regular file");
     } else if (status.st_size == 0) {
         error_set(err, EXIT_DATA, "%s: is empty; prepare the data again", path);
     } else {
@@ -58,18 +69,5 @@ bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void
         }
         done += (size_t)got;
     }
-    return true;
-}
-
-bool file_reader_read_all(const FileReader *file, uint8_t **content, Error *err) {
-    uint8_t *buffer = malloc((size_t)file->bytes);
-    if (!buffer)
-        return error_set(err, EXIT_IO, "%s: no memory for its %lld bytes", file->path,
-                         (long long)file->bytes);
-    if (!file_reader_read(file, 0, (size_t)file->bytes, buffer, err)) {
-        free(buffer);
-        return false;
-    }
-    *content = buffer;
     return true;
 }

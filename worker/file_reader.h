@@ -18,7 +18,5 @@ void file_reader_close(FileReader *file); // legal on a closed one
 // Reads exactly `bytes` at `offset`. Thread-safe.
 bool file_reader_read(const FileReader *file, int64_t offset, size_t bytes, void *buffer,
                       Error *err);
-// The whole file in new memory of file->bytes, for the caller to free.
-bool file_reader_read_all(const FileReader *file, uint8_t **content, Error *err);
 
 #endif

@@ -11,8 +11,8 @@
 #include "worker/signals.h"
 #include "worker/watchdog.h"
 
-// A text being written. The model sees a window of at most `context` tokens; when it is full, the newer half of it
-// becomes the beginning of the next window.
+// A text being written. The model sees a window of at most `context` tokens; when it is full, the newer half of it, at least
+// one token, becomes the beginning of the next window.
 typedef struct Generator {
     Restored restored;
     KvCache cache;
@@ -20,6 +20,7 @@ typedef struct Generator {
     int64_t context;
     int32_t *tokens; // prompt and continuation
     int64_t count;   // tokens so far
+    int64_t given;   // of them in the prompt; 0: it is empty
     int64_t begin;   // first token of the window
     int64_t cached;  // tokens of the window whose keys and values are in the cache
     Arena arena, host_arena;
@@ -32,7 +33,7 @@ typedef struct Generator {
 static const float *next_logits(Generator *g) {
     Model *model = &g->restored.model;
     if (g->count - g->begin > g->context) {
-        g->begin = g->count - g->context / 2;
+        g->begin = g->count - (g->context + 1) / 2;
         g->cached = 0;
     }
     int64_t length = g->count - g->begin;
@@ -60,21 +61,28 @@ static void write_token(const Generator *g, int32_t token) {
     fflush(stdout);
 }
 
+// What the text begins with. Token numbers are written as decode writes them, apart from each other and from what follows.
+static void write_prompt(const Generator *g, const char *prompt) {
+    DataFormat format = g->restored.vocabulary.format;
+    bool numbers = format == DATA_UINT16 || format == DATA_UINT32;
+    if (!numbers) fputs(prompt, stdout);
+    for (int64_t i = 0; numbers && i < g->given; i++) write_token(g, g->tokens[i]);
+}
+
 static bool encode_prompt(Generator *g, const GenerateOptions *options, Error *err) {
     size_t prompt_bytes = strlen(options->prompt);
     int64_t room = (int64_t)prompt_bytes + options->tokens + 1;
     g->tokens = calloc((size_t)room, sizeof *g->tokens);
-    CHECK(g->tokens, "no memory for %lld tokens", (long long)room);
+    CHECK_MEMORY(g->tokens, "no memory for %lld tokens", (long long)room);
     if (!vocabulary_encode(&g->restored.vocabulary, options->prompt, g->tokens,
                            (int64_t)prompt_bytes, &g->count, err))
         return error_prefix(err, "--prompt");
+    g->given = g->count;
     if (g->count > 0) return true;
     // Without a prompt the text begins after a line break, or after token 0 where there is none.
-    if (!vocabulary_encode(&g->restored.vocabulary, "\n", g->tokens, 1, &g->count, err)) {
+    if (!vocabulary_encode(&g->restored.vocabulary, "\n", g->tokens, 1, &g->count, err))
         *err = (Error){0};
-        g->tokens[0] = 0;
-        g->count = 1;
-    }
+    if (g->count == 0) g->tokens[g->count++] = 0;
     return true;
 }
 
@@ -116,10 +124,10 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
     open_input(g, &session->dev, split.context);
     g->order = calloc((size_t)V, sizeof *g->order);
     g->probabilities = calloc((size_t)V, sizeof *g->probabilities);
-    CHECK(g->order && g->probabilities, "no memory for generation");
+    CHECK_MEMORY(g->order && g->probabilities, "no memory for generation");
     if (!g->recompute) kv_cache_open(&g->cache, &g->restored.model, config->context);
 
-    fputs(options->prompt, stdout);
+    write_prompt(g, options->prompt);
     for (int64_t i = 0; i < options->tokens; i++) {
         watchdog_beat("generation");
         int number = signals_received();

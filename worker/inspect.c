@@ -16,8 +16,9 @@ static void print_parameters(const CheckpointInfo *info, const MoeConfig *moe) {
         if (strncmp(tensor->name, "parameters/", 11) != 0) continue;
         int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
         total += elements;
-        active +=
-            strstr(tensor->name, ".moe.experts.") ? elements / moe->experts * moe->top_k : elements;
+        // As the configuration has it; where that knows no experts, the names do not count.
+        bool shared_out = moe->experts > 0 && strstr(tensor->name, ".moe.experts.");
+        active += shared_out ? elements / moe->experts * moe->top_k : elements;
     }
     printf("parameters     %lld, %lld active for a token\n", (long long)total, (long long)active);
 }
@@ -52,6 +53,14 @@ static void print_heat_map(const UtilizationHistory *history) {
     }
 }
 
+static void print_run(const RunIdentity *run) {
+    printf("run            %s%s\n", run->run[0] ? run->run : "unknown",
+           run->healthy ? "" : ", not healthy: its last step was not finite or worse than guessing");
+    if (run->parent_step >= 0)
+        printf("began from     step %lld of run %s, %s\n", (long long)run->parent_step,
+               run->parent_run[0] ? run->parent_run : "unknown", run->began_from);
+}
+
 static void print_info(const CheckpointInfo *info, const TrainConfig *config,
                        const char *checkpoint_path) {
     const TrainState *state = &info->state;
@@ -61,6 +70,7 @@ static void print_info(const CheckpointInfo *info, const TrainConfig *config,
            (long long)config->steps, (long long)state->tokens, (long long)state->skipped_steps);
     printf("data           epoch %lld, window %lld, identity %s\n", (long long)state->data_epoch,
            (long long)state->data_index, state->data_id);
+    print_run(&state->run);
     print_parameters(info, &config->model.moe);
     printf("digest         %s\n", info->digest);
     print_heat_map(&info->utilization);

@@ -1,61 +1,15 @@
 #include "worker/metrics.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "kernels/log.h"
+#include "kernels/clock.h"
 
-struct Metrics {
-    FILE *file;
-    bool failed; // a warning has been printed
-};
-
-// Bytes of the leading rows with a step of at most `resumed_step`; a torn last line does not count.
-static long kept_bytes(FILE *file, int64_t resumed_step) {
-    char *line = NULL;
-    size_t room = 0;
-    long kept = 0;
-    ssize_t length;
-    while ((length = getline(&line, &room, file)) > 0) {
-        long long step;
-        if (line[length - 1] != '\n' || sscanf(line, "{\"step\":%lld", &step) != 1 ||
-            step > resumed_step)
-            break;
-        kept += length;
-    }
-    free(line);
-    return kept;
-}
-
-bool metrics_open(Metrics **metrics, const char *run_dir, int64_t resumed_step, Error *err) {
+bool metrics_open(RowFile **rows, const char *run_dir, int64_t resumed_step, Error *err) {
     char path[CONFIG_PATH_BYTES + 32];
     snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir);
-    FILE *file = fopen(path, "a+");
-    if (!file)
-        return error_set(err, EXIT_IO, "%s: cannot open for writing: %s", path, strerror(errno));
-    rewind(file);
-    long kept = kept_bytes(file, resumed_step);
-    if (ftruncate(fileno(file), kept) != 0 || fseek(file, 0, SEEK_END) != 0) {
-        error_set(err, EXIT_IO, "%s: cannot cut back to step %lld: %s", path,
-                  (long long)resumed_step, strerror(errno));
-        fclose(file);
-        return false;
-    }
-    Metrics *opened = calloc(1, sizeof *opened);
-    CHECK(opened, "no memory for metrics");
-    opened->file = file;
-    *metrics = opened;
-    return true;
-}
-
-void metrics_close(Metrics *metrics) {
-    if (!metrics) return;
-    fclose(metrics->file);
-    free(metrics);
+    return row_file_open(rows, path, resumed_step, err);
 }
 
 // JSON has no NaN.
@@ -67,41 +21,37 @@ static const char *number(double x, char text[40]) {
     return text;
 }
 
-static void finish_row(Metrics *metrics) {
-    if (fflush(metrics->file) == 0 || metrics->failed) return;
-    metrics->failed = true;
-    log_warn("metrics.jsonl cannot be written (%s); training goes on without", strerror(errno));
-}
-
-void metrics_write_step(Metrics *metrics, const StepMetrics *row) {
-    if (!metrics) return;
-    char loss[40], norm[40], balance[40], z[40];
-    fprintf(metrics->file, "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g",
-            (long long)row->step, number(row->loss, loss), number(row->gradient_norm, norm),
-            row->lr);
+void metrics_write_step(RowFile *rows, const StepMetrics *row) {
+    if (!rows) return;
+    char loss[40], norm[40], balance[40], z[40], now[CLOCK_UTC_BYTES], routing[256] = "",
+                                                                       text[1024];
     if (row->moe)
-        fprintf(metrics->file,
-                ",\"balance_loss\":%s,\"z_loss\":%s,\"drop_rate\":%.9g,\"load_imbalance\":%.9g"
-                ",\"router_entropy_nats\":%.9g",
-                number(row->balance_loss, balance), number(row->z_loss, z), row->drop_rate,
-                row->load_imbalance, row->router_entropy);
-    fprintf(metrics->file,
-            ",\"tokens\":%lld,\"skipped_steps\":%lld,\"step_ms\":%.4f,\"tokens_per_second\":%.2f"
-            ",\"gflops\":%.3f,\"gemm_share\":%.4f,\"eta_seconds\":%.1f}\n",
-            (long long)row->tokens, (long long)row->skipped_steps, row->step_seconds * 1e3,
-            row->tokens_per_second, row->gflops, row->gemm_share, row->eta_seconds);
-    finish_row(metrics);
+        snprintf(routing, sizeof routing,
+                 ",\"balance_loss\":%s,\"z_loss\":%s,\"drop_rate\":%.9g,\"load_imbalance\":%.9g"
+                 ",\"router_entropy_nats\":%.9g",
+                 number(row->balance_loss, balance), number(row->z_loss, z), row->drop_rate,
+                 row->load_imbalance, row->router_entropy);
+    snprintf(text, sizeof text,
+             "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g%s,\"tokens\":%lld"
+             ",\"skipped_steps\":%lld,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
+             ",\"gemm_share\":%.4f,\"eta_seconds\":%.1f,\"time\":\"%s\"}\n",
+             (long long)row->step, number(row->loss, loss), number(row->gradient_norm, norm),
+             row->lr, routing, (long long)row->tokens, (long long)row->skipped_steps,
+             row->step_seconds * 1e3, row->tokens_per_second, row->gflops, row->gemm_share,
+             row->eta_seconds, clock_utc(now));
+    row_file_append(rows, text);
 }
 
-void metrics_write_evaluation(Metrics *metrics, int64_t step, double val_loss, double bits_per_byte,
+void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, double bits_per_byte,
                               double seconds) {
-    if (!metrics) return;
-    char loss[40], bits[40];
-    fprintf(metrics->file,
-            "{\"step\":%lld,\"val_loss\":%s,\"val_bits_per_byte\":%s,\"val_seconds\":%.3f}\n",
-            (long long)step, number(val_loss, loss),
-            bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), seconds);
-    finish_row(metrics);
+    if (!rows) return;
+    char loss[40], bits[40], now[CLOCK_UTC_BYTES], text[512];
+    snprintf(text, sizeof text,
+             "{\"step\":%lld,\"val_loss\":%s,\"val_bits_per_byte\":%s,\"val_seconds\":%.3f"
+             ",\"time\":\"%s\"}\n",
+             (long long)step, number(val_loss, loss),
+             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), seconds, clock_utc(now));
+    row_file_append(rows, text);
 }
 
 static void format_duration(double seconds, char text[32]) {

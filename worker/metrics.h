@@ -2,6 +2,7 @@
 #ifndef MOETRAIN_WORKER_METRICS_H
 #define MOETRAIN_WORKER_METRICS_H
 
+#include "worker/row_file.h"
 #include "worker/train_config.h"
 
 typedef struct StepMetrics {
@@ -11,6 +12,7 @@ typedef struct StepMetrics {
     double z_loss;        // mean over MoE layers of mean lse², without coefficient
     double gradient_norm; // before clipping
     double lr;
+    // Of this step; a row or line has the mean over the steps since the one before.
     double step_seconds;
     double tokens_per_second;
     double gflops;         // of the model's arithmetic, all ranks
@@ -24,17 +26,13 @@ typedef struct StepMetrics {
     bool moe; // false: a dense model, the routing figures mean nothing
 } StepMetrics;
 
-typedef struct Metrics Metrics;
+// Opens RUN_DIR/metrics.jsonl for rows after step `resumed_step`; see row_file.h. Rank 0 only.
+bool metrics_open(RowFile **rows, const char *run_dir, int64_t resumed_step, Error *err);
 
-// Opens RUN_DIR/metrics.jsonl for appending after cutting off rows later than `resumed_step` and a torn last line.
-// A file that cannot be opened is an error (exit 5); one that fails later costs a warning, never the run. Rank 0 only.
-bool metrics_open(Metrics **metrics, const char *run_dir, int64_t resumed_step, Error *err);
-void metrics_close(Metrics *metrics); // legal on NULL
-
-// One training row. Not collective; does nothing on NULL (other ranks).
-void metrics_write_step(Metrics *metrics, const StepMetrics *row);
+// One training row, with the time of writing. Not collective; does nothing on NULL (other ranks).
+void metrics_write_step(RowFile *rows, const StepMetrics *row);
 // One evaluation row; bits_per_byte < 0 means unknown and is written as null.
-void metrics_write_evaluation(Metrics *metrics, int64_t step, double val_loss, double bits_per_byte,
+void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, double bits_per_byte,
                               double seconds);
 
 // The line for people. `last` is the number of steps of the run.

@@ -1,8 +1,14 @@
 #include "worker/plan.h"
 
 #include <stdio.h>
+#include <string.h>
 
+#include "kernels/host_memory.h"
+#include "kernels/log.h"
+#include "kernels/threads.h"
+#include "worker/evaluate.h"
 #include "worker/optimizer.h"
+#include "worker/plan_host.h"
 #include "worker/session.h"
 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
@@ -22,27 +28,40 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
 
     const int64_t *elements = model->params.elements;
     int64_t tied = model->embedding.tied ? model->config.vocab_size * model->config.d_model : 0;
+    bool tree = work->reduce_order == REDUCE_FIXED_TREE; // for each micro-batch, otherwise once
     plan->sent_bytes[TRAFFIC_GRADIENTS] =
-        micro * (double)(all_reduce_sum_sent_bytes(world, elements[PARAM_DENSE], F32) +
-                         all_reduce_sum_sent_bytes(world, tied, F32) +
-                         all_reduce_sum_sent_bytes(replicas, elements[PARAM_EXPERT], F32));
+        (tree ? micro : 1) *
+        (double)(all_reduce_sum_sent_bytes(world, elements[PARAM_DENSE], F32) +
+                 all_reduce_sum_sent_bytes(world, tree ? tied : 0, F32) +
+                 all_reduce_sum_sent_bytes(replicas, elements[PARAM_EXPERT], F32));
     double batch_counts =
         moe->balance_scope == BALANCE_BATCH
             ? layers * micro * (double)all_reduce_sum_sent_bytes(world, moe->experts, I64)
             : 0;
     plan->sent_bytes[TRAFFIC_STATISTICS] =
-        (double)(all_reduce_sum_sent_bytes(world, model->stats.sums.shape[1], F64) +
+        (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
                  all_reduce_sum_sent_bytes(ep, norm_slots, F64)) +
         batch_counts;
 }
 
-Plan plan_make(const TrainConfig *config, int64_t ranks) {
+bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err) {
     Plan plan = {0};
     Model model;
     Optimizer optimizer;
+    int64_t ranks = host.ranks;
     ModelSplit split = session_split(config, ranks, 0, true);
     model_measure(&model, &config->model, split, NULL);
+    Model evaluation = {0};
+    bool ok = model_check(&model, err);
+    if (ok && config->data.validation[0])
+        ok = evaluation_measure_beside(&evaluation, &model, config, ranks, 0, err);
+    if (ok) plan_host_memory(&plan, config, &model, &evaluation, &host);
+    model_free(&evaluation);
+    if (!ok) {
+        model_free(&model);
+        return false;
+    }
     plan.worst_activation_bytes = model.activation_arena.peak_bytes;
     plan.worst_scratch_bytes = model.scratch_arena.peak_bytes;
     model_free(&model);
@@ -61,7 +80,8 @@ Plan plan_make(const TrainConfig *config, int64_t ranks) {
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
     optimizer_free(&optimizer);
     model_free(&model);
-    return plan;
+    *made = plan;
+    return true;
 }
 
 size_t plan_resident_bytes(const Plan *plan) {
@@ -74,13 +94,56 @@ size_t plan_worst_bytes(const Plan *plan) {
            plan->worst_activation_bytes + plan->worst_scratch_bytes;
 }
 
+size_t plan_beside_bytes(const Plan *plan) {
+    return plan->thread_bytes + plan->host_bytes + plan->library_bytes;
+}
+
 static double mib(size_t bytes) {
     return (double)bytes / 1048576.0;
 }
 
+// A process that has only started: itself, MPI, HDF5, the matrix library, after the self-test. Measured: 31 to 33 MiB.
+static const size_t started_bytes = (size_t)36 << 20;
+
+static void print_memory(const Plan *plan, PlanHost host) {
+    size_t even = plan_resident_bytes(plan), worst = plan_worst_bytes(plan);
+    printf("memory of one rank, MiB (worst case: every token to the same rank's experts)\n");
+    printf("  %-14s %10.1f\n", "parameters", mib(plan->parameter_bytes));
+    printf("  %-14s %10.1f\n", "gradients", mib(plan->gradient_bytes));
+    printf("  %-14s %10.1f\n", "optimizer", mib(plan->optimizer_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "activations", mib(plan->activation_bytes),
+           mib(plan->worst_activation_bytes));
+    printf("  %-14s %10.1f   worst case %10.1f\n", "scratch", mib(plan->scratch_bytes),
+           mib(plan->worst_scratch_bytes));
+    if (host.place == ON_DEVICE) {
+        printf("  %-14s %10.1f   worst case %10.1f, of the GPU\n", "total", mib(even), mib(worst));
+        printf("and of the host\n");
+        even = worst = 0;
+    } else {
+        printf("  %-14s %10.1f   working memory of %d thread%s\n", "kernels",
+               mib(plan->thread_bytes), host.threads, host.threads == 1 ? "" : "s");
+    }
+    printf("  %-14s %10.1f   tables, batches, history of expert load, and what a save takes\n",
+           "host", mib(plan->host_bytes));
+    printf("  %-14s %10.1f   at most, as measured; text read as characters comes on top\n",
+           "program", mib(started_bytes + plan->library_bytes));
+    even += plan_beside_bytes(plan) + started_bytes;
+    worst += plan_beside_bytes(plan) + started_bytes;
+    printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(even), mib(worst));
+    size_t available = host_memory().available_bytes;
+    if (available / (size_t)host.ranks < even)
+        log_warn("%.1f MiB are free here (%s): too little for %lld rank%s of this plan on this host",
+                 mib(available), host_memory().limit, (long long)host.ranks,
+                 host.ranks == 1 ? "" : "s");
+}
+
 int plan_run(const TrainConfig *config, int ranks, Error *err) {
-    (void)err;
-    Plan plan = plan_make(config, ranks);
+    Plan plan;
+    bool gpu = strcmp(config->device, "cuda") == 0;
+    PlanHost host = {.ranks = ranks,
+                     .threads = threads_choose((int)config->threads, ranks, ranks).threads,
+                     .place = gpu ? ON_DEVICE : ON_HOST};
+    if (!plan_make(config, host, &plan, err)) return err->exit_code;
     double tokens = (double)(config->batch * config->context);
     printf("model        %lld parameters, %lld active for a token\n", (long long)plan.total_params,
            (long long)plan.active_params);
@@ -90,16 +153,9 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
            "backward)\n",
            (long long)config->batch, (long long)config->context,
            tokens * plan.train_flops_per_token / 1e9, plan.train_flops_per_token / 1e6);
-    printf("memory of one rank, MiB (worst case: every token to the same rank's experts)\n");
-    printf("  %-14s %10.1f\n", "parameters", mib(plan.parameter_bytes));
-    printf("  %-14s %10.1f\n", "gradients", mib(plan.gradient_bytes));
-    printf("  %-14s %10.1f\n", "optimizer", mib(plan.optimizer_bytes));
-    printf("  %-14s %10.1f   worst case %10.1f\n", "activations", mib(plan.activation_bytes),
-           mib(plan.worst_activation_bytes));
-    printf("  %-14s %10.1f   worst case %10.1f\n", "scratch", mib(plan.scratch_bytes),
-           mib(plan.worst_scratch_bytes));
-    printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(plan_resident_bytes(&plan)),
-           mib(plan_worst_bytes(&plan)));
+    print_memory(&plan, host);
+    if (strcmp(config->device, "cpu") != 0)
+        printf("  on a GPU %d MiB more for kernels, and what NCCL takes\n", (int)GPU_RESERVE_MIB);
     printf("sent by one rank in one step, bytes (even routing, nothing dropped)\n");
     for (int kind = 0; kind < TRAFFIC_OTHER; kind++)
         printf("  %-14s %14.0f\n", traffic_name((TrafficKind)kind), plan.sent_bytes[kind]);

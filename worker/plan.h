@@ -6,6 +6,13 @@
 #include "model/model.h"
 #include "worker/train_config.h"
 
+// What the plan must know of where it will run.
+typedef struct PlanHost {
+    int64_t ranks;
+    int threads; // of a rank
+    Place place; // of the model's arenas
+} PlanHost;
+
 // Figures of rank 0; other ranks differ by rounding only.
 typedef struct Plan {
     int64_t total_params, active_params;
@@ -13,15 +20,21 @@ typedef struct Plan {
     size_t activation_bytes, scratch_bytes; // resident when tokens spread evenly over experts
     size_t worst_activation_bytes,
         worst_scratch_bytes;          // reserved: all tokens on one rank's experts
+    // On the host, beside the arenas: the kernels' working memory of all threads; tables, batches, the history and what a save
+    // takes; and pages of libraries that are touched first in training.
+    size_t thread_bytes, host_bytes, library_bytes;
     double train_flops_per_token;     // forward and backward
     double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
 } Plan;
 
-// config->model.vocab_size and expert_parallel must be resolved. Not collective.
-Plan plan_make(const TrainConfig *config, int64_t ranks);
-// Everything but the process itself and its libraries: when tokens spread evenly, and at most.
+// config->model.vocab_size and expert_parallel must be resolved. False with exit 2 when the model cannot be computed in this
+// cut, the same on every rank. Not collective.
+bool plan_make(const TrainConfig *config, PlanHost host, Plan *plan, Error *err);
+// The model's arenas: when tokens spread evenly, and at most.
 size_t plan_resident_bytes(const Plan *plan);
 size_t plan_worst_bytes(const Plan *plan);
+// What a process takes on the host beyond the arenas and what it had when they were planned.
+size_t plan_beside_bytes(const Plan *plan);
 
 // `moetrain plan cfg.yaml -np N`: prints the plan. Returns the exit code. Not collective.
 int plan_run(const TrainConfig *config, int ranks, Error *err);

@@ -1,24 +1,33 @@
 #include "worker/prepare.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "comm/comm.h"
+#include "kernels/host_memory.h"
+#include "kernels/log.h"
+#include "worker/compare_ranks.h"
+#include "worker/evaluate.h"
+#include "worker/open_data.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
+#include "worker/save.h"
 #include "worker/watchdog.h"
 
-static bool open_data(Trainer *trainer, Error *err) {
+// Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
+static bool open_files(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
-    bool ok = vocabulary_open(&trainer->vocabulary, &config->data, err) &&
-              data_file_open(&trainer->train_file, config->data.train, &trainer->vocabulary,
-                             comm_rank(), comm_size(), err) &&
-              data_file_identity(trainer->train_file, trainer->state.data_id, err);
-    if (ok && config->data.validation[0])
-        ok = data_file_open(&trainer->validation_file, config->data.validation,
-                            &trainer->vocabulary, comm_rank(), comm_size(), err);
+    const DataConfig *data = &config->data;
+    bool ok = vocabulary_open(&trainer->vocabulary, data, err);
     if (!comm_agree(ok, err)) return false;
+    if (!open_data(&trainer->train_file, "data.train", data->train, &trainer->vocabulary,
+                   trainer->state.data_id, err) ||
+        !compare_vocabularies(&trainer->vocabulary, err))
+        return false;
+    char identity[40];
+    if (data->validation[0] && !open_data(&trainer->validation_file, "data.validation",
+                                          data->validation, &trainer->vocabulary, identity, err))
+        return false;
 
     config->model.vocab_size = trainer->vocabulary.size;
     trainer->windows = data_file_windows(trainer->train_file, config->context);
@@ -28,15 +37,11 @@ static bool open_data(Trainer *trainer, Error *err) {
                          "smaller train.context",
                          config->data.train, (long long)data_file_tokens(trainer->train_file),
                          (long long)config->context);
-    int64_t micro_batch = config->batch / config->micro_batches;
-    if (trainer->validation_file &&
-        data_file_windows(trainer->validation_file, config->context) < micro_batch)
-        return error_set(
-            err, EXIT_DATA,
-            "%s: %lld tokens are too few for one evaluation batch of %lld sequences of "
-            "%lld tokens; give more data, or reduce train.batch or train.context",
-            config->data.validation, (long long)data_file_tokens(trainer->validation_file),
-            (long long)micro_batch, (long long)config->context);
+    if (trainer->validation_file && data_file_tokens(trainer->validation_file) < 2)
+        return error_set(err, EXIT_DATA,
+                         "%s: one token has no successor to predict; give a longer "
+                         "data.validation",
+                         config->data.validation);
     return true;
 }
 
@@ -50,21 +55,45 @@ static double measure_gemm(Trainer *trainer) {
     return gflops;
 }
 
-static size_t resident_bytes(void) {
-    long pages = 0, ignored;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file) return 0;
-    if (fscanf(file, "%ld %ld", &ignored, &pages) != 2) pages = 0;
-    fclose(file);
-    return (size_t)pages * 4096;
+// Whether the host has room for its ranks when tokens spread evenly, before any of it is touched; pages of the worst routing
+// are taken as tokens come. Collective over all ranks.
+static bool check_host_room(Trainer *trainer, Error *err) {
+    const Plan *plan = &trainer->plan;
+    const double mib = 1.0 / 1048576.0;
+    bool on_host = trainer->session.dev.place == ON_HOST;
+    size_t arenas = on_host ? plan_resident_bytes(plan) : 0;
+    size_t most = on_host ? plan_worst_bytes(plan) - arenas : 0;
+    size_t wanted = arenas + plan_beside_bytes(plan);
+    HostMemory memory = host_memory();
+    size_t own = memory.own_bytes / (size_t)comm_local_sharers(memory.own_group);
+    size_t shared = memory.shared_bytes / (size_t)comm_local_size();
+    size_t available = own < shared ? own : shared;
+    bool ok = wanted <= available;
+    if (!ok)
+        error_set(err, EXIT_IO,
+                  "a rank needs %.0f MiB of host memory when tokens spread evenly (parameters %.0f, "
+                  "gradients %.0f, optimizer %.0f, activations and scratch %.0f) and %.0f MiB are "
+                  "free for each of the %d ranks here (%s); use more hosts, a smaller train.batch, "
+                  "more train.micro_batches, or train.precision=bf16",
+                  (double)wanted * mib, on_host ? (double)plan->parameter_bytes * mib : 0.0,
+                  on_host ? (double)plan->gradient_bytes * mib : 0.0,
+                  on_host ? (double)plan->optimizer_bytes * mib : 0.0,
+                  on_host ? (double)(plan->activation_bytes + plan->scratch_bytes) * mib : 0.0,
+                  (double)available * mib, comm_local_size(), memory.limit);
+    else if (wanted + most > available)
+        log_warn("a rank may need up to %.0f MiB when routing is uneven and %.0f MiB are free (%s); "
+                 "a moe.capacity_factor bounds the worst case",
+                 (double)(wanted + most) * mib, (double)available * mib, memory.limit);
+    return comm_agree(ok, err);
 }
 
-// Whether a GPU has room for what was measured. (Host memory is taken page by page, as tokens come.) Collective over all ranks.
+// Whether a GPU has room for what was measured. Collective over all ranks.
 static bool check_room(Trainer *trainer, Error *err) {
     Device *dev = &trainer->session.dev;
     const Model *model = &trainer->model;
     double mib = 1.0 / 1048576.0;
-    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes;
+    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes +
+                     dev->reserve_bytes;
     size_t wanted = model->parameter_arena.peak_bytes + model->gradient_arena.peak_bytes +
                     trainer->optimizer.arena.peak_bytes + working;
     trainer->free_before = device_free_bytes(dev);
@@ -72,7 +101,7 @@ static bool check_room(Trainer *trainer, Error *err) {
     if (!ok)
         error_set(err, EXIT_IO,
                   "%s: a rank needs %.0f MiB (parameters %.0f, gradients %.0f, optimizer %.0f, "
-                  "activations and scratch %.0f for the worst routing) and %.0f MiB are free; use "
+                  "activations, scratch and kernels %.0f for the worst routing) and %.0f MiB are free; use "
                   "more ranks, a smaller train.batch, more train.micro_batches, "
                   "train.precision=bf16, or a moe.capacity_factor, which bounds the worst case",
                   dev->description, (double)wanted * mib,
@@ -86,35 +115,50 @@ static bool check_room(Trainer *trainer, Error *err) {
 bool prepare_run(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
     watchdog_beat("opening the data");
-    if (!open_data(trainer, err)) return false;
+    if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
                                    run_lock_take(config->run_dir, comm_size(), err));
-    if (!comm_agree(ok, err) || !session_open(&trainer->session, config, err)) return false;
+    if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
     watchdog_beat("measuring the device");
     trainer->gemm_gflops = measure_gemm(trainer);
     trainer->resident_before = resident_bytes();
 
-    trainer->plan = plan_make(config, comm_size());
+    PlanHost host = {comm_size(), trainer->session.dev.threads, trainer->session.dev.place};
+    if (!plan_make(config, host, &trainer->plan, err)) return false;
     trainer->flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model);
-    if (!check_room(trainer, err)) return false;
+    if (trainer->validation_file && // a second time after plan_make: nothing is refused here
+        !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
+                                   comm_rank(), err))
+        return false;
+    if (!check_host_room(trainer, err) || !check_room(trainer, err)) return false;
     watchdog_beat("making the first parameters");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
                comm_rank(), comm_size());
+    if (trainer->validation_file) {
+        model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
+        batch_open(&trainer->evaluation_batch, &trainer->session.dev, trainer->evaluation.work.B,
+                   config->context, comm_rank(), comm_size());
+    }
     Statistics *stats = &trainer->model.stats;
-    utilization_init(&trainer->utilization, stats->layers, stats->experts);
-    trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
-    CHECK(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    if (comm_rank() == 0) {
+        utilization_init(&trainer->utilization, stats->layers, stats->experts);
+        trainer->entropy = calloc((size_t)stats->layers + 1, sizeof *trainer->entropy);
+        CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)stats->layers);
+    }
     watchdog_beat("looking for a checkpoint and loading it");
-    if (!resume_run(trainer, err)) return false;
+    if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
+    // A configuration that nothing will be trained with says nothing about what is in the folder.
+    bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||
-         (run_dir_write_config(config->run_dir, trainer->config_yaml, err) &&
+         ((finished || run_dir_write_config(config->run_dir, trainer->config_yaml, err)) &&
           metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
-    return comm_agree(ok, err);
+    if (ok && comm_rank() == 0) run_watch_begin(&trainer->run_watch, config->run_dir);
+    return comm_follow(ok, err);
 }

@@ -1,9 +1,10 @@
 #include "worker/report.h"
 
+#include <math.h>
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "comm/comm.h"
+#include "kernels/host_memory.h"
 #include "kernels/log.h"
 
 void report_run(const Trainer *trainer) {
@@ -20,7 +21,7 @@ void report_run(const Trainer *trainer) {
              (long long)config->shards);
     log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
              config->data.train, (long long)data_file_tokens(trainer->train_file),
-             (double)(config->steps * config->batch) / (double)trainer->windows,
+             (double)config->steps * (double)config->batch / (double)trainer->windows,
              (long long)config->steps, (long long)config->batch, (long long)config->context);
     log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->gemm_gflops, config->run_dir);
 }
@@ -53,7 +54,7 @@ void report_read_statistics(Trainer *trainer, StepMetrics *row) {
 
 void report_utilization(Trainer *trainer) {
     Statistics *stats = &trainer->model.stats;
-    if (stats->layers == 0) return;
+    if (stats->layers == 0 || comm_rank() != 0) return;
     const TrainConfig *config = &trainer->config;
     for (int64_t layer = 0; layer < stats->layers; layer++)
         trainer->entropy[layer] = statistics_entropy(stats, layer);
@@ -72,11 +73,26 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     trainer->seconds_a_step += weight * (row->step_seconds - trainer->seconds_a_step);
     trainer->steps_done++;
     row->eta_seconds = trainer->seconds_a_step * (double)(config->steps - row->step);
-    metrics_write_step(trainer->metrics, row);
+    trainer->row_seconds += row->step_seconds;
+    trainer->row_steps++;
 
+    bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
+    bool skipped = !isfinite(row->loss) || !isfinite(row->gradient_norm);
+    if (!line_due && !skipped && !config->log_every_row) return;
+    double mean = trainer->row_seconds / (double)trainer->row_steps;
+    double faster = row->step_seconds / mean;
+    row->step_seconds = mean;
+    row->tokens_per_second *= faster;
+    row->gflops *= faster;
+    row->gemm_share *= faster;
+    trainer->row_seconds = 0;
+    trainer->row_steps = 0;
+    Error gone = {0}; // said by run_watch_look
+    if (comm_rank() == 0 &&
+        run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, &gone))
+        metrics_write_step(trainer->metrics, row);
+    if (!line_due) return;
     char line[512];
-    bool due = row->step % config->log_every == 0 || row->step == config->steps;
-    if (!due) return;
     metrics_format_step(row, config->steps, line, sizeof line);
     log_info("%s", line);
 }
@@ -90,14 +106,13 @@ void report_plan(Trainer *trainer) {
                  "the kernels' workspace",
                  worst, ((double)trainer->free_before - free_now) * mib);
     } else {
-        struct rusage usage;
-        getrusage(RUSAGE_SELF, &usage);
         double before = (double)trainer->resident_before * mib;
-        double planned = before + (double)plan_resident_bytes(&trainer->plan) * mib;
-        double fact = (double)usage.ru_maxrss / 1024.0;
+        double beside = (double)plan_beside_bytes(&trainer->plan) * mib;
+        double planned = before + beside + (double)plan_resident_bytes(&trainer->plan) * mib;
+        double fact = (double)peak_resident_bytes() * mib;
         log_info("memory of rank 0: planned %.1f MiB with even routing, %.1f at most (%.1f of it "
-                 "program and libraries), peak %.1f, ratio %.3f",
-                 planned, before + worst, before, fact, fact / planned);
+                 "program, libraries and data), peak %.1f, ratio %.3f",
+                 planned, before + beside + worst, before, fact, fact / planned);
     }
     for (int kind = 0; kind < TRAFFIC_OTHER && comm_size() > 1; kind++) {
         double sent = (double)trainer->sent_in_steps[kind] / (double)trainer->steps_done;

@@ -76,7 +76,7 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     const Model *model = state->model;
     int rows = model->params.count, n = 0;
     SavedTensor *saved = calloc((size_t)rows * 3 + 1, sizeof *saved);
-    CHECK(saved, "no memory for the list of saved tensors");
+    CHECK_MEMORY(saved, "no memory for the list of saved tensors");
     for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, state->values, i, "parameters");
     for (int i = 0; i < rows && state->optimizer; i++)
         saved[n++] = saved_param(model, state->m, i, "optimizer/m");
@@ -100,7 +100,7 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
 static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config,
                                const char *checkpoint_path, Error *err) {
     CheckpointInfo info;
-    bool ok = checkpoint_read_info(checkpoint_path, &info, err);
+    bool ok = checkpoint_read_table(checkpoint_path, &info, err);
     if (!comm_agree(ok, err)) return false; // from here on every rank has read the same
     int64_t size = 0;
     bool characters = false;
@@ -113,12 +113,11 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     if (size == 0)
         return error_set(err, EXIT_CHECKPOINT, "%s: holds no parameters/embedding",
                          checkpoint_path);
-    if (!characters) {
-        vocabulary_from_code_points(vocabulary, &config->data, NULL, size);
-        return true;
-    }
+    if (!characters)
+        return vocabulary_from_checkpoint(vocabulary, &config->data, NULL, size, err) ||
+               error_prefix(err, "%s", checkpoint_path);
     int32_t *code_points = calloc((size_t)size, sizeof *code_points);
-    CHECK(code_points, "no memory for %lld code points", (long long)size);
+    CHECK_MEMORY(code_points, "no memory for %lld code points", (long long)size);
     SavedTensor saved = {.dtype = I32,
                          .rank = 1,
                          .shape = {size, 1, 1},
@@ -128,7 +127,8 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     snprintf(saved.name, sizeof saved.name, "%s", code_points_name);
     Checkpoint checkpoint = {.tensors = &saved, .tensor_count = 1};
     ok = checkpoint_load(checkpoint_path, &checkpoint, err);
-    if (ok) vocabulary_from_code_points(vocabulary, &config->data, code_points, size);
+    ok = ok && (vocabulary_from_checkpoint(vocabulary, &config->data, code_points, size, err) ||
+                error_prefix(err, "%s", checkpoint_path));
     free(code_points);
     return ok;
 }
@@ -140,6 +140,7 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     ModelConfig model = config->model;
     model.vocab_size = restored->vocabulary.size;
     model_measure(&restored->model, &model, split, &session->dev);
+    if (!model_check(&restored->model, err)) return false; // the same on every rank
     model_allocate(&restored->model, session->groups, (uint64_t)config->seed);
 
     Checkpoint checkpoint = {0};

@@ -1,35 +1,99 @@
 #include "worker/resume.h"
 
+#include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "checkpoint/checkpoint_list.h"
+#include "checkpoint/going_back.h"
+#include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
-#include "worker/run_dir.h"
+#include "worker/run_changes.h"
 #include "worker/save.h"
 
-// The checkpoint that `resume` asks for; empty: begin at zero. Collective over all ranks.
-static bool choose_checkpoint(const TrainConfig *config, char path[CHECKPOINT_PATH_BYTES],
-                              Error *err) {
-    path[0] = 0;
-    if (strcmp(config->resume, "never") == 0) {
-        bool empty = comm_rank() != 0 || !run_dir_has_checkpoints(config->run_dir);
-        if (!empty)
-            error_set(err, EXIT_CONFIG,
-                      "resume: never, but %s/checkpoints holds checkpoints, which would be "
-                      "overwritten; choose another run.dir or resume: auto",
-                      config->run_dir);
-        return comm_agree(empty, err);
+// Where the run goes on from.
+typedef struct Choice {
+    char path[CHECKPOINT_PATH_BYTES]; // empty: from nothing
+    bool branch;                      // a branch begins there: a run of its own, with a parent
+} Choice;
+
+// ---- which checkpoint ------------------------------------------------------------------------------------
+
+// Whether a run that says how it began did so from the checkpoint that `path` names. What lies there decides; when it is gone or
+// from before runs had identities, the path does, or its file's name where a folder was moved.
+static bool began_from(const RunIdentity *run, const char *path) {
+    TrainState there;
+    Error ignored = {0};
+    if (run->parent_step < 0) return false;
+    bool known = checkpoint_read_state(path, &there, &ignored) && there.run.run[0];
+    if (known && run->parent_run[0])
+        return strcmp(run->parent_run, there.run.run) == 0 && run->parent_step == there.step;
+    if (strcmp(run->began_from, path) == 0) return true;
+    const char *name = strrchr(path, '/'), *stored = strrchr(run->began_from, '/');
+    return access(path, F_OK) != 0 && name && stored && strcmp(name, stored) == 0;
+}
+
+// `never`: only where nothing would be overwritten. Rank 0.
+static bool check_empty(const char *run_dir, Error *err) {
+    char folder[CHECKPOINT_PATH_BYTES + 16];
+    CheckpointList list;
+    snprintf(folder, sizeof folder, "%s/checkpoints", run_dir);
+    if (!checkpoint_list_read(&list, folder, err)) return false;
+    bool empty = list.count == 0;
+    checkpoint_list_free(&list);
+    return empty || error_set(err, EXIT_CONFIG,
+                              "resume: never, but %s holds checkpoints, which would be "
+                              "overwritten; choose another run.dir or resume: auto",
+                              folder);
+}
+
+// resume: PATH. Once the folder's newest checkpoint belongs to the branch that began at PATH, it goes on from that one.
+// Collective over all ranks.
+static bool choose_branch(Trainer *trainer, Choice *choice, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    Error own = {0};
+    bool goes_on = false;
+    bool ok = checkpoint_find_latest(config->run_dir, choice->path, &own);
+    if (!ok && own.exit_code != EXIT_CHECKPOINT) { // damaged ones alone are no hindrance
+        *err = own;
+        return false;
     }
+    TrainState newest;
+    if (ok && choice->path[0] && comm_rank() == 0) {
+        ok = checkpoint_read_state(choice->path, &newest, err);
+        goes_on = ok && began_from(&newest.run, config->resume);
+    } else {
+        ok = true;
+    }
+    if (!comm_follow(ok, err)) return false;
+    broadcast(trainer->session.groups.world, &goes_on, sizeof goes_on, 0);
+    if (goes_on) {
+        log_info("going on with the branch that began from %s", config->resume);
+        return true;
+    }
+    snprintf(choice->path, sizeof choice->path, "%s", config->resume);
+    choice->branch = true;
+    return checkpoint_verify(choice->path, err);
+}
+
+// The checkpoint that `resume` asks for. Collective over all ranks.
+static bool choose_checkpoint(Trainer *trainer, Choice *choice, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    bool ok = comm_rank() != 0 || going_back_finish(config->run_dir, err);
+    if (!comm_follow(ok, err)) return false;
+    if (strcmp(config->resume, "never") == 0)
+        return comm_follow(comm_rank() != 0 || check_empty(config->run_dir, err), err);
     bool automatic = strcmp(config->resume, "auto") == 0,
          must = strcmp(config->resume, "must") == 0;
-    if (!automatic && !must) {
-        snprintf(path, CHECKPOINT_PATH_BYTES, "%s", config->resume);
-        return checkpoint_verify(path, err);
-    }
-    if (!checkpoint_find_latest(config->run_dir, path, err)) return false;
-    if (must && path[0] == 0)
+    if (!automatic && !must) return choose_branch(trainer, choice, err);
+    if (!checkpoint_find_latest(config->run_dir, choice->path, err)) return false;
+    if (must && choice->path[0] == 0)
         return error_set(err, EXIT_CHECKPOINT,
                          "resume: must, but %s/checkpoints holds no checkpoint; check run.dir or "
                          "use resume: auto to begin at step 0",
@@ -37,13 +101,138 @@ static bool choose_checkpoint(const TrainConfig *config, char path[CHECKPOINT_PA
     return true;
 }
 
-bool resume_run(Trainer *trainer, Error *err) {
-    const TrainConfig *config = &trainer->config;
-    char path[CHECKPOINT_PATH_BYTES], data_id[sizeof trainer->state.data_id];
-    memcpy(data_id, trainer->state.data_id, sizeof data_id);
-    if (!choose_checkpoint(config, path, err)) return false;
-    if (path[0] == 0) return true;
+// ---- whether it fits -------------------------------------------------------------------------------------
 
+// A run that is to begin from the weights of `init` and finds its folder in use: is it that run? Rank 0.
+static bool check_init(const TrainConfig *config, const char *path, const char *saved_yaml,
+                       const RunIdentity *run, Error *err) {
+    char line[CHECKPOINT_PATH_BYTES + 16];
+    if (!config->init[0] || began_from(run, config->init)) return true;
+    snprintf(line, sizeof line, "init: \"%s\"\n", config->init);
+    if (strstr(saved_yaml, line)) return true; // a branch of such a run
+    return error_set(err, EXIT_CONFIG,
+                     "%s belongs to a run that did not begin from init: %s; choose another "
+                     "run.dir, or leave init out to go on with that run",
+                     path, config->init);
+}
+
+// The data's identity and the configuration's kinds of keys, before anything is loaded. Rank 0.
+static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    TrainState saved;
+    char *yaml = NULL;
+    if (!checkpoint_read_state(choice->path, &saved, err) ||
+        !checkpoint_read_config(choice->path, &yaml, err))
+        return false;
+    RunChanges changes = {.checkpoint = choice->path,
+                          .saved_yaml = yaml,
+                          .current_yaml = trainer->config_yaml,
+                          .rules = trainer->key_rules,
+                          .allow = config->resume_allow,
+                          .finished = saved.step >= config->steps,
+                          .way_out =
+                              choice->branch ? NULL : "choose another run.dir for another run"};
+    bool ok = run_changes_check(&changes, err) &&
+              (choice->branch || check_init(config, choice->path, yaml, &saved.run, err));
+    free(yaml);
+    if (!ok || strcmp(saved.data_id, trainer->state.data_id) == 0) return ok;
+    return error_set(err, EXIT_DATA,
+                     "%s: not the data that %s was trained on (identity %s, then %s); restore the "
+                     "file, or give init=%s%s to begin a new run from its weights on this data",
+                     config->data.train, choice->path, trainer->state.data_id, saved.data_id,
+                     choice->path, choice->branch ? " instead of resume" : " and another run.dir");
+}
+
+// ---- loading ---------------------------------------------------------------------------------------------
+
+// A new identity for the run at hand, the same on every rank. Collective over all ranks.
+static bool name_run(Trainer *trainer, RunIdentity identity, Error *err) {
+    uint8_t bits[(RUN_ID_BYTES - 1) / 2];
+    bool ok = comm_rank() != 0 || getrandom(bits, sizeof bits, 0) == (ssize_t)sizeof bits ||
+              error_set(err, EXIT_IO, "cannot draw a run's identity: %s", strerror(errno));
+    if (!comm_follow(ok, err)) return false;
+    broadcast(trainer->session.groups.world, bits, sizeof bits, 0);
+    for (size_t i = 0; i < sizeof bits; i++) snprintf(identity.run + 2 * i, 3, "%02x", bits[i]);
+    trainer->state.run = identity;
+    return true;
+}
+
+static RunIdentity child_of(const TrainState *parent, const char *path) {
+    RunIdentity child = {.parent_step = parent->step};
+    memcpy(child.parent_run, parent->run.run, sizeof child.parent_run);
+    snprintf(child.began_from, sizeof child.began_from, "%s", path);
+    return child;
+}
+
+// What the weights of `init` compute is what the configuration says, and their tokens are as many as the data's. Rank 0.
+static bool check_init_fits(const Trainer *trainer, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    char *yaml = NULL;
+    int64_t shape[3];
+    if (!checkpoint_read_config(config->init, &yaml, err)) return false;
+    RunChanges changes = {.checkpoint = config->init,
+                          .saved_yaml = yaml,
+                          .current_yaml = trainer->config_yaml,
+                          .rules = trainer->key_rules,
+                          .allow = config->resume_allow,
+                          .weights_only = true};
+    bool ok = run_changes_check(&changes, err) &&
+              checkpoint_read_shape(config->init, "parameters/embedding", shape, err);
+    free(yaml);
+    if (!ok || shape[0] == trainer->vocabulary.size) return ok;
+    return error_set(
+        err, EXIT_DATA,
+        "%s: a vocabulary of %lld tokens, while the weights of %s have %lld; they need "
+        "data of exactly the same tokens",
+        config->data.train, (long long)trainer->vocabulary.size, config->init, (long long)shape[0]);
+}
+
+// The characters of the checkpoint are those of this run's data. `saved` holds what was loaded, NULL without characters.
+static bool same_characters(const Trainer *trainer, const int32_t *saved, Error *err) {
+    const Vocabulary *vocabulary = &trainer->vocabulary;
+    for (int64_t i = 0; saved && i < vocabulary->size; i++)
+        if (saved[i] != vocabulary->code_points[i])
+            return error_set(err, EXIT_DATA,
+                             "%s: token %lld is the character U+%04X here and U+%04X in the "
+                             "checkpoint %s; its weights need text of exactly the same characters",
+                             trainer->config.data.train, (long long)i,
+                             (unsigned)vocabulary->code_points[i], (unsigned)saved[i],
+                             trainer->config.init);
+    return true;
+}
+
+// init: parameters alone; step, optimizer, cursor and history begin anew. Collective over all ranks.
+static bool load_weights(Trainer *trainer, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    const char *path = config->init;
+    if (!checkpoint_verify(path, err)) return false;
+    bool ok = comm_rank() != 0 || check_init_fits(trainer, err);
+    if (!comm_follow(ok, err)) return false;
+
+    HostState host;
+    host_state_open(&host, &trainer->model, NULL);
+    Vocabulary saved = trainer->vocabulary; // with code points of its own, to be compared
+    if (saved.code_points) {
+        saved.code_points = calloc((size_t)saved.size, sizeof *saved.code_points);
+        CHECK_MEMORY(saved.code_points, "no memory for %lld code points", (long long)saved.size);
+    }
+    Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
+    checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);
+    ok =
+        checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
+    if (ok) host_state_upload(&host);
+    free(checkpoint.tensors);
+    free(saved.code_points);
+    host_state_close(&host);
+    if (!ok || !name_run(trainer, child_of(&checkpoint.state, path), err)) return false;
+    log_info("run %s begins with the weights of %s (run %s, step %lld)", trainer->state.run.run,
+             path, checkpoint.state.run.run[0] ? checkpoint.state.run.run : "unknown",
+             (long long)checkpoint.state.step);
+    return true;
+}
+
+// Everything, into the trainer. Collective over all ranks.
+static bool load_state(Trainer *trainer, const char *path, Error *err) {
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     Checkpoint checkpoint = save_describe(trainer, &host);
@@ -53,12 +242,69 @@ bool resume_run(Trainer *trainer, Error *err) {
     host_state_close(&host);
     if (!ok) return false;
     trainer->state = checkpoint.state;
-    if (strcmp(data_id, trainer->state.data_id) != 0)
-        return error_set(err, EXIT_DATA,
-                         "%s: not the data that %s was trained on (identity %s, then %s); restore "
-                         "the file, or choose another run.dir to begin anew",
-                         config->data.train, path, data_id, trainer->state.data_id);
     trainer->saved_step = trainer->state.step;
-    log_info("resumed from %s at step %lld", path, (long long)trainer->state.step);
     return true;
+}
+
+// ---- beginning a branch ----------------------------------------------------------------------------------
+
+// Whether the file lies in the folder, by whatever name either is called.
+static bool lies_in(const char *path, const char *folder) {
+    char name[CHECKPOINT_PATH_BYTES];
+    struct stat parent, checkpoints;
+    snprintf(name, sizeof name, "%s", path);
+    return stat(dirname(name), &parent) == 0 && stat(folder, &checkpoints) == 0 &&
+           parent.st_dev == checkpoints.st_dev && parent.st_ino == checkpoints.st_ino;
+}
+
+// The identity of the run that the folder's checkpoint of this step belongs to; empty when there is none that can be read.
+static RunIdentity run_at(const char *folder, int64_t step) {
+    char path[CHECKPOINT_PATH_BYTES + 64];
+    TrainState state = {0};
+    Error ignored = {0};
+    snprintf(path, sizeof path, "%s/step-%08lld.h5", folder, (long long)step);
+    return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
+}
+
+// Moves what the branch gives up aside: what comes after its beginning in its own folder (also when it was begun from a copy or
+// a link elsewhere), or all of a folder that the branch does not come from. Rank 0.
+static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
+    const char *run_dir = trainer->config.run_dir;
+    const TrainState *state = &trainer->state;
+    char folder[CHECKPOINT_PATH_BYTES + 16];
+    CheckpointList list;
+    RunIdentity newest = {0};
+    snprintf(folder, sizeof folder, "%s/checkpoints", run_dir);
+    if (!checkpoint_list_read(&list, folder, err)) return false;
+    for (int64_t i = 0; i < list.count && !newest.run[0]; i++)
+        newest = run_at(folder, list.steps[i]);
+    checkpoint_list_free(&list);
+    bool inside =
+        lies_in(path, folder) ||
+        (state->run.run[0] && strcmp(run_at(folder, state->step).run, state->run.run) == 0);
+    return going_back_to(run_dir, newest.run, inside ? state->step : GOING_BACK_WHOLE, err);
+}
+
+// Collective over all ranks.
+static bool begin_branch(Trainer *trainer, const char *path, Error *err) {
+    bool ok = comm_rank() != 0 || give_up_rest(trainer, path, err);
+    TrainState parent = trainer->state;
+    if (!comm_follow(ok, err) || !name_run(trainer, child_of(&parent, path), err)) return false;
+    log_info("run %s, a branch of run %s", trainer->state.run.run,
+             parent.run.run[0] ? parent.run.run : "unknown");
+    return true;
+}
+
+bool resume_run(Trainer *trainer, Error *err) {
+    const RunIdentity root = {.parent_step = -1};
+    Choice choice = {0};
+    if (!choose_checkpoint(trainer, &choice, err)) return false;
+    if (choice.path[0] == 0)
+        return trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);
+
+    bool ok = comm_rank() != 0 || check_fits(trainer, &choice, err);
+    if (!comm_follow(ok, err) || !load_state(trainer, choice.path, err)) return false;
+    log_info("resumed from %s at step %lld", choice.path, (long long)trainer->state.step);
+    if (choice.branch) return begin_branch(trainer, choice.path, err);
+    return trainer->state.run.run[0] || name_run(trainer, root, err);
 }

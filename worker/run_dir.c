@@ -1,7 +1,7 @@
 #include "worker/run_dir.h"
 
-#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -35,12 +35,23 @@ bool run_dir_open(const char *run_dir, Error *err) {
                      strerror(errno));
 }
 
+// The text with its line of run.dir replaced.
+static bool write_portable(FILE *file, const char *config_yaml) {
+    static const char key[] = "run.dir: ";
+    const char *line = strstr(config_yaml, key);
+    if (!line || (line > config_yaml && line[-1] != '\n')) return fputs(config_yaml, file) >= 0;
+    const char *rest = line + strcspn(line, "\n");
+    return fprintf(file, "%.*s%s\".\"%s", (int)(line - config_yaml), config_yaml, key, rest) >= 0;
+}
+
 bool run_dir_write_config(const char *run_dir, const char *config_yaml, Error *err) {
     char path[PATH_BYTES], temporary[PATH_BYTES + 8];
     snprintf(path, sizeof path, "%s/config.yaml", run_dir);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    FILE *file = fopen(temporary, "w");
-    bool ok = file && fputs(config_yaml, file) >= 0;
+    unlink(temporary); // of a crash; O_EXCL then follows no link that takes its place
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    FILE *file = fd >= 0 ? fdopen(fd, "w") : NULL;
+    bool ok = file && write_portable(file, config_yaml);
     int cause = errno;
     if (file && fclose(file) != 0) {
         ok = false;
@@ -53,19 +64,4 @@ bool run_dir_write_config(const char *run_dir, const char *config_yaml, Error *e
     if (ok) return true;
     unlink(temporary);
     return error_set(err, EXIT_IO, "%s: cannot write: %s", path, strerror(cause));
-}
-
-bool run_dir_has_checkpoints(const char *run_dir) {
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s/checkpoints", run_dir);
-    DIR *dir = opendir(path);
-    if (!dir) return false;
-    bool found = false;
-    for (struct dirent *entry; !found && (entry = readdir(dir));) {
-        size_t length = strlen(entry->d_name);
-        found = strncmp(entry->d_name, "step-", 5) == 0 && length > 8 &&
-                strcmp(entry->d_name + length - 3, ".h5") == 0;
-    }
-    closedir(dir);
-    return found;
 }

@@ -6,9 +6,8 @@
 
 // Creates the folder with its parents. False with exit 5 when it cannot be written. Rank 0 only; not collective.
 bool run_dir_open(const char *run_dir, Error *err);
-// Writes RUN/config.yaml by temporary name and rename. Rank 0 only; not collective.
+// Writes RUN/config.yaml by temporary name and rename. Its run.dir is ".", the folder that it lies in, so that a copied or
+// moved folder trains in itself. Rank 0 only; not collective.
 bool run_dir_write_config(const char *run_dir, const char *config_yaml, Error *err);
-// Whether RUN/checkpoints holds any finished checkpoint, damaged or not. Not collective.
-bool run_dir_has_checkpoints(const char *run_dir);
 
 #endif

@@ -1,36 +1,131 @@
 #include "worker/save.h"
 
+#include <math.h>
 #include <stdlib.h>
 
+#include "comm/collectives.h"
+#include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/run_lock.h"
+#include "worker/run_watch.h"
 #include "worker/watchdog.h"
+
+// A save is tried again after RETRY_SECONDS, or later: attempts that fail take at most a fifth of the time. While training
+// goes on nothing is given up within PATIENCE_SECONDS; before leaving, WAIT_SECONDS stay below the 30 that schedulers grant.
+enum { RETRY_SECONDS = 5, PATIENCE_SECONDS = 30, WAIT_SECONDS = 20 };
+
+// Whether training may go on from here: the last step was finite, and its loss hardly above that of guessing.
+static bool is_healthy(const Trainer *trainer) {
+    double guessing = log((double)trainer->config.model.vocab_size);
+    return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 0.25;
+}
 
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {
     Checkpoint checkpoint = {.state = trainer->state,
                              .config_yaml = trainer->config_yaml,
                              .utilization = &trainer->utilization};
+    checkpoint.state.run.healthy = is_healthy(trainer);
     checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
     return checkpoint;
 }
 
-bool save_checkpoint(Trainer *trainer, Error *err) {
-    if (trainer->saved_step == trainer->state.step) return true;
+bool save_prepare(Trainer *trainer, Error *err) {
+    // Values and two moments in f32 are nearly all of it.
+    int64_t bytes = trainer->plan.total_params * 3 * (int64_t)sizeof(float);
+    return checkpoint_try_directory(trainer->config.run_dir, bytes, err);
+}
+
+// One attempt. Collective over all ranks.
+static bool try_save(Trainer *trainer, Error *err) {
+    const TrainConfig *config = &trainer->config;
     double begin = clock_seconds();
     run_lock_confirm();
     watchdog_beat("saving a checkpoint");
+    bool ok = comm_rank() != 0 ||
+              run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, err);
+    if (!comm_follow(ok, err)) return false;
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     host_state_download(&host);
     Checkpoint checkpoint = save_describe(trainer, &host);
-    bool ok =
-        checkpoint_save(trainer->config.run_dir, &checkpoint, (int)trainer->config.keep_last, err);
+    ok = checkpoint_save(config->run_dir, &checkpoint, (int)config->keep_last, err);
     free(checkpoint.tensors);
     host_state_close(&host);
     if (!ok) return false;
     trainer->saved_step = trainer->state.step;
-    log_info("saved %s/checkpoints/step-%08lld.h5 in %.2f s", trainer->config.run_dir,
+    trainer->retry = (SaveRetry){0};
+    log_info("saved %s/checkpoints/step-%08lld.h5 in %.2f s", config->run_dir,
              (long long)trainer->state.step, clock_seconds() - begin);
+    return true;
+}
+
+// Rank 0's clock, on every rank: what depends on it is decided alike. Collective over all ranks.
+static double shared_seconds(const Trainer *trainer) {
+    double now = clock_seconds();
+    broadcast(trainer->session.groups.world, &now, sizeof now, 0);
+    return now;
+}
+
+static bool give_up(const Trainer *trainer, double seconds, const Error *cause, Error *err) {
+    *err = *cause;
+    return error_prefix(err, "not saved at step %lld, after trying for %.0f s",
+                        (long long)trainer->state.step, seconds);
+}
+
+bool save_checkpoint(Trainer *trainer, Error *err) {
+    double begin = 0;
+    while (trainer->saved_step != trainer->state.step) {
+        Error cause = {0};
+        if (try_save(trainer, &cause)) return true;
+        double now = shared_seconds(trainer);
+        if (begin == 0) {
+            begin = now;
+            log_warn("step %lld is not saved: %s; trying again for %d s",
+                     (long long)trainer->state.step, cause.message, WAIT_SECONDS);
+        }
+        if (now - begin >= WAIT_SECONDS) return give_up(trainer, now - begin, &cause, err);
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    }
+    return true;
+}
+
+// A save is due; nothing has failed yet.
+static void first_attempt(Trainer *trainer) {
+    SaveRetry *retry = &trainer->retry;
+    Error cause = {0};
+    double begin = shared_seconds(trainer);
+    if (try_save(trainer, &cause)) return;
+    double now = shared_seconds(trainer);
+    *retry = (SaveRetry){.pending = true,
+                         .since = begin,
+                         .next = now + RETRY_SECONDS + 4 * (now - begin),
+                         .last_step = trainer->state.step + trainer->config.checkpoint_every};
+    log_warn("step %lld is not saved: %s; training goes on and tries again until step %lld, for "
+             "%d s at least",
+             (long long)trainer->state.step, cause.message, (long long)retry->last_step,
+             PATIENCE_SECONDS);
+}
+
+static bool another_attempt(Trainer *trainer, Error *err) {
+    SaveRetry *retry = &trainer->retry;
+    Error cause = {0};
+    double begin = shared_seconds(trainer);
+    bool last = trainer->state.step >= retry->last_step && begin - retry->since >= PATIENCE_SECONDS;
+    if ((!last && begin < retry->next) || try_save(trainer, &cause)) return true;
+    if (last) return give_up(trainer, begin - retry->since, &cause, err);
+    double now = shared_seconds(trainer);
+    retry->next = now + RETRY_SECONDS + 4 * (now - begin);
+    return true;
+}
+
+bool save_when_due(Trainer *trainer, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    int64_t step = trainer->state.step;
+    if (step == config->steps) return save_checkpoint(trainer, err);
+    if (trainer->retry.pending) return another_attempt(trainer, err);
+    if (config->checkpoint_every > 0 && step % config->checkpoint_every == 0 &&
+        trainer->saved_step != step)
+        first_attempt(trainer);
     return true;
 }

@@ -4,30 +4,24 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "comm/warm_up.h"
 #include "kernels/heartbeat.h"
 #include "kernels/log.h"
+#include "worker/compare_ranks.h"
 
-// Ranks cannot mix kinds of devices, and cannot share a GPU. Every rank finds the same error. Collective over all ranks.
-static bool check_devices(const Device *dev, const char *kind, Error *err) {
+// Ranks cannot share a GPU. Every rank finds the same error. Collective over all ranks.
+static bool check_gpus(const Device *dev, Error *err) {
     enum { ROW = 1 + DEVICE_IDENTITY_BYTES }; // place, identity
     int ranks = comm_size();
     uint8_t own[ROW] = {(uint8_t)dev->place};
     memcpy(own + 1, dev->identity, DEVICE_IDENTITY_BYTES);
     uint8_t *rows = calloc((size_t)ranks, ROW);
-    CHECK(rows, "no memory for the devices of %d ranks", ranks);
-    ProcessGroups hosts = process_groups_open(1, NULL);
-    all_gather(hosts.world, tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
+    CHECK_MEMORY(rows, "no memory for the devices of %d ranks", ranks);
+    all_gather(comm_world(), tensor_1d(rows, U8, (int64_t)ranks * ROW), tensor_1d(own, U8, ROW),
                TRAFFIC_OTHER);
-    process_groups_close(&hosts);
     bool ok = true;
     for (int a = 0; a < ranks && ok; a++) {
         const uint8_t *first = rows + (size_t)a * ROW;
-        if (first[0] != rows[0])
-            ok = error_set(
-                err, EXIT_COMMUNICATION,
-                "device: %s gives rank 0 a %s and rank %d a %s; use device: cpu, or look "
-                "for the missing GPU with nvidia-smi and device: cuda",
-                kind, rows[0] == ON_HOST ? "CPU" : "GPU", a, first[0] == ON_HOST ? "CPU" : "GPU");
         for (int b = a + 1; b < ranks && ok && first[0] == ON_DEVICE; b++)
             if (memcmp(first, rows + (size_t)b * ROW, ROW) == 0)
                 ok = error_set(err, EXIT_COMMUNICATION,
@@ -74,8 +68,13 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
         ok = check_limits(&session->dev, &config->model, err) &&
              device_self_test(&session->dev, err);
     }
-    if (!comm_agree(ok, err) || !check_devices(&session->dev, config->device, err)) return false;
+    if (!comm_agree(ok, err) || !check_gpus(&session->dev, err) ||
+        !compare_devices(&session->dev, config->reproducible, err))
+        return false;
     session->groups = process_groups_open((int)config->expert_parallel, &session->dev);
+    collectives_warm_up(session->groups, &session->dev,
+                        config->reproducible == REPRODUCIBLE_RANKS ? REDUCE_FIXED_TREE
+                                                                   : REDUCE_ANY_ORDER);
     return true;
 }
 
@@ -93,7 +92,7 @@ ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank,
         .ranks = ranks,
         .rank = rank,
         .expert_parallel = config->expert_parallel,
-        .shards = config->shards,
+        .shards = config->shards / config->micro_batches,
         .sequences = config->batch / config->micro_batches,
         .context = config->context,
         .micro_batches = config->micro_batches,

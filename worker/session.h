@@ -13,7 +13,8 @@ typedef struct Session {
     ThreadChoice threads; // of this rank, and why
 } Session;
 
-// Opens and tests the device, on as many threads as threads_choose says, and the process groups. The error is the same on every rank. Collective over all ranks.
+// Opens and tests the device, on as many threads as threads_choose says, and the process groups. The error is
+// the same on every rank. Collective over all ranks.
 bool session_open(Session *session, const TrainConfig *config, Error *err);
 void session_close(Session *session); // legal on a zeroed struct. Collective over all ranks.
 

@@ -6,6 +6,7 @@
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/compare_products.h"
 #include "worker/evaluate.h"
 #include "worker/lr_schedule.h"
 #include "worker/prepare.h"
@@ -13,12 +14,26 @@
 #include "worker/run_lock.h"
 #include "worker/save.h"
 #include "worker/signals.h"
+#include "worker/starts.h"
 #include "worker/watchdog.h"
 
-// Called with sign -1 before a step and 1 after it: adds what was sent between.
-static void count_sent(Trainer *trainer, int sign) {
+// What this rank has sent so far, by kind.
+typedef struct Sent {
+    int64_t bytes[TRAFFIC_KINDS];
+} Sent;
+
+static Sent sent_so_far(void) {
+    Sent sent;
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
-        trainer->sent_in_steps[kind] += sign * traffic_sent_bytes((TrafficKind)kind);
+        sent.bytes[kind] = traffic_sent_bytes((TrafficKind)kind);
+    return sent;
+}
+
+// Only whole steps count: one that fails leaves nothing behind.
+static void count_sent(Trainer *trainer, Sent before) {
+    Sent now = sent_so_far();
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
+        trainer->sent_in_steps[kind] += now.bytes[kind] - before.bytes[kind];
 }
 
 // One optimizer step, top to bottom. Collective over all ranks.
@@ -27,7 +42,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     TrainState *state = &trainer->state;
     Model *model = &trainer->model;
     double begin = clock_seconds();
-    count_sent(trainer, -1);
+    Sent sent_before = sent_so_far();
     *row = (StepMetrics){.lr = lr_at(&config->optimizer, state->step, config->steps)};
 
     // Forward and backward over the micro-batches; gradients and statistics add up.
@@ -37,12 +52,11 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         if (!batch_read_training(&trainer->batch, trainer->train_file, (uint64_t)config->seed,
                                  cursor, err))
             return false;
-        model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m == 0,
-                                (uint32_t)state->micro_batches);
+        model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m,
+                                (uint32_t)state->step);
         cursor = data_cursor_advance(cursor, trainer->batch.total, trainer->windows);
         state->data_epoch = cursor.epoch;
         state->data_index = cursor.index;
-        state->micro_batches++;
     }
     watchdog_beat("summing up the step");
     statistics_reduce(&model->stats, &model->work);
@@ -67,8 +81,9 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     state->step++;
     state->tokens += config->batch * config->context;
     report_utilization(trainer);
-    count_sent(trainer, 1);
+    count_sent(trainer, sent_before);
 
+    trainer->last_loss = row->loss;
     row->step = state->step;
     row->tokens = state->tokens;
     row->skipped_steps = state->skipped_steps;
@@ -81,30 +96,49 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
 
 // ---- the run -------------------------------------------------------------------------------------------
 
-static bool evaluate_now(Trainer *trainer, Error *err) {
+// *signal: that interrupted the evaluation, which then counts as not made; or 0. Collective over all ranks.
+static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
+    *signal = 0;
     if (!trainer->validation_file) return true;
-    watchdog_beat("evaluation");
     Evaluation result;
-    if (!evaluate_model(&trainer->model, trainer->validation_file, &trainer->batch,
+    if (!evaluate_model(&trainer->evaluation, trainer->validation_file, &trainer->evaluation_batch,
                         &trainer->config, &result, err))
         return false;
+    *signal = result.signal;
+    trainer->state.evaluation_due = result.signal != 0;
+    if (result.signal) return true;
     metrics_write_evaluation(trainer->metrics, trainer->state.step, result.loss,
                              result.bits_per_byte, result.seconds);
-    char bits[64] = "";
+    char bits[64] = "", capacity[64];
     if (result.bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result.bits_per_byte);
-    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s",
+    evaluation_describe_capacity(&trainer->config, capacity);
+    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s, %s",
              (long long)trainer->state.step, result.loss, bits, (long long)result.tokens,
-             result.seconds);
+             result.seconds, capacity);
     return true;
 }
 
-// Saves and says why. Collective over all ranks.
-static int stop_run(Trainer *trainer, int number, Error *err) {
-    if (!save_checkpoint(trainer, err)) return err->exit_code;
-    log_info("stopped by %s after step %lld, everything is saved; run the same command again to go on",
-             signal_name(number), (long long)trainer->state.step);
-    return EXIT_REQUEUE;
+// What is due after a step: evaluation and checkpoint. *signal: one that any rank has received, or 0. Finished steps are
+// saved before it is obeyed. Collective over all ranks.
+static bool finish_step(Trainer *trainer, int *signal, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    int64_t step = trainer->state.step;
+    *signal = 0;
+    if ((config->eval_every > 0 && step % config->eval_every == 0) || step == config->steps)
+        if (!evaluate_now(trainer, signal, err)) return false;
+    if (!*signal) *signal = signals_agreed(trainer->session.groups.world);
+    return *signal ? save_checkpoint(trainer, err) : save_when_due(trainer, err);
+}
+
+// The evaluation that a signal had interrupted when the run was saved. Collective over all ranks.
+static bool make_up_evaluation(Trainer *trainer, int *signal, Error *err) {
+    *signal = 0;
+    if (!trainer->state.evaluation_due) return true;
+    if (!evaluate_now(trainer, signal, err)) return false;
+    if (*signal || trainer->state.step < trainer->config.steps) return true;
+    trainer->saved_step = -1; // the last checkpoint says that it is due
+    return save_checkpoint(trainer, err);
 }
 
 // Steps until the last one, a signal or an error. Returns the exit code. Collective over all ranks.
@@ -112,15 +146,20 @@ static int train(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     TrainState *state = &trainer->state;
     StepMetrics row;
+    int signal;
     if (state->step >= config->steps)
         log_info("step %lld of %lld is reached already: nothing to train", (long long)state->step,
                  (long long)config->steps);
-    while (state->step < config->steps) {
-        int number = signals_agreed(trainer->session.groups.world);
-        if (number) return stop_run(trainer, number, err);
+    if (!make_up_evaluation(trainer, &signal, err)) return err->exit_code;
+    if (!signal) signal = signals_agreed(trainer->session.groups.world);
+    if (signal && state->step < config->steps && !save_checkpoint(trainer, err))
+        return err->exit_code;
+    while (state->step < config->steps && !signal) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         run_lock_confirm();
         report_step(trainer, &row);
+        if (trainer->steps_done == 1 && !compare_products(&trainer->session.dev, err))
+            return err->exit_code;
         if (config->max_skipped > 0 && state->skipped_in_row >= config->max_skipped) {
             if (!save_checkpoint(trainer, err)) return err->exit_code;
             error_set(err, EXIT_NUMERIC,
@@ -129,21 +168,23 @@ static int train(Trainer *trainer, Error *err) {
                       (long long)state->skipped_in_row);
             return err->exit_code;
         }
-        bool last = state->step == config->steps;
-        if ((config->eval_every > 0 && state->step % config->eval_every == 0) || last)
-            if (!evaluate_now(trainer, err)) return err->exit_code;
-        if ((config->checkpoint_every > 0 && state->step % config->checkpoint_every == 0) || last)
-            if (!save_checkpoint(trainer, err)) return err->exit_code;
+        if (!finish_step(trainer, &signal, err)) return err->exit_code;
     }
-    return EXIT_DONE;
+    if (state->step >= config->steps && !state->evaluation_due) return EXIT_DONE;
+    log_info("stopped by %s after step %lld, everything is saved; run the same command again to go on",
+             signal_name(signal), (long long)state->step);
+    return EXIT_REQUEUE;
 }
 
-int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
+int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule *key_rules,
+              Error *err) {
     Trainer *trainer = calloc(1, sizeof *trainer);
-    CHECK(trainer, "no memory for the trainer");
+    CHECK_MEMORY(trainer, "no memory for the trainer");
     trainer->config = *config;
     trainer->config_yaml = config_yaml;
+    trainer->key_rules = key_rules;
     trainer->saved_step = -1;
+    log_show_time();
     watchdog_start(config->hang_timeout);
 
     int exit_code = EXIT_DONE;
@@ -151,16 +192,18 @@ int train_run(const TrainConfig *config, const char *config_yaml, Error *err) {
         exit_code = err->exit_code;
     } else {
         report_run(trainer);
-        exit_code = train(trainer, err);
+        exit_code = starts_write(trainer, err) ? train(trainer, err) : err->exit_code;
         if (trainer->steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
-    metrics_close(trainer->metrics);
+    row_file_close(trainer->metrics);
     run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
     batch_close(&trainer->batch);
+    batch_close(&trainer->evaluation_batch);
     optimizer_free(&trainer->optimizer);
+    model_free(&trainer->evaluation);
     model_free(&trainer->model);
     data_file_close(trainer->train_file);
     data_file_close(trainer->validation_file);

@@ -8,7 +8,7 @@ enum { CONFIG_PATH_BYTES = 1024 };
 
 typedef enum DataFormat {
     DATA_AUTO,  // by file name: *.bin is uint16, anything else bytes
-    DATA_BYTES, // text or anything: one token a byte, vocabulary 256
+    DATA_BYTES, // one token a byte, vocabulary 256: text, and anything when the user names the format
     DATA_CHARACTERS, // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
     DATA_UINT16, // headerless little-endian token numbers, as nanoGPT writes them
     DATA_UINT32,
@@ -20,6 +20,7 @@ typedef struct DataConfig {
     DataFormat format;
     int64_t vocab_size;     // of uint16/uint32 files; 0: must be given for those, derived for text
     double bytes_per_token; // of uint16/uint32 files, for bits per byte; 0: unknown
+    bool check;             // whether a file is refused whose content is not what it is taken for
 } DataConfig;
 
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;
@@ -55,7 +56,7 @@ typedef struct TrainConfig {
     int64_t batch;         // sequences in the global batch of a step
     int64_t context;       // T
     int64_t micro_batches; // gradient accumulation: the batch is worked off in this many pieces
-    int64_t shards;        // S; resolved: a power of two that divides batch / micro_batches
+    int64_t shards;        // S of the whole batch; the micro-batches, and the ranks within one, divide it
     Reproducible reproducible;
     Precision precision;
     int64_t max_skipped; // non-finite steps in a row that stop the run
@@ -66,10 +67,14 @@ typedef struct TrainConfig {
     int64_t checkpoint_every;       // 0: only at the end
     int64_t keep_last;              // 0: keep all
     char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
+    char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas
+    char init[CONFIG_PATH_BYTES];         // checkpoint whose weights a new run begins with; empty: none
     int64_t log_every;
+    bool log_every_row;        // a row of metrics for every step
     int64_t utilization_every; // 0: as log_every
     int64_t eval_every;        // 0: only at the end
-    int64_t eval_batches;      // 0: the whole validation file
+    int64_t eval_batches;      // of `batch` sequences; 0: the whole validation file
+    Rational eval_capacity_factor; // 0: evaluation is dropless
 } TrainConfig;
 
 #endif

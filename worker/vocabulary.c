@@ -5,58 +5,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/file_reader.h"
-#include "worker/utf8.h"
-
-static DataFormat resolve_format(const DataConfig *config) {
-    if (config->format != DATA_AUTO) return config->format;
-    size_t length = strlen(config->train);
-    bool is_bin = length >= 4 && strcmp(config->train + length - 4, ".bin") == 0;
-    return is_bin ? DATA_UINT16 : DATA_BYTES;
-}
+#include "kernels/utf8.h"
+#include "worker/data_format.h"
 
 static double resolve_bytes_per_token(DataFormat format, const DataConfig *config) {
     if (format == DATA_BYTES) return 1.0;
     return format == DATA_CHARACTERS ? 0.0 : config->bytes_per_token;
 }
 
-// Collects the distinct code points of a text into vocabulary->code_points, ascending.
-static bool collect_code_points(Vocabulary *vocabulary, const uint8_t *text, int64_t bytes,
-                                const char *path, Error *err) {
-    uint8_t *seen = calloc(CODE_POINTS, 1);
-    CHECK(seen, "no memory for %d bytes", CODE_POINTS);
-    bool ok = true;
-    for (int64_t at = 0; ok && at < bytes;) {
-        int32_t code_point = 0;
-        ok = utf8_next(text, bytes, &at, &code_point, path, err);
-        vocabulary->size += ok && !seen[code_point];
-        seen[code_point] = 1;
-    }
-    if (ok) {
-        vocabulary->code_points = malloc((size_t)vocabulary->size * sizeof(int32_t));
-        CHECK(vocabulary->code_points, "no memory for %lld code points",
-              (long long)vocabulary->size);
-        int64_t count = 0;
-        for (int32_t i = 0; i < CODE_POINTS; i++)
-            if (seen[i]) vocabulary->code_points[count++] = i;
-    }
-    free(seen);
-    return ok;
+static Vocabulary begin_vocabulary(const DataConfig *config) {
+    Vocabulary vocabulary = {.format = data_format_resolve(config)};
+    vocabulary.bytes_per_token = resolve_bytes_per_token(vocabulary.format, config);
+    vocabulary.check_content = config->check && config->format != DATA_BYTES;
+    return vocabulary;
 }
 
 static bool read_characters(Vocabulary *vocabulary, const char *path, Error *err) {
     FileReader file;
-    uint8_t *text = NULL;
-    bool ok = file_reader_open(&file, path, err) && file_reader_read_all(&file, &text, err) &&
-              collect_code_points(vocabulary, text, file.bytes, path, err);
-    free(text);
+    bool ok = file_reader_open(&file, path, err) &&
+              (!vocabulary->check_content || data_format_check(&file, DATA_CHARACTERS, err)) &&
+              character_text_collect(&vocabulary->text, &file, &vocabulary->code_points,
+                                     &vocabulary->size, err);
     file_reader_close(&file);
     return ok;
 }
 
 bool vocabulary_open(Vocabulary *vocabulary, const DataConfig *config, Error *err) {
-    Vocabulary v = {.format = resolve_format(config)};
-    v.bytes_per_token = resolve_bytes_per_token(v.format, config);
+    Vocabulary v = begin_vocabulary(config);
     if (v.format == DATA_UINT16 || v.format == DATA_UINT32) {
         bool narrow = v.format == DATA_UINT16;
         int64_t limit = narrow ? 1 << 16 : INT32_MAX;
@@ -84,34 +59,52 @@ bool vocabulary_open(Vocabulary *vocabulary, const DataConfig *config, Error *er
     return true;
 }
 
-void vocabulary_from_code_points(Vocabulary *vocabulary, const DataConfig *config,
-                                 const int32_t *code_points, int64_t size) {
-    *vocabulary = (Vocabulary){.format = resolve_format(config), .size = size};
-    vocabulary->bytes_per_token = resolve_bytes_per_token(vocabulary->format, config);
-    if (vocabulary->format != DATA_CHARACTERS) return;
-    size_t bytes = (size_t)size * sizeof *code_points;
-    vocabulary->code_points = malloc(bytes);
-    CHECK(vocabulary->code_points, "no memory for %lld code points", (long long)size);
-    memcpy(vocabulary->code_points, code_points, bytes);
+// Whether a checkpoint's vocabulary is one that this program writes: ids index the embedding, code points are characters.
+static bool is_consistent(DataFormat format, const int32_t *code_points, int64_t size) {
+    if (format == DATA_BYTES) return !code_points && size == 256;
+    if (format == DATA_UINT16) return !code_points && size >= 1 && size <= 1 << 16;
+    if (format == DATA_UINT32) return !code_points && size >= 1 && size <= INT32_MAX;
+    bool ok = code_points && size >= 1 && size <= CODE_POINTS && code_points[0] >= 0 &&
+              code_points[size - 1] < CODE_POINTS;
+    for (int64_t i = 1; ok && i < size; i++) ok = code_points[i - 1] < code_points[i];
+    return ok;
+}
+
+bool vocabulary_from_checkpoint(Vocabulary *vocabulary, const DataConfig *config,
+                                const int32_t *code_points, int64_t size, Error *err) {
+    Vocabulary v = begin_vocabulary(config);
+    v.size = size;
+    v.fixed = true;
+    bool numbers = v.format == DATA_UINT16 || v.format == DATA_UINT32;
+    if (!is_consistent(v.format, code_points, size) ||
+        (numbers && config->vocab_size != 0 && config->vocab_size != size))
+        return error_set(err, EXIT_CHECKPOINT,
+                         "its vocabulary contradicts itself: data.format %s, data.vocab_size %lld, "
+                         "an embedding of %lld rows, %s code points; it was not written by this "
+                         "program as it is, use another checkpoint",
+                         data_format_name(v.format), (long long)config->vocab_size, (long long)size,
+                         code_points ? "with" : "without");
+    if (v.format == DATA_CHARACTERS) {
+        size_t bytes = (size_t)size * sizeof *code_points;
+        v.code_points = malloc(bytes);
+        CHECK_MEMORY(v.code_points, "no memory for %lld code points", (long long)size);
+        memcpy(v.code_points, code_points, bytes);
+    }
+    *vocabulary = v;
+    return true;
 }
 
 void vocabulary_free(Vocabulary *vocabulary) {
     free(vocabulary->code_points);
+    character_text_free(&vocabulary->text);
     *vocabulary = (Vocabulary){0};
 }
 
 int32_t vocabulary_find(const Vocabulary *vocabulary, int32_t code_point) {
-    int64_t low = 0, high = vocabulary->size; // the answer, if any, is in [low, high)
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (vocabulary->code_points[middle] == code_point) return (int32_t)middle;
-        if (vocabulary->code_points[middle] < code_point)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return -1;
+    return code_point_find(vocabulary->code_points, vocabulary->size, code_point);
 }
+
+static const char SEPARATORS[] = " \t\r\n"; // of token numbers
 
 // Takes one token off the front of *text and moves *text behind it.
 static bool encode_one(const Vocabulary *vocabulary, const char **text, int32_t *token,
@@ -134,24 +127,28 @@ static bool encode_one(const Vocabulary *vocabulary, const char **text, int32_t 
         *text += length;
     } else {
         char *end;
+        int shown = (int)strcspn(*text, SEPARATORS);
+        if (shown > 60) shown = 60;
         errno = 0;
         long long number = strtoll(*text, &end, 10);
-        bool is_whole = end != *text && (*end == '\0' || *end == ' ');
+        bool is_whole = end != *text && (*end == '\0' || strchr(SEPARATORS, *end));
         if (!is_whole || errno || number < 0 || number >= vocabulary->size)
             return error_set(err, EXIT_CONFIG,
                              "'%.*s' is not a token; this vocabulary has no text: write numbers "
                              "from 0 to %lld, separated by spaces",
-                             (int)strcspn(*text, " "), *text, (long long)vocabulary->size - 1);
+                             shown, *text, (long long)vocabulary->size - 1);
         *token = (int32_t)number;
-        *text = end + strspn(end, " ");
+        *text = end + strspn(end, SEPARATORS);
     }
-    return true;
+    if (*token < vocabulary->size) return true;
+    return error_set(err, EXIT_CONFIG, "token %d is outside the vocabulary of %lld", (int)*token,
+                     (long long)vocabulary->size);
 }
 
 bool vocabulary_encode(const Vocabulary *vocabulary, const char *text, int32_t *tokens,
                        int64_t room, int64_t *count, Error *err) {
     if (vocabulary->format == DATA_UINT16 || vocabulary->format == DATA_UINT32)
-        text += strspn(text, " ");
+        text += strspn(text, SEPARATORS);
     int64_t n = 0;
     while (*text != '\0') {
         if (n == room)

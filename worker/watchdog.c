@@ -23,12 +23,12 @@ static atomic_bool watching;
 static double timeout;
 
 static _Noreturn void end_hang(double quiet_seconds) {
-    char host[256] = "?";
+    char host[256] = "?", when[LOG_TIME_BYTES];
     gethostname(host, sizeof host - 1);
     fprintf(stderr,
             "moetrain: fatal: rank %d on %s: no progress for %.0f s in: %s; a rank that does "
-            "not say this is the one that stopped (run.hang_timeout sets the limit)\n",
-            log_rank(), host, quiet_seconds, heartbeat_phase());
+            "not say this is the one that stopped (run.hang_timeout sets the limit)%s\n",
+            log_rank(), host, quiet_seconds, heartbeat_phase(), log_time(when));
     fflush(stderr);
     _exit(EXIT_HANG);
 }

@@ -305,11 +305,15 @@ typedef struct BackwardTiles {
     Rows p, ds;                    // (BLOCK keys, BLOCK queries): softmax, gradient of the scores
 } BackwardTiles;
 
+int64_t attention_scratch_floats(AttentionShape s, int64_t T) { // more than of the other passes
+    int64_t d = round_up(s.d_head, LANES), dv = round_up(s.d_value, LANES);
+    return round_up(T, BLOCK) * (5 * d + 4 * dv + 2) + 2 * BLOCK * BLOCK;
+}
+
 static BackwardTiles backward_tiles(AttentionShape s, int64_t T) {
     int64_t d = round_up(s.d_head, LANES), dv = round_up(s.d_value, LANES);
     int64_t rows = round_up(T, BLOCK);
-    int64_t floats = rows * (5 * d + 4 * dv + 2) + 2 * BLOCK * BLOCK;
-    float *memory = thread_scratch((size_t)floats * sizeof *memory);
+    float *memory = thread_scratch((size_t)attention_scratch_floats(s, T) * sizeof *memory);
     return (BackwardTiles){
         .k = take(&memory, rows, d),
         .v = take(&memory, rows, dv),

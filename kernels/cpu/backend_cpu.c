@@ -48,6 +48,13 @@ static void cpu_model(char *name, size_t bytes) {
     fclose(info);
 }
 
+// The matrix library and the instruction set that it has chosen.
+static void library_kind(char *text, size_t bytes) {
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(text, bytes, "oneDNN %d.%d.%d %s", v->major, v->minor, v->patch,
+             isa_name(dnnl_get_effective_cpu_isa()));
+}
+
 static bool available(Error *err) {
     (void)err;
     return true;
@@ -56,15 +63,19 @@ static bool available(Error *err) {
 static bool open_cpu_backend(Device *dev, int local_rank, int local_size, Error *err) {
     (void)local_rank, (void)local_size, (void)err;
     dev->fixed_order = true;
+    library_kind(dev->kind, sizeof dev->kind);
     return true;
+}
+
+// One library call or another, a row's bits are the same.
+static void products_cpu(Device *dev, ProductLine say, void *context) {
+    (void)dev, (void)say, (void)context;
 }
 
 static void describe(const Device *dev, char *text, size_t bytes) {
     char model[72];
     cpu_model(model, sizeof model);
-    const dnnl_version_t *v = dnnl_version();
-    snprintf(text, bytes, "%s, oneDNN %d.%d.%d %s", model, v->major, v->minor, v->patch,
-             isa_name(dnnl_get_effective_cpu_isa()));
+    snprintf(text, bytes, "%s, %s", model, dev->kind);
 }
 
 const Backend cpu_backend = {
@@ -80,6 +91,7 @@ const Backend cpu_backend = {
     .upload = transfer_cpu,
     .download = transfer_cpu,
     .synchronize = synchronize_cpu,
+    .products = products_cpu,
     .matmul_forward = matmul_forward_cpu,
     .matmul_backward_input = matmul_backward_input_cpu,
     .matmul_backward_weight = matmul_backward_weight_cpu,

@@ -105,6 +105,10 @@ typedef struct SquareBlock {
     double sum;
 } SquareBlock;
 
+int64_t sum_of_squares_scratch_bytes(int64_t elements, int64_t segments) {
+    return (elements / BLOCK + segments) * (int64_t)sizeof(SquareBlock);
+}
+
 void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
     int64_t segments = sums.shape[0], blocks = 0;
     const int64_t *at = tensor_i64(offsets);

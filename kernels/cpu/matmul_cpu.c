@@ -35,6 +35,26 @@ enum {
     BF16_DEPTH = 1024,    // summed in a block; rows of a weight gradient are a quarter
 };
 
+enum { // of a block of a bf16 product: the sums, and both factors widened
+    BF16_PRODUCT_FLOATS =
+        TILE_ROWS * BF16_COLUMNS + TILE_ROWS * BF16_DEPTH + BF16_COLUMNS * BF16_DEPTH
+};
+
+// Of a tile of a weight gradient: a tree of sums over `parts` parts, and widened rows.
+static int64_t weight_tree_floats(int64_t parts) {
+    int64_t levels = 0;
+    while ((int64_t)1 << levels < parts) levels++;
+    return levels * WEIGHT_ROWS * WEIGHT_COLUMNS;
+}
+static int64_t weight_wide_floats(DType storage) {
+    return storage == BF16 ? BF16_DEPTH / 4 * (WEIGHT_ROWS + WEIGHT_COLUMNS) : 0;
+}
+
+int64_t matmul_scratch_floats(int64_t parts, DType storage) {
+    int64_t weight = weight_tree_floats(parts) + weight_wide_floats(storage);
+    return storage == BF16 && BF16_PRODUCT_FLOATS > weight ? BF16_PRODUCT_FLOATS : weight;
+}
+
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
@@ -45,7 +65,9 @@ static void multiply_add(char transpose_a, char transpose_b, int64_t m, int64_t 
                          float beta, float *c, int64_t c_width) {
     dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, a_width, b,
                                       b_width, beta, c, c_width);
-    CHECK(status == dnnl_success, "dnnl_sgemm returned %d", (int)status);
+    CHECK_MEMORY(status != dnnl_out_of_memory, "no memory for a matrix product");
+    if (status != dnnl_success)
+        die(EXIT_COMMUNICATION, __FILE__, __LINE__, "dnnl_sgemm returned %d", (int)status);
 }
 static void multiply(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k,
                      const float *a, int64_t a_width, const float *b, int64_t b_width, float *c,
@@ -104,9 +126,7 @@ static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, char transpose_
     const uint16_t *a = tensor_bf16(from), *b = tensor_bf16(w);
 #pragma omp parallel
     {
-        float *sum = thread_scratch((size_t)(TILE_ROWS * BF16_COLUMNS + TILE_ROWS * BF16_DEPTH +
-                                             BF16_COLUMNS * BF16_DEPTH) *
-                                    sizeof *sum);
+        float *sum = thread_scratch((size_t)BF16_PRODUCT_FLOATS * sizeof *sum);
         float *wide_a = sum + TILE_ROWS * BF16_COLUMNS, *wide_b = wide_a + TILE_ROWS * BF16_DEPTH;
 #pragma omp for schedule(dynamic, 1) collapse(3)
         for (int64_t i = 0; i < rows.groups * rows.parts; i++)
@@ -201,12 +221,9 @@ void matmul_backward_weight_cpu(Device *dev, Tensor dw, Tensor dy, Tensor x, Seg
     int64_t height = N < 4 * WEIGHT_ROWS ? WEIGHT_ROWS / 2 : WEIGHT_ROWS;
     bool bf16 = x.dtype == BF16;
     float *to = tensor_f32(dw);
-    int64_t levels = 0;
-    while ((int64_t)1 << levels < rows.parts) levels++;
 #pragma omp parallel
     {
-        int64_t tree = levels * WEIGHT_ROWS * WEIGHT_COLUMNS;
-        int64_t wide = bf16 ? BF16_DEPTH / 4 * (WEIGHT_ROWS + WEIGHT_COLUMNS) : 0;
+        int64_t tree = weight_tree_floats(rows.parts), wide = weight_wide_floats(x.dtype);
         float *spare = thread_scratch((size_t)(tree + wide) * sizeof *spare);
 #pragma omp for schedule(dynamic, 1) collapse(3)
         for (int64_t g = 0; g < rows.groups; g++)

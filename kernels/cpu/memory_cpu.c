@@ -1,8 +1,8 @@
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/host_memory.h"
 
 // Private, zeroed, touched on first use: memory that is never used costs nothing.
 void *allocate_cpu(Device *dev, size_t bytes) {
@@ -19,8 +19,7 @@ void release_cpu(Device *dev, void *data, size_t bytes) {
 }
 
 size_t free_bytes_cpu(Device *dev) {
-    long pages = sysconf(_SC_AVPHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page_bytes > 0 ? (size_t)pages * (size_t)page_bytes : 0;
+    return host_memory().available_bytes;
 }
 
 void transfer_cpu(Device *dev, void *to, const void *from, size_t bytes) {

@@ -1,8 +1,8 @@
 // Private to kernels/cuda/ and comm/collectives_nccl.c: what a CUDA Device holds, and how its failures end.
 //
-// Two streams. Ops and copies go to `compute`, in call order; device collectives go to `exchange` (comm/collectives_nccl.c),
-// ordered against `compute` by events, so that a transfer runs beside kernels that do not need it. Nothing in a training
-// step waits for the whole device.
+// Three streams. Ops and copies go to `compute`, in call order; device collectives go to `exchange` and `sums`
+// (comm/collectives_nccl.c), ordered against `compute` by events, so that a transfer runs beside kernels that do not need it.
+// Nothing in a training step waits for the whole device.
 #ifndef MOETRAIN_KERNELS_CUDA_CUDA_DEVICE_H
 #define MOETRAIN_KERNELS_CUDA_CUDA_DEVICE_H
 
@@ -16,19 +16,28 @@
 extern "C" {
 #endif
 
+enum { UPLOADS = 4 };
+
 typedef struct CudaState {
     int ordinal; // of the GPU on this host
     int multiprocessors;
     int compute_capability; // 90 is sm_90
-    bool reads_host_pages;  // of ordinary host memory (HMM, Grace): copies need not stage them first
-    cudaStream_t compute, exchange;
+    cudaStream_t compute;
+    cudaStream_t exchange; // of tokens: blocks of its kernels go before those of all others
+    cudaStream_t sums;     // of gradients: blocks of its kernels go before those of `compute`
+    struct CudaUpload {    // a place of pinned memory that host bytes go through
+        void *pinned;
+        cudaEvent_t sent; // its copy to the device
+    } uploads[UPLOADS];
+    int next_upload;
     cublasLtHandle_t lt;
     cublasHandle_t blas; // on `compute`
     void *workspace;     // see cuda_workspace
     size_t workspace_bytes;
     void *library_workspace; // of cuBLAS and cuBLASLt
     size_t library_workspace_bytes;
-    void *matmul_plans; // matmul_cuda.c: the algorithm chosen for each shape
+    void *matmul_plans; // matmul_plan.c: the algorithm chosen for each shape
+    void *grouped_call; // matmul_cuda.c
 } CudaState;
 
 static inline CudaState *cuda_state(const Device *dev) {
@@ -40,8 +49,9 @@ static inline CudaState *cuda_state(const Device *dev) {
 // 256-byte aligned. Fatal (exit 5) when there is no memory.
 void *cuda_workspace(Device *dev, size_t bytes);
 
-// Frees state->matmul_plans (matmul_cuda.c).
+// Free state->matmul_plans and state->grouped_call.
 void matmul_plans_free(CudaState *state);
+void grouped_call_free(CudaState *state);
 
 // A failed call ends the job with the library's words. Launch failures of kernels show here and in device_synchronize.
 MOETRAIN_NORETURN void cuda_die(const char *file, int line, const char *call, cudaError_t code);

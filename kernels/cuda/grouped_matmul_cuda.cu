@@ -19,7 +19,7 @@
 //   summed dimension outermost (w of dx = dy w, …)    64 / sizeof(T) lines of SIDE elements, followed by 16 unused bytes
 //
 // The 16 bytes put the eight rows that ldmatrix reads (80 or 272 bytes apart) into different banks. Of memory a tile reads
-// 2 SIDE depth elements for SIDE² depth multiply-adds: at SIDE 128 in bf16, 64 of them a byte, enough for tensor cores only
+// 2 SIDE depth elements for SIDE² depth multiply-adds: at SIDE 128 in bf16, 32 of them a byte, enough for tensor cores only
 // because neighbouring tiles meet in the L2 cache; therefore tiles of one segment follow each other, columns first.
 #include "kernels/cuda/grouped_matmul.h"
 

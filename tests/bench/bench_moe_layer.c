@@ -12,6 +12,7 @@
 typedef struct Bench {
     ModelConfig config;
     ParamTable params;
+    int64_t rows[2]; // of the one part
     Work work;
     MoeLayer layer;
     Statistics stats;
@@ -34,6 +35,7 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                                          "mirrors"};
     memset(b, 0, sizeof *b);
     b->config = config;
+    b->rows[1] = N;
     b->params.expert_count = config.moe.experts;
     b->work = (Work){.dev = dev,
                      .host = &b->memory[4],
@@ -51,7 +53,7 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                      .micro_batches = 1,
                      .seed = 1,
                      .dense_parts = 1,
-                     .dense_offsets = {0, N},
+                     .dense_offsets = b->rows,
                      .expert_parts = 1,
                      .params = &b->params,
                      .training = true};
@@ -119,6 +121,7 @@ int main(int argc, char **argv) {
                    kinds[k] == SWIGLU ? "swiglu" : "relu", (long long)experts[i], median,
                    gflop / median * 1e3, median / base);
             for (int m = 0; m < 5; m++) arena_free(&bench.memory[m]);
+            param_table_free(&bench.params);
         }
     }
     process_groups_close(&groups);

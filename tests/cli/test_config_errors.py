@@ -49,7 +49,13 @@ WRONG_FILES = [
     ("evaluation without data", "eval.every: 5\n", ["bad.yaml:2:1:", "eval.every (5)", "data.validation"]),
     ("micro-batches do not divide", "train: {batch: 8, micro_batches: 3}\n",
      ["train.micro_batches (3)", "train.batch (8)", "1, 2, 4, 8"]),
-    ("shards do not divide", "train: {batch: 8, shards: 16}\n", ["train.shards (16)", "= 8", "1, 2, 4, 8"]),
+    ("shards do not divide", "train: {batch: 8, shards: 16}\n", ["train.shards (16)", "train.batch (8)", "1, 2, 4, 8"]),
+    ("micro-batches do not divide the shards", "train: {batch: 32, shards: 4, micro_batches: 8}\n",
+     ["bad.yaml:2:", "train.micro_batches (8)", "train.shards (4)", "train.shards=32"]),
+    ("shards of a micro-batch no power of two", "train: {batch: 24, shards: 24, micro_batches: 4}\n",
+     ["train.shards (24)", "train.micro_batches (4)", "power of two", "train.shards=8"]),
+    ("groups of expert gradients that a micro-batch shares", "train.micro_batches: 4\nmoe.max_expert_replicas: 2\n",
+     ["bad.yaml:3:1:", "moe.max_expert_replicas (2)", "train.micro_batches (4)", "4, 8"]),
     ("shards no power of two", "train: {batch: 6, shards: 6}\n", ["train.shards (6)", "power of two", "train.shards=2"]),
     ("min_lr above lr", "train: {lr: 0.1, min_lr: 0.2}\n", ["train.min_lr (0.2)", "train.lr (0.1)"]),
     ("decay without wsd", "train.decay: 5\n", ["train.decay (5)", "wsd"]),
@@ -107,9 +113,10 @@ class WrongConfiguration(ProgramTest):
         self.write_tiny()
         for ranks, overrides, parts in (
             (3, [], ["3 ranks", "train.shards (8)", "1, 2, 4, 8"]),
-            (4, ["parallel.expert=2"], ["4 ranks", "moe.max_expert_replicas=2"]),
+            (4, ["parallel.expert=2", "moe.max_expert_replicas=1"], ["4 ranks", "2 times", "max_expert_replicas is 1"]),
+            (4, ["train.micro_batches=4"], ["4 ranks", "train.micro_batches (4)", "1, 2", "fewer train.micro_batches"]),
             (2, ["parallel.expert=4"], ["parallel.expert (4)", "2 ranks", "1, 2"]),
-            (8, [], ["8 ranks", "moe.max_expert_replicas=2"]),
+            (8, ["moe.max_expert_replicas=1"], ["8 ranks", "2 times", "leave it out"]),
         ):
             with self.subTest(ranks=ranks, overrides=overrides):
                 outcome = self.run_program("plan", "tiny.yaml", "-np", str(ranks), *overrides)

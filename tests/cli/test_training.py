@@ -46,6 +46,57 @@ class Training(ProgramTest):
         again = self.run_program("--print-config", "run/config.yaml").out
         self.assertEqual(without_comments(printed), without_comments(again))
 
+    def test_rows_and_lines_come_every_log_every_steps(self):
+        lines = {}
+        for run, keys in (("each", ["log.every=1"]), ("few", ["log.every=4"]),
+                          ("all", ["log.every=4", "log.every_row=true"])):
+            outcome = self.train(run, *keys)
+            lines[run] = [int(step) for step in re.findall(r"^step (\d+)/6 ", outcome.out, re.MULTILINE)]
+        steps = {run: [row["step"] for row in self.metrics(run) if "loss" in row] for run in lines}
+        self.assertEqual(lines, {"each": [1, 2, 3, 4, 5, 6], "few": [4, 6], "all": [4, 6]})
+        self.assertEqual(steps, {"each": [1, 2, 3, 4, 5, 6], "few": [4, 6], "all": [1, 2, 3, 4, 5, 6]})
+        exact = {run: {row["step"]: (row["loss"], row["tokens"], row["load_imbalance"])
+                       for row in self.metrics(run) if "loss" in row} for run in lines}
+        self.assertEqual(exact["all"], exact["each"])
+        self.assertEqual(exact["few"], {step: exact["each"][step] for step in (4, 6)})
+        for run in lines:
+            self.assertEqual([row["step"] for row in self.metrics(run) if "val_loss" in row], [3, 6])
+        # What was computed does not depend on how often it was told.
+        self.train("wide", "log.every=4", "log.utilization_every=1")
+        self.assertEqual(len({self.digest(run) for run in (*lines, "wide")}), 1)
+        self.train("other", "log.every=4", "run.seed=5")
+        self.assertNotEqual(self.digest("other"), self.digest("each"))
+
+    def test_a_skipped_step_has_a_row_whatever_log_every_says(self):
+        outcome = self.run_program("tiny.yaml", "run.dir=run", "log.every=1000", "train.steps=100", "eval.every=0",
+                                   "train.lr=100", "train.weight_decay=100", "train.schedule=constant",
+                                   "train.warmup=0", "train.max_skipped=3")
+        self.assertEqual(outcome.code, 6, outcome)
+        skipped = [row for row in self.metrics("run") if row.get("loss") is None or row["gradient_norm"] is None]
+        self.assertEqual([row["skipped_steps"] for row in skipped], list(range(1, len(skipped) + 1)))
+        self.assertGreaterEqual(len(skipped), 3)
+
+    def test_lines_rows_and_starts_say_when_and_where(self):
+        outcome = self.train("run", ranks=2)
+        for line in outcome.out.splitlines():
+            self.assertRegex(line, r" \| 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d$")
+        os.environ["SLURM_JOB_ID"] = "4711"
+        self.addCleanup(os.environ.pop, "SLURM_JOB_ID")
+        outcome = self.train("run", "train.steps=8", "eval.every=0")
+        host = os.uname().nodename[:63]
+        self.assertRegex(outcome.out, rf"(?m)^1 host: {re.escape(host)} \| Slurm job 4711 \| pid \d+ \| ")
+        times = [row["time"] for row in self.metrics("run")]
+        for time in times:
+            self.assertRegex(time, r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+        self.assertEqual(times, sorted(times))
+        with open(self.path("run/starts.jsonl"), encoding="utf-8") as file:
+            starts = [json.loads(line) for line in file]
+        self.assertEqual([(row["step"], row["ranks"], row["hosts"], row["job"]) for row in starts],
+                         [(0, 2, {host: 2}, None), (6, 1, {host: 1}, "4711")])
+        self.assertEqual(starts[0]["program_hash"], starts[1]["program_hash"])
+        self.assertNotEqual(starts[0]["config_hash"], starts[1]["config_hash"])
+        self.assertLess(starts[0]["time"], times[0])
+
     def test_two_ranks_and_one_give_the_same_bits(self):
         self.train("one")
         self.train("two", ranks=2)
@@ -112,7 +163,7 @@ class Training(ProgramTest):
                       "moe.balance_scope=batch", f"train.precision={precision}"]
             trained = self.train(precision, *padded, ranks=2)
             planned = self.run_program("plan", "tiny.yaml", "-np", "2", *padded).out
-            lines = re.findall(r"^sent by rank 0 in a step, (\w+) +planned +(\d+) bytes, fact +(\d+)$",
+            lines = re.findall(r"^sent by rank 0 in a step, (\w+) +planned +(\d+) bytes, fact +(\d+) \| ",
                                trained.out, re.MULTILINE)
             self.assertEqual([kind for kind, _, _ in lines],
                              ["dispatch", "combine", "counts", "gradients", "statistics"])
@@ -120,6 +171,24 @@ class Training(ProgramTest):
                 self.assertEqual(plan, fact, f"{precision}: {kind}")
                 self.assertRegex(planned, rf"(?m)^  {kind} +{plan}$")
                 self.assertEqual(fact == "0", kind == "counts", f"{precision}: {kind} {fact}")
+
+    def test_how_a_model_was_cut_for_training_binds_no_reader(self):
+        self.write("validation.txt", "And God said, Let there be light: and there was light. " * 10)
+        config = self.write_tiny(parallel__expert="2", data__validation="validation.txt")
+        self.assert_done(self.run_program(config, ranks=2))
+        checkpoint = "runs/tiny/checkpoints/step-00000002.h5"
+        self.assert_done(self.run_program("generate", checkpoint, "--tokens", "3"))
+        losses = []
+        for ranks in (1, 2, 3):
+            done = self.run_program("evaluate", checkpoint, ranks=ranks)
+            self.assert_done(done)
+            losses.append(re.search(r"loss ([\d.]+)", done.out + done.err)[1])
+        self.assertEqual(len(set(losses)), 1, losses)
+        # What is asked for on the line is meant.
+        self.assert_error(self.run_program("evaluate", checkpoint, "parallel.expert=2", ranks=1), 2, "parallel.expert (2)")
+        # Nor does it bind a run that goes on with other ranks.
+        self.write_tiny(data__validation="validation.txt", train__steps="3")
+        self.assert_done(self.run_program("tiny.yaml", ranks=1))
 
 
 if __name__ == "__main__":

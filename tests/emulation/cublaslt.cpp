@@ -1,12 +1,22 @@
 // The part of cuBLASLt that the program uses. An algorithm (64 opaque bytes) says in which order it adds along k, whatever the
 // shape of the product, as kernels do; the heuristic chooses another for nearly every other size. An algorithm remembers for
 // which types, transpositions and alignment it was found and may not be used for others.
+//
+// MOETRAIN_EMULATION_CUBLASLT takes that back, by words with commas between:
+//   few        algorithms refuse numbers of rows (D's columns) that are no multiple of 8
+//   many       algorithms refuse more than 2048 rows
+//   rows       every algorithm adds in another order for another number of rows
+//   waves      where a layer has more than one tile of columns, the tiles of the last wave that is not full are added in two
+//              halves, as by kernels that give idle multiprocessors a part of the depth
+//   tail       a split sum leaves out the products behind the last multiple of 64
 #include <cublasLt.h>
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
 #include <set>
+#include <string>
 
 #include "cublas_checks.h"
 #include "emulation.h"
@@ -45,6 +55,14 @@ struct Algorithm { // a cublasLtMatmulAlgo_t
     uint32_t swizzling;
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
+
+bool behaves(const char *word) {
+    static const std::string said = [] {
+        const char *words = getenv("MOETRAIN_EMULATION_CUBLASLT");
+        return "," + std::string(words ? words : "") + ",";
+    }();
+    return said.find("," + std::string(word) + ",") != std::string::npos;
+}
 
 const uint32_t MAGIC = 0x6c74616c;
 const int32_t ID = 66;
@@ -165,12 +183,33 @@ Algorithm usual(const Problem &problem, const Preference &wish, int later, const
     return algo;
 }
 
-emulation::SumOrder order_of(const Algorithm &algo) {
+emulation::SumOrder order_of(const Algorithm &algo, const Product &p) {
     int choice = 0;
     while (choice < emulation::ALGORITHMS && TILES[choice] != algo.tile) choice++;
     // Tiles that the heuristic never takes have an order too.
     if (choice == emulation::ALGORITHMS) choice = (int)(algo.tile % emulation::ALGORITHMS);
+    if (behaves("rows")) choice = (int)((choice + p.n) % emulation::ALGORITHMS);
     return emulation::sum_order(choice, std::max(1, algo.splits));
+}
+
+// Columns of D whose tiles are not in a full wave, at the end; see "waves" above.
+int64_t columns_of_last_wave(const Product &p) {
+    const int64_t TILE = 128, MULTIPROCESSORS = 4; // as runtime.cpp has them
+    int64_t down = (p.m + TILE - 1) / TILE, tiles = down * ((p.n + TILE - 1) / TILE);
+    if (!behaves("waves") || down < 2 || tiles % MULTIPROCESSORS == 0) return 0;
+    return p.n - tiles / MULTIPROCESSORS * MULTIPROCESSORS / down * TILE;
+}
+
+Product columns_from(Product p, int64_t first) {
+    auto behind = [&](Operand x, int64_t index) {
+        int64_t step = x.row_major != x.transposed ? 1 : x.ld;
+        x.data = static_cast<const char *>(x.data) +
+                 index * step * emulation::type_bytes(x.type, "columns");
+        return x;
+    };
+    p.b = behind(p.b, first), p.c = behind(p.c, first), p.d = behind(p.d, first);
+    p.n -= first;
+    return p;
 }
 
 Algorithm unpack(const cublasLtMatmulAlgo_t *bytes, const char *call) {
@@ -198,6 +237,8 @@ const char *refusal(const Algorithm &algo, const Problem &problem, const char *c
     if (algo.splits > 1 && algo.scheme == CUBLASLT_REDUCTION_SCHEME_NONE)
         return "more than one split needs a reduction scheme";
     if (algo.splits > std::max<int64_t>(1, p.k)) return "it has more splits than k";
+    if (behaves("few") && p.n % 8 != 0) return "it takes no such number of columns of D";
+    if (behaves("many") && p.n > 2048) return "it takes no so many columns of D";
     return nullptr;
 }
 
@@ -432,13 +473,20 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
     case CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING:
         value = algo.swizzling;
         break;
+    case CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION:
+    case CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID:
+    case CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID:
+        break;
     default:
         die("%s: attribute %d is not emulated", __func__, (int)attribute);
     }
-    if (written) *written = sizeof value;
-    if (size != sizeof value)
-        die("%s: attribute %d has 4 bytes, not %zu", __func__, attribute, size);
-    memcpy(buffer, &value, sizeof value);
+    bool is_short = attribute == CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID ||
+                    attribute == CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID;
+    size_t bytes_there = is_short ? 2 : sizeof value;
+    if (written) *written = bytes_there;
+    if (size != bytes_there)
+        die("%s: attribute %d has %zu bytes, not %zu", __func__, attribute, bytes_there, size);
+    memcpy(buffer, &value, bytes_there);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -519,7 +567,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         for (int i = 0; i < 4; i++) wish.alignment[i] = alignment_of((uintptr_t)pointers[i]);
         algo = usual(problem, wish, 0, call);
     }
-    emulation::enqueue_product(stream, p, order_of(algo), call);
+    emulation::SumOrder order = order_of(algo, p);
+    if (behaves("tail") && algo.splits > 1) p.k -= p.k % 64;
+    emulation::enqueue_product(stream, p, order, call);
+    if (int64_t columns = columns_of_last_wave(p)) {
+        order.splits *= 2;
+        emulation::enqueue_product(stream, columns_from(p, p.n - columns), order, call);
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 

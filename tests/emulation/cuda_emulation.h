@@ -240,8 +240,13 @@ void check_kernel_words(const void *kernel, size_t argument, const void *data, s
 template <typename T> void check_argument(const void *kernel, size_t i, const T &value) {
     if constexpr (std::is_pointer_v<T>)
         check_kernel_pointer(kernel, i, (const void *)value);
-    else if constexpr (std::is_class_v<T>)
-        check_kernel_words(kernel, i, &value, sizeof value);
+    else if constexpr (std::is_class_v<T>) {
+        // Padding holds what was there before: an old pointer, or seven bytes of one behind a bool.
+        alignas(T) unsigned char copy[sizeof(T)];
+        memcpy(copy, &value, sizeof value);
+        __builtin_clear_padding(reinterpret_cast<T *>(copy));
+        check_kernel_words(kernel, i, copy, sizeof copy);
+    }
 }
 cudaError_t launch_kernel(const void *kernel, void (*run)(const void *),
                           std::shared_ptr<const void> launched, dim3 grid, dim3 block,

@@ -75,6 +75,7 @@ struct DeviceAccess {
     DeviceAccess(const DeviceAccess &) = delete;
 };
 size_t memory_limit(); // MOETRAIN_EMULATION_MEMORY
+bool is_unified();     // MOETRAIN_EMULATION_UNIFIED
 bool is_pinned_memory(const void *data, size_t bytes);
 
 // Every function of the runtime's interface begins with one: calls come one at a time, and never from a kernel.

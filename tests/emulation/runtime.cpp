@@ -2,6 +2,7 @@
 // and memory.cpp) does not link.
 //
 // MOETRAIN_EMULATION_DEVICES: how many GPUs there are (8), or "driver": one that is too old for the toolkit.
+// MOETRAIN_EMULATION_OTHER_GPU: the number of one that is of another kind.
 #include "gpu.h"
 
 #include <stdlib.h>
@@ -119,7 +120,7 @@ static cudaError_t describe(cudaDeviceProp *properties, int device) {
     if (no_device() != cudaSuccess) return failed(no_device());
     if (device < 0 || device >= device_count()) return failed(cudaErrorInvalidDevice);
     memset(properties, 0, sizeof *properties);
-    snprintf(properties->name, sizeof properties->name, "emulated GPU %d", device);
+    snprintf(properties->name, sizeof properties->name, "emulated GPU");
     memset(&properties->uuid, device, sizeof properties->uuid);
     properties->totalGlobalMem = memory_limit();
     properties->sharedMemPerBlock = PLAIN_DYNAMIC_SHARED;
@@ -139,6 +140,13 @@ static cudaError_t describe(cudaDeviceProp *properties, int device) {
     properties->concurrentKernels = 1;
     properties->l2CacheSize = 50 << 20;
     properties->pciBusID = device + 1;
+    properties->pageableMemoryAccess = properties->concurrentManagedAccess = is_unified();
+    // MOETRAIN_EMULATION_OTHER_GPU: this one is of another kind.
+    const char *other = getenv("MOETRAIN_EMULATION_OTHER_GPU");
+    if (other && *other && atoi(other) == device) {
+        snprintf(properties->name, sizeof properties->name, "emulated GPU of another kind");
+        properties->multiProcessorCount = MULTIPROCESSORS - 1;
+    }
     return cudaSuccess;
 }
 

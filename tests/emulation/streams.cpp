@@ -1,9 +1,12 @@
 // Streams and events. Nothing that is asynchronous on a GPU is done when it is called: it is queued, and done when somebody
 // waits, a piece at a time from streams of chance, as far as events allow. Now and then a piece is done earlier, since a GPU
 // may also be fast.
+//
+// MOETRAIN_EMULATION_LATE_STREAM=n: the n-th stream that was created, from 1, starts late: its work is done when no other has any.
 #include "gpu.h"
 
 #include <sched.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include <algorithm>
@@ -70,6 +73,15 @@ bool may_run(CUstream_st *stream) {
     return !work.awaited || work.awaited->reached >= work.awaited_count;
 }
 
+// The stream of MOETRAIN_EMULATION_LATE_STREAM.
+cudaStream_t late_stream;
+unsigned streams_created;
+
+void note_late_stream(cudaStream_t created) {
+    const char *number = getenv("MOETRAIN_EMULATION_LATE_STREAM");
+    if (number && strtoul(number, nullptr, 10) == ++streams_created) late_stream = created;
+}
+
 enum class Step { DONE, NOT_YET, NOTHING };
 
 // Does one piece of work of some stream. NOT_YET: the only work there is waits for other processes.
@@ -78,11 +90,15 @@ Step run_one() {
     CUstream_st *able[256];
     size_t count = 0;
     for (CUstream_st *stream : streams)
-        if (count < 256 && may_run(stream)) able[count++] = stream;
+        if (count < 255 && stream != late_stream && may_run(stream)) able[count++] = stream;
+    bool others = count > 0;
+    if (late_stream && may_run(late_stream)) able[count++] = late_stream;
     if (count == 0) return Step::NOTHING;
     size_t first = order() == Order::RANDOM    ? random_bits() % count
                    : order() == Order::FORWARD ? 0
                                                : count - 1;
+    // The late one goes last, for when all others wait for other processes.
+    if (others && able[count - 1] == late_stream) first = 0;
     for (size_t i = 0; i < count; i++) {
         CUstream_st *stream = able[(first + i) % count];
         Work work = std::move(stream->queue.front());
@@ -138,6 +154,7 @@ cudaError_t create(cudaEvent_t *event, unsigned flags) {
 cudaError_t create(cudaStream_t *stream, unsigned flags) {
     *stream = new CUstream_st{{}, !(flags & cudaStreamNonBlocking)};
     streams.push_back(*stream);
+    note_late_stream(*stream);
     return cudaSuccess;
 }
 
@@ -202,6 +219,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     if (which == &legacy) die("cudaStreamDestroy of stream 0");
     finish_stream(stream);
     streams.erase(std::find(streams.begin(), streams.end(), which));
+    if (which == late_stream) late_stream = nullptr;
     delete which;
     return cudaSuccess;
 }

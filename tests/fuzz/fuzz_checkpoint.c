@@ -10,8 +10,15 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_file.h"
+#include "worker/inspect.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    return freopen("/dev/null", "w", stdout) ? 0 : 1; // what is inspected is not looked at
+}
 
 static void require(bool condition) {
     if (!condition) abort();
@@ -111,9 +118,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
 
     CheckpointInfo info;
     Error err = {0};
+    TrainConfig shape = {.model.moe = {.experts = input[0] >> 4, .top_k = 2}};
+    int shown = inspect_run(&shape, path, &err);
+    require(shown == EXIT_DONE || (shown == err.exit_code && err.message[0]));
+    err = (Error){0};
     if (checkpoint_read_info(path, &info, &err)) {
-        require(info.utilization.rows >= 0 &&
-                memchr(info.state.data_id, 0, sizeof info.state.data_id));
+        const TrainState *state = &info.state;
+        require(info.utilization.rows >= 0 && memchr(state->data_id, 0, sizeof state->data_id));
+        require(state->step >= 0 && state->data_epoch >= 0 && state->data_index >= 0);
         checkpoint_free_info(&info);
     } else {
         require(err.message[0]);

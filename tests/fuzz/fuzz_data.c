@@ -1,10 +1,13 @@
 // Any bytes as a data file, in every format: refused with a message, or every window is readable and inside the vocabulary.
-// The first byte chooses format, context and vocabulary size; the rest is the file.
+// The same bytes as a prompt, and as part of a message. The first byte chooses format, context, vocabulary size and whether the
+// content is looked at; the rest is the file.
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kernels/utf8.h"
 #include "worker/data_loader.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
@@ -24,8 +27,11 @@ static void read_every_window(DataFile *file, const Vocabulary *vocabulary, int6
             require(inputs[t] >= 0 && inputs[t] < vocabulary->size);
             require(targets[t] >= 0 && targets[t] < vocabulary->size);
         }
-        require(data_file_window(file, i, T, inputs, targets, &err));
     }
+    int64_t count, all = 0;
+    for (int64_t i = 0; i < data_file_evaluation_windows(file, T); i++, all += count)
+        require(data_file_evaluation_window(file, i, T, inputs, targets, &count, &err));
+    require(all == data_file_tokens(file) - 1);
 }
 
 static void write_and_reread(const Vocabulary *vocabulary) {
@@ -41,6 +47,30 @@ static void write_and_reread(const Vocabulary *vocabulary) {
     }
 }
 
+// Any text: tokens inside the vocabulary, or a message.
+static void encode_any(const Vocabulary *vocabulary, const char *text) {
+    int32_t tokens[64];
+    int64_t count = 0;
+    Error err = {0};
+    if (vocabulary_encode(vocabulary, text, tokens, 64, &count, &err)) {
+        require(count >= 0 && count <= 64);
+        for (int64_t i = 0; i < count; i++) require(tokens[i] >= 0 && tokens[i] < vocabulary->size);
+    } else {
+        require(err.exit_code == EXIT_CONFIG && err.message[0]);
+    }
+}
+
+// Any text is shown in one line of UTF-8, which stays as it is when it is shown again.
+static void show_any(const char *text) {
+    char shown[300], again[sizeof shown];
+    size_t room = 1 + strlen(text) % sizeof shown;
+    utf8_make_printable(text, shown, room);
+    require(strlen(shown) < room);
+    for (const char *c = shown; *c; c++) require((uint8_t)*c >= 0x20 && *c != 0x7F);
+    utf8_make_printable(shown, again, sizeof again);
+    require(strcmp(shown, again) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     static const DataFormat formats[] = {DATA_BYTES, DATA_CHARACTERS, DATA_UINT16, DATA_UINT32};
     if (size == 0) return 0;
@@ -51,13 +81,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     snprintf(config.train, sizeof config.train, "/proc/self/fd/%d", memory);
     bool has_text = config.format == DATA_BYTES || config.format == DATA_CHARACTERS;
     config.vocab_size = has_text ? 0 : 1 + (input[0] >> 4) * 4096;
+    config.check = input[0] & 0x10;
+    if (config.check && config.format == DATA_BYTES)
+        config.format = DATA_AUTO; // named, any bytes pass
+    char *text = calloc(size, 1);
+    require(text != NULL);
+    memcpy(text, input + 1, size - 1);
+    show_any(text);
     int64_t T = 1 + (input[0] >> 2 & 3) * 5;
 
     Vocabulary vocabulary = {0};
     DataFile *file = NULL;
     Error err = {0};
-    if (vocabulary_open(&vocabulary, &config, &err) &&
-        data_file_open(&file, config.train, &vocabulary, 0, 1, &err)) {
+    bool open = vocabulary_open(&vocabulary, &config, &err);
+    if (open) encode_any(&vocabulary, text);
+    if (open && data_file_open(&file, config.train, &vocabulary, 0, 1, &err)) {
         char identity[40];
         require(data_file_identity(file, identity, &err));
         read_every_window(file, &vocabulary, T);
@@ -67,6 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     }
     data_file_close(file);
     vocabulary_free(&vocabulary);
+    free(text);
     close(memory);
     return 0;
 }

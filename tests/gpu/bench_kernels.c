@@ -262,20 +262,29 @@ static void run_all(void) {
     // Of two products of tiles: half of the keys, on average, for a query.
     double attention = 2 * 2 * rows * heads * (double)(T + 1) / 2;
     copy_ceiling = 2 * 2 * rows * d / seconds_of(run_copy, NULL);
-    gemm_ceiling = gemm / seconds_of(run_gemm, NULL);
+    gemm_ceiling = 1e9 * device_measure_gemm_gflops(&dev, BF16);
     printf("%s\n%lld tokens, d_model %d, %d experts top-%d of width %d, %d heads on %d, T %d, "
            "vocabulary %d, bf16\nceilings measured: copy %.0f GB/s, GEMM %.2f TFLOP/s\n",
            dev.description, (long long)N, D, E, K, D, HEADS, KV, T, V, 1e-9 * copy_ceiling,
            1e-12 * gemm_ceiling);
-    report("matmul forward (library)", run_gemm, NULL, 4 * rows * d + 2 * d * d, gemm);
-    report("matmul input gradient", run_gemm_input, NULL, 4 * rows * d + 2 * d * d, gemm);
-    report("matmul weight gradient", run_gemm_weight, NULL, 4 * rows * d + 4 * d * d, gemm);
-    report("experts forward (grouped)", run_grouped, NULL, 4 * choices * d + 2 * expert_weights,
-           grouped);
-    report("experts input gradient", run_grouped_input, NULL, 4 * choices * d + 2 * expert_weights,
-           grouped);
-    report("experts weight gradient", run_grouped_weight, NULL,
-           4 * choices * d + 4 * expert_weights, grouped);
+    // As trained by default (train.reproducible: ranks), and by what the libraries like best (off, run).
+    static const char *const names[2][6] = {
+        {"matmul forward", "matmul input gradient", "matmul weight gradient", "experts forward",
+         "experts input gradient", "experts weight gradient"},
+        {"matmul forward, fixed order", "matmul input gradient, fixed",
+         "matmul weight gradient, fixed", "experts forward, fixed order",
+         "experts input gradient, fixed", "experts weight gradient, fixed"}};
+    for (int fixed = 1; fixed >= 0; fixed--) {
+        const char *const *name = names[fixed];
+        dev.fixed_order = fixed;
+        report(name[0], run_gemm, NULL, 4 * rows * d + 2 * d * d, gemm);
+        report(name[1], run_gemm_input, NULL, 4 * rows * d + 2 * d * d, gemm);
+        report(name[2], run_gemm_weight, NULL, 4 * rows * d + 4 * d * d, gemm);
+        report(name[3], run_grouped, NULL, 4 * choices * d + 2 * expert_weights, grouped);
+        report(name[4], run_grouped_input, NULL, 4 * choices * d + 2 * expert_weights, grouped);
+        report(name[5], run_grouped_weight, NULL, 4 * choices * d + 4 * expert_weights, grouped);
+    }
+    dev.fixed_order = true;
     report("attention forward", run_attention, NULL, rows * (2 * width + 2 * heads + 4 * HEADS),
            attention);
     report("attention backward", run_attention_backward, NULL,
@@ -301,6 +310,65 @@ static void run_all(void) {
     report("sum of squares", run_squares, NULL, 4 * parameters, 0);
 }
 
+// ---- experts of known models ---------------------------------------------------------------------------
+
+// The experts of one rank: `groups` of them, (n, depth), with `each` rows.
+typedef struct Experts {
+    const char *name;
+    int64_t groups, each, n, depth;
+} Experts;
+
+static Tensor expert_x, expert_w, expert_y, expert_dw, expert_offsets;
+static int64_t expert_bounds[65];
+static int64_t expert_groups;
+
+static Segments known_rows(void) {
+    return (Segments){.groups = expert_groups,
+                      .parts = 1,
+                      .offsets = expert_bounds,
+                      .device_offsets = expert_offsets};
+}
+CASE(run_known, matmul_forward(&dev, expert_y, expert_x, expert_w, known_rows()))
+CASE(run_known_input, matmul_backward_input(&dev, expert_x, expert_y, expert_w, known_rows()))
+CASE(run_known_weight, matmul_backward_weight(&dev, expert_dw, expert_y, expert_x, known_rows()))
+
+static void bench_experts(const Experts *e) {
+    int64_t rows = e->groups * e->each;
+    Arena device, here;
+    arena_measure(&device, "experts", &dev);
+    arena_measure(&here, "experts", NULL);
+    Tensor host_offsets = {0};
+    for (int placing = 0; placing < 2; placing++) {
+        expert_x = arena_2d(&device, BF16, rows, e->depth);
+        expert_y = arena_2d(&device, BF16, rows, e->n);
+        expert_w = arena_3d(&device, BF16, e->groups, e->n, e->depth);
+        expert_dw = arena_3d(&device, F32, e->groups, e->n, e->depth);
+        expert_offsets = arena_1d(&device, I64, e->groups + 1);
+        host_offsets = arena_1d(&here, I64, e->groups + 1);
+        if (placing) break;
+        arena_allocate(&device);
+        arena_allocate(&here);
+    }
+    expert_groups = e->groups;
+    for (int64_t g = 0; g <= e->groups; g++)
+        tensor_i64(host_offsets)[g] = expert_bounds[g] = g * e->each;
+    device_upload(&dev, expert_offsets, host_offsets);
+    double operations = 2.0 * (double)rows * (double)e->n * (double)e->depth;
+    double matrices = (double)(e->groups * e->n * e->depth);
+    double moved = 2.0 * (double)rows * (double)(e->n + e->depth);
+    for (int fixed = 1; fixed >= 0; fixed--) {
+        dev.fixed_order = fixed;
+        printf("%s: %lld experts of %lld by %lld, %lld rows each%s\n", e->name,
+               (long long)e->groups, (long long)e->n, (long long)e->depth, (long long)e->each,
+               fixed ? ", fixed order" : "");
+        report("  forward", run_known, NULL, moved + 2 * matrices, operations);
+        report("  input gradient", run_known_input, NULL, moved + 2 * matrices, operations);
+        report("  weight gradient", run_known_weight, NULL, moved + 4 * matrices, operations);
+    }
+    arena_free(&device);
+    arena_free(&here);
+}
+
 int main(int argc, char **argv) {
     Error err = {0};
     if (!device_open(&dev, argc > 1 ? argv[1] : "cuda", 0, 0, 1, &err)) {
@@ -319,6 +387,10 @@ int main(int argc, char **argv) {
     run_all();
     arena_free(&arena);
     arena_free(&host);
+    // 8192 tokens a GPU on 8 of them, up-projection: the shapes of Mixtral 8x7B and of DeepSeek-V3's experts.
+    static const Experts known[] = {{"mixtral", 1, 16384, 28672, 4096},
+                                    {"deepseek", 32, 2048, 4096, 7168}};
+    for (size_t i = 0; i < 2 && dev.place == ON_DEVICE; i++) bench_experts(&known[i]);
     device_close(&dev);
     return 0;
 }

@@ -87,7 +87,7 @@ static void train(Run *run) {
     }
     device_upload(dev, run->tokens, run->host_tokens);
     device_upload(dev, run->targets, run->host_targets);
-    model_train_micro_batch(&run->model, run->tokens, run->targets, true, 0);
+    model_train_micro_batch(&run->model, run->tokens, run->targets, 0, 0);
     statistics_reduce(&run->model.stats, &run->model.work);
     run->loss = statistics_loss(&run->model.stats);
     if (run->model.stats.layers > 0) {

@@ -67,6 +67,63 @@ def too_little_memory_is_said_with_the_plan(workspace):
            changes={"model.d_model": 512, "attention.heads": 4, "moe.d_ff": 512})
 
 
+def memory_for_kernels_is_kept(workspace):
+    # A model of some KiB: all that does not fit is what kernels may want in the first step.
+    expect(workspace, {"MOETRAIN_EMULATION_MEMORY": str(640 << 20)}, 5,
+           ["a rank needs 64", "scratch and kernels", "MiB are free"], ranks=2)
+
+
+def ranks_with_other_gpus_are_refused(workspace):
+    outcome = expect(workspace, {"MOETRAIN_EMULATION_OTHER_GPU": "1"}, 7,
+                     ["the GPU", "rank 0", "emulated GPU, sm_90, 4 SMs", "rank 1", "emulated GPU of another kind",
+                      "train.reproducible: run"], ranks=2)
+    assert outcome.output.count("emulated GPU of another kind") == 1, outcome
+
+
+def ranks_with_other_gpus_train_where_bits_may_differ(workspace):
+    expect(workspace, {"MOETRAIN_EMULATION_OTHER_GPU": "1"}, 0, [], ranks=2, changes={"train.reproducible": "run"})
+
+
+def the_log_says_who_does_the_products(workspace):
+    expect(workspace, {}, 0, ["product of any rows x 16, summed over 16, f32 to f32: cuBLASLt algorithm"])
+
+
+def ranks_that_multiply_in_other_ways_are_refused(workspace):
+    # Rank 1's library follows the number of rows, rank 0's does not.
+    wrapper = workspace.path("wrapper.sh")
+    with open(wrapper, "w") as file:
+        file.write('#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && export MOETRAIN_EMULATION_CUBLASLT=rows\n'
+                   f'exec "{workspace.program}" "$@"\n')
+    os.chmod(wrapper, 0o755)
+    program, workspace.program = workspace.program, wrapper
+    try:
+        outcome = expect(workspace, {}, 7, ["rank 0 and rank 1 do not multiply alike", "OWN KERNEL"], ranks=2)
+    finally:
+        workspace.program = program
+    assert outcome.output.count("do not multiply alike") == 1, outcome
+
+
+def what_a_gpu_may_do_changes_no_bit(workspace):
+    """Copies that read late, streams that start late: what tests/emulation believes by default is not promised."""
+    changes = {"train.micro_batches": 2, "parallel.expert": 2, "train.steps": 2}
+    expect(workspace, {}, 0, [], ranks=2, changes=changes, run="usual")
+    wanted = workspace.result("usual")
+    for number, environment in enumerate([
+            {"MOETRAIN_EMULATION_PAGEABLE": "late", "MOETRAIN_EMULATION_LATE_STREAM": "1"},
+            {"MOETRAIN_EMULATION_UNIFIED": "1", "MOETRAIN_EMULATION_LATE_STREAM": "2"},
+            {"MOETRAIN_EMULATION_LATE_STREAM": "3"}]):
+        expect(workspace, environment, 0, [], ranks=2, changes=changes, run=f"other{number}")
+        assert workspace.result(f"other{number}") == wanted, environment
+
+
+def numbers_of_rows_that_are_refused_change_no_bit(workspace):
+    changes = {"train.steps": 2, "train.context": 9}
+    for ranks in 1, 2:
+        expect(workspace, {"MOETRAIN_EMULATION_CUBLASLT": "few"}, 0,
+               ["any rows x 16, summed over 16, f32 to f32: cuBLASLt"], ranks=ranks, changes=changes, run=f"np{ranks}")
+    assert workspace.result("np1") == workspace.result("np2")
+
+
 def a_failed_call_ends_all_ranks(workspace):
     expect(workspace, {"MOETRAIN_EMULATION_FAIL": "cudaEventRecord:20"}, 7, ["cudaEventRecord", "rank"], ranks=2)
 
@@ -101,4 +158,8 @@ if __name__ == "__main__":
     main([without_a_gpu_cuda_is_refused, without_a_gpu_auto_trains_on_the_cpu, with_a_gpu_auto_takes_it_and_says_so,
           an_old_driver_is_named, more_ranks_than_gpus_are_refused, two_ranks_with_the_same_gpu_are_refused,
           sizes_beyond_the_kernels_are_refused, too_little_memory_is_said_with_the_plan,
+          memory_for_kernels_is_kept, ranks_with_other_gpus_are_refused,
+          ranks_with_other_gpus_train_where_bits_may_differ,
+          the_log_says_who_does_the_products, ranks_that_multiply_in_other_ways_are_refused,
+          what_a_gpu_may_do_changes_no_bit, numbers_of_rows_that_are_refused_change_no_bit,
           a_failed_call_ends_all_ranks, an_asynchronous_nccl_error_ends_all_ranks, a_stopped_rank_is_noticed])

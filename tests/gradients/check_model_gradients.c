@@ -75,6 +75,7 @@ static void add_drop_cases(void) {
 static void add_accumulation_cases(void) {
     add_case("three micro-batches");
     cases[count - 1].micro_batches = 3;
+    cases[count - 1].model.moe.max_expert_replicas = 3;
     ModelConfig *model = add_case("two micro-batches, untied, with drops and four shards");
     cases[count - 1].micro_batches = 2;
     cases[count - 1].shards = 4;

@@ -9,6 +9,7 @@ static GradientCase terms(const char *sentence, double balance_loss, BalanceScop
                              .micro_batches = micro_batches,
                              .shards = 2,
                              .router_terms_only = true};
+    the_case.model.moe.max_expert_replicas = micro_batches;
     the_case.model.moe.balance_loss = balance_loss;
     the_case.model.moe.balance_scope = scope;
     the_case.model.moe.z_loss = z_loss;

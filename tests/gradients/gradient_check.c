@@ -112,7 +112,7 @@ static double evaluate(Check *check) {
     uint8_t *at = check->choices;
     for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
         model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
-                                tensor_1d(check->targets + m * N, I32, N), m == 0, (uint32_t)m);
+                                tensor_1d(check->targets + m * N, I32, N), m, 0);
         at = note_choices(check, at);
     }
     statistics_reduce(&model->stats, &model->work);

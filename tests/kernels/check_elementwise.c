@@ -385,17 +385,19 @@ typedef struct Update {
 
 enum { FLAG = 16 };
 
-static Update new_update(int64_t n, bool with_copy) {
+// from_zero: weights of 0, so that they become the update itself and no rounding of theirs hides its errors.
+static Update new_update(int64_t n, bool with_copy, float eps, bool from_zero) {
     Update c = {.w = new_1d(F32, n), .g = random_1d(n), .m = new_1d(F32, n), .v = new_1d(F32, n)};
     c.copy = with_copy ? new_1d(BF16, n) : (Tensor){0};
     c.decay = new_1d(U8, n / FLAG);
     for (int64_t f = 0; f < n / FLAG; f++) tensor_u8(c.decay)[f] = (uint8_t)random_below(2);
     c.w_before = random_1d(n), c.m_before = random_1d(n), c.v_before = random_1d(n);
     for (int64_t i = 0; i < n; i++) tensor_f32(c.v_before)[i] = fabsf(tensor_f32(c.v_before)[i]);
+    for (int64_t i = 0; i < n && from_zero; i++) tensor_f32(c.w_before)[i] = 0;
     c.rule = (AdamW){.lr = 0.01f,
                      .beta1 = 0.9f,
                      .beta2 = 0.999f,
-                     .eps = 1e-8f,
+                     .eps = eps,
                      .weight_decay = 0.1f,
                      .bias_correction1 = 0.271f,
                      .bias_correction2 = 0.002997f,
@@ -415,10 +417,10 @@ static void run_adamw_afresh(Device *dev, void *context) {
     run_adamw(dev, c);
 }
 
-static void check_adamw(Device *dev, int64_t n, bool with_copy) {
-    begin_case("adamw on %s: %lld elements%s", dev->name, (long long)n,
-               with_copy ? " and the copy" : "");
-    Update c = new_update(n, with_copy);
+static void check_adamw(Device *dev, int64_t n, bool with_copy, float eps, bool from_zero) {
+    begin_case("adamw on %s: %lld elements%s, eps %g%s", dev->name, (long long)n,
+               with_copy ? " and the copy" : "", (double)eps, from_zero ? ", the update alone" : "");
+    Update c = new_update(n, with_copy, eps, from_zero);
     run_twice(
         dev, run_adamw_afresh, &c,
         TENSORS(&c.w, &c.copy, &c.g, &c.m, &c.v, &c.decay, &c.w_before, &c.m_before, &c.v_before),
@@ -432,7 +434,7 @@ static void check_adamw(Device *dev, int64_t n, bool with_copy) {
         if (!tensor_u8(c.decay)[i / FLAG]) rule.weight_decay = 0;
         reference_adamw(w + i, m + i, v + i, (double)tensor_f32(c.g)[i], rule);
         // The step divides by sqrt(v̂): its rounding errors are relative to the step itself.
-        unit[i] = fabs((double)tensor_f32(c.w_before)[i]) + fabs(w[i]) + 0.01;
+        unit[i] = fabs((double)tensor_f32(c.w_before)[i]) + fabs(w[i]) + (from_zero ? 1e-4 : 0.01);
     }
     expect_near("m", c.m, m, 0, NULL, 4 * F32_EPS);
     // 1 - beta2 in f32 has lost ten bits; so has its share of v, which g² < 1/4 bounds.
@@ -448,7 +450,12 @@ static void check_updates(Device *dev) {
     // A block of the GPU takes 1024 elements.
     static const int64_t sizes[] = {0, 16, 48, 1024, 3 * 1024 + 336};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int with_copy = 0; with_copy < 2; with_copy++) check_adamw(dev, sizes[i], with_copy);
+        for (int with_copy = 0; with_copy < 2; with_copy++) {
+            check_adamw(dev, sizes[i], with_copy, 1e-8f, false);
+            // As large as the root it is added to: missing, or inside the root, it shows.
+            check_adamw(dev, sizes[i], with_copy, 0.1f, false);
+            check_adamw(dev, sizes[i], with_copy, 0.1f, true);
+        }
 }
 
 // ---- timing --------------------------------------------------------------------------------------------
@@ -468,7 +475,7 @@ static void run_sums(Device *dev, void *context) {
 static void bench(int64_t n) {
     for (int threads = 1; threads <= 2; threads++) {
         Device dev = open_cpu(threads);
-        Bench c = {new_update(n, false),
+        Bench c = {new_update(n, false, 1e-8f, false),
                    {new_1d(F32, n), random_1d(n), random_1d(n), n, 0, INTO_OUT},
                    {new_1d(F64, 1), random_1d(n), new_1d(I64, 2)}};
         tensor_i64(c.squares.offsets)[0] = 0, tensor_i64(c.squares.offsets)[1] = n;

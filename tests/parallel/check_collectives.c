@@ -356,21 +356,55 @@ static void everybody_agrees(void) {
     EXPECT(err.exit_code == 0 && err.message[0] == 0, "error touched: %s", err.message);
 }
 
-// For every set of failing ranks: all get the error of the lowest.
+// For every set of failing ranks: all get the error of the lowest, after its rank and host.
 static void lowest_failing_rank_speaks(void) {
     for (unsigned failing = 1; failing < 1u << comm_size(); failing++) {
-        Error err = {0};
+        Error err = {0}, named = {0};
         bool ok = !(failing >> comm_rank() & 1);
-        if (!ok)
-            error_set(&err, (ExitCode)(20 + comm_rank()), "rank %d of %u", comm_rank(), failing);
+        if (!ok) {
+            error_set(&err, (ExitCode)(20 + comm_rank()), "error %d of %u", comm_rank(), failing);
+            named = err;
+        }
         EXPECT(!comm_agree(ok, &err), "set %u", failing);
+        EXPECT(!comm_agree_named(ok, &named), "set %u", failing);
         int lowest = 0;
         while (!(failing >> lowest & 1)) lowest++;
-        char wanted[64];
-        snprintf(wanted, sizeof wanted, "rank %d of %u", lowest, failing);
-        EXPECT(strcmp(err.message, wanted) == 0 && err.exit_code == 20 + lowest, "'%s', code %d",
-               err.message, err.exit_code);
+        char wanted[64], speaker[300] = "";
+        snprintf(wanted, sizeof wanted, "error %d of %u", lowest, failing);
+        EXPECT(strcmp(named.message, wanted) == 0 && named.exit_code == 20 + lowest,
+               "'%s', code %d", named.message, named.exit_code);
+        if (comm_size() > 1) // all on one host
+            snprintf(speaker, sizeof speaker, "rank %d on %s: ", lowest, comm_host());
+        size_t length = strlen(speaker);
+        EXPECT(strncmp(err.message, speaker, length) == 0 &&
+                   strcmp(err.message + length, wanted) == 0 && err.exit_code == 20 + lowest,
+               "'%s', code %d", err.message, err.exit_code);
     }
+}
+
+static void an_error_of_all_names_nobody(void) {
+    Error err = {0};
+    error_set(&err, EXIT_DATA, "no such file");
+    EXPECT(!comm_agree(false, &err), "%d ranks", comm_size());
+    EXPECT(strcmp(err.message, "no such file") == 0 && err.exit_code == EXIT_DATA, "'%s'",
+           err.message);
+}
+
+static void rank_0_is_followed(void) {
+    Error err = {0};
+    EXPECT(comm_follow(comm_rank() == 0, &err), "only the others are not ok");
+    EXPECT(err.exit_code == 0 && err.message[0] == 0, "error touched: %s", err.message);
+    if (comm_rank() == 0) error_set(&err, EXIT_IO, "no room");
+    EXPECT(!comm_follow(comm_rank() != 0, &err), "%d ranks", comm_size());
+    EXPECT(strcmp(err.message, "no room") == 0 && err.exit_code == EXIT_IO, "'%s'", err.message);
+}
+
+static void the_world_is_there(void) {
+    EXPECT(group_size(comm_world()) == comm_size(), "%d", group_size(comm_world()));
+    EXPECT(group_rank(comm_world()) == comm_rank(), "%d", group_rank(comm_world()));
+    int value = comm_rank() == 0 ? 42 : 0;
+    broadcast(comm_world(), &value, sizeof value, 0);
+    EXPECT(value == 42, "%d", value);
 }
 
 static void open_groups(void) {
@@ -388,6 +422,9 @@ int main(int argc, char **argv) {
         {"all ranks agree when none has failed", everybody_agrees},
         {"the error of the lowest failing rank reaches all, whoever failed",
          lowest_failing_rank_speaks},
+        {"an error that all ranks have found names none of them", an_error_of_all_names_nobody},
+        {"what rank 0 alone has tried decides", rank_0_is_followed},
+        {"the world is open from the start", the_world_is_there},
         {"the world is a group of all ranks", open_groups},
         {"the fixed tree gives the bits of a binary tree over ranks, in any length and dtype",
          fixed_tree_over_the_world},

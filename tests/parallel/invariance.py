@@ -1,59 +1,63 @@
 #!/usr/bin/env python3
 """The promise of the program: the same configuration and seed give the same losses in every digit, and the same
-bytes of parameters, optimizer state and utilization, on any number of ranks, threads and expert-parallel degrees.
+bytes of parameters, optimizer state and utilization, on any number of ranks, threads, expert-parallel degrees and
+micro-batches.
 
   invariance.py MOETRAIN [CONFIGURATION …]
 
-Each configuration is trained on one rank with one thread, then on the layouts beside it; all of metrics.jsonl that
-is not a time and the digest of the last checkpoint must be equal. No tolerance."""
+Each configuration is trained on one rank with one thread and the first layout's micro-batches, then on the layouts
+beside it; all of metrics.jsonl that is not a time and the digest of the last checkpoint must be equal. No tolerance."""
 import sys
 import time
 
 from runs import Workspace, difference
 
-# name: what it changes, layouts (ranks, threads a rank, parallel.expert)
+# name: what it changes, layouts (ranks, threads a rank, parallel.expert, train.micro_batches)
 CONFIGURATIONS = {
     "dropless": (
         {"data.format": "characters"},
-        [(2, 2, 1), (4, 1, 2), (8, 1, 4), (8, 1, 1)]),
+        [(2, 2, 1, 1), (4, 1, 2, 2), (8, 1, 4, 1), (8, 1, 1, 1), (1, 2, 1, 8), (2, 1, 2, 4)]),
     "switch, position": (
         {"moe.top_k": 1, "moe.router": "topk_softmax", "moe.capacity_factor": 1, "moe.drop": "position",
          "moe.balance_scope": "batch", "model.activation": "relu", "model.tied_embeddings": "false",
          "model.d_model": 48, "attention.heads": 3, "moe.d_ff": 40, "train.context": 17},
-        [(1, 2, 1), (2, 1, 2), (4, 2, 4), (8, 1, 8)]),
+        [(1, 2, 1, 1), (2, 1, 2, 1), (4, 2, 4, 1), (8, 1, 8, 1)]),
     "probability, accumulation, GQA": (
         {"moe.router": "topk_softmax", "moe.normalize_top_k": "true", "moe.capacity_factor": 1.1,
          "moe.drop": "probability", "moe.renormalize_after_drop": "true", "moe.routing_group": "sequence",
-         "moe.balance_scope": "sequence", "attention.heads": 4, "attention.kv_heads": 2, "attention.d_value": 6,
-         "train.micro_batches": 2},
-        [(1, 2, 1), (2, 1, 1), (4, 1, 4), (8, 1, 2)]),
+         "moe.balance_scope": "sequence", "attention.heads": 4, "attention.kv_heads": 2, "attention.d_value": 6},
+        [(1, 2, 1, 1), (2, 1, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1), (1, 1, 1, 4)]),
     "random, dense layers mixed in": (
         {"moe.capacity_factor": 0.75, "moe.drop": "random", "moe.every": 2, "moe.first": "false",
-         "moe.max_expert_replicas": 2, "moe.balance_loss": 0.5, "train.micro_batches": 2, "model.layers": 4},
-        [(2, 2, 1), (4, 1, 4), (8, 1, 4)]),
+         "moe.max_expert_replicas": 4, "moe.balance_loss": 0.5, "model.layers": 4, "train.batch": 32,
+         "train.shards": 16},
+        [(2, 2, 1, 2), (4, 1, 4, 4), (8, 1, 4, 2), (1, 1, 1, 4)]),
     "one replica, MQA": (
         {"moe.top_k": 3, "moe.capacity_factor": 1.25, "moe.routing_group": "sequence", "moe.min_capacity": 3,
-         "moe.balance_scope": "batch", "moe.z_loss": 0.1, "moe.max_expert_replicas": 1, "attention.kv_heads": 1,
-         "attention.heads": 4, "train.micro_batches": 2, "train.batch": 32},
-        [(2, 1, 2), (4, 1, 4), (8, 1, 8)]),
+         "moe.balance_scope": "batch", "moe.z_loss": 0.1, "moe.max_expert_replicas": 2, "attention.kv_heads": 1,
+         "attention.heads": 4, "train.batch": 32, "train.shards": 16},  # the batch of this balance is a micro-batch
+        [(2, 1, 2, 2), (4, 1, 4, 2), (8, 1, 8, 2)]),
     "six experts, sixteen shards": (
         {"moe.experts": 6, "moe.router": "topk_softmax", "moe.capacity_factor": 0.9, "moe.drop": "random",
          "moe.routing_group": "sequence", "moe.renormalize_after_drop": "true", "moe.max_expert_replicas": 4,
          "model.d_model": 40, "attention.heads": 4, "model.activation": "relu", "train.shards": 16},
-        [(2, 1, 2), (4, 2, 1), (8, 1, 2)]),
+        [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4)]),
     "padded, routing by sequence": (  # two sequences a shard: two capacities in the room of each expert and shard
         {"moe.dispatch": "padded", "moe.capacity_factor": 1.1, "moe.routing_group": "sequence",
          "moe.min_capacity": 3, "moe.renormalize_after_drop": "true", "parallel.exchange_chunks": 3,
-         "train.micro_batches": 2, "train.batch": 32},
-        [(1, 2, 1), (2, 1, 2), (4, 1, 1), (4, 1, 4), (8, 1, 2)]),
+         "train.batch": 32, "train.shards": 16},
+        [(1, 2, 1, 1), (2, 1, 2, 2), (4, 1, 1, 1), (4, 1, 4, 4), (8, 1, 2, 2)]),
     "bf16, a chunk for each expert": (
         {"train.precision": "bf16", "parallel.exchange_chunks": 16, "moe.top_k": 1, "moe.router": "topk_softmax",
          "moe.balance_loss": 0, "model.tied_embeddings": "false", "model.d_model": 40, "moe.d_ff": 20},
-        [(1, 2, 1), (2, 1, 2), (4, 2, 2), (4, 1, 4), (8, 1, 8)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 2, 2, 2), (4, 1, 4, 1), (8, 1, 8, 1)]),
     "dense": (
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
-         "attention.d_head": 10, "train.micro_batches": 2},
-        [(1, 2, 0), (2, 1, 0), (4, 2, 0), (8, 1, 0)]),
+         "attention.d_head": 10},
+        [(1, 2, 0, 2), (2, 1, 0, 1), (4, 2, 0, 2), (8, 1, 0, 1), (2, 1, 0, 4)]),
+    "three times a power of two": (  # of micro-batches and shards
+        {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
+        [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),
 }
 
 
@@ -61,49 +65,54 @@ def check_configuration(name, space):
     """Prints a row a layout; returns the layouts that differ."""
     changes, layouts = CONFIGURATIONS[name]
     wanted, failures = None, []
-    for number, (ranks, threads, expert_parallel) in enumerate([(1, 1, 1 if layouts[0][2] else 0), *layouts]):
+    first = (1, 1, 1 if layouts[0][2] else 0, layouts[0][3])
+    for number, (ranks, threads, expert_parallel, micro_batches) in enumerate([first, *layouts]):
         run, begin = f"run{number}", time.monotonic()
-        layout = {"parallel.expert": expert_parallel} if expert_parallel else {}
+        layout = {"train.micro_batches": micro_batches}
+        if expert_parallel:
+            layout["parallel.expert"] = expert_parallel
         space.run(run, dict(changes, **layout), ranks, threads)
         rows, digest = space.result(run)
         wanted = wanted or (rows, digest)
         same = (rows, digest) == wanted
         losses = [row["loss"] for row in rows if "loss" in row]
         drops = max(row.get("drop_rate", 0) for row in rows)
-        print(f"{name:32} {ranks:2} {threads:7} {expert_parallel or '-':>6} {losses[-1]:.15f} {drops:8.3f}  "
+        print(f"{name:32} {ranks:2} {threads:7} {expert_parallel or '-':>6} {micro_batches:5} {losses[-1]:.15f} {drops:8.3f}  "
               f"{digest[:12]}  {'same' if same else 'DIFFERS'}  {time.monotonic() - begin:.1f} s", flush=True)
         assert len(losses) == 5 and (drops > 0) == ("moe.capacity_factor" in changes), rows
         if not same:
-            failures.append(f"{name}, {ranks} ranks x {threads} threads, parallel.expert {expert_parallel}: "
+            failures.append(f"{name}, {ranks} ranks x {threads} threads, parallel.expert {expert_parallel}, "
+                            f"train.micro_batches {micro_batches}: "
                             + difference(rows, wanted[0]))
     return failures
 
 
 def check_repeats(space):
     """train.reproducible: run promises equal repeats on one layout."""
-    config = {"train.reproducible": "run", "moe.capacity_factor": 1, "parallel.expert": 2}
+    config = {"train.reproducible": "run", "moe.capacity_factor": 1, "parallel.expert": 2, "train.micro_batches": 2}
     results = []
     for run in ("first", "second"):
         space.run(run, config, ranks=4, threads=2)
         results.append(space.result(run))
     same = results[0] == results[1]
-    print(f"{'reproducible: run, repeated':32} {4:2} {2:7} {2:6} {results[0][0][-2]['loss']:.15f} {'':8}  "
+    print(f"{'reproducible: run, repeated':32} {4:2} {2:7} {2:6} {2:5} {results[0][0][-2]['loss']:.15f} {'':8}  "
           f"{results[0][1][:12]}  {'same' if same else 'DIFFERS'}", flush=True)
     return [] if same else ["reproducible: run: " + difference(*(rows for rows, _ in results))]
 
 
 def check_coverage():
-    """The layouts together must show every number of ranks and threads and every expert-parallel degree."""
+    """The layouts together must show every number of ranks and threads, every expert-parallel degree and micro-batches."""
     layouts = [layout for _, layouts in CONFIGURATIONS.values() for layout in layouts]
-    for axis, values in enumerate(({1, 2, 4, 8}, {1, 2}, {0, 1, 2, 4, 8})):
+    for axis, values in enumerate(({1, 2, 4, 8}, {1, 2}, {0, 1, 2, 4, 8}, {1, 2, 3, 4, 6, 8, 12})):
         assert {layout[axis] for layout in layouts} == values
-    assert any(ranks > 2 * degree > 0 for ranks, _, degree in layouts), "no expert with more than two replicas"
+    assert any(ranks > 2 * degree > 0 for ranks, _, degree, _ in layouts), "no expert with more than two replicas"
+    assert any(min(ranks, micro_batches) > 1 and ranks > degree for ranks, _, degree, micro_batches in layouts)
 
 
 def main():
     check_coverage()
     names = sys.argv[2:] or [*CONFIGURATIONS, "repeats"]
-    print(f"{'configuration':32} np threads expert {'last loss':17} max drop  digest")
+    print(f"{'configuration':32} np threads expert micro {'last loss':17} max drop  digest")
     failures, begin = [], time.monotonic()
     for name in names:
         space = Workspace(sys.argv[1])

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """A run that is stopped and goes on computes what the unbroken run computes: the same rows of metrics.jsonl in every
-digit and the same digest of the last checkpoint (parameters, moments, cursor, utilization). No tolerance.
+digit, the same digest of the last checkpoint (parameters, moments, cursor) and the same utilization history. No tolerance.
 
   resume.py MOETRAIN [TEST …]"""
 import os
 import shutil
+import re
 import signal
+import subprocess
 
 from runs import Workspace, difference, main, ranks_of
 
@@ -25,11 +27,12 @@ def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
     config = dict(CONFIG, **{"checkpoint.every": 5})
     space.run("unbroken", config, ranks=2)
     wanted = space.result("unbroken")
-    for ranks, threads, expert_parallel in ((2, 1, 2), (1, 2, 1), (4, 1, 1), (8, 1, 4)):
+    for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (8, 1, 4, 1)):
         run = f"resumed{ranks}"
         shutil.copytree(space.path("unbroken"), space.path(run))
         os.remove(space.checkpoints(run)[-1])  # metrics.jsonl still tells of the steps after the cut
-        outcome = space.run(run, dict(config, **{"parallel.expert": expert_parallel}), ranks, threads)
+        outcome = space.run(run, dict(config, **{"parallel.expert": expert_parallel, "train.micro_batches": micro_batches}),
+                            ranks, threads)
         assert "resumed from" in outcome.output and "at step 5" in outcome.output, str(outcome)
         assert_same(space, run, wanted, f"{ranks} ranks, parallel.expert {expert_parallel}")
 
@@ -50,6 +53,39 @@ def a_path_can_be_resumed_into_another_folder(space: Workspace):
     space.run("branch", dict(CONFIG, resume=space.checkpoints("unbroken")[0]), ranks=4)
     later = [row for row in rows if row["step"] > 5]
     assert_same(space, "branch", (later, digest), "resume: PATH")
+
+
+def run_of(space, path):
+    """Identity of a checkpoint's run, and of the run it is a branch of."""
+    told = subprocess.run([space.program, "inspect", path], capture_output=True, text=True, check=True).stdout
+    return [match and match[1] for match in (re.search(r"^run +([0-9a-f]{32})$", told, re.MULTILINE),
+                                             re.search(r"^began from +step 4 of run ([0-9a-f]{32})", told, re.MULTILINE))]
+
+
+def a_branch_goes_on_on_any_layout(space: Workspace):
+    """Begun on four ranks, gone on with on two and one, in its own folder and in the parent's: each time the unbroken branch."""
+    config = dict(CONFIG, **{"checkpoint.every": 2, "train.schedule": "constant"})
+    space.run("parent", config, ranks=2)
+    rows, digest = space.metrics("parent"), space.digest("parent")
+    shutil.copytree(space.path("parent"), space.path("inside"))
+    for run, later in (("outside", [row for row in rows if row["step"] > 4]), ("inside", rows)):
+        begin = next(path for path in space.checkpoints("inside" if run == "inside" else "parent") if "00000004" in path)
+        parent, _ = run_of(space, begin)
+        for steps, ranks, at in ((6, 4, 4), (8, 2, 6), (10, 1, 8)):
+            outcome = space.run(run, dict(config, resume=begin, **{"train.steps": steps}), ranks)
+            assert outcome.output.count(f"at step {at}") == 1, str(outcome)
+            assert outcome.output.count("a branch of run") == (at == 4), str(outcome)
+        assert space.digest(run) == digest, "the branch computes something else"
+        own, its_parent = run_of(space, space.checkpoints(run)[-1])
+        assert its_parent == parent and own not in (None, parent), (own, its_parent, parent)
+        assert [row for row in space.metrics(run) if "loss" in row] == [row for row in later if "loss" in row]
+
+
+def refusals_are_one_line_on_any_number_of_ranks(space: Workspace):
+    space.run("run", {"checkpoint.every": 2}, ranks=2)
+    for changes, code in (({"run.seed": 2}, 2), ({"resume": "none.h5"}, 4), ({"init": space.checkpoints("run")[0]}, 2)):
+        outcome = space.run("run", dict(changes, **{"train.steps": 6}), ranks=4, code=code)
+        assert outcome.output.count("moetrain: error: ") == 1, str(outcome)
 
 
 def stop_and_go_on(space, how):
@@ -80,5 +116,6 @@ def a_signal_to_one_rank_stops_all(space: Workspace):
 
 
 main([a_run_cut_at_step_5_goes_on_on_any_layout, checkpoint_timings_leave_no_trace,
-      a_path_can_be_resumed_into_another_folder, a_signal_to_mpirun_saves_and_exits_with_75,
+      a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
+      refusals_are_one_line_on_any_number_of_ranks, a_signal_to_mpirun_saves_and_exits_with_75,
       a_signal_to_one_rank_stops_all])

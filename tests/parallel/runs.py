@@ -1,4 +1,5 @@
 """Runs of the built program under mpirun in a folder of their own, and what they leave behind."""
+import hashlib
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 HANG_SECONDS = 120  # only a hang takes this long, also on a busy machine under sanitizers
 
@@ -20,7 +22,7 @@ ENVIRONMENT = {
 TINY = {
     "data.train": "train.txt", "data.validation": "validation.txt",
     "model.d_model": 32, "model.layers": 2, "attention.heads": 2, "model.d_ff": 48,
-    "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 24, "moe.max_expert_replicas": 8,
+    "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 24,
     "train.steps": 5, "train.batch": 16, "train.context": 16, "train.shards": 8, "train.lr": 0.003, "train.warmup": 1,
     "eval.every": 2, "eval.batches": 2, "log.every": 1, "checkpoint.every": 0,
 }
@@ -116,9 +118,19 @@ class Workspace:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def history(self, run):
+        """A hash of the newest checkpoint's utilization history, of which the digest has only the sums."""
+        import h5py
+
+        hasher = hashlib.sha256()
+        with h5py.File(self.checkpoints(run)[-1], "r") as file:
+            file["utilization"].visititems(
+                lambda name, item: hasher.update(name.encode() + item[...].tobytes()) if hasattr(item, "shape") else None)
+        return hasher.hexdigest()
+
     def result(self, run):
-        """All that must be equal between two runs that are the same computation."""
-        return self.metrics(run), self.digest(run)
+        """All that must be equal between two runs that are the same computation and log equally often."""
+        return self.metrics(run), f"{self.digest(run)} {self.history(run)}"
 
     def wait_for_step(self, run, step, process):
         """Until metrics.jsonl shows that step."""
@@ -192,7 +204,9 @@ def main(tests):
         try:
             test(Workspace(program))
             print(f"ok      {sentence} ({time.monotonic() - begin:.1f} s)", flush=True)
-        except AssertionError as error:
+        except Exception as error:  # also one of the script itself: the other tests run all the same
             failed += 1
+            if not isinstance(error, AssertionError):
+                traceback.print_exc()
             print(f"FAILED  {sentence} ({time.monotonic() - begin:.1f} s): {error}", flush=True)
     sys.exit(1 if failed else 0)

@@ -245,7 +245,7 @@ static void run_steps(Fixture *f, const char *name, Model *model, Optimizer *opt
             int64_t first = (step * micro_batches + micro) * B;
             cut_tokens(tensor_i32(text) + first * (T + 1), B, T, tensor_i32(tokens),
                        tensor_i32(targets));
-            model_train_micro_batch(model, tokens, targets, micro == 0, 0);
+            model_train_micro_batch(model, tokens, targets, micro, 0);
         }
         statistics_reduce(&model->stats, &model->work);
         report_step(reports, step, &model->stats);
@@ -262,6 +262,7 @@ static void assert_training(const char *name) {
     Fixture *f = fixture_open("training");
     ModelConfig config = read_model_config(f, name);
     int64_t micro_batches = fixture_int(f, "%s/config/micro_batches", name);
+    config.moe.max_expert_replicas = micro_batches;
     ModelSplit split = read_split(f, name, fixture_int(f, "%s/config/batch", name) / micro_batches);
     split.micro_batches = micro_batches;
     Model model;

@@ -77,9 +77,47 @@ static void dying_calls_the_hook_and_ends_even_if_it_returns(void **state) {
     assert_int_equal(child_status(text, sizeof text, EXIT_HANG, tell_parent), EXIT_HANG);
 }
 
-static void a_true_check_does_nothing(void **state) {
+// Which exit code a failed check ends with; 0 when the process went on.
+static void fail_as_a_bug(void) {
+    CHECK(1 + 1 == 3, "arithmetic");
+}
+static void fail_for_memory(void) {
+    CHECK_MEMORY(NULL, "no memory for %d layers", 7);
+}
+
+static int ending_of(void (*work)(void), char *text, size_t bytes) {
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        die_hook = NULL;
+        work();
+        _exit(0);
+    }
+    close(ends[1]);
+    ssize_t count = read(ends[0], text, bytes - 1);
+    text[count > 0 ? count : 0] = '\0';
+    close(ends[0]);
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WEXITSTATUS(status);
+}
+
+static void a_bug_and_missing_memory_have_codes_of_their_own(void **state) {
     (void)state;
+    char text[2048];
+    assert_int_equal(ending_of(fail_as_a_bug, text, sizeof text), EXIT_BUG);
+    assert_non_null(strstr(text, "arithmetic"));
+    assert_int_equal(ending_of(fail_for_memory, text, sizeof text), EXIT_IO);
+    assert_non_null(strstr(text, "no memory for 7 layers; "));
+    assert_non_null(strstr(text, "MiB are free"));
+}
+
+static void a_true_check_does_nothing(void **state) {
+    state = (void **)&state;
     CHECK(1 + 1 == 2, "arithmetic");
+    CHECK_MEMORY(state, "no memory");
 }
 
 int main(void) {
@@ -88,6 +126,7 @@ int main(void) {
         cmocka_unit_test(long_messages_are_cut_not_overrun),
         cmocka_unit_test(dying_names_the_rank_the_cause_and_the_place),
         cmocka_unit_test(dying_calls_the_hook_and_ends_even_if_it_returns),
+        cmocka_unit_test(a_bug_and_missing_memory_have_codes_of_their_own),
         cmocka_unit_test(a_true_check_does_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -122,6 +122,85 @@ static void the_newest_are_kept_and_later_steps_left_alone(void **state) {
     assert_int_equal(newest(), 100000000);
 }
 
+static void save_run(int64_t step, int keep_last, RunIdentity run) {
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, step, 0, 1, false);
+    sample.checkpoint.state.run = run;
+    if (!checkpoint_save(run_dir, &sample.checkpoint, keep_last, &err)) fail_msg("%s", err.message);
+    sample_free(&sample);
+}
+
+static void the_newest_healthy_one_is_never_pruned(void **state) {
+    (void)state;
+    const RunIdentity healthy = {.parent_step = -1, .healthy = 1}, sick = {.parent_step = -1};
+    save_run(1, 1, healthy);
+    save_run(2, 1, healthy);
+    assert_false(exists(file_of(1)));
+    for (int64_t step = 3; step < 9; step++) {
+        save_run(step, 1, sick);
+        assert_true(exists(file_of(2)));
+        assert_true(exists(file_of(step)));
+        assert_false(exists(file_of(step - 1)) && step > 3);
+    }
+    save_run(9, 1, healthy);
+    assert_false(exists(file_of(2)) || exists(file_of(8)));
+    assert_true(exists(file_of(9)));
+
+    // What cannot be read may be the good one: it and what is older stays until a healthy one is found.
+    save_run(10, 2, sick);
+    assert_int_equal(unlink(file_of(9)), 0);
+    assert_int_equal(symlink("step-00000009.h5", file_of(9)), 0);
+    save_run(11, 1, sick);
+    struct stat info;
+    assert_int_equal(lstat(file_of(9), &info), 0);
+    assert_false(exists(file_of(10)));
+}
+
+static void a_run_is_told_from_another(void **state) {
+    (void)state;
+    RunIdentity run = {.run = "0123456789abcdef0123456789abcdef",
+                       .parent_run = "fedcba9876543210fedcba9876543210",
+                       .parent_step = 3,
+                       .began_from = "/runs/other/checkpoints/step-00000003.h5",
+                       .healthy = 0};
+    TrainState read;
+    Error err = {0};
+    char digest[40], other[40];
+    save_run(4, 0, run);
+    assert_true(checkpoint_read_state(file_of(4), &read, &err));
+    assert_memory_equal(&read.run, &run, sizeof run);
+    assert_true(checkpoint_digest(file_of(4), digest, &err));
+    save_run(4, 0, (RunIdentity){.parent_step = -1, .healthy = 1});
+    assert_true(checkpoint_digest(file_of(4), other, &err));
+    assert_string_equal(digest, other); // the same bits, whatever their story
+
+    const char *const crafted[] = {"../../0123456789abcdef0123456789", "0123"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(run.run, sizeof run.run, "%s", crafted[i]);
+        save_run(4, 0, run);
+        assert_false(checkpoint_read_state(file_of(4), &read, &err));
+        assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    }
+}
+
+// A read error says nothing about the bytes: an older checkpoint in its place would undo work.
+static void a_checkpoint_that_cannot_be_read_is_not_passed_over(void **state) {
+    (void)state;
+    const char *const targets[] = {"step-00000006.h5", "nowhere"}; // a circle; a file system that is away
+    char path[CHECKPOINT_PATH_BYTES];
+    save(5, 0);
+    for (int i = 0; i < 2; i++) {
+        Error err = {0};
+        assert_int_equal(symlink(targets[i], file_of(6)), 0);
+        assert_false(checkpoint_find_latest(run_dir, path, &err));
+        assert_int_equal(err.exit_code, EXIT_IO);
+        assert_non_null(strstr(err.message, "step-00000006.h5"));
+        assert_int_equal(unlink(file_of(6)), 0);
+    }
+    assert_int_equal(newest(), 5);
+}
+
 static void saving_a_step_again_replaces_its_file(void **state) {
     (void)state;
     save(5, 0);
@@ -311,6 +390,79 @@ static void info_tells_what_is_inside(void **state) {
     checkpoint_free_info(&info);
 }
 
+static void the_table_is_read_without_reading_any_tensor(void **state) {
+    (void)state;
+    CheckpointInfo info, table;
+    Error err = {0};
+    save(5, 0);
+    assert_true(checkpoint_read_info(file_of(5), &info, &err));
+    FILE *file = fopen(file_of(5), "r+b"); // a tensor's bytes, damaged
+    assert_non_null(file);
+    assert_int_equal(0, fseek(file, 0, SEEK_END));
+    assert_int_equal(0, fseek(file, ftell(file) / 2, SEEK_SET));
+    int byte = fgetc(file);
+    assert_int_equal(0, fseek(file, -1, SEEK_CUR));
+    assert_int_equal(byte ^ 1, fputc(byte ^ 1, file));
+    assert_int_equal(0, fclose(file));
+    assert_false(checkpoint_read_info(file_of(5), &table, &err));
+    assert_true(checkpoint_read_table(file_of(5), &table, &err));
+    assert_int_equal(info.tensor_count, table.tensor_count);
+    for (int i = 0; i < info.tensor_count; i++) {
+        assert_string_equal(info.tensors[i].name, table.tensors[i].name);
+        assert_memory_equal(info.tensors[i].shape, table.tensors[i].shape, sizeof info.tensors[i].shape);
+    }
+    checkpoint_free_info(&info);
+    checkpoint_free_info(&table);
+}
+
+// A file whose hashes hold and whose numbers cannot be.
+static void expect_refused(void (*spoil)(TrainState *state, UtilizationHistory *history),
+                           const char *word) {
+    Sample sample;
+    CheckpointInfo info;
+    Error err = {0};
+    sample_init(&sample, 5, 0, 1, false);
+    spoil(&sample.checkpoint.state, sample.checkpoint.utilization);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    assert_true(checkpoint_verify(file_of(sample.checkpoint.state.step), &err));
+    assert_false(checkpoint_load(file_of(sample.checkpoint.state.step), &sample.checkpoint, &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    assert_non_null(strstr(err.message, word));
+    assert_false(checkpoint_read_info(file_of(sample.checkpoint.state.step), &info, &err));
+    assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
+    sample_free(&sample);
+}
+
+static void negative_cursor(TrainState *state, UtilizationHistory *history) {
+    (void)history;
+    state->data_index = -1;
+}
+static void absurd_step_count(TrainState *state, UtilizationHistory *history) {
+    (void)history;
+    state->adam_steps = INT64_MAX;
+}
+static void negative_load(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    history->routed[1] = -5;
+}
+static void negative_open_load(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    history->open_dropped[0] = -5;
+}
+static void row_of_no_steps(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    history->steps[0] = 0;
+}
+
+static void numbers_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    expect_refused(negative_cursor, "state/data_index holds -1");
+    expect_refused(absurd_step_count, "state/adam_steps holds 9223372036854775807");
+    expect_refused(negative_load, "utilization/routed holds -5");
+    expect_refused(negative_open_load, "utilization/open/dropped holds -5");
+    expect_refused(row_of_no_steps, "utilization/steps holds 0");
+}
+
 static void save_changed(int64_t step, const char *config, int tensor, bool replicated) {
     Sample sample;
     Error err = {0};
@@ -349,6 +501,51 @@ static void the_digest_is_of_content_alone(void **state) {
     assert_string_not_equal(first, other);
 }
 
+// Saves step 5 with a history of ten steps, closed into a row each `every` steps; `more` choices
+// go to one expert in the last of them, `lost` are dropped there.
+static void save_history(int64_t every, int64_t more, int64_t lost) {
+    enum { CELLS = SAMPLE_LAYERS * SAMPLE_EXPERTS };
+    Sample sample;
+    Error err = {0};
+    sample_init(&sample, 5, 0, 1, false);
+    utilization_free(&sample.utilization);
+    utilization_init(&sample.utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+    for (int64_t step = 1; step <= 10; step++) {
+        int64_t routed[CELLS], dropped[CELLS] = {0};
+        double mass[CELLS], entropy[SAMPLE_LAYERS] = {0.1 * (double)step, 0.3};
+        for (int cell = 0; cell < CELLS; cell++) {
+            routed[cell] = step + cell;
+            mass[cell] = 0.1 * (double)(step * cell);
+        }
+        routed[CELLS - 1] += step == 10 ? more : 0;
+        dropped[CELLS - 1] += step == 10 ? lost : 0;
+        utilization_add(&sample.utilization, routed, dropped, mass, entropy);
+        if (step % every == 0) utilization_close_row(&sample.utilization, step);
+    }
+    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    sample_free(&sample);
+}
+
+static void the_digest_counts_choices_not_rows(void **state) {
+    (void)state;
+    char first[40], other[40];
+    save_history(1, 0, 0);
+    digest_of(5, first);
+    for (int64_t every = 2; every <= 11; every++) { // 11: all steps in the open row
+        save_history(every, 0, 0);
+        digest_of(5, other);
+        assert_string_equal(first, other);
+    }
+    for (int64_t every = 1; every <= 4; every += 3) {
+        save_history(every, 1, 0);
+        digest_of(5, other);
+        assert_string_not_equal(first, other);
+        save_history(every, 0, 1);
+        digest_of(5, other);
+        assert_string_not_equal(first, other);
+    }
+}
+
 static void a_dense_model_without_history_can_be_saved(void **state) {
     (void)state;
     Error err = {0};
@@ -370,8 +567,12 @@ static void the_first_format_is_still_read(void **state) {
              __FILE__);
     assert_true(checkpoint_verify(golden, &err));
     assert_true(loads_as(golden, 5));
+    TrainState read;
+    assert_true(checkpoint_read_state(golden, &read, &err));
+    assert_string_equal(read.run.run, ""); // it did not know of runs
+    assert_int_equal(read.run.parent_step, -1);
     assert_true(checkpoint_digest(golden, digest, &err));
-    assert_string_equal(digest, "8304ddd8a901b34ce737937a719868a6");
+    assert_string_equal(digest, "2ce1794171289e107df8d1d5745671f3");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_run_dir, remove_run_dir)
@@ -382,6 +583,9 @@ int main(int argc, char **argv) {
         TEST(a_new_directory_has_no_checkpoint),
         TEST(only_files_with_our_names_count),
         TEST(the_newest_are_kept_and_later_steps_left_alone),
+        TEST(the_newest_healthy_one_is_never_pruned),
+        TEST(a_run_is_told_from_another),
+        TEST(a_checkpoint_that_cannot_be_read_is_not_passed_over),
         TEST(saving_a_step_again_replaces_its_file),
         TEST(leftovers_of_crashed_saves_are_removed),
         TEST(a_damaged_newest_is_passed_over),
@@ -393,7 +597,10 @@ int main(int argc, char **argv) {
         TEST(a_reader_of_parameters_needs_no_optimizer),
         TEST(any_rows_can_be_loaded),
         TEST(info_tells_what_is_inside),
+        TEST(the_table_is_read_without_reading_any_tensor),
+        TEST(numbers_that_cannot_be_are_refused),
         TEST(the_digest_is_of_content_alone),
+        TEST(the_digest_counts_choices_not_rows),
         TEST(a_dense_model_without_history_can_be_saved),
         TEST(the_first_format_is_still_read),
     };

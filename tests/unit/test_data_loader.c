@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "kernels/utf8.h"
+
 enum { SEED = 1337 };
 static const Vocabulary numbers = {.format = DATA_UINT32, .size = 1 << 20};
 static const Vocabulary halves = {.format = DATA_UINT16, .size = 1000, .bytes_per_token = 3.5};
@@ -157,21 +159,35 @@ static void the_cursor_wraps_into_the_next_epochs(void **state) {
     data_file_close(file);
 }
 
-static void evaluation_windows_follow_the_file(void **state) {
-    (void)state;
-    DataFile *file = open_counting_file(33);
-    int32_t inputs[8], targets[8];
+// Its tokens and targets; the number of them.
+static int64_t read_window(DataFile *file, int64_t window, int64_t T, int32_t *inputs,
+                           int32_t *targets) {
     Error err = {0};
-    assert_int_equal(3, data_file_windows(file, 8));
-    for (int64_t w = 0; w < 4; w++) { // the fourth still fits with its last target
-        assert_true(data_file_window(file, w, 8, inputs, targets, &err));
-        assert_int_equal(w * 8, inputs[0]);
-        assert_int_equal(w * 8 + 8, targets[7]);
+    int64_t count = -1;
+    if (!data_file_evaluation_window(file, window, T, inputs, targets, &count, &err)) fail();
+    return count;
+}
+
+static void every_token_but_the_first_is_a_target_of_one_evaluation_window(void **state) {
+    (void)state;
+    int32_t inputs[9], targets[9];
+    const int64_t sizes[] = {1, 2, 8, 9, 10, 33, 64};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        DataFile *file = open_counting_file(sizes[s]);
+        int64_t next = 1;
+        for (int64_t w = 0; w < data_file_evaluation_windows(file, 8); w++) {
+            int64_t count = read_window(file, w, 8, inputs, targets);
+            assert_in_range(count, 1, 8);
+            for (int64_t i = 0; i < count; i++, next++) {
+                assert_int_equal(next - 1, inputs[i]);
+                assert_int_equal(next, targets[i]);
+            }
+            for (int64_t i = count; i < 8; i++) assert_int_equal(0, inputs[i] | targets[i]);
+        }
+        assert_int_equal(sizes[s], next);
+        assert_int_equal(0, read_window(file, 9, 8, inputs, targets)); // behind the end
+        data_file_close(file);
     }
-    assert_false(data_file_window(file, 4, 8, inputs, targets, &err));
-    assert_int_equal(EXIT_DATA, err.exit_code);
-    assert_false(data_file_window(file, -1, 8, inputs, targets, &err));
-    data_file_close(file);
 }
 
 static void a_window_longer_than_the_read_buffer_is_whole(void **state) {
@@ -199,13 +215,12 @@ static void a_file_too_short_for_the_context_has_no_windows(void **state) {
 static void each_format_gives_its_tokens_and_bytes_per_token(void **state) {
     (void)state;
     int32_t inputs[3], targets[3];
-    Error err = {0};
     const uint8_t raw[] = {0xFF, 0x00, 0x80, 0x01, 0x00, 0x00, 0x07, 0x00};
     write_file(raw, sizeof raw);
     DataFile *file = open_file(&bytes);
     assert_int_equal(8, data_file_tokens(file));
     assert_float_equal(1.0, data_file_bytes_per_token(file), 0.0);
-    assert_true(data_file_window(file, 0, 3, inputs, targets, &err));
+    assert_int_equal(3, read_window(file, 0, 3, inputs, targets));
     assert_memory_equal(((int32_t[]){255, 0, 128}), inputs, sizeof inputs);
     assert_memory_equal(((int32_t[]){0, 128, 1}), targets, sizeof targets);
     data_file_close(file);
@@ -215,7 +230,7 @@ static void each_format_gives_its_tokens_and_bytes_per_token(void **state) {
     file = open_file(&halves);
     assert_int_equal(4, data_file_tokens(file));
     assert_float_equal(3.5, data_file_bytes_per_token(file), 0.0);
-    assert_true(data_file_window(file, 0, 3, inputs, targets, &err));
+    assert_int_equal(3, read_window(file, 0, 3, inputs, targets));
     assert_memory_equal(((int32_t[]){999, 0, 256}), inputs, sizeof inputs);
     data_file_close(file);
 
@@ -227,7 +242,7 @@ static void each_format_gives_its_tokens_and_bytes_per_token(void **state) {
     file = open_file(&characters);
     assert_int_equal(4, data_file_tokens(file));
     assert_float_equal(1.5, data_file_bytes_per_token(file), 0.0);
-    assert_true(data_file_window(file, 0, 3, inputs, targets, &err));
+    assert_int_equal(3, read_window(file, 0, 3, inputs, targets));
     assert_memory_equal(((int32_t[]){1, 2, 0}), inputs, sizeof inputs);
     assert_memory_equal(((int32_t[]){2, 0, 1}), targets, sizeof targets);
     data_file_close(file);
@@ -299,11 +314,12 @@ static void the_last_token_is_validated_too(void **state) {
 static void a_file_that_changes_while_open_is_an_error_and_no_crash(void **state) {
     (void)state;
     int32_t inputs[100], targets[100];
+    int64_t count;
     Error err = {0};
     DataFile *file = open_counting_file(1000);
     assert_int_equal(0, truncate(path, 3 * 100 * 4 + 10));
-    assert_true(data_file_window(file, 1, 100, inputs, targets, &err));
-    assert_false(data_file_window(file, 3, 100, inputs, targets, &err));
+    assert_int_equal(100, read_window(file, 1, 100, inputs, targets));
+    assert_false(data_file_evaluation_window(file, 3, 100, inputs, targets, &count, &err));
     assert_int_equal(EXIT_DATA, err.exit_code);
     assert_non_null(strstr(err.message, "ends at byte 1210 but had 4000"));
     char identity[40];
@@ -314,8 +330,70 @@ static void a_file_that_changes_while_open_is_an_error_and_no_crash(void **state
     FILE *out = fopen(path, "r+b"); // the same inode, other content
     assert_int_equal(1000, fwrite(foreign, 4, 1000, out));
     assert_int_equal(0, fclose(out));
-    assert_false(data_file_window(file, 2, 100, inputs, targets, &err));
+    assert_false(data_file_evaluation_window(file, 2, 100, inputs, targets, &count, &err));
     assert_non_null(strstr(err.message, "token 4294967295 at byte 800"));
+    data_file_close(file);
+}
+
+static void characters_take_as_few_bytes_as_the_vocabulary_needs(void **state) {
+    (void)state;
+    static const int32_t sizes[] = {1, 2, 255, 256, 257, 300, 5000};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        enum {
+            REPEATS = 40
+        }; // over several pieces of the reader, with characters across their borders
+        char *text = malloc((size_t)sizes[s] * 4 * REPEATS), *end = text;
+        int64_t length = 0;
+        for (int repeat = 0; repeat < REPEATS; repeat++)
+            for (int32_t i = 0; i < sizes[s]; i++, length++) {
+                char one[5]; // in descending order, so that numbers change when they are sorted
+                int bytes_of_one = utf8_encode(0x4E00 + sizes[s] - 1 - i, one);
+                memcpy(end, one, (size_t)bytes_of_one);
+                end += bytes_of_one;
+            }
+        write_file(text, (size_t)(end - text));
+        free(text);
+        DataConfig config = {.format = DATA_CHARACTERS, .check = true};
+        snprintf(config.train, sizeof config.train, "%s", path);
+        Vocabulary vocabulary = {0};
+        Error err = {0};
+        assert_true(vocabulary_open(&vocabulary, &config, &err));
+        assert_int_equal(sizes[s], vocabulary.size);
+        assert_int_equal(sizes[s] <= 256 ? 1 : 2, vocabulary.text.width);
+        assert_int_equal(length, vocabulary.text.count);
+        // The training file is not read again; another file with the same content is.
+        DataFile *first = open_file(&vocabulary), *second = NULL;
+        vocabulary.text.path[0] = '\0';
+        second = open_file(&vocabulary);
+        DataFile *const files[] = {first, second};
+        for (int f = 0; f < 2; f++) {
+            assert_int_equal(length, data_file_tokens(files[f]));
+            assert_float_equal(3.0, data_file_bytes_per_token(files[f]), 1e-12);
+            for (int64_t i = 0; i < length - 1; i++) {
+                int32_t input, target;
+                assert_int_equal(1, read_window(files[f], i, 1, &input, &target));
+                assert_int_equal(sizes[s] - 1 - i % sizes[s], input);
+            }
+        }
+        data_file_close(first);
+        data_file_close(second);
+        vocabulary_free(&vocabulary);
+    }
+}
+
+static void a_cursor_that_no_run_has_is_an_error_and_no_endless_walk(void **state) {
+    (void)state;
+    DataFile *file = open_counting_file(1000);
+    int32_t inputs[4], targets[4];
+    static const DataCursor wrong[] = {
+        {0, -1}, {-1, 0}, {0, INT64_MIN}, {0, INT64_MAX}, {INT64_MAX, INT64_MAX}, {INT64_MIN, 5}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Error err = {0};
+        assert_false(data_file_training_window(file, SEED, wrong[i], 3, 4, inputs, targets, &err));
+        assert_int_equal(EXIT_CHECKPOINT, err.exit_code);
+    }
+    // Past the epoch is legal: the same place in a file that has become fewer windows.
+    assert_in_range(window_start(file, SEED, (DataCursor){0, 100000}, 0, 4), 0, 999);
     data_file_close(file);
 }
 
@@ -363,7 +441,8 @@ int main(void) {
         cmocka_unit_test_teardown(windows_of_an_epoch_share_one_offset_and_fit, remove_file),
         cmocka_unit_test_teardown(the_order_is_random_and_differs_by_seed_and_epoch, remove_file),
         cmocka_unit_test_teardown(the_cursor_wraps_into_the_next_epochs, remove_file),
-        cmocka_unit_test_teardown(evaluation_windows_follow_the_file, remove_file),
+        cmocka_unit_test_teardown(every_token_but_the_first_is_a_target_of_one_evaluation_window,
+                                  remove_file),
         cmocka_unit_test_teardown(a_window_longer_than_the_read_buffer_is_whole, remove_file),
         cmocka_unit_test_teardown(a_file_too_short_for_the_context_has_no_windows, remove_file),
         cmocka_unit_test_teardown(each_format_gives_its_tokens_and_bytes_per_token, remove_file),
@@ -374,6 +453,10 @@ int main(void) {
                                   remove_file),
         cmocka_unit_test_teardown(the_last_token_is_validated_too, remove_file),
         cmocka_unit_test_teardown(a_file_that_changes_while_open_is_an_error_and_no_crash,
+                                  remove_file),
+        cmocka_unit_test_teardown(characters_take_as_few_bytes_as_the_vocabulary_needs,
+                                  remove_file),
+        cmocka_unit_test_teardown(a_cursor_that_no_run_has_is_an_error_and_no_endless_walk,
                                   remove_file),
         cmocka_unit_test_teardown(identity_depends_on_size_and_content, remove_file),
         cmocka_unit_test_teardown(identity_of_a_large_file_looks_at_head_middle_and_tail,

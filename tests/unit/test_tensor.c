@@ -23,7 +23,7 @@ static void survive(int exit_code) {
         if (setjmp(after_death) == 0) {                                                            \
             statement;                                                                             \
         }                                                                                          \
-        assert_int_equal(death_code, EXIT_COMMUNICATION);                                          \
+        assert_int_equal(death_code, EXIT_BUG);                                                    \
     } while (0)
 
 static void sizes_are_products_of_the_shape(void **state) {

@@ -83,6 +83,84 @@ static void many_rows_stay_as_they_were(void **state) {
     utilization_free(&history);
 }
 
+// Sums over all rows, and the number of steps they cover.
+static void expect_all_steps(const UtilizationHistory *history, int64_t steps) {
+    int64_t covered = 0, routed = 0, dropped = 0;
+    double mass = 0, entropy = 0;
+    for (int64_t row = 0; row < history->rows; row++) {
+        covered += history->steps[row];
+        routed += history->routed[(row * L + 1) * E + 2];
+        dropped += history->dropped[row * L * E];
+        mass += history->weight_mass[row * L * E];
+        entropy += history->entropy[row * L] * (double)history->steps[row];
+        if (row > 0) assert_true(history->step[row] > history->step[row - 1]);
+        assert_int_equal(history->step[row], covered - 1); // steps 0, 1, …
+    }
+    assert_int_equal(covered, steps);
+    assert_int_equal(routed, steps * (steps - 1) / 2 + 5 * steps);
+    assert_int_equal(dropped, steps);
+    assert_true(mass == 0.25 * (double)(steps * (steps - 1)));
+    double wanted = (double)steps * (double)(steps - 1) / 2;
+    assert_true(entropy > wanted * (1 - 1e-9) && entropy < wanted * (1 + 1e-9));
+}
+
+static void a_full_history_halves_what_is_long_ago(void **state) {
+    (void)state;
+    int64_t room = utilization_room(L, E);
+    assert_int_equal(room, 4096);
+    UtilizationHistory history;
+    utilization_init(&history, L, E);
+    const void *first = history.routed;
+    for (int64_t step = 0; step < 5 * room; step++) {
+        add_step(&history, step);
+        utilization_close_row(&history, step);
+        assert_in_range(history.rows, 1, room);
+        if (step + 1 == room) assert_int_equal(history.rows, room);
+        if (step == room) assert_int_equal(history.rows, room / 2 + room / 4 + 1);
+    }
+    assert_ptr_equal(history.routed, first); // nothing was allocated on the way
+    expect_all_steps(&history, 5 * room);
+    int64_t last = history.rows - 1;
+    assert_int_equal(history.steps[last], 1); // the newest rows are as they were
+    assert_int_equal(history.routed[last * L * E], 5 * room - 1);
+    assert_true(history.steps[0] > 8);
+    utilization_free(&history);
+}
+
+// As a file of an earlier program, which never merged.
+static void more_rows_than_there_is_room_for_are_merged_when_the_next_comes(void **state) {
+    (void)state;
+    int64_t room = utilization_room(L, E), rows = 3 * room + 1;
+    UtilizationHistory history;
+    utilization_init(&history, L, E);
+    utilization_reserve(&history, rows);
+    for (int64_t row = 0; row < rows; row++) {
+        history.step[row] = row;
+        history.steps[row] = 1;
+        for (int64_t cell = 0; cell < L * E; cell++) {
+            history.routed[row * L * E + cell] = row + cell;
+            history.dropped[row * L * E + cell] = 1;
+            history.weight_mass[row * L * E + cell] = 0.5 * (double)row;
+        }
+        for (int layer = 0; layer < L; layer++)
+            history.entropy[row * L + layer] = (double)(row + layer);
+    }
+    history.rows = rows;
+    add_step(&history, rows);
+    utilization_close_row(&history, rows);
+    assert_in_range(history.rows, 1, room);
+    expect_all_steps(&history, rows + 1);
+    utilization_free(&history);
+}
+
+static void a_history_takes_no_more_than_256_mib_unless_a_row_does(void **state) {
+    (void)state;
+    assert_int_equal(utilization_room(0, 0), 4096);
+    assert_in_range(utilization_room(64, 512), 300, 350);
+    assert_in_range(utilization_bytes(64, 512), 200 << 20, 257 << 20);
+    assert_int_equal(utilization_room(1024, 65536), 8);
+}
+
 static void a_dense_model_has_rows_without_cells(void **state) {
     (void)state;
     UtilizationHistory history;
@@ -100,6 +178,9 @@ int main(void) {
         cmocka_unit_test(closing_starts_the_next_row_from_zero),
         cmocka_unit_test(an_empty_row_is_not_closed),
         cmocka_unit_test(many_rows_stay_as_they_were),
+        cmocka_unit_test(a_full_history_halves_what_is_long_ago),
+        cmocka_unit_test(more_rows_than_there_is_room_for_are_merged_when_the_next_comes),
+        cmocka_unit_test(a_history_takes_no_more_than_256_mib_unless_a_row_does),
         cmocka_unit_test(a_dense_model_has_rows_without_cells),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

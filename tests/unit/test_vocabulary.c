@@ -98,7 +98,8 @@ static void characters_are_the_sorted_code_points_of_the_text(void **state) {
     assert_int_equal(-1, vocabulary_find(&vocabulary, 'z'));
     assert_round_trip(&vocabulary, text);
 
-    vocabulary_from_code_points(&copy, &config, vocabulary.code_points, vocabulary.size);
+    assert_true(
+        vocabulary_from_checkpoint(&copy, &config, vocabulary.code_points, vocabulary.size, &err));
     vocabulary_free(&vocabulary);
     assert_round_trip(&copy, text);
     vocabulary_free(&copy);
@@ -157,10 +158,10 @@ static void text_outside_the_vocabulary_is_refused_by_name(void **state) {
     const int32_t code_points[] = {'a', 'b'};
     DataConfig config = {.format = DATA_CHARACTERS};
     Vocabulary vocabulary;
-    vocabulary_from_code_points(&vocabulary, &config, code_points, 2);
     int32_t tokens[4];
     int64_t count = 0;
     Error err = {0};
+    assert_true(vocabulary_from_checkpoint(&vocabulary, &config, code_points, 2, &err));
     assert_false(vocabulary_encode(&vocabulary, "ab\xC3\xA4", tokens, 4, &count, &err));
     assert_int_equal(EXIT_CONFIG, err.exit_code);
     assert_non_null(strstr(err.message, "'\xC3\xA4' (U+00E4)"));
@@ -180,7 +181,7 @@ static void tokens_without_text_are_written_as_numbers(void **state) {
     int32_t tokens[4];
     int64_t count = 0;
     Error err = {0};
-    assert_true(vocabulary_encode(&vocabulary, "  5   6", tokens, 4, &count, &err));
+    assert_true(vocabulary_encode(&vocabulary, "  5 \n\t6\r\n", tokens, 4, &count, &err));
     assert_int_equal(2, count);
     assert_int_equal(6, tokens[1]);
     const char *const wrong[] = {"100", "-1", "x", "1x", "99999999999999999999", "1,2"};
@@ -188,6 +189,55 @@ static void tokens_without_text_are_written_as_numbers(void **state) {
         assert_false(vocabulary_encode(&vocabulary, wrong[i], tokens, 4, &count, &err));
         assert_non_null(strstr(err.message, "from 0 to 99"));
     }
+}
+
+static void a_checkpoint_whose_vocabulary_contradicts_itself_is_refused(void **state) {
+    (void)state;
+    static const int32_t good[] = {'a', 'b', 0x20AC}, twice[] = {'a', 'a', 'b'},
+                         low[] = {-1, 'a', 'b'}, high[] = {'a', 'b', 0x110000};
+    const struct {
+        DataConfig config;
+        const int32_t *code_points;
+        int64_t size;
+        bool legal;
+    } cases[] = {
+        {{.format = DATA_BYTES}, NULL, 256, true},
+        {{.format = DATA_BYTES}, NULL, 65, false}, // bytes would index what is behind the table
+        {{.format = DATA_BYTES}, good, 3, false},
+        {{.format = DATA_CHARACTERS}, good, 3, true},
+        {{.format = DATA_CHARACTERS}, NULL, 256, false}, // nothing to copy
+        {{.format = DATA_CHARACTERS}, twice, 3, false},
+        {{.format = DATA_CHARACTERS}, low, 3, false},
+        {{.format = DATA_CHARACTERS}, high, 3, false},
+        {{.format = DATA_UINT16, .vocab_size = 100}, NULL, 100, true},
+        {{.format = DATA_UINT16, .vocab_size = 101}, NULL, 100, false},
+        {{.format = DATA_UINT16}, NULL, 65537, false},
+        {{.format = DATA_UINT32, .vocab_size = 70000}, NULL, 70000, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Vocabulary vocabulary = {0};
+        Error err = {0};
+        bool ok = vocabulary_from_checkpoint(&vocabulary, &cases[i].config, cases[i].code_points,
+                                             cases[i].size, &err);
+        assert_int_equal(cases[i].legal, ok);
+        if (!ok) assert_int_equal(EXIT_CHECKPOINT, err.exit_code);
+        vocabulary_free(&vocabulary);
+    }
+}
+
+static void only_bytes_that_are_asked_for_by_name_may_be_anything(void **state) {
+    (void)state;
+    Vocabulary vocabulary;
+    Error err = {0};
+    DataConfig config = {.format = DATA_AUTO, .train = "x.txt", .check = true};
+    assert_true(vocabulary_open(&vocabulary, &config, &err));
+    assert_true(vocabulary.check_content);
+    config.format = DATA_BYTES;
+    assert_true(vocabulary_open(&vocabulary, &config, &err));
+    assert_false(vocabulary.check_content);
+    config = (DataConfig){.format = DATA_UINT16, .vocab_size = 9, .check = false};
+    assert_true(vocabulary_open(&vocabulary, &config, &err));
+    assert_false(vocabulary.check_content);
 }
 
 int main(void) {
@@ -201,6 +251,8 @@ int main(void) {
         cmocka_unit_test(missing_empty_and_odd_training_texts_are_refused),
         cmocka_unit_test(text_outside_the_vocabulary_is_refused_by_name),
         cmocka_unit_test(tokens_without_text_are_written_as_numbers),
+        cmocka_unit_test(a_checkpoint_whose_vocabulary_contradicts_itself_is_refused),
+        cmocka_unit_test(only_bytes_that_are_asked_for_by_name_may_be_anything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

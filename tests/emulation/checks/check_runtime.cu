@@ -176,6 +176,35 @@ static void polled_work_lets_other_streams_go_on() {
     SUCCEED(cudaStreamDestroy(going));
 }
 
+struct Gaps {
+    bool one;
+    const int *in;
+    struct {
+        int *out;
+        char kind;
+    } inner[2];
+    bool last;
+};
+static __global__ void copy_through_gaps(Gaps a) {
+    a.inner[1].out[threadIdx.x] = a.in[threadIdx.x] + a.one + a.inner[1].kind + a.last;
+}
+// Whatever lies between the members of an argument is nobody's pointer.
+static void padding_of_arguments_may_hold_anything() {
+    std::vector<int> heap(N);
+    // Its lowest byte is 0: together with a member that is false or 0 the padding above still makes up this address.
+    uintptr_t address = ((uintptr_t)heap.data() + 255) / 256 * 256;
+    int *in = device(counting(N)), *out = device<int>(N);
+    alignas(Gaps) unsigned char bytes[sizeof(Gaps)];
+    for (size_t at = 0; at < sizeof bytes; at += sizeof address)
+        memcpy(bytes + at, &address, sizeof address);
+    auto *a = reinterpret_cast<Gaps *>(bytes);
+    a->in = in, a->inner[0].out = a->inner[1].out = out;
+    a->one = a->last = false, a->inner[0].kind = a->inner[1].kind = 0;
+    void *arguments[] = {bytes};
+    SUCCEED(cudaLaunchKernel(copy_through_gaps, dim3(1), dim3(N), arguments, 0, nullptr));
+    EXPECT(host(out, N) == counting(N));
+}
+
 int main() {
     setenv("MOETRAIN_EMULATION_MEMORY", "67108864", 1);
     setenv("MOETRAIN_EMULATION_FAIL",
@@ -189,5 +218,6 @@ int main() {
     devices_are_as_the_environment_says();
     injected_failures_come_when_asked_for();
     polled_work_lets_other_streams_go_on();
+    padding_of_arguments_may_hold_anything();
     return 0;
 }

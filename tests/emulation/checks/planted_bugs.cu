@@ -319,6 +319,42 @@ static bool pinned_buffer_changed_too_early(bool planted) {
     SUCCEED(cudaStreamSynchronize(stream));
     return host(x, N) == counting(N);
 }
+// CUDA does not promise that an asynchronous copy has read ordinary memory when it returns.
+static bool pageable_buffer_changed_too_early(bool planted) {
+    setenv("MOETRAIN_EMULATION_PAGEABLE", "late", 1);
+    cudaStream_t stream;
+    int *x = device<int>(N);
+    std::vector<int> pageable = counting(N);
+    SUCCEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    SUCCEED(cudaMemcpyAsync(x, pageable.data(), N * sizeof(int), cudaMemcpyHostToDevice, stream));
+    if (!planted) SUCCEED(cudaStreamSynchronize(stream));
+    pageable.assign(N, 0);
+    SUCCEED(cudaStreamSynchronize(stream));
+    return host(x, N) == counting(N);
+}
+static bool unified_memory_changed_too_early(bool planted) {
+    setenv("MOETRAIN_EMULATION_UNIFIED", "1", 1);
+    cudaDeviceProp properties;
+    SUCCEED(cudaGetDeviceProperties(&properties, 0));
+    EXPECT(properties.pageableMemoryAccess);
+    return pageable_buffer_changed_too_early(planted);
+}
+// The first stream is so busy that it comes last; the second does not wait for it.
+static bool no_wait_for_a_late_stream(bool planted) {
+    setenv("MOETRAIN_EMULATION_LATE_STREAM", "1", 1);
+    cudaStream_t first, second;
+    cudaEvent_t ready;
+    SUCCEED(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
+    SUCCEED(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
+    SUCCEED(cudaEventCreateWithFlags(&ready, cudaEventDisableTiming));
+    int *x = device(std::vector<int>(N, 0)), *out = device<int>(N);
+    SUCCEED(cudaDeviceSynchronize());
+    start(first, set_all, dim3(1), dim3(N), 0, x, 7);
+    SUCCEED(cudaEventRecord(ready, first));
+    if (!planted) SUCCEED(cudaStreamWaitEvent(second, ready, 0));
+    start(second, copy_elements, dim3(1), dim3(N), 0, out, (const int *)x, (int)N);
+    return host(out, N) == std::vector<int>(N, 7);
+}
 static bool result_read_before_the_copy(bool planted) {
     cudaStream_t stream;
     int *x = device(counting(N));
@@ -448,6 +484,9 @@ static const Case cases[] = {
     CASE(host_pointer_in_a_struct, "host memory", true),
     CASE(host_reads_device_memory, "use-after-poison", true),
     CASE(pinned_buffer_changed_too_early, nullptr, false),
+    CASE(pageable_buffer_changed_too_early, nullptr, false),
+    CASE(unified_memory_changed_too_early, nullptr, false),
+    CASE(no_wait_for_a_late_stream, nullptr, false),
     CASE(result_read_before_the_copy, nullptr, false),
     CASE(copy_beyond_the_end, "beyond the end", false),
     CASE(copy_of_the_wrong_kind, "against the kind", false),

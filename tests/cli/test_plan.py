@@ -1,0 +1,59 @@
+"""What `plan` says beside what a run takes, and what is said when a host has too little."""
+import re
+
+from program import PROGRAM, ProgramTest, main
+
+MODEL = {"model__d_model": "96", "model__layers": "4", "attention__heads": "4", "moe__experts": "8", "moe__d_ff": "128",
+         "train__batch": "16", "train__context": "128", "train__steps": "4", "checkpoint__every": "2", "log__every": "1"}
+
+# The sanitizers' own memory is no part of any plan.
+with open(PROGRAM, "rb") as file:
+    SANITIZED = b"__asan_init" in file.read()
+
+
+class PlanTest(ProgramTest):
+    def expect_at_most(self, ranks, *changes, threads="1"):
+        """A run on these ranks takes no more than its log and `plan` said at most."""
+        config = self.write_tiny(**MODEL)
+        words = [*changes, f"train.threads={threads}"]
+        plan = self.run_program("plan", config, "-np", str(ranks), *words)
+        self.assert_done(plan)
+        at_most = float(re.search(r"total +[\d.]+ +worst case +([\d.]+)", plan.out)[1])
+        run = self.run_program(config, "run.dir=run", *words, "resume=never", ranks=ranks)
+        self.assert_done(run)
+        logged, peak = re.search(r"([\d.]+) at most .* peak ([\d.]+)", run.out + run.err).groups()
+        if not SANITIZED:
+            self.assertLessEqual(float(peak), float(logged), str(run))
+            self.assertLessEqual(float(peak), at_most, f"{plan}\n{run}")
+            self.assertLess(at_most, float(peak) + 60, f"{plan}\n{run}")  # and a use can be made of it
+
+    def test_one_rank(self):
+        self.write("validation.txt", "And the evening and the morning were the first day. " * 40)
+        self.expect_at_most(1, "data.validation=validation.txt", "eval.every=2")
+
+    def test_two_ranks(self):
+        self.expect_at_most(2)
+
+    def test_two_threads_in_bf16(self):
+        self.expect_at_most(1, "train.precision=bf16", threads="2")
+
+    def test_a_dense_model_of_long_sequences(self):
+        self.expect_at_most(1, "moe.experts=0", "train.batch=2", "train.context=768")
+
+    def test_a_padded_exchange_with_gradient_accumulation(self):
+        self.expect_at_most(2, "moe.dispatch=padded", "moe.capacity_factor=1", "train.micro_batches=2")
+
+    def test_a_plan_says_when_this_machine_is_too_small(self):
+        config = self.write_tiny()
+        plan = self.run_program("plan", config, "-np", "1", "model.d_model=65536", "model.layers=1024")
+        self.assert_done(plan)
+        self.assertRegex(plan.err, r"moetrain: warning: [\d.]+ MiB are free here")
+
+    def test_a_run_that_cannot_fit_is_refused_before_it_begins(self):
+        config = self.write_tiny()
+        run = self.run_program(config, "run.dir=run", "model.d_model=65536", "model.layers=1024")
+        self.assert_error(run, 5, "a rank needs", "MiB are free", "parameters", "use more hosts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""What disks and people do to the folder of a run that is alive: a disk that is full for a while or for good, folders that
+cannot be written, links that lead elsewhere, a folder that is removed or moved away.
+
+  disks_and_folders.py MOETRAIN [TEST …]"""
+import atexit
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "parallel"))
+from runs import HANG_SECONDS, Workspace, main, write  # noqa: E402
+
+LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 20}
+
+
+def start(space, run, config, ranks=1, **how):
+    """In the background, its output in a file that grows; without mpirun on one rank, which signals reach directly."""
+    command = space.command(run, config, ranks)
+    command = command[-3:] if ranks == 1 else command
+    output = space.path(f"{run}.out")
+    with open(output, "w") as file:
+        process = space.start(command, stdout=file, **how)
+    atexit.register(process.kill)  # after a failed test
+    return process, command, output
+
+
+def read(path):
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def wait_for(output, pattern, process, after=0):
+    """Until the output has the pattern, behind its first characters; returns the match."""
+    deadline = time.monotonic() + HANG_SECONDS
+    while time.monotonic() < deadline:
+        over = process.poll() is not None
+        found = re.search(pattern, read(output)[after:])
+        if found:
+            return found
+        assert not over, f"ended with {process.returncode} before '{pattern}'\n{read(output)}"
+        time.sleep(0.02)
+    raise AssertionError(f"never '{pattern}'\n{read(output)[-3000:]}")
+
+
+def stop(process, output, code=75):
+    process.send_signal(signal.SIGUSR1)
+    process.wait(HANG_SECONDS)
+    assert process.returncode == code, f"exit code {process.returncode}, not {code}\n{read(output)[-3000:]}"
+
+
+def rows(space, run):
+    """Every line is a JSON object; the steps of the training rows grow."""
+    found = [json.loads(line) for line in read(space.path(run, "metrics.jsonl")).splitlines()]
+    steps = [row["step"] for row in found if "loss" in row]
+    assert steps == sorted(set(steps)), steps
+    return found
+
+
+def steps_saved(space, run):
+    return [int(path[-11:-3]) for path in space.checkpoints(run)]
+
+
+# Where a checkpoint cannot be made as long as it stands there; needs no right to mount.
+def block(folder):
+    os.rename(folder, f"{folder}.aside")
+    write(folder, "in the way")
+
+
+def unblock(folder):
+    os.remove(folder)
+    os.rename(f"{folder}.aside", folder)
+
+
+def a_save_that_fails_is_tried_again_while_training_goes_on(space: Workspace):
+    process, _, output = start(space, "run", LONG, ranks=2)
+    wait_for(output, r"saved .*step-00000020\.h5", process)
+    block(space.path("run", "checkpoints"))
+    failed = int(wait_for(output, r"warning: step (\d+) is not saved: .*training goes on", process)[1])
+    wait_for(output, rf"step {failed + 25}/", process)  # past the next save, which changes nothing before patience ends
+    unblock(space.path("run", "checkpoints"))
+    saved = int(wait_for(output, rf"(?s)step {failed} is not saved.*saved [^\n]*step-(\d+)\.h5", process)[1])
+    assert saved > failed, "the state of the moment is saved, not that of the failure"
+    stop(process, output)
+    assert read(output).count("is not saved") == 1, f"one warning, not one an attempt\n{read(output)}"
+    assert not [name for name in os.listdir(space.path("run", "checkpoints")) if name.endswith(".tmp")]
+    rows(space, "run")
+
+
+def a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows(space: Workspace):
+    disk = space.path("disk")
+    os.mkdir(disk)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode != 0:
+        print("left out: a small file system cannot be mounted")
+        return
+    try:
+        os.mkdir(f"{disk}/run")
+        os.symlink(f"{disk}/run", space.path("run"))
+        process, _, output = start(space, "run", dict(LONG, **{"checkpoint.keep_last": 1, "log.utilization_every": 1000000}))
+        wait_for(output, r"saved .*step-00000020\.h5", process)
+        with open(f"{disk}/filler", "wb", buffering=0) as file:
+            try:
+                while file.write(b"x" * 1024):
+                    pass
+            except OSError:
+                pass
+        wait_for(output, r"warning: .*metrics\.jsonl: cannot write: No space left", process)
+        wait_for(output, r"warning: step \d+ is not saved: .*free", process)
+        before = steps_saved(space, "run")
+        os.remove(f"{disk}/filler")
+        wait_for(output, r"metrics\.jsonl is written again; \d+ rows are missing", process)
+        wait_for(output, r"(?s)is not saved.*saved ", process)
+        stop(process, output)
+        assert before and steps_saved(space, "run")[-1] > before[-1]
+        assert rows(space, "run")[-1]["step"] == steps_saved(space, "run")[-1]
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def a_disk_that_stays_full_ends_the_run_with_exit_code_5(space: Workspace):
+    # Both at once, because both wait: one at its last save, one on its way.
+    last = start(space, "last", dict(LONG, **{"checkpoint.every": 0}))
+    periodic = start(space, "periodic", LONG)
+    for (process, _, output), run in ((last, "last"), (periodic, "periodic")):
+        wait_for(output, r"step 30/", process)
+        block(space.path(run, "checkpoints"))
+    last[0].send_signal(signal.SIGUSR1)
+    for process, _, output in (last, periodic):
+        process.wait(HANG_SECONDS)
+        text = read(output)
+        assert process.returncode == 5, f"exit code {process.returncode}\n{text[-3000:]}"
+        errors = [line for line in text.splitlines() if line.startswith("moetrain: error: ")]
+        assert len(errors) == 1 and "not saved at step" in errors[0] and "checkpoints" in errors[0], errors
+        assert "stopped by" not in text
+    unblock(space.path("periodic", "checkpoints"))
+    space.run("periodic", {"train.steps": steps_saved(space, "periodic")[-1] + 1})  # what there was is intact
+
+
+def a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1(space: Workspace):
+    os.mkdir(space.path("run"))
+    write(space.path("run", "checkpoints"), "a file")
+    outcome = space.run("run", {}, ranks=2, code=5)
+    assert "checkpoints exists and is not a directory" in outcome.output and "\nstep 1/" not in outcome.output, outcome
+    os.remove(space.path("run", "checkpoints"))
+    os.symlink(space.path("nowhere"), space.path("run", "checkpoints"))
+    outcome = space.run("run", {}, code=5)
+    assert "\nstep 1/" not in outcome.output, outcome
+    os.remove(space.path("run", "checkpoints"))
+
+    few = (16 << 20, resource.RLIM_INFINITY)
+    process, _, output = start(space, "run", {"model.d_model": 256, "moe.d_ff": 256},
+                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, few))
+    assert process.wait(HANG_SECONDS) == 5, read(output)
+    assert "ulimit -f" in read(output) and "\nstep 1/" not in read(output), read(output)
+    space.run("run", {})
+
+
+def no_file_is_written_through_a_link(space: Workspace):
+    elsewhere = space.path("elsewhere")
+    write(elsewhere, "keep\n")
+    config = {"train.steps": 4, "checkpoint.every": 2}
+    for number, (name, code) in enumerate([
+            ("metrics.jsonl", 5), ("starts.jsonl", 5), ("lock", 5), ("config.yaml", 0), ("config.yaml.tmp", 0),
+            ("metrics.jsonl.tmp", 0), ("checkpoints/step-00000002.h5.tmp", 0), ("checkpoints/step-00000000.h5.tmp", 0)]):
+        run = f"run{number}"
+        os.makedirs(space.path(run, "checkpoints"))
+        os.symlink(elsewhere, space.path(run, name))
+        command = space.command(run, config)[-3:]
+        outcome = space.finish(space.start(command), command)
+        assert outcome.code == code, f"{name}: exit code {code} expected\n{outcome}"
+        assert code == 0 or "link" in outcome.output, f"{name}\n{outcome}"
+        assert read(elsewhere) == "keep\n", f"{name} was written through"
+
+    # A folder elsewhere is another matter: checkpoints often belong on a larger disk.
+    os.makedirs(space.path("large", "checkpoints"))
+    os.makedirs(space.path("large", "run"))
+    os.symlink(space.path("large", "run"), space.path("linked"))
+    os.symlink(space.path("large", "checkpoints"), space.path("linked", "checkpoints"))
+    space.run("linked", config)
+    space.run("linked", dict(config, **{"train.steps": 6}))
+    assert os.listdir(space.path("large", "checkpoints")) and os.path.islink(space.path("linked", "checkpoints"))
+    assert [row["step"] for row in rows(space, "linked") if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def a_folder_that_vanishes_is_noticed_and_made_anew(space: Workspace):
+    process, _, output = start(space, "run", LONG)
+    wait_for(output, r"saved ", process)
+    second = space.command("run", dict(LONG), 1)[-3:]
+    for remove in (lambda path: os.rename(path, space.path("moved")), lambda path: os.remove(os.path.join(path, "lock")),
+                   lambda path: shutil.rmtree(path, ignore_errors=True)):
+        before = len(read(output))
+        remove(space.path("run"))
+        # Removing takes its time: what comes back meanwhile may be removed too.
+        wait_for(output, r"(?s)warning: run\.dir [^\n]* is made anew.*saved .*saved ", process, before)
+        names = set(os.listdir(space.path("run")))
+        assert {"config.yaml", "lock", "checkpoints", "metrics.jsonl"} <= names, names
+    outcome = space.finish(space.start(second), second)
+    assert outcome.code == 9 and "run.dir" in outcome.output, f"a second job starts\n{outcome}"
+    stop(process, output)
+    assert steps_saved(space, "run") and rows(space, "run")
+    assert steps_saved(space, "moved") and rows(space, "moved"), "what was moved away is whole"
+
+
+if __name__ == "__main__":
+    main([a_save_that_fails_is_tried_again_while_training_goes_on,
+          a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows,
+          a_disk_that_stays_full_ends_the_run_with_exit_code_5,
+          a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1, no_file_is_written_through_a_link,
+          a_folder_that_vanishes_is_noticed_and_made_anew])

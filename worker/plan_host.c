@@ -1,0 +1,92 @@
+#include "worker/plan_host.h"
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/manifest.h"
+#include "kernels/cpu/scratch.h"
+#include "worker/batch.h"
+
+// Pages of libraries that training touches first, beyond what they had after the start: HDF5 and its buffers at the first save,
+// the MPI library's fragments by rank, a matrix library's packed blocks and malloc's arena by thread. Measured with Open MPI
+// 4.1, HDF5 1.10 and oneDNN 2.6 on 1 to 8 ranks of one host: 3.5 to 6.5 MiB in all.
+static const size_t library_growth = (size_t)8 << 20;
+static const size_t library_bytes_a_rank = (size_t)256 << 10;
+static const size_t library_bytes_a_thread = (size_t)3 << 19;
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static ScratchShape scratch_shape(const Model *model) {
+    const Work *work = &model->work;
+    const ModelConfig *config = &model->config;
+    const MoeConfig *moe = &config->moe;
+    int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
+    bool experts = moe->experts > 0;
+    return (ScratchShape){
+        .N = work->N,
+        .T = work->T,
+        .D = config->d_model,
+        .V = config->vocab_size,
+        .F = larger(config->d_ff, experts ? moe->d_ff : 0),
+        .E = moe->experts,
+        .K = experts ? moe->top_k : 0,
+        .parts = larger(work->shards, larger(work->dense_parts, work->expert_parts)),
+        .group = work->N / groups,
+        .elements = larger(model->params.elements[0], model->params.elements[1]),
+        .rows = model->params.count +
+                model->params.count * (experts ? moe->experts / work->ep_size : 0),
+        .attention = config->attention.shape,
+        .storage = work->storage,
+    };
+}
+
+// The model's own tables: blocks, parameters, offsets.
+static size_t table_bytes(const Model *model) {
+    return (size_t)model->config.layers * (sizeof *model->blocks + 4 * sizeof *model->reductions) +
+           (size_t)model->params.capacity * sizeof(Param) +
+           (size_t)model->work.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
+}
+
+// Lists and hashes of a checkpoint that is written, read back and verified, and the block that is in work. All datasets of
+// parameters, three times: values and two moments.
+static size_t checkpoint_bytes(const Model *model) {
+    double blocks = 0;
+    for (int i = 0; i < model->params.count; i++) {
+        const Param *row = &model->params.rows[i];
+        double rows = row->kind == PARAM_EXPERT ? (double)row->shape[0] : 1;
+        double bytes = 4.0 * (double)param_elements(row) / rows;
+        blocks += 3 * rows * (1 + bytes / BLOCK_BYTES);
+    }
+    size_t datasets = 3 * (size_t)model->params.count + 64;
+    size_t a_dataset = sizeof(SavedTensor) + 3 * sizeof(Dataset) + 2 * sizeof(ManifestRecord);
+    return BLOCK_BYTES + datasets * a_dataset + (size_t)blocks * (2 * sizeof(Hash) + sizeof(int64_t));
+}
+
+static size_t history_bytes(const TrainConfig *config, const Model *model) {
+    int64_t layers = model->stats.layers, experts = model->stats.experts;
+    int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
+    int64_t room = utilization_room(layers, experts), rows = config->steps / every + 1;
+    double share = (double)(rows < room ? rows + 1 : room + 1) / (double)(room + 1);
+    return (size_t)(share * (double)utilization_bytes(layers, experts)) + 4096;
+}
+
+void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
+                      const Model *evaluated, const PlanHost *host) {
+    size_t scratch = thread_scratch_most(scratch_shape(trained));
+    plan->host_bytes = table_bytes(trained) + batch_bytes(trained->work.B, trained->work.T) +
+                       checkpoint_bytes(trained) + history_bytes(config, trained);
+    if (evaluated->blocks) {
+        size_t other = thread_scratch_most(scratch_shape(evaluated));
+        scratch = other > scratch ? other : scratch;
+        plan->host_bytes +=
+            table_bytes(evaluated) + batch_bytes(evaluated->work.B, evaluated->work.T);
+    }
+    bool on_device = host->place == ON_DEVICE;
+    plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;
+    // A device's parameters and moments are copied to the host when they are saved or loaded.
+    if (on_device)
+        plan->host_bytes +=
+            (size_t)(trained->params.elements[0] + trained->params.elements[1]) * 3 * sizeof(float);
+    plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
+                          library_bytes_a_thread * (size_t)host->threads;
+}
