@@ -78,7 +78,7 @@ def a_stopped_rank_ends_an_evaluation_too(space: Workspace):
     wait_until_gone(pids)
 
 
-LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000}
+LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000, "log.every_row": "true"}
 # A step of a second and more, longer than mpirun waits for its ranks.
 SLOW = dict(LONG, **{"model.d_model": 256, "moe.d_ff": 1024, "train.batch": 32, "train.context": 128,
                      "data.validation": "''"})
