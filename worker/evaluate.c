@@ -152,7 +152,9 @@ int evaluate_run(const TrainConfig *config, const char *checkpoint_path, Error *
     Restored restored = {0};
     BatchBuffer batch = {0};
     DataFile *file = NULL;
+    watchdog_start(config->hang_timeout);
     bool ok = evaluate(config, checkpoint_path, &session, &restored, &batch, &file, err);
+    watchdog_stop();
     data_file_close(file);
     batch_close(&batch);
     restore_free(&restored);

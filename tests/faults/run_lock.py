@@ -12,7 +12,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "parallel"))
 from runs import Workspace, kill, main, wait_until_gone  # noqa: E402
 
-LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000}
+LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000, "log.every_row": "true"}
 SHORT = {"train.steps": 1, "eval.every": 0}
 # As on a file system without flock().
 NO_FLOCK = ["strace", "-f", "-q", "-e", "trace=flock", "-e", "inject=flock:error=ENOSYS", "-o", "/dev/null"]

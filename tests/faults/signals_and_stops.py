@@ -60,7 +60,25 @@ def slow_work_that_goes_on_is_no_hang(space: Workspace):
     assert outcome.code == 0 and "resumed from" in outcome.output, str(outcome)
 
 
-LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000}
+def a_stopped_rank_ends_an_evaluation_too(space: Workspace):
+    space.run("run", {"train.steps": 1, "eval.every": 0})
+    with open(space.path("long.txt"), "w") as file:
+        file.write("all work and no play " * 500000)
+    command = [*space.command("run", {}, ranks=2)[:-2], "evaluate", space.checkpoints("run")[-1],
+               f"data.validation={space.path('long.txt')}", "run.hang_timeout=3"]
+    process = space.start(command)
+    while len(ranks_of(process)) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    while process.poll() is None and any(int(status(pid, "Threads")) < 4 for pid in ranks_of(process)):
+        time.sleep(0.01)  # the watchdog is the last that MPI's two threads are followed by
+    pids = ranks_of(process)
+    os.kill(pids[1], signal.SIGSTOP)
+    outcome = space.finish(process, command)
+    assert outcome.code == 8 and "no progress for 3 s" in outcome.output, str(outcome)
+    wait_until_gone(pids)
+
+
+LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000, "log.every_row": "true"}
 # A step of a second and more, longer than mpirun waits for its ranks.
 SLOW = dict(LONG, **{"model.d_model": 256, "moe.d_ff": 1024, "train.batch": 32, "train.context": 128,
                      "data.validation": "''"})
@@ -194,7 +212,7 @@ def mpirun_itself_is_answered_before_it_kills(space: Workspace):
 
 if __name__ == "__main__":
     main([a_signal_in_the_middle_of_a_matrix_product_is_harmless, a_stopped_rank_ends_the_run_with_exit_code_8,
-          slow_work_that_goes_on_is_no_hang, a_signal_during_start_up_is_obeyed_before_the_first_step, each_request_is_obeyed_and_usr2_is_not_one,
+          a_stopped_rank_ends_an_evaluation_too, slow_work_that_goes_on_is_no_hang, a_signal_during_start_up_is_obeyed_before_the_first_step, each_request_is_obeyed_and_usr2_is_not_one,
           under_nohup_a_closed_terminal_is_no_request, a_signal_ends_what_has_nothing_to_save,
           launcher_mpirun_gives_a_long_step_the_time_to_save, launcher_mpirun_obeys_at_any_moment_of_the_start,
           launcher_mpirun_goes_on_when_nobody_reads, launcher_mpirun_passes_exit_codes_on,

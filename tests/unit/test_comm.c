@@ -55,7 +55,6 @@ static void only_the_thread_of_mpi_calls_it_to_abort(void **state) {
     static char text[16384];
     assert_int_not_equal(in_a_process(fail_here, text, sizeof text), 0);
     assert_non_null(strstr(text, "something is wrong"));
-    assert_non_null(strstr(text, "MPI_ABORT was invoked"));
     int code = in_a_process(fail_on_another_thread, text, sizeof text);
     assert_non_null(strstr(text, "something is wrong"));
     assert_null(strstr(text, "MPI_ABORT was invoked"));
