@@ -10,6 +10,7 @@
 #include "launcher/cli.h"
 #include "launcher/config_value.h"
 #include "worker/data_format.h"
+#include "worker/run_changes.h"
 
 // ---- the file --------------------------------------------------------------------------------------------
 
@@ -164,6 +165,37 @@ static bool filter_overrides(const Config *stored, const char *const *overrides,
     return true;
 }
 
+// What the weights compute is theirs: a changed function key is refused unless resume.allow names it.
+static bool check_changes(const Config *config, DataFormat stored_format, const char *stored_yaml,
+                          Error *err) {
+    KeyRule rules[CONFIG_KEY_COUNT + 1];
+    Config *changed = malloc(sizeof *changed);
+    CHECK_MEMORY(changed, "no memory for a configuration");
+    *changed = *config;
+    changed->train.data.format = stored_format; // the same tokens, perhaps by another name
+    char *yaml = config_to_yaml(changed, false);
+    config_key_rules(changed, rules);
+    bool ok = run_changes_check(&(RunChanges){.checkpoint = config->source,
+                                              .saved_yaml = stored_yaml,
+                                              .current_yaml = yaml,
+                                              .rules = rules,
+                                              .allow = config->train.resume_allow,
+                                              .weights_only = true},
+                                err);
+    free(yaml);
+    free(changed);
+    return ok;
+}
+
+// How training was cut binds nobody who reads its checkpoint: those lines become comments, and what they say is derived anew.
+static void forget_cut(char *text) {
+    static const char *const keys[] = {"train.shards: ", "train.micro_batches: ",
+                                       "moe.max_expert_replicas: "};
+    for (char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+            if (strncmp(line, keys[i], strlen(keys[i])) == 0) *line = '#';
+}
+
 bool checkpoint_config_read(Config *config, const char *path, const char *const *overrides,
                             int override_count, Error *err) {
     char file[CONFIG_PATH_BYTES], *text = NULL;
@@ -172,9 +204,12 @@ bool checkpoint_config_read(Config *config, const char *path, const char *const 
     if (!checkpoint_path_resolve(path, file, err) || !checkpoint_read_config(file, &text, err))
         return false;
     size_t bytes = strlen(text);
+    forget_cut(text);
     bool ok = config_read(config, file, text, bytes, NULL, 0, err) &&
-              filter_overrides(config, overrides, override_count, kept, &kept_count, err) &&
-              config_read(config, file, text, bytes, kept, kept_count, err);
+              filter_overrides(config, overrides, override_count, kept, &kept_count, err);
+    DataFormat format = config->train.data.format;
+    ok = ok && config_read(config, file, text, bytes, kept, kept_count, err) &&
+         (kept_count == 0 || check_changes(config, format, text, err));
     free(text);
     return ok;
 }

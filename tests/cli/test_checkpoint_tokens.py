@@ -55,6 +55,29 @@ class Vocabulary(ProgramTest):
         self.write("v.txt", TEXT)
         self.assert_error(self.run_program("evaluate", checkpoint, "data.validation=v.txt", "data.train=v.txt"), 3, "is text")
 
+    def test_what_the_weights_compute_cannot_be_overridden(self):
+        checkpoint = self.train(data__validation="train.txt")
+        for override, old in (("attention.rope_theta=100", "10000 -> 100"), ("model.norm_eps=0.1", "1e-05 -> 0.1"),
+                              ("moe.router=topk_softmax", "softmax_topk -> topk_softmax")):
+            with self.subTest(override):
+                key = override.split("=")[0]
+                for verb in ("evaluate", "generate"):
+                    outcome = self.run_program(verb, checkpoint, override)
+                    self.assert_error(outcome, 2, key, old, f"resume.allow={key}")
+                allowed = self.run_program("evaluate", checkpoint, override, f"resume.allow={key}")
+                self.assertEqual(allowed.code, 0, str(allowed))
+                self.assertIn(key, allowed.err)
+
+    def test_how_training_was_cut_binds_no_reader(self):
+        checkpoint = self.train(data__validation="train.txt", train__batch="16", train__shards="16",
+                                train__micro_batches="4", moe__max_expert_replicas="4")
+        results = set()
+        for overrides in ([], ["train.batch=3"], ["train.batch=1"], ["train.batch=6", "train.micro_batches=2"]):
+            outcome = self.run_program("evaluate", checkpoint, "eval.batches=0", *overrides)
+            self.assertEqual(outcome.code, 0, str(outcome))
+            results.add(outcome.out.split(" tokens in")[0])
+        self.assertEqual(len(results), 1, results)
+
     def test_prompt_and_continuation_of_token_numbers_are_apart(self):
         self.write("train.bin", UINT16)
         checkpoint = self.train(data__train="train.bin", **NUMBERS)
