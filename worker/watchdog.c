@@ -6,6 +6,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "comm/collectives.h"
@@ -16,11 +18,38 @@
 
 static const double POLL_SECONDS = 0.1;
 static const double PATIENCE_SECONDS = 0.3; // of somebody who has sent a signal and sees nothing
-enum { POLLS_A_CHECK = 10 };
+enum { POLLS_A_CHECK = 10, LAUNCHER_SECONDS = 25 };
 
 static pthread_t thread;
 static atomic_bool watching;
 static double timeout;
+
+static bool is_mpirun(pid_t process) {
+    char path[64], name[32] = "";
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)process);
+    FILE *file = fopen(path, "r");
+    if (!file) return false;
+    if (!fgets(name, sizeof name, file)) name[0] = 0;
+    fclose(file);
+    return strcmp(name, "mpirun\n") == 0 || strcmp(name, "orterun\n") == 0;
+}
+
+// Ends this job's mpirun when it does not end by itself. Without its keepalive it waits for ever for a host that is cut off,
+// although its rank here has left with an exit code. A process of its own session, because mpirun kills its ranks' groups.
+static void end_mpirun_later(void) {
+    static const char *const said = "moetrain: fatal: mpirun waits for a host that does not answer; it is ended\n";
+    pid_t launcher = getppid();
+    if (!is_mpirun(launcher) || fork() != 0) return;
+    setsid();
+    close_range(STDERR_FILENO + 1, ~0U, 0); // the run's lock among them
+    sigset_t none; // of several threads only this one is left: nothing but system calls from here on
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    for (int i = 0; i < LAUNCHER_SECONDS && kill(launcher, 0) == 0; i++)
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    if (kill(launcher, SIGKILL) == 0) (void)!write(STDERR_FILENO, said, strlen(said));
+    _exit(EXIT_HANG);
+}
 
 static _Noreturn void end_hang(double quiet_seconds) {
     char host[256] = "?", when[LOG_TIME_BYTES];
@@ -30,6 +59,7 @@ static _Noreturn void end_hang(double quiet_seconds) {
             "not say this is the one that stopped (run.hang_timeout sets the limit)%s\n",
             log_rank(), host, quiet_seconds, heartbeat_phase(), log_time(when));
     fflush(stderr);
+    end_mpirun_later();
     _exit(EXIT_HANG);
 }
 
