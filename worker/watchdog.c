@@ -37,7 +37,8 @@ static bool is_mpirun(pid_t process) {
 // Ends this job's mpirun when it does not end by itself. Without its keepalive it waits for ever for a host that is cut off,
 // although its rank here has left with an exit code. A process of its own session, because mpirun kills its ranks' groups.
 static void end_mpirun_later(void) {
-    static const char *const said = "moetrain: fatal: mpirun waits for a host that does not answer; it is ended\n";
+    static const char *const said =
+        "moetrain: fatal: mpirun waits for a host that does not answer; it is ended\n";
     pid_t launcher = getppid();
     if (!is_mpirun(launcher) || fork() != 0) return;
     setsid();
