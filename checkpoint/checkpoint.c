@@ -260,6 +260,7 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
     ok = checkpoint_verify(paths.temporary, err);
     if (!ok) goto cleanup;
 
+    if (root && checkpoint->before_publish) checkpoint->before_publish();
     if (root) ok = publish(&paths, err);
     ok = comm_follow(ok, err);
     if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep_last);

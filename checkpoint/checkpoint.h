@@ -68,6 +68,9 @@ typedef struct Checkpoint {
     // NULL, only to name the keys that differ in the error message of a mismatch.
     const char *config_yaml;
     UtilizationHistory *utilization; // meaningful on rank 0; may be NULL
+    // Saving: called on rank 0 before the file gets its name. Does not return when the folder has become another job's. May be
+    // NULL.
+    void (*before_publish)(void);
 } Checkpoint;
 
 // Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes all but the

@@ -14,9 +14,8 @@ static int64_t most_rows(const Work *work) {
     int64_t local_experts = moe->experts / work->ep_size;
     if (moe->dispatch == DISPATCH_PADDED)
         return padded_room(work) * work->shards * work->ep_size * local_experts;
-    if (work->even_routing) return work->N * moe->top_k;
     int64_t choices = moe->top_k < local_experts ? moe->top_k : local_experts;
-    int64_t rows = work->N * work->ep_size * choices;
+    int64_t rows = work->even_routing ? work->N * moe->top_k : work->N * work->ep_size * choices;
     int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
     int64_t capacity = moe_capacity(moe, work->N / groups);
     if (capacity < 0) return rows;

@@ -24,7 +24,8 @@ static bool is_healthy(const Trainer *trainer) {
 Checkpoint save_describe(Trainer *trainer, const HostState *host) {
     Checkpoint checkpoint = {.state = trainer->state,
                              .config_yaml = trainer->config_yaml,
-                             .utilization = &trainer->utilization};
+                             .utilization = &trainer->utilization,
+                             .before_publish = run_lock_confirm};
     checkpoint.state.run.healthy = is_healthy(trainer);
     checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
     return checkpoint;
