@@ -9,7 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LINE_BYTES = 2048, THREADS_MOST = 65536 };
+#include "kernels/cgroup.h"
+
+enum { THREADS_MOST = 65536 };
 
 // ---- CPUs ----------------------------------------------------------------------------------------------
 
@@ -54,107 +56,38 @@ uint64_t threads_cpus_key(void) {
 
 // ---- cgroups -------------------------------------------------------------------------------------------
 
-static FILE *open_below(const char *root, const char *folder, const char *file) {
-    char name[4 * LINE_BYTES];
-    if (snprintf(name, sizeof name, "%s%s/%s", root, folder, file) >= (int)sizeof name) return NULL;
-    return fopen(name, "r");
-}
-
-static bool has_word(const char *list, const char *word) { // "cpu,cpuacct"
-    size_t length = strlen(word);
-    for (const char *at = list; (at = strstr(at, word)); at += length) {
-        bool begins = at == list || at[-1] == ',';
-        if (begins && (at[length] == ',' || at[length] == 0)) return true;
-    }
-    return false;
-}
-
-// The cgroup of this process as /proc/self/cgroup names it: of version 2, or of version 1's controller `cpu`.
-static bool own_cgroup(const char *root, int version, char path[LINE_BYTES]) {
-    char line[LINE_BYTES];
-    bool found = false;
-    FILE *file = open_below(root, "/proc/self", "cgroup");
-    while (file && !found && fgets(line, sizeof line, file)) {
-        line[strcspn(line, "\n")] = 0;
-        char *controllers = strchr(line, ':'),
-             *name = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!name) continue;
-        *controllers++ = *name++ = 0;
-        found =
-            version == 2 ? strcmp(line, "0") == 0 && !controllers[0] : has_word(controllers, "cpu");
-        if (found) snprintf(path, LINE_BYTES, "%s", name);
-    }
-    if (file) fclose(file);
-    return found;
-}
-
-// Where that hierarchy is mounted, and which of its cgroups stands there (in a container not the topmost).
-static bool find_mount(const char *root, int version, char at[LINE_BYTES], char top[LINE_BYTES]) {
-    char line[LINE_BYTES], type[64], options[LINE_BYTES];
-    bool found = false;
-    FILE *file = open_below(root, "/proc/self", "mountinfo");
-    while (file && !found && fgets(line, sizeof line, file)) {
-        char *rest = strstr(line, " - "); // after any number of optional fields
-        if (!rest || sscanf(line, "%*s %*s %*s %2047s %2047s", top, at) != 2 ||
-            sscanf(rest, " - %63s %*s %2047s", type, options) != 2)
-            continue;
-        found = version == 2 ? strcmp(type, "cgroup2") == 0
-                             : strcmp(type, "cgroup") == 0 && has_word(options, "cpu");
-    }
-    if (file) fclose(file);
-    return found;
-}
-
-// The quota in one cgroup's folder; 0: none.
-static double folder_cpus(const char *root, const char *folder, int version) {
+// The quota of one group; 0: none.
+static double group_cpus(const Cgroup *group, int version) {
     char quota[32] = "";
     double period = 0, allowed = 0;
-    FILE *file = open_below(root, folder, version == 2 ? "cpu.max" : "cpu.cfs_quota_us");
+    FILE *file = cgroup_file(group, version == 2 ? "cpu.max" : "cpu.cfs_quota_us");
     if (file) {
         int fields = fscanf(file, "%31s %lf", quota, &period);
         if (fields >= 1) allowed = strtod(quota, NULL); // "max" and -1 are no limit
         fclose(file);
     }
     if (version == 1) {
-        file = open_below(root, folder, "cpu.cfs_period_us");
+        file = cgroup_file(group, "cpu.cfs_period_us");
         if (file && fscanf(file, "%lf", &period) != 1) period = 0;
         if (file) fclose(file);
     }
     return allowed > 0 && period > 0 ? allowed / period : 0;
 }
 
-static double least_limit(double a, double b) {
-    return a > 0 && (b <= 0 || a < b) ? a : b;
-}
-
-static double hierarchy_cpus(const char *root, int version) {
-    char own[LINE_BYTES], at[LINE_BYTES], top[LINE_BYTES], folder[2 * LINE_BYTES];
-    if (!own_cgroup(root, version, own) || !find_mount(root, version, at, top)) return 0;
-    size_t shared = strcmp(top, "/") == 0 ? 0 : strlen(top);
-    bool below = strncmp(own, top, shared) == 0 && (own[shared] == '/' || own[shared] == 0);
-    // A path that does not lie below the mounted one belongs to another name space: what is mounted is ours.
-    snprintf(folder, sizeof folder, "%s%s", at, below && !strstr(own, "/..") ? own + shared : "");
+double threads_cgroup_cpus(const char *root) {
     double limit = 0;
-    for (size_t length = strlen(at);;) { // up to the mount, since an outer limit holds too
-        limit = least_limit(limit, folder_cpus(root, folder, version));
-        char *slash = strrchr(folder, '/');
-        if (!slash || strlen(folder) <= length) break;
-        *slash = 0;
+    for (int version = 1; version <= 2; version++) {
+        Cgroup group;
+        for (bool more = cgroup_open(&group, root, version, "cpu"); more; more = cgroup_up(&group)) {
+            double cpus = group_cpus(&group, version);
+            if (cpus > 0 && (limit <= 0 || cpus < limit)) limit = cpus;
+        }
     }
     return limit;
 }
 
-double threads_cgroup_cpus(const char *root) {
-    return least_limit(hierarchy_cpus(root, 1), hierarchy_cpus(root, 2));
-}
-
 uint64_t threads_cgroup_key(void) {
-    char path[LINE_BYTES];
-    uint64_t key = no_key;
-    for (int version = 1; version <= 2; version++)
-        for (const char *c = own_cgroup("", version, path) ? path : ""; *c; c++)
-            key = key_add(key, (unsigned char)*c);
-    return key;
+    return cgroup_key("", "cpu");
 }
 
 // ---- the choice ----------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ static void put(const char *name, const char *text) {
 
 static void the_machine_without_groups(void **state) {
     (void)state;
+    put("proc/self/mountinfo", "1 2 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n"
+                               "2 2 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
     put("proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    1000 kB\n");
     HostMemory memory = host_memory_below(root);
     assert_int_equal(memory.available_bytes, 1000 * 1024);
@@ -88,6 +90,7 @@ static void version_1_and_a_mount_that_hides_the_host(void **state) {
     (void)state;
     put("proc/meminfo", "MemAvailable: 1000 kB\n");
     put("proc/self/cgroup", "5:cpu:/\n4:memory:/on/the/host\n0::/\n");
+    put("proc/self/mountinfo", "2 2 0:2 /on/the/host /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
     put("sys/fs/cgroup/memory/memory.limit_in_bytes", "300000\n");
     put("sys/fs/cgroup/memory/memory.usage_in_bytes", "100000\n");
     put("sys/fs/cgroup/memory/memory.stat", "cache 1\ntotal_inactive_file 7000\n");
