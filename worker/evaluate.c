@@ -17,7 +17,6 @@
 ModelConfig evaluation_model_config(const TrainConfig *config) {
     ModelConfig model = config->model;
     model.moe.capacity_factor = config->eval_capacity_factor;
-    model.moe.routing_group = GROUP_SEQUENCE;
     model.moe.dispatch = DISPATCH_EXACT; // padded needs a capacity
     return model;
 }
