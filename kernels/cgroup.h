@@ -1,5 +1,6 @@
-// The control groups (containers, batch jobs) that a process is in, version 1 or 2: where their files are, from its own group up
-// to the outermost that it can see. What stands in the files is their readers' business (threads.h, host_memory.h). Not collective.
+// The control groups (containers, batch jobs) that a process is in, version 1 or 2: where their files are, from its own group
+// up to the outermost that it can see. What stands in the files is their readers' business (threads.h, host_memory.h). Not
+// collective.
 #ifndef MOETRAIN_KERNELS_CGROUP_H
 #define MOETRAIN_KERNELS_CGROUP_H
 
