@@ -16,8 +16,8 @@ typedef struct Evaluation {
 
 // How a model is evaluated, whatever it was trained with: every window of train.context tokens is a shard and a routing group of
 // its own, and nothing is dropped unless eval.capacity_factor says so. So a window's loss is a function of the window, and the
-// sum over windows in file order the same bits for any batch, micro-batches, shards, ranks and threads. (The last window is filled
-// up with token 0, which attention does not see; with a capacity those places compete for experts like any others.)
+// sum over windows in file order the same bits for any batch, micro-batches, shards, ranks and threads. (The last window is
+// filled up with token 0, which attention does not see; with a capacity those places compete for experts like any others.)
 ModelConfig evaluation_model_config(const TrainConfig *config);
 // `windows`: of each rank at a time. Not collective.
 ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t ranks, int64_t rank);
