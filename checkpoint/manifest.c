@@ -246,7 +246,9 @@ bool header_check(const FileHeader *header, int64_t file_bytes, Error *err) {
         return error_set(err, EXIT_CHECKPOINT, "format version %lld; this program reads version %d",
                          (long long)header->format_version, CHECKPOINT_FORMAT_VERSION);
     if (header->file_bytes != file_bytes)
-        return error_set(err, EXIT_CHECKPOINT, "the file has %lld bytes and should have %lld",
+        return error_set(err, EXIT_CHECKPOINT,
+                         "the file has %lld bytes and should have %lld: it was cut off or written "
+                         "to; use an earlier checkpoint",
                          (long long)file_bytes, (long long)header->file_bytes);
     if (!part_inside(header->records_offset, header->record_count, sizeof(ManifestRecord),
                      file_bytes) ||

@@ -14,15 +14,16 @@
 #include "worker/signals.h"
 #include "worker/watchdog.h"
 
-ModelConfig evaluation_model_config(const TrainConfig *config) {
+static ModelConfig evaluation_model_config(const TrainConfig *config) {
     ModelConfig model = config->model;
     model.moe.capacity_factor = config->eval_capacity_factor;
     model.moe.dispatch = DISPATCH_EXACT; // padded needs a capacity
     return model;
 }
 
-ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t ranks,
-                            int64_t rank) {
+// `windows`: of each rank at a time.
+static ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t ranks,
+                                   int64_t rank) {
     return (ModelSplit){
         .ranks = ranks,
         .rank = rank,

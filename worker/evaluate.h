@@ -18,16 +18,14 @@ typedef struct Evaluation {
 // its own, and nothing is dropped unless eval.capacity_factor says so. So a window's loss is a function of the window, and the
 // sum over windows in file order the same bits for any batch, micro-batches, shards, ranks and threads. (The last window is
 // filled up with token 0, which attention does not see; with a capacity those places compete for experts like any others.)
-ModelConfig evaluation_model_config(const TrainConfig *config);
-// `windows`: of each rank at a time. Not collective.
-ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, int64_t ranks, int64_t rank);
+//
 // Measures a model for evaluation beside a measured one that trains, with as many windows at a time as fit into the memory of
 // that one, at least one. False with exit 2 where one has too many rows to number. Not collective.
 bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config, int64_t ranks,
                                int64_t rank, Error *err);
 
 // Mean loss over the file's windows in order, the last one being shorter: eval.batches · train.batch of them, or all. The model
-// is one of evaluation_split. A signal is obeyed between batches. Exit 3 when the file is too short or cannot be read.
+// is one for evaluation. A signal is obeyed between batches. Exit 3 when the file is too short or cannot be read.
 // Collective over all ranks.
 bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const TrainConfig *config,
                     Evaluation *result, Error *err);
