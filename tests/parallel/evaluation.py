@@ -4,8 +4,9 @@ can be seen in the result. Equal in every digit; no tolerance but that of printe
 
   evaluation.py MOETRAIN [TEST …]"""
 import re
+import signal
 
-from runs import Workspace, generated_text, main, write
+from runs import Workspace, difference, generated_text, main, write
 
 # lr 0: whatever the batch, the weights stay those of step 0. Large ones, so that routing and losses differ from token to token.
 STILL = {"train.steps": 1, "train.lr": 0, "train.min_lr": 0, "train.warmup": 0, "model.init_std": 0.3, "eval.every": 1,
@@ -76,5 +77,24 @@ def evaluate_prints_what_training_logged(space: Workspace):
     assert how == "capacity factor 0.25" and abs(loss - logged) > 1e-4, (loss, how, logged)
 
 
+def an_interrupted_evaluation_is_made_up_for(space: Workspace):
+    write(space.path("validation.txt"), generated_text(2, 120000))  # seconds
+    config = {"train.steps": 6, "eval.every": 3, "eval.batches": 0}
+    space.run("unbroken", config)
+    wanted = space.result("unbroken")
+    for step in (3, 6):  # in the middle, and after the last step
+        command = space.command("stopped", config)
+        process = space.start(command)
+        space.wait_for_step("stopped", step, process)
+        process.send_signal(signal.SIGUSR1)  # mpirun passes it on
+        outcome = space.finish(process, command)
+        assert outcome.code == 75 and f"after step {step}" in outcome.output, str(outcome)
+    assert [row["step"] for row in validation_rows(space, "stopped")] == [3]
+    for _ in range(2):  # made up for once
+        space.run("stopped", config)
+        rows, digest = space.result("stopped")
+        assert (rows, digest) == wanted, difference(rows, wanted[0])
+
+
 main([batches_shards_and_ranks_are_not_seen, every_token_but_the_first_is_a_target_once,
-      evaluate_prints_what_training_logged])
+      evaluate_prints_what_training_logged, an_interrupted_evaluation_is_made_up_for])
