@@ -98,7 +98,7 @@ static void broadcast_manifest(Group *world, Manifest *manifest) {
         manifest->datasets = calloc((size_t)manifest->count, sizeof *manifest->datasets);
         manifest->hashes = calloc((size_t)manifest->blocks, sizeof *manifest->hashes);
         CHECK_MEMORY(manifest->datasets && manifest->hashes, "no memory for %lld datasets",
-              (long long)manifest->count);
+                     (long long)manifest->count);
     }
     broadcast(world, manifest->datasets, (size_t)manifest->count * sizeof *manifest->datasets, 0);
 }
@@ -279,8 +279,7 @@ static bool same_file(const char *path, const FileHeader *header, Error *err) {
     RankFact fact = {.what = "the checkpoint",
                      .exit_code = EXIT_CHECKPOINT,
                      .fix = "put it on a file system that all hosts share"};
-    snprintf(fact.value, sizeof fact.value, "%lld bytes, contents ",
-             (long long)header->file_bytes);
+    snprintf(fact.value, sizeof fact.value, "%lld bytes, contents ", (long long)header->file_bytes);
     for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
         snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
     snprintf(fact.note, sizeof fact.note, "%s", path);
@@ -300,15 +299,16 @@ bool checkpoint_verify(const char *path, Error *err) {
     return comm_agree(ok, err) && same_file(path, &header, err);
 }
 
-// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it lacks the file system, not
-// the bytes. Collective over all ranks.
+// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it
+// lacks the file system, not the bytes. Collective over all ranks.
 static bool verify_listed(const char *path, Error *err) {
     bool ok = access(path, R_OK) == 0;
     if (!ok)
-        error_set(err, EXIT_IO,
-                  "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
-                  "make it readable on every rank, or move it away",
-                  path, strerror(errno));
+        error_set(
+            err, EXIT_IO,
+            "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
+            "make it readable on every rank, or move it away",
+            path, strerror(errno));
     return comm_agree(ok, err) && checkpoint_verify(path, err);
 }
 

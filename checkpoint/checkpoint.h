@@ -34,12 +34,15 @@ typedef struct SavedTensor {
     void *data;  // host memory, count · shape[1] · shape[2] elements
 } SavedTensor;
 
-// Which run a checkpoint belongs to and how that run began. Not part of the digest: the same bits have the same digest
-// whatever their story. All empty in files of programs that did not know of runs.
+// Which run a checkpoint belongs to and how that run began. Not part of the digest: the same bits
+// have the same digest whatever their story. All empty in files of programs that did not know of
+// runs.
 typedef struct RunIdentity {
-    char run[RUN_ID_BYTES];        // 128 random bits in hex, made when the run began; empty: unknown
-    char parent_run[RUN_ID_BYTES]; // the run whose checkpoint it began from; empty: none, or unknown
-    int64_t parent_step;           // of that checkpoint; -1: none
+    // 128 random bits in hex, made when the run began; empty: unknown
+    char run[RUN_ID_BYTES];
+    // the run whose checkpoint it began from; empty: none, or unknown
+    char parent_run[RUN_ID_BYTES];
+    int64_t parent_step;                    // of that checkpoint; -1: none
     char began_from[CHECKPOINT_PATH_BYTES]; // its path, as `resume` or `init` gave it; empty: none
     // 1: when this was saved, the last step was finite and its loss hardly above that of guessing
     // (worker/save.c). Pruning spares the newest healthy checkpoint.
@@ -55,7 +58,8 @@ typedef struct TrainState {
     int64_t data_epoch, data_index; // cursor of the data loader
     int64_t tokens;                 // tokens trained on
     char data_id[40]; // hash and size of the training data, hex; a change is refused on resume
-    int64_t evaluation_due; // 1: the evaluation of this step was interrupted; not part of the digest
+    // 1: the evaluation of this step was interrupted; not part of the digest
+    int64_t evaluation_due;
     RunIdentity run;
 } TrainState;
 
@@ -68,26 +72,28 @@ typedef struct Checkpoint {
     // NULL, only to name the keys that differ in the error message of a mismatch.
     const char *config_yaml;
     UtilizationHistory *utilization; // meaningful on rank 0; may be NULL
-    // Saving: called on rank 0 before the file gets its name. Does not return when the folder has become another job's. May be
-    // NULL.
+    // Saving: called on rank 0 before the file gets its name. Does not return when the folder has
+    // become another job's. May be NULL.
     void (*before_publish)(void);
 } Checkpoint;
 
 // Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes all but the
-// keep_last newest (0 keeps all) and the newest healthy one. False with exit 5 on every rank when any rank failed; the older
-// checkpoints are then untouched and the temporary file is removed. Collective over all ranks.
+// keep_last newest (0 keeps all) and the newest healthy one. False with exit 5 on every rank when
+// any rank failed; the older checkpoints are then untouched and the temporary file is removed.
+// Collective over all ranks.
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
 
 // Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
-// made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too low
-// a limit on file sizes is an error, too little room a warning. False with exit 5. Collective over
-// all ranks.
+// made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too
+// low a limit on file sizes is an error, too little room a warning. False with exit 5. Collective
+// over all ranks.
 bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err);
 
 // Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
 // warning for each damaged file. *path is empty when the directory has none at all; false with exit
-// 4 when there are only damaged ones. One that any rank cannot read is not damaged: false with exit 5, so that no newer state
-// is given up for a network file system that was away. Collective over all ranks (hashing is shared out).
+// 4 when there are only damaged ones. One that any rank cannot read is not damaged: false with exit
+// 5, so that no newer state is given up for a network file system that was away. Collective over
+// all ranks (hashing is shared out).
 bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err);
 
 // Verifies every byte of one file. False with exit 4 naming the dataset and the damaged block, or
@@ -127,16 +133,16 @@ typedef struct CheckpointInfo {
 } CheckpointInfo;
 bool checkpoint_read_info(const char *path, CheckpointInfo *info, Error *err);
 void checkpoint_free_info(CheckpointInfo *info);
-// Only the tensor table, from the sealed manifest: reads and hashes no tensor. The rest of *info is zero. Free it likewise.
-// Not collective.
+// Only the tensor table, from the sealed manifest: reads and hashes no tensor. The rest of *info is
+// zero. Free it likewise. Not collective.
 bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err);
 
 // XXH3-128 in hex over what was computed: for each tensor in name order its name, dtype, shape and
 // bytes, among them the state; then, from the utilization history, its shape, its number of steps
 // and every expert's choices routed and dropped in all of them. Not the configuration, version,
-// time, run, layout or rows of the history: runs on different numbers of ranks that computed the same
-// bits have the same digest, however often they logged.
-// Reads and verifies the whole file. Not collective.
+// time, run, layout or rows of the history: runs on different numbers of ranks that computed the
+// same bits have the same digest, however often they logged. Reads and verifies the whole file. Not
+// collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 
 #endif

@@ -80,8 +80,8 @@ void checkpoint_list_remove_temporary(const char *directory) {
     closedir(stream);
 }
 
-// Whether a checkpoint may be thrown away on account of newer ones alone. A damaged one is no loss; one that cannot be read
-// now may be the good one.
+// Whether a checkpoint may be thrown away on account of newer ones alone. A damaged one is no loss;
+// one that cannot be read now may be the good one.
 typedef enum Health { SICK, HEALTHY, UNKNOWN } Health;
 
 static Health health_of(const char *directory, int64_t step) {

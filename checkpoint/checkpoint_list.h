@@ -1,6 +1,6 @@
-// The files of RUN/checkpoints: step-%08lld.h5, and step-%08lld.h5.tmp while one is being written. Folders beside them
-// hold what was given up (going_back.h).
-// Nothing here is collective; rank 0 does it.
+// The files of RUN/checkpoints: step-%08lld.h5, and step-%08lld.h5.tmp while one is being written.
+// Folders beside them hold what was given up (going_back.h). Nothing here is collective; rank 0
+// does it.
 #ifndef MOETRAIN_CHECKPOINT_CHECKPOINT_LIST_H
 #define MOETRAIN_CHECKPOINT_CHECKPOINT_LIST_H
 
@@ -20,9 +20,9 @@ void checkpoint_list_free(CheckpointList *list); // legal on a zeroed one
 
 // Removes what crashed saves left behind. Failures only warn.
 void checkpoint_list_remove_temporary(const char *directory);
-// Keeps the keep_last newest checkpoints up to `step` (0: all) and the newest healthy one up to it, so that however often a
-// run is started again after it broke, the last good state stays; removes older ones. Later ones are left alone: they are
-// damaged and were passed over. Failures only warn.
+// Keeps the keep_last newest checkpoints up to `step` (0: all) and the newest healthy one up to it,
+// so that however often a run is started again after it broke, the last good state stays; removes
+// older ones. Later ones are left alone: they are damaged and were passed over. Failures only warn.
 void checkpoint_list_prune(const char *directory, int64_t step, int keep_last);
 
 #endif

@@ -139,7 +139,8 @@ bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3],
     return ok;
 }
 
-// Whether a dataset belongs to what was computed, not to how, when, in which run or how often it was looked at.
+// Whether a dataset belongs to what was computed, not to how, when, in which run or how often it
+// was looked at.
 static bool in_digest(const char *name) {
     return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
            strncmp(name, "utilization/", 12) != 0;

@@ -11,7 +11,7 @@ const char *key_kind_name(KeyKind kind) {
     return names[kind];
 }
 
-// ---- lines ---------------------------------------------------------------------------------------------------
+// ---- lines --------------------------------------------------------------------------------------
 
 // One "key: value" line inside a text; not terminated.
 typedef struct Line {
@@ -46,7 +46,7 @@ static bool line_find(const char *text, const char *key, int key_length, Line *f
     return false;
 }
 
-// ---- changes -------------------------------------------------------------------------------------------------
+// ---- changes ------------------------------------------------------------------------------------
 
 // An empty path is written "" and an empty list [], while the table of keys has nothing there.
 static bool is_default(const Line *line, const char *initial) {

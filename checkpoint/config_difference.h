@@ -1,6 +1,8 @@
-// How two configurations differ, and what a difference means for a run that goes on from a checkpoint.
+// How two configurations differ, and what a difference means for a run that goes on from a
+// checkpoint.
 //
-// Both texts are of the form that --print-config gives: one "key: value" a line. Nothing here is collective.
+// Both texts are of the form that --print-config gives: one "key: value" a line. Nothing here is
+// collective.
 #ifndef MOETRAIN_CHECKPOINT_CONFIG_DIFFERENCE_H
 #define MOETRAIN_CHECKPOINT_CONFIG_DIFFERENCE_H
 
@@ -12,7 +14,8 @@ typedef enum KeyKind {
     KIND_FREE,     // changes no result: where and how, not what
     KIND_COURSE,   // changes where training goes from here on
     KIND_FUNCTION, // changes what the stored weights compute
-    KIND_STATE, // changes what else is stored means, or what the run is; the weights alone do not care
+    // changes what else is stored means, or what the run is; the weights alone do not care
+    KIND_STATE,
 } KeyKind;
 // "free", "course", or "function" for both of the last, which are refused alike on resume.
 const char *key_kind_name(KeyKind kind);
@@ -22,8 +25,8 @@ typedef struct KeyRule {
     const char *key; // NULL ends an array of rules
     KeyKind kind;
     const char *initial; // the default; NULL: must be given, or is derived
-    const char *
-        derived; // how the present value was derived, naming the keys it follows from; NULL: it was not
+    // how the present value was derived, naming the keys it follows from; NULL: it was not
+    const char *derived;
 } KeyRule;
 
 // One key whose value differs.
@@ -38,15 +41,18 @@ typedef struct ConfigChanges {
     int count;
 } ConfigChanges;
 
-// Every key of the rules whose value differs. A key that the saved text lacks, because its program did not know it, counts as
-// its default there, and not at all when it is derived. Free the result; it borrows the rules.
+// Every key of the rules whose value differs. A key that the saved text lacks, because its program
+// did not know it, counts as its default there, and not at all when it is derived. Free the result;
+// it borrows the rules.
 void config_changes_find(ConfigChanges *changes, const char *saved, const char *current,
                          const KeyRule *rules);
 void config_changes_free(ConfigChanges *changes); // legal on a zeroed one
-// Whether `allow`, names joined by commas, names the changed key or the function key that it follows from.
+// Whether `allow`, names joined by commas, names the changed key or the function key that it
+// follows from.
 bool config_change_allowed(const ConfigChanges *changes, int index, const char *allow);
 
-// Writes "moe.top_k 2 -> 4, model.layers 6 -> 8" to out, empty when nothing differs; what does not fit is left out.
+// Writes "moe.top_k 2 -> 4, model.layers 6 -> 8" to out, empty when nothing differs; what does not
+// fit is left out.
 void config_difference(const char *saved, const char *current, char *out, size_t out_bytes);
 
 #endif

@@ -16,8 +16,8 @@
 
 static const char MOVING[] = ".moving";
 
-// "abandoned-ID-whole", or "abandoned-ID-from-step-00000020", the first step that is given up being the one after; "-2", "-3"
-// where such a folder exists.
+// "abandoned-ID-whole", or "abandoned-ID-from-step-00000020", the first step that is given up being
+// the one after; "-2", "-3" where such a folder exists.
 static void name_folder(char name[NAME_MAX], const char *run, int64_t step, int number) {
     char part[48] = "whole", again[16] = "";
     if (step != GOING_BACK_WHOLE) snprintf(part, sizeof part, "from-step-%08lld", (long long)step);

@@ -191,7 +191,7 @@ bool manifest_decode(Manifest *manifest, const FileHeader *header, const Manifes
     parsed.datasets = calloc((size_t)parsed.count, sizeof *parsed.datasets);
     parsed.hashes = calloc((size_t)header->block_count, sizeof *parsed.hashes);
     CHECK_MEMORY(parsed.datasets && parsed.hashes, "no memory for %lld datasets and %lld hashes",
-          (long long)parsed.count, (long long)header->block_count);
+                 (long long)parsed.count, (long long)header->block_count);
     memcpy(parsed.hashes, hashes, (size_t)header->block_count * sizeof *hashes);
     for (int64_t i = 0; ok && i < parsed.count; i++) {
         const ManifestRecord *record = &records[i];

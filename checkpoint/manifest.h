@@ -11,8 +11,8 @@
 //   structure_hash   all bytes outside header and datasets, in file order: HDF5's own structures,
 //                    gaps, and once more the records and block hashes
 // So loading needs no HDF5 library and trusts no byte that was not hashed. Because hashes stop
-// accidents and not attackers, parsing checks every number as well, and state_tensors.h those of the
-// state and the history.
+// accidents and not attackers, parsing checks every number as well, and state_tensors.h those of
+// the state and the history.
 //
 // A block, the unit of hashing, is at most BLOCK_BYTES of one dataset. Blocks of a dataset with
 // row_blocks (experts on the first axis) never cross a row of the first axis, so a rank hashes

@@ -119,7 +119,8 @@ static bool read_short_text(CheckpointFile *file, const char *name, char *out, s
     return legal || error_set(err, EXIT_CHECKPOINT, "%s is not such a text as is saved", name);
 }
 
-// What a file says of its run; files of earlier programs say nothing, and are healthy when no step had just been skipped.
+// What a file says of its run; files of earlier programs say nothing, and are healthy when no step
+// had just been skipped.
 static bool read_run(CheckpointFile *file, TrainState *state, Error *err) {
     RunIdentity *run = &state->run;
     *run = (RunIdentity){.parent_step = -1, .healthy = state->skipped_in_row == 0};
@@ -135,10 +136,12 @@ static bool read_run(CheckpointFile *file, TrainState *state, Error *err) {
                            err);
 }
 
-// Hashes stop accidents, not whoever makes a file by hand: a number is looked at before anything is computed from it.
+// Hashes stop accidents, not whoever makes a file by hand: a number is looked at before anything is
+// computed from it.
 static bool check_numbers(const char *name, const int64_t *values, int64_t count, int64_t least,
                           Error *err) {
-    const int64_t most = (int64_t)1 << 53; // sums of many of them stay inside 64 bits, and doubles hold them
+    // sums of many of them stay inside 64 bits, and doubles hold them
+    const int64_t most = (int64_t)1 << 53;
     for (int64_t i = 0; i < count; i++)
         if (values[i] < least || values[i] > most)
             return error_set(err, EXIT_CHECKPOINT, "%s holds %lld, but must lie from %lld to 2^53",

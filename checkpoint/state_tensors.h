@@ -9,7 +9,8 @@
 enum { COMPUTED_TENSORS = 8, RUN_TENSORS = 6, STATE_TENSORS = COMPUTED_TENSORS + RUN_TENSORS };
 enum { UTILIZATION_TENSORS = 11 };
 
-// "state/…", then what "about/…" tells of the run, and "utilization/…": whole tensors over the fields of the structs.
+// "state/…", then what "about/…" tells of the run, and "utilization/…": whole tensors over the
+// fields of the structs.
 void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]);
 void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]);
 SavedTensor text_tensor(const char *name, const char *text); // u8, without the NUL

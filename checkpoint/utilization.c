@@ -8,15 +8,13 @@
 // Zeroed; never NULL, also for nothing.
 static void *allocate(int64_t count, size_t item_bytes) {
     void *memory = calloc((size_t)count + 1, item_bytes);
-    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history",
-                 (long long)count);
+    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history", (long long)count);
     return memory;
 }
 
 static void *grow(void *memory, int64_t count, size_t item_bytes) {
     memory = realloc(memory, ((size_t)count + 1) * item_bytes);
-    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history",
-                 (long long)count);
+    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history", (long long)count);
     return memory;
 }
 
@@ -92,10 +90,9 @@ static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
     int64_t layers = history->layers, cells = layers * history->experts, next = first + 1;
     double steps = (double)history->steps[first], more = (double)history->steps[next];
     for (int64_t layer = 0; layer < layers; layer++)
-        history->entropy[to * layers + layer] =
-            (history->entropy[first * layers + layer] * steps +
-             history->entropy[next * layers + layer] * more) /
-            (steps + more);
+        history->entropy[to * layers + layer] = (history->entropy[first * layers + layer] * steps +
+                                                 history->entropy[next * layers + layer] * more) /
+                                                (steps + more);
     for (int64_t cell = 0; cell < cells; cell++) {
         history->routed[to * cells + cell] =
             history->routed[first * cells + cell] + history->routed[next * cells + cell];

@@ -1,13 +1,15 @@
-// The checked front of everything that crosses ranks. Tensors on the host travel by MPI (collectives_mpi.c), tensors on the
-// device by NCCL (collectives_nccl.c); all tensors of one call lie in the same place.
+// The checked front of everything that crosses ranks. Tensors on the host travel by MPI
+// (collectives_mpi.c), tensors on the device by NCCL (collectives_nccl.c); all tensors of one call
+// lie in the same place.
 //
-// Every function is collective over its group: all ranks of the group call it, in the same order, also those
-// with zero rows. MPI and NCCL failures are fatal with exit code 7. Bytes that leave this rank are counted by kind, so
-// that the trainer can compare them with `moetrain plan`.
+// Every function is collective over its group: all ranks of the group call it, in the same order,
+// also those with zero rows. MPI and NCCL failures are fatal with exit code 7. Bytes that leave
+// this rank are counted by kind, so that the trainer can compare them with `moetrain plan`.
 //
-// On the host a call returns when its result is there. On the device it takes its place among the ops (device.h): it begins
-// when the ops called before it are done, and the ops called after it see its result; the host waits for nothing. Between
-// the `begin` of a collective and its `collective_wait` the device also goes on with ops.
+// On the host a call returns when its result is there. On the device it takes its place among the
+// ops (device.h): it begins when the ops called before it are done, and the ops called after it see
+// its result; the host waits for nothing. Between the `begin` of a collective and its
+// `collective_wait` the device also goes on with ops.
 #ifndef MOETRAIN_COMM_COLLECTIVES_H
 #define MOETRAIN_COMM_COLLECTIVES_H
 
@@ -27,41 +29,47 @@ const char *traffic_name(TrafficKind kind);
 // Bytes this rank has sent to other ranks since start.
 int64_t traffic_sent_bytes(TrafficKind kind);
 
-// A collective on its way. Between begin and wait the tensors belong to it; the device goes on with what needs neither. At
-// most four host exchanges of a group at once, begun in the same order on all ranks.
+// A collective on its way. Between begin and wait the tensors belong to it; the device goes on with
+// what needs neither. At most four host exchanges of a group at once, begun in the same order on
+// all ranks.
 typedef struct Pending {
     Group *group; // NULL: nothing is on its way
     Place place;
     int slot;
 } Pending;
-// Makes the device's later ops, or the host, wait until it is done; *pending is zeroed. Legal on a zeroed one. Collective over
-// the group that began it.
+// Makes the device's later ops, or the host, wait until it is done; *pending is zeroed. Legal on a
+// zeroed one. Collective over the group that began it.
 void collective_wait(Pending *pending);
 
 typedef enum ReduceOrder {
-    REDUCE_FIXED_TREE, // ((0+1)+(2+3))+…, the tree over shards continued over ranks: same bits on any number of ranks
+    // ((0+1)+(2+3))+…, the tree over shards continued over ranks: same bits on any number of ranks
+    REDUCE_FIXED_TREE,
     REDUCE_ANY_ORDER, // whatever the library finds fastest
 } ReduceOrder;
 
-// x becomes the sum over the group's ranks, on every rank. x f32, f64, i32 or i64, any shape. The fixed tree needs
-// a power of two of ranks. `scratch` holds at least half of x (rounded up; same dtype and place); ignored by REDUCE_ANY_ORDER
-// and for groups of one, when its data may be NULL. Collective over the group.
+// x becomes the sum over the group's ranks, on every rank. x f32, f64, i32 or i64, any shape. The
+// fixed tree needs a power of two of ranks. `scratch` holds at least half of x (rounded up; same
+// dtype and place); ignored by REDUCE_ANY_ORDER and for groups of one, when its data may be NULL.
+// Collective over the group.
 void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, TrafficKind kind);
 // On the host all of it happens here.
 Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
                              TrafficKind kind);
-// The bytes that one all_reduce_sum by the fixed tree sends from one rank: for `moetrain plan`. Not collective.
+// The bytes that one all_reduce_sum by the fixed tree sends from one rank: for `moetrain plan`. Not
+// collective.
 int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype);
 // x becomes the largest over the group's ranks. f64, on the host. Collective over the group.
 void all_reduce_max(Group *group, Tensor x, TrafficKind kind);
-// out becomes this rank's block of the sum over ranks, in any order: rank r's is in[r * n …]. in (size * n), out (n), one
-// dtype: f32, f64, i32 or i64. They do not overlap. Collective over the group.
+// out becomes this rank's block of the sum over ranks, in any order: rank r's is in[r * n …]. in
+// (size * n), out (n), one dtype: f32, f64, i32 or i64. They do not overlap. Collective over the
+// group.
 void reduce_scatter_sum(Group *group, Tensor out, Tensor in, TrafficKind kind);
 
-// Rank r's block of n elements goes to every rank: out[r * n …]. in (n), out (size * n), one dtype. Collective.
+// Rank r's block of n elements goes to every rank: out[r * n …]. in (n), out (size * n), one dtype.
+// Collective.
 void all_gather(Group *group, Tensor out, Tensor in, TrafficKind kind);
-// Root's bytes to every rank of the group: of the host, or a tensor anywhere. Counted as TRAFFIC_OTHER. Collective over the
-// group.
+// Root's bytes to every rank of the group: of the host, or a tensor anywhere. Counted as
+// TRAFFIC_OTHER. Collective over the group.
 void broadcast(Group *group, void *data, size_t bytes, int root);
 void broadcast_tensor(Group *group, Tensor x, int root);
 // Of the hosts; what the device has not done yet it goes on doing. Collective over the group.
@@ -71,26 +79,29 @@ void barrier(Group *group);
 // in, out (size, n). Collective over the group.
 void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind);
 
-// For each rank of the group: how many rows, and the first of them. first NULL: one run after the other from row 0. The
-// arrays lie on the host and may change when the call that takes them returns.
+// For each rank of the group: how many rows, and the first of them. first NULL: one run after the
+// other from row 0. The arrays lie on the host and may change when the call that takes them
+// returns.
 typedef struct RowRuns {
     const int64_t *rows;
     const int64_t *first;
 } RowRuns;
 
-// Rows travel between ranks: run p of `send` of `in` goes to rank p, run p of `receive` of `out` comes from rank p. Counts
-// must match between the two sides; runs that are received do not overlap.
+// Rows travel between ranks: run p of `send` of `in` goes to rank p, run p of `receive` of `out`
+// comes from rank p. Counts must match between the two sides; runs that are received do not
+// overlap.
 //   in (rows, D)   out (rows, D)   f32 or bf16
-// A padded exchange is asked for with the same array as `rows` of both sides and NULL as `first` of both: every rank sends the
-// same number of rows to every rank. On the device that is one library call.
-// Collective over the group.
+// A padded exchange is asked for with the same array as `rows` of both sides and NULL as `first` of
+// both: every rank sends the same number of rows to every rank. On the device that is one library
+// call. Collective over the group.
 void all_to_all_rows(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
                      TrafficKind kind);
 Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
                               TrafficKind kind);
 
-// Looks whether the library of device collectives has noticed a failure, such as a lost peer, and ends the job if so. For a
-// thread that watches while the main thread waits. Does nothing without device collectives. Thread-safe. Not collective.
+// Looks whether the library of device collectives has noticed a failure, such as a lost peer, and
+// ends the job if so. For a thread that watches while the main thread waits. Does nothing without
+// device collectives. Thread-safe. Not collective.
 void collectives_check(void);
 
 #endif

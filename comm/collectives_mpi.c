@@ -67,8 +67,7 @@ static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
         ADD_AS(int64_t) break;
     case U8:
     case BF16:
-        die(EXIT_BUG, __FILE__, __LINE__, "a sum of %s is not meant",
-            dtype_name(x.dtype));
+        die(EXIT_BUG, __FILE__, __LINE__, "a sum of %s is not meant", dtype_name(x.dtype));
     }
 #undef ADD_AS
 }
@@ -154,8 +153,8 @@ static int free_exchange(const Group *group) {
         "%d exchanges are on their way already; wait for one before the next", MAX_PENDING);
 }
 
-// Pairwise: with partner distance 1, 2, … each rank sends to one and receives from another, so no rank is flooded;
-// rows to oneself are a copy.
+// Pairwise: with partner distance 1, 2, … each rank sends to one and receives from another, so no
+// rank is flooded; rows to oneself are a copy.
 static int64_t mpi_all_to_all_rows(Group *group, Tensor out, RowRuns receive, Tensor in,
                                    RowRuns send, Pending *pending) {
     int slot = free_exchange(group);

@@ -1,5 +1,6 @@
-// Private to comm/: the collectives on host buffers, without checks. Same arguments and meaning as in collectives.h; collective
-// over the group. Everything but the rows is done when its function returns.
+// Private to comm/: the collectives on host buffers, without checks. Same arguments and meaning as
+// in collectives.h; collective over the group. Everything but the rows is done when its function
+// returns.
 #ifndef MOETRAIN_COMM_COLLECTIVES_MPI_H
 #define MOETRAIN_COMM_COLLECTIVES_MPI_H
 

@@ -10,13 +10,14 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/tree_cuda.h"
 
-// One of a group's two ways: a communicator, and the stream that its collectives run on. Sums have their own,
-// so that the sum of a layer's gradients does not stand before the tokens of the layer below it; no
-// communicator is used on two streams.
+// One of a group's two ways: a communicator, and the stream that its collectives run on. Sums have
+// their own, so that the sum of a layer's gradients does not stand before the tokens of the layer
+// below it; no communicator is used on two streams.
 //
-// On every stream the collectives of all groups run in the order in which the program calls them, and the program calls all
-// collectives in the same order on every rank: no two ranks wait for each other in different communicators. Kernels of the two
-// streams may run at the same time; NCCL's take a small part of the multiprocessors, so that both find room.
+// On every stream the collectives of all groups run in the order in which the program calls them,
+// and the program calls all collectives in the same order on every rank: no two ranks wait for each
+// other in different communicators. Kernels of the two streams may run at the same time; NCCL's
+// take a small part of the multiprocessors, so that both find room.
 typedef struct NcclWay {
     ncclComm_t comm; // NULL before its first use, and in a group of one
     cudaStream_t stream;
@@ -26,8 +27,8 @@ typedef struct NcclGroup {
     NcclWay exchange, sums;
     const CudaState *cuda;
     cudaEvent_t begin; // the compute stream where a collective was begun
-    // The way's stream behind each collective on it. As many marks as were ever needed at once: a step begins the sums of all
-    // layers' gradients before it waits for the first.
+    // The way's stream behind each collective on it. As many marks as were ever needed at once: a
+    // step begins the sums of all layers' gradients before it waits for the first.
     struct Mark {
         cudaEvent_t done;
         bool pending;
@@ -93,7 +94,8 @@ static void nccl_attach(Group *group, Device *dev) {
     pthread_mutex_unlock(&open_groups_lock);
 }
 
-// The way's communicator, made when it is first asked for: many groups need one way only. Collective over the group.
+// The way's communicator, made when it is first asked for: many groups need one way only.
+// Collective over the group.
 static ncclComm_t open_comm(const Group *group, NcclWay *way) {
     if (way->comm || group->size == 1) return way->comm;
     ncclUniqueId id = {0};
@@ -133,8 +135,8 @@ static void nccl_detach(Group *group) {
     group->nccl = NULL;
 }
 
-// Called by another thread than the one that communicates. Ends the process without the lock, which the other may want while it
-// goes down.
+// Called by another thread than the one that communicates. Ends the process without the lock, which
+// the other may want while it goes down.
 static void nccl_check(void) {
     ncclComm_t failed = NULL;
     ncclResult_t failure = ncclSuccess;
@@ -167,8 +169,8 @@ static NcclWay sum_begin(const Group *group) {
     return way_begin(group, &nccl_group(group)->sums);
 }
 
-// Marks the end of what was enqueued since: each collective has its own mark, so that waiting for the first of two does not
-// wait for the second.
+// Marks the end of what was enqueued since: each collective has its own mark, so that waiting for
+// the first of two does not wait for the second.
 static Pending way_end(Group *group, NcclWay way) {
     NcclGroup *g = nccl_group(group);
     int slot = 0;
@@ -279,8 +281,9 @@ static int64_t nccl_broadcast(Group *group, Tensor x, int root) {
     return group->rank == root ? (int64_t)tensor_bytes(x) : 0;
 }
 
-// Every count is read here, by the host, so that runs of no rows are skipped by both sides. The rank's own run is copied last:
-// before the others it would make them wait until the device has room for a copy.
+// Every count is read here, by the host, so that runs of no rows are skipped by both sides. The
+// rank's own run is copied last: before the others it would make them wait until the device has
+// room for a copy.
 static void exchange_runs(const Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
                           NcclWay way) {
     int64_t D = in.shape[1];
@@ -341,8 +344,8 @@ static int64_t nccl_all_to_all_rows(Group *group, Tensor out, RowRuns receive, T
                                     RowRuns send, Pending *pending) {
     int64_t D = in.shape[1], sent = 0;
     for (int p = 0; p < group->size; p++) sent += p == group->rank ? 0 : send.rows[p];
-    // Asked for by the form of the call and not found in the counts: all ranks must take the same branch, and one rank's
-    // counts can be equal by chance.
+    // Asked for by the form of the call and not found in the counts: all ranks must take the same
+    // branch, and one rank's counts can be equal by chance.
     bool padded = send.rows == receive.rows && !send.first && !receive.first;
     NcclWay way = exchange_begin(group);
     if (!padded || group->size == 1)

@@ -1,5 +1,5 @@
-// Private to comm/: the collectives on device buffers, without checks. Same arguments and meaning as in collectives.h;
-// collective over the group. Only in a build with CUDA.
+// Private to comm/: the collectives on device buffers, without checks. Same arguments and meaning
+// as in collectives.h; collective over the group. Only in a build with CUDA.
 #ifndef MOETRAIN_COMM_COLLECTIVES_NCCL_H
 #define MOETRAIN_COMM_COLLECTIVES_NCCL_H
 

@@ -97,7 +97,7 @@ const char *comm_library(void) {
     return text;
 }
 
-// ---- agreement -----------------------------------------------------------------------------------------
+// ---- agreement ----------------------------------------------------------------------------------
 
 // The lowest rank that is not ok; the number of ranks when there is none.
 static int lowest_failed(bool ok) {

@@ -19,14 +19,17 @@ struct Group {
     MPI_Comm comm;
     int rank, size;
     HostExchange exchanges[MAX_PENDING];
-    unsigned
-        begun; // exchanges on host buffers so far; the same on every rank, so it tells their messages apart
-    MPI_Comm compared; // where collective_compare looks: one for all groups of all ranks, so that calls in two of them meet
-    int64_t number;    // of the opening; the same on all ranks
-    void *nccl; // owned by collectives_nccl.c; NULL: host buffers only
+    // exchanges on host buffers so far; the same on every rank, so it tells their messages apart
+    unsigned begun;
+    // where collective_compare looks: one for all groups of all ranks, so that calls in two of them
+    // meet
+    MPI_Comm compared;
+    int64_t number; // of the opening; the same on all ranks
+    void *nccl;     // owned by collectives_nccl.c; NULL: host buffers only
 };
 
-// Ranks of one color become a group, ordered by world rank; dev as in process_groups_open. Collective over all ranks.
+// Ranks of one color become a group, ordered by world rank; dev as in process_groups_open.
+// Collective over all ranks.
 Group *group_open(int color, Device *dev);
 void group_close(Group *group); // legal on NULL. Collective over the group.
 

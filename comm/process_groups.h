@@ -2,7 +2,7 @@
 //
 //   rank                     0    1    2    3        parallel.expert = 2, 4 ranks
 //   experts (of 8)          0-3  4-7  0-3  4-7
-//   expert_parallel         [0    1]  [2    3]       together they hold every expert once: all-to-all
+//   expert_parallel   [0   1]  [2   3]   together they hold every expert once: all-to-all
 //   expert_replicas          0 and 2,  1 and 3       hold the same experts: gradient reduction
 //   world                   [0    1    2    3]       dense parameters are replicated on all
 //
@@ -23,10 +23,10 @@ typedef struct ProcessGroups {
     Group *expert_replicas;
 } ProcessGroups;
 
-// Splits the world; ep_size must divide the number of ranks (checked by the configuration rules; fatal here). With a device
-// whose tensors do not lie on the host, the groups can also exchange those: each of more than one rank gets a communicator
-// among the ranks' GPUs. dev NULL: host tensors only. The device must stay open until the groups are closed.
-// Collective over all ranks.
+// Splits the world; ep_size must divide the number of ranks (checked by the configuration rules;
+// fatal here). With a device whose tensors do not lie on the host, the groups can also exchange
+// those: each of more than one rank gets a communicator among the ranks' GPUs. dev NULL: host
+// tensors only. The device must stay open until the groups are closed. Collective over all ranks.
 ProcessGroups process_groups_open(int ep_size, Device *dev);
 // Waits for what is under way among the GPUs. Collective over all ranks. Legal on a zeroed struct.
 void process_groups_close(ProcessGroups *groups);

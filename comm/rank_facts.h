@@ -1,5 +1,5 @@
-// What must be the same on all ranks and is found by each for itself: compared at start, because later a difference hangs a
-// run, or makes it wrong without a word.
+// What must be the same on all ranks and is found by each for itself: compared at start, because
+// later a difference hangs a run, or makes it wrong without a word.
 #ifndef MOETRAIN_COMM_RANK_FACTS_H
 #define MOETRAIN_COMM_RANK_FACTS_H
 
@@ -15,8 +15,9 @@ typedef struct RankFact {
     const char *fix;        // what to do about a difference
 } RankFact;
 
-// Compares facts [0, count), listed alike on every rank, with rank 0's. False everywhere with the first difference that is an
-// error: what, both ranks, their hosts and values, and the fix. Others are warnings of rank 0. Collective over all ranks.
+// Compares facts [0, count), listed alike on every rank, with rank 0's. False everywhere with the
+// first difference that is an error: what, both ranks, their hosts and values, and the fix. Others
+// are warnings of rank 0. Collective over all ranks.
 bool rank_facts_compare(const RankFact *facts, int count, Error *err);
 
 #endif

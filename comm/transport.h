@@ -1,7 +1,9 @@
-// Private to comm/: the two ways between ranks, MPI for host buffers and NCCL for device buffers, as one table each.
+// Private to comm/: the two ways between ranks, MPI for host buffers and NCCL for device buffers,
+// as one table each.
 //
-// No checks here: collectives.c has made them, and calls only where there is something to do. Same arguments and meaning as in
-// collectives.h; collective over the group. Those that return a number return the bytes that this rank sent to other ranks.
+// No checks here: collectives.c has made them, and calls only where there is something to do. Same
+// arguments and meaning as in collectives.h; collective over the group. Those that return a number
+// return the bytes that this rank sent to other ranks.
 #ifndef MOETRAIN_COMM_TRANSPORT_H
 #define MOETRAIN_COMM_TRANSPORT_H
 
@@ -18,8 +20,8 @@ typedef struct Transport {
                                Pending *pending);
     void (*wait)(Pending *pending);
 
-    // Only the device's. What a group needs to use it, made and given back, collective over the group; and
-    // collectives_check.
+    // Only the device's. What a group needs to use it, made and given back, collective over the
+    // group; and collectives_check.
     void (*attach)(Group *group, Device *dev);
     void (*detach)(Group *group);
     void (*check)(void);
@@ -28,7 +30,8 @@ typedef struct Transport {
 // The transport of device buffers; NULL in a build without one. Not collective.
 const Transport *device_transport(void);
 
-// What a ring or halving all-reduce sends from one rank at best; the libraries do not tell what they really do.
+// What a ring or halving all-reduce sends from one rank at best; the libraries do not tell what
+// they really do.
 int64_t all_reduce_estimate(const Group *group, Tensor x);
 // The first row of the run of rank p.
 int64_t run_first(RowRuns runs, int p);

@@ -29,8 +29,9 @@ void arena_allocate(Arena *arena) {
     if (memory_place(arena) == ON_HOST) ASAN_POISON_MEMORY_REGION(base, bytes);
 }
 
-// Whether tensors may lie where others lay or will lie. With red zones none may: the tensors of one would fill the gaps between
-// those of the other, and nothing would be noticed that one writes beyond its end.
+// Whether tensors may lie where others lay or will lie. With red zones none may: the tensors of one
+// would fill the gaps between those of the other, and nothing would be noticed that one writes
+// beyond its end.
 static bool overlays(const Arena *arena) {
     return !RED_ZONES || memory_place(arena) != ON_HOST;
 }

@@ -1,5 +1,5 @@
-// The private table of a backend: one bare implementation for each op of kernels.h, same arguments, no checks.
-// A table is filled with designated initialisers; no slot is NULL (a test proves it).
+// The private table of a backend: one bare implementation for each op of kernels.h, same arguments,
+// no checks. A table is filled with designated initialisers; no slot is NULL (a test proves it).
 // Only kernels.c and device.c call through it.
 #ifndef MOETRAIN_KERNELS_BACKEND_H
 #define MOETRAIN_KERNELS_BACKEND_H
@@ -12,7 +12,8 @@ struct Backend {
     DeviceLimits limits;
     // Whether this machine can run it; otherwise the reason and the fix.
     bool (*available)(Error *err);
-    // Starts the backend for this rank; fills dev->state. False with the reason and the fix when there is no such device.
+    // Starts the backend for this rank; fills dev->state. False with the reason and the fix when
+    // there is no such device.
     bool (*open)(Device *dev, int local_rank, int local_size, Error *err);
     void (*close)(Device *dev);
     // Processor and matrix library in one line, for the log and --version.

@@ -38,7 +38,8 @@ static bool own_path(const char *root, int version, const char *controller, char
     return found;
 }
 
-// Where that hierarchy is mounted, and which of its groups stands there (in a container not the topmost).
+// Where that hierarchy is mounted, and which of its groups stands there (in a container not the
+// topmost).
 static bool find_mount(const char *root, int version, const char *controller, char at[LINE_BYTES],
                        char top[LINE_BYTES]) {
     char line[LINE_BYTES], type[64], options[LINE_BYTES];
@@ -58,11 +59,13 @@ static bool find_mount(const char *root, int version, const char *controller, ch
 
 bool cgroup_open(Cgroup *group, const char *root, int version, const char *controller) {
     char own[LINE_BYTES], at[LINE_BYTES], top[LINE_BYTES];
-    if (!own_path(root, version, controller, own) || !find_mount(root, version, controller, at, top))
+    if (!own_path(root, version, controller, own) ||
+        !find_mount(root, version, controller, at, top))
         return false;
     size_t shared = strcmp(top, "/") == 0 ? 0 : strlen(top);
     bool below = strncmp(own, top, shared) == 0 && (own[shared] == '/' || own[shared] == 0);
-    // A path that does not lie below the mounted one belongs to another name space: what is mounted is ours.
+    // A path that does not lie below the mounted one belongs to another name space: what is mounted
+    // is ours.
     const char *path = below && !strstr(own, "/..") ? own + shared : "";
     *group = (Cgroup){.root = root, .mount_length = strlen(at)};
     size_t length = (size_t)snprintf(group->folder, sizeof group->folder, "%s%s", at, path);

@@ -1,9 +1,9 @@
 // Failing: exit codes, recoverable errors, and the end of the process.
 //
-// Two kinds of failure and no third. Where the caller can act (configuration, files) a function returns
-// `bool` and fills an Error. Where a rank can do nothing, the whole job ends through die(), which aborts
-// every rank; the exit code tells a bug (CHECK) from missing memory (CHECK_MEMORY) and from a lost peer
-// or a failing device (MPI_CHECK, CUDA_CHECK, …). Checks stay in release builds.
+// Two kinds of failure and no third. Where the caller can act (configuration, files) a function
+// returns `bool` and fills an Error. Where a rank can do nothing, the whole job ends through die(),
+// which aborts every rank; the exit code tells a bug (CHECK) from missing memory (CHECK_MEMORY) and
+// from a lost peer or a failing device (MPI_CHECK, CUDA_CHECK, …). Checks stay in release builds.
 #ifndef MOETRAIN_KERNELS_CHECK_H
 #define MOETRAIN_KERNELS_CHECK_H
 
@@ -27,18 +27,20 @@ typedef enum ExitCode {
     EXIT_COMMUNICATION = 7, // MPI, NCCL or a device; a lost peer
     EXIT_HANG = 8,          // a rank or a collective made no progress
     EXIT_LOCKED = 9,        // another job trains in the run directory
-    EXIT_BUG = 70,          // the program contradicts itself: nothing a user can mend; please report it
-    EXIT_REQUEUE = 75,      // stopped by a signal, state saved: run the same command again
+    // the program contradicts itself: nothing a user can mend; please report it
+    EXIT_BUG = 70,
+    EXIT_REQUEUE = 75, // stopped by a signal, state saved: run the same command again
 } ExitCode;
 
-// What went wrong, for people: place, value and fix, in lower case, one line. Zero-initialise before use.
+// What went wrong, for people: place, value and fix, in lower case, one line. Zero-initialise
+// before use.
 typedef struct Error {
     int exit_code;      // an ExitCode; 0 while nothing is wrong
     char message[1536]; // NUL-terminated
 } Error;
 
-// Writes the error and returns false, so that `return error_set(...)` reads well. The first function to
-// know the cause writes the message; an Error already set is overwritten.
+// Writes the error and returns false, so that `return error_set(...)` reads well. The first
+// function to know the cause writes the message; an Error already set is overwritten.
 bool error_set(Error *err, ExitCode exit_code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -56,8 +58,8 @@ MOETRAIN_NORETURN void die_without_memory(const char *file, int line, const char
 // Called by die() after printing; comm_init sets it to MPI_Abort. Without it die() calls _exit.
 extern void (*die_hook)(int exit_code);
 
-// What must hold unless the program has a bug (exit 70). What a user, a file or the machine can cause is
-// no matter for CHECK.
+// What must hold unless the program has a bug (exit 70). What a user, a file or the machine can
+// cause is no matter for CHECK.
 #define CHECK(condition, ...)                                                                      \
     do {                                                                                           \
         if (!(condition)) die(EXIT_BUG, __FILE__, __LINE__, __VA_ARGS__);                          \

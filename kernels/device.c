@@ -68,7 +68,7 @@ void device_close(Device *dev) {
     *dev = (Device){0};
 }
 
-// ---- memory --------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 static const Backend *memory_of(const Device *dev) {
     return dev ? dev->backend : &cpu_backend;
@@ -123,7 +123,7 @@ void device_products(Device *dev, ProductLine say, void *context) {
     dev->backend->products(dev, say, context);
 }
 
-// ---- trust and speed -----------------------------------------------------------------------------------
+// ---- trust and speed ----------------------------------------------------------------------------
 
 // The tensors of the two functions below, on the device, with what the host sees of them.
 typedef struct Product {
@@ -225,8 +225,8 @@ static void measured_layout(Measured *p, DType storage, int64_t rows, int64_t wi
     p->host_w = arena_mirror(&p->host, p->w);
 }
 
-// Seconds of one product: the least of the batches that fit into the budget, of one at least. A batch is one product, or as many
-// as keep a GPU busy while the host launches them.
+// Seconds of one product: the least of the batches that fit into the budget, of one at least. A
+// batch is one product, or as many as keep a GPU busy while the host launches them.
 static double product_seconds(Device *dev, DType storage, int64_t rows, int64_t width,
                               double budget) {
     const double batch_seconds = 1e-2;

@@ -1,7 +1,7 @@
 // A device: the place where tensors live and the table of kernels that works on them (backend.h).
 //
-// Ops (kernels.h) and copies run in the order in which they are called. On a GPU a call returns before the work is done;
-// only device_download and device_synchronize wait.
+// Ops (kernels.h) and copies run in the order in which they are called. On a GPU a call returns
+// before the work is done; only device_download and device_synchronize wait.
 #ifndef MOETRAIN_KERNELS_DEVICE_H
 #define MOETRAIN_KERNELS_DEVICE_H
 
@@ -14,7 +14,8 @@ extern "C" {
 typedef struct Backend Backend;
 
 enum { DEVICE_IDENTITY_BYTES = 16 };
-// Of a GPU's memory, beside what device_allocate is asked for: the workspace of kernels and of algorithms that are tried.
+// Of a GPU's memory, beside what device_allocate is asked for: the workspace of kernels and of
+// algorithms that are tried.
 enum { GPU_RESERVE_MIB = 640 };
 
 // The largest sizes that a backend's kernels take; 0: any.
@@ -28,53 +29,57 @@ typedef struct Device {
     const char *name;      // "cpu" or "cuda"
     Place place;           // where its tensors lie
     char description[320]; // processor and libraries, for the log and --version
-    // What decides the bits of its results: library, version, instruction set or kind of GPU; compared over ranks.
+    // What decides the bits of its results: library, version, instruction set or kind of GPU;
+    // compared over ranks.
     char kind[256];
     DeviceLimits limits;
     size_t reserve_bytes; // of its memory: the most that kernels take, beside device_allocate
     int threads;          // OpenMP threads this rank computes with
     uint8_t identity[DEVICE_IDENTITY_BYTES]; // of a GPU: no other has the same; zeros on a CPU
-    // A row's result must not depend on how many rows are computed together (reproducible: ranks). Set by the session; on
-    // the CPU that always holds.
+    // A row's result must not depend on how many rows are computed together (reproducible: ranks).
+    // Set by the session; on the CPU that always holds.
     bool fixed_order;
     void *state; // the backend's own: streams, handles, workspace
 } Device;
 
-// Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0: what threads_choose takes for
-// a process that shares its host with no other rank. Of local_size ranks on this host the one with local_rank takes that GPU,
-// or the only one that CUDA_VISIBLE_DEVICES leaves it; whether no other rank has that one too is the caller's to compare.
-// False with exit 7 or 2 and the fix when it cannot. Not collective.
+// Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0: what
+// threads_choose takes for a process that shares its host with no other rank. Of local_size ranks
+// on this host the one with local_rank takes that GPU, or the only one that CUDA_VISIBLE_DEVICES
+// leaves it; whether no other rank has that one too is the caller's to compare. False with exit 7
+// or 2 and the fix when it cannot. Not collective.
 bool device_open(Device *dev, const char *kind, int threads, int local_rank, int local_size,
                  Error *err);
 void device_close(Device *dev); // legal on a zeroed struct
 
-// Zeroed memory that the device's tensors can live in. Fatal (exit 5), with `purpose`, the bytes wanted and the bytes
-// there are, when there is not enough.
+// Zeroed memory that the device's tensors can live in. Fatal (exit 5), with `purpose`, the bytes
+// wanted and the bytes there are, when there is not enough.
 void *device_allocate(Device *dev, size_t bytes, const char *purpose);
 size_t device_free_bytes(Device *dev); // about what device_allocate could still give
 void device_release(Device *dev, void *data, size_t bytes); // of device_allocate; legal on NULL
 
-// Copies the bytes of a host tensor to one of the device, or back: same dtype and number of elements. device_upload
-// returns when `from` may be changed again, device_download when `to` can be read. Copying a tensor to itself is nothing
-// (arena_mirror).
+// Copies the bytes of a host tensor to one of the device, or back: same dtype and number of
+// elements. device_upload returns when `from` may be changed again, device_download when `to` can
+// be read. Copying a tensor to itself is nothing (arena_mirror).
 void device_upload(Device *dev, Tensor to, Tensor from);
 void device_download(Device *dev, Tensor to, Tensor from);
 // Waits until everything that was called has been done, and reports errors of kernels as fatal.
 void device_synchronize(Device *dev);
 
-// Says, line by line, how the device does each kind of matrix product that it has met, where the bits of results depend on a
-// choice of the backend's: with fixed_order and the same lines every rank gives a row the same bits. A CPU says nothing.
+// Says, line by line, how the device does each kind of matrix product that it has met, where the
+// bits of results depend on a choice of the backend's: with fixed_order and the same lines every
+// rank gives a row the same bits. A CPU says nothing.
 typedef void (*ProductLine)(void *context, const char *line);
 void device_products(Device *dev, ProductLine say, void *context);
 
-// Multiplies two known matrices through the backend's library and compares with exact results: libraries
-// that mistake the CPU have computed wrong numbers before. False with exit 7.
+// Multiplies two known matrices through the backend's library and compares with exact results:
+// libraries that mistake the CPU have computed wrong numbers before. False with exit 7.
 bool device_self_test(Device *dev, Error *err);
 
-// The best rate of a product of matrices in this storage within 0.2 s, in GFLOP/s, through the op that the model uses: the limit
-// that the log's share is measured against. On all threads of a CPU (512, 1024) by (1024, 1024). On a GPU squares of 256, and of
-// twice that up to 8192 while one takes less than a millisecond, many between two looks at the clock, and by whatever algorithm
-// the library likes best, with fixed_order too.
+// The best rate of a product of matrices in this storage within 0.2 s, in GFLOP/s, through the op
+// that the model uses: the limit that the log's share is measured against. On all threads of a CPU
+// (512, 1024) by (1024, 1024). On a GPU squares of 256, and of twice that up to 8192 while one
+// takes less than a millisecond, many between two looks at the clock, and by whatever algorithm the
+// library likes best, with fixed_order too.
 double device_measure_gemm_gflops(Device *dev, DType storage);
 
 #ifdef __cplusplus

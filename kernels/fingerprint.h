@@ -6,11 +6,11 @@
 
 enum { FINGERPRINT_BYTES = 17 };
 
-// 16 digits of hex over products of matrices on a CPU (all three passes, deep enough to be summed in blocks) and
-// over the C library's functions that the program uses, on any host. Vector width, fused multiply-add and
-// block sizes, which libraries choose by processor and environment, all show in it. Where two differ so do
-// results; where they are equal results of other shapes may still differ, so kinds of processors are compared
-// too. Not collective.
+// 16 digits of hex over products of matrices on a CPU (all three passes, deep enough to be summed
+// in blocks) and over the C library's functions that the program uses, on any host. Vector width,
+// fused multiply-add and block sizes, which libraries choose by processor and environment, all show
+// in it. Where two differ so do results; where they are equal results of other shapes may still
+// differ, so kinds of processors are compared too. Not collective.
 void device_fingerprint(Device *dev, char text[FINGERPRINT_BYTES]);
 
 #endif

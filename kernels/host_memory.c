@@ -10,8 +10,8 @@
 
 #include "kernels/cgroup.h"
 
-// The number behind a word at the beginning of a line, or at the beginning of the file with the word "". False for "max" and
-// where there is no such file (NULL), which is closed.
+// The number behind a word at the beginning of a line, or at the beginning of the file with the
+// word "". False for "max" and where there is no such file (NULL), which is closed.
 static bool read_number(FILE *file, const char *word, uint64_t *value) {
     char line[256];
     size_t length = strlen(word);
@@ -34,7 +34,8 @@ static void take_less(HostMemory *memory, size_t *share, size_t bytes, const cha
     snprintf(memory->limit, sizeof memory->limit, "%s", limit);
 }
 
-// What one control group leaves; false when it has no limit. Pages of files count as used there, but are given back on demand.
+// What one control group leaves; false when it has no limit. Pages of files count as used there,
+// but are given back on demand.
 static bool group_leaves(const Cgroup *group, int version, size_t *bytes) {
     uint64_t limit, usage, cache = 0;
     bool v2 = version == 2;

@@ -9,7 +9,7 @@ static DType storage(Tensor x) {
     return x.dtype;
 }
 
-// ---- matrices ------------------------------------------------------------------------------------------
+// ---- matrices -----------------------------------------------------------------------------------
 
 // What a product writes: f32, or the storage type of what it reads.
 static DType result_type(Tensor result, DType T) {
@@ -68,7 +68,7 @@ void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segment
     dev->backend->matmul_backward_weight(dev, dw, dy, x, rows);
 }
 
-// ---- embedding -----------------------------------------------------------------------------------------
+// ---- embedding ----------------------------------------------------------------------------------
 
 void embedding_forward(Device *dev, Tensor out, Tensor tokens, Tensor weight) {
     CHECK_SHAPE_1D(tokens, I32, out.shape[0]);
@@ -89,7 +89,7 @@ void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens,
     dev->backend->embedding_backward(dev, dweight, dout, tokens, parts, order);
 }
 
-// ---- RMSNorm -------------------------------------------------------------------------------------------
+// ---- RMSNorm ------------------------------------------------------------------------------------
 
 void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
                      Tensor weight, float eps) {
@@ -121,7 +121,7 @@ void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tenso
     dev->backend->rmsnorm_backward(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
 }
 
-// ---- attention -----------------------------------------------------------------------------------------
+// ---- attention ----------------------------------------------------------------------------------
 
 int64_t attention_qkv_width(AttentionShape s) {
     return s.heads * s.d_head + attention_kv_width(s);
@@ -187,7 +187,7 @@ void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, Attenti
     dev->backend->attention_decode(dev, out, qkv, cache, s, position, scale);
 }
 
-// ---- feed-forward --------------------------------------------------------------------------------------
+// ---- feed-forward -------------------------------------------------------------------------------
 
 int64_t activation_input_width(Activation kind, int64_t F) {
     return kind == SWIGLU ? 2 * F : F;
@@ -208,7 +208,7 @@ void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activa
     dev->backend->activation_backward(dev, din, dout, in, kind);
 }
 
-// ---- router --------------------------------------------------------------------------------------------
+// ---- router -------------------------------------------------------------------------------------
 
 static void check_choices(Tensor ids, Tensor weights, int64_t N, int64_t K) {
     CHECK_SHAPE_2D(ids, I32, N, K);
@@ -303,7 +303,7 @@ void sum_columns(Device *dev, Tensor out, Tensor x) {
     dev->backend->sum_columns(dev, out, x);
 }
 
-// ---- permutation ---------------------------------------------------------------------------------------
+// ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
                       Tensor kept, int64_t parts, int64_t room) {
@@ -386,7 +386,7 @@ void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor wei
     dev->backend->renormalize_backward(dev, dscaled, scaled, weights, kept);
 }
 
-// ---- loss ----------------------------------------------------------------------------------------------
+// ---- loss ---------------------------------------------------------------------------------------
 
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale) {
     int64_t N = logits.shape[0], V = logits.shape[1];
@@ -396,7 +396,7 @@ void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, fl
     dev->backend->cross_entropy(dev, losses, logits, targets, scale);
 }
 
-// ---- elementwise and sums ------------------------------------------------------------------------------
+// ---- elementwise and sums -----------------------------------------------------------------------
 
 static void check_elements(const char *what, Tensor a, Tensor b) {
     CHECK(tensor_elements(a) == tensor_elements(b), "%s: %s x %lld and %s x %lld", what,
@@ -443,7 +443,7 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
     dev->backend->sum_of_squares(dev, sums, x, offsets);
 }
 
-// ---- optimizer -----------------------------------------------------------------------------------------
+// ---- optimizer ----------------------------------------------------------------------------------
 
 void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
                   AdamW rule) {

@@ -1,13 +1,15 @@
 // Every op of the program: documented and checked here, computed by a backend (backend.h).
 //
-// Conventions for all ops. Tensors are contiguous, in the device's memory, f32 unless stated. T marks storage that is f32 or
-// bf16, in one call the same for all T; arithmetic is f32 always, and a T result is rounded once, to nearest even. An op
-// never communicates; none is collective. Shape mismatches are fatal with the tensor's name. Results do not depend on the
-// number of threads, and with dev->fixed_order each row's result depends only on its own segment (see Segments): that is
-// what makes training bit-identical on any number of ranks. No op adds floats in an order that chance decides.
+// Conventions for all ops. Tensors are contiguous, in the device's memory, f32 unless stated. T
+// marks storage that is f32 or bf16, in one call the same for all T; arithmetic is f32 always, and
+// a T result is rounded once, to nearest even. An op never communicates; none is collective. Shape
+// mismatches are fatal with the tensor's name. Results do not depend on the number of threads, and
+// with dev->fixed_order each row's result depends only on its own segment (see Segments): that is
+// what makes training bit-identical on any number of ranks. No op adds floats in an order that
+// chance decides.
 //
-// Letters: N tokens (rows), D model width, F hidden width, V vocabulary, E experts, K choices a token,
-// H query heads, KV key/value heads, T tokens of a sequence.
+// Letters: N tokens (rows), D model width, F hidden width, V vocabulary, E experts, K choices a
+// token, H query heads, KV key/value heads, T tokens of a sequence.
 #ifndef MOETRAIN_KERNELS_KERNELS_H
 #define MOETRAIN_KERNELS_KERNELS_H
 
@@ -18,19 +20,20 @@
 extern "C" {
 #endif
 
-// How the rows of a matrix belong together: `groups` weight matrices, each serving `parts` runs of rows.
-// The rows of group g, part p are offsets[g * parts + p] .. offsets[g * parts + p + 1].
+// How the rows of a matrix belong together: `groups` weight matrices, each serving `parts` runs of
+// rows. The rows of group g, part p are offsets[g * parts + p] .. offsets[g * parts + p + 1].
 //   dense layers   groups = 1, parts = this rank's shards
 //   experts        groups = this rank's experts, parts = its share of the fixed gradient groups
-// A library call never sees rows of two segments, so a segment's bits do not depend on what lies around it.
+// A library call never sees rows of two segments, so a segment's bits do not depend on what lies
+// around it.
 typedef struct Segments {
     int64_t groups, parts;
     const int64_t *offsets; // groups * parts + 1 row numbers, ascending, host memory
-    Tensor
-        device_offsets; // the same (groups * parts + 1) i64 where kernels can read them; data NULL: dense, 1 group
+    // the same (groups * parts + 1) i64 where kernels can read them; data NULL: dense, 1 group
+    Tensor device_offsets;
 } Segments;
 
-// ---- matrices ------------------------------------------------------------------------------------------
+// ---- matrices -----------------------------------------------------------------------------------
 
 // y = x wᵀ for each segment with its group's matrix.
 //   y (M, N) T, or f32 from bf16   x (M, K) T   w (G, N, K) T
@@ -42,30 +45,35 @@ void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments
 //   dw (G, N, K) f32   dy (M, N) T   x (M, K) T
 void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows);
 
-// ---- embedding -----------------------------------------------------------------------------------------
+// ---- embedding ----------------------------------------------------------------------------------
 
-// out[n] = weight[tokens[n]].   out (N, D)   tokens (N) i32, each in 0..V-1 (checked by the data loader)   weight (V, D)
+// out[n] = weight[tokens[n]].
+//   out (N, D)   tokens (N) i32, each in 0..V-1 (checked by the data loader)   weight (V, D)
 void embedding_forward(Device *dev, Tensor out, Tensor tokens, Tensor weight);
-// dweight[v] = Σ dout[n] over tokens[n] = v, overwriting. Tokens are cut into `parts` equal runs (shards);
-// within a part the sum runs in token order from +0, the parts are summed as the fixed binary tree.
+// dweight[v] = Σ dout[n] over tokens[n] = v, overwriting. Tokens are cut into `parts` equal runs
+// (shards); within a part the sum runs in token order from +0, the parts are summed as the fixed
+// binary tree.
 //   dweight (V, D)   dout (N, D)   tokens (N) i32   order (N + V + 1) i32 scratch
 void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,
                         Tensor order);
 
-// ---- RMSNorm (arXiv:1910.07467) ------------------------------------------------------------------------
+// ---- RMSNorm (arXiv:1910.07467) -----------------------------------------------------------------
 
 // The residual stream takes in a branch and is normalised, in one pass over memory:
 // sum = x + branch; out = sum · rstd · weight, rstd = 1 / sqrt(mean(sum²) + eps).
-//   out (N, D) T   rstd (N)   sum, x (N, D) f32; sum may be x   branch (N, D) T; data NULL: none, sum is then not written
+//   out (N, D) T   rstd (N)   sum, x (N, D) f32; sum may be x
+//   branch (N, D) T; data NULL: none, sum is then not written
 //   weight (D)
 void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
                      Tensor weight, float eps);
-// dx += (the residual stream's gradient is already there); dweight overwritten, tree over `parts` equal runs of rows.
-//   dx, x (N, D) f32; x is the forward pass's sum   dout (N, D) T   dweight, weight (D)   rstd (N)   partial (parts, D) scratch
+// dx += (the residual stream's gradient is already there); dweight overwritten, tree over `parts`
+// equal runs of rows.
+//   dx, x (N, D) f32; x is the forward pass's sum   dout (N, D) T   dweight, weight (D)   rstd (N)
+//   partial (parts, D) scratch
 void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
                       Tensor weight, int64_t parts, Tensor partial);
 
-// ---- attention -----------------------------------------------------------------------------------------
+// ---- attention ----------------------------------------------------------------------------------
 
 // One row of the fused projection holds H query heads, KV key heads and KV value heads:
 //   [ q_0 … q_{H-1} (d_head each) | k_0 … k_{KV-1} (d_head) | v_0 … v_{KV-1} (d_value) ]
@@ -77,25 +85,28 @@ int64_t attention_qkv_width(AttentionShape s); // H·d_head + KV·(d_head + d_va
 int64_t
 attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a row: one cache row
 
-// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + d_head/2), as Llama):
-// row r has position first_position + r % T. `inverse` rotates back: the backward pass of the op.
+// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + d_head/2),
+// as Llama): row r has position first_position + r % T. `inverse` rotates back: the backward pass
+// of the op.
 //   qkv (N, W) T   cosines, sines (positions, d_head/2) f32
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 
 // Causal softmax attention within each sequence of T rows; scores times `scale`; O(T) extra memory.
-//   out (N, H·d_value) T   lse (N, H) f32 log-sum-exp of the scaled scores   qkv (N, W) T after rope; N a multiple of T
+//   out (N, H·d_value) T   lse (N, H) f32 log-sum-exp of the scaled scores
+//   qkv (N, W) T after rope; N a multiple of T
 void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
                        float scale);
 //   dqkv (N, W) T overwritten   dout, out (N, H·d_value) T
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
                         AttentionShape s, int64_t T, float scale);
-// Attention of one new token against a cache: row `position` of the cache is the token itself (already stored).
+// Attention of one new token against a cache: row `position` of the cache is the token itself
+// (already stored).
 //   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
                       int64_t position, float scale);
 
-// ---- feed-forward --------------------------------------------------------------------------------------
+// ---- feed-forward -------------------------------------------------------------------------------
 
 typedef enum Activation {
     SWIGLU, // silu(gate) · up, arXiv:2002.05202; the input row is [gate (F) | up (F)]
@@ -108,11 +119,12 @@ void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind);
 // din overwritten; din may be `in` itself (in place).   din, in (N, 2F or F) T   dout (N, F) T
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind);
 
-// ---- router --------------------------------------------------------------------------------------------
+// ---- router -------------------------------------------------------------------------------------
 
 typedef enum RouterKind {
     SOFTMAX_TOPK, // choose the K largest logits, softmax over those K (Mixtral, arXiv:2401.04088)
-    TOPK_SOFTMAX, // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
+    // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
+    TOPK_SOFTMAX,
 } RouterKind;
 typedef struct RouterRule {
     RouterKind kind;
@@ -127,7 +139,8 @@ typedef struct RouterRule {
 void router_forward(Device *dev, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,
                     Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule,
                     int64_t parts);
-// Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss z_scale · Σ lse².
+// Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss
+// z_scale · Σ lse².
 //   dlogits (N, E) overwritten   dweights, weights (N, K)   ids (N, K)   logits (N, E)   lse (N)
 //   balance (parts, E) f32: what multiplies P, constant (no gradient through f)
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
@@ -135,37 +148,44 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, T
                      int64_t parts);
 
 typedef enum DropPolicy {
-    DROP_POSITION, // first choices of all tokens in token order, then second choices, … (GShard, Switch)
+    // first choices of all tokens in token order, then second choices, … (GShard, Switch)
+    DROP_POSITION,
     DROP_PROBABILITY, // keep the largest gate weights, ties to the lower token (Megatron probs)
-    // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k), ties to the lower (n, k)
+    // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k),
+    // ties to the lower (n, k)
     DROP_RANDOM,
 } DropPolicy;
 
-// Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and each expert.
-//   kept (N, K) u8   ids (N, K) i32   weights (N, K)   capacity: choices an expert takes of a group; < 0: dropless
+// Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and
+// each expert.
+//   kept (N, K) u8   ids (N, K) i32   weights (N, K)
+//   capacity: choices an expert takes of a group; < 0: dropless
 //   chosen, dropped (groups, E) i32: choices before dropping, and choices dropped
 //   order (N·K + E + 1) i32 scratch
 //   first_token: global number of row 0, for DROP_RANDOM
 void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
                      Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
                      RngStream stream, int64_t first_token, Tensor order);
-// What each of `parts` equal runs of tokens asked of each expert, for the balance loss and the utilization history.
+// What each of `parts` equal runs of tokens asked of each expert, for the balance loss and the
+// utilization history.
 //   chosen, dropped (parts, E) i32: choices before dropping, and choices dropped
 //   weight_mass (parts, E) f64: Σ of the kept choices' weights, in (token, slot) order
 //   ids (N, K) i32   weights (N, K)   kept (N, K) u8
 void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
                  Tensor weights, Tensor kept);
 
-// What router_forward and expert_load found in each of `parts` equal runs of tokens, (parts, E) or (parts) each.
+// What router_forward and expert_load found in each of `parts` equal runs of tokens, (parts, E) or
+// (parts) each.
 typedef struct RouterSums {
     Tensor prob_sum, entropy_sum, lse2_sum, weight_mass; // f64
     Tensor chosen, dropped;                              // i32
 } RouterSums;
-// Where a training step adds it up: a row of `totals` for each of its rows' equal share of the parts.
+// Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
+// parts.
 typedef struct RouterTotals {
     Tensor totals; // (S, columns) f64
-    int64_t
-        balance; // column of the balance loss; z-loss and entropy stand in the two columns after it
+    // column of the balance loss; z-loss and entropy stand in the two columns after it
+    int64_t balance;
     int64_t weight_mass;    // first of E columns
     Tensor routed, dropped; // (E) i64: choices kept, and lost
 } RouterTotals;
@@ -174,68 +194,78 @@ typedef struct BalanceRule {
     double per_step_token; // 1 / tokens of the step: turns sums into the means that enter the loss
     double choices;        // that a count is a share of: K times the tokens over which f is taken
 } BalanceRule;
-// Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count the choices of an
-// expert in the part, or in `batch_chosen` (E) i64 when its data is not NULL:
-//   share[p, e] = E · per_step_token · count / choices;   balance (parts, E) f32 = coefficient · share
-//   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;  weight_mass
+// Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count
+// the choices of an expert in the part, or in `batch_chosen` (E) i64 when its data is not NULL:
+//   share[p, e] = E · per_step_token · count / choices;
+//   balance (parts, E) f32 = coefficient · share
+//   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;
+//     weight_mass
 //   routed += chosen - dropped;  dropped += dropped
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
                    Tensor batch_chosen, BalanceRule rule);
 // out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
 void sum_columns(Device *dev, Tensor out, Tensor x);
 
-// ---- permutation ---------------------------------------------------------------------------------------
+// ---- permutation --------------------------------------------------------------------------------
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
 //   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
 //   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
-// With room < 0 rows follow each other without gaps. With room ≥ 0 every (expert, part) has exactly `room` rows, the first
-// ones used, and row_choice is (E·parts·room): sizes that nobody has to wait for. No (expert, part) may keep more than that.
+// With room < 0 rows follow each other without gaps. With room ≥ 0 every (expert, part) has exactly
+// `room` rows, the first ones used, and row_choice is (E·parts·room): sizes that nobody has to wait
+// for. No (expert, part) may keep more than that.
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
                       Tensor kept, int64_t parts, int64_t room);
 
-// Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order received rows serve the
-// experts. Sent rows are ordered (expert, shard, …). They travel in `chunks` exchanges: the c-th carries the c-th run of every
-// rank's experts (E/ep experts, chunks divides them), so that a rank can compute one while the next is on its way.
-// Received rows are ordered (chunk, source rank, expert, shard, …), expert rows (expert, source rank, shard, …).
+// Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order
+// received rows serve the experts. Sent rows are ordered (expert, shard, …). They travel in
+// `chunks` exchanges: the c-th carries the c-th run of every rank's experts (E/ep experts, chunks
+// divides them), so that a rank can compute one while the next is on its way. Received rows are
+// ordered (chunk, source rank, expert, shard, …), expert rows (expert, source rank, shard, …).
 typedef struct ExchangePlan {
-    Tensor
-        offsets; // (E/ep · parts + 1) i64: expert rows of each expert and gradient part (Segments)
+    // (E/ep · parts + 1) i64: expert rows of each expert and gradient part (Segments)
+    Tensor offsets;
     Tensor send_rows;    // (chunks, ep) i64
     Tensor receive_rows; // (chunks, ep) i64
     Tensor to_expert;    // (R) i32: received row of each expert row; R is the room
     Tensor to_received;  // (R) i32: expert row of each received row; rows past the last: -1 in both
 } ExchangePlan;
-//   counts (E, S) i32: what this rank sends   all_counts (ep, E/ep, S) i32: what each rank sends to this one
-// parts divides ep · S. Rows past R are counted in offsets and receive_rows but not entered: the caller must check.
+//   counts (E, S) i32: what this rank sends
+//   all_counts (ep, E/ep, S) i32: what each rank sends to this one
+// parts divides ep · S. Rows past R are counted in offsets and receive_rows but not entered: the
+// caller must check.
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts);
 
-// out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.   out (≥rows, D) T   x (·, D) T   index (≥rows) i32
+// out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.
+//   out (≥rows, D) T   x (·, D) T   index (≥rows) i32
 // divisor = K gathers tokens by choice, 1 gathers rows.
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor);
-// out[n] = Σ_k w[n,k] · y[slot_row[n,k]] over kept choices, in slot order from 0; `weights` with data NULL means 1.
+// out[n] = Σ_k w[n,k] · y[slot_row[n,k]] over kept choices, in slot order from 0; `weights` with
+// data NULL means 1.
 //   out (N, D) T   y (R, D) T   slot_row (N, K) i32   weights (N, K)
 void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
-// dy[slot_row[n,k]] = w[n,k] · dout[n]; dweights[n,k] = dout[n] · y[slot_row[n,k]], 0 for dropped choices.
-// Rows of dy that no choice names are left alone.
-//   dy (R, D) T   dweights, weights (N, K)   dout (N, D) T   y (R, D) T; dy may be y itself (in place)
+// dy[slot_row[n,k]] = w[n,k] · dout[n]; dweights[n,k] = dout[n] · y[slot_row[n,k]], 0 for dropped
+// choices. Rows of dy that no choice names are left alone.
+//   dy (R, D) T   dweights, weights (N, K)   dout (N, D) T
+//   y (R, D) T; dy may be y itself (in place)
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
                       Tensor slot_row, Tensor weights);
-// Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost all keep 0.
+// Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost
+// all keep 0.
 //   scaled (N, K) out   weights (N, K)   kept (N, K) u8
 void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept);
 // dweights from dscaled, in place: dscaled becomes dweights (zero for dropped choices).
 void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept);
 
-// ---- loss ----------------------------------------------------------------------------------------------
+// ---- loss ---------------------------------------------------------------------------------------
 
-// Softmax cross-entropy, in place: losses[n] = lse(logits[n]) - logits[n, target]; then, when scale is not 0,
-// logits become their gradient times scale: (softmax - onehot) · scale.
+// Softmax cross-entropy, in place: losses[n] = lse(logits[n]) - logits[n, target]; then, when scale
+// is not 0, logits become their gradient times scale: (softmax - onehot) · scale.
 //   losses (N)   logits (N, V) T   targets (N) i32
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale);
 
-// ---- elementwise and sums ------------------------------------------------------------------------------
+// ---- elementwise and sums -----------------------------------------------------------------------
 
 void fill_zero(Device *dev, Tensor x);
 void copy(Device *dev, Tensor out, Tensor x); // same bytes
@@ -243,14 +273,15 @@ void copy(Device *dev, Tensor out, Tensor x); // same bytes
 void convert(Device *dev, Tensor out, Tensor x);
 // out = a + b, each of the three f32 or bf16; out may be a or b.
 void add(Device *dev, Tensor out, Tensor a, Tensor b);
-// sums[p, column] += (Σ x over the p-th of P equal runs, f64) / divisor.   sums (P, columns) f64   x (n) f32
+// sums[p, column] += (Σ x over the p-th of P equal runs, f64) / divisor.
+//   sums (P, columns) f64   x (n) f32
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);
-// sums[s] = Σ x² over elements offsets[s] .. offsets[s + 1], f64, in fixed blocks of 4096 elements from the segment's
-// start, then over the blocks in an order that their number fixes.
+// sums[s] = Σ x² over elements offsets[s] .. offsets[s + 1], f64, in fixed blocks of 4096 elements
+// from the segment's start, then over the blocks in an order that their number fixes.
 //   sums (S) f64   x (n)   offsets (S + 1) i64, ascending within 0..n
 void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets);
 
-// ---- optimizer -----------------------------------------------------------------------------------------
+// ---- optimizer ----------------------------------------------------------------------------------
 
 typedef struct AdamW {
     float lr, beta1, beta2, eps, weight_decay;
@@ -259,7 +290,8 @@ typedef struct AdamW {
 } AdamW;
 // Decoupled weight decay (arXiv:1711.05101): g' = g · grad_scale; m, v moments of g';
 // w -= lr · (m̂ / (sqrt(v̂) + eps) + weight_decay · w). All parameters of a run in one call.
-//   w, g, m, v (n)   copy (n) bf16: receives w rounded; data NULL: none   decay (n / 16) u8: whether weight decay applies to
+//   w, g, m, v (n)   copy (n) bf16: receives w rounded; data NULL: none
+//   decay (n / 16) u8: whether weight decay applies to
 //   each 16 elements; n is a multiple of 16
 void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
                   AdamW rule);

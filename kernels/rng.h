@@ -1,8 +1,8 @@
 // Random numbers without state: Philox 4x32-10 (Salmon et al., SC 2011; library Random123).
 //
-// A number is a function of (seed, purpose, a, b, index) and of nothing else, so it is the same on any
-// number of ranks and threads and after a resume. Typically a = step, b = layer or parameter number,
-// index = global token or element. Not collective, thread-safe.
+// A number is a function of (seed, purpose, a, b, index) and of nothing else, so it is the same on
+// any number of ranks and threads and after a resume. Typically a = step, b = layer or parameter
+// number, index = global token or element. Not collective, thread-safe.
 #ifndef MOETRAIN_KERNELS_RNG_H
 #define MOETRAIN_KERNELS_RNG_H
 
@@ -12,13 +12,13 @@
 extern "C" {
 #endif
 
-// What a number is for; two purposes never share a stream. The values are part of the checkpoint format's
-// promise of equal resumes: append, never renumber.
+// What a number is for; two purposes never share a stream. The values are part of the checkpoint
+// format's promise of equal resumes: append, never renumber.
 typedef enum RngPurpose {
     RNG_INIT = 1,       // a = 0, b = parameter number, index = global element
     RNG_DATA_ORDER = 2, // a = epoch, b = Feistel round, index = half of the index
-    RNG_DROP = 3,   // a = step, b = layer, index = token of the step * K + slot
-    RNG_SAMPLE = 4, // a = 0, b = 0, index = position of the generated token
+    RNG_DROP = 3,       // a = step, b = layer, index = token of the step * K + slot
+    RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
     RNG_TEST = 5,
     RNG_EVALUATION_DROP = 6, // a = 0, b = layer, index = token of the validation file * K + slot
 } RngPurpose;

@@ -14,8 +14,9 @@ extern "C" {
 
 typedef enum DType { F32, F64, I32, I64, U8, BF16 } DType;
 
-// Which memory the bytes lie in. On the CPU backend everything is on the host; with CUDA the model's tensors are on the
-// device (device.h), where only kernels and device collectives may touch them.
+// Which memory the bytes lie in. On the CPU backend everything is on the host; with CUDA the
+// model's tensors are on the device (device.h), where only kernels and device collectives may touch
+// them.
 typedef enum Place { ON_HOST, ON_DEVICE } Place;
 
 typedef struct Tensor {
@@ -54,7 +55,8 @@ int64_t *tensor_i64(Tensor x);
 uint8_t *tensor_u8(Tensor x);
 uint16_t *tensor_bf16(Tensor x); // raw bits: the upper half of an f32
 
-// CHECK_SHAPE_1D(x, N), CHECK_SHAPE_2D(x, N, D), …: fatal with the tensor's name, its shape and the wanted one.
+// CHECK_SHAPE_1D(x, N), CHECK_SHAPE_2D(x, N, D), …: fatal with the tensor's name, its shape and the
+// wanted one.
 void check_shape(const char *name, const char *file, int line, Tensor x, DType dtype, int rank,
                  int64_t n0, int64_t n1, int64_t n2);
 #define CHECK_SHAPE_1D(x, dtype, n0)     check_shape(#x, __FILE__, __LINE__, x, dtype, 1, n0, 1, 1)

@@ -13,9 +13,10 @@
 
 enum { THREADS_MOST = 65536 };
 
-// ---- CPUs ----------------------------------------------------------------------------------------------
+// ---- CPUs ---------------------------------------------------------------------------------------
 
-// The set of CPUs that this process may run on, of any size; NULL: it cannot be asked. *bytes: its size. CPU_FREE it.
+// The set of CPUs that this process may run on, of any size; NULL: it cannot be asked. *bytes: its
+// size. CPU_FREE it.
 static cpu_set_t *allowed_cpus(size_t *bytes) {
     for (int cpus = CPU_SETSIZE; cpus <= 1 << 22; cpus *= 2) {
         cpu_set_t *set = CPU_ALLOC((size_t)cpus);
@@ -54,7 +55,7 @@ uint64_t threads_cpus_key(void) {
     return key;
 }
 
-// ---- cgroups -------------------------------------------------------------------------------------------
+// ---- cgroups ------------------------------------------------------------------------------------
 
 // The quota of one group; 0: none.
 static double group_cpus(const Cgroup *group, int version) {
@@ -78,7 +79,8 @@ double threads_cgroup_cpus(const char *root) {
     double limit = 0;
     for (int version = 1; version <= 2; version++) {
         Cgroup group;
-        for (bool more = cgroup_open(&group, root, version, "cpu"); more; more = cgroup_up(&group)) {
+        for (bool more = cgroup_open(&group, root, version, "cpu"); more;
+             more = cgroup_up(&group)) {
             double cpus = group_cpus(&group, version);
             if (cpus > 0 && (limit <= 0 || cpus < limit)) limit = cpus;
         }
@@ -90,9 +92,10 @@ uint64_t threads_cgroup_key(void) {
     return cgroup_key("", "cpu");
 }
 
-// ---- the choice ----------------------------------------------------------------------------------------
+// ---- the choice ---------------------------------------------------------------------------------
 
-// OMP_NUM_THREADS: a number, or a list of them, one for each nesting level, of which the first is ours. 0: none.
+// OMP_NUM_THREADS: a number, or a list of them, one for each nesting level, of which the first is
+// ours. 0: none.
 static int threads_of_environment(ThreadChoice *choice) {
     const char *text = getenv("OMP_NUM_THREADS");
     if (!text) return 0;
@@ -106,7 +109,8 @@ static int threads_of_environment(ThreadChoice *choice) {
     return 0;
 }
 
-// The CPUs, and how many of them fall to a rank when `sharers` have them together: "2 ranks share 64 CPUs"
+// The CPUs, and how many of them fall to a rank when `sharers` have them together: "2 ranks share
+// 64 CPUs"
 static double share(double cpus, int sharers, const char *what, char *text, size_t bytes) {
     int length = sharers > 1 ? snprintf(text, bytes, "%d ranks share ", sharers) : 0;
     snprintf(text + length, bytes - (size_t)length, "%.4g CPU%s%s", cpus, cpus == 1 ? "" : "s",
@@ -133,7 +137,8 @@ ThreadChoice threads_choose(int wanted, int cpu_sharers, int quota_sharers) {
         most = quota / (quota_sharers > 1 ? quota_sharers : 1);
         memcpy(choice.reason, quota_reason, sizeof quota_reason);
     }
-    // Threads wait for each other, and one that the quota stops stops all: so a fraction of a CPU is left.
+    // Threads wait for each other, and one that the quota stops stops all: so a fraction of a CPU
+    // is left.
     choice.threads = most > 1 ? (int)most : 1;
     return choice;
 }

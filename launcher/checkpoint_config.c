@@ -12,7 +12,7 @@
 #include "worker/data_format.h"
 #include "worker/run_changes.h"
 
-// ---- the file --------------------------------------------------------------------------------------------
+// ---- the file -----------------------------------------------------------------------------------
 
 // The newest checkpoint of a folder; *found stays empty when it has none.
 static bool find_newest(const char *folder, char found[CONFIG_PATH_BYTES], Error *err) {
@@ -108,7 +108,7 @@ bool checkpoint_is_no_config(const char *path, const char *text, size_t bytes, E
                path, path);
 }
 
-// ---- its configuration -----------------------------------------------------------------------------------
+// ---- its configuration --------------------------------------------------------------------------
 
 static bool is_override_of(const char *override, const char *key) {
     size_t length = strlen(key);
@@ -148,8 +148,8 @@ static bool check_vocabulary(const Config *stored, const char *override, Error *
                      (long long)size, stored->source, (long long)fact);
 }
 
-// Overrides without those that change nothing: data.train, which is not read and whose name must not decide what a token is, and
-// what repeats the vocabulary.
+// Overrides without those that change nothing: data.train, which is not read and whose name must
+// not decide what a token is, and what repeats the vocabulary.
 static bool filter_overrides(const Config *stored, const char *const *overrides, int count,
                              const char **kept, int *kept_count, Error *err) {
     *kept_count = 0;
@@ -165,7 +165,8 @@ static bool filter_overrides(const Config *stored, const char *const *overrides,
     return true;
 }
 
-// What the weights compute is theirs: a changed function key is refused unless resume.allow names it.
+// What the weights compute is theirs: a changed function key is refused unless resume.allow names
+// it.
 static bool check_changes(const Config *config, DataFormat stored_format, const char *stored_yaml,
                           Error *err) {
     KeyRule rules[CONFIG_KEY_COUNT + 1];
@@ -187,10 +188,11 @@ static bool check_changes(const Config *config, DataFormat stored_format, const 
     return ok;
 }
 
-// How training was cut binds nobody who reads its checkpoint: those lines become comments, and what they say is derived anew.
+// How training was cut binds nobody who reads its checkpoint: those lines become comments, and what
+// they say is derived anew.
 static void forget_cut(char *text) {
-    static const char *const keys[] = {"train.shards: ", "train.micro_batches: ",
-                                       "moe.max_expert_replicas: "};
+    static const char *const keys[] = {
+        "train.shards: ", "train.micro_batches: ", "moe.max_expert_replicas: "};
     for (char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
             if (strncmp(line, keys[i], strlen(keys[i])) == 0) *line = '#';

@@ -4,13 +4,14 @@
 
 #include "launcher/config.h"
 
-// The checkpoint's file: the path itself or, where it is a run's folder or its checkpoints/, the newest in it. False with exit 4
-// when there is none, or when the path is a configuration.
+// The checkpoint's file: the path itself or, where it is a run's folder or its checkpoints/, the
+// newest in it. False with exit 4 when there is none, or when the path is a configuration.
 bool checkpoint_path_resolve(const char *path, char resolved[CONFIG_PATH_BYTES], Error *err);
 
-// Reads the configuration of a checkpoint, with changes from the command line. They may not contradict what its tokens are, nor
-// change what its weights compute (function keys) unless resume.allow names the key.
-// config->source is then the checkpoint's file (checkpoint_path_resolve). False with exit 2 or 4.
+// Reads the configuration of a checkpoint, with changes from the command line. They may not
+// contradict what its tokens are, nor change what its weights compute (function keys) unless
+// resume.allow names the key. config->source is then the checkpoint's file
+// (checkpoint_path_resolve). False with exit 2 or 4.
 bool checkpoint_config_read(Config *config, const char *path, const char *const *overrides,
                             int override_count, Error *err);
 

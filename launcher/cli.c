@@ -9,7 +9,7 @@
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
 
-// ---- what may be written ---------------------------------------------------------------------------------
+// ---- what may be written ------------------------------------------------------------------------
 
 typedef struct VerbRow {
     const char *name;
@@ -86,11 +86,12 @@ void cli_print_help(FILE *out) {
         "  moetrain --help, --version\n"
         "\n"
         "Exit codes: 0 done, 2 configuration or arguments, 3 data, 4 checkpoint, 5 input/output\n"
-        "or memory, 6 numeric, 7 communication or device, 8 hang, 70 a bug of the program, 75 saved "
+        "or memory, 6 numeric, 7 communication or device, 8 hang, 70 a bug of the program, 75 "
+        "saved "
         "on a\nsignal: run the same command again.\n");
 }
 
-// ---- values of options -----------------------------------------------------------------------------------
+// ---- values of options --------------------------------------------------------------------------
 
 static bool whole_number(const char *text, int64_t least, int64_t most, int64_t *value) {
     if (!text[0] || text[strspn(text, "0123456789")] || strlen(text) > 18) return false;
@@ -129,7 +130,7 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     return ok;
 }
 
-// ---- the line --------------------------------------------------------------------------------------------
+// ---- the line -----------------------------------------------------------------------------------
 
 static bool unknown_option(const CommandLine *line, const VerbRow *verb, const char *word,
                            const char *next, Error *err) {

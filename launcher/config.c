@@ -13,7 +13,7 @@
 #include "launcher/config_value.h"
 #include "launcher/config_yaml.h"
 
-// ---- reading ---------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------
 
 static bool no_current_folder(Error *err) {
     return error_set(err, EXIT_CONFIG, "the current folder cannot be used: %s; %s", strerror(errno),
@@ -176,7 +176,7 @@ bool config_read(Config *config, const char *source, const char *text, size_t by
     return complete(config, err) && config_check(config, err);
 }
 
-// ---- printing --------------------------------------------------------------------------------------------
+// ---- printing -----------------------------------------------------------------------------------
 
 void config_place(const Config *config, const char *key, char place[CONFIG_PATH_BYTES + 32]) {
     const ConfigOrigin *origin = &config->origins[config_key_find(key)];
@@ -252,7 +252,7 @@ void config_key_rules(const Config *config, KeyRule rules[CONFIG_KEY_COUNT + 1])
     rules[CONFIG_KEY_COUNT] = (KeyRule){0};
 }
 
-// ---- help ------------------------------------------------------------------------------------------------
+// ---- help ---------------------------------------------------------------------------------------
 
 static void print_default(FILE *out, const ConfigKey *key) {
     if (key->initial)

@@ -7,7 +7,7 @@
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
 
-// ---- values that follow from others when left out --------------------------------------------------------
+// ---- values that follow from others when left out -----------------------------------------------
 
 // Not a function of the micro-batches as far as that can be: they must not be seen in the results.
 static void derive_shards(TrainConfig *config) {
@@ -62,7 +62,7 @@ static void derive_eval_every(TrainConfig *config) {
     config->eval_every = config->data.validation[0] ? 250 : 0;
 }
 
-// ---- the table -------------------------------------------------------------------------------------------
+// ---- the table ----------------------------------------------------------------------------------
 
 // clang-format off
 #define INTEGER(name, kind, member, initial, min, max, help)                                       \

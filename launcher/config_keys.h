@@ -1,5 +1,6 @@
-// The table of configuration keys: one row is all the program knows about a key. Reading YAML, overrides, range
-// errors, `moetrain help`, --print-config and the text in checkpoints are all made from it.
+// The table of configuration keys: one row is all the program knows about a key. Reading YAML,
+// overrides, range errors, `moetrain help`, --print-config and the text in checkpoints are all made
+// from it.
 #ifndef MOETRAIN_LAUNCHER_CONFIG_KEYS_H
 #define MOETRAIN_LAUNCHER_CONFIG_KEYS_H
 
@@ -27,8 +28,9 @@ typedef struct ConfigKey {
     const char *initial;        // the default, as text; NULL: must be given, or is derived
     double min, max;            // numbers, both inclusive
     const char *const *choices; // words in the order of the enum, then NULL
-    // When left out: what the value then is, in words that name the keys it follows from, and in code. Rows are derived in
-    // the order of the table, after all given values are known. run.dir has no function: config.c knows the name of the file.
+    // When left out: what the value then is, in words that name the keys it follows from, and in
+    // code. Rows are derived in the order of the table, after all given values are known. run.dir
+    // has no function: config.c knows the name of the file.
     const char *derived;
     void (*derive)(TrainConfig *config);
     const char *help;

@@ -10,8 +10,8 @@ static bool is_given(const Config *config, const char *key) {
     return kind == ORIGIN_FILE || kind == ORIGIN_COMMAND_LINE;
 }
 
-// The error of a rule that joins `key` and `other` (may be NULL); it begins with the place where the user gave one
-// of them, or else with the file.
+// The error of a rule that joins `key` and `other` (may be NULL); it begins with the place where
+// the user gave one of them, or else with the file.
 static bool broken(const Config *config, Error *err, const char *key, const char *other,
                    const char *format, ...) __attribute__((format(printf, 5, 6)));
 
@@ -61,11 +61,11 @@ static bool check_data(const Config *config, Error *err) {
     DataFormat format = data_format_resolve(data);
     bool numbers = format == DATA_UINT16 || format == DATA_UINT32;
     if (numbers && data->vocab_size == 0)
-        return broken(config, err, "data.train", "data.format",
-                      "data.train holds token numbers (%s)%s, so data.vocab_size must be given (50257 "
-                      "for GPT-2's tokens)",
-                      data_format_name(format),
-                      data->format == DATA_AUTO ? ", as its name *.bin says" : "");
+        return broken(
+            config, err, "data.train", "data.format",
+            "data.train holds token numbers (%s)%s, so data.vocab_size must be given (50257 "
+            "for GPT-2's tokens)",
+            data_format_name(format), data->format == DATA_AUTO ? ", as its name *.bin says" : "");
     if (numbers && data->format != DATA_UINT32 && data->vocab_size > 65536)
         return broken(config, err, "data.vocab_size", "data.format",
                       "data.vocab_size (%lld) is more than uint16 can count, 65536; set "
@@ -143,7 +143,8 @@ static bool check_schedule(const Config *config, Error *err) {
                       "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
                       "train.schedule=wsd",
                       (long long)optimizer->decay_steps);
-    // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it ended is one.
+    // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it
+    // ended is one.
     int64_t room = train->steps - optimizer->warmup_steps;
     if (optimizer->decay_steps > (room > 0 ? room : 0) && optimizer->schedule == LR_WSD)
         return broken(config, err, "train.decay", "train.steps",
@@ -237,7 +238,8 @@ static bool check_moe(const Config *config, Error *err) {
     return true;
 }
 
-// Sizes are counted in 64 bits everywhere below; this bound leaves room for every product of them that is ever made.
+// Sizes are counted in 64 bits everywhere below; this bound leaves room for every product of them
+// that is ever made.
 static bool check_size(const Config *config, Error *err) {
     const double most = 1e16; // numbers of one kind
     const TrainConfig *train = &config->train;

@@ -10,7 +10,8 @@
 #include "launcher/suggest.h"
 
 enum {
-    // Largest denominator of a rational: keeps the capacity's products inside 64 bits (model_config.c).
+    // Largest denominator of a rational: keeps the capacity's products inside 64 bits
+    // (model_config.c).
     MOST_DECIMALS = 10000,
     CONFIG_WORD_BYTES = sizeof((TrainConfig *)0)->device,
 };
@@ -26,7 +27,7 @@ void value_quote(const char *value, char quoted[80]) {
     snprintf(out, (size_t)(quoted + 80 - out), "%s'", shown < length ? "..." : "");
 }
 
-// ---- words -----------------------------------------------------------------------------------------------
+// ---- words --------------------------------------------------------------------------------------
 
 // The place of the word among the choices, or -1.
 static int choice_index(const char *const *choices, const char *word) {
@@ -45,9 +46,10 @@ static void list_choices(const char *const *choices, const char *more, char list
     if (more) snprintf(list + used, 256 - used, " or %s", more);
 }
 
-// ---- paths -----------------------------------------------------------------------------------------------
+// ---- paths --------------------------------------------------------------------------------------
 
-// Whether the text is UTF-8 that YAML can hold on one line: no control characters, no line separators.
+// Whether the text is UTF-8 that YAML can hold on one line: no control characters, no line
+// separators.
 static bool is_printable(const char *text) {
     const uint8_t *at = (const uint8_t *)text, *end = at + strlen(text);
     while (at < end) {
@@ -86,7 +88,7 @@ bool path_resolve(const char *base_folder, const char *path, char resolved[CONFI
                      CONFIG_PATH_BYTES - 1);
 }
 
-// ---- numbers ---------------------------------------------------------------------------------------------
+// ---- numbers ------------------------------------------------------------------------------------
 
 static bool is_digit(char c) {
     return c >= '0' && c <= '9';
@@ -152,7 +154,7 @@ static bool in_range(const ConfigKey *key, double value) {
     return value >= key->min && value <= key->max;
 }
 
-// ---- names of keys ---------------------------------------------------------------------------------------
+// ---- names of keys ------------------------------------------------------------------------------
 
 // "a, b" to "a,b". False with exit 2 for what is not the name of a key, or when it is too long.
 static bool names_parse(const ConfigKey *key, const char *text, char names[CONFIG_PATH_BYTES],
@@ -182,7 +184,7 @@ static bool names_parse(const ConfigKey *key, const char *text, char names[CONFI
     return true;
 }
 
-// ---- the front -------------------------------------------------------------------------------------------
+// ---- the front ----------------------------------------------------------------------------------
 
 // The types of fixed size, as they lie in TrainConfig.
 typedef union Value {
@@ -236,7 +238,8 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
         habit_value(key, text, advice);
         const char *near = key->choices && !advice[0] ? suggest_word(text, key->choices) : NULL;
         return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s%s", key->name, quoted,
-                         legal, advice, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+                         legal, advice, near ? "; did you mean '" : "", near ? near : "",
+                         near ? "'?" : "");
     }
     if (key->type == KEY_NAMES) return names_parse(key, text, field, err);
     if (key->type != KEY_WORD && key->type != KEY_PATH) {

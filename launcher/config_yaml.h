@@ -1,8 +1,9 @@
 // YAML to a row of (key, value) pairs. Knows YAML, but no key of the program.
 //
-// A configuration is a small part of YAML: nested mappings and scalars. `model: {d_model: 64}`, its block form and
-// `model.d_model: 64` give the same pair. A list of scalars may stand as a value, [a, b] or a line each. Anchors, aliases, tags,
-// several documents, NUL bytes, more than 16 levels or 1 MiB are errors.
+// A configuration is a small part of YAML: nested mappings and scalars. `model: {d_model: 64}`, its
+// block form and `model.d_model: 64` give the same pair. A list of scalars may stand as a value,
+// [a, b] or a line each. Anchors, aliases, tags, several documents, NUL bytes, more than 16 levels
+// or 1 MiB are errors.
 #ifndef MOETRAIN_LAUNCHER_CONFIG_YAML_H
 #define MOETRAIN_LAUNCHER_CONFIG_YAML_H
 
@@ -16,8 +17,8 @@ typedef struct YamlPlace {
     int line, column; // from 1
 } YamlPlace;
 
-// Called for each value in the order of the file; a list comes as one value, its items joined by commas. False with *err
-// stops the reading.
+// Called for each value in the order of the file; a list comes as one value, its items joined by
+// commas. False with *err stops the reading.
 typedef bool (*YamlVisit)(void *context, const char *key, const char *value, bool list,
                           YamlPlace place, Error *err);
 

@@ -17,7 +17,7 @@ static const char *find_habit(const Habit *habits, const char *word) {
     return NULL;
 }
 
-// ---- keys ------------------------------------------------------------------------------------------------
+// ---- keys ---------------------------------------------------------------------------------------
 
 static const Habit KEYS[] = {
     {"learning_rate", "train.lr"},
@@ -110,7 +110,7 @@ static const char *key_meant(const char *word) {
     return habit_key(name);
 }
 
-// ---- the command -----------------------------------------------------------------------------------------
+// ---- the command --------------------------------------------------------------------------------
 
 static const Habit VERBS[] = {
     {"train", ""},
@@ -147,7 +147,7 @@ const char *habit_verb(const char *word) {
     return find_habit(VERBS, word);
 }
 
-// ---- options and words -----------------------------------------------------------------------------------
+// ---- options and words --------------------------------------------------------------------------
 
 bool habit_option(const char *word, const char *next, const char *path, Error *err) {
     static const Habit RANKS[] = {{"np", ""},     {"n", ""},     {"nproc", ""},
@@ -201,7 +201,7 @@ bool habit_word(const char *word, const char *next, Error *err) {
     return true;
 }
 
-// ---- values ----------------------------------------------------------------------------------------------
+// ---- values -------------------------------------------------------------------------------------
 
 static bool is_null(const char *text) {
     static const Habit NULLS[] = {{"", ""},    {"~", ""},       {"null", ""}, {"none", ""},
@@ -219,7 +219,8 @@ static void advise_flag(const char *text, char advice[160]) {
     if (meant) snprintf(advice, 160, "; write %s", meant);
 }
 
-// "1_000", "1,000", "1e3", "1k", "2.0", "+5", "0x10", " 5", "10%", "1/10": the number that is meant.
+// "1_000", "1,000", "1e3", "1k", "2.0", "+5", "0x10", " 5", "10%", "1/10": the number that is
+// meant.
 static bool number_meant(const char *text, double *value) {
     char plain[64];
     size_t used = 0;

@@ -1,6 +1,6 @@
-// From the shell to a configured rank. Training, evaluation and generation are collective: rank 0 reads the
-// configuration, every rank gets its bytes, and all ranks leave with one exit code. Everything else works without
-// MPI; started under mpirun all the same it speaks once.
+// From the shell to a configured rank. Training, evaluation and generation are collective: rank 0
+// reads the configuration, every rank gets its bytes, and all ranks leave with one exit code.
+// Everything else works without MPI; started under mpirun all the same it speaks once.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +33,8 @@ static int launched_rank(void) {
     return 0;
 }
 
-// Whether mpirun or srun has started this process. (SLURM_PROCID alone is also set for a batch script.)
+// Whether mpirun or srun has started this process. (SLURM_PROCID alone is also set for a batch
+// script.)
 static bool is_launched(void) {
     return getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK");
 }
@@ -42,7 +43,8 @@ static bool reads_checkpoint(Verb verb) {
     return verb == VERB_EVALUATE || verb == VERB_GENERATE || verb == VERB_INSPECT;
 }
 
-// From the YAML file or the checkpoint that the line names, with the line's overrides. Not collective.
+// From the YAML file or the checkpoint that the line names, with the line's overrides. Not
+// collective.
 static bool load_config(Config *config, const CommandLine *line, Error *err) {
     if (reads_checkpoint(line->verb))
         return checkpoint_config_read(config, line->path, line->overrides, line->override_count,
@@ -57,10 +59,10 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
     return ok;
 }
 
-// ---- verbs of all ranks ----------------------------------------------------------------------------------
+// ---- verbs of all ranks -------------------------------------------------------------------------
 
-// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked, with the same answer everywhere.
-// Collective over all ranks.
+// Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked, with
+// the same answer everywhere. Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
     if (!comm_follow(ok, err)) return false;
@@ -92,7 +94,7 @@ static int run_collective(const CommandLine *line, Error *err) {
     return exit_code;
 }
 
-// ---- verbs of one process --------------------------------------------------------------------------------
+// ---- verbs of one process -----------------------------------------------------------------------
 
 static int run_plan(const Config *config, int ranks, Error *err) {
     TrainConfig train;
@@ -126,7 +128,8 @@ static int run_single(const CommandLine *line, Error *err) {
     return EXIT_DONE;
 }
 
-// Started with a standard stream closed, the next file to be opened would take its number and receive our messages.
+// Started with a standard stream closed, the next file to be opened would take its number and
+// receive our messages.
 static void fill_standard_streams(void) {
     int fd;
     do {

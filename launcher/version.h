@@ -6,8 +6,8 @@
 
 #include "kernels/check.h"
 
-// Program, libraries as loaded, compiler, and the device that `auto` would take. False when no device opens.
-// Not collective; MPI need not be initialised.
+// Program, libraries as loaded, compiler, and the device that `auto` would take. False when no
+// device opens. Not collective; MPI need not be initialised.
 bool version_print(FILE *out, Error *err);
 
 #endif

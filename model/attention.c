@@ -35,7 +35,8 @@ void attention_declare(Attention *a, Work *work, int64_t layer) {
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
     float std = (float)config->init_std;
-    // Projections back into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
+    // Projections back into the residual stream start smaller, so that its variance does not grow
+    // with depth (GPT-2).
     float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
     a->qkv = param_add(work->params, PARAM_DENSE, INIT_NORMAL, std, true, 2,
                        (int64_t[]){attention_qkv_width(s), D}, "layers.%lld.attention.qkv",

@@ -1,7 +1,7 @@
 // Causal grouped-query attention with rotary positions:
 //   [q k v] = x Wqkvᵀ;  q, k rotated;  out = softmax(q kᵀ / sqrt(d_head), causal) v · Woᵀ
-// (arXiv:1706.03762, GQA arXiv:2305.13245, RoPE arXiv:2104.09864.) Query head h uses key/value head h / (H / KV);
-// kv_heads = heads is plain multi-head, 1 is multi-query attention.
+// (arXiv:1706.03762, GQA arXiv:2305.13245, RoPE arXiv:2104.09864.) Query head h uses key/value head
+// h / (H / KV); kv_heads = heads is plain multi-head, 1 is multi-query attention.
 #ifndef MOETRAIN_MODEL_ATTENTION_H
 #define MOETRAIN_MODEL_ATTENTION_H
 
@@ -31,7 +31,8 @@ void attention_layout(Attention *a, Work *work, Arena *activations, Arena *scrat
 void attention_layer_forward(Attention *a, Work *work, Tensor out, Tensor x);
 //   dx, dout (N, D) stored; dx overwritten
 void attention_layer_backward(Attention *a, Work *work, Tensor dx, Tensor dout);
-// One new token at `position`: its keys and values go into the cache (positions, KV·(d_head + d_value)).
+// One new token at `position`: its keys and values go into the cache (positions, KV·(d_head +
+// d_value)).
 //   out, x (1, D)
 void attention_layer_decode(Attention *a, Work *work, Tensor out, Tensor x, Tensor cache,
                             int64_t position);

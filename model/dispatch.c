@@ -7,8 +7,9 @@ static int64_t padded_room(const Work *work) {
     return moe_capacity(moe, work->N / groups) * (groups / work->shards);
 }
 
-// Rows that can reach this rank at worst: every token of the group once for each of this rank's experts, up to its K
-// choices; less where capacity limits an expert, or where only the even case is being planned.
+// Rows that can reach this rank at worst: every token of the group once for each of this rank's
+// experts, up to its K choices; less where capacity limits an expert, or where only the even case
+// is being planned.
 static int64_t most_rows(const Work *work) {
     const MoeConfig *moe = &work->config->moe;
     int64_t local_experts = moe->experts / work->ep_size;
@@ -92,7 +93,8 @@ static int64_t sum_of(Tensor x) {
     return sum;
 }
 
-// From the counts to everything the host must know: the one place where it waits for the device in a layer.
+// From the counts to everything the host must know: the one place where it waits for the device in
+// a layer.
 static void plan_exchange(Dispatch *d, Work *work) {
     int64_t ep = work->ep_size, chunks = dispatch_chunks(work);
     exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->expert_parts);
@@ -102,7 +104,8 @@ static void plan_exchange(Dispatch *d, Work *work) {
     CHECK(d->received <= d->max_rows && d->sent <= d->max_sent,
           "%lld rows received, room for %lld; %lld sent, room for %lld", (long long)d->received,
           (long long)d->max_rows, (long long)d->sent, (long long)d->max_sent);
-    // Sent rows are ordered by (rank, chunk): experts are, and a rank's chunks are runs of its experts.
+    // Sent rows are ordered by (rank, chunk): experts are, and a rank's chunks are runs of its
+    // experts.
     int64_t row = 0;
     for (int64_t peer = 0; peer < ep; peer++)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
@@ -111,7 +114,8 @@ static void plan_exchange(Dispatch *d, Work *work) {
         }
 }
 
-// Padded: every count is the room. Done once as long as the memory stays, with numbers that the host knows.
+// Padded: every count is the room. Done once as long as the memory stays, with numbers that the
+// host knows.
 static void plan_padded(Dispatch *d, Work *work) {
     Arena host;
     arena_measure(&host, "padded counts", NULL);
@@ -157,7 +161,7 @@ void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
                 d->sent, work->config->moe.top_k);
 }
 
-// ---- several ranks -------------------------------------------------------------------------------------
+// ---- several ranks ------------------------------------------------------------------------------
 
 // A chunk's share of the received rows, and its two sides of the exchange.
 typedef struct Travel {
@@ -172,7 +176,8 @@ static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
                      tensor_i64(d->send_first) + chunk * ep};
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};
-    // Padded and in one piece both sides are the same equal runs: said by form, it becomes one all-to-all of fixed size.
+    // Padded and in one piece both sides are the same equal runs: said by form, it becomes one
+    // all-to-all of fixed size.
     if (d->room >= 0 && dispatch_chunks(work) == 1) there = back;
     return (Travel){offsets[0], offsets[segments] - offsets[0], there, back};
 }

@@ -1,18 +1,20 @@
-// Dispatch and combine: tokens travel to the ranks of their experts and the outputs travel back (GShard,
-// arXiv:2006.16668). Each one's backward pass is the other's exchange.
+// Dispatch and combine: tokens travel to the ranks of their experts and the outputs travel back
+// (GShard, arXiv:2006.16668). Each one's backward pass is the other's exchange.
 //
 //   this rank's tokens (N, D)
 //     │ gather by choice                     send order: (expert, shard, token, slot)
 //   sent rows (M, D)    ── all-to-all ──►  received rows (R, D), by chunk, source rank, expert
 //     ▲ all-to-all back                        │ reorder
-//   combine, in slot order                 expert rows (R, D): (expert, shard, token, slot) over the whole group
+//   combine, in slot order   expert rows (R, D): (expert, shard, token, slot) over the whole group
 //
-// `exact` (moe.dispatch): only kept choices travel; counts go first, and the host waits for them. `padded`: every expert takes
-// its whole capacity from every shard, with zeros where choices are missing, so that all sizes are known beforehand and the
-// host waits for nothing. The order of an expert's rows depends on shards, never on ranks.
+// `exact` (moe.dispatch): only kept choices travel; counts go first, and the host waits for them.
+// `padded`: every expert takes its whole capacity from every shard, with zeros where choices are
+// missing, so that all sizes are known beforehand and the host waits for nothing. The order of an
+// expert's rows depends on shards, never on ranks.
 //
-// Rows travel in chunks of experts: while one chunk's experts compute, the next chunk is on its way (work->chunks).
-// With one rank in the group the sent rows are the expert rows and nothing is copied twice.
+// Rows travel in chunks of experts: while one chunk's experts compute, the next chunk is on its way
+// (work->chunks). With one rank in the group the sent rows are the expert rows and nothing is
+// copied twice.
 #ifndef MOETRAIN_MODEL_DISPATCH_H
 #define MOETRAIN_MODEL_DISPATCH_H
 
@@ -28,19 +30,23 @@ typedef struct Dispatch {
     Tensor row_choice; // (M) i32: the choice of each sent row, -1 for padding
     Tensor counts;     // (E, S) i32: kept choices by expert and shard of this rank
     Tensor all_counts; // (ep, E/ep, S) i32: what each rank sends to this rank's experts
-    // offsets, send_rows and receive_rows of `plan` in one i64 block, for one copy to the host; and the host's mirror
+    // offsets, send_rows and receive_rows of `plan` in one i64 block, for one copy to the host; and
+    // the host's mirror
     Tensor totals, host_totals;
     ExchangePlan plan;      // on the device
     ExchangePlan host_plan; // the three parts of it that the host knows too
     Tensor send_first;      // (chunks, ep) i64 on the host: first sent row of each
-    int64_t planned_for;    // padded: the plan is the same until the memory was used otherwise (work->memory_uses); -1: none
+    // padded: the plan is the same until the memory was used otherwise (work->memory_uses); -1:
+    // none
+    int64_t planned_for;
     int64_t sent, received; // rows of this micro-batch
     Tensor sent_buffer;     // (M, D) stored, scratch, only with several ranks in the group
     Tensor received_buffer; // (R, D) stored, scratch, likewise
 } Dispatch;
 
 void dispatch_layout(Dispatch *d, Work *work, Arena *activations);
-// Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after measuring. Not collective.
+// Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after
+// measuring. Not collective.
 bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err);
 // The travel buffers live in scratch while the caller's layout holds its mark.
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch);
@@ -55,18 +61,22 @@ typedef struct ExpertChunk {
     Segments rows;        // expert rows of its experts, for matmuls
 } ExpertChunk;
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
-// Rows that a rank sends in a micro-batch, its own experts' included: all of them when padded, at most when exact.
+// Rows that a rank sends in a micro-batch, its own experts' included: all of them when padded, at
+// most when exact.
 int64_t dispatch_sent_rows(const Work *work);
 // Chunks of the exchange; 1 with one rank in the group.
 int64_t dispatch_chunks(const Work *work);
 
-// The sent rows (M, D) of the tokens x (N, D): in sent_buffer, or with one rank in the group straight in expert_rows.
+// The sent rows (M, D) of the tokens x (N, D): in sent_buffer, or with one rank in the group
+// straight in expert_rows.
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
-// Several ranks in the group only, chunk by chunk, the same chunks on every rank. Collective over expert_parallel.
-// The way there: rows in send order (M, D) set out, arrive, and are put into their expert's order (R, D).
+// Several ranks in the group only, chunk by chunk, the same chunks on every rank. Collective over
+// expert_parallel. The way there: rows in send order (M, D) set out, arrive, and are put into their
+// expert's order (R, D).
 Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind);
 void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows);
-// The way back: a chunk's expert rows (R, D) set out for their places among sent_rows (M, D); collective_wait ends it.
+// The way back: a chunk's expert rows (R, D) set out for their places among sent_rows (M, D);
+// collective_wait ends it.
 Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
                         Tensor expert_rows, TrafficKind kind);
 

@@ -1,4 +1,5 @@
-// Tokens to vectors at the bottom, vectors to logits at the top. With tied embeddings both use one matrix.
+// Tokens to vectors at the bottom, vectors to logits at the top. With tied embeddings both use one
+// matrix.
 #ifndef MOETRAIN_MODEL_EMBEDDING_H
 #define MOETRAIN_MODEL_EMBEDDING_H
 
@@ -11,8 +12,9 @@ typedef struct Embedding {
     Tensor tokens; // (N) i32, borrowed from the batch
     Tensor out;    // (N, D)
     Tensor order;  // scratch of the backward pass
-    // Tied only: the logits' share of the gradient (V, D). It is summed over ranks apart from the embedding's, because
-    // the tree over shards sums each of the two on its own; head_gradient_join adds it afterwards.
+    // Tied only: the logits' share of the gradient (V, D). It is summed over ranks apart from the
+    // embedding's, because the tree over shards sums each of the two on its own; head_gradient_join
+    // adds it afterwards.
     Tensor head_gradient;
 } Embedding;
 
@@ -28,7 +30,8 @@ void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout);
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x);
 //   dx (N, D), dlogits, x stored; dx overwritten
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x);
-// Adds the logits' share to the gradient of a tied table: by the fixed tree after both were summed over the step.
+// Adds the logits' share to the gradient of a tied table: by the fixed tree after both were summed
+// over the step.
 void head_gradient_join(Embedding *embedding, Work *work);
 
 #endif

@@ -27,7 +27,8 @@ void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activ
     arena_release(scratch, mark);
 }
 
-// Buffers are laid out for the worst case. All rows up to a chunk's last, and the rows of the chunk alone.
+// Buffers are laid out for the worst case. All rows up to a chunk's last, and the rows of the chunk
+// alone.
 static int64_t end_of(ExpertChunk chunk) {
     return chunk.rows.offsets[chunk.rows.groups * chunk.rows.parts];
 }

@@ -1,5 +1,6 @@
-// This rank's experts: for each expert e, y = act(x W₁[e]ᵀ) W₂[e]ᵀ over the rows that were routed to it, as one grouped
-// matrix product over all of them (MegaBlocks, arXiv:2211.15841, without padding).
+// This rank's experts: for each expert e, y = act(x W₁[e]ᵀ) W₂[e]ᵀ over the rows that were routed
+// to it, as one grouped matrix product over all of them (MegaBlocks, arXiv:2211.15841, without
+// padding).
 #ifndef MOETRAIN_MODEL_EXPERTS_H
 #define MOETRAIN_MODEL_EXPERTS_H
 

@@ -6,7 +6,8 @@
 
 // y (N, out), x (N, in), both stored; `weight` the parameter's number.
 void linear_forward(Work *work, int weight, Tensor y, Tensor x);
-// The weight's gradient (overwritten), and dx (overwritten) unless dx.data is NULL. dy, x, dx stored.
+// The weight's gradient (overwritten), and dx (overwritten) unless dx.data is NULL. dy, x, dx
+// stored.
 void linear_backward(Work *work, int weight, Tensor dx, Tensor dy, Tensor x);
 
 #endif

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-// ---- layout --------------------------------------------------------------------------------------------
+// ---- layout -------------------------------------------------------------------------------------
 
 static void set_work(Model *model, ModelSplit split) {
     Work *work = &model->work;
@@ -33,8 +33,8 @@ static void set_work(Model *model, ModelSplit split) {
     work->even_routing = split.even_routing;
     work->params = &model->params;
 
-    // The fixed groups of shards over which an expert's gradient is summed: in each micro-batch this rank's expert_parallel
-    // group has an equal share of them.
+    // The fixed groups of shards over which an expert's gradient is summed: in each micro-batch
+    // this rank's expert_parallel group has an equal share of them.
     int64_t pieces = work->expert_replicas * split.micro_batches;
     int64_t fixed_groups = config->moe.max_expert_replicas;
     CHECK(config->moe.experts == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
@@ -118,9 +118,9 @@ static void layout_parameters(Model *model) {
         return;
     }
     model->values = work->values = param_set_layout(&model->params, arena, F32);
-    model->matrices = work->matrices =
-        work->storage == F32 ? model->values
-                             : param_set_layout(&model->params, arena, work->storage);
+    model->matrices = work->matrices = work->storage == F32
+                                           ? model->values
+                                           : param_set_layout(&model->params, arena, work->storage);
     rope_table_layout(&model->rope, &model->config, model->positions, arena, work->host);
 }
 
@@ -132,7 +132,8 @@ static void layout_gradients(Model *model) {
     model->accumulated = model->gradients;
     model->waiting_count = 0;
     if (!sums_by_tree(model)) {
-        if (work->micro_batches > 1) model->accumulated = param_set_layout(&model->params, arena, F32);
+        if (work->micro_batches > 1)
+            model->accumulated = param_set_layout(&model->params, arena, F32);
         return;
     }
     for (int64_t m = work->micro_batches - 1; m > 0; m /= 2) {
@@ -141,8 +142,7 @@ static void layout_gradients(Model *model) {
         struct WaitingGradients *waiting = &model->waiting[model->waiting_count++];
         waiting->params = param_set_layout(&model->params, arena, F32);
         if (model->embedding.tied)
-            waiting->head =
-                arena_2d(arena, F32, model->config.vocab_size, model->config.d_model);
+            waiting->head = arena_2d(arena, F32, model->config.vocab_size, model->config.d_model);
     }
 }
 
@@ -177,7 +177,8 @@ static void measure(Model *model, const ModelConfig *config, ModelSplit split, D
     *model = (Model){.config = *config, .owner = owner};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
     CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
-    // The embedding, the head, its tied share, and for each layer its dense parameters and its experts.
+    // The embedding, the head, its tied share, and for each layer its dense parameters and its
+    // experts.
     model->reductions = calloc((size_t)(2 * config->layers + 4), sizeof *model->reductions);
     CHECK_MEMORY(model->reductions, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
@@ -261,7 +262,7 @@ void model_free(Model *model) {
     *model = (Model){0};
 }
 
-// ---- one micro-batch -----------------------------------------------------------------------------------
+// ---- one micro-batch ----------------------------------------------------------------------------
 
 static void forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
@@ -272,24 +273,27 @@ static void forward(Model *model, Tensor tokens) {
     head_forward(&model->embedding, work, model->loss.logits, model->final_norm.out);
 }
 
-// Sums of gradients over ranks that have been begun. They run on while the layers before them compute.
+// Sums of gradients over ranks that have been begun. They run on while the layers before them
+// compute.
 typedef struct Reductions {
     Pending *pending; // borrowed from the model, room for all of a micro-batch
     int count;
 } Reductions;
 
-// Dense gradients are summed over all ranks, expert gradients over the ranks that hold the same experts.
+// Dense gradients are summed over all ranks, expert gradients over the ranks that hold the same
+// experts.
 static void reduce(Model *model, Reductions *r, Tensor gradients, Group *group) {
     if (tensor_elements(gradients) == 0) return;
     r->pending[r->count++] = all_reduce_sum_begin(group, gradients, model->work.reduce_order,
                                                   model->reduce_scratch, TRAFFIC_GRADIENTS);
 }
 
-// The gradients of some rows of the table are complete for this micro-batch. By the fixed tree they are summed over ranks now:
-// shards are dealt to micro-batches first, so the tree over ranks lies below the one over micro-batches. (Dealt to ranks first,
-// ranks would be summed once a step; but an expert's rank then meets the shards of all ranks in every micro-batch, and would
-// have to keep a tree for each of those ranks, as many gradients as all their experts together have.) In any order
-// micro-batches add up here, and ranks are summed after the last one.
+// The gradients of some rows of the table are complete for this micro-batch. By the fixed tree they
+// are summed over ranks now: shards are dealt to micro-batches first, so the tree over ranks lies
+// below the one over micro-batches. (Dealt to ranks first, ranks would be summed once a step; but
+// an expert's rank then meets the shards of all ranks in every micro-batch, and would have to keep
+// a tree for each of those ranks, as many gradients as all their experts together have.) In any
+// order micro-batches add up here, and ranks are summed after the last one.
 static void gradients_ready(Model *model, Reductions *r, int first, int end) {
     Work *work = &model->work;
     for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
@@ -308,9 +312,9 @@ static void gradients_ready(Model *model, Reductions *r, int first, int end) {
     }
 }
 
-// The finished micro-batch takes its place in the fixed tree over micro-batches, which works like a binary counter: the sum
-// over an aligned block of 1, 2, 4, … waits until its other half is there. After the last one all that waits is added up, so
-// that model->gradients is the whole step's.
+// The finished micro-batch takes its place in the fixed tree over micro-batches, which works like a
+// binary counter: the sum over an aligned block of 1, 2, 4, … waits until its other half is there.
+// After the last one all that waits is added up, so that model->gradients is the whole step's.
 static void accumulate(Model *model) {
     Work *work = &model->work;
     bool last = work->micro_batch == work->micro_batches - 1;
@@ -335,8 +339,8 @@ static void accumulate(Model *model) {
     model->accumulated = *gradients;
 }
 
-// From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are summed over ranks while the
-// layers below it compute.
+// From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are
+// summed over ranks while the layers below it compute.
 static void backward(Model *model) {
     Work *work = &model->work;
     Reductions r = {.pending = model->reductions};
@@ -403,7 +407,7 @@ const float *model_read_logits(Model *model, Tensor logits, int64_t row) {
     return tensor_f32(model->host_logits_row);
 }
 
-// ---- generation ----------------------------------------------------------------------------------------
+// ---- generation ---------------------------------------------------------------------------------
 
 static void kv_cache_layout(KvCache *cache, const Model *model, int64_t positions) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
@@ -439,7 +443,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position
     return model->loss.logits;
 }
 
-// ---- counting ------------------------------------------------------------------------------------------
+// ---- counting -----------------------------------------------------------------------------------
 
 int64_t model_total_params(const Model *model) {
     int64_t total = 0;

@@ -1,9 +1,11 @@
 // A decoder-only Mixture-of-Experts language model, from tokens to loss and back.
 //
-//   embedding → layers × [ h = x + attention(norm(x));  x = h + ffn_or_experts(norm(h)) ] → norm → logits → loss
+//   embedding → layers × [ h = x + attention(norm(x));  x = h + ffn_or_experts(norm(h)) ] → norm →
+//     logits → loss
 //
-// Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h. Attention and dense
-// parts are replicated on all ranks (data parallel), experts are sharded (expert parallel).
+// Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h.
+// Attention and dense parts are replicated on all ranks (data parallel), experts are sharded
+// (expert parallel).
 #ifndef MOETRAIN_MODEL_MODEL_H
 #define MOETRAIN_MODEL_MODEL_H
 
@@ -23,26 +25,30 @@ typedef struct ModelSplit {
     DType storage;           // of activations and of the matrices' copies: F32 or BF16
     int64_t chunks;          // pieces of the token exchange at most; 0 means 1
     bool fixed_tree;         // sum gradients so that the bits do not depend on the number of ranks
-    bool shard_rows;         // without training: rows are multiplied shard by shard, as by fixed_tree
-    bool training;           // false: no gradients, no backward pass
+    // without training: rows are multiplied shard by shard, as by fixed_tree
+    bool shard_rows;
+    bool training;     // false: no gradients, no backward pass
     bool even_routing; // planning only: room for evenly spread tokens instead of the worst case
 } ModelSplit;
 
-enum { WAITING_MAX = 20 }; // levels of the tree over micro-batches, of which there are at most a million
+// levels of the tree over micro-batches, of which there are at most a million
+enum { WAITING_MAX = 20 };
 
 typedef struct Model {
     ModelConfig config;
-    // The model whose parameters this one uses, in whose arenas it lies while that one rests; NULL: it has its own.
+    // The model whose parameters this one uses, in whose arenas it lies while that one rests; NULL:
+    // it has its own.
     struct Model *owner;
     Work work;
     ParamTable params;
     ParamSet values, gradients;
     ParamSet matrices; // bf16 copies of the values, or the values themselves
     int64_t positions;
-    // The gradients of the step: complete after its last micro-batch. A set of their own only where micro-batches are added
-    // one after the other (REDUCE_ANY_ORDER).
+    // The gradients of the step: complete after its last micro-batch. A set of their own only where
+    // micro-batches are added one after the other (REDUCE_ANY_ORDER).
     ParamSet accumulated;
-    // REDUCE_FIXED_TREE: sums over 1, 2, 4, … micro-batches that wait for their other half, see accumulate().
+    // REDUCE_FIXED_TREE: sums over 1, 2, 4, … micro-batches that wait for their other half, see
+    // accumulate().
     struct WaitingGradients {
         ParamSet params;
         Tensor head; // the head's share of a tied table (embedding.h)
@@ -64,34 +70,40 @@ typedef struct Model {
     Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
 } Model;
 
-// Lays the whole model out without memory: parameters are declared, arenas measured. Enough for `moetrain plan`, which has no
-// device (dev NULL). Not collective.
+// Lays the whole model out without memory: parameters are declared, arenas measured. Enough for
+// `moetrain plan`, which has no device (dev NULL). Not collective.
 void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev);
-// A second cut of a measured model that is only evaluated: other sequences, another capacity, but the owner's parameters, and
-// its memory for activations and scratch, so that the two cannot be in use at the same time. Whether that memory suffices;
-// model_make_room enlarges what is not allocated yet. Allocated after its owner. Not collective.
+// A second cut of a measured model that is only evaluated: other sequences, another capacity, but
+// the owner's parameters, and its memory for activations and scratch, so that the two cannot be in
+// use at the same time. Whether that memory suffices; model_make_room enlarges what is not
+// allocated yet. Allocated after its owner. Not collective.
 bool model_measure_beside(Model *model, Model *owner, const ModelConfig *config, ModelSplit split);
 void model_make_room(Model *owner, const Model *model);
-// Whether what was measured can be computed: rows can be numbered. False with exit 2 and the fix. Not collective.
+// Whether what was measured can be computed: rows can be numbered. False with exit 2 and the fix.
+// Not collective.
 bool model_check(const Model *model, Error *err);
-// After model_measure and model_check: takes the memory and initialises the parameters. groups as opened by
-// process_groups_open(split.expert_parallel, dev). Not collective.
+// After model_measure and model_check: takes the memory and initialises the parameters. groups as
+// opened by process_groups_open(split.expert_parallel, dev). Not collective.
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed);
-// After the values were changed from outside (a checkpoint): brings their bf16 copies up to date. Not collective.
+// After the values were changed from outside (a checkpoint): brings their bf16 copies up to date.
+// Not collective.
 void model_refresh_matrices(Model *model);
 void model_free(Model *model); // legal on a zeroed model
 
-// One micro-batch of training, number `micro_batch` of the step from 0: takes its gradients into the step's and its shares into
-// the statistics. The first one starts anew; after the last one model->accumulated holds the step's gradients, summed over
-// ranks, with reproducible: ranks in the same bits for any number of ranks and micro-batches that divide the step's shards.
-// `step` counts since the start of training.
+// One micro-batch of training, number `micro_batch` of the step from 0: takes its gradients into
+// the step's and its shares into the statistics. The first one starts anew; after the last one
+// model->accumulated holds the step's gradients, summed over ranks, with reproducible: ranks in the
+// same bits for any number of ranks and micro-batches that divide the step's shards. `step` counts
+// since the start of training.
 //   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step);
-// Forward only: the loss of every token in nats, (N) on the host, borrowed until the next call. first_token: number of this
-// rank's first token in the validation file. For a model that is not for training. Collective over all ranks.
+// Forward only: the loss of every token in nats, (N) on the host, borrowed until the next call.
+// first_token: number of this rank's first token in the validation file. For a model that is not
+// for training. Collective over all ranks.
 const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token);
-// Forward only: logits (N, V) stored of all rows, borrowed until the next call. Collective over all ranks.
+// Forward only: logits (N, V) stored of all rows, borrowed until the next call. Collective over all
+// ranks.
 Tensor model_logits(Model *model, Tensor tokens);
 // One row of logits as f32 on the host (V), borrowed until the next call. Not collective.
 const float *model_read_logits(Model *model, Tensor logits, int64_t row);
@@ -103,15 +115,18 @@ typedef struct KvCache {
 } KvCache;
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions);
 void kv_cache_close(KvCache *cache);
-// Logits (1, V) after one more token at `position` (all earlier positions are in the cache); borrowed until the next
-// call. For a model with one sequence of one token. Not collective (one rank).
+// Logits (1, V) after one more token at `position` (all earlier positions are in the cache);
+// borrowed until the next call. For a model with one sequence of one token. Not collective (one
+// rank).
 Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position);
 
-// Parameters over all ranks, and those that one token uses (top_k experts of each layer instead of all).
+// Parameters over all ranks, and those that one token uses (top_k experts of each layer instead of
+// all).
 int64_t model_total_params(const Model *model);
 int64_t model_active_params(const Model *model);
-// Floating-point operations of a forward pass for one token in a sequence of T: matrix products and attention, a
-// multiply-add counted as two, causal attention as the half it needs. Training costs three times that.
+// Floating-point operations of a forward pass for one token in a sequence of T: matrix products and
+// attention, a multiply-add counted as two, causal attention as the half it needs. Training costs
+// three times that.
 double model_forward_flops_per_token(const ModelConfig *config, int64_t T);
 
 #endif

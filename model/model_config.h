@@ -1,4 +1,5 @@
-// The shape of a model, as configured. launcher/config.c fills it from YAML; every dimension is a key of its own.
+// The shape of a model, as configured. launcher/config.c fills it from YAML; every dimension is a
+// key of its own.
 #ifndef MOETRAIN_MODEL_MODEL_CONFIG_H
 #define MOETRAIN_MODEL_MODEL_CONFIG_H
 
@@ -55,8 +56,8 @@ typedef struct ModelConfig {
 // Whether layer i (from 0) has experts.
 bool model_layer_is_moe(const ModelConfig *config, int64_t layer);
 int64_t model_moe_layers(const ModelConfig *config);
-// Capacity C of one expert for a routing group of G = `tokens`, or -1 when dropless: max(min_capacity, ⌈cf·K·G/E⌉), and G at
-// most, since no expert can be chosen more often.
+// Capacity C of one expert for a routing group of G = `tokens`, or -1 when dropless:
+// max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often.
 int64_t moe_capacity(const MoeConfig *config, int64_t tokens);
 
 #endif

@@ -24,7 +24,8 @@ void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scra
     arena_release(scratch, mark);
 }
 
-// A pass of the experts over one chunk: expert_out or its gradient from what has arrived in `arrived`.
+// A pass of the experts over one chunk: expert_out or its gradient from what has arrived in
+// `arrived`.
 typedef void (*ChunkPass)(MoeLayer *moe, Work *work, ExpertChunk chunk);
 
 static void forward_pass(MoeLayer *moe, Work *work, ExpertChunk chunk) {
@@ -34,8 +35,9 @@ static void backward_pass(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_backward(&moe->experts, work, moe->expert_in, moe->expert_out, moe->expert_in, chunk);
 }
 
-// Rows `sent` travel to the experts, which turn `arrived` into `finished`, whose rows travel back into moe->sent_out. While a
-// chunk is computed the next one is on its way there and the one before on its way back.
+// Rows `sent` travel to the experts, which turn `arrived` into `finished`, whose rows travel back
+// into moe->sent_out. While a chunk is computed the next one is on its way there and the one before
+// on its way back.
 static void there_and_back(MoeLayer *moe, Work *work, Tensor sent, TrafficKind there,
                            Tensor arrived, ChunkPass pass, Tensor finished, TrafficKind back) {
     Dispatch *d = &moe->dispatch;
@@ -71,8 +73,9 @@ void moe_layer_forward(MoeLayer *moe, Work *work, Statistics *stats, Tensor out,
 void moe_layer_backward(MoeLayer *moe, Work *work, Tensor dx, Tensor dout) {
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
-    // sent_out, expert_out and expert_in turn into their own gradients one after the other. No choice writes the padding rows of
-    // sent_out: they keep what an expert without biases makes of zeros, zeros.
+    // sent_out, expert_out and expert_in turn into their own gradients one after the other. No
+    // choice writes the padding rows of sent_out: they keep what an expert without biases makes of
+    // zeros, zeros.
     combine_backward(work->dev, moe->sent_out, moe->dweights, dout, moe->sent_out, d->slot_row,
                      router->scaled);
     Tensor dsent = moe->sent_out;

@@ -1,9 +1,11 @@
-// The table of parameters: one row each, and everything that walks over parameters walks over this table:
-// initialisation, optimizer, gradient reduction, checkpoint, planner, generation. None of them knows layers.
+// The table of parameters: one row each, and everything that walks over parameters walks over this
+// table: initialisation, optimizer, gradient reduction, checkpoint, planner, generation. None of
+// them knows layers.
 //
-// Dense parameters are replicated on every rank. Expert parameters have the experts on their first axis; a rank
-// holds the range [expert_first, expert_first + expert_count) of it. Values, gradients and moments lie in two
-// flat runs each, all dense rows then all expert rows, so that a reduction or the optimizer takes one call a run.
+// Dense parameters are replicated on every rank. Expert parameters have the experts on their first
+// axis; a rank holds the range [expert_first, expert_first + expert_count) of it. Values, gradients
+// and moments lie in two flat runs each, all dense rows then all expert rows, so that a reduction
+// or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
 #define MOETRAIN_MODEL_PARAMS_H
 
@@ -12,7 +14,8 @@
 typedef enum ParamKind { PARAM_DENSE, PARAM_EXPERT } ParamKind;
 typedef enum ParamInit { INIT_NORMAL, INIT_ONES, INIT_ZEROS } ParamInit;
 
-// Rows start at multiples of PARAM_ALIGNMENT elements, one cache line of f32; the padding between them stays zero.
+// Rows start at multiples of PARAM_ALIGNMENT elements, one cache line of f32; the padding between
+// them stays zero.
 enum { PARAM_NAME_BYTES = 96, PARAM_ALIGNMENT = 16 };
 
 typedef struct Param {
@@ -40,7 +43,8 @@ typedef struct ParamSet {
     Tensor run[2]; // by ParamKind
 } ParamSet;
 
-// Appends a row to the table, zeroed at first, and returns its number. expert rows: shape[0] is the global number of experts.
+// Appends a row to the table, zeroed at first, and returns its number. expert rows: shape[0] is the
+// global number of experts.
 int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
               int rank, const int64_t shape[], const char *name_format, ...)
     __attribute__((format(printf, 8, 9)));
@@ -54,7 +58,8 @@ Tensor param_tensor(const ParamTable *table, ParamSet set, int index);
 // Elements over all ranks, each counted once.
 int64_t param_elements(const Param *row);
 
-// Fills f32 values by counter (seed, row number, global element): the same on any number of ranks. Not collective.
+// Fills f32 values by counter (seed, row number, global element): the same on any number of ranks.
+// Not collective.
 void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed);
 
 #endif

@@ -62,9 +62,10 @@ static double per_step_token(const Work *work) {
     return 1.0 / (micro_batch_tokens * (double)work->micro_batches);
 }
 
-// f_i, the share of choices that went to expert i before dropping, for each part; times E over the tokens of the step,
-// so that its product with Σ P over the part's tokens is the part's share of E·Σ f_i·P_i. The gradient's coefficient
-// is α times that; there is none through f (semantics: Switch, arXiv:2101.03961, eq. 4).
+// f_i, the share of choices that went to expert i before dropping, for each part; times E over the
+// tokens of the step, so that its product with Σ P over the part's tokens is the part's share of
+// E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
+// Switch, arXiv:2101.03961, eq. 4).
 static void account(Router *router, Work *work, Statistics *stats) {
     const MoeConfig *moe = &work->config->moe;
     int64_t parts = balance_parts(work);
@@ -81,8 +82,8 @@ static void account(Router *router, Work *work, Statistics *stats) {
                        TRAFFIC_STATISTICS);
         rule.choices *= (double)(parts * work->total_shards / work->shards);
     }
-    router_totals(work->dev, statistics_router_totals(stats, work, router->moe_layer), router->balance,
-                  router->sums, batch_chosen, rule);
+    router_totals(work->dev, statistics_router_totals(stats, work, router->moe_layer),
+                  router->balance, router->sums, batch_chosen, rule);
 }
 
 // x in f32: scores decide, so they are not rounded to the storage type.

@@ -1,6 +1,7 @@
-// The router: scores every token against every expert, chooses K, drops what exceeds an expert's capacity, and
-// carries the balance terms.
-//   z = x W_gᵀ (f32);  ids, weights = top-K rule of z (Mixtral arXiv:2401.04088, Switch arXiv:2101.03961)
+// The router: scores every token against every expert, chooses K, drops what exceeds an expert's
+// capacity, and carries the balance terms.
+//   z = x W_gᵀ (f32);  ids, weights = top-K rule of z (Mixtral arXiv:2401.04088, Switch
+//     arXiv:2101.03961)
 //   capacity C = max(min_capacity, ⌈cf·K·G / E⌉) for each routing group of G tokens and expert
 //   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) (ST-MoE, arXiv:2202.08906)
 #ifndef MOETRAIN_MODEL_ROUTER_H
@@ -28,12 +29,15 @@ typedef struct Router {
 
 void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer);
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
-// The backward pass's scratch, which must not overlap dscaled: called while the caller's mark protects that.
+// The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
+// protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
-// Fills ids, scaled, kept; adds to the statistics while training. Collective over world when balance_scope is batch.
+// Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
+// balance_scope is batch.
 //   x (N, D) stored; must stay until the backward pass
 void router_choose(Router *router, Work *work, Statistics *stats, Tensor x);
-// dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.   dscaled (N, K), destroyed
+// dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.
+//   dscaled (N, K), destroyed
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled);
 
 #endif

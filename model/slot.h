@@ -1,4 +1,5 @@
-// The slot that fills a block's feed-forward. A new kind of layer is one new file and one line in slot.c.
+// The slot that fills a block's feed-forward. A new kind of layer is one new file and one line in
+// slot.c.
 #ifndef MOETRAIN_MODEL_SLOT_H
 #define MOETRAIN_MODEL_SLOT_H
 
@@ -15,7 +16,8 @@ typedef struct Slot {
     } as;
 } Slot;
 
-// The functions of one kind; what they mean stands in work.h. `moe_layer` is the number among MoE layers.
+// The functions of one kind; what they mean stands in work.h. `moe_layer` is the number among MoE
+// layers.
 struct SlotKind {
     const char *name;
     void (*declare)(Slot *slot, Work *work, int64_t layer, int64_t moe_layer);

@@ -47,8 +47,8 @@ RouterTotals statistics_router_totals(const Statistics *stats, const Work *work,
     };
 }
 
-// Row 0 becomes the sum of all as a binary tree: row p takes in row p + distance, and after each pass aligned blocks of
-// 2·distance rows are summed.
+// Row 0 becomes the sum of all as a binary tree: row p takes in row p + distance, and after each
+// pass aligned blocks of 2·distance rows are summed.
 static void sum_rows(double *sums, int64_t rows, int64_t columns) {
     for (int64_t distance = 1; distance < rows; distance *= 2)
         for (int64_t p = 0; p + distance < rows; p += 2 * distance)

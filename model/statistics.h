@@ -1,13 +1,16 @@
 // What a training step reports, gathered so that it is the same on any number of ranks.
 //
-// Every shard of the step has its own row of sums, in f64; ops add to them on the device, and nobody waits. At the end the
-// host fetches them and adds the rows as the fixed binary tree over shards: those of a micro-batch on the rank, then across
-// ranks, then the micro-batches. Counts are integers and need no order.
+// Every shard of the step has its own row of sums, in f64; ops add to them on the device, and
+// nobody waits. At the end the host fetches them and adds the rows as the fixed binary tree over
+// shards: those of a micro-batch on the rank, then across ranks, then the micro-batches. Counts are
+// integers and need no order.
 //
-// The loss is the mean cross-entropy of the step; balance is E·Σ f·P without its coefficient α (1 when tokens spread
-// evenly) and z is mean lse² without its coefficient c: the step minimises loss + Σ_layers (α·balance + c·z).
+// The loss is the mean cross-entropy of the step; balance is E·Σ f·P without its coefficient α (1
+// when tokens spread evenly) and z is mean lse² without its coefficient c: the step minimises loss
+// + Σ_layers (α·balance + c·z).
 //
-//   row of a shard: [ loss | balance, z, entropy of each MoE layer | gate-weight mass of each (layer, expert) ]
+//   row of a shard: [ loss | balance, z, entropy of each MoE layer | gate-weight mass of each
+//     (layer, expert) ]
 #ifndef MOETRAIN_MODEL_STATISTICS_H
 #define MOETRAIN_MODEL_STATISTICS_H
 

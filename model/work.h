@@ -1,15 +1,19 @@
 // What one rank does in one micro-batch: the numbers and handles that every layer needs.
 //
 // Letters, here and in all of model/ (N is always this rank's share):
-//   B sequences   T tokens a sequence   N = B·T tokens   D d_model   H query heads   F hidden width   V vocabulary
-//   E experts of a layer, all ranks together   K choices a token   S shards of this rank   R rows an expert rank receives
-//   T in a shape comment is tokens; "stored" marks tensors of work->storage, f32 or bf16. The residual stream, its gradient,
+//   B sequences   T tokens a sequence   N = B·T tokens   D d_model   H query heads   F hidden width
+//   V vocabulary
+//   E experts of a layer, all ranks together   K choices a token   S shards of this rank
+//   R rows an expert rank receives
+//   T in a shape comment is tokens; "stored" marks tensors of work->storage, f32 or bf16. The
+//     residual stream, its gradient,
 //   norms, router, losses, parameters' masters and gradients are f32 always.
 //
-// A layer is four functions. _declare adds its rows to the parameter table. _layout places everything it will ever
-// touch: what the backward pass needs in `activations`, the rest in `scratch` between a mark and a release, and what the
-// host reads or writes of device tensors in work->host; it runs once to measure and once to place. _forward and _backward
-// then neither allocate nor fail.
+// A layer is four functions. _declare adds its rows to the parameter table. _layout places
+// everything it will ever touch: what the backward pass needs in `activations`, the rest in
+// `scratch` between a mark and a release, and what the host reads or writes of device tensors in
+// work->host; it runs once to measure and once to place. _forward and _backward then neither
+// allocate nor fail.
 #ifndef MOETRAIN_MODEL_WORK_H
 #define MOETRAIN_MODEL_WORK_H
 
@@ -24,7 +28,8 @@ typedef struct Work {
     ProcessGroups groups; // NULL members while planning
     DType storage;        // of activations that matrices multiply, and of the matrices' copies
     Arena *host;          // the host's mirrors of device tensors
-    // Pieces in which tokens travel to their experts, so that one is on its way while another is computed.
+    // Pieces in which tokens travel to their experts, so that one is on its way while another is
+    // computed.
     int64_t chunks;
     int64_t ep_size, ep_rank;
     int64_t expert_replicas; // ranks that hold the same experts
@@ -36,15 +41,16 @@ typedef struct Work {
     int64_t micro_batches; // of a step
     int64_t micro_batch;   // the present one, from 0
     uint64_t seed;
-    // What random drops are drawn for: (seed, purpose, step, layer) and the number of the token, which is counted through all
-    // ranks and micro-batches of the step, or from the beginning of a validation file.
+    // What random drops are drawn for: (seed, purpose, step, layer) and the number of the token,
+    // which is counted through all ranks and micro-batches of the step, or from the beginning of a
+    // validation file.
     RngPurpose drop_purpose;
     uint32_t step;
     int64_t first_token; // number of this rank's first token
 
-    // Parts of the fixed tree (kernels.h, Segments) in a micro-batch. With reproducible: ranks, dense gradients are summed
-    // shard by shard and expert gradients in fixed groups of shards, max_expert_replicas of them in a step; otherwise in
-    // one part.
+    // Parts of the fixed tree (kernels.h, Segments) in a micro-batch. With reproducible: ranks,
+    // dense gradients are summed shard by shard and expert gradients in fixed groups of shards,
+    // max_expert_replicas of them in a step; otherwise in one part.
     int64_t dense_parts, expert_parts;
     int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
     ReduceOrder reduce_order;
@@ -52,8 +58,9 @@ typedef struct Work {
     ParamTable *params;
     ParamSet values, gradients;
     ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
-    int64_t memory_uses; // times that another model has used this one's activations, so that nothing in them has stayed
-    bool even_routing;   // planning only: see ModelSplit
+    // times that another model has used this one's activations, so that nothing in them has stayed
+    int64_t memory_uses;
+    bool even_routing; // planning only: see ModelSplit
     bool training;     // false: forward passes keep no statistics
 } Work;
 
@@ -75,7 +82,8 @@ static inline Tensor work_gradient(const Work *work, int param) {
 static inline Tensor as_matrix(Tensor w) {
     return tensor_reshape_3d(w, 1, w.shape[0], w.shape[1]);
 }
-// A stored copy of an f32 tensor for a matrix product: x itself when activations are f32, otherwise `copy`.
+// A stored copy of an f32 tensor for a matrix product: x itself when activations are f32, otherwise
+// `copy`.
 static inline Tensor work_stored(const Work *work, Tensor copy, Tensor x) {
     if (work->storage == F32) return x;
     convert(work->dev, copy, x);

@@ -7,7 +7,7 @@
 
 enum { TEXT_PIECE_BYTES = 1 << 17 };
 
-// ---- the file, character by character ------------------------------------------------------------------
+// ---- the file, character by character -----------------------------------------------------------
 
 typedef struct Character {
     int32_t code_point;
@@ -45,7 +45,7 @@ static bool read_characters(const FileReader *file, TakeCharacter take, void *co
     return ok;
 }
 
-// ---- tokens of 1, 2 or 4 bytes -------------------------------------------------------------------------
+// ---- tokens of 1, 2 or 4 bytes ------------------------------------------------------------------
 
 int32_t character_text_token(const CharacterText *text, int64_t position) {
     switch (text->width) {
@@ -71,7 +71,8 @@ static int width_of(int64_t size) {
     return size <= 1 << 8 ? 1 : size <= 1 << 16 ? 2 : 4;
 }
 
-// Room for a token a byte of the file: only what is used is ever touched, and the rest given back in the end.
+// Room for a token a byte of the file: only what is used is ever touched, and the rest given back
+// in the end.
 static bool set_width(CharacterText *text, int width, Error *err) {
     void *wider = realloc(text->tokens, (size_t)text->bytes * (size_t)width);
     if (!wider)
@@ -102,7 +103,7 @@ void character_text_free(CharacterText *text) {
     *text = (CharacterText){0};
 }
 
-// ---- a text that makes its own vocabulary --------------------------------------------------------------
+// ---- a text that makes its own vocabulary -------------------------------------------------------
 
 typedef struct Collection {
     CharacterText text; // tokens are numbers in the order in which the code points turned up
@@ -155,7 +156,7 @@ bool character_text_collect(CharacterText *text, const FileReader *file, int32_t
     return ok;
 }
 
-// ---- a text of a known vocabulary ----------------------------------------------------------------------
+// ---- a text of a known vocabulary ---------------------------------------------------------------
 
 int32_t code_point_find(const int32_t *code_points, int64_t size, int32_t code_point) {
     int64_t low = 0, high = size; // the answer, if any, is in [low, high)

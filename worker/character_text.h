@@ -1,5 +1,5 @@
-// A text of characters as token numbers: read once, in pieces, and kept in as few bytes a token as its vocabulary needs.
-// Not collective.
+// A text of characters as token numbers: read once, in pieces, and kept in as few bytes a token as
+// its vocabulary needs. Not collective.
 #ifndef MOETRAIN_WORKER_CHARACTER_TEXT_H
 #define MOETRAIN_WORKER_CHARACTER_TEXT_H
 
@@ -13,11 +13,13 @@ typedef struct CharacterText {
     int width; // bytes of a token: 1, 2 or 4
 } CharacterText;
 
-// Decodes a UTF-8 file and collects its distinct code points, ascending, in new memory for the caller to free: token i is
-// (*code_points)[i]. False with exit 3 and the offset of what is not UTF-8, or exit 5 without memory.
+// Decodes a UTF-8 file and collects its distinct code points, ascending, in new memory for the
+// caller to free: token i is (*code_points)[i]. False with exit 3 and the offset of what is not
+// UTF-8, or exit 5 without memory.
 bool character_text_collect(CharacterText *text, const FileReader *file, int32_t **code_points,
                             int64_t *size, Error *err);
-// Decodes a UTF-8 file with known code points. False with exit 3, character and offset, when it has another one.
+// Decodes a UTF-8 file with known code points. False with exit 3, character and offset, when it has
+// another one.
 bool character_text_read(CharacterText *text, const FileReader *file, const int32_t *code_points,
                          int64_t size, Error *err);
 void character_text_free(CharacterText *text); // legal on a zeroed struct

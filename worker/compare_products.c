@@ -7,7 +7,8 @@
 #include "comm/comm.h"
 #include "kernels/log.h"
 
-// The lowest rank whose text is not rank 0's; -1: there is none. `theirs` becomes its text. Collective over all ranks.
+// The lowest rank whose text is not rank 0's; -1: there is none. `theirs` becomes its text.
+// Collective over all ranks.
 static int first_that_differs(Group *world, char *own, char *theirs, int64_t bytes) {
     int ranks = group_size(world), found = -1;
     char *texts = calloc((size_t)ranks, (size_t)bytes);

@@ -13,7 +13,7 @@
 
 enum { WORD_FACTS = 32 }; // words of a command line that are compared one by one
 
-// ---- programs --------------------------------------------------------------------------------------------
+// ---- programs -----------------------------------------------------------------------------------
 
 static void describe_program(RankFact *fact) {
     char hash[HASH_TEXT_BYTES];
@@ -40,7 +40,8 @@ static void describe_word(RankFact *fact, int number, const char *word) {
         snprintf(fact->value + used, sizeof fact->value - used, " as word %d", number);
 }
 
-// WORD_FACTS facts on every rank, however many words it has: of many, the last stands for all the rest.
+// WORD_FACTS facts on every rank, however many words it has: of many, the last stands for all the
+// rest.
 static void describe_words(RankFact *facts, int count, char *const *words) {
     for (int i = 0; i < WORD_FACTS; i++) {
         facts[i].what = "the command line";
@@ -75,7 +76,7 @@ bool compare_programs(int word_count, char *const *words, Error *err) {
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
-// ---- devices ---------------------------------------------------------------------------------------------
+// ---- devices ------------------------------------------------------------------------------------
 
 bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     if (comm_size() == 1) return true; // nobody to compare with, and the arithmetic takes time
@@ -112,7 +113,7 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
     return rank_facts_compare(facts, sizeof facts / sizeof *facts, err);
 }
 
-// ---- data ------------------------------------------------------------------------------------------------
+// ---- data ---------------------------------------------------------------------------------------
 
 bool compare_vocabularies(const Vocabulary *vocabulary, Error *err) {
     RankFact fact = {.what = "the vocabulary",

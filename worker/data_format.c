@@ -12,7 +12,8 @@ enum {
     LEAST_BYTES = 24, // fewer say nothing about what they are
     LEAST_CONTROLS = 4,
     LEAST_TEXT_DISTINCT = 4, // the four bases; fewer are a pattern of numbers
-    // All where wider numbers have their low halves, and none elsewhere: by chance once in 2^24 files.
+    // All where wider numbers have their low halves, and none elsewhere: by chance once in 2^24
+    // files.
     LEAST_NUMBERS = 24,
     LEAST_DISTINCT = 8,  // a toy of a few tokens may well have one of them in every second place
     MANY_DISTINCT = 128, // the same where the other places are small instead of zero
@@ -54,7 +55,7 @@ static uint64_t little_endian(const uint8_t *bytes, int count) {
     return value;
 }
 
-// ---- files of other programs ---------------------------------------------------------------------------
+// ---- files of other programs --------------------------------------------------------------------
 
 // Further conditions, where the first bytes alone are few. All have at least 16 bytes before them.
 static bool fits_gzip(const Sample *s) { // method deflate, no reserved flag, level and system
@@ -213,9 +214,10 @@ static const KnownFile *find_known(const Sample *sample, bool as_text) {
     return NULL;
 }
 
-// ---- text or numbers -----------------------------------------------------------------------------------
+// ---- text or numbers ----------------------------------------------------------------------------
 
-// Bytes that no text has, in UTF-8 or any encoding that holds ASCII: control characters but BEL … CR and ESC.
+// Bytes that no text has, in UTF-8 or any encoding that holds ASCII: control characters but BEL …
+// CR and ESC.
 static size_t count_controls(const Sample *sample) {
     size_t count = 0;
     for (size_t i = 0; i < sample->bytes; i++) {
@@ -246,7 +248,8 @@ static int count_distinct_bytes(const Sample *sample) {
     return count;
 }
 
-// Whether a file taken for token numbers is text. Numbers have small high bytes, which are control characters.
+// Whether a file taken for token numbers is text. Numbers have small high bytes, which are control
+// characters.
 static bool is_text(const Sample *sample) {
     size_t ascii = 0;
     for (size_t i = 0; i < sample->bytes; i++) ascii += sample->content[i] < 0x80;
@@ -255,14 +258,15 @@ static bool is_text(const Sample *sample) {
            count_distinct_bytes(sample) >= LEAST_TEXT_DISTINCT;
 }
 
-// Whether a file taken for text is none. Some NUL or separator characters among the letters are tolerated.
+// Whether a file taken for text is none. Some NUL or separator characters among the letters are
+// tolerated.
 static bool is_binary(const Sample *sample) {
     size_t controls = count_controls(sample);
     return sample->bytes >= LEAST_BYTES && controls >= LEAST_CONTROLS &&
            controls * 20 > sample->bytes;
 }
 
-// ---- numbers of another width --------------------------------------------------------------------------
+// ---- numbers of another width -------------------------------------------------------------------
 
 // How often each byte of 8 in a row is not zero, and the largest it is.
 typedef struct Lanes {
@@ -353,7 +357,7 @@ static bool is_big_endian_16(const Sample *sample) {
            count_distinct_halves(sample) >= LEAST_DISTINCT;
 }
 
-// ---- the front -----------------------------------------------------------------------------------------
+// ---- the front ----------------------------------------------------------------------------------
 
 DataFormat data_format_resolve(const DataConfig *config) {
     if (config->format != DATA_AUTO) return config->format;
@@ -461,7 +465,8 @@ bool data_format_check(const FileReader *file, DataFormat format, Error *err) {
     return ok;
 }
 
-// The share of the sample's numbers of `width` bytes, read in one byte order, that are in the vocabulary.
+// The share of the sample's numbers of `width` bytes, read in one byte order, that are in the
+// vocabulary.
 static double share_inside(const Sample *sample, int width, bool big_endian, int64_t vocab_size) {
     int64_t inside = 0, count = 0;
     for (size_t i = 0; i + (size_t)width <= sample->bytes; i += (size_t)width, count++) {

@@ -1,6 +1,7 @@
-// What a data file holds, judged by its content: the files of other programs by their first bytes, text and token numbers of
-// another width by samples. Training on what is not meant gives a loss that falls and a model that is worth nothing, so a file
-// that is not what data.format takes it for is refused with its name and what to do. Not collective.
+// What a data file holds, judged by its content: the files of other programs by their first bytes,
+// text and token numbers of another width by samples. Training on what is not meant gives a loss
+// that falls and a model that is worth nothing, so a file that is not what data.format takes it for
+// is refused with its name and what to do. Not collective.
 #ifndef MOETRAIN_WORKER_DATA_FORMAT_H
 #define MOETRAIN_WORKER_DATA_FORMAT_H
 
@@ -10,12 +11,12 @@
 DataFormat data_format_resolve(const DataConfig *config);
 const char *data_format_name(DataFormat format); // as in the configuration
 
-// Whether the content fits `format`. False with exit 3. Honest files pass: doubtful ones are not refused, and below 64 bytes only
-// known first bytes count.
+// Whether the content fits `format`. False with exit 3. Honest files pass: doubtful ones are not
+// refused, and below 64 bytes only known first bytes count.
 bool data_format_check(const FileReader *file, DataFormat format, Error *err);
 
-// Of a file of token numbers with a token outside the vocabulary: the likely cause and its fix, without a full stop. fixed: the
-// vocabulary is a checkpoint's and cannot grow.
+// Of a file of token numbers with a token outside the vocabulary: the likely cause and its fix,
+// without a full stop. fixed: the vocabulary is a checkpoint's and cannot grow.
 void data_format_advise(const FileReader *file, DataFormat format, int64_t vocab_size, bool fixed,
                         int64_t token, char advice[512]);
 

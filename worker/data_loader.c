@@ -31,7 +31,7 @@ static int64_t token_bytes(DataFormat format) {
     return format == DATA_UINT32 ? 4 : format == DATA_UINT16 ? 2 : 1;
 }
 
-// ---- from bytes to tokens ------------------------------------------------------------------------------
+// ---- from bytes to tokens -----------------------------------------------------------------------
 
 static int64_t raw_token(const void *raw, DataFormat format, int64_t i) {
     switch (format) {
@@ -81,7 +81,7 @@ static bool read_tokens(const DataFile *file, int64_t first, int64_t count, int3
     return true;
 }
 
-// ---- validation ----------------------------------------------------------------------------------------
+// ---- validation ---------------------------------------------------------------------------------
 
 static uint32_t largest_token(const void *raw, DataFormat format, int64_t n) {
     uint32_t largest = 0;
@@ -145,7 +145,7 @@ static bool check_tokens(DataFile *file, int reader, int readers, Error *err) {
     return scan_tokens(file, first, end, err);
 }
 
-// ---- the file ------------------------------------------------------------------------------------------
+// ---- the file -----------------------------------------------------------------------------------
 
 bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabulary, int reader,
                     int readers, Error *err) {
@@ -209,9 +209,10 @@ bool data_file_identity(const DataFile *file, char identity[40], Error *err) {
     return ok;
 }
 
-// ---- windows -------------------------------------------------------------------------------------------
+// ---- windows ------------------------------------------------------------------------------------
 
-// T tokens are set aside so that an epoch may start at any offset in [0, T) and the last target still exists.
+// T tokens are set aside so that an epoch may start at any offset in [0, T) and the last target
+// still exists.
 int64_t data_file_windows(const DataFile *file, int64_t T) {
     return file->tokens < T ? 0 : (file->tokens - T) / T;
 }
@@ -221,8 +222,9 @@ DataCursor data_cursor_advance(DataCursor cursor, int64_t n, int64_t windows) {
     return (DataCursor){cursor.epoch + index / windows, index % windows};
 }
 
-// The place of `index` in a random order of [0, n): a Feistel network over the smallest even number of bits that
-// holds n, walked until it lands below n again. A bijection without state: nothing is shuffled or stored.
+// The place of `index` in a random order of [0, n): a Feistel network over the smallest even number
+// of bits that holds n, walked until it lands below n again. A bijection without state: nothing is
+// shuffled or stored.
 static int64_t permute(int64_t index, int64_t n, uint64_t seed, int64_t epoch) {
     int half = 0;
     while ((int64_t)1 << (2 * half) < n) half++;
@@ -240,7 +242,8 @@ static int64_t permute(int64_t index, int64_t n, uint64_t seed, int64_t epoch) {
     return index;
 }
 
-// Where an epoch starts to cut windows. Round number FEISTEL_ROUNDS is one that no permutation uses.
+// Where an epoch starts to cut windows. Round number FEISTEL_ROUNDS is one that no permutation
+// uses.
 static int64_t epoch_offset(int64_t T, uint64_t seed, int64_t epoch) {
     return rng_u32((RngStream){seed, RNG_DATA_ORDER, (uint32_t)epoch, FEISTEL_ROUNDS}, 0) % T;
 }
@@ -261,7 +264,8 @@ bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor,
                          "lower train.context or use more text",
                          file->source.path, (long long)file->tokens, (long long)T,
                          (long long)(2 * T));
-    // From a checkpoint, where it may be anything. An index past the epoch is legal: the context may have become longer.
+    // From a checkpoint, where it may be anything. An index past the epoch is legal: the context
+    // may have become longer.
     if (cursor.epoch < 0 || cursor.index < 0 || cursor.epoch > INT64_MAX / 4 ||
         cursor.index > INT64_MAX / 4)
         return error_set(err, EXIT_CHECKPOINT,

@@ -1,9 +1,10 @@
 // Training text to batches of token numbers.
 //
-// A file is a row of tokens. An epoch cuts it into windows of T tokens at an offset drawn for the epoch, and visits
-// every window once in an order drawn for the epoch: both are functions of (seed, epoch, index), so the cursor is
-// two integers, saved in the checkpoint, and a batch does not depend on the number of ranks.
-// Files are read with pread, never mapped: a file that shrinks while training is an error message, not a SIGBUS.
+// A file is a row of tokens. An epoch cuts it into windows of T tokens at an offset drawn for the
+// epoch, and visits every window once in an order drawn for the epoch: both are functions of (seed,
+// epoch, index), so the cursor is two integers, saved in the checkpoint, and a batch does not
+// depend on the number of ranks. Files are read with pread, never mapped: a file that shrinks while
+// training is an error message, not a SIGBUS.
 #ifndef MOETRAIN_WORKER_DATA_LOADER_H
 #define MOETRAIN_WORKER_DATA_LOADER_H
 
@@ -11,10 +12,10 @@
 
 typedef struct DataFile DataFile;
 
-// Opens and validates a whole file: exists, not empty, what the vocabulary takes it for, whole tokens, every
-// token inside the vocabulary. The scan is shared among `readers` callers, this one being number `reader`
-// (the ranks; 0 and 1 when alone): each checks its part, and the caller makes the ranks agree. False with
-// exit 3 and file, offset, value and fix. Not collective.
+// Opens and validates a whole file: exists, not empty, what the vocabulary takes it for, whole
+// tokens, every token inside the vocabulary. The scan is shared among `readers` callers, this one
+// being number `reader` (the ranks; 0 and 1 when alone): each checks its part, and the caller makes
+// the ranks agree. False with exit 3 and file, offset, value and fix. Not collective.
 bool data_file_open(DataFile **file, const char *path, const Vocabulary *vocabulary, int reader,
                     int readers, Error *err);
 void data_file_close(DataFile *file); // legal on NULL
@@ -22,8 +23,8 @@ void data_file_close(DataFile *file); // legal on NULL
 int64_t data_file_tokens(const DataFile *file);
 // Bytes of text that a token stands for on average; 0 when unknown.
 double data_file_bytes_per_token(const DataFile *file);
-// Size and XXH3-128 of up to 64 MiB (head, middle, tail) of the file: identity for the checkpoint. False with
-// exit 3 on a read error.
+// Size and XXH3-128 of up to 64 MiB (head, middle, tail) of the file: identity for the checkpoint.
+// False with exit 3 on a read error.
 bool data_file_identity(const DataFile *file, char identity[40], Error *err);
 
 // Windows of T tokens (plus one target) in an epoch; 0 when the file is too short.
@@ -35,15 +36,16 @@ typedef struct DataCursor {
 // Moves the cursor by n windows. Not collective.
 DataCursor data_cursor_advance(DataCursor cursor, int64_t n, int64_t windows);
 
-// The `n`-th window after the cursor, in the training order: inputs and targets are T tokens each, targets one ahead.
-// False with exit 3 and the offset when the file has become shorter or a token is outside the vocabulary, with exit 4 for a
-// cursor that no run has.
+// The `n`-th window after the cursor, in the training order: inputs and targets are T tokens each,
+// targets one ahead. False with exit 3 and the offset when the file has become shorter or a token
+// is outside the vocabulary, with exit 4 for a cursor that no run has.
 bool data_file_training_window(DataFile *file, uint64_t seed, DataCursor cursor, int64_t n,
                                int64_t T, int32_t *inputs, int32_t *targets, Error *err);
-// Evaluation takes the file in order, window after window of T tokens, so that every token but the first is a target once; the
-// last window may be shorter. 0 for a file of one token.
+// Evaluation takes the file in order, window after window of T tokens, so that every token but the
+// first is a target once; the last window may be shorter. 0 for a file of one token.
 int64_t data_file_evaluation_windows(const DataFile *file, int64_t T);
-// Window `index` of them: *count of its T places are filled, the rest holds token 0. None beyond the last window.
+// Window `index` of them: *count of its T places are filled, the rest holds token 0. None beyond
+// the last window.
 bool data_file_evaluation_window(DataFile *file, int64_t index, int64_t T, int32_t *inputs,
                                  int32_t *targets, int64_t *count, Error *err);
 

@@ -56,7 +56,8 @@ bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *
     }
 }
 
-// nats of a batch's windows, each the sum over its tokens: those of all ranks (batch->total). Collective over all ranks.
+// nats of a batch's windows, each the sum over its tokens: those of all ranks (batch->total).
+// Collective over all ranks.
 static void window_losses(Model *model, BatchBuffer *batch, int64_t first_window, double *sums) {
     const float *losses = model_token_losses(model, batch->tokens, batch->targets,
                                              (first_window + batch->first) * batch->T);
@@ -120,7 +121,8 @@ static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Ses
                          "data.validation is empty: nothing to evaluate; add data.validation=FILE");
     if (!session_open(session, config, err)) return false;
     int64_t windows = config->batch / config->micro_batches / comm_size();
-    ModelSplit split = evaluation_split(config, windows > 0 ? windows : 1, comm_size(), comm_rank());
+    ModelSplit split =
+        evaluation_split(config, windows > 0 ? windows : 1, comm_size(), comm_rank());
     TrainConfig evaluated = *config;
     evaluated.model = evaluation_model_config(config);
     if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;

@@ -11,8 +11,8 @@
 #include "worker/signals.h"
 #include "worker/watchdog.h"
 
-// A text being written. The model sees a window of at most `context` tokens; when it is full, the newer half of it, at least
-// one token, becomes the beginning of the next window.
+// A text being written. The model sees a window of at most `context` tokens; when it is full, the
+// newer half of it, at least one token, becomes the beginning of the next window.
 typedef struct Generator {
     Restored restored;
     KvCache cache;
@@ -39,7 +39,8 @@ static const float *next_logits(Generator *g) {
     int64_t length = g->count - g->begin;
     int32_t *input = tensor_i32(g->host_input);
     if (g->recompute) {
-        // Attention is causal and routing dropless: what stands behind the last token changes nothing.
+        // Attention is causal and routing dropless: what stands behind the last token changes
+        // nothing.
         memset(input, 0, tensor_bytes(g->host_input));
         memcpy(input, g->tokens + g->begin, (size_t)length * sizeof *input);
         device_upload(model->work.dev, g->input, g->host_input);
@@ -61,7 +62,8 @@ static void write_token(const Generator *g, int32_t token) {
     fflush(stdout);
 }
 
-// What the text begins with. Token numbers are written as decode writes them, apart from each other and from what follows.
+// What the text begins with. Token numbers are written as decode writes them, apart from each other
+// and from what follows.
 static void write_prompt(const Generator *g, const char *prompt) {
     DataFormat format = g->restored.vocabulary.format;
     bool numbers = format == DATA_UINT16 || format == DATA_UINT32;
@@ -132,9 +134,9 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
         watchdog_beat("generation");
         int number = signals_received();
         if (number)
-            return putchar('\n'), error_set(err, EXIT_REQUEUE, "stopped by %s after %lld of %lld tokens",
-                                           signal_name(number), (long long)i,
-                                           (long long)options->tokens);
+            return putchar('\n'),
+                   error_set(err, EXIT_REQUEUE, "stopped by %s after %lld of %lld tokens",
+                             signal_name(number), (long long)i, (long long)options->tokens);
         const float *logits = next_logits(g);
         int32_t token = sample_token(logits, V, options->temperature, options->top_k,
                                      options->top_p, options->seed, i, g->order, g->probabilities);

@@ -14,8 +14,8 @@ typedef struct GenerateOptions {
     bool recompute; // no KV cache: the whole context again for each token (slow; for checking)
 } GenerateOptions;
 
-// `moetrain generate CKPT …`: prints prompt and continuation to stdout. One rank works; more are an error (exit 2).
-// Returns the exit code. Collective over all ranks.
+// `moetrain generate CKPT …`: prints prompt and continuation to stdout. One rank works; more are an
+// error (exit 2). Returns the exit code. Collective over all ranks.
 int generate_run(const TrainConfig *config, const char *checkpoint_path,
                  const GenerateOptions *options, Error *err);
 

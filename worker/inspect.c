@@ -5,7 +5,8 @@
 
 #include "checkpoint/checkpoint.h"
 
-// The heat map shows the newest row of the history in ten shades of an expert's share relative to an even one.
+// The heat map shows the newest row of the history in ten shades of an expert's share relative to
+// an even one.
 static const char shades[] = " .:-=+*#%@";
 
 // Parameters in the file, over all experts, and those a token uses.
@@ -55,7 +56,8 @@ static void print_heat_map(const UtilizationHistory *history) {
 
 static void print_run(const RunIdentity *run) {
     printf("run            %s%s\n", run->run[0] ? run->run : "unknown",
-           run->healthy ? "" : ", not healthy: its last step was not finite or worse than guessing");
+           run->healthy ? ""
+                        : ", not healthy: its last step was not finite or worse than guessing");
     if (run->parent_step >= 0)
         printf("began from     step %lld of run %s, %s\n", (long long)run->parent_step,
                run->parent_run[0] ? run->parent_run : "unknown", run->began_from);

@@ -4,8 +4,8 @@
 
 #include "worker/train_config.h"
 
-// `moetrain inspect CKPT`: step, parameters (total and active), configuration, heat map of expert load by layer.
-// config: parsed from the checkpoint. Returns the exit code. Not collective.
+// `moetrain inspect CKPT`: step, parameters (total and active), configuration, heat map of expert
+// load by layer. config: parsed from the checkpoint. Returns the exit code. Not collective.
 int inspect_run(const TrainConfig *config, const char *checkpoint_path, Error *err);
 // `moetrain inspect --digest CKPT`: one line of hex. Not collective.
 int inspect_digest(const char *checkpoint_path, Error *err);

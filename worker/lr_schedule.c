@@ -4,8 +4,8 @@
 
 static const double PI = 3.14159265358979323846;
 
-// How far the decay has come, 0 to 1, where `first` is the last step at full rate and `last` the one at min_lr.
-// A run without room for a decay keeps its full rate.
+// How far the decay has come, 0 to 1, where `first` is the last step at full rate and `last` the
+// one at min_lr. A run without room for a decay keeps its full rate.
 static double decay_progress(int64_t step, int64_t first, int64_t last) {
     if (last <= first || step <= first) return 0.0;
     return step >= last ? 1.0 : (double)(step - first) / (double)(last - first);

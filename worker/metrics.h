@@ -1,4 +1,5 @@
-// What a run tells: RUN/metrics.jsonl, one object a line with units in the keys, and the line on the screen.
+// What a run tells: RUN/metrics.jsonl, one object a line with units in the keys, and the line on
+// the screen.
 #ifndef MOETRAIN_WORKER_METRICS_H
 #define MOETRAIN_WORKER_METRICS_H
 

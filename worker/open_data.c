@@ -11,8 +11,9 @@
 
 enum { CONTENT_BYTES = 80, SAMPLES = 1024, SAMPLE_BYTES = 1 << 14, LARGE_BYTES = 1 << 26 };
 
-// Of a file that is too large to be hashed whole its identity has a few long runs; samples from everywhere find a copy that is
-// stale or was cut off in between. Text goes to `content`, empty for smaller files.
+// Of a file that is too large to be hashed whole its identity has a few long runs; samples from
+// everywhere find a copy that is stale or was cut off in between. Text goes to `content`, empty for
+// smaller files.
 static bool sample_content(const char *path, char content[CONTENT_BYTES], Error *err) {
     FileReader reader;
     content[0] = 0;

@@ -5,12 +5,14 @@
 
 #include "kernels/heartbeat.h"
 
-// Slots of `norms`: one for a dense parameter, one for each expert, over all ranks, of an expert parameter.
+// Slots of `norms`: one for a dense parameter, one for each expert, over all ranks, of an expert
+// parameter.
 static int64_t norm_slots(const Param *row) {
     return row->kind == PARAM_EXPERT ? row->shape[0] : 1;
 }
 
-// Segments of a run whose squares are summed apart: a dense parameter, or one of this rank's experts.
+// Segments of a run whose squares are summed apart: a dense parameter, or one of this rank's
+// experts.
 static int64_t segments_of(const Param *row) {
     return row->kind == PARAM_EXPERT ? row->count : 1;
 }
@@ -42,8 +44,8 @@ void optimizer_measure(Optimizer *optimizer, const Model *model) {
     layout(optimizer, model);
 }
 
-// Fills decays and offsets of one run from the table of parameters. Padding between parameters belongs to the one before it:
-// it is zero.
+// Fills decays and offsets of one run from the table of parameters. Padding between parameters
+// belongs to the one before it: it is zero.
 static void describe_run(Optimizer *optimizer, const Model *model, ParamKind kind) {
     Tensor decays = optimizer->decays[kind], offsets = optimizer->offsets[kind];
     Arena host;
@@ -103,8 +105,8 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
         squares[row->kind] += count;
         slot += norm_slots(row);
     }
-    // Dense slots are equal on all ranks and enter the sum once; each expert's slot is zero on all ranks but one, so
-    // that no order of summing changes a bit.
+    // Dense slots are equal on all ranks and enter the sum once; each expert's slot is zero on all
+    // ranks but one, so that no order of summing changes a bit.
     if (work->ep_rank != 0) {
         slot = 0;
         for (int i = 0; i < model->params.count; i++) {
@@ -132,19 +134,22 @@ void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig 
     };
     rule.weight_decay = (float)config->weight_decay;
     for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        enum { PIECE = 1 << 24 }; // elements between two signs of life: the first step touches new memory
+        // elements between two signs of life: the first step touches new memory
+        enum { PIECE = 1 << 24 };
         int64_t elements = tensor_elements(model->values.run[kind]);
         for (int64_t at = 0; at < elements; at += PIECE) {
             int64_t n = elements - at < PIECE ? elements - at : PIECE;
             watchdog_beat(NULL);
-            Tensor copy = model->work.storage == F32 ? (Tensor){0}
-                                                     : tensor_range(model->matrices.run[kind], at, n);
-            adamw_update(model->work.dev, tensor_range(model->values.run[kind], at, n), copy,
-                         tensor_range(model->accumulated.run[kind], at, n),
-                         tensor_range(optimizer->m.run[kind], at, n),
-                         tensor_range(optimizer->v.run[kind], at, n),
-                         tensor_range(optimizer->decays[kind], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),
-                         rule);
+            Tensor copy = model->work.storage == F32
+                              ? (Tensor){0}
+                              : tensor_range(model->matrices.run[kind], at, n);
+            adamw_update(
+                model->work.dev, tensor_range(model->values.run[kind], at, n), copy,
+                tensor_range(model->accumulated.run[kind], at, n),
+                tensor_range(optimizer->m.run[kind], at, n),
+                tensor_range(optimizer->v.run[kind], at, n),
+                tensor_range(optimizer->decays[kind], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),
+                rule);
         }
     }
 }

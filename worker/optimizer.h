@@ -6,12 +6,16 @@
 #include "worker/train_config.h"
 
 typedef struct Optimizer {
-    ParamSet m, v; // first and second moments
-    Tensor decays[2];  // by ParamKind, u8: whether each PARAM_ALIGNMENT elements of a run decay
-    Tensor offsets[2]; // by ParamKind, i64: where in a run each parameter, or each of this rank's experts of one, begins
+    ParamSet m, v;    // first and second moments
+    Tensor decays[2]; // by ParamKind, u8: whether each PARAM_ALIGNMENT elements of a run decay
+    // by ParamKind, i64: where in a run each parameter, or each of this rank's experts of one,
+    // begins
+    Tensor offsets[2];
     Tensor squares[2]; // by ParamKind, f64: ‖g‖² of each of them
     Tensor host_squares[2];
-    Tensor norms; // f64 on the host: ‖g‖² of each dense parameter, and of each expert, over all ranks, of each expert parameter
+    // f64 on the host: ‖g‖² of each dense parameter, and of each expert, over all ranks, of each
+    // expert parameter
+    Tensor norms;
     Arena arena, host_arena;
 } Optimizer;
 
@@ -20,12 +24,12 @@ void optimizer_measure(Optimizer *optimizer, const Model *model);
 void optimizer_allocate(Optimizer *optimizer, const Model *model);
 void optimizer_free(Optimizer *optimizer); // legal on a zeroed struct
 
-// ‖g‖ over model->accumulated, each dense parameter and each expert counted once; the same bits on every rank and any
-// number of ranks. Collective over expert_parallel.
+// ‖g‖ over model->accumulated, each dense parameter and each expert counted once; the same bits on
+// every rank and any number of ranks. Collective over expert_parallel.
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model);
 
-// One update with the accumulated gradients times grad_scale. `t` counts updates from 1. Not collective: every rank
-// that holds a parameter computes the same update.
+// One update with the accumulated gradients times grad_scale. `t` counts updates from 1. Not
+// collective: every rank that holds a parameter computes the same update.
 void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig *config, double lr,
                       int64_t t, double grad_scale);
 

@@ -102,7 +102,8 @@ static double mib(size_t bytes) {
     return (double)bytes / 1048576.0;
 }
 
-// A process that has only started: itself, MPI, HDF5, the matrix library, after the self-test. Measured: 31 to 33 MiB.
+// A process that has only started: itself, MPI, HDF5, the matrix library, after the self-test.
+// Measured: 31 to 33 MiB.
 static const size_t started_bytes = (size_t)36 << 20;
 
 static void print_memory(const Plan *plan, PlanHost host) {
@@ -132,9 +133,9 @@ static void print_memory(const Plan *plan, PlanHost host) {
     printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(even), mib(worst));
     size_t available = host_memory().available_bytes;
     if (available / (size_t)host.ranks < even)
-        log_warn("%.1f MiB are free here (%s): too little for %lld rank%s of this plan on this host",
-                 mib(available), host_memory().limit, (long long)host.ranks,
-                 host.ranks == 1 ? "" : "s");
+        log_warn(
+            "%.1f MiB are free here (%s): too little for %lld rank%s of this plan on this host",
+            mib(available), host_memory().limit, (long long)host.ranks, host.ranks == 1 ? "" : "s");
 }
 
 int plan_run(const TrainConfig *config, int ranks, Error *err) {

@@ -19,16 +19,16 @@ typedef struct Plan {
     size_t parameter_bytes, gradient_bytes, optimizer_bytes; // of one rank
     size_t activation_bytes, scratch_bytes; // resident when tokens spread evenly over experts
     size_t worst_activation_bytes,
-        worst_scratch_bytes;          // reserved: all tokens on one rank's experts
-    // On the host, beside the arenas: the kernels' working memory of all threads; tables, batches, the history and what a save
-    // takes; and pages of libraries that are touched first in training.
+        worst_scratch_bytes; // reserved: all tokens on one rank's experts
+    // On the host, beside the arenas: the kernels' working memory of all threads; tables, batches,
+    // the history and what a save takes; and pages of libraries that are touched first in training.
     size_t thread_bytes, host_bytes, library_bytes;
     double train_flops_per_token;     // forward and backward
     double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
 } Plan;
 
-// config->model.vocab_size and expert_parallel must be resolved. False with exit 2 when the model cannot be computed in this
-// cut, the same on every rank. Not collective.
+// config->model.vocab_size and expert_parallel must be resolved. False with exit 2 when the model
+// cannot be computed in this cut, the same on every rank. Not collective.
 bool plan_make(const TrainConfig *config, PlanHost host, Plan *plan, Error *err);
 // The model's arenas: when tokens spread evenly, and at most.
 size_t plan_resident_bytes(const Plan *plan);

@@ -5,9 +5,10 @@
 #include "kernels/cpu/scratch.h"
 #include "worker/batch.h"
 
-// Pages of libraries that training touches first, beyond what they had after the start: HDF5 and its buffers at the first save,
-// the MPI library's fragments by rank, a matrix library's packed blocks and malloc's arena by thread. Measured with Open MPI
-// 4.1, HDF5 1.10 and oneDNN 2.6 on 1 to 8 ranks of one host: 3.5 to 6.5 MiB in all.
+// Pages of libraries that training touches first, beyond what they had after the start: HDF5 and
+// its buffers at the first save, the MPI library's fragments by rank, a matrix library's packed
+// blocks and malloc's arena by thread. Measured with Open MPI 4.1, HDF5 1.10 and oneDNN 2.6 on 1 to
+// 8 ranks of one host: 3.5 to 6.5 MiB in all.
 static const size_t library_growth = (size_t)8 << 20;
 static const size_t library_bytes_a_rank = (size_t)256 << 10;
 static const size_t library_bytes_a_thread = (size_t)3 << 19;
@@ -47,8 +48,8 @@ static size_t table_bytes(const Model *model) {
            (size_t)model->work.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
 }
 
-// Lists and hashes of a checkpoint that is written, read back and verified, and the block that is in work. All datasets of
-// parameters, three times: values and two moments.
+// Lists and hashes of a checkpoint that is written, read back and verified, and the block that is
+// in work. All datasets of parameters, three times: values and two moments.
 static size_t checkpoint_bytes(const Model *model) {
     double blocks = 0;
     for (int i = 0; i < model->params.count; i++) {
@@ -59,7 +60,8 @@ static size_t checkpoint_bytes(const Model *model) {
     }
     size_t datasets = 3 * (size_t)model->params.count + 64;
     size_t a_dataset = sizeof(SavedTensor) + 3 * sizeof(Dataset) + 2 * sizeof(ManifestRecord);
-    return BLOCK_BYTES + datasets * a_dataset + (size_t)blocks * (2 * sizeof(Hash) + sizeof(int64_t));
+    return BLOCK_BYTES + datasets * a_dataset +
+           (size_t)blocks * (2 * sizeof(Hash) + sizeof(int64_t));
 }
 
 static size_t history_bytes(const TrainConfig *config, const Model *model) {

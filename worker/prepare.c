@@ -14,7 +14,8 @@
 #include "worker/save.h"
 #include "worker/watchdog.h"
 
-// Vocabulary and files, the same on all ranks: what follows from them here and later is then the same everywhere.
+// Vocabulary and files, the same on all ranks: what follows from them here and later is then the
+// same everywhere.
 static bool open_files(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
     const DataConfig *data = &config->data;
@@ -45,7 +46,8 @@ static bool open_files(Trainer *trainer, Error *err) {
     return true;
 }
 
-// The matrix limit of all ranks together, measured at the same time so that they share the machine as in training.
+// The matrix limit of all ranks together, measured at the same time so that they share the machine
+// as in training.
 static double measure_gemm(Trainer *trainer) {
     barrier(trainer->session.groups.world);
     double gflops =
@@ -55,8 +57,8 @@ static double measure_gemm(Trainer *trainer) {
     return gflops;
 }
 
-// Whether the host has room for its ranks when tokens spread evenly, before any of it is touched; pages of the worst routing
-// are taken as tokens come. Collective over all ranks.
+// Whether the host has room for its ranks when tokens spread evenly, before any of it is touched;
+// pages of the worst routing are taken as tokens come. Collective over all ranks.
 static bool check_host_room(Trainer *trainer, Error *err) {
     const Plan *plan = &trainer->plan;
     const double mib = 1.0 / 1048576.0;
@@ -70,20 +72,22 @@ static bool check_host_room(Trainer *trainer, Error *err) {
     size_t available = own < shared ? own : shared;
     bool ok = wanted <= available;
     if (!ok)
-        error_set(err, EXIT_IO,
-                  "a rank needs %.0f MiB of host memory when tokens spread evenly (parameters %.0f, "
-                  "gradients %.0f, optimizer %.0f, activations and scratch %.0f) and %.0f MiB are "
-                  "free for each of the %d ranks here (%s); use more hosts, a smaller train.batch, "
-                  "more train.micro_batches, or train.precision=bf16",
-                  (double)wanted * mib, on_host ? (double)plan->parameter_bytes * mib : 0.0,
-                  on_host ? (double)plan->gradient_bytes * mib : 0.0,
-                  on_host ? (double)plan->optimizer_bytes * mib : 0.0,
-                  on_host ? (double)(plan->activation_bytes + plan->scratch_bytes) * mib : 0.0,
-                  (double)available * mib, comm_local_size(), memory.limit);
+        error_set(
+            err, EXIT_IO,
+            "a rank needs %.0f MiB of host memory when tokens spread evenly (parameters %.0f, "
+            "gradients %.0f, optimizer %.0f, activations and scratch %.0f) and %.0f MiB are "
+            "free for each of the %d ranks here (%s); use more hosts, a smaller train.batch, "
+            "more train.micro_batches, or train.precision=bf16",
+            (double)wanted * mib, on_host ? (double)plan->parameter_bytes * mib : 0.0,
+            on_host ? (double)plan->gradient_bytes * mib : 0.0,
+            on_host ? (double)plan->optimizer_bytes * mib : 0.0,
+            on_host ? (double)(plan->activation_bytes + plan->scratch_bytes) * mib : 0.0,
+            (double)available * mib, comm_local_size(), memory.limit);
     else if (wanted + most > available)
-        log_warn("a rank may need up to %.0f MiB when routing is uneven and %.0f MiB are free (%s); "
-                 "a moe.capacity_factor bounds the worst case",
-                 (double)(wanted + most) * mib, (double)available * mib, memory.limit);
+        log_warn(
+            "a rank may need up to %.0f MiB when routing is uneven and %.0f MiB are free (%s); "
+            "a moe.capacity_factor bounds the worst case",
+            (double)(wanted + most) * mib, (double)available * mib, memory.limit);
     return comm_agree(ok, err);
 }
 
@@ -92,8 +96,8 @@ static bool check_room(Trainer *trainer, Error *err) {
     Device *dev = &trainer->session.dev;
     const Model *model = &trainer->model;
     double mib = 1.0 / 1048576.0;
-    size_t working = model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes +
-                     dev->reserve_bytes;
+    size_t working =
+        model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes + dev->reserve_bytes;
     size_t wanted = model->parameter_arena.peak_bytes + model->gradient_arena.peak_bytes +
                     trainer->optimizer.arena.peak_bytes + working;
     trainer->free_before = device_free_bytes(dev);

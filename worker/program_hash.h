@@ -6,8 +6,8 @@
 
 #include "checkpoint/hash.h"
 
-// XXH3-128 of the program file that runs, as hexadecimal text. False, and an empty text, when it cannot be read. Not
-// collective.
+// XXH3-128 of the program file that runs, as hexadecimal text. False, and an empty text, when it
+// cannot be read. Not collective.
 enum { HASH_TEXT_BYTES = 2 * sizeof(Hash) + 1 };
 bool program_hash(char text[HASH_TEXT_BYTES]);
 

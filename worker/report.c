@@ -12,8 +12,7 @@ void report_run(const Trainer *trainer) {
     log_info("moetrain " MOETRAIN_VERSION " | %d rank%s x %d thread%s (%s) | %s | %s", comm_size(),
              comm_size() == 1 ? "" : "s", trainer->session.dev.threads,
              trainer->session.dev.threads == 1 ? "" : "s", trainer->session.threads.reason,
-             trainer->session.dev.description,
-             comm_library());
+             trainer->session.dev.description, comm_library());
     log_info("model: %lld parameters, %lld active for a token | vocabulary %lld | expert parallel "
              "%lld | %lld shards",
              (long long)trainer->plan.total_params, (long long)trainer->plan.active_params,

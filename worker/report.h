@@ -1,4 +1,5 @@
-// What a training run tells: the line and row of each step, and plan against fact at the end. Not collective.
+// What a training run tells: the line and row of each step, and plan against fact at the end. Not
+// collective.
 #ifndef MOETRAIN_WORKER_REPORT_H
 #define MOETRAIN_WORKER_REPORT_H
 

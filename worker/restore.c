@@ -24,7 +24,7 @@ static SavedTensor saved_param(const Model *model, ParamSet set, int index, cons
     return saved;
 }
 
-// ---- the host's state ----------------------------------------------------------------------------------
+// ---- the host's state ---------------------------------------------------------------------------
 
 static ParamSet mirror(Arena *arena, ParamSet set) {
     return (ParamSet){{arena_mirror(arena, set.run[0]), arena_mirror(arena, set.run[1])}};
@@ -70,7 +70,7 @@ void host_state_upload(HostState *state) {
     model_refresh_matrices(state->model);
 }
 
-// ---- the list of tensors -------------------------------------------------------------------------------
+// ---- the list of tensors ------------------------------------------------------------------------
 
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count) {
     const Model *model = state->model;
@@ -95,8 +95,8 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     return saved;
 }
 
-// The vocabulary of a checkpoint: its size is that of the embedding; characters have their code points saved.
-// Collective over all ranks.
+// The vocabulary of a checkpoint: its size is that of the embedding; characters have their code
+// points saved. Collective over all ranks.
 static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config,
                                const char *checkpoint_path, Error *err) {
     CheckpointInfo info;

@@ -1,5 +1,5 @@
-// The bridge between a model in memory and a checkpoint: the list of tensors that are saved, and a model made ready
-// from a file for evaluation and generation.
+// The bridge between a model in memory and a checkpoint: the list of tensors that are saved, and a
+// model made ready from a file for evaluation and generation.
 #ifndef MOETRAIN_WORKER_RESTORE_H
 #define MOETRAIN_WORKER_RESTORE_H
 
@@ -9,8 +9,8 @@
 #include "worker/session.h"
 #include "worker/vocabulary.h"
 
-// Parameters and moments as the host sees them: the model's own memory on the CPU, a copy of a GPU's. Files are written from
-// and read into it.
+// Parameters and moments as the host sees them: the model's own memory on the CPU, a copy of a
+// GPU's. Files are written from and read into it.
 typedef struct HostState {
     Model *model;
     Optimizer *optimizer; // NULL: parameters only
@@ -22,8 +22,9 @@ void host_state_close(HostState *state);    // legal on a zeroed struct
 void host_state_download(HostState *state); // before saving
 void host_state_upload(HostState *state);   // after loading; the matrices' copies follow
 
-// The saved tensors of a run: parameters, moments where there is an optimizer, and a character vocabulary's code points. They
-// borrow the state's memory. The list is to be freed by the caller. Not collective.
+// The saved tensors of a run: parameters, moments where there is an optimizer, and a character
+// vocabulary's code points. They borrow the state's memory. The list is to be freed by the caller.
+// Not collective.
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count);
 
 typedef struct Restored {
@@ -32,7 +33,8 @@ typedef struct Restored {
     TrainState state;
 } Restored;
 
-// Verifies the file, lays out a model for `split` and loads its parameters. Collective over all ranks.
+// Verifies the file, lays out a model for `split` and loads its parameters. Collective over all
+// ranks.
 bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit split,
                    Session *session, const char *checkpoint_path, Error *err);
 void restore_free(Restored *restored); // legal on a zeroed struct

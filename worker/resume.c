@@ -23,10 +23,11 @@ typedef struct Choice {
     bool branch;                      // a branch begins there: a run of its own, with a parent
 } Choice;
 
-// ---- which checkpoint ------------------------------------------------------------------------------------
+// ---- which checkpoint ---------------------------------------------------------------------------
 
-// Whether a run that says how it began did so from the checkpoint that `path` names. What lies there decides; when it is gone or
-// from before runs had identities, the path does, or its file's name where a folder was moved.
+// Whether a run that says how it began did so from the checkpoint that `path` names. What lies
+// there decides; when it is gone or from before runs had identities, the path does, or its file's
+// name where a folder was moved.
 static bool began_from(const RunIdentity *run, const char *path) {
     TrainState there;
     Error ignored = {0};
@@ -53,8 +54,8 @@ static bool check_empty(const char *run_dir, Error *err) {
                               folder);
 }
 
-// resume: PATH. Once the folder's newest checkpoint belongs to the branch that began at PATH, it goes on from that one.
-// Collective over all ranks.
+// resume: PATH. Once the folder's newest checkpoint belongs to the branch that began at PATH, it
+// goes on from that one. Collective over all ranks.
 static bool choose_branch(Trainer *trainer, Choice *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
     Error own = {0};
@@ -101,9 +102,10 @@ static bool choose_checkpoint(Trainer *trainer, Choice *choice, Error *err) {
     return true;
 }
 
-// ---- whether it fits -------------------------------------------------------------------------------------
+// ---- whether it fits ----------------------------------------------------------------------------
 
-// A run that is to begin from the weights of `init` and finds its folder in use: is it that run? Rank 0.
+// A run that is to begin from the weights of `init` and finds its folder in use: is it that run?
+// Rank 0.
 static bool check_init(const TrainConfig *config, const char *path, const char *saved_yaml,
                        const RunIdentity *run, Error *err) {
     char line[CHECKPOINT_PATH_BYTES + 16];
@@ -143,7 +145,7 @@ static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
                      choice->path, choice->branch ? " instead of resume" : " and another run.dir");
 }
 
-// ---- loading ---------------------------------------------------------------------------------------------
+// ---- loading ------------------------------------------------------------------------------------
 
 // A new identity for the run at hand, the same on every rank. Collective over all ranks.
 static bool name_run(Trainer *trainer, RunIdentity identity, Error *err) {
@@ -164,7 +166,8 @@ static RunIdentity child_of(const TrainState *parent, const char *path) {
     return child;
 }
 
-// What the weights of `init` compute is what the configuration says, and their tokens are as many as the data's. Rank 0.
+// What the weights of `init` compute is what the configuration says, and their tokens are as many
+// as the data's. Rank 0.
 static bool check_init_fits(const Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     char *yaml = NULL;
@@ -187,7 +190,8 @@ static bool check_init_fits(const Trainer *trainer, Error *err) {
         config->data.train, (long long)trainer->vocabulary.size, config->init, (long long)shape[0]);
 }
 
-// The characters of the checkpoint are those of this run's data. `saved` holds what was loaded, NULL without characters.
+// The characters of the checkpoint are those of this run's data. `saved` holds what was loaded,
+// NULL without characters.
 static bool same_characters(const Trainer *trainer, const int32_t *saved, Error *err) {
     const Vocabulary *vocabulary = &trainer->vocabulary;
     for (int64_t i = 0; saved && i < vocabulary->size; i++)
@@ -201,7 +205,8 @@ static bool same_characters(const Trainer *trainer, const int32_t *saved, Error 
     return true;
 }
 
-// init: parameters alone; step, optimizer, cursor and history begin anew. Collective over all ranks.
+// init: parameters alone; step, optimizer, cursor and history begin anew. Collective over all
+// ranks.
 static bool load_weights(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     const char *path = config->init;
@@ -246,7 +251,7 @@ static bool load_state(Trainer *trainer, const char *path, Error *err) {
     return true;
 }
 
-// ---- beginning a branch ----------------------------------------------------------------------------------
+// ---- beginning a branch -------------------------------------------------------------------------
 
 // Whether the file lies in the folder, by whatever name either is called.
 static bool lies_in(const char *path, const char *folder) {
@@ -257,7 +262,8 @@ static bool lies_in(const char *path, const char *folder) {
            parent.st_dev == checkpoints.st_dev && parent.st_ino == checkpoints.st_ino;
 }
 
-// The identity of the run that the folder's checkpoint of this step belongs to; empty when there is none that can be read.
+// The identity of the run that the folder's checkpoint of this step belongs to; empty when there is
+// none that can be read.
 static RunIdentity run_at(const char *folder, int64_t step) {
     char path[CHECKPOINT_PATH_BYTES + 64];
     TrainState state = {0};
@@ -266,8 +272,9 @@ static RunIdentity run_at(const char *folder, int64_t step) {
     return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
 }
 
-// Moves what the branch gives up aside: what comes after its beginning in its own folder (also when it was begun from a copy or
-// a link elsewhere), or all of a folder that the branch does not come from. Rank 0.
+// Moves what the branch gives up aside: what comes after its beginning in its own folder (also when
+// it was begun from a copy or a link elsewhere), or all of a folder that the branch does not come
+// from. Rank 0.
 static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
     const char *run_dir = trainer->config.run_dir;
     const TrainState *state = &trainer->state;

@@ -22,7 +22,7 @@ struct RowFile {
     int64_t missing; // rows lost since the last one that was written
 };
 
-// ---- what is in the file already -----------------------------------------------------------------------
+// ---- what is in the file already ----------------------------------------------------------------
 
 typedef enum Line { LINE_KEPT, LINE_LATER, LINE_DAMAGED } Line;
 
@@ -81,7 +81,7 @@ static bool rewrite(const char *path, FILE *file, int64_t last_step, Error *err)
     return ok;
 }
 
-// ---- opening -------------------------------------------------------------------------------------------
+// ---- opening ------------------------------------------------------------------------------------
 
 static int open_for_rows(const char *path, struct stat *info, Error *err) {
     int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
@@ -153,7 +153,7 @@ void row_file_close(RowFile *rows) {
     free(rows);
 }
 
-// ---- appending -----------------------------------------------------------------------------------------
+// ---- appending ----------------------------------------------------------------------------------
 
 // The file of that name is still the one we write to; otherwise that one, or a new one, is opened.
 static bool follow_the_name(RowFile *rows, Error *err) {

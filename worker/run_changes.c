@@ -39,8 +39,8 @@ static bool is_refused(const RunChanges *run, const ConfigChanges *changes, int 
     return counts && !config_change_allowed(changes, i, run->allow);
 }
 
-// The refused change that this one follows from, over any number of others; itself when somebody wrote it or when its cause
-// may change.
+// The refused change that this one follows from, over any number of others; itself when somebody
+// wrote it or when its cause may change.
 static int refused_root(const RunChanges *run, const ConfigChanges *changes, int i) {
     int cause = changes->list[i].cause;
     while (cause >= 0 && is_refused(run, changes, cause)) {
@@ -50,7 +50,8 @@ static int refused_root(const RunChanges *run, const ConfigChanges *changes, int
     return i;
 }
 
-// "attention.heads 2 -> 1 (so attention.d_head 8 -> 16)"; of a key that nobody wrote the old value is to be written.
+// "attention.heads 2 -> 1 (so attention.d_head 8 -> 16)"; of a key that nobody wrote the old value
+// is to be written.
 static void append_refused(Text *text, const RunChanges *run, const ConfigChanges *changes,
                            int root) {
     const KeyChange *change = &changes->list[root];

@@ -1,5 +1,5 @@
-// What a configuration may change of a run that is in a checkpoint: free keys anything, course keys openly, function keys
-// nothing unless resume.allow names them.
+// What a configuration may change of a run that is in a checkpoint: free keys anything, course keys
+// openly, function keys nothing unless resume.allow names them.
 #ifndef MOETRAIN_WORKER_RUN_CHANGES_H
 #define MOETRAIN_WORKER_RUN_CHANGES_H
 
@@ -17,8 +17,9 @@ typedef struct RunChanges {
     bool weights_only;   // only what the weights compute must stay: a new run begins from them
 } RunChanges;
 
-// Refuses the function keys that differ, all in one message with both values and the fix: false with exit 2. Otherwise logs
-// every difference by its kind; with weights_only just those that resume.allow let pass. Rank 0 only; not collective.
+// Refuses the function keys that differ, all in one message with both values and the fix: false
+// with exit 2. Otherwise logs every difference by its kind; with weights_only just those that
+// resume.allow let pass. Rank 0 only; not collective.
 bool run_changes_check(const RunChanges *run, Error *err);
 
 #endif

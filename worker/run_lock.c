@@ -26,7 +26,8 @@ static const double LOST_SECONDS =
 static const double SETTLE_SECONDS =
     0.3; // without flock: for a rival that has read the same dead holder
 
-// The text of RUN/lock. Every word is one without blanks, so that it can be read back and by people.
+// The text of RUN/lock. Every word is one without blanks, so that it can be read back and by
+// people.
 typedef struct Holder {
     char host[WORD_BYTES];
     char machine
@@ -57,7 +58,7 @@ static double boot_seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// ---- holders -------------------------------------------------------------------------------------------
+// ---- holders ------------------------------------------------------------------------------------
 
 // When process `pid` was started; 0: there is none, or only a zombie of it.
 static unsigned long long process_start(long pid) {
@@ -125,9 +126,10 @@ static void describe(const Holder *holder, char text[RECORD_BYTES]) {
              holder->host, holder->ranks, holder->ranks == 1 ? "" : "s", holder->since);
 }
 
-// ---- the file ------------------------------------------------------------------------------------------
+// ---- the file -----------------------------------------------------------------------------------
 
-// What the lock file says, and when its holder has touched it last. False when there is no such file.
+// What the lock file says, and when its holder has touched it last. False when there is no such
+// file.
 static bool read_record(const char *path, char text[RECORD_BYTES], struct timespec *touched) {
     text[0] = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -140,7 +142,8 @@ static bool read_record(const char *path, char text[RECORD_BYTES], struct timesp
     return true;
 }
 
-// Seconds since the file at `path` was touched, by the clock of its file system: -1 when that cannot be asked.
+// Seconds since the file at `path` was touched, by the clock of its file system: -1 when that
+// cannot be asked.
 static double age_seconds(const char *path, struct timespec touched) {
     char probe[PATH_BYTES + 32];
     snprintf(probe, sizeof probe, "%s.%ld.tmp", path, (long)getpid());
@@ -173,8 +176,8 @@ static bool name_in_place(int fd, const char *path, const char *record, Error *e
     return cannot(path, "write", cause, err);
 }
 
-// Without flock: a file with our name takes the place of the old one; of two that try, the second wins and the first sees
-// it. False without an error: somebody else was faster.
+// Without flock: a file with our name takes the place of the old one; of two that try, the second
+// wins and the first sees it. False without an error: somebody else was faster.
 static bool name_by_rename(const char *path, const char *record, int *fd, Error *err) {
     char ours[PATH_BYTES + 32], now[RECORD_BYTES];
     struct timespec touched;
@@ -196,7 +199,7 @@ static bool name_by_rename(const char *path, const char *record, int *fd, Error 
     return false;
 }
 
-// ---- taking --------------------------------------------------------------------------------------------
+// ---- taking -------------------------------------------------------------------------------------
 
 typedef enum Grip {
     GRIP_LOCKED,  // flock is ours
@@ -330,9 +333,10 @@ bool run_lock_take(const char *run_dir, int ranks, Error *err) {
     }
 }
 
-// ---- holding -------------------------------------------------------------------------------------------
+// ---- holding ------------------------------------------------------------------------------------
 
-// Whether the file still names this process. A file that has vanished names nobody else. Called with the mutex held.
+// Whether the file still names this process. A file that has vanished names nobody else. Called
+// with the mutex held.
 static bool still_ours(void) {
     char text[RECORD_BYTES];
     struct timespec touched;

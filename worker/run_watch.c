@@ -44,7 +44,8 @@ void run_watch_begin(RunWatch *watch, const char *run_dir) {
                         .config = found.has_config};
 }
 
-// Takes the lock of a folder that is not the one we had. Where another job has begun, this one has nothing left to write to.
+// Takes the lock of a folder that is not the one we had. Where another job has begun, this one has
+// nothing left to write to.
 static bool lock_anew(const char *run_dir, Error *err) {
     run_lock_release();
     if (run_lock_take(run_dir, comm_size(), err)) return true;

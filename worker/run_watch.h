@@ -1,5 +1,5 @@
-// Whether the folder of a run is still there: people remove, move and clean up folders of runs that are alive. Rank 0 looks
-// before each row of metrics and each save. Nothing here is collective.
+// Whether the folder of a run is still there: people remove, move and clean up folders of runs that
+// are alive. Rank 0 looks before each row of metrics and each save. Nothing here is collective.
 #ifndef MOETRAIN_WORKER_RUN_WATCH_H
 #define MOETRAIN_WORKER_RUN_WATCH_H
 
@@ -16,9 +16,9 @@ typedef struct RunWatch {
 
 // Notes what the run began with: RUN, its lock and its checkpoints folder are there.
 void run_watch_begin(RunWatch *watch, const char *run_dir);
-// Says in a warning what is gone, and makes it anew: the folder, the lock, config.yaml, checkpoints/. False when it cannot
-// be, or when the folder cannot be looked at; the rows are then lost and the save fails. Ends the job where another has begun
-// in the folder.
+// Says in a warning what is gone, and makes it anew: the folder, the lock, config.yaml,
+// checkpoints/. False when it cannot be, or when the folder cannot be looked at; the rows are then
+// lost and the save fails. Ends the job where another has begun in the folder.
 bool run_watch_look(RunWatch *watch, const char *run_dir, const char *config_yaml, Error *err);
 
 #endif

@@ -4,7 +4,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-// Whether token a comes before token b: the larger logit first, ties to the lower token; NaN counts as -inf.
+// Whether token a comes before token b: the larger logit first, ties to the lower token; NaN counts
+// as -inf.
 static bool is_likelier(const float *logits, int32_t a, int32_t b) {
     float x = isnan(logits[a]) ? -INFINITY : logits[a];
     float y = isnan(logits[b]) ? -INFINITY : logits[b];

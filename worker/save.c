@@ -11,11 +11,13 @@
 #include "worker/run_watch.h"
 #include "worker/watchdog.h"
 
-// A save is tried again after RETRY_SECONDS, or later: attempts that fail take at most a fifth of the time. While training
-// goes on nothing is given up within PATIENCE_SECONDS; before leaving, WAIT_SECONDS stay below the 30 that schedulers grant.
+// A save is tried again after RETRY_SECONDS, or later: attempts that fail take at most a fifth of
+// the time. While training goes on nothing is given up within PATIENCE_SECONDS; before leaving,
+// WAIT_SECONDS stay below the 30 that schedulers grant.
 enum { RETRY_SECONDS = 5, PATIENCE_SECONDS = 30, WAIT_SECONDS = 20 };
 
-// Whether training may go on from here: the last step was finite, and its loss hardly above that of guessing.
+// Whether training may go on from here: the last step was finite, and its loss hardly above that of
+// guessing.
 static bool is_healthy(const Trainer *trainer) {
     double guessing = log((double)trainer->config.model.vocab_size);
     return trainer->state.skipped_in_row == 0 && trainer->last_loss <= guessing + 0.25;

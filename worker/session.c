@@ -34,7 +34,8 @@ static bool check_gpus(const Device *dev, Error *err) {
     return ok;
 }
 
-// Whether the device's kernels take this model. The same on every rank with such a device. Not collective.
+// Whether the device's kernels take this model. The same on every rank with such a device. Not
+// collective.
 static bool check_limits(const Device *dev, const ModelConfig *model, Error *err) {
     const struct Size {
         const char *key;
@@ -57,9 +58,8 @@ static bool check_limits(const Device *dev, const ModelConfig *model, Error *err
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
     watchdog_beat("opening and testing the device");
-    session->threads =
-        threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
-                       comm_local_sharers(threads_cgroup_key()));
+    session->threads = threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
+                                      comm_local_sharers(threads_cgroup_key()));
     if (session->threads.warning[0]) log_warn("%s", session->threads.warning);
     bool ok = device_open(&session->dev, config->device, session->threads.threads,
                           comm_local_rank(), comm_local_size(), err);

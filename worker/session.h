@@ -13,14 +13,15 @@ typedef struct Session {
     ThreadChoice threads; // of this rank, and why
 } Session;
 
-// Opens and tests the device, on as many threads as threads_choose says, and the process groups. The error is
-// the same on every rank. Collective over all ranks.
+// Opens and tests the device, on as many threads as threads_choose says, and the process groups.
+// The error is the same on every rank. Collective over all ranks.
 bool session_open(Session *session, const TrainConfig *config, Error *err);
 void session_close(Session *session); // legal on a zeroed struct. Collective over all ranks.
 
 // The storage type of activations: train.precision.
 DType session_storage(const TrainConfig *config);
-// How this run cuts its model over ranks. config->expert_parallel is resolved (config_check_ranks). Not collective.
+// How this run cuts its model over ranks. config->expert_parallel is resolved (config_check_ranks).
+// Not collective.
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training);
 
 #endif

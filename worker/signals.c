@@ -11,9 +11,10 @@ static atomic_int received;
 static atomic_bool obeyed;
 static sigset_t requests, before;
 
-// No thread that computes may run a handler: oneDNN's matrix kernels use the stack pointer as a data pointer, and a
-// handler that interrupts one would put its frame into the heap. So there is no handler: this thread, and every thread it
-// starts from now on, blocks the signals. They stay pending until the watchdog's thread or signals_received takes them.
+// No thread that computes may run a handler: oneDNN's matrix kernels use the stack pointer as a
+// data pointer, and a handler that interrupts one would put its frame into the heap. So there is no
+// handler: this thread, and every thread it starts from now on, blocks the signals. They stay
+// pending until the watchdog's thread or signals_received takes them.
 void signals_install(void) {
     static const int numbers[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
     sigemptyset(&requests);

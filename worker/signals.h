@@ -1,16 +1,20 @@
-// Requests to stop: SIGUSR1, SIGTERM, SIGHUP and SIGINT are noted from the first instruction of main on and obeyed at the
-// next safe point: before the first step, after every step, and within a long evaluation. SIGUSR2 does nothing.
+// Requests to stop: SIGUSR1, SIGTERM, SIGHUP and SIGINT are noted from the first instruction of
+// main on and obeyed at the next safe point: before the first step, after every step, and within a
+// long evaluation. SIGUSR2 does nothing.
 #ifndef MOETRAIN_WORKER_SIGNALS_H
 #define MOETRAIN_WORKER_SIGNALS_H
 
 #include "comm/process_groups.h"
 
-// The first thing that main does, before any other thread starts: they inherit what is blocked here. A second signal is
-// not special: the safe point comes soon enough. Under nohup SIGHUP stays ignored.
+// The first thing that main does, before any other thread starts: they inherit what is blocked
+// here. A second signal is not special: the safe point comes soon enough. Under nohup SIGHUP stays
+// ignored.
 void signals_install(void);
-// For work that has nothing to save: the signals end the process again, one that has come meanwhile at once.
+// For work that has nothing to save: the signals end the process again, one that has come meanwhile
+// at once.
 void signals_release(void);
-// Waits up to `seconds` for a request, notes it and returns at once when it comes. For a thread that computes nothing.
+// Waits up to `seconds` for a request, notes it and returns at once when it comes. For a thread
+// that computes nothing.
 void signals_wait(double seconds);
 // The last request that this process received, or 0.
 int signals_received(void);

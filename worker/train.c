@@ -94,9 +94,10 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     return true;
 }
 
-// ---- the run -------------------------------------------------------------------------------------------
+// ---- the run ------------------------------------------------------------------------------------
 
-// *signal: that interrupted the evaluation, which then counts as not made; or 0. Collective over all ranks.
+// *signal: that interrupted the evaluation, which then counts as not made; or 0. Collective over
+// all ranks.
 static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     *signal = 0;
     if (!trainer->validation_file) return true;
@@ -119,8 +120,8 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     return true;
 }
 
-// What is due after a step: evaluation and checkpoint. *signal: one that any rank has received, or 0. Finished steps are
-// saved before it is obeyed. Collective over all ranks.
+// What is due after a step: evaluation and checkpoint. *signal: one that any rank has received, or
+// 0. Finished steps are saved before it is obeyed. Collective over all ranks.
 static bool finish_step(Trainer *trainer, int *signal, Error *err) {
     const TrainConfig *config = &trainer->config;
     int64_t step = trainer->state.step;
@@ -171,8 +172,9 @@ static int train(Trainer *trainer, Error *err) {
         if (!finish_step(trainer, &signal, err)) return err->exit_code;
     }
     if (state->step >= config->steps && !state->evaluation_due) return EXIT_DONE;
-    log_info("stopped by %s after step %lld, everything is saved; run the same command again to go on",
-             signal_name(signal), (long long)state->step);
+    log_info(
+        "stopped by %s after step %lld, everything is saved; run the same command again to go on",
+        signal_name(signal), (long long)state->step);
     return EXIT_REQUEUE;
 }
 

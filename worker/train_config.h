@@ -1,4 +1,5 @@
-// Everything one run is told: composed of what each layer owns, filled by launcher/config.c, read by worker/.
+// Everything one run is told: composed of what each layer owns, filled by launcher/config.c, read
+// by worker/.
 #ifndef MOETRAIN_WORKER_TRAIN_CONFIG_H
 #define MOETRAIN_WORKER_TRAIN_CONFIG_H
 
@@ -7,9 +8,11 @@
 enum { CONFIG_PATH_BYTES = 1024 };
 
 typedef enum DataFormat {
-    DATA_AUTO,  // by file name: *.bin is uint16, anything else bytes
-    DATA_BYTES, // one token a byte, vocabulary 256: text, and anything when the user names the format
-    DATA_CHARACTERS, // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
+    DATA_AUTO, // by file name: *.bin is uint16, anything else bytes
+    // one token a byte, vocabulary 256: text, and anything when the user names the format
+    DATA_BYTES,
+    // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
+    DATA_CHARACTERS,
     DATA_UINT16, // headerless little-endian token numbers, as nanoGPT writes them
     DATA_UINT32,
 } DataFormat;
@@ -42,7 +45,8 @@ typedef enum Reproducible {
 
 typedef enum Precision {
     PRECISION_F32,
-    PRECISION_BF16, // matrices and what they multiply in bf16; sums, masters, optimizer, router and norms in f32
+    // matrices and what they multiply in bf16; sums, masters, optimizer, router and norms in f32
+    PRECISION_BF16,
 } Precision;
 
 typedef struct TrainConfig {
@@ -56,24 +60,26 @@ typedef struct TrainConfig {
     int64_t batch;         // sequences in the global batch of a step
     int64_t context;       // T
     int64_t micro_batches; // gradient accumulation: the batch is worked off in this many pieces
-    int64_t shards;        // S of the whole batch; the micro-batches, and the ranks within one, divide it
+    // S of the whole batch; the micro-batches, and the ranks within one, divide it
+    int64_t shards;
     Reproducible reproducible;
     Precision precision;
     int64_t max_skipped; // non-finite steps in a row that stop the run
     OptimizerConfig optimizer;
     ModelConfig model;
-    int64_t expert_parallel;        // ranks that share one set of experts; 0: as many as can
-    int64_t exchange_chunks;        // pieces of the token exchange at most
-    int64_t checkpoint_every;       // 0: only at the end
-    int64_t keep_last;              // 0: keep all
-    char resume[CONFIG_PATH_BYTES]; // auto, never, must or a path
+    int64_t expert_parallel;              // ranks that share one set of experts; 0: as many as can
+    int64_t exchange_chunks;              // pieces of the token exchange at most
+    int64_t checkpoint_every;             // 0: only at the end
+    int64_t keep_last;                    // 0: keep all
+    char resume[CONFIG_PATH_BYTES];       // auto, never, must or a path
     char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas
-    char init[CONFIG_PATH_BYTES];         // checkpoint whose weights a new run begins with; empty: none
+    // checkpoint whose weights a new run begins with; empty: none
+    char init[CONFIG_PATH_BYTES];
     int64_t log_every;
-    bool log_every_row;        // a row of metrics for every step
-    int64_t utilization_every; // 0: as log_every
-    int64_t eval_every;        // 0: only at the end
-    int64_t eval_batches;      // of `batch` sequences; 0: the whole validation file
+    bool log_every_row;            // a row of metrics for every step
+    int64_t utilization_every;     // 0: as log_every
+    int64_t eval_every;            // 0: only at the end
+    int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
     Rational eval_capacity_factor; // 0: evaluation is dropless
 } TrainConfig;
 

@@ -1,5 +1,6 @@
-// What one rank's training run is made of. train.c has the step and the loop, prepare.c what comes before the first step,
-// resume.c where the run goes on from, save.c how it is saved, report.c what it says.
+// What one rank's training run is made of. train.c has the step and the loop, prepare.c what comes
+// before the first step, resume.c where the run goes on from, save.c how it is saved, report.c what
+// it says.
 #ifndef MOETRAIN_WORKER_TRAINER_H
 #define MOETRAIN_WORKER_TRAINER_H
 

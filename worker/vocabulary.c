@@ -59,7 +59,8 @@ bool vocabulary_open(Vocabulary *vocabulary, const DataConfig *config, Error *er
     return true;
 }
 
-// Whether a checkpoint's vocabulary is one that this program writes: ids index the embedding, code points are characters.
+// Whether a checkpoint's vocabulary is one that this program writes: ids index the embedding, code
+// points are characters.
 static bool is_consistent(DataFormat format, const int32_t *code_points, int64_t size) {
     if (format == DATA_BYTES) return !code_points && size == 256;
     if (format == DATA_UINT16) return !code_points && size >= 1 && size <= 1 << 16;

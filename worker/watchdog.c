@@ -34,8 +34,9 @@ static bool is_mpirun(pid_t process) {
     return strcmp(name, "mpirun\n") == 0 || strcmp(name, "orterun\n") == 0;
 }
 
-// Ends this job's mpirun when it does not end by itself. Without its keepalive it waits for ever for a host that is cut off,
-// although its rank here has left with an exit code. A process of its own session, because mpirun kills its ranks' groups.
+// Ends this job's mpirun when it does not end by itself. Without its keepalive it waits for ever
+// for a host that is cut off, although its rank here has left with an exit code. A process of its
+// own session, because mpirun kills its ranks' groups.
 static void end_mpirun_later(void) {
     static const char *const said =
         "moetrain: fatal: mpirun waits for a host that does not answer; it is ended\n";
@@ -43,7 +44,8 @@ static void end_mpirun_later(void) {
     if (!is_mpirun(launcher) || fork() != 0) return;
     setsid();
     close_range(STDERR_FILENO + 1, ~0U, 0); // the run's lock among them
-    sigset_t none; // of several threads only this one is left: nothing but system calls from here on
+    // of several threads only this one is left: nothing but system calls from here on
+    sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     for (int i = 0; i < LAUNCHER_SECONDS && kill(launcher, 0) == 0; i++)
@@ -64,7 +66,8 @@ static _Noreturn void end_hang(double quiet_seconds) {
     _exit(EXIT_HANG);
 }
 
-// A signal that is not obeyed at once is at least confirmed: a step may take long, and mpirun does not wait for it.
+// A signal that is not obeyed at once is at least confirmed: a step may take long, and mpirun does
+// not wait for it.
 static void confirm_signal(int number) {
     bool from_mpirun = number == SIGTERM && getenv("OMPI_COMM_WORLD_RANK");
     log_info("%s received in: %s; stopping as soon as it ends%s", signal_name(number),

@@ -7,8 +7,8 @@ static void relu_row(float *out, const float *in, int64_t F) {
     for (int64_t f = 0; f < F; f++) out[f] = in[f] < 0.0f ? 0.0f : in[f]; // NaN stays NaN
 }
 
-// The backward loops may work in place, element by element: `omp simd` says so, else the compiler's own
-// aliasing test would choose its scalar loop exactly then.
+// The backward loops may work in place, element by element: `omp simd` says so, else the compiler's
+// own aliasing test would choose its scalar loop exactly then.
 static void relu_row_backward(float *din, const float *dout, const float *in, int64_t F) {
 #pragma omp simd
     for (int64_t f = 0; f < F; f++) din[f] = in[f] > 0.0f ? dout[f] : 0.0f;

@@ -3,7 +3,8 @@
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 
-// One pass over w, g, m and v, and the copy: 28 or 30 bytes of memory traffic an element are the cost, not the arithmetic.
+// One pass over w, g, m and v, and the copy: 28 or 30 bytes of memory traffic an element are the
+// cost, not the arithmetic.
 void adamw_update_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
                       Tensor decay, AdamW rule) {
     enum { FLAG = 16 }; // elements that one flag of `decay` speaks for

@@ -6,18 +6,19 @@
 #include "kernels/cpu/register_tile.h"
 #include "kernels/cpu/scratch.h"
 
-// Blockwise attention with a running softmax (FlashAttention, arXiv:2205.14135). One thread takes a whole
-// (sequence, head). It first copies the head's rows into tiles padded with zeros, so that no inner loop has
-// a tail. Scores are kept transposed, a row for each key and a column for each query: the softmax then runs
-// down columns, 16 queries at a time, and needs no sums across lanes. Tiles are f32: what is stored as bf16 is widened
-// when it is copied in, and results are rounded when they are copied out.
+// Blockwise attention with a running softmax (FlashAttention, arXiv:2205.14135). One thread takes a
+// whole (sequence, head). It first copies the head's rows into tiles padded with zeros, so that no
+// inner loop has a tail. Scores are kept transposed, a row for each key and a column for each
+// query: the softmax then runs down columns, 16 queries at a time, and needs no sums across lanes.
+// Tiles are f32: what is stored as bf16 is widened when it is copied in, and results are rounded
+// when they are copied out.
 enum { BLOCK = 64 }; // queries and keys of a block of scores
 
 static int64_t round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
 }
 
-// ---- storage -------------------------------------------------------------------------------------------
+// ---- storage ------------------------------------------------------------------------------------
 
 // Elements of a tensor, f32 or bf16.
 typedef struct Stored {
@@ -39,7 +40,7 @@ static const float *as_f32(Stored x, int64_t n, float *room) {
     return room;
 }
 
-// ---- a small matrix product ----------------------------------------------------------------------------
+// ---- a small matrix product ---------------------------------------------------------------------
 
 // A row-major matrix of lanes-padded rows.
 typedef struct Rows {
@@ -60,7 +61,8 @@ static inline __attribute__((always_inline)) void multiply_with(Rows c, Factor a
     }
 }
 
-// c (rows, columns) = a (rows, depth) b (depth, columns); rows a multiple of REGISTER_ROWS, columns of LANES.
+// c (rows, columns) = a (rows, depth) b (depth, columns); rows a multiple of REGISTER_ROWS, columns
+// of LANES.
 static void multiply(Rows c, Factor a, Rows b, int64_t rows, int64_t columns, int64_t depth) {
     multiply_with(c, a, b, rows, columns, depth, false);
 }
@@ -70,7 +72,7 @@ static void multiply_add(Rows c, Factor a, Rows b, int64_t rows, int64_t columns
     multiply_with(c, a, b, rows, columns, depth, true);
 }
 
-// ---- tiles ---------------------------------------------------------------------------------------------
+// ---- tiles --------------------------------------------------------------------------------------
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -120,8 +122,8 @@ static void store_row(Stored to, const float *from, int64_t columns) {
     }
 }
 
-// to (padded_rows, to.width) = from (rows, columns) with zeros around it. The rows of a head lie far apart, where
-// the processor's own prefetching does not follow.
+// to (padded_rows, to.width) = from (rows, columns) with zeros around it. The rows of a head lie
+// far apart, where the processor's own prefetching does not follow.
 static inline __attribute__((always_inline)) void pack_with(Rows to, int64_t padded_rows,
                                                             Stored from, int64_t from_width,
                                                             int64_t rows, int64_t columns) {
@@ -165,8 +167,8 @@ static void unpack(Stored to, int64_t to_width, Rows from, int64_t rows, int64_t
     }
 }
 
-// Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block is one whose
-// keys and queries are the same tokens: there no query sees a later key.
+// Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block
+// is one whose keys and queries are the same tokens: there no query sees a later key.
 static int64_t keys_seen(int64_t keys, int64_t query, bool diagonal) {
     return diagonal ? least(keys, query + LANES) : keys;
 }
@@ -189,7 +191,7 @@ static int64_t value_column(AttentionShape s, int64_t kv) {
     return (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
 }
 
-// ---- forward -------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 typedef struct ForwardTiles {
     Rows k, v;         // (T, d_head), (T, d_value)
@@ -296,7 +298,7 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
     }
 }
 
-// ---- backward ------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 typedef struct BackwardTiles {
     Rows k, v, dk, dv;             // (T, d_head) or (T, d_value) of a key/value head
@@ -365,7 +367,8 @@ static void backward_block(BackwardTiles t, AttentionShape s, int64_t key, int64
                  keys);
 }
 
-// One query head of one sequence against its packed keys and values; q, dout, out and lse point at its first row.
+// One query head of one sequence against its packed keys and values; q, dout, out and lse point at
+// its first row.
 static void backward_head(BackwardTiles t, AttentionShape s, Stored q, Stored dout, Stored out,
                           const float *lse, int64_t T, float scale) {
     int64_t rows = round_up(T, LANES), W = attention_qkv_width(s), O = s.heads * s.d_value;
@@ -416,7 +419,7 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
     }
 }
 
-// ---- decoding ------------------------------------------------------------------------------------------
+// ---- decoding -----------------------------------------------------------------------------------
 
 // One query against the cache, memory-bound: one thread a head, keys in order.
 void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,

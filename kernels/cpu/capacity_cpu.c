@@ -22,7 +22,8 @@ static void keep_first(Group g) {
         }
 }
 
-// Moves the `wanted` smallest keys to the front, in no order (Hoare's selection); keys are distinct.
+// Moves the `wanted` smallest keys to the front, in no order (Hoare's selection); keys are
+// distinct.
 static void select_smallest(uint64_t *key, int64_t count, int64_t wanted) {
     int64_t low = 0, high = count - 1;
     while (low < high) {
@@ -46,8 +47,8 @@ static void select_smallest(uint64_t *key, int64_t count, int64_t wanted) {
     }
 }
 
-// Sort key of a choice, smallest kept first; the choice's own number in the low half breaks ties downwards.
-// Gate weights are not negative, so their bits order as they do.
+// Sort key of a choice, smallest kept first; the choice's own number in the low half breaks ties
+// downwards. Gate weights are not negative, so their bits order as they do.
 static uint64_t drop_key(DropPolicy policy, float weight, RngStream stream, uint64_t global_choice,
                          uint32_t choice) {
     uint32_t high;

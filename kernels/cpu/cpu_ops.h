@@ -1,7 +1,8 @@
-// The CPU's implementation of every op of kernels.h, one file per family; the table is in backend_cpu.c.
+// The CPU's implementation of every op of kernels.h, one file per family; the table is in
+// backend_cpu.c.
 //
-// All of them: work is cut by shapes only and no float is summed across threads, so the number of OpenMP
-// threads changes no bit.
+// All of them: work is cut by shapes only and no float is summed across threads, so the number of
+// OpenMP threads changes no bit.
 #ifndef MOETRAIN_KERNELS_CPU_CPU_OPS_H
 #define MOETRAIN_KERNELS_CPU_CPU_OPS_H
 

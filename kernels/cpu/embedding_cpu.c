@@ -20,7 +20,8 @@ typedef struct Occurrences {
 } Occurrences;
 
 // sum (D) = the binary tree over parts [first_part, first_part + parts) of the rows at[0..count).
-// spare: D floats for each level of the tree below this one. Parts without occurrences are +0: skipped.
+// spare: D floats for each level of the tree below this one. Parts without occurrences are +0:
+// skipped.
 static void sum_parts(Occurrences o, float *sum, const int32_t *at, int64_t count,
                       int64_t first_part, int64_t parts, float *spare) {
     if (count == 0 || parts == 1) {

@@ -1,12 +1,14 @@
-// Matrix products by oneDNN's dnnl_sgemm: one-thread calls on tiles, tiles spread over the OpenMP threads.
+// Matrix products by oneDNN's dnnl_sgemm: one-thread calls on tiles, tiles spread over the OpenMP
+// threads.
 //
-// A tile is a function of its segment's shape alone, so that no thread count and no neighbour changes how a
-// number is summed. GFLOP/s of one core (Xeon 2.5 GHz, AVX-512), rows x N x K, by tests/bench/bench_gemm:
+// A tile is a function of its segment's shape alone, so that no thread count and no neighbour
+// changes how a number is summed. GFLOP/s of one core (Xeon 2.5 GHz, AVX-512), rows x N x K, by
+// tests/bench/bench_gemm:
 //
 //                              64 x 512 x 128   512 x 128 x 512   64 x 1408 x 512
 //     y = x wᵀ   oneDNN 2.6          122               122               101
 //                OpenBLAS 0.3         82               109                86
-//                LIBXSMM 1.17         68                92                20   with a transposed copy of w
+//                LIBXSMM 1.17   68   92   20   with a transposed copy of w
 //     dx = dy w  oneDNN              141               145               125
 //                OpenBLAS            102               116                96
 //                LIBXSMM             143               132                57
@@ -14,11 +16,12 @@
 //                OpenBLAS             98               108               103
 //                LIBXSMM             134                67               111
 //
-// A forward product of our own that transposed x instead of w was up to a quarter faster on 64 rows and lost it
-// again on the ragged segments of real steps.
+// A forward product of our own that transposed x instead of w was up to a quarter faster on 64 rows
+// and lost it again on the ragged segments of real steps.
 //
-// bf16 is storage: blocks of the operands are widened into a thread's scratch, which the second cache holds, multiplied in f32,
-// and a result is rounded once. Depths of more than a block are summed block by block, whatever the rows.
+// bf16 is storage: blocks of the operands are widened into a thread's scratch, which the second
+// cache holds, multiplied in f32, and a result is rounded once. Depths of more than a block are
+// summed block by block, whatever the rows.
 #include <string.h>
 
 #include <oneapi/dnnl/dnnl.h>

@@ -9,7 +9,8 @@ void *allocate_cpu(Device *dev, size_t bytes) {
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) return NULL;
-    // Large pages where the kernel has them: fewer first-touch faults. Advice only, failure is fine.
+    // Large pages where the kernel has them: fewer first-touch faults. Advice only, failure is
+    // fine.
     madvise(base, bytes, MADV_HUGEPAGE);
     return base;
 }

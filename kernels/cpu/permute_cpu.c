@@ -5,8 +5,8 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 
-// A counting sort by (expert, part): count, turn counts into first rows, deal the rows out in (token, slot)
-// order. Each part counts and deals alone.
+// A counting sort by (expert, part): count, turn counts into first rows, deal the rows out in
+// (token, slot) order. Each part counts and deals alone.
 void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
                           Tensor ids, Tensor kept, int64_t parts, int64_t room) {
     int64_t choices = tensor_elements(ids), E = counts.shape[0], per_part = choices / parts;
@@ -43,8 +43,8 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
     for (int64_t r = rows; r < end; r++) choice_of[r] = -1;
 }
 
-// Expert rows are dealt out by (expert, source rank, shard), received rows by (chunk, source rank, expert, shard): both
-// walks go through the same runs of rows.
+// Expert rows are dealt out by (expert, source rank, shard), received rows by (chunk, source rank,
+// expert, shard): both walks go through the same runs of rows.
 void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
                        int64_t parts) {
     int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];

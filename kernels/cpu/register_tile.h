@@ -1,4 +1,5 @@
-// The inner loops of a small matrix product held in registers, and of a transposition: what attention is made of.
+// The inner loops of a small matrix product held in registers, and of a transposition: what
+// attention is made of.
 #ifndef MOETRAIN_KERNELS_CPU_REGISTER_TILE_H
 #define MOETRAIN_KERNELS_CPU_REGISTER_TILE_H
 
@@ -12,15 +13,15 @@ enum {
     TRANSPOSE = 16,               // rows and columns of a transposed block
 };
 
-// An operand that is read one number at a time, so that its transpose costs nothing: element (i, k) lies at
-// data[i · row + k · column].
+// An operand that is read one number at a time, so that its transpose costs nothing: element (i, k)
+// lies at data[i · row + k · column].
 typedef struct Factor {
     const float *data;
     int64_t row, column;
 } Factor;
 
-// c (REGISTER_ROWS, vectors · LANES) = or += a (REGISTER_ROWS, depth) b (depth, vectors · LANES); `vectors` is 1
-// or 2 and known when compiling. Each sum runs over depth in order.
+// c (REGISTER_ROWS, vectors · LANES) = or += a (REGISTER_ROWS, depth) b (depth, vectors · LANES);
+// `vectors` is 1 or 2 and known when compiling. Each sum runs over depth in order.
 static inline __attribute__((always_inline)) void multiply_tile(float *c, int64_t c_width, Factor a,
                                                                 const float *b, int64_t b_width,
                                                                 int64_t depth, const int vectors,

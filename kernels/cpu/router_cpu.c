@@ -5,7 +5,7 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 
-// ---- choosing ------------------------------------------------------------------------------------------
+// ---- choosing -----------------------------------------------------------------------------------
 
 // The K largest of z[0..E), best first; equal ones in ascending order. Valid ids even for NaN.
 static void choose(int32_t *ids, const float *z, int64_t E, int64_t K) {

@@ -1,5 +1,5 @@
-// Vector arithmetic of the CPU ops: as many lanes of f32 as one register holds, sums in an order that depends
-// on their length alone, and an exponential that loops over arrays vectorise.
+// Vector arithmetic of the CPU ops: as many lanes of f32 as one register holds, sums in an order
+// that depends on their length alone, and an exponential that loops over arrays vectorise.
 //
 // Lanes are the vector extension of GCC and Clang.
 #ifndef MOETRAIN_KERNELS_CPU_VECTOR_MATH_H
@@ -105,7 +105,8 @@ static inline float max_of(const float *x, int64_t n) {
 }
 
 // e^x within 2 ulp: x = n ln2 + r, |r| <= ln2 / 2, polynomial of Cephes' expf (S. Moshier) for e^r.
-// 0 below -87.33, infinity above 88.37 (the true limits of f32 are -103.97 and 88.72); NaN stays NaN.
+// 0 below -87.33, infinity above 88.37 (the true limits of f32 are -103.97 and 88.72); NaN stays
+// NaN.
 static inline float exp_f32(float x) {
     const float lowest = -87.33f, highest = 88.37f;
     const float to_integer = 0x1.8p23f; // adding it leaves round(x / ln2) in the low bits

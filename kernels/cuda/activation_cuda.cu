@@ -2,13 +2,14 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// All four kernels: a row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows' runs, one
-// after another in memory, and each of its threads RUNS of them, a block's width apart. Every element is read and written
-// once, 16 bytes at a time where rows are aligned. Elements are independent: nothing is summed.
+// All four kernels: a row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has
+// BLOCK_RUNS of all rows' runs, one after another in memory, and each of its threads RUNS of them,
+// a block's width apart. Every element is read and written once, 16 bytes at a time where rows are
+// aligned. Elements are independent: nothing is summed.
 static const int THREADS = 256, RUNS = 4, BLOCK_RUNS = THREADS * RUNS;
 
-// Where the i-th of a thread's runs lies: row and first element; false past the last row. The 64-bit division is the same for
-// all i and done once.
+// Where the i-th of a thread's runs lies: row and first element; false past the last row. The
+// 64-bit division is the same for all i and done once.
 template <int WIDTH>
 __device__ static inline bool find_run(int i, int64_t N, int F, int64_t *row, int *f) {
     unsigned runs_of_row = (F + WIDTH - 1) / WIDTH;
@@ -41,7 +42,8 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// silu'(g) = σ(g) (1 + g (1 - σ(g))). din may be `in`: a thread writes only where it has read itself.
+// silu'(g) = σ(g) (1 + g (1 - σ(g))). din may be `in`: a thread writes only where it has read
+// itself.
 template <typename T, bool VECTORS>
 __global__ void __launch_bounds__(THREADS)
     swiglu_backward_kernel(T *din, const T *__restrict__ dout, const T *in, int64_t N, int F) {

@@ -4,9 +4,10 @@
 
 enum { THREADS = 256, PER_THREAD = 4, FLAG = 16 }; // elements that one flag of `decay` speaks for
 
-// One launch for all parameters of a run. A thread owns four consecutive elements: 16 bytes of w, g, m and v, 8 of the copy,
-// and a quarter of a flag. Reads w, g, m, v and writes w, m, v and the copy once: 28 or 30 bytes an element, the minimum, and
-// what the time goes to. No element depends on another.
+// One launch for all parameters of a run. A thread owns four consecutive elements: 16 bytes of w,
+// g, m and v, 8 of the copy, and a quarter of a flag. Reads w, g, m, v and writes w, m, v and the
+// copy once: 28 or 30 bytes an element, the minimum, and what the time goes to. No element depends
+// on another.
 __global__ void __launch_bounds__(THREADS)
     adamw_kernel(float *w, bf16 *copy, const float *g, float *m, float *v, const uint8_t *decay,
                  int64_t n, AdamW rule) {
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(THREADS)
     if (copy) store_four(copy + i, weight);
 }
 
-// Fatal unless groups of four elements can be read at once; parameter runs begin at multiples of 16 elements.
+// Fatal unless groups of four elements can be read at once; parameter runs begin at multiples of 16
+// elements.
 template <typename T> static T *aligned_data(Tensor x, const char *name) {
     T *data = device_data<T>(x);
     CHECK((uintptr_t)data % (PER_THREAD * sizeof(T)) == 0,

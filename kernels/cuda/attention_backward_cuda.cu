@@ -1,15 +1,18 @@
-// Causal attention, backward: FlashAttention-2 (arXiv:2307.08691) without its atomic additions. With p the probabilities,
-// recomputed from the scores and their log-sum-exp, and delta = Σ dout · out of a query and head:
+// Causal attention, backward: FlashAttention-2 (arXiv:2307.08691) without its atomic additions.
+// With p the probabilities, recomputed from the scores and their log-sum-exp, and delta = Σ dout ·
+// out of a query and head:
 //   dv = pᵀ dout;  ds = p · (dout vᵀ - delta);  dq = scale · ds k;  dk = scale · dsᵀ q
-// Three kernels: delta; dk and dv, a block for each tile of keys; dq, a block for each tile of queries. Scores are computed
-// twice, seven products of tiles instead of five, and in return every sum has one owner and one order: the query heads of
-// a group in turn, each one's tiles from first to last. No bit depends on the batch.
+// Three kernels: delta; dk and dv, a block for each tile of keys; dq, a block for each tile of
+// queries. Scores are computed twice, seven products of tiles instead of five, and in return every
+// sum has one owner and one order: the query heads of a group in turn, each one's tiles from first
+// to last. No bit depends on the batch.
 //
 // Bytes moved: own tiles and results once; the tiles walked over once a block, from the L2 cache.
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
-// What a block works on: blocks are numbered (sequence, head, tile); `heads` are query heads or key/value heads.
+// What a block works on: blocks are numbered (sequence, head, tile); `heads` are query heads or
+// key/value heads.
 typedef struct OwnTile {
     int64_t row; // first row of the sequence
     int head;
@@ -24,11 +27,12 @@ __device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t 
     return {(int64_t)(pair / heads) * T, pair % heads, tile * tokens, min((tile + 1) * tokens, T)};
 }
 
-// ---- delta ---------------------------------------------------------------------------------------------
+// ---- delta --------------------------------------------------------------------------------------
 
 enum { DELTA_LANES = 8, DELTA_THREADS = 256 };
 
-// delta (N, H) = Σ dout · out. 8 lanes a head, so that a warp reads 4 heads one after the other in memory.
+// delta (N, H) = Σ dout · out. 8 lanes a head, so that a warp reads 4 heads one after the other in
+// memory.
 template <typename T>
 __global__ void __launch_bounds__(DELTA_THREADS)
     attention_delta(float *delta, const T *dout, const T *out, int64_t heads, int d_value,
@@ -55,10 +59,11 @@ __global__ void __launch_bounds__(DELTA_THREADS)
     if (head < heads && lane == 0) delta[head] = sum;
 }
 
-// ---- bf16 ----------------------------------------------------------------------------------------------
+// ---- bf16 ---------------------------------------------------------------------------------------
 
-// A block owns OWN tokens, 16 a warp, and walks over tiles of OTHER tokens in two buffers: one arrives while the other is
-// computed with. All stays below 99 KB of shared memory, which every GPU since Ampere has.
+// A block owns OWN tokens, 16 a warp, and walks over tiles of OTHER tokens in two buffers: one
+// arrives while the other is computed with. All stays below 99 KB of shared memory, which every GPU
+// since Ampere has.
 template <int P> struct BackwardTiles {
     static const int WARPS = P == 128 ? 8 : 4, THREADS = WARPS * WARP;
     static const int OWN = WARPS * STRIP, OTHER = P == 256 ? 16 : 32;
@@ -69,7 +74,8 @@ template <int P> struct BackwardTiles {
     static const int BYTES = TILE_BYTES + 2 * 2 * OTHER * (int)sizeof(float);
 };
 
-// The log-sum-exp, to base 2, and delta of the query that this thread fetches for a tile; zeros past the sequence's end.
+// The log-sum-exp, to base 2, and delta of the query that this thread fetches for a tile; zeros
+// past the sequence's end.
 typedef struct QueryNumbers {
     float lse_log2, delta;
 } QueryNumbers;
@@ -80,8 +86,9 @@ __device__ static inline QueryNumbers query_numbers(const float *lse, const floa
     return {lse[at] * LOG2_E, delta[at]};
 }
 
-// A block owns OWN keys of a key/value head, and COLUMNS columns of dk and dv. Scores are kept transposed, keys down and
-// queries across, so that they are the left operand of both sums as they lie in registers.
+// A block owns OWN keys of a key/value head, and COLUMNS columns of dk and dv. Scores are kept
+// transposed, keys down and queries across, so that they are the left operand of both sums as they
+// lie in registers.
 template <int P>
 __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     attention_backward_keys_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
@@ -105,7 +112,8 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                                      own.end - own.first, g.d_value, g.vectors);
 
     float dk[1][WIDTH][4] = {}, dv[1][WIDTH][4] = {};
-    // Step i takes the i % tiles-th tile of queries of the group's i / tiles-th head; the turn before the first only loads.
+    // Step i takes the i % tiles-th tile of queries of the group's i / tiles-th head; the turn
+    // before the first only loads.
     for (int step = -1; step < group * tiles; step++) {
         cp_async_wait<0>();
         __syncthreads(); // this step's buffer is there, nobody reads the other one
@@ -236,10 +244,10 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                                 g.width, queries, rows, 0, g.d_head, g.vectors);
 }
 
-// ---- f32 -----------------------------------------------------------------------------------------------
+// ---- f32 ----------------------------------------------------------------------------------------
 
-// A block of 128 threads owns OWN tokens and walks over OTHER tokens at a time; two or more blocks on a multiprocessor hide
-// each other's loads.
+// A block of 128 threads owns OWN tokens and walks over OTHER tokens at a time; two or more blocks
+// on a multiprocessor hide each other's loads.
 template <int P> static inline size_t keys_f32_bytes() {
     typedef PlainTiles<P> S;
     return (2 * S::OWN_FLOATS + 2 * S::OTHER_FLOATS + 2 * S::SCORE_FLOATS + 2 * S::OTHER) *
@@ -377,7 +385,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
                  scale, rows, g.d_head, g.vectors);
 }
 
-// ---- the op --------------------------------------------------------------------------------------------
+// ---- the op -------------------------------------------------------------------------------------
 
 template <typename T>
 static float *launch_delta(Device *dev, Tensor dout, Tensor out, AttentionShape s) {

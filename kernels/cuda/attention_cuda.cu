@@ -1,13 +1,15 @@
-// Causal attention, forward: FlashAttention-2 (arXiv:2307.08691). A block owns a tile of one head's queries and walks over
-// tiles of keys with a running softmax, so that scores never leave the chip.
+// Causal attention, forward: FlashAttention-2 (arXiv:2307.08691). A block owns a tile of one head's
+// queries and walks over tiles of keys with a running softmax, so that scores never leave the chip.
 //
-// Bytes moved: each query and result once; keys and values once a query tile, from the L2 cache, where neighbouring blocks
-// (the tiles of one head, then the heads that share a key/value head) find them. A block reads its own sequence alone and
-// adds in an order fixed by T and the head's width: no bit depends on the batch.
+// Bytes moved: each query and result once; keys and values once a query tile, from the L2 cache,
+// where neighbouring blocks (the tiles of one head, then the heads that share a key/value head)
+// find them. A block reads its own sequence alone and adds in an order fixed by T and the head's
+// width: no bit depends on the batch.
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
-// What a block works on: blocks are numbered (sequence, head, tile), a head's last and longest tile first.
+// What a block works on: blocks are numbered (sequence, head, tile), a head's last and longest tile
+// first.
 typedef struct QueryTile {
     int64_t row; // first row of the sequence
     int head, kv_head;
@@ -22,10 +24,10 @@ __device__ static inline QueryTile query_tile(Heads g, int queries) {
             min((tile + 1) * queries, g.T)};
 }
 
-// ---- bf16 ----------------------------------------------------------------------------------------------
+// ---- bf16 ---------------------------------------------------------------------------------------
 
-// A block of 4 warps; a warp owns STRIPS strips of 16 queries. One buffer for keys, one for values: the values arrive while
-// scores are computed, the next keys while values are summed.
+// A block of 4 warps; a warp owns STRIPS strips of 16 queries. One buffer for keys, one for values:
+// the values arrive while scores are computed, the next keys while values are summed.
 template <int P> struct ForwardTiles {
     static const int WARPS = 4, THREADS = WARPS * WARP;
     static const int STRIPS = P == 256 ? 1 : 2; // what 255 registers a thread can hold
@@ -46,8 +48,9 @@ __device__ static inline void hide_later_keys(float scores[COLUMNS][4], int quer
             if (key + n * 8 + i % 2 > query + i / 2 * 8) scores[n][i] = -INFINITY;
 }
 
-// One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns scores into exponentials,
-// and shrinks what has been summed so far. `largest` is unscaled; `normaliser` is this lane's share of the row's sum.
+// One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns
+// scores into exponentials, and shrinks what has been summed so far. `largest` is unscaled;
+// `normaliser` is this lane's share of the row's sum.
 template <int COLUMNS, int WIDTH>
 __device__ static inline void softmax_step(float scores[COLUMNS][4], float sum[WIDTH][4], int half,
                                            float *largest, float *normaliser, float scale_log2) {
@@ -152,9 +155,10 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
         tile.end - tile.first, 0, g.d_value, g.vectors);
 }
 
-// ---- f32 -----------------------------------------------------------------------------------------------
+// ---- f32 ----------------------------------------------------------------------------------------
 
-// One more tile of keys for this thread's rows of scores, 16 threads to a row; writes exponentials and each row's factor.
+// One more tile of keys for this thread's rows of scores, 16 threads to a row; writes exponentials
+// and each row's factor.
 template <int P>
 __device__ static inline void
 softmax_step(float scores[PlainTiles<P>::DOWN][PlainTiles<P>::ACROSS], float *exponentials,
@@ -271,7 +275,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     }
 }
 
-// ---- the op --------------------------------------------------------------------------------------------
+// ---- the op -------------------------------------------------------------------------------------
 
 template <int P>
 static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,

@@ -1,12 +1,13 @@
-// Attention of one new token against the cache. The cache is cut into splits of 128 keys, so that a long one keeps the whole
-// GPU busy; a second kernel joins the splits, in order.
+// Attention of one new token against the cache. The cache is cut into splits of 128 keys, so that a
+// long one keeps the whole GPU busy; a second kernel joins the splits, in order.
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/reduce.cuh"
 
 enum { SPLIT_KEYS = 128, DECODE_THREADS = 256, KEY_LANES = 8, JOIN_THREADS = 128 };
 
-// What a split knows of a head: the largest score and the sum of exponentials, both to base 2, and Σ exponential · v.
+// What a split knows of a head: the largest score and the sum of exponentials, both to base 2, and
+// Σ exponential · v.
 enum { SPLIT_LARGEST, SPLIT_NORMALISER, SPLIT_SUM }; // of 2 + d_value floats
 
 static inline size_t split_shared_bytes(AttentionShape s, int count) {
@@ -22,9 +23,10 @@ template <int COUNT, typename T> __device__ static inline void load_some(float *
     }
 }
 
-// A block owns a split of one head: first 8 lanes to a key for the scores, then a thread to COUNT columns and every so-manieth
-// key for the sum, which adds its keys in order, groups of keys after another. Blocks of one split are neighbours: query
-// heads that share a key/value head find its rows in the L2 cache. Bytes moved: the cache once.
+// A block owns a split of one head: first 8 lanes to a key for the scores, then a thread to COUNT
+// columns and every so-manieth key for the sum, which adds its keys in order, groups of keys after
+// another. Blocks of one split are neighbours: query heads that share a key/value head find its
+// rows in the L2 cache. Bytes moved: the cache once.
 template <typename T, int COUNT>
 __global__ void __launch_bounds__(DECODE_THREADS)
     attention_decode_split(float *splits, const T *qkv, const T *cache, Heads g, int keys,

@@ -1,8 +1,10 @@
-// What the attention kernels share: where heads lie in memory, tiles in shared memory, and the two small matrix products that
-// all of attention is made of, for bf16 on tensor cores and for f32 on plain multipliers.
+// What the attention kernels share: where heads lie in memory, tiles in shared memory, and the two
+// small matrix products that all of attention is made of, for bf16 on tensor cores and for f32 on
+// plain multipliers.
 //
-// The products: a tile of scores, A Bᵀ with A and B in shared memory, rows of both as long as a head is wide; and a sum
-// over scores, C += S B, with S the scores after the softmax. Their sums run in an order that the tile's shape fixes.
+// The products: a tile of scores, A Bᵀ with A and B in shared memory, rows of both as long as a
+// head is wide; and a sum over scores, C += S B, with S the scores after the softmax. Their sums
+// run in an order that the tile's shape fixes.
 #ifndef MOETRAIN_KERNELS_CUDA_ATTENTION_TILE_CUH
 #define MOETRAIN_KERNELS_CUDA_ATTENTION_TILE_CUH
 
@@ -11,11 +13,12 @@
 #include "kernels/cuda/storage.cuh"
 #include "kernels/kernels.h"
 
-// Kernels compute with 2^x, which GPUs have in hardware (exp2f: within 2 ulp); these change the base.
+// Kernels compute with 2^x, which GPUs have in hardware (exp2f: within 2 ulp); these change the
+// base.
 #define LOG2_E 1.44269504f
 #define LN_2   0.693147181f
 
-// ---- where things lie ----------------------------------------------------------------------------------
+// ---- where things lie ---------------------------------------------------------------------------
 
 // The shape of one call, as kernels get it.
 typedef struct Heads {
@@ -50,7 +53,8 @@ static inline Heads heads_of(AttentionShape s, int64_t tokens, const void *qkv, 
     return g;
 }
 
-// The head width that kernels are compiled for: 64, 128 or 256. Narrower heads are padded with zeros in shared memory.
+// The head width that kernels are compiled for: 64, 128 or 256. Narrower heads are padded with
+// zeros in shared memory.
 static inline int padded_head(AttentionShape s) {
     int64_t widest = s.d_head > s.d_value ? s.d_head : s.d_value;
     CHECK(widest <= WIDEST_HEAD, "attention heads of %lld channels, the kernels take %d",
@@ -58,12 +62,13 @@ static inline int padded_head(AttentionShape s) {
     return widest <= 64 ? 64 : widest <= 128 ? 128 : 256;
 }
 
-// ---- tiles in shared memory ----------------------------------------------------------------------------
+// ---- tiles in shared memory ---------------------------------------------------------------------
 
-// A row-major tile with rows of P elements. Eight rows' vectors at the same column fall into different banks: bf16 rows, of
-// which tensor cores read 8 by 8 corners, are permuted by vectors; f32 rows are one vector longer.
-// For bf16, at(row, column + k) = at(row, column) ^ k where k is a multiple of 16 and column below 16, and eight rows
-// further on is 8 P further on: one instruction an address, and no registers to keep addresses in.
+// A row-major tile with rows of P elements. Eight rows' vectors at the same column fall into
+// different banks: bf16 rows, of which tensor cores read 8 by 8 corners, are permuted by vectors;
+// f32 rows are one vector longer. For bf16, at(row, column + k) = at(row, column) ^ k where k is a
+// multiple of 16 and column below 16, and eight rows further on is 8 P further on: one instruction
+// an address, and no registers to keep addresses in.
 template <typename T, int P> struct Tile;
 template <int P> struct Tile<bf16, P> {
     static const int ROW = P;
@@ -76,8 +81,8 @@ template <int P> struct Tile<float, P> {
     __device__ static inline int at(int row, int column) { return row * ROW + column; }
 };
 
-// Starts copying rows [0, rows) of `columns` elements, `width` apart, into a tile of ROWS rows; the rest becomes zeros. The
-// tile may be read after cp_async_wait and a barrier.
+// Starts copying rows [0, rows) of `columns` elements, `width` apart, into a tile of ROWS rows; the
+// rest becomes zeros. The tile may be read after cp_async_wait and a barrier.
 template <typename T, int P, int ROWS, int THREADS>
 __device__ static inline void load_tile(T *tile, const T *from, int64_t width, int rows,
                                         int columns, bool vectors) {
@@ -119,15 +124,16 @@ __device__ static inline void store_tile(bf16 *to, int64_t width, const bf16 *ti
     }
 }
 
-// ---- bf16: products of a warp on tensor cores ----------------------------------------------------------
+// ---- bf16: products of a warp on tensor cores ---------------------------------------------------
 
-// A warp owns strips of 16 rows. A strip's product lies in registers as mma leaves it (ptx.cuh): per 8 columns four numbers,
-// [0] [1] in row lane / 4, columns 2 (lane % 4) and the next, [2] [3] eight rows below.
+// A warp owns strips of 16 rows. A strip's product lies in registers as mma leaves it (ptx.cuh):
+// per 8 columns four numbers, [0] [1] in row lane / 4, columns 2 (lane % 4) and the next, [2] [3]
+// eight rows below.
 enum { STRIP = 16 };
 
 // scores (STRIPS · 16, COLUMNS · 8) = rows of `a` from a_row, times rows of `b` transposed.
-// Unrolled less for narrow heads, so that the backward pass for keys stays at 168 registers a thread there: three blocks on a
-// multiprocessor.
+// Unrolled less for narrow heads, so that the backward pass for keys stays at 168 registers a
+// thread there: three blocks on a multiprocessor.
 template <int P, int STRIPS, int COLUMNS>
 __device__ static inline void multiply_tiles(float scores[STRIPS][COLUMNS][4], const bf16 *a,
                                              int a_row, const bf16 *b) {
@@ -158,8 +164,8 @@ __device__ static inline void multiply_tiles(float scores[STRIPS][COLUMNS][4], c
     }
 }
 
-// sum (STRIPS · 16, COLUMNS · 8) += scores (STRIPS · 16, DEPTH · 8), rounded to bf16, times rows 0 … DEPTH · 8 - 1 of `b`
-// from its column `first` on.
+// sum (STRIPS · 16, COLUMNS · 8) += scores (STRIPS · 16, DEPTH · 8), rounded to bf16, times rows 0
+// … DEPTH · 8 - 1 of `b` from its column `first` on.
 template <int P, int STRIPS, int DEPTH, int COLUMNS>
 __device__ static inline void add_product(float sum[STRIPS][COLUMNS][4],
                                           const float scores[STRIPS][DEPTH][4], const bf16 *b,
@@ -189,7 +195,8 @@ __device__ static inline void add_product(float sum[STRIPS][COLUMNS][4],
     }
 }
 
-// Puts one strip of results times `upper` (rows 0 … 7) and `lower` (8 … 15) into a tile at (row, column), as bf16.
+// Puts one strip of results times `upper` (rows 0 … 7) and `lower` (8 … 15) into a tile at (row,
+// column), as bf16.
 template <int P, int COLUMNS>
 __device__ static inline void stage_strip(bf16 *tile, int row, int column, float sum[COLUMNS][4],
                                           float upper, float lower) {
@@ -205,11 +212,11 @@ __device__ static inline void stage_strip(bf16 *tile, int row, int column, float
     }
 }
 
-// ---- f32: products of a block of 128 threads -----------------------------------------------------------
+// ---- f32: products of a block of 128 threads ----------------------------------------------------
 
-// A block owns OWN = 4096 / P rows, so that each thread keeps 8 rows by 4 columns of a sum over scores. Scores are (OWN,
-// OTHER); of them a thread computes rows y + 8 i and columns x + 16 j, x = thread % 16, y = thread / 16, and hands them
-// to the other product through shared memory.
+// A block owns OWN = 4096 / P rows, so that each thread keeps 8 rows by 4 columns of a sum over
+// scores. Scores are (OWN, OTHER); of them a thread computes rows y + 8 i and columns x + 16 j, x =
+// thread % 16, y = thread / 16, and hands them to the other product through shared memory.
 template <int P> struct PlainTiles {
     static const int THREADS = 128, OWN = 4096 / P, OTHER = P == 256 ? 16 : 32;
     static const int DOWN = OWN / 8, ACROSS = OTHER / 16; // a thread's rows and columns of scores

@@ -15,11 +15,11 @@ enum { WORKSPACE_ALIGNMENT = 256 };
 static const size_t LIBRARY_WORKSPACE_BYTES = (size_t)32 << 20;
 enum { LEAST_CAPABILITY = 80 };                     // bf16 tensor cores and cp.async
 static const size_t UPLOAD_BYTES = (size_t)2 << 20; // of one of the UPLOADS
-// What cuda_workspace grows to: trees of parts, each level of which holds 16 MiB (matmul_cuda.c) or a little more
-// (grouped_matmul_cuda.cu), and 128 MiB for what sorts and scans.
+// What cuda_workspace grows to: trees of parts, each level of which holds 16 MiB (matmul_cuda.c) or
+// a little more (grouped_matmul_cuda.cu), and 128 MiB for what sorts and scans.
 static const size_t WORKSPACE_BYTES = (size_t)384 << 20;
 
-// ---- failing -------------------------------------------------------------------------------------------
+// ---- failing ------------------------------------------------------------------------------------
 
 void cuda_die(const char *file, int line, const char *call, cudaError_t code) {
     die(EXIT_COMMUNICATION, file, line, "%s: %s (%s)", call, cudaGetErrorString(code),
@@ -31,7 +31,7 @@ void cublas_die(const char *file, int line, const char *call, cublasStatus_t cod
         cublasGetStatusName(code));
 }
 
-// ---- opening -------------------------------------------------------------------------------------------
+// ---- opening ------------------------------------------------------------------------------------
 
 static bool available(Error *err) {
     int count = 0, driver = 0, runtime = 0;
@@ -150,7 +150,8 @@ static void close_backend(Device *dev) {
     }
     if (state->blas) CUBLAS_CHECK(cublasDestroy(state->blas));
     if (state->lt) CUBLAS_CHECK(cublasLtDestroy(state->lt));
-    // A GPU that could not be opened fails every call that would make a context, cudaFree(NULL) too.
+    // A GPU that could not be opened fails every call that would make a context, cudaFree(NULL)
+    // too.
     if (state->workspace) CUDA_CHECK(cudaFree(state->workspace));
     if (state->library_workspace) CUDA_CHECK(cudaFree(state->library_workspace));
     if (state->compute) CUDA_CHECK(cudaStreamDestroy(state->compute));
@@ -186,7 +187,7 @@ static void describe(const Device *dev, char *text, size_t bytes) {
              (double)total / 1073741824.0, dev->kind);
 }
 
-// ---- memory --------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 static void *allocate(Device *dev, size_t bytes) {
     void *data = NULL;
@@ -210,8 +211,8 @@ static size_t free_bytes(Device *dev) {
     return free_now;
 }
 
-// Through pinned memory: CUDA promises for no other that a copy is asynchronous and yet has read its source when the call
-// returns. Waits only where UPLOADS copies are on their way.
+// Through pinned memory: CUDA promises for no other that a copy is asynchronous and yet has read
+// its source when the call returns. Waits only where UPLOADS copies are on their way.
 static void upload(Device *dev, void *to, const void *from, size_t bytes) {
     CudaState *state = cuda_state(dev);
     for (size_t done = 0; done < bytes;) {
@@ -251,7 +252,7 @@ void *cuda_workspace(Device *dev, size_t bytes) {
     return state->workspace;
 }
 
-// ---- the table -----------------------------------------------------------------------------------------
+// ---- the table ----------------------------------------------------------------------------------
 
 const Backend cuda_backend = {
     .name = "cuda",

@@ -5,12 +5,13 @@
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// ---- queues --------------------------------------------------------------------------------------------
+// ---- queues -------------------------------------------------------------------------------------
 //
-// The choices of a routing group stand in a queue: for DROP_POSITION all first choices in token order, then all second ones,
-// …; otherwise by number (token, slot). Queues are cut into chunks of CHUNK places, one for a block; a warp owns SHARE
-// neighbouring places, ROUNDS times one for each lane. Three steps give every choice its rank among the choices of its
-// expert, exactly, without an atomic: count each chunk's experts; sum the counts over the chunks; count again up to each place.
+// The choices of a routing group stand in a queue: for DROP_POSITION all first choices in token
+// order, then all second ones, …; otherwise by number (token, slot). Queues are cut into chunks of
+// CHUNK places, one for a block; a warp owns SHARE neighbouring places, ROUNDS times one for each
+// lane. Three steps give every choice its rank among the choices of its expert, exactly, without an
+// atomic: count each chunk's experts; sum the counts over the chunks; count again up to each place.
 enum { WARPS = 8, THREADS = WARPS * WARP, ROUNDS = 8, SHARE = ROUNDS * WARP };
 enum { CHUNK = WARPS * SHARE };
 
@@ -51,8 +52,9 @@ __device__ static inline void load_share(int *choice, int *expert, Queues q) {
     }
 }
 
-// Takes the lanes' places in turn: rank[r] = count of the place's expert so far; the counts then include the warp's share.
-// `count` (E) is the warp's own. One lane of those with the same expert writes.
+// Takes the lanes' places in turn: rank[r] = count of the place's expert so far; the counts then
+// include the warp's share. `count` (E) is the warp's own. One lane of those with the same expert
+// writes.
 __device__ static inline void rank_share(int *rank, int *count, const int *expert) {
 #pragma unroll
     for (int r = 0; r < ROUNDS; r++) {
@@ -75,7 +77,8 @@ __device__ static inline void count_shares(int *counts, const int *expert, int E
     __syncthreads();
 }
 
-// A block owns a chunk and writes how often each expert is in it. Bytes: 4 a choice and 4 E a chunk (2048 choices).
+// A block owns a chunk and writes how often each expert is in it. Bytes: 4 a choice and 4 E a chunk
+// (2048 choices).
 __global__ static void __launch_bounds__(THREADS) count_chunks(Queues q) {
     DYNAMIC_SHARED(int, counts);
     int choice[ROUNDS], expert[ROUNDS];
@@ -89,7 +92,8 @@ __global__ static void __launch_bounds__(THREADS) count_chunks(Queues q) {
     }
 }
 
-// The rank of each of the lane's choices among its expert's, by the chunk's counts before it (sum_chunks).
+// The rank of each of the lane's choices among its expert's, by the chunk's counts before it
+// (sum_chunks).
 __device__ static inline void rank_choices(int *rank, const int *expert, int *counts, Queues q) {
     count_shares(counts, expert, q.E);
     for (int e = (int)threadIdx.x; e < q.E; e += THREADS) {
@@ -105,8 +109,9 @@ __device__ static inline void rank_choices(int *rank, const int *expert, int *co
     rank_share(rank, counts + (int)threadIdx.x / WARP * q.E, expert);
 }
 
-// A block owns WARP experts of a group: replaces each chunk's counts by the counts of all chunks before it, a warp a run of
-// chunks, and writes the totals. Bytes: 4 read and written for each chunk and expert, the second time from the cache.
+// A block owns WARP experts of a group: replaces each chunk's counts by the counts of all chunks
+// before it, a warp a run of chunks, and writes the totals. Bytes: 4 read and written for each
+// chunk and expert, the second time from the cache.
 __global__ static void __launch_bounds__(COLUMN_THREADS)
     sum_chunks(int32_t *chosen, int32_t *dropped, int32_t *counts, int chunks, int E,
                int capacity) {
@@ -140,10 +145,10 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
     dropped[(int64_t)group * E + e] = total > capacity ? total - capacity : 0;
 }
 
-// ---- who comes first -----------------------------------------------------------------------------------
+// ---- who comes first ----------------------------------------------------------------------------
 
-// A block owns a chunk: a choice is kept when its rank is below the capacity. Bytes: 5 a choice, of which a line holds 1/K
-// where the queue runs by slot; the caches serve the rest.
+// A block owns a chunk: a choice is kept when its rank is below the capacity. Bytes: 5 a choice, of
+// which a line holds 1/K where the queue runs by slot; the caches serve the rest.
 __global__ static void __launch_bounds__(THREADS)
     keep_first(uint8_t *kept, Queues q, int capacity) {
     DYNAMIC_SHARED(int, counts);
@@ -156,9 +161,10 @@ __global__ static void __launch_bounds__(THREADS)
         if (choice[r] >= 0) of_group[choice[r]] = rank[r] < capacity;
 }
 
-// ---- who is best ---------------------------------------------------------------------------------------
+// ---- who is best --------------------------------------------------------------------------------
 
-// A block owns a group: start[g, e] = Σ chosen[g, 0 … e-1], the place of expert e's list within the group's choices.
+// A block owns a group: start[g, e] = Σ chosen[g, 0 … e-1], the place of expert e's list within the
+// group's choices.
 __global__ static void __launch_bounds__(MOST_EXPERTS)
     start_lists(int32_t *start, const int32_t *chosen, int E) {
     __shared__ int sums[WARP];
@@ -175,9 +181,10 @@ __global__ static void __launch_bounds__(MOST_EXPERTS)
     if (e < E) start[(int64_t)blockIdx.x * E + e] = sum - own;
 }
 
-// A block owns a chunk and puts each choice into its expert's list, ascending, with its key: the smallest are kept
-// (capacity_cpu.c's key; its low half, the choice's number, is the place in the list). Gate weights are not negative, so their
-// bits order as they do. Bytes: 8 read and 8 written a choice, written in runs of one expert's.
+// A block owns a chunk and puts each choice into its expert's list, ascending, with its key: the
+// smallest are kept (capacity_cpu.c's key; its low half, the choice's number, is the place in the
+// list). Gate weights are not negative, so their bits order as they do. Bytes: 8 read and 8 written
+// a choice, written in runs of one expert's.
 __global__ static void __launch_bounds__(THREADS)
     list_choices(int32_t *order, uint32_t *key, Queues q, const int32_t *start,
                  const float *weights, bool random, RngStream stream, uint64_t first_choice) {
@@ -199,8 +206,9 @@ __global__ static void __launch_bounds__(THREADS)
 
 enum { DIGIT_BITS = 8, DIGITS = 1 << DIGIT_BITS };
 
-// Counts the digit at `shift` of those of the block's `count` keys that agree with `prefix` above it. Lanes with the same
-// digit count as one: few digits are common, as the exponents of gate weights.
+// Counts the digit at `shift` of those of the block's `count` keys that agree with `prefix` above
+// it. Lanes with the same digit count as one: few digits are common, as the exponents of gate
+// weights.
 __device__ static inline void count_digits(int *digits, const uint32_t *key, int count,
                                            uint32_t prefix, int shift) {
     for (int d = (int)threadIdx.x; d < DIGITS; d += (int)blockDim.x) digits[d] = 0;
@@ -217,8 +225,8 @@ __device__ static inline void count_digits(int *digits, const uint32_t *key, int
     __syncthreads();
 }
 
-// Finds in which digit the wanted-th key (1-based) lies: the digit, its rank among that digit's, and their number, by the
-// first warp for all.
+// Finds in which digit the wanted-th key (1-based) lies: the digit, its rank among that digit's,
+// and their number, by the first warp for all.
 __device__ static inline void find_digit(int *found, const int *digits, int wanted) {
     const int PER_LANE = (int)DIGITS / WARP;
     int lane = (int)threadIdx.x;
@@ -243,9 +251,10 @@ __device__ static inline void find_digit(int *found, const int *digits, int want
     __syncthreads();
 }
 
-// A block owns one expert's list in one group, if it is too long: finds the key of the last choice that is kept, digit by
-// digit from the top, and marks the choices behind it as dropped; of equal keys the first in the list are kept. Reads a list's
-// keys five times, the last four from the cache. Exact; the atomics count integers.
+// A block owns one expert's list in one group, if it is too long: finds the key of the last choice
+// that is kept, digit by digit from the top, and marks the choices behind it as dropped; of equal
+// keys the first in the list are kept. Reads a list's keys five times, the last four from the
+// cache. Exact; the atomics count integers.
 __global__ static void __launch_bounds__(1024)
     keep_best(uint8_t *kept, const int32_t *order, const uint32_t *key, const int32_t *chosen,
               const int32_t *start, int E, int choices, int capacity) {
@@ -347,7 +356,7 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
            list, key, of_expert, start, E, choices, limit);
 }
 
-// ---- expert load ---------------------------------------------------------------------------------------
+// ---- expert load --------------------------------------------------------------------------------
 
 enum { LOAD_WARPS = 4, LOAD_THREADS = LOAD_WARPS * WARP, LOAD_CHUNK = LOAD_WARPS * SHARE };
 
@@ -357,9 +366,10 @@ typedef struct LoadChunks { // of each of the parts, sums over its choices by ex
     int64_t chunks; // of a part
 } LoadChunks;
 
-// A block owns a chunk of a part's choices, a warp SHARE of them, and sums them by expert: lanes with the same expert by lane,
-// a warp's rounds and then the warps in order, so the mass has one order, given by the part. Bytes: 9 a choice and 16 E a
-// chunk (1024 choices). Shared memory: for each warp and expert the mass, and chosen + 2^16 dropped.
+// A block owns a chunk of a part's choices, a warp SHARE of them, and sums them by expert: lanes
+// with the same expert by lane, a warp's rounds and then the warps in order, so the mass has one
+// order, given by the part. Bytes: 9 a choice and 16 E a chunk (1024 choices). Shared memory: for
+// each warp and expert the mass, and chosen + 2^16 dropped.
 __global__ static void __launch_bounds__(LOAD_THREADS)
     load_chunks(LoadChunks out, const int32_t *ids, const float *weights, const uint8_t *kept,
                 int64_t choices, int E) {
@@ -412,7 +422,8 @@ __global__ static void __launch_bounds__(LOAD_THREADS)
     }
 }
 
-// A block owns WARP experts of a part and adds the chunks in column_sum's order. Reads what load_chunks wrote.
+// A block owns WARP experts of a part and adds the chunks in column_sum's order. Reads what
+// load_chunks wrote.
 __global__ static void __launch_bounds__(COLUMN_THREADS)
     add_load_chunks(int32_t *chosen, int32_t *dropped, double *weight_mass, LoadChunks from,
                     int64_t E) {

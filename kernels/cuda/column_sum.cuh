@@ -6,10 +6,11 @@
 
 enum { COLUMN_WARPS = 16, COLUMN_THREADS = COLUMN_WARPS * WARP };
 
-// Σ over `rows` of x[row * stride], for a block of COLUMN_THREADS in which lane l of every warp passes the same column:
-// warp w adds rows w, w + 16, … in order, then the warps' sums are added in order. The sum is valid in the first warp.
-// A warp reads WARP neighbouring columns of a row at a time: whole lines. `inside`: whether the lane has a column.
-// `spare` is shared memory; barriers stand before its first and after its last use.
+// Σ over `rows` of x[row * stride], for a block of COLUMN_THREADS in which lane l of every warp
+// passes the same column: warp w adds rows w, w + 16, … in order, then the warps' sums are added in
+// order. The sum is valid in the first warp. A warp reads WARP neighbouring columns of a row at a
+// time: whole lines. `inside`: whether the lane has a column. `spare` is shared memory; barriers
+// stand before its first and after its last use.
 template <typename Sum, typename Element>
 __device__ static inline Sum column_sum(const Element *x, int64_t rows, int64_t stride, bool inside,
                                         Sum (*spare)[WARP]) {

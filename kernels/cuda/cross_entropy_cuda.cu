@@ -1,5 +1,6 @@
-// Softmax cross-entropy over the vocabulary, in place: a warp for a narrow row, a block for a wide one. Which of the kernels
-// below computes a row, and with how many threads, is decided by V alone, so a row's bits do not depend on its neighbours.
+// Softmax cross-entropy over the vocabulary, in place: a warp for a narrow row, a block for a wide
+// one. Which of the kernels below computes a row, and with how many threads, is decided by V alone,
+// so a row's bits do not depend on its neighbours.
 #include <float.h>
 
 #include "kernels/cuda/cuda_ops.h"
@@ -7,15 +8,17 @@
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// The maximum of no elements. Finite, so that exp(x - maximum) is 0 and not NaN where x is -infinity.
+// The maximum of no elements. Finite, so that exp(x - maximum) is 0 and not NaN where x is
+// -infinity.
 #define LOWEST (-FLT_MAX)
 
 static const int NARROW_LANE = 8, WIDER_LANE = 32; // elements of a row in one lane's registers
 static const int NARROW = NARROW_LANE * WARP, WIDER = WIDER_LANE * WARP;
 static const int WARPS = 4; // rows of a block
 
-// A warp owns a row of at most LANE · 32 logits and keeps it in registers: reads and writes every logit once, the minimum.
-// Lane l holds elements l, l + 32, …; sums run in that order, then over the lanes.
+// A warp owns a row of at most LANE · 32 logits and keeps it in registers: reads and writes every
+// logit once, the minimum. Lane l holds elements l, l + 32, …; sums run in that order, then over
+// the lanes.
 template <typename T, int LANE>
 __global__ void __launch_bounds__(WARPS *WARP)
     cross_entropy_of_warps(float *losses, T *logits, const int32_t *targets, int64_t N, int V,
@@ -50,8 +53,9 @@ __global__ void __launch_bounds__(WARPS *WARP)
     }
 }
 
-// A tile of a row is what all threads of a block take at once: 16 bytes a thread. Element j of a thread's share is the j-th
-// of its vector, or, where rows do not consist of vectors, the j-th of blockDim.x neighbours.
+// A tile of a row is what all threads of a block take at once: 16 bytes a thread. Element j of a
+// thread's share is the j-th of its vector, or, where rows do not consist of vectors, the j-th of
+// blockDim.x neighbours.
 template <bool VECTORS, int COUNT> __device__ static inline int element(int tile, int j) {
     return tile + (int)(VECTORS ? threadIdx.x * COUNT + j : j * blockDim.x + threadIdx.x);
 }
@@ -89,12 +93,13 @@ __device__ static inline void store_share(T *row, int tile, int V, const float *
     }
 }
 
-// A block owns a row. First pass, from the front: every thread keeps the largest logit of its share and the sum of
-// exponentials relative to it (arXiv:1805.02867), then the block joins them. Second pass, from the back, over what the first
-// one has left in L1 and L2: the gradient. At most two large blocks run on a multiprocessor, so of bf16 rows up to some 90000
-// logits all rows in flight stay in 50 MB of L2, and V · sizeof(T) bytes read and as many written, the minimum, reach memory;
-// of longer rows a part is read twice. When scale is 0 there is the first pass alone.
-// Sums run over the thread's tiles, then over the threads: a function of V.
+// A block owns a row. First pass, from the front: every thread keeps the largest logit of its share
+// and the sum of exponentials relative to it (arXiv:1805.02867), then the block joins them. Second
+// pass, from the back, over what the first one has left in L1 and L2: the gradient. At most two
+// large blocks run on a multiprocessor, so of bf16 rows up to some 90000 logits all rows in flight
+// stay in 50 MB of L2, and V · sizeof(T) bytes read and as many written, the minimum, reach memory;
+// of longer rows a part is read twice. When scale is 0 there is the first pass alone. Sums run over
+// the thread's tiles, then over the threads: a function of V.
 template <typename T, bool VECTORS, int THREADS>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_of_blocks(float *losses, T *logits, const int32_t *targets, int V, float scale) {

@@ -1,8 +1,9 @@
-// Private to kernels/cuda/ and comm/collectives_nccl.c: what a CUDA Device holds, and how its failures end.
+// Private to kernels/cuda/ and comm/collectives_nccl.c: what a CUDA Device holds, and how its
+// failures end.
 //
-// Three streams. Ops and copies go to `compute`, in call order; device collectives go to `exchange` and `sums`
-// (comm/collectives_nccl.c), ordered against `compute` by events, so that a transfer runs beside kernels that do not need it.
-// Nothing in a training step waits for the whole device.
+// Three streams. Ops and copies go to `compute`, in call order; device collectives go to `exchange`
+// and `sums` (comm/collectives_nccl.c), ordered against `compute` by events, so that a transfer
+// runs beside kernels that do not need it. Nothing in a training step waits for the whole device.
 #ifndef MOETRAIN_KERNELS_CUDA_CUDA_DEVICE_H
 #define MOETRAIN_KERNELS_CUDA_CUDA_DEVICE_H
 
@@ -44,16 +45,18 @@ static inline CudaState *cuda_state(const Device *dev) {
     return (CudaState *)dev->state;
 }
 
-// Scratch for the op that asks, valid until the next call: ops run one after the other on `compute`, so one block serves
-// them all. It grows (and then waits for the device) while shapes are new, in the first step, and never afterwards.
-// 256-byte aligned. Fatal (exit 5) when there is no memory.
+// Scratch for the op that asks, valid until the next call: ops run one after the other on
+// `compute`, so one block serves them all. It grows (and then waits for the device) while shapes
+// are new, in the first step, and never afterwards. 256-byte aligned. Fatal (exit 5) when there is
+// no memory.
 void *cuda_workspace(Device *dev, size_t bytes);
 
 // Free state->matmul_plans and state->grouped_call.
 void matmul_plans_free(CudaState *state);
 void grouped_call_free(CudaState *state);
 
-// A failed call ends the job with the library's words. Launch failures of kernels show here and in device_synchronize.
+// A failed call ends the job with the library's words. Launch failures of kernels show here and in
+// device_synchronize.
 MOETRAIN_NORETURN void cuda_die(const char *file, int line, const char *call, cudaError_t code);
 MOETRAIN_NORETURN void cublas_die(const char *file, int line, const char *call,
                                   cublasStatus_t code);

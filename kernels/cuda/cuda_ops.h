@@ -1,7 +1,9 @@
-// The CUDA implementation of every op of kernels.h, one .cu file per family; the table is in backend_cuda.c.
+// The CUDA implementation of every op of kernels.h, one .cu file per family; the table is in
+// backend_cuda.c.
 //
-// All of them enqueue on the device's compute stream and return; none waits. Grids are cut by shapes and no float is added
-// in an order that chance decides (no float atomics), so that the same inputs give the same bits.
+// All of them enqueue on the device's compute stream and return; none waits. Grids are cut by
+// shapes and no float is added in an order that chance decides (no float atomics), so that the same
+// inputs give the same bits.
 #ifndef MOETRAIN_KERNELS_CUDA_CUDA_OPS_H
 #define MOETRAIN_KERNELS_CUDA_CUDA_OPS_H
 

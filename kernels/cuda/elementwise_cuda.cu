@@ -1,11 +1,11 @@
-// Fills, copies, conversions and sums. All of them are bound by memory: what counts is that every byte moves once, in whole
-// transactions.
+// Fills, copies, conversions and sums. All of them are bound by memory: what counts is that every
+// byte moves once, in whole transactions.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// ---- bytes ---------------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 static void check_on_device(Tensor x) {
     CHECK(x.place == ON_DEVICE, "a %s tensor in host memory is given to the GPU",
@@ -28,7 +28,7 @@ void copy_cuda(Device *dev, Tensor out, Tensor x) {
                                cuda_state(dev)->compute));
 }
 
-// ---- elementwise ---------------------------------------------------------------------------------------
+// ---- elementwise --------------------------------------------------------------------------------
 
 enum { THREADS = 256 };
 enum {
@@ -36,7 +36,8 @@ enum {
     TILE = THREADS * 4 * FOURS, // elements of one block
 };
 
-// The first element of a thread's group of four in its block's tile: neighbours in a warp stand side by side in memory.
+// The first element of a thread's group of four in its block's tile: neighbours in a warp stand
+// side by side in memory.
 __device__ static inline int64_t group_of_four(int64_t tile, int group) {
     return tile + ((int64_t)group * THREADS + threadIdx.x) * 4;
 }
@@ -49,8 +50,9 @@ static inline dim3 tiles_of(int64_t n) {
     return grid_of(ceil_div(n, TILE));
 }
 
-// out = x in another storage. A block owns a tile, a thread FOURS groups of four elements: 16 bytes of the f32 side and 8 of
-// the bf16 side an access. Unaligned tensors and the last tile go element by element. Moves 6 bytes an element, the minimum.
+// out = x in another storage. A block owns a tile, a thread FOURS groups of four elements: 16 bytes
+// of the f32 side and 8 of the bf16 side an access. Unaligned tensors and the last tile go element
+// by element. Moves 6 bytes an element, the minimum.
 template <typename To, typename From>
 __global__ void __launch_bounds__(THREADS)
     convert_kernel(To *out, const From *x, int64_t n, bool vectors) {
@@ -84,8 +86,8 @@ void convert_cuda(Device *dev, Tensor out, Tensor x) {
     }
 }
 
-// out = a + b, tiles as in convert. A thread reads its elements of a and b before it writes them, so out may be either.
-// Moves the minimum: 6 to 12 bytes an element.
+// out = a + b, tiles as in convert. A thread reads its elements of a and b before it writes them,
+// so out may be either. Moves the minimum: 6 to 12 bytes an element.
 template <typename To, typename A, typename B>
 __global__ void __launch_bounds__(THREADS)
     add_kernel(To *out, const A *a, const B *b, int64_t n, bool vectors) {
@@ -144,12 +146,12 @@ void add_cuda(Device *dev, Tensor out, Tensor a, Tensor b) {
     }
 }
 
-// ---- sums ----------------------------------------------------------------------------------------------
+// ---- sums ---------------------------------------------------------------------------------------
 
 enum { MOST_THREADS = 1024 };
 
-// A block owns one part: thread t adds its elements t, t + blockDim.x, …, then the block adds its threads. The order is a
-// function of the part's length alone. Reads every element once.
+// A block owns one part: thread t adds its elements t, t + blockDim.x, …, then the block adds its
+// threads. The order is a function of the part's length alone. Reads every element once.
 __global__ void __launch_bounds__(MOST_THREADS)
     segment_sum_kernel(double *sums, int64_t columns, int64_t column, const float *x, int64_t count,
                        double divisor) {
@@ -171,19 +173,21 @@ void segment_sum_cuda(Device *dev, Tensor sums, int64_t column, Tensor x, double
            sums.shape[1], column, device_data<float>(x), count, divisor);
 }
 
-// The blocks of 4096 elements that sum_of_squares cuts each segment into. The offsets are on the device, so no one on the
-// host knows how many there are; instead segment s is given the slots from offsets[s] / 4096 + s on. Those are enough: with
-// a = offsets[s] / 4096 and b = offsets[s + 1] / 4096 as real numbers, floor(b) - floor(a) + 1 > b - a, hence at least
-// ceil(b - a), the segment's blocks. No prefix sum, and at most n / 4096 + S slots, of which some stay unused.
+// The blocks of 4096 elements that sum_of_squares cuts each segment into. The offsets are on the
+// device, so no one on the host knows how many there are; instead segment s is given the slots from
+// offsets[s] / 4096 + s on. Those are enough: with a = offsets[s] / 4096 and b = offsets[s + 1] /
+// 4096 as real numbers, floor(b) - floor(a) + 1 > b - a, hence at least ceil(b - a), the segment's
+// blocks. No prefix sum, and at most n / 4096 + S slots, of which some stay unused.
 enum { SQUARES = 4096, SQUARES_PER_THREAD = SQUARES / THREADS };
 
 __device__ static inline int64_t first_slot(const int64_t *offsets, int64_t s) {
     return offsets[s] / SQUARES + s;
 }
 
-// A block owns a slot; it finds its segment among S by bisection. Thread t adds the squares of elements 4t … 4t + 3 of each
-// quarter of the 4096, then the block adds its threads, all in f64: a function of the elements' place in their segment
-// alone, whether they can be read by vectors or not. Reads every element once.
+// A block owns a slot; it finds its segment among S by bisection. Thread t adds the squares of
+// elements 4t … 4t + 3 of each quarter of the 4096, then the block adds its threads, all in f64: a
+// function of the elements' place in their segment alone, whether they can be read by vectors or
+// not. Reads every element once.
 __global__ void __launch_bounds__(THREADS)
     squares_of_slots_kernel(double *slots, const float *x, const int64_t *offsets, int64_t S) {
     __shared__ double spare[WARP];
@@ -219,8 +223,9 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) slots[slot] = sum;
 }
 
-// A block owns one segment and adds its slots: thread t those numbered t, t + 256, …, then the block its threads. An order
-// given by the segment's length alone; not one chain, which would take longer than reading x where a segment is large.
+// A block owns one segment and adds its slots: thread t those numbered t, t + 256, …, then the
+// block its threads. An order given by the segment's length alone; not one chain, which would take
+// longer than reading x where a segment is large.
 __global__ void __launch_bounds__(THREADS)
     squares_of_segments_kernel(double *sums, const double *slots, const int64_t *offsets) {
     __shared__ double spare[WARP];

@@ -1,6 +1,7 @@
-// The gradient of the embedding adds up, for every token of the vocabulary, the rows where it occurs in the text: a stable
-// radix sort lists the occurrences (tokens are integers: its counts do not depend on order), then one warp has a row's columns
-// to itself and adds in the order of the text.
+// The gradient of the embedding adds up, for every token of the vocabulary, the rows where it
+// occurs in the text: a stable radix sort lists the occurrences (tokens are integers: its counts do
+// not depend on order), then one warp has a row's columns to itself and adds in the order of the
+// text.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/scan.cuh"
 #include "kernels/cuda/storage.cuh"
@@ -21,7 +22,7 @@ __device__ static inline int64_t warp_number() {
     return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
 }
 
-// ---- forward -------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 // A warp copies one token's row: N·D elements read, as many written, besides the tokens.
 template <bool VECTORS>
@@ -47,13 +48,14 @@ void embedding_forward_cuda(Device *dev, Tensor out, Tensor tokens, Tensor weigh
            device_data<int32_t>(tokens), device_data<float>(weight), N, D);
 }
 
-// ---- the list of occurrences ---------------------------------------------------------------------------
+// ---- the list of occurrences --------------------------------------------------------------------
 
 __device__ static inline int digit_of(int32_t key, int shift) {
     return key >> shift & (DIGITS - 1);
 }
 
-// counts[digit, block] = keys of the block's tile with this digit. A block has TILE keys one after another, read once.
+// counts[digit, block] = keys of the block's tile with this digit. A block has TILE keys one after
+// another, read once.
 __global__ void __launch_bounds__(DIGITS)
     count_digits_kernel(int32_t *counts, const int32_t *keys, int64_t N, int shift) {
     __shared__ int here[DIGITS];
@@ -66,8 +68,8 @@ __global__ void __launch_bounds__(DIGITS)
     counts[(int64_t)threadIdx.x * gridDim.x + blockIdx.x] = here[threadIdx.x];
 }
 
-// Turns the counts of each digit's row into the counts of the blocks before, in place, and totals[digit] into their sum. A warp
-// has a row.
+// Turns the counts of each digit's row into the counts of the blocks before, in place, and
+// totals[digit] into their sum. A warp has a row.
 __global__ void __launch_bounds__(WARPS *WARP)
     add_up_counts_kernel(int32_t *counts, int32_t *totals, int blocks) {
     int digit = (int)warp_number(), lane = lane_number(), before = 0;
@@ -80,9 +82,10 @@ __global__ void __launch_bounds__(WARPS *WARP)
     if (lane == 0) totals[digit] = before;
 }
 
-// One pass of the sort: every key and its value (in the first pass, values NULL, its number) go behind all keys of smaller
-// digits and all earlier ones of its own. A block has a tile, a warp WARP_TILE keys one after another of it; thread d serves
-// digit d between them. Reads and writes 8 bytes a key, scattered.
+// One pass of the sort: every key and its value (in the first pass, values NULL, its number) go
+// behind all keys of smaller digits and all earlier ones of its own. A block has a tile, a warp
+// WARP_TILE keys one after another of it; thread d serves digit d between them. Reads and writes 8
+// bytes a key, scattered.
 __global__ void __launch_bounds__(DIGITS)
     sort_pass_kernel(int32_t *keys_out, int32_t *values_out, const int32_t *keys,
                      const int32_t *values, const int32_t *counts, const int32_t *totals, int64_t N,
@@ -98,7 +101,8 @@ __global__ void __launch_bounds__(DIGITS)
         if (n < N) atomicAdd(&next[warp][digit_of(keys[n], shift)], 1);
     }
 
-    // Behind all keys of smaller digits and those of the blocks before. All warps have counted at block_sum_before's barriers.
+    // Behind all keys of smaller digits and those of the blocks before. All warps have counted at
+    // block_sum_before's barriers.
     int all, place = block_sum_before(totals[own], spare, &all);
     place += counts[(int64_t)own * gridDim.x + blockIdx.x];
     for (int w = 0; w < SORT_WARPS; w++) {
@@ -124,7 +128,8 @@ __global__ void __launch_bounds__(DIGITS)
     }
 }
 
-// first[v] = the first place of token v, or of a larger one, among the sorted keys, for v in 0 … V; a thread each, by bisection.
+// first[v] = the first place of token v, or of a larger one, among the sorted keys, for v in 0 … V;
+// a thread each, by bisection.
 __global__ void __launch_bounds__(256)
     find_first_kernel(int32_t *first, const int32_t *keys, int64_t N, int64_t V) {
     int64_t v = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -141,7 +146,8 @@ __global__ void __launch_bounds__(256)
     first[v] = (int32_t)low;
 }
 
-// at (N): the numbers of the text's tokens, by token and then by number; first (V + 1): where each token's begin in it.
+// at (N): the numbers of the text's tokens, by token and then by number; first (V + 1): where each
+// token's begin in it.
 static void list_occurrences(Device *dev, int32_t *at, int32_t *first, const int32_t *tokens,
                              int64_t N, int64_t V) {
     int64_t blocks = ceil_div(N, TILE);
@@ -165,11 +171,12 @@ static void list_occurrences(Device *dev, int32_t *at, int32_t *first, const int
     launch(dev, find_first_kernel, grid_of(ceil_div(V + 1, 256)), dim3(256), 0, first, keys, N, V);
 }
 
-// ---- backward ------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
-// The tree of a row's parts, as they come: `sum` belongs to the newest part and all that is joined with it; slot h holds the sum
-// that waits at height h of the tree for its right neighbour, if bit h of `waiting` is set. A lane has its own columns of
-// every slot. Parts without occurrences are +0, which changes no sum: sums begin at +0 and so are never -0.
+// The tree of a row's parts, as they come: `sum` belongs to the newest part and all that is joined
+// with it; slot h holds the sum that waits at height h of the tree for its right neighbour, if bit
+// h of `waiting` is set. A lane has its own columns of every slot. Parts without occurrences are
+// +0, which changes no sum: sums begin at +0 and so are never -0.
 __device__ static inline void join_below(float *sum, unsigned *waiting, int height,
                                          const float *slots) {
     while (unsigned below = *waiting & ((1u << height) - 1)) {
@@ -191,9 +198,10 @@ __device__ static inline void wait_for(float *sum, unsigned *waiting, int height
     for (int i = 0; i < WIDTH; i++) sum[i] = 0.0f;
 }
 
-// A warp has WARP_COLUMNS columns of one row of dweight and adds the row's occurrences in their order, from a list of which each
-// lane holds one in 32; the rows of a batch are on their way at once. Reads dout once and the list once for every 128
-// columns, writes dweight once. Shared memory: `heights` slots for each warp.
+// A warp has WARP_COLUMNS columns of one row of dweight and adds the row's occurrences in their
+// order, from a list of which each lane holds one in 32; the rows of a batch are on their way at
+// once. Reads dout once and the list once for every 128 columns, writes dweight once. Shared
+// memory: `heights` slots for each warp.
 template <bool VECTORS>
 __global__ void __launch_bounds__(WARPS *WARP, 2)
     embedding_backward_kernel(float *dweight, const float *__restrict__ dout,

@@ -1,11 +1,13 @@
 // The exchange plan: from counts, where every row of the all-to-all comes from and goes to.
 //
-// For one source rank and one expert of this rank the rows of all shards lie together, in the same order, among the received
-// rows and among the expert rows: a segment. There are E of them, and two orders in which they follow each other:
+// For one source rank and one expert of this rank the rows of all shards lie together, in the same
+// order, among the received rows and among the expert rows: a segment. There are E of them, and two
+// orders in which they follow each other:
 //   expert order    (expert, source rank)          number e · ep + source
-//   received order  (chunk, source rank, expert)   number (chunk · ep + source) · chunk_experts + e % chunk_experts
-// place_segments finds the first row of each segment in both orders; enter_rows writes the two permutations, row by row.
-// Integers only, no atomics.
+//   received order  (chunk, source rank, expert)
+//   number (chunk · ep + source) · chunk_experts + e % chunk_experts
+// place_segments finds the first row of each segment in both orders; enter_rows writes the two
+// permutations, row by row. Integers only, no atomics.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -34,9 +36,10 @@ __device__ static inline int64_t segment_rows(const int32_t *all_counts, Exchang
     return rows;
 }
 
-// Block 0 places the segments in expert order, block 1 in received order, and so knows what each source sends in each
-// chunk; the warps of the other blocks add up what this rank sends, one warp for each (chunk, rank), whose counts lie
-// together. A thread takes one segment at a time; a block goes through all of them. Bytes: all_counts twice, counts once.
+// Block 0 places the segments in expert order, block 1 in received order, and so knows what each
+// source sends in each chunk; the warps of the other blocks add up what this rank sends, one warp
+// for each (chunk, rank), whose counts lie together. A thread takes one segment at a time; a block
+// goes through all of them. Bytes: all_counts twice, counts once.
 static __global__ void __launch_bounds__(PLACE_THREADS)
     place_segments(SegmentRows first, int64_t *__restrict__ send_rows,
                    int64_t *__restrict__ receive_rows, const int32_t *__restrict__ counts,
@@ -91,9 +94,10 @@ __device__ static inline int32_t segment_of(const int64_t *first, int32_t segmen
     return low;
 }
 
-// A thread a row, of both permutations, and one offset: it finds the row's segment and counts on from that segment's first
-// row in the other order. Neighbouring threads write neighbouring rows and search in the same cache lines.
-// Bytes: 8 written a row; the first rows (16 a segment) from cache.
+// A thread a row, of both permutations, and one offset: it finds the row's segment and counts on
+// from that segment's first row in the other order. Neighbouring threads write neighbouring rows
+// and search in the same cache lines. Bytes: 8 written a row; the first rows (16 a segment) from
+// cache.
 static __global__ void __launch_bounds__(ENTER_THREADS)
     enter_rows(int32_t *__restrict__ to_expert, int32_t *__restrict__ to_received,
                int64_t *__restrict__ offsets, SegmentRows first,

@@ -1,26 +1,36 @@
 // Matrix products of our own: all experts in one launch, with bits that no neighbour changes.
 //
-// cuBLAS promises the same bits for the same call, but a training run on 2 ranks and on 4 makes different calls: other rows,
-// other segments. Here an element of the result is one sum, in one order, whatever the call:
+// cuBLAS promises the same bits for the same call, but a training run on 2 ranks and on 4 makes
+// different calls: other rows, other segments. Here an element of the result is one sum, in one
+// order, whatever the call:
 //
-//   - One thread (f32) or one warp's tensor core instructions (bf16) add it up, along the summed dimension from 0 to the end
-//     of the segment, in steps of one fused multiply-add (f32) or of one m16n8k16 instruction (bf16). It is never split.
+//   - One thread (f32) or one warp's tensor core instructions (bf16) add it up, along the summed
+//     dimension from 0 to the end
+//     of the segment, in steps of one fused multiply-add (f32) or of one m16n8k16 instruction
+//       (bf16). It is never split.
 //   - Steps past the end multiply zeros, which changes no sum.
-//   - The two tile sizes, and the two ways of loading a tile, differ in who does this, not in what is done: the same
-//     instructions follow each other for an element. So the choice between them may follow the number of rows. This rests on
-//     an m16n8k16 instruction treating all its rows and columns alike, as any use of it by a row at another place of a
+//   - The two tile sizes, and the two ways of loading a tile, differ in who does this, not in what
+//     is done: the same
+//     instructions follow each other for an element. So the choice between them may follow the
+//       number of rows. This rests on
+//     an m16n8k16 instruction treating all its rows and columns alike, as any use of it by a row at
+//       another place of a
 //     segment does. tests/kernels/check_matmul.c compares the bits.
 //
-// A block computes tiles of SIDE by SIDE elements with 2 SIDE threads. Panels of a and b, SIDE by 64 bytes of the summed
-// dimension, come through a ring of STAGES in shared memory by cp.async, so that loads of the next ones run under the
-// arithmetic. A panel lies in shared memory as it lies in memory:
+// A block computes tiles of SIDE by SIDE elements with 2 SIDE threads. Panels of a and b, SIDE by
+// 64 bytes of the summed dimension, come through a ring of STAGES in shared memory by cp.async, so
+// that loads of the next ones run under the arithmetic. A panel lies in shared memory as it lies in
+// memory:
 //
-//   summed dimension innermost (x, w of y = x wᵀ)     SIDE lines of 64 bytes, each followed by 16 unused
-//   summed dimension outermost (w of dx = dy w, …)    64 / sizeof(T) lines of SIDE elements, followed by 16 unused bytes
+//   summed dimension innermost (x, w of y = x wᵀ)
+//   SIDE lines of 64 bytes, each followed by 16 unused
+//   summed dimension outermost (w of dx = dy w, …)
+//   64 / sizeof(T) lines of SIDE elements, followed by 16 unused bytes
 //
-// The 16 bytes put the eight rows that ldmatrix reads (80 or 272 bytes apart) into different banks. Of memory a tile reads
-// 2 SIDE depth elements for SIDE² depth multiply-adds: at SIDE 128 in bf16, 32 of them a byte, enough for tensor cores only
-// because neighbouring tiles meet in the L2 cache; therefore tiles of one segment follow each other, columns first.
+// The 16 bytes put the eight rows that ldmatrix reads (80 or 272 bytes apart) into different banks.
+// Of memory a tile reads 2 SIDE depth elements for SIDE² depth multiply-adds: at SIDE 128 in bf16,
+// 32 of them a byte, enough for tensor cores only because neighbouring tiles meet in the L2 cache;
+// therefore tiles of one segment follow each other, columns first.
 #include "kernels/cuda/grouped_matmul.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -30,7 +40,8 @@ enum { STAGES = 4, PANEL_BYTES = 64, WARP_COLUMNS = 32 };
 enum { LARGE = 128, SMALL = 64 }; // SIDE of a tile
 template <int SIDE> struct Block {
     static const int THREADS = 2 * SIDE;
-    // On a multiprocessor at least; bounds registers to 128 a thread of large tiles and 168 of small ones.
+    // On a multiprocessor at least; bounds registers to 128 a thread of large tiles and 168 of
+    // small ones.
     static const int RESIDENT = SIDE == LARGE ? 2 : 3;
     static const int SUMS = SIDE * SIDE / THREADS; // of one thread
 };
@@ -56,9 +67,10 @@ __device__ static inline Lines<T> lines_of(const T *data, int64_t width, int64_t
     return lines;
 }
 
-// ---- panels --------------------------------------------------------------------------------------------
+// ---- panels -------------------------------------------------------------------------------------
 
-// Starts copying the panel from `depth` first on; what lies outside the matrix becomes zeros. Each thread copies two vectors.
+// Starts copying the panel from `depth` first on; what lies outside the matrix becomes zeros. Each
+// thread copies two vectors.
 template <typename T, int SIDE, bool INNERMOST, bool VECTORS>
 __device__ static inline void load_panel(T *panel, Lines<T> lines, int first, int depth) {
     typedef Panel<T, SIDE, INNERMOST> P;
@@ -86,9 +98,9 @@ __device__ static inline void load_panel(T *panel, Lines<T> lines, int first, in
     }
 }
 
-// Where a thread's sums lie in the tile. bf16: a warp owns SIDE/2 rows by 32 columns, in tiles of the instruction; f32: a
-// thread owns SIDE/16 by 8 elements, along an innermost panel at distances that spread over the banks, along an outermost
-// one in fours that are loaded together.
+// Where a thread's sums lie in the tile. bf16: a warp owns SIDE/2 rows by 32 columns, in tiles of
+// the instruction; f32: a thread owns SIDE/16 by 8 elements, along an innermost panel at distances
+// that spread over the banks, along an outermost one in fours that are loaded together.
 template <int SIDE> __device__ static inline int warp_first_row() {
     int warp = (int)threadIdx.x / WARP;
     return warp / (SIDE / WARP_COLUMNS) * (SIDE / 2);
@@ -109,7 +121,8 @@ template <bool INNERMOST> __device__ static inline int line_of(int t, int thread
     return INNERMOST ? t + threads * i : i / 4 * 4 * threads + 4 * t + i % 4;
 }
 
-// sums += one stage's product, bf16: per 16 of depth SIDE/32 + 2 ldmatrix for SIDE/8 instructions of the tensor core.
+// sums += one stage's product, bf16: per 16 of depth SIDE/32 + 2 ldmatrix for SIDE/8 instructions
+// of the tensor core.
 template <int SIDE, bool A_INNERMOST, bool B_INNERMOST>
 __device__ static inline void multiply_stage(float *sums, const bf16 *a, const bf16 *b) {
     typedef Panel<bf16, SIDE, A_INNERMOST> A;
@@ -199,8 +212,9 @@ static constexpr size_t shared_bytes() {
            (size_t)(Panel<T, SIDE, A_INNERMOST>::ELEMENTS + Panel<T, SIDE, B_INNERMOST>::ELEMENTS);
 }
 
-// sums = the tile's product over the whole depth. Stage s is filled while the STAGES - 1 before it are used; one barrier a
-// stage: it says that stage `step` has arrived for all, and that all have done with the one that is filled next.
+// sums = the tile's product over the whole depth. Stage s is filled while the STAGES - 1 before it
+// are used; one barrier a stage: it says that stage `step` has arrived for all, and that all have
+// done with the one that is filled next.
 template <typename T, int SIDE, bool A_INNERMOST, bool B_INNERMOST, bool VECTORS>
 __device__ static inline void multiply_tile(float *sums, Lines<T> a, Lines<T> b, int depth,
                                             T *shared) {
@@ -237,9 +251,10 @@ __device__ static inline void multiply_tile(float *sums, Lines<T> a, Lines<T> b,
     __syncthreads(); // the next tile fills the same stages
 }
 
-// ---- results -------------------------------------------------------------------------------------------
+// ---- results ------------------------------------------------------------------------------------
 
-// Writes `count` neighbouring elements; `together`: as one vector, which the caller knows to be aligned and inside.
+// Writes `count` neighbouring elements; `together`: as one vector, which the caller knows to be
+// aligned and inside.
 template <int count, typename O>
 __device__ static inline void store_neighbours(O *to, const float *from, int left, bool together) {
     if (together) {
@@ -258,7 +273,8 @@ __device__ static inline void store_neighbours(O *to, const float *from, int lef
         if (i < left) to[i] = from_float<O>(from[i]);
 }
 
-// Writes the tile's sums: rows of c from `c` on, `rows` by `columns` of them exist. T is the type that was multiplied.
+// Writes the tile's sums: rows of c from `c` on, `rows` by `columns` of them exist. T is the type
+// that was multiplied.
 template <typename T, int SIDE, bool A_INNERMOST, bool B_INNERMOST> struct Store;
 
 template <int SIDE, bool A_INNERMOST, bool B_INNERMOST>
@@ -306,10 +322,11 @@ struct Store<float, SIDE, A_INNERMOST, B_INNERMOST> {
     }
 };
 
-// ---- y = x wᵀ and dx = dy w ----------------------------------------------------------------------------
+// ---- y = x wᵀ and dx = dy w ---------------------------------------------------------------------
 
-// Segment s has the row tiles from this number on. One tile more than its rows need may lie before the next segment's
-// first, but the numbers follow from the offsets alone, without a sum over segments, and grow with s: they can be searched.
+// Segment s has the row tiles from this number on. One tile more than its rows need may lie before
+// the next segment's first, but the numbers follow from the offsets alone, without a sum over
+// segments, and grow with s: they can be searched.
 __device__ static inline int64_t first_tile(const int64_t *offsets, int64_t s, int side) {
     return (offsets[s] - offsets[0]) / side + s;
 }
@@ -330,9 +347,10 @@ __device__ static inline int64_t find_segment(const int64_t *offsets, int64_t se
     return low;
 }
 
-// A block computes one tile of one segment: block number = row tile · column tiles + column tile. Blocks whose tile has no
-// rows leave. Reads each row of a once and b's matrix once for every SIDE rows, through the L2 cache; writes c once.
-// Rows of c that no segment has stay as they are. c is `narrow` bf16 or f32.
+// A block computes one tile of one segment: block number = row tile · column tiles + column tile.
+// Blocks whose tile has no rows leave. Reads each row of a once and b's matrix once for every SIDE
+// rows, through the L2 cache; writes c once. Rows of c that no segment has stay as they are. c is
+// `narrow` bf16 or f32.
 template <typename T, int SIDE, bool B_INNERMOST, bool VECTORS>
 __global__ __launch_bounds__(Block<SIDE>::THREADS, Block<SIDE>::RESIDENT) void grouped_rows_kernel(
     void *c, bool narrow, bool c_aligned, int64_t c_width, const T *a, int64_t a_width, const T *b,
@@ -387,7 +405,8 @@ static void launch_rows(Device *dev, MatrixProduct p, SegmentRows rows) {
            p.b_width, p.m, p.n, p.depth, rows.offsets, rows.segments, rows.parts);
 }
 
-// A large tile reuses what it loads twice as often; a small one wastes less on segments of few rows.
+// A large tile reuses what it loads twice as often; a small one wastes less on segments of few
+// rows.
 template <typename T, bool B_INNERMOST>
 static void choose_rows(Device *dev, MatrixProduct p, SegmentRows rows) {
     bool large = p.n > SMALL && p.m > SMALL * rows.segments;
@@ -411,12 +430,13 @@ void grouped_matmul_rows(Device *dev, MatrixProduct p, SegmentRows rows) {
         choose_rows<float, true>(dev, p, rows);
 }
 
-// ---- dw = dyᵀ x ----------------------------------------------------------------------------------------
+// ---- dw = dyᵀ x ---------------------------------------------------------------------------------
 
-// A block computes tiles blockIdx.x, + gridDim.x, … of all groups' matrices, each over all parts of its group. The parts'
-// sums meet as the fixed binary tree, like carries in a binary counter: after part p, each trailing one bit of p adds the
-// sums that were kept on that level, the result is kept on the next. `kept` has (gridDim.x, levels, SUMS, threads) floats,
-// each thread using its own. Reads a and b once for every SIDE rows or columns of c, through the L2 cache; writes c once.
+// A block computes tiles blockIdx.x, + gridDim.x, … of all groups' matrices, each over all parts of
+// its group. The parts' sums meet as the fixed binary tree, like carries in a binary counter: after
+// part p, each trailing one bit of p adds the sums that were kept on that level, the result is kept
+// on the next. `kept` has (gridDim.x, levels, SUMS, threads) floats, each thread using its own.
+// Reads a and b once for every SIDE rows or columns of c, through the L2 cache; writes c once.
 template <typename T, int SIDE, bool VECTORS>
 __global__
 __launch_bounds__(Block<SIDE>::THREADS, Block<SIDE>::RESIDENT) void grouped_weight_kernel(
@@ -465,7 +485,8 @@ static void launch_weight(Device *dev, MatrixProduct p, SegmentRows rows) {
     while ((int64_t)1 << levels < rows.parts) levels++;
     float *kept = NULL;
     if (levels > 0) {
-        // As many blocks as run at a time, so that the memory for the tree does not grow with the matrices.
+        // As many blocks as run at a time, so that the memory for the tree does not grow with the
+        // matrices.
         int64_t resident = (int64_t)cuda_state(dev)->multiprocessors * Block<SIDE>::RESIDENT;
         if (blocks > resident) blocks = resident;
         kept = static_cast<float *>(
@@ -494,7 +515,7 @@ void grouped_matmul_weight(Device *dev, MatrixProduct p, SegmentRows rows) {
         choose_weight<float>(dev, p, rows);
 }
 
-// ---- around the library --------------------------------------------------------------------------------
+// ---- around the library -------------------------------------------------------------------------
 
 __device__ static inline const void *pointer_of(PointerRule rule, int64_t row, int64_t group) {
     return static_cast<const char *>(rule.base) + row * rule.row_bytes + group * rule.group_bytes;

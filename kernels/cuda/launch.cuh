@@ -1,5 +1,5 @@
-// How every kernel is started, and the few words that all of them share. The only launch in the program: no <<<>>>, so that
-// the same sources run under tests/emulation.
+// How every kernel is started, and the few words that all of them share. The only launch in the
+// program: no <<<>>>, so that the same sources run under tests/emulation.
 #ifndef MOETRAIN_KERNELS_CUDA_LAUNCH_CUH
 #define MOETRAIN_KERNELS_CUDA_LAUNCH_CUH
 
@@ -28,8 +28,8 @@ static inline void launch_with(cudaStream_t stream, void (*kernel)(Parameters...
     CUDA_CHECK(cudaLaunchKernel(kernel, grid, block, pointers, shared_bytes, stream));
 }
 
-// Starts `kernel` on a stream. Arguments are converted to the kernel's own parameter types and copied now. A grid without
-// blocks is nothing to do.
+// Starts `kernel` on a stream. Arguments are converted to the kernel's own parameter types and
+// copied now. A grid without blocks is nothing to do.
 template <typename... Parameters, typename... Arguments>
 static inline void launch_on(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid,
                              dim3 block, size_t shared_bytes, Arguments... arguments) {

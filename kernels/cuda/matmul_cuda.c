@@ -1,15 +1,17 @@
 // The matrix products: dense layers by cuBLASLt, experts by one launch for all of them.
 //
-// f32 matrices are multiplied in f32 (no TF32), bf16 ones by tensor cores with f32 sums; a result is rounded once.
+// f32 matrices are multiplied in f32 (no TF32), bf16 ones by tensor cores with f32 sums; a result
+// is rounded once.
 //
-// Dense layers: matmul_plan.c chooses the algorithm; what cuBLASLt cannot do, or not with the same bits for any number of
-// rows, our own kernel does (grouped_matmul_cuda.cu).
+// Dense layers: matmul_plan.c chooses the algorithm; what cuBLASLt cannot do, or not with the same
+// bits for any number of rows, our own kernel does (grouped_matmul_cuda.cu).
 //
-// The weight gradient of a dense layer is a product for each part. They are added up as the fixed binary tree in f32, slice by
-// slice of dw's rows; a slice's height depends on the shape alone, so that the tree's memory does not grow with the
-// vocabulary.
+// The weight gradient of a dense layer is a product for each part. They are added up as the fixed
+// binary tree in f32, slice by slice of dw's rows; a slice's height depends on the shape alone, so
+// that the tree's memory does not grow with the vocabulary.
 //
-// Experts: with fixed_order our own kernel; otherwise cublasGemmGroupedBatchedEx, where it has the types and the alignment.
+// Experts: with fixed_order our own kernel; otherwise cublasGemmGroupedBatchedEx, where it has the
+// types and the alignment.
 #include <limits.h>
 #include <stdlib.h>
 
@@ -31,7 +33,7 @@ static size_t bytes_of(DType type, int64_t n) {
     return (size_t)n * dtype_bytes(type);
 }
 
-// ---- dense layers --------------------------------------------------------------------------------------
+// ---- dense layers -------------------------------------------------------------------------------
 
 // c = a b for one pair of matrices.
 static void multiply(Device *dev, MatrixProduct p) {
@@ -62,8 +64,9 @@ static bool is_dense(Segments rows) {
     return true;
 }
 
-// Adds up the parts' products, whose rows start at `offsets`, into p.c: the left half there, the right half in `spare`, a
-// matrix for each level below this one. p.a and p.b are the first rows of their tensors.
+// Adds up the parts' products, whose rows start at `offsets`, into p.c: the left half there, the
+// right half in `spare`, a matrix for each level below this one. p.a and p.b are the first rows of
+// their tensors.
 static void sum_parts(Device *dev, MatrixProduct p, const int64_t *offsets, int64_t parts,
                       float *spare) {
     int64_t rows = offsets[parts] - offsets[0];
@@ -105,9 +108,10 @@ static void dense_weight(Device *dev, MatrixProduct p, Segments rows) {
     }
 }
 
-// ---- experts -------------------------------------------------------------------------------------------
+// ---- experts ------------------------------------------------------------------------------------
 
-// What cublasGemmGroupedBatchedEx reads on the host, an entry for each expert with rows; all entries are 4 bytes.
+// What cublasGemmGroupedBatchedEx reads on the host, an entry for each expert with rows; all
+// entries are 4 bytes.
 typedef struct GroupedCall { // state->grouped_call
     int64_t room;
     cublasOperation_t *a_op, *b_op;
@@ -144,8 +148,8 @@ static GroupedCall *grouped_call(Device *dev, int64_t groups) {
     return call;
 }
 
-// Whether cublasGemmGroupedBatchedEx takes such products: one type for all three matrices, and 16-byte aligned rows, which
-// its bf16 kernels read by vectors.
+// Whether cublasGemmGroupedBatchedEx takes such products: one type for all three matrices, and
+// 16-byte aligned rows, which its bf16 kernels read by vectors.
 static bool library_groups(MatrixProduct p, Segments rows) {
     int64_t largest = rows.offsets[segment_count(rows)];
     const int64_t sizes[] = {p.n, p.m, p.depth, p.a_width, p.b_width, p.c_width};
@@ -156,7 +160,8 @@ static bool library_groups(MatrixProduct p, Segments rows) {
     return p.type == p.c_type && starts % VECTOR_BYTES == 0 && largest <= INT_MAX;
 }
 
-// All experts' products by one library call; false when it has no such product. Column-major as in matmul_plan.c: its A is our b.
+// All experts' products by one library call; false when it has no such product. Column-major as in
+// matmul_plan.c: its A is our b.
 static bool multiply_by_library(Device *dev, MatrixProduct p, Segments rows) {
     if (dev->fixed_order || rows.parts != 1 || !library_groups(p, rows)) return false;
     CudaState *state = cuda_state(dev);
@@ -217,7 +222,7 @@ static void multiply_rows(Device *dev, MatrixProduct p, Segments rows) {
     if (!multiply_by_library(dev, p, rows)) grouped_matmul_rows(dev, p, segment_rows(rows));
 }
 
-// ---- the ops -------------------------------------------------------------------------------------------
+// ---- the ops ------------------------------------------------------------------------------------
 
 void matmul_forward_cuda(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
     int64_t N = y.shape[1], K = x.shape[1];

@@ -1,24 +1,30 @@
-// With dev->fixed_order a row of y = x wᵀ and dx = dy w must not change with the number of rows around it, but cuBLASLt
-// chooses its algorithm by the size, and algorithms differ in the order of a sum. So one is chosen here for a layer's (n,
-// depth, types), for ROWS rows and without any split of the summed dimension, and used for every number of rows. What that
-// rests on: NVIDIA documents the same bits for the same call on the same kind of GPU and library version. That an algorithm
-// with a fixed tile and one sum over the whole depth gives a row the same bits in a call with fewer rows is our inference:
-// the kernel runs over the depth in its own steps whatever the number of tiles. There are kernels that do not (they cut the
-// depth where the last wave of tiles leaves multiprocessors idle), and no attribute tells them apart. Therefore:
+// With dev->fixed_order a row of y = x wᵀ and dx = dy w must not change with the number of rows
+// around it, but cuBLASLt chooses its algorithm by the size, and algorithms differ in the order of
+// a sum. So one is chosen here for a layer's (n, depth, types), for ROWS rows and without any split
+// of the summed dimension, and used for every number of rows. What that rests on: NVIDIA documents
+// the same bits for the same call on the same kind of GPU and library version. That an algorithm
+// with a fixed tile and one sum over the whole depth gives a row the same bits in a call with fewer
+// rows is our inference: the kernel runs over the depth in its own steps whatever the number of
+// tiles. There are kernels that do not (they cut the depth where the last wave of tiles leaves
+// multiprocessors idle), and no attribute tells them apart. Therefore:
 //
 //   - a library that knows of batch invariance (13.10) is asked for it;
-//   - each algorithm is tried before its first use, on known numbers in a matrix of the layer's own width, with row counts on
-//     both sides of tiles and of waves, and rejected when a bit differs. A number of rows that it refuses is no reason:
+//   - each algorithm is tried before its first use, on known numbers in a matrix of the layer's own
+//     width, with row counts on
+//     both sides of tiles and of waves, and rejected when a bit differs. A number of rows that it
+//       refuses is no reason:
 //     such a product is done in pieces, or with rows added, which changes no bit;
 //   - algorithms with an option of the vendor's own are tried after the plain ones;
-//   - when all are rejected, our own kernel, which needs no inference, does the layer, and the log says so.
+//   - when all are rejected, our own kernel, which needs no inference, does the layer, and the log
+//     says so.
 //
-// Choices follow from shapes and the library alone, so all ranks make the same ones as long as they have the same GPUs and the
-// same cuBLAS; the session compares them (worker/same_gpu.c).
+// Choices follow from shapes and the library alone, so all ranks make the same ones as long as they
+// have the same GPUs and the same cuBLAS; the session compares them (worker/same_gpu.c).
 //
-// The weight gradient sums over rows: its bits belong to the part's own number of rows, and the algorithm may follow it and
-// split the rows. Libraries up to 13.1 are reported to leave out the last rows of some split sums where their number is no
-// multiple of the kernel's step; a split is taken for multiples of the largest step only.
+// The weight gradient sums over rows: its bits belong to the part's own number of rows, and the
+// algorithm may follow it and split the rows. Libraries up to 13.1 are reported to leave out the
+// last rows of some split sums where their number is no multiple of the kernel's step; a split is
+// taken for multiples of the largest step only.
 #include "kernels/cuda/matmul_plan.h"
 
 #include <stdio.h>
@@ -41,7 +47,7 @@ enum {
 static const size_t MATRIX_BYTES = (size_t)128 << 20, ROWS_BYTES = (size_t)128 << 20;
 static const size_t BATCH_INVARIANCE_VERSION = 131000; // of cuBLASLt
 
-// ---- plans ---------------------------------------------------------------------------------------------
+// ---- plans --------------------------------------------------------------------------------------
 
 // A product without its pointers.
 typedef struct PlanKey {
@@ -117,8 +123,9 @@ static void set_operation(cublasLtMatmulDesc_t description, cublasLtMatmulDescAt
     CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(description, which, &operation, sizeof operation));
 }
 
-// A power of two that all rows of the product's matrices start at a multiple of: a property of the shape, not of where the
-// matrices lie, so that the choice of an algorithm is the same for all parts and ranks.
+// A power of two that all rows of the product's matrices start at a multiple of: a property of the
+// shape, not of where the matrices lie, so that the choice of an algorithm is the same for all
+// parts and ranks.
 static uint32_t row_alignment(MatrixProduct p) {
     size_t steps[] = {bytes_of(p.type, p.a_width), bytes_of(p.type, p.b_width),
                       bytes_of(p.c_type, p.c_width)};
@@ -168,7 +175,8 @@ static bool plan_accepts(Device *dev, const Plan *plan) {
            result.workspaceSize <= cuda_state(dev)->library_workspace_bytes;
 }
 
-// Whether the plan's algorithm can do this number of rows; the next plan_run does as many. For rows, a not transposed.
+// Whether the plan's algorithm can do this number of rows; the next plan_run does as many. For
+// rows, a not transposed.
 static bool plan_takes_rows(Device *dev, Plan *plan, int64_t m) {
     if (plan->present_m == m) return plan->accepts_present;
     uint64_t columns = (uint64_t)m;
@@ -190,7 +198,7 @@ static void plan_run(Device *dev, const Plan *plan, MatrixProduct p) {
                                 state->compute));
 }
 
-// ---- what the library offers ---------------------------------------------------------------------------
+// ---- what the library offers --------------------------------------------------------------------
 
 static void prefer(cublasLtMatmulPreference_t preference,
                    cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
@@ -242,13 +250,14 @@ static bool sums_in_one_piece(const cublasLtMatmulAlgo_t *algorithm) {
                CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
-// ---- trying an algorithm -------------------------------------------------------------------------------
+// ---- trying an algorithm ------------------------------------------------------------------------
 
 size_t matmul_trial_bytes(void) {
     return MATRIX_BYTES + ROWS_BYTES;
 }
 
-// Rows of the largest trial: more than two waves of the largest tiles, as far as there is room for them.
+// Rows of the largest trial: more than two waves of the largest tiles, as far as there is room for
+// them.
 static int64_t trial_rows(Device *dev, MatrixProduct p) {
     int64_t tiles_across = (p.n + LARGEST_TILE - 1) / LARGEST_TILE;
     int64_t tiles_down = 2 * cuda_state(dev)->multiprocessors / tiles_across + 1;
@@ -307,8 +316,9 @@ static void trial_close(Device *dev, Trial *trial) {
     free(trial->want);
 }
 
-// Multiplies by the plan's algorithm all rows of the trial, and then fewer of the same rows, the first or the last, and compares
-// the bits. Counts that the algorithm refuses are left out, but some must have been compared.
+// Multiplies by the plan's algorithm all rows of the trial, and then fewer of the same rows, the
+// first or the last, and compares the bits. Counts that the algorithm refuses are left out, but
+// some must have been compared.
 static bool rows_are_independent(Device *dev, const Plan *plan, const Trial *trial) {
     MatrixProduct p = trial->all;
     int64_t most = p.m;
@@ -325,7 +335,8 @@ static bool rows_are_independent(Device *dev, const Plan *plan, const Trial *tri
         plan_run(dev, &tried, p);
         download_bytes(dev, trial->want, p.c, c_bytes * (size_t)most);
     }
-    // Around one tile of any size, around one wave and two, and the few rows of text that is generated.
+    // Around one tile of any size, around one wave and two, and the few rows of text that is
+    // generated.
     const int64_t counts[] = {most - 1, most / 2 + 1, most / 2, 513, 257, 160, 128, 65, 17, 1};
     for (size_t i = 0; i < sizeof counts / sizeof *counts && same; i++) {
         if (counts[i] >= most || !plan_takes_rows(dev, &tried, counts[i])) continue;
@@ -341,9 +352,10 @@ static bool rows_are_independent(Device *dev, const Plan *plan, const Trial *tri
     return same && compared > 1;
 }
 
-// ---- choosing one --------------------------------------------------------------------------------------
+// ---- choosing one -------------------------------------------------------------------------------
 
-// For a product of its own size: any sum in a fixed order, a split one through the workspace in f32.
+// For a product of its own size: any sum in a fixed order, a split one through the workspace in
+// f32.
 static int choose_for_size(Device *dev, Plan *plan, MatrixProduct p) {
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
     uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
@@ -441,9 +453,10 @@ void matmul_plans_describe(Device *dev, ProductLine say, void *context) {
         }
 }
 
-// ---- products ------------------------------------------------------------------------------------------
+// ---- products -----------------------------------------------------------------------------------
 
-// The largest power of two of rows that the algorithm takes, at most `most`; 0 when there is none. ROWS it has taken.
+// The largest power of two of rows that the algorithm takes, at most `most`; 0 when there is none.
+// ROWS it has taken.
 static int64_t piece_rows(Device *dev, Plan *plan, int64_t most) {
     int64_t rows = ROWS;
     while (rows > most) rows /= 2;

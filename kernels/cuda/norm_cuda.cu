@@ -1,7 +1,8 @@
-// RMSNorm. A team of threads works on a row: a warp on narrow rows, a block on wider ones. Thread t of a team of S threads
-// owns the row's elements (r·S + t)·WIDTH … + WIDTH for r = 0, 1, …; the first RUNS of these runs stay in its registers
-// between the passes over a row, so that memory is read once. Rows wider than all registers (8192) are read again for the
-// rest. What is added in which order follows from D alone.
+// RMSNorm. A team of threads works on a row: a warp on narrow rows, a block on wider ones. Thread t
+// of a team of S threads owns the row's elements (r·S + t)·WIDTH … + WIDTH for r = 0, 1, …; the
+// first RUNS of these runs stay in its registers between the passes over a row, so that memory is
+// read once. Rows wider than all registers (8192) are read again for the rest. What is added in
+// which order follows from D alone.
 #include "kernels/cuda/column_sum.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/reduce.cuh"
@@ -10,7 +11,8 @@
 static const int KEPT = 16;           // elements of a row in a thread's registers
 static const int TEAM_MOST = 512;     // threads of a block that works on one row
 static const int WARP_ROWS_BLOCK = 8; // warps of a block whose warps have a row each
-// Rows that one team of the backward pass works through: at least these, and so many that a part has no more runs.
+// Rows that one team of the backward pass works through: at least these, and so many that a part
+// has no more runs.
 static const int LEAST_ROWS_OF_WARP = 8, LEAST_ROWS_OF_BLOCK = 16, MOST_RUNS = 1024;
 
 // Whether a warp's registers hold a row.
@@ -34,10 +36,10 @@ template <bool WARP_ROW> __device__ static inline float team_sum(float value, fl
     return WARP_ROW ? warp_sum(value) : block_sum(value, spare);
 }
 
-// ---- forward -------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
-// One team a row. Moves the least there is: reads x (and branch), writes out (and sum), each once; the weights come from
-// cache. x may be sum: a thread writes only where it has read itself.
+// One team a row. Moves the least there is: reads x (and branch), writes out (and sum), each once;
+// the weights come from cache. x may be sum: a thread writes only where it has read itself.
 template <typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
     rmsnorm_forward_kernel(T *out, float *rstd, float *sum, const float *x,
@@ -137,13 +139,16 @@ void rmsnorm_forward_cuda(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tens
     }
 }
 
-// ---- backward ------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
-// A part's rows are cut into `runs` runs of run_rows rows, a function of the part's own size; one team works through a run:
+// A part's rows are cut into `runs` runs of run_rows rows, a function of the part's own size; one
+// team works through a run:
 //   dx[n] += rstd (g - x · slope), g = dout · weight, slope = rstd² mean(g x)
-//   sums[run] = Σ dout · x · rstd, in the order of the rows, each column in the registers of its thread
-// Reads x, dout and dx and writes dx once each, the least there is, and besides writes one row of sums a run. The sums of
-// columns beyond the registers (rows wider than 8192) grow in memory, where no other thread touches them.
+//   sums[run] = Σ dout · x · rstd, in the order of the rows, each column in the registers of its
+//     thread
+// Reads x, dout and dx and writes dx once each, the least there is, and besides writes one row of
+// sums a run. The sums of columns beyond the registers (rows wider than 8192) grow in memory, where
+// no other thread touches them.
 template <typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
     rmsnorm_backward_kernel(float *dx, float *sums, const T *__restrict__ dout,
@@ -224,7 +229,8 @@ __global__ void __launch_bounds__(TEAM_MOST)
     }
 }
 
-// partial[p] = Σ of the part's runs (column_sum). A block has WARP columns of one part; each sum is read once.
+// partial[p] = Σ of the part's runs (column_sum). A block has WARP columns of one part; each sum is
+// read once.
 __global__ void __launch_bounds__(COLUMN_THREADS)
     sum_runs_kernel(float *partial, const float *sums, int64_t runs, int D) {
     __shared__ float spare[COLUMN_WARPS][WARP];
@@ -234,7 +240,8 @@ __global__ void __launch_bounds__(COLUMN_THREADS)
     if (threadIdx.x < WARP && d < D) partial[p * D + d] = sum;
 }
 
-// dweight = the fixed binary tree over the parts' rows of `partial`, which it uses up; a thread a column.
+// dweight = the fixed binary tree over the parts' rows of `partial`, which it uses up; a thread a
+// column.
 __global__ void __launch_bounds__(256)
     sum_parts_kernel(float *dweight, float *partial, int64_t parts, int D) {
     int d = blockIdx.x * blockDim.x + threadIdx.x;

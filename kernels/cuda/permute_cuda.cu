@@ -1,16 +1,18 @@
-// Permutation, dispatch and combine: a stable counting sort of choices, and the row copies and weighted sums on its result.
+// Permutation, dispatch and combine: a stable counting sort of choices, and the row copies and
+// weighted sums on its result.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scan.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// ---- plan ----------------------------------------------------------------------------------------------
+// ---- plan ---------------------------------------------------------------------------------------
 //
-// The rows are the choices sorted by (expert, part), stable in (token, slot): a radix sort with a single digit. Choices are
-// cut into chunks that do not cross parts, so that a run (expert, part) is the same expert's choices of the part's chunks,
-// one chunk after the other:
-//   count_choices   a block a chunk: how many choices it keeps for each expert    chunk_rows (E, parts, chunks of a part)
+// The rows are the choices sorted by (expert, part), stable in (token, slot): a radix sort with a
+// single digit. Choices are cut into chunks that do not cross parts, so that a run (expert, part)
+// is the same expert's choices of the part's chunks, one chunk after the other:
+//   count_choices   a block a chunk: how many choices it keeps for each expert
+//   chunk_rows (E, parts, chunks of a part)
 //   number_chunks   a few lanes a run: sums over the chunks before each one, and counts (E, parts)
 //   number_runs     one block: first row of each run (only without `room`)
 //   deal_rows       a block a chunk: the rows of its choices; and what is left of row_choice
@@ -19,8 +21,8 @@
 static const int PLAN_THREADS = 256, PLAN_WARPS = PLAN_THREADS / WARP;
 static const int CHOICES_PER_LANE = 8, WARP_CHOICES = CHOICES_PER_LANE * WARP;
 static const int CHUNK_CHOICES = PLAN_WARPS * WARP_CHOICES;
-// Experts whose counters a block holds: 32 KiB with one each for its eight warps. More experts take more blocks a chunk
-// (gridDim.y), each for its own ones.
+// Experts whose counters a block holds: 32 KiB with one each for its eight warps. More experts take
+// more blocks a chunk (gridDim.y), each for its own ones.
 static const int TILE_EXPERTS = 1024;
 static const int SCAN_THREADS = 1024, RUNS_PER_THREAD = 8;
 
@@ -36,8 +38,8 @@ __device__ static inline void chunk_range(ChunkCut cut, int32_t *begin, int32_t 
     *end = min(*begin + CHUNK_CHOICES, first + cut.per_part);
 }
 
-// A block counts one chunk for up to TILE_EXPERTS experts in shared memory; consecutive threads read consecutive choices.
-// Bytes: 5 a choice, 4 for each (expert, chunk).
+// A block counts one chunk for up to TILE_EXPERTS experts in shared memory; consecutive threads
+// read consecutive choices. Bytes: 5 a choice, 4 for each (expert, chunk).
 static __global__ void __launch_bounds__(PLAN_THREADS)
     count_choices(int32_t *chunk_rows, const int32_t *__restrict__ ids,
                   const uint8_t *__restrict__ kept, ChunkCut cut, int32_t E) {
@@ -56,8 +58,8 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
         chunk_rows[(int64_t)(first_expert + i) * cut.chunks + blockIdx.x] = count[i];
 }
 
-// `lanes` neighbouring lanes take a run and turn its counts by chunk into sums over the chunks before; the whole is the run's
-// count. Bytes: chunk_rows read and written once.
+// `lanes` neighbouring lanes take a run and turn its counts by chunk into sums over the chunks
+// before; the whole is the run's count. Bytes: chunk_rows read and written once.
 static __global__ void __launch_bounds__(PLAN_THREADS)
     number_chunks(int32_t *chunk_rows, int32_t *counts, int64_t runs, int32_t part_chunks,
                   int32_t lanes) {
@@ -74,8 +76,8 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
     if (run < runs && lane == 0) counts[run] = before;
 }
 
-// One block: the first row of each run, and behind the last run the number of rows. A thread takes RUNS_PER_THREAD
-// neighbouring runs at a time. Bytes: 8 a run; there are only E·parts of them.
+// One block: the first row of each run, and behind the last run the number of rows. A thread takes
+// RUNS_PER_THREAD neighbouring runs at a time. Bytes: 8 a run; there are only E·parts of them.
 static __global__ void __launch_bounds__(SCAN_THREADS)
     number_runs(int32_t *first_row, const int32_t *__restrict__ counts, int64_t runs) {
     __shared__ int32_t spare[WARP];
@@ -99,8 +101,8 @@ static __global__ void __launch_bounds__(SCAN_THREADS)
     if (threadIdx.x == 0) first_row[runs] = rows;
 }
 
-// What deal_rows knows of a choice that gets no row from this block: that it was dropped, which the first tile's block writes
-// down; or that it is another tile's, or no choice at all.
+// What deal_rows knows of a choice that gets no row from this block: that it was dropped, which the
+// first tile's block writes down; or that it is another tile's, or no choice at all.
 static const int DROPPED = -1, NOT_MINE = -2;
 
 typedef struct RowPlan {
@@ -111,12 +113,13 @@ typedef struct RowPlan {
     int32_t room, rows; // rows of row_choice
 } RowPlan;
 
-// A block deals out the rows of one chunk. Each of its warps has WARP_CHOICES neighbouring choices and an own counter for
-// each expert: first the warps count, then the counts become the first row of (expert, warp), then each warp takes its
-// choices 32 at a time, in which lanes with the same expert find each other by match. Lanes below come first: the order is
-// that of the choices. The choices of a run in a chunk lie together in row_choice.
-// Bytes: 5 read and 8 written a choice. A choice beyond `room`, which the caller must not have, gets no row.
-// Five blocks on a multiprocessor leave 48 registers a thread; for six a register would be missing.
+// A block deals out the rows of one chunk. Each of its warps has WARP_CHOICES neighbouring choices
+// and an own counter for each expert: first the warps count, then the counts become the first row
+// of (expert, warp), then each warp takes its choices 32 at a time, in which lanes with the same
+// expert find each other by match. Lanes below come first: the order is that of the choices. The
+// choices of a run in a chunk lie together in row_choice. Bytes: 5 read and 8 written a choice. A
+// choice beyond `room`, which the caller must not have, gets no row. Five blocks on a
+// multiprocessor leave 48 registers a thread; for six a register would be missing.
 static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     deal_rows(RowPlan plan, const int32_t *__restrict__ ids, const uint8_t *__restrict__ kept,
               ChunkCut cut, int32_t E) {
@@ -222,25 +225,27 @@ extern "C" void permutation_plan_cuda(Device *dev, Tensor slot_row, Tensor row_c
            keep, cut, E);
 }
 
-// ---- rows ----------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 static const int ROW_THREADS = 256;
 static const int PIECES_PER_THREAD = 4; // loads of a thread under way at once
 // Choices of a token that are read at once. A power of two that covers K of 8 in two rounds.
 static const int SLOTS = 4;
-// Blocks of combine_rows on a multiprocessor, with 64 registers a thread: rows under way count for more than threads.
+// Blocks of combine_rows on a multiprocessor, with 64 registers a thread: rows under way count for
+// more than threads.
 static const int COMBINE_BLOCKS = 4;
 
-// A block of ROW_THREADS in which `x` threads share a row, so that each has `each` of its pieces or the block is one row.
+// A block of ROW_THREADS in which `x` threads share a row, so that each has `each` of its pieces or
+// the block is one row.
 static dim3 block_of_rows(int64_t pieces, int64_t each, int64_t least) {
     int64_t x = least;
     while (x < ROW_THREADS && x * each < pieces) x *= 2;
     return dim3((unsigned)x, (unsigned)(ROW_THREADS / x));
 }
 
-// blockDim.x threads copy a row of `pieces` P, each up to four pieces at a time; blockDim.y rows a block.
-// Bytes: each row once in and out; a token's row that K choices share comes from L2 but the first time. Copies only: no
-// rounding, nothing to order.
+// blockDim.x threads copy a row of `pieces` P, each up to four pieces at a time; blockDim.y rows a
+// block. Bytes: each row once in and out; a token's row that K choices share comes from L2 but the
+// first time. Copies only: no rounding, nothing to order.
 template <typename P>
 static __global__ void __launch_bounds__(ROW_THREADS)
     gather_pieces(P *__restrict__ out, const P *__restrict__ x, const int32_t *__restrict__ index,
@@ -317,9 +322,10 @@ __device__ static inline void store_piece(T *to, const float *from) {
     }
 }
 
-// blockDim.x threads make a token's row, each COUNT columns at a time, in f32 registers; blockDim.y tokens a block. Four
-// choices' rows are read at once and added in slot order, from 0 (dropped ones as zeros): the order depends on nothing else.
-// Bytes: each kept choice's row once in, each token's row once out: the minimum.
+// blockDim.x threads make a token's row, each COUNT columns at a time, in f32 registers; blockDim.y
+// tokens a block. Four choices' rows are read at once and added in slot order, from 0 (dropped ones
+// as zeros): the order depends on nothing else. Bytes: each kept choice's row once in, each token's
+// row once out: the minimum.
 template <typename T, int COUNT>
 static __global__ void __launch_bounds__(ROW_THREADS, COMBINE_BLOCKS)
     combine_rows(T *__restrict__ out, const T *__restrict__ y, const int32_t *__restrict__ slot_row,
@@ -329,7 +335,8 @@ static __global__ void __launch_bounds__(ROW_THREADS, COMBINE_BLOCKS)
     for (int64_t d = (int64_t)threadIdx.x * COUNT; d < D; d += (int64_t)blockDim.x * COUNT) {
         float sum[COUNT] = {};
         for (int32_t first = 0; first < K; first += SLOTS) {
-            // Indices, then rows, then sums, the sums without a branch: each kind of load is under way four times.
+            // Indices, then rows, then sums, the sums without a branch: each kind of load is under
+            // way four times.
             float part[SLOTS][COUNT] = {}, weight[SLOTS] = {};
             int32_t row[SLOTS];
 #pragma unroll
@@ -371,11 +378,12 @@ extern "C" void combine_forward_cuda(Device *dev, Tensor out, Tensor y, Tensor s
     }
 }
 
-// A warp takes a token (blockDim is (32, 8)), or where rows are wide a block does (blockDim is (256, 1)). Each thread has
-// the same columns of dout, of the rows of y and of those of dy: it reads y before it writes dy there, and no other thread
-// touches them, so dy may be y. Four choices at a time share one reading of dout.
-// The products of a dot are added by thread, columns in order, then over lanes, then over warps: an order of D alone.
-// Bytes: rows of y once in, rows of dy once out, dout once from memory and from L1 for each further four choices.
+// A warp takes a token (blockDim is (32, 8)), or where rows are wide a block does (blockDim is
+// (256, 1)). Each thread has the same columns of dout, of the rows of y and of those of dy: it
+// reads y before it writes dy there, and no other thread touches them, so dy may be y. Four choices
+// at a time share one reading of dout. The products of a dot are added by thread, columns in order,
+// then over lanes, then over warps: an order of D alone. Bytes: rows of y once in, rows of dy once
+// out, dout once from memory and from L1 for each further four choices.
 template <typename T, int COUNT>
 static __global__ void __launch_bounds__(ROW_THREADS)
     combine_backward_rows(T *dy, float *__restrict__ dweights, const T *__restrict__ dout,
@@ -460,9 +468,10 @@ extern "C" void combine_backward_cuda(Device *dev, Tensor dy, Tensor dweights, T
     }
 }
 
-// ---- weights -------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------
 
-// A thread a token, its K weights added in slot order; neighbouring threads' weights share the cache lines. Bytes: 9 a choice.
+// A thread a token, its K weights added in slot order; neighbouring threads' weights share the
+// cache lines. Bytes: 9 a choice.
 static __global__ void __launch_bounds__(ROW_THREADS)
     renormalize_weights(float *__restrict__ scaled, const float *__restrict__ weights,
                         const uint8_t *__restrict__ kept, int64_t N, int64_t K) {
@@ -481,7 +490,8 @@ extern "C" void renormalize_forward_cuda(Device *dev, Tensor scaled, Tensor weig
            K);
 }
 
-// s_k = w_k / Σ w over the kept: dw_k = (ds_k - Σ_j ds_j s_j) / Σ w. A thread a token, in slot order. Bytes: 17 a choice.
+// s_k = w_k / Σ w over the kept: dw_k = (ds_k - Σ_j ds_j s_j) / Σ w. A thread a token, in slot
+// order. Bytes: 17 a choice.
 static __global__ void __launch_bounds__(ROW_THREADS)
     renormalize_gradients(float *__restrict__ gradient, const float *__restrict__ scaled,
                           const float *__restrict__ weights, const uint8_t *__restrict__ kept,

@@ -1,4 +1,5 @@
-// Philox 4x32-10 (Salmon et al., SC 2011) for kernels: the words of rng.h, bit for bit, from the same streams and indices.
+// Philox 4x32-10 (Salmon et al., SC 2011) for kernels: the words of rng.h, bit for bit, from the
+// same streams and indices.
 #ifndef MOETRAIN_KERNELS_CUDA_PHILOX_CUH
 #define MOETRAIN_KERNELS_CUDA_PHILOX_CUH
 

@@ -4,7 +4,8 @@
 
 #include "kernels/cuda/launch.cuh"
 
-// The sum over all lanes, in every lane: a butterfly, whose additions commute, so all lanes get the same bits.
+// The sum over all lanes, in every lane: a butterfly, whose additions commute, so all lanes get the
+// same bits.
 template <typename T> __device__ static inline T warp_sum(T value) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2)
@@ -18,9 +19,9 @@ __device__ static inline float warp_max(float value) {
     return value;
 }
 
-// The sum over the block's threads, in every thread: warps first, then the warps' sums in the first warp. blockDim.x is a
-// multiple of 32, at most 1024, the block is one-dimensional. `spare` is shared memory for 32 values; a barrier stands before
-// its first and after its last use.
+// The sum over the block's threads, in every thread: warps first, then the warps' sums in the first
+// warp. blockDim.x is a multiple of 32, at most 1024, the block is one-dimensional. `spare` is
+// shared memory for 32 values; a barrier stands before its first and after its last use.
 template <typename T> __device__ static inline T block_sum(T value, T *spare) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     value = warp_sum(value);

@@ -30,9 +30,10 @@ __device__ static inline void store_pairs(T *to, const float *from) {
     }
 }
 
-// A block owns blockDim.y rows, blockDim.x threads to a row; a thread turns COUNT pairs of a head at a time. `heads` counts
-// the query and the key heads, which follow them in the row. Bytes moved: queries and keys once in and once out; the
-// angles of a position come from the cache after the first head. Each pair is a function of itself and its angle.
+// A block owns blockDim.y rows, blockDim.x threads to a row; a thread turns COUNT pairs of a head
+// at a time. `heads` counts the query and the key heads, which follow them in the row. Bytes moved:
+// queries and keys once in and once out; the angles of a position come from the cache after the
+// first head. Each pair is a function of itself and its angle.
 template <typename T, int COUNT>
 __global__ void __launch_bounds__(ROPE_THREADS)
     rope_rotate(T *qkv, const float *cosines, const float *sines, int64_t rows, int64_t width,

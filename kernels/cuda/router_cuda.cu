@@ -4,8 +4,9 @@
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// A token's logits live in the registers of its LANES lanes, PER_LANE in each: VECTOR neighbouring ones, the next VECTOR
-// belong to the next lane, and so on. A warp holds WARP / LANES tokens. Lanes without an expert hold -infinity.
+// A token's logits live in the registers of its LANES lanes, PER_LANE in each: VECTOR neighbouring
+// ones, the next VECTOR belong to the next lane, and so on. A warp holds WARP / LANES tokens. Lanes
+// without an expert hold -infinity.
 enum { WARPS = 8, THREADS = WARPS * WARP }; // of a block
 enum { ROUNDS = 4 };                        // tokens that each group of lanes takes, forwards
 
@@ -33,7 +34,8 @@ __device__ static inline void load_row(float *x, const float *row, int E, bool i
     }
 }
 
-// Over the LANES lanes of a token, the result in all of them; butterflies, so all get the same bits.
+// Over the LANES lanes of a token, the result in all of them; butterflies, so all get the same
+// bits.
 template <int LANES> __device__ static inline float token_sum(float value) {
 #pragma unroll
     for (int distance = LANES / 2; distance > 0; distance /= 2)
@@ -67,7 +69,8 @@ template <int LANES> __device__ static inline uint32_t token_min_key(uint32_t va
     return value;
 }
 
-// Integers that order as the logits do: NaN is 1, below all others; 0 stands for nothing. Both zeros are equal.
+// Integers that order as the logits do: NaN is 1, below all others; 0 stands for nothing. Both
+// zeros are equal.
 __device__ static inline uint32_t key_of(float z) {
     uint32_t bits = __float_as_uint(z + 0.0f); // -0 becomes +0
     if (isnan(z)) return 1;
@@ -77,10 +80,10 @@ __device__ static inline float logit_of(uint32_t key) { // of 1, NaN
     return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-// ---- forward -------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
-// How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer lanes than a warp hold few
-// experts, and therefore few choices.
+// How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer
+// lanes than a warp hold few experts, and therefore few choices.
 template <int LANES> struct Slots {
     static const int COUNT = LANES == WARP ? (int)MOST_CHOICES / WARP : 1;
 };
@@ -96,8 +99,8 @@ typedef struct ForwardArguments {
     bool over_chosen; // the weights are a softmax over the chosen K alone
 } ForwardArguments;
 
-// Finds the K largest keys one after the other, ties to the lower expert; a lane's keys ascend with the expert. Takes each
-// out of `key`, and leaves choice k with its lane.
+// Finds the K largest keys one after the other, ties to the lower expert; a lane's keys ascend with
+// the expert. Takes each out of `key`, and leaves choice k with its lane.
 template <int LANES, int PER_LANE, int VECTOR>
 __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, int K) {
     int lane = (int)threadIdx.x % LANES;
@@ -117,10 +120,11 @@ __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, i
     }
 }
 
-// A block owns a chunk of a part's tokens, LANES lanes a token at a time, ROUNDS times; it reads the logits once, into
-// registers. Bytes: 4 E a token read, 8 K + 4 written, and 8 (E + 2) a chunk: E = 256 and 32 tokens a chunk, 6 % more than
-// the logits. Determinism: a token's results depend on its logits alone. A chunk's sums run over a lane's tokens in order,
-// over the tokens of a warp as a butterfly, over the warps in order; chunks start with their part.
+// A block owns a chunk of a part's tokens, LANES lanes a token at a time, ROUNDS times; it reads
+// the logits once, into registers. Bytes: 4 E a token read, 8 K + 4 written, and 8 (E + 2) a chunk:
+// E = 256 and 32 tokens a chunk, 6 % more than the logits. Determinism: a token's results depend on
+// its logits alone. A chunk's sums run over a lane's tokens in order, over the tokens of a warp as
+// a butterfly, over the warps in order; chunks start with their part.
 template <int LANES, int PER_LANE, int VECTOR>
 __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments a) {
     const int TOKENS = WARP / LANES;
@@ -207,7 +211,8 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
     for (int i = (int)threadIdx.x; i < a.E + 2; i += THREADS) partial[i] = sums[i];
 }
 
-// A block owns WARP columns of one part's chunk sums and adds them in column_sum's order. Reads what route_tokens wrote.
+// A block owns WARP columns of one part's chunk sums and adds them in column_sum's order. Reads
+// what route_tokens wrote.
 __global__ static void __launch_bounds__(COLUMN_THREADS)
     add_chunks(double *prob_sum, double *entropy_sum, double *lse2_sum, const double *partial,
                int64_t chunks, int64_t E) {
@@ -235,7 +240,8 @@ static int lanes_of_token(int64_t E) {
     return E <= 8 ? 8 : E <= 16 ? 16 : WARP;
 }
 
-// Rows are read as vectors or not, which orders the sums over experts. Arenas align their tensors, so that E alone decides.
+// Rows are read as vectors or not, which orders the sums over experts. Arenas align their tensors,
+// so that E alone decides.
 typedef void (*ForwardKernel)(ForwardArguments);
 template <int VECTOR> static ForwardKernel forward_kernel(int64_t E) {
     return E <= 128   ? route_tokens<32, 4, VECTOR>
@@ -275,7 +281,7 @@ extern "C" void router_forward_cuda(Device *dev, Tensor ids, Tensor weights, Ten
            device_data<double>(lse2_sum), partial, chunks, E);
 }
 
-// ---- backward ------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 typedef struct BackwardArguments {
     float *dlogits;        // (N, E)
@@ -291,8 +297,9 @@ typedef struct BackwardArguments {
     bool over_chosen;
 } BackwardArguments;
 
-// LANES lanes own a token; the formulas are router_cpu.c's. Bytes: 8 E + 12 K a token, once; balance stays in the caches.
-// Determinism: a token's gradient depends on its own numbers alone, sums over experts are butterflies.
+// LANES lanes own a token; the formulas are router_cpu.c's. Bytes: 8 E + 12 K a token, once;
+// balance stays in the caches. Determinism: a token's gradient depends on its own numbers alone,
+// sums over experts are butterflies.
 template <int LANES, int PER_LANE, int VECTOR>
 __global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArguments a) {
     const int TOKENS = WARP / LANES;

@@ -18,8 +18,8 @@ typedef struct TotalsArguments {
     BalanceRule rule;
 } TotalsArguments;
 
-// A block owns a part: its balance coefficients and its balance loss, the latter in block_sum's order over the experts.
-// Bytes: 16 E a part. The coefficients have the CPU's bits.
+// A block owns a part: its balance coefficients and its balance loss, the latter in block_sum's
+// order over the experts. Bytes: 16 E a part. The coefficients have the CPU's bits.
 __global__ static void __launch_bounds__(THREADS) balance_part(TotalsArguments a) {
     __shared__ double spare[WARP];
     int64_t first = (int64_t)blockIdx.x * a.E;
@@ -35,9 +35,9 @@ __global__ static void __launch_bounds__(THREADS) balance_part(TotalsArguments a
     if (threadIdx.x == 0) a.loss[blockIdx.x] = loss;
 }
 
-// A thread owns one column of one row of totals and adds the row's parts to it in order, as the CPU does. The last row of
-// threads owns the experts' counts over all parts. Bytes: 8 (E + 3) a part and 8 E for the counts; neighbouring threads read
-// neighbouring experts.
+// A thread owns one column of one row of totals and adds the row's parts to it in order, as the CPU
+// does. The last row of threads owns the experts' counts over all parts. Bytes: 8 (E + 3) a part
+// and 8 E for the counts; neighbouring threads read neighbouring experts.
 __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
     int64_t tiles = (a.E + SCALARS + THREADS - 1) / THREADS, row = blockIdx.x / tiles;
     int64_t i = blockIdx.x % tiles * THREADS + threadIdx.x;

@@ -1,4 +1,5 @@
-// Storage types: T is float or __nv_bfloat16, arithmetic is float. The one use of templates over types in kernels/cuda/.
+// Storage types: T is float or __nv_bfloat16, arithmetic is float. The one use of templates over
+// types in kernels/cuda/.
 #ifndef MOETRAIN_KERNELS_CUDA_STORAGE_CUH
 #define MOETRAIN_KERNELS_CUDA_STORAGE_CUH
 
@@ -26,9 +27,7 @@ template <> __device__ inline bf16 from_float<bf16>(float x) {
 }
 
 // 16 bytes of T: one memory transaction of a thread.
-template <typename T> struct Vector {
-    static const int COUNT = 16 / (int)sizeof(T);
-};
+template <typename T> struct Vector { static const int COUNT = 16 / (int)sizeof(T); };
 
 // Loads or stores Vector<T>::COUNT elements; the pointer is 16-byte aligned.
 __device__ static inline void load_vector(float *to, const float *from) {
@@ -57,8 +56,8 @@ __device__ static inline void store_vector(bf16 *to, const float *from) {
                    pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
 }
 
-// Loads or stores four elements: for kernels that read one storage and write the other, where four f32 are the widest access.
-// The pointer is aligned to four elements.
+// Loads or stores four elements: for kernels that read one storage and write the other, where four
+// f32 are the widest access. The pointer is aligned to four elements.
 __device__ static inline void load_four(float *to, const float *from) {
     load_vector(to, from);
 }
@@ -75,9 +74,10 @@ __device__ static inline void store_four(bf16 *to, const float *from) {
         make_uint2(pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]));
 }
 
-// A run: the WIDTH elements of a row of D from element d < D, which one thread works on. WIDTH is a multiple of
-// Vector<T>::COUNT. With VECTORS (rows_are_vectors) it is read and written by whole vectors, otherwise element by element
-// up to the row's end; elements past it read as 0. Which thread adds what is the same in both, and so are the sums' bits.
+// A run: the WIDTH elements of a row of D from element d < D, which one thread works on. WIDTH is a
+// multiple of Vector<T>::COUNT. With VECTORS (rows_are_vectors) it is read and written by whole
+// vectors, otherwise element by element up to the row's end; elements past it read as 0. Which
+// thread adds what is the same in both, and so are the sums' bits.
 template <bool VECTORS, int WIDTH, typename T>
 __device__ static inline void load_run(float *to, const T *row, int d, int D) {
     if (VECTORS) {
@@ -100,7 +100,8 @@ __device__ static inline void store_run(T *row, const float *from, int d, int D)
     }
 }
 
-// Whether rows of D elements of T, starting at a 16-byte aligned address, can be read by whole vectors.
+// Whether rows of D elements of T, starting at a 16-byte aligned address, can be read by whole
+// vectors.
 template <typename T> static inline bool rows_are_vectors(const void *data, int64_t D) {
     return D % Vector<T>::COUNT == 0 && (uintptr_t)data % 16 == 0;
 }

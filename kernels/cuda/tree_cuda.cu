@@ -5,8 +5,9 @@
 enum { TREE_THREADS = 256 };
 static const int64_t TREE_BLOCKS = 1024;
 
-// A thread owns elements thread, thread + all threads, …: neighbours in a warp, so that memory is read and written in whole
-// lines. 3 sizeof(T) bytes an element. Each sum has two operands, so the order is no question.
+// A thread owns elements thread, thread + all threads, …: neighbours in a warp, so that memory is
+// read and written in whole lines. 3 sizeof(T) bytes an element. Each sum has two operands, so the
+// order is no question.
 template <typename T> __global__ static void tree_add_kernel(T *x, const T *y, int64_t count) {
     int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)

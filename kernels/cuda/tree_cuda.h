@@ -1,5 +1,5 @@
-// The additions of the fixed tree over ranks (comm/collectives_nccl.c). Not an op of kernels.h: it runs on the exchange
-// stream, between the messages that bring its operand.
+// The additions of the fixed tree over ranks (comm/collectives_nccl.c). Not an op of kernels.h: it
+// runs on the exchange stream, between the messages that bring its operand.
 #ifndef MOETRAIN_KERNELS_CUDA_TREE_CUDA_H
 #define MOETRAIN_KERNELS_CUDA_TREE_CUDA_H
 

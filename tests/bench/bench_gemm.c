@@ -1,11 +1,12 @@
-// Which matrix product is fastest on this machine? The ops of kernels.h against oneDNN, OpenBLAS and LIBXSMM as
-// far as they were installed at build time, on shapes of real layers.
+// Which matrix product is fastest on this machine? The ops of kernels.h against oneDNN, OpenBLAS
+// and LIBXSMM as far as they were installed at build time, on shapes of real layers.
 //
 //     OPENBLAS_CORETYPE=SKYLAKEX build/release/tests/bench/bench_gemm
 //
-// (OpenBLAS does not know processors newer than itself and then takes its slowest kernel.) Candidates run in
-// turn and each keeps its best time, so that a slow moment of the machine hits all. With several threads each one
-// multiplies its share of the rows; weight gradients are measured on one thread only.
+// (OpenBLAS does not know processors newer than itself and then takes its slowest kernel.)
+// Candidates run in turn and each keeps its best time, so that a slow moment of the machine hits
+// all. With several threads each one multiplies its share of the rows; weight gradients are
+// measured on one thread only.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ typedef struct Problem {
     float *out;
 } Problem;
 
-// ---- candidates ----------------------------------------------------------------------------------------
+// ---- candidates ---------------------------------------------------------------------------------
 
 static void with_onednn(Problem p) {
     switch (p.product) {
@@ -69,8 +70,8 @@ static void with_openblas(Problem p) {
 #endif
 
 #ifdef WITH_LIBXSMM
-// Its generated kernels are column-major and transpose the second operand only, so the forward product pays for
-// a transposed copy of w, as it would in training, where w changes every step.
+// Its generated kernels are column-major and transpose the second operand only, so the forward
+// product pays for a transposed copy of w, as it would in training, where w changes every step.
 static void with_libxsmm(Problem p) {
     static _Thread_local float *transposed = NULL;
     int M = (int)p.M, N = (int)p.N, K = (int)p.K, flags = 0;
@@ -90,7 +91,7 @@ static void with_libxsmm(Problem p) {
 }
 #endif
 
-// ---- measuring -----------------------------------------------------------------------------------------
+// ---- measuring ----------------------------------------------------------------------------------
 
 // The library on equal shares of the rows.
 static void run_library(void (*library)(Problem), Problem p, int threads) {

@@ -1,5 +1,5 @@
-// One MoE layer, forward and backward, as the number of experts grows at constant top-k, tokens and width: the work
-// stays the same, so the time should too. Prints ms and the ratio to the first row.
+// One MoE layer, forward and backward, as the number of experts grows at constant top-k, tokens and
+// width: the work stays the same, so the time should too. Prints ms and the ratio to the first row.
 //   bench_moe_layer [tokens d_model d_ff repetitions]      (default 4096 256 512 7)
 #include <stdio.h>
 #include <stdlib.h>

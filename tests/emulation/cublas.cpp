@@ -1,5 +1,6 @@
-// The part of cuBLAS that the program uses. f32 and bf16 matrices, sums in f32, scalars on the host. The order along k changes
-// with the sizes of a call, as in the library, so that a program which relies on it fails here.
+// The part of cuBLAS that the program uses. f32 and bf16 matrices, sums in f32, scalars on the
+// host. The order along k changes with the sizes of a call, as in the library, so that a program
+// which relies on it fails here.
 #include <cublas_v2.h>
 
 #include <set>
@@ -159,7 +160,8 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cubla
                                       type_b, ldb, 0, beta, c, type_c, ldc, 0, 1, compute, algo);
 }
 
-// Shapes are read now, on the host; the arrays of pointers lie on the device and are read when the work is done.
+// Shapes are read now, on the host; the arrays of pointers lie on the device and are read when the
+// work is done.
 cublasStatus_t cublasGemmGroupedBatchedEx(
     cublasHandle_t handle, const cublasOperation_t op_a[], const cublasOperation_t op_b[],
     const int m[], const int n[], const int k[], const void *alpha, const void *const a[],

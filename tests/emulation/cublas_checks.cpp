@@ -93,7 +93,8 @@ static int power_of_two_in(int64_t x) {
 }
 
 int usual_algorithm(int64_t m, int64_t n, int64_t batches) {
-    // Sizes that differ by a factor 2, 4 or 8 in one dimension get different ones for certain; others nearly always.
+    // Sizes that differ by a factor 2, 4 or 8 in one dimension get different ones for certain;
+    // others nearly always.
     uint64_t mixed = 0x9e3779b97f4a7c15u;
     for (int64_t x : {m, n, batches}) {
         mixed ^= (uint64_t)(x >> power_of_two_in(x));

@@ -1,12 +1,15 @@
-// The part of cuBLASLt that the program uses. An algorithm (64 opaque bytes) says in which order it adds along k, whatever the
-// shape of the product, as kernels do; the heuristic chooses another for nearly every other size. An algorithm remembers for
-// which types, transpositions and alignment it was found and may not be used for others.
+// The part of cuBLASLt that the program uses. An algorithm (64 opaque bytes) says in which order it
+// adds along k, whatever the shape of the product, as kernels do; the heuristic chooses another for
+// nearly every other size. An algorithm remembers for which types, transpositions and alignment it
+// was found and may not be used for others.
 //
 // MOETRAIN_EMULATION_CUBLASLT takes that back, by words with commas between:
 //   few        algorithms refuse numbers of rows (D's columns) that are no multiple of 8
 //   many       algorithms refuse more than 2048 rows
 //   rows       every algorithm adds in another order for another number of rows
-//   waves      where a layer has more than one tile of columns, the tiles of the last wave that is not full are added in two
+//   waves
+//   where a layer has more than one tile of columns, the tiles of the last wave that is not full
+//     are added in two
 //              halves, as by kernels that give idle multiprocessors a part of the depth
 //   tail       a split sum leaves out the products behind the last multiple of 64
 #include <cublasLt.h>

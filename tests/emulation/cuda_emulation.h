@@ -1,6 +1,7 @@
-// What nvcc knows by itself, for the C++ compiler: included before the first line of every .cu file, so that the file runs
-// as written on the emulated GPU (execution.cpp). A word of CUDA C that is missing here does not compile: better than one
-// that is almost right. Arithmetic words are in device_functions.h.
+// What nvcc knows by itself, for the C++ compiler: included before the first line of every .cu
+// file, so that the file runs as written on the emulated GPU (execution.cpp). A word of CUDA C that
+// is missing here does not compile: better than one that is almost right. Arithmetic words are in
+// device_functions.h.
 #ifndef MOETRAIN_TESTS_EMULATION_CUDA_EMULATION_H
 #define MOETRAIN_TESTS_EMULATION_CUDA_EMULATION_H
 
@@ -32,7 +33,8 @@
 #define __constant__ static
 #define __launch_bounds__(...)
 #define __grid_constant__
-// The tag becomes part of the variable's symbol (also in templates), by which program.cpp finds all of them.
+// The tag becomes part of the variable's symbol (also in templates), by which program.cpp finds all
+// of them.
 #define __shared__ static __attribute__((abi_tag("shared_memory")))
 
 namespace emulation {
@@ -57,8 +59,9 @@ void *dynamic_shared();
 // Waits for all threads of the block; returns how many of them came with true.
 int barrier(bool predicate, Place at);
 
-// Where the lanes of a mask meet: the last to come runs `finish` for all of them, then all go on. `operands` holds the
-// pointer that each lane of the mask came with; lanes must come to the same operation at the same place with the same mask.
+// Where the lanes of a mask meet: the last to come runs `finish` for all of them, then all go on.
+// `operands` holds the pointer that each lane of the mask came with; lanes must come to the same
+// operation at the same place with the same mask.
 typedef void (*Finish)(unsigned mask, void *const operands[32]);
 void meet(unsigned mask, const char *operation, Finish finish, void *operand, Place at);
 // Fatal unless `source` is a lane of the mask that exists.
@@ -69,7 +72,8 @@ void copy_later(void *shared, const void *global, bool inside, Place at);
 void close_copies();
 void wait_copies(int pending);
 
-// d += a b, and 8 by 8 matrices of 16-bit elements, by a whole warp (ptx.cuh says how they lie in the lanes).
+// d += a b, and 8 by 8 matrices of 16-bit elements, by a whole warp (ptx.cuh says how they lie in
+// the lanes).
 void multiply_matrices(float d[4], const uint32_t a[4], const uint32_t b[2], Place at);
 void load_matrices(uint32_t r[4], const void *shared_row, bool transposed, Place at);
 
@@ -264,7 +268,8 @@ cudaError_t launch_typed(void (*kernel)(Parameters...), dim3 grid, dim3 block, v
 
 } // namespace emulation
 
-// The kernel's own type tells what lies behind `arguments`; the C function of that name is not emulated and does not link.
+// The kernel's own type tells what lies behind `arguments`; the C function of that name is not
+// emulated and does not link.
 template <typename... Parameters>
 static inline cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block,
                                            void **arguments, size_t dynamic_shared = 0,

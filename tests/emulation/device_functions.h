@@ -1,9 +1,11 @@
-// CUDA's arithmetic on one thread: atomics, cached loads, bits, conversions and the fast maths names, which are as exact
-// here as the C library: tests must not depend on their last bits. Only the types that CUDA itself has overloads for.
+// CUDA's arithmetic on one thread: atomics, cached loads, bits, conversions and the fast maths
+// names, which are as exact here as the C library: tests must not depend on their last bits. Only
+// the types that CUDA itself has overloads for.
 #ifndef MOETRAIN_TESTS_EMULATION_DEVICE_FUNCTIONS_H
 #define MOETRAIN_TESTS_EMULATION_DEVICE_FUNCTIONS_H
 
-// Kernels run on one thread of the host, so that plain reads and writes are atomic. Each returns the old value.
+// Kernels run on one thread of the host, so that plain reads and writes are atomic. Each returns
+// the old value.
 #define EMULATION_ATOMIC(name, type, expression)                                                   \
     static inline type name(type *address, type value) {                                           \
         type old = *address;                                                                       \

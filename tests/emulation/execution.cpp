@@ -1,25 +1,31 @@
-// The emulated GPU: kernels of CUDA C, compiled as C++ (cuda_emulation.h), run here on one thread of the CPU.
+// The emulated GPU: kernels of CUDA C, compiled as C++ (cuda_emulation.h), run here on one thread
+// of the CPU.
 //
-// How it works. A kernel's blocks run one after the other. Each thread of a block is a fiber: a call of the kernel on a stack
-// of its own, left only where CUDA lets threads wait for each other: __syncthreads, and operations of a warp (shuffles,
-// votes, mma, ldmatrix), where the lanes of the mask meet and the last to come computes everybody's result. A fiber that
-// must wait hands over to the next that may run, with a dozen instructions and no scheduler between. A thread that ends
+// How it works. A kernel's blocks run one after the other. Each thread of a block is a fiber: a
+// call of the kernel on a stack of its own, left only where CUDA lets threads wait for each other:
+// __syncthreads, and operations of a warp (shuffles, votes, mma, ldmatrix), where the lanes of the
+// mask meet and the last to come computes everybody's result. A fiber that must wait hands over to
+// the next that may run, with a dozen instructions and no scheduler between. A thread that ends
 // without having waited leaves its stack to the next, which then is a plain call.
 //
-// What it looks for. The order of blocks, of warps, and of lanes between two meetings is drawn anew (MOETRAIN_EMULATION_SEED:
-// a number, "forward" or "reverse"), so that a missing barrier gives wrong results under some order, where a GPU would
-// mostly be lucky. Shared memory is filled with 0xff bytes, which are NaN in every float type, before each block, and so is
-// fresh device memory. cp.async arrives as late as allowed, or at once. Streams run late and interleaved (streams.cpp).
-// Under AddressSanitizer every access of a kernel is checked against allocations and arrays, and device memory is out of
-// reach of host code. Whatever CUDA leaves undefined and the emulator can see ends the process with kernel, block, thread
-// and source line: divergent barriers, masks with lanes that have ended or never come, shuffles that read from outside the
-// mask, host pointers as arguments, launches that no GPU accepts.
+// What it looks for. The order of blocks, of warps, and of lanes between two meetings is drawn anew
+// (MOETRAIN_EMULATION_SEED: a number, "forward" or "reverse"), so that a missing barrier gives
+// wrong results under some order, where a GPU would mostly be lucky. Shared memory is filled with
+// 0xff bytes, which are NaN in every float type, before each block, and so is fresh device memory.
+// cp.async arrives as late as allowed, or at once. Streams run late and interleaved (streams.cpp).
+// Under AddressSanitizer every access of a kernel is checked against allocations and arrays, and
+// device memory is out of reach of host code. Whatever CUDA leaves undefined and the emulator can
+// see ends the process with kernel, block, thread and source line: divergent barriers, masks with
+// lanes that have ended or never come, shuffles that read from outside the mask, host pointers as
+// arguments, launches that no GPU accepts.
 //
-// What it cannot show: the weak order of memory between threads that run at the same time (a missing __threadfence), races
-// within one statement, the bits of fast maths and of tensor cores' sums, registers, occupancy, speed, and what nvcc makes of
-// the source. Blocks never run at the same time: one that waits for another in a loop hangs. A call of a function with a
-// barrier in it is known by the line of that barrier alone. Shared arrays of kernels that are templates and not static have
-// no red zones (a rule of the compiler's for names that the linker merges); indexing them is checked by UBSan.
+// What it cannot show: the weak order of memory between threads that run at the same time (a
+// missing __threadfence), races within one statement, the bits of fast maths and of tensor cores'
+// sums, registers, occupancy, speed, and what nvcc makes of the source. Blocks never run at the
+// same time: one that waits for another in a loop hangs. A call of a function with a barrier in it
+// is known by the line of that barrier alone. Shared arrays of kernels that are templates and not
+// static have no red zones (a rule of the compiler's for names that the linker merges); indexing
+// them is checked by UBSan.
 #include "execution.h"
 
 #include <stdarg.h>
@@ -207,7 +213,8 @@ Stack *new_stack() {
     Stack *stack = new Stack();
     stack->bottom = static_cast<char *>(memory) + page;
     stack->bytes = STACK_BYTES;
-    // Tops are spread over the sets of the cache: a block touches the first lines of hundreds of stacks again and again.
+    // Tops are spread over the sets of the cache: a block touches the first lines of hundreds of
+    // stacks again and again.
     char *top = static_cast<char *>(memory) + page + STACK_BYTES - 64 * (1 + made++ * 7 % 63);
     void **slot = reinterpret_cast<void **>(top);
     *--slot = nullptr; // the return address of run_threads, which never returns; aligns its frame
@@ -354,7 +361,8 @@ void run_block(unsigned threads) {
     switch_stack(&host, first->stack);
 }
 
-// The places of a walk over all blocks, in an order of chance: index -> (factor index + start) mod blocks.
+// The places of a walk over all blocks, in an order of chance: index -> (factor index + start) mod
+// blocks.
 struct Walk {
     uint64_t blocks, factor, start;
     explicit Walk(uint64_t n) : blocks(n), factor(1), start(0) {
@@ -419,7 +427,8 @@ void *dynamic_shared() {
 }
 
 static inline bool same_place(Place a, Place b) {
-    // One pointer, mostly to the same description; equal places of two copies of a function have two.
+    // One pointer, mostly to the same description; equal places of two copies of a function have
+    // two.
     if (memcmp(&a, &b, sizeof a) == 0) return true;
     return a.line() == b.line() && a.column() == b.column() &&
            (a.file_name() == b.file_name() || strcmp(a.file_name(), b.file_name()) == 0);

@@ -1,5 +1,6 @@
-// Private to the emulated GPU: what execution.cpp, warp.cpp, program.cpp, streams.cpp, memory.cpp and runtime.cpp know of
-// each other. The libraries on it (cublas.cpp, nccl.cpp) see emulation.h only.
+// Private to the emulated GPU: what execution.cpp, warp.cpp, program.cpp, streams.cpp, memory.cpp
+// and runtime.cpp know of each other. The libraries on it (cublas.cpp, nccl.cpp) see emulation.h
+// only.
 #ifndef MOETRAIN_TESTS_EMULATION_GPU_H
 #define MOETRAIN_TESTS_EMULATION_GPU_H
 
@@ -41,7 +42,8 @@ static inline void allow(const void *data, size_t bytes) {
 
 enum { PLAIN_DYNAMIC_SHARED = 48 << 10, MOST_DYNAMIC_SHARED = 227 << 10, MOST_THREADS = 1024 };
 
-// Chance, from MOETRAIN_EMULATION_SEED: a number, or "forward" and "reverse", which leave nothing to chance.
+// Chance, from MOETRAIN_EMULATION_SEED: a number, or "forward" and "reverse", which leave nothing
+// to chance.
 enum class Order { RANDOM, FORWARD, REVERSE };
 Order order();
 uint64_t random_bits();
@@ -60,7 +62,8 @@ struct Kernel {
 void run_kernel(const Kernel &kernel);
 bool is_shared_memory(const void *data, size_t bytes);
 
-// The variables that kernels declare __shared__, and names of functions, from the program's own file (program.cpp).
+// The variables that kernels declare __shared__, and names of functions, from the program's own
+// file (program.cpp).
 struct SharedVariable {
     char *data;
     size_t bytes;
@@ -78,13 +81,15 @@ size_t memory_limit(); // MOETRAIN_EMULATION_MEMORY
 bool is_unified();     // MOETRAIN_EMULATION_UNIFIED
 bool is_pinned_memory(const void *data, size_t bytes);
 
-// Every function of the runtime's interface begins with one: calls come one at a time, and never from a kernel.
+// Every function of the runtime's interface begins with one: calls come one at a time, and never
+// from a kernel.
 struct Call {
     explicit Call(const char *name);
     std::lock_guard<std::recursive_mutex> lock;
 };
 cudaError_t failed(cudaError_t code); // notes it for cudaGetLastError and returns it
-// First lines of a function of the interface: an injected error of MOETRAIN_EMULATION_FAIL is `code`.
+// First lines of a function of the interface: an injected error of MOETRAIN_EMULATION_FAIL is
+// `code`.
 #define EMULATED_CALL(code)                                                                        \
     emulation::Call emulated_call(__func__);                                                       \
     if (emulation::fails(__func__)) return emulation::failed(code)

@@ -20,7 +20,8 @@ void emulation::finish_device_work() {
         die("the device has failed before a host collective: %s", cudaGetErrorString(code));
 }
 
-// The blocking calls of comm/, before those of the library in link order; PMPI_ is the library's own.
+// The blocking calls of comm/, before those of the library in link order; PMPI_ is the library's
+// own.
 extern "C" {
 
 int MPI_Allreduce(const void *in, void *out, int count, MPI_Datatype type, MPI_Op op,

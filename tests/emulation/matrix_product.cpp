@@ -9,8 +9,8 @@ namespace emulation {
 
 namespace {
 
-// The training tests spend their time here: these functions are optimised, and not instrumented, in every build; the callers
-// have checked the ranges.
+// The training tests spend their time here: these functions are optimised, and not instrumented, in
+// every build; the callers have checked the ranges.
 #define FAST __attribute__((optimize("O3"), no_sanitize("address", "undefined")))
 
 typedef float Lanes __attribute__((vector_size(64)));

@@ -7,8 +7,9 @@
 
 namespace emulation {
 
-// k is cut into `splits` equal parts; in each, sums of `block` consecutive products are added one after the other; then the
-// parts. The sums are rounded to f32 at every addition, so another order gives other bits.
+// k is cut into `splits` equal parts; in each, sums of `block` consecutive products are added one
+// after the other; then the parts. The sums are rounded to f32 at every addition, so another order
+// gives other bits.
 struct SumOrder {
     int block, splits;
 };

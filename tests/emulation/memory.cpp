@@ -1,8 +1,10 @@
-// Device memory, pinned host memory and copies. Device memory is the host's own, fenced: under AddressSanitizer it is
-// poisoned except while the device works, and has red zones around every allocation.
+// Device memory, pinned host memory and copies. Device memory is the host's own, fenced: under
+// AddressSanitizer it is poisoned except while the device works, and has red zones around every
+// allocation.
 //
-// MOETRAIN_EMULATION_PAGEABLE=late: an asynchronous copy reads ordinary host memory when its turn comes, which CUDA does not rule
-// out, and not when it is called. With MOETRAIN_EMULATION_UNIFIED=1 the GPU reads that memory by itself, late too.
+// MOETRAIN_EMULATION_PAGEABLE=late: an asynchronous copy reads ordinary host memory when its turn
+// comes, which CUDA does not rule out, and not when it is called. With MOETRAIN_EMULATION_UNIFIED=1
+// the GPU reads that memory by itself, late too.
 #include "gpu.h"
 
 #include <stdlib.h>
@@ -78,8 +80,9 @@ size_t memory_limit() {
     return limit && *limit ? strtoull(limit, nullptr, 0) : (size_t)4 << 30;
 }
 
-// Poisoning costs an eighth of the bytes at every API call. Of large blocks (workspaces of libraries, which the host has no
-// business in) only the ends change; small ones, arenas among them, change as a whole.
+// Poisoning costs an eighth of the bytes at every API call. Of large blocks (workspaces of
+// libraries, which the host has no business in) only the ends change; small ones, arenas among
+// them, change as a whole.
 namespace {
 const size_t LARGE_BYTES = 4 << 20, END_BYTES = 64 << 10;
 
@@ -122,8 +125,9 @@ void check_kernel_pointer(const void *kernel, size_t argument, const void *point
             function_name(kernel).c_str(), argument, pointer);
 }
 
-// Pointers inside of a struct are not known by their type. Under AddressSanitizer, a word that is the address of something
-// on the host's heap is taken for one: two numbers that make up such an address by chance are next to impossible.
+// Pointers inside of a struct are not known by their type. Under AddressSanitizer, a word that is
+// the address of something on the host's heap is taken for one: two numbers that make up such an
+// address by chance are next to impossible.
 void check_kernel_words(const void *kernel, size_t argument, const void *data, size_t bytes) {
 #if EMULATION_ASAN
     for (size_t offset = 0; offset + sizeof(void *) <= bytes; offset += sizeof(void *)) {
@@ -131,7 +135,8 @@ void check_kernel_words(const void *kernel, size_t argument, const void *data, s
         memcpy(&word, static_cast<const char *>(data) + offset, sizeof word);
         char name[8];
         size_t region_bytes;
-        if ((uintptr_t)word >> 32 == 0 || find(device_memory, word)) continue; // to look further is slow
+        // to look further is slow
+        if ((uintptr_t)word >> 32 == 0 || find(device_memory, word)) continue;
         const char *kind = __asan_locate_address(word, name, sizeof name, &region, &region_bytes);
         if (strcmp(kind, "heap") == 0)
             die("%s: argument %zu, counted from 0, holds a pointer to host memory, %p, at byte %zu",
@@ -223,8 +228,9 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     return cudaSuccess;
 }
 
-// Pageable memory is read at once, into the driver's own, unless the environment says otherwise, and pinned memory when the
-// copy's turn comes: as on a GPU, where a program that changes a pinned buffer too early sends the changes.
+// Pageable memory is read at once, into the driver's own, unless the environment says otherwise,
+// and pinned memory when the copy's turn comes: as on a GPU, where a program that changes a pinned
+// buffer too early sends the changes.
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
     EMULATED_CALL(cudaErrorInvalidValue);

@@ -1,6 +1,7 @@
-// The part of NCCL that the program uses, among processes of one host. Stricter than the library: counts and kinds of operations
-// of the two sides must match, buffers must be device memory of the right size and must not overlap where the library says so,
-// and who waits for whom is told after a minute. Reductions add in rank order.
+// The part of NCCL that the program uses, among processes of one host. Stricter than the library:
+// counts and kinds of operations of the two sides must match, buffers must be device memory of the
+// right size and must not overlap where the library says so, and who waits for whom is told after a
+// minute. Reductions add in rank order.
 #include <fcntl.h>
 #include <nccl.h>
 #include <stdio.h>
@@ -72,7 +73,7 @@ size_t type_bytes(ncclDataType_t type, const char *call) {
     }
 }
 
-// ---- operations ----------------------------------------------------------------------------------------
+// ---- operations ---------------------------------------------------------------------------------
 
 void enqueue(cudaStream_t stream, std::shared_ptr<Operation> op) {
     static const long failing = [] {
@@ -169,7 +170,8 @@ struct Collective {
         phase.messages.push_back(
             {comm, false, peer, static_cast<unsigned char *>(data), bytes, name, {}, 0, 0});
     }
-    // Fatal unless the two ranges are apart or exactly as the library allows: `in` at `allowed` in `out`.
+    // Fatal unless the two ranges are apart or exactly as the library allows: `in` at `allowed` in
+    // `out`.
     void check_overlap(const void *in, size_t in_bytes, const void *out, size_t out_bytes,
                        const void *allowed) {
         auto *a = static_cast<const char *>(in), *b = static_cast<const char *>(out);
@@ -216,7 +218,7 @@ void check_sum(const char *name, ncclRedOp_t op, ncclDataType_t type) {
 
 } // namespace
 
-// ---- the library ---------------------------------------------------------------------------------------
+// ---- the library --------------------------------------------------------------------------------
 
 extern "C" {
 

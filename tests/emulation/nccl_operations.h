@@ -1,5 +1,6 @@
-// What an NCCL operation is in the emulation: a row of phases; in a phase this rank sends and receives several messages at once,
-// and then does some arithmetic. Messages go through byte pipes in memory that the ranks of a communicator share.
+// What an NCCL operation is in the emulation: a row of phases; in a phase this rank sends and
+// receives several messages at once, and then does some arithmetic. Messages go through byte pipes
+// in memory that the ranks of a communicator share.
 #ifndef MOETRAIN_TESTS_EMULATION_NCCL_OPERATIONS_H
 #define MOETRAIN_TESTS_EMULATION_NCCL_OPERATIONS_H
 
@@ -83,8 +84,8 @@ struct Operation {
 // One round over the messages of the phase. True when the operation is done.
 bool poll_operation(Operation &op);
 
-// After so long without progress an operation ends the test, saying what every rank waits for: 60, or
-// MOETRAIN_EMULATION_HANG_SECONDS.
+// After so long without progress an operation ends the test, saying what every rank waits for: 60,
+// or MOETRAIN_EMULATION_HANG_SECONDS.
 double hang_seconds();
 double now_seconds();
 std::string text(const char *format, ...) __attribute__((format(printf, 1, 2)));

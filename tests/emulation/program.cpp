@@ -1,5 +1,5 @@
-// What the program's own ELF file says about it: which variables kernels declared __shared__ (their symbols carry the tag of
-// cuda_emulation.h's __shared__), and the names of kernels, for messages.
+// What the program's own ELF file says about it: which variables kernels declared __shared__ (their
+// symbols carry the tag of cuda_emulation.h's __shared__), and the names of kernels, for messages.
 #include "gpu.h"
 
 #include <cxxabi.h>

@@ -1,8 +1,8 @@
-// The rest of CUDA's runtime: devices, errors, launches. What is declared in CUDA's headers and not here (nor in streams.cpp
-// and memory.cpp) does not link.
+// The rest of CUDA's runtime: devices, errors, launches. What is declared in CUDA's headers and not
+// here (nor in streams.cpp and memory.cpp) does not link.
 //
-// MOETRAIN_EMULATION_DEVICES: how many GPUs there are (8), or "driver": one that is too old for the toolkit.
-// MOETRAIN_EMULATION_OTHER_GPU: the number of one that is of another kind.
+// MOETRAIN_EMULATION_DEVICES: how many GPUs there are (8), or "driver": one that is too old for the
+// toolkit. MOETRAIN_EMULATION_OTHER_GPU: the number of one that is of another kind.
 #include "gpu.h"
 
 #include <stdlib.h>

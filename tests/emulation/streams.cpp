@@ -1,8 +1,9 @@
-// Streams and events. Nothing that is asynchronous on a GPU is done when it is called: it is queued, and done when somebody
-// waits, a piece at a time from streams of chance, as far as events allow. Now and then a piece is done earlier, since a GPU
-// may also be fast.
+// Streams and events. Nothing that is asynchronous on a GPU is done when it is called: it is
+// queued, and done when somebody waits, a piece at a time from streams of chance, as far as events
+// allow. Now and then a piece is done earlier, since a GPU may also be fast.
 //
-// MOETRAIN_EMULATION_LATE_STREAM=n: the n-th stream that was created, from 1, starts late: its work is done when no other has any.
+// MOETRAIN_EMULATION_LATE_STREAM=n: the n-th stream that was created, from 1, starts late: its work
+// is done when no other has any.
 #include "gpu.h"
 
 #include <sched.h>

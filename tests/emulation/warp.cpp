@@ -1,5 +1,5 @@
-// What lanes do together when they have met: votes, integer reductions, matrix products, matrix loads; and copies to shared
-// memory that arrive late.
+// What lanes do together when they have met: votes, integer reductions, matrix products, matrix
+// loads; and copies to shared memory that arrive late.
 #include "execution.h"
 
 namespace emulation {
@@ -74,9 +74,9 @@ struct Product {
     const uint32_t *a, *b;
 };
 
-// Products of bf16 are exact in f32; they are added in f32 in the order of k, and d last. A tensor core adds in groups and
-// may truncate, so that only a tolerance can compare the two. Not instrumented, and optimised in every build: whole models
-// train through it.
+// Products of bf16 are exact in f32; they are added in f32 in the order of k, and d last. A tensor
+// core adds in groups and may truncate, so that only a tolerance can compare the two. Not
+// instrumented, and optimised in every build: whole models train through it.
 __attribute__((no_sanitize("address", "undefined"), optimize("O3"))) void
 finish_product(unsigned, void *const operands[32]) {
     typedef float Row __attribute__((vector_size(32)));
@@ -169,8 +169,8 @@ void load_matrices(uint32_t r[4], const void *shared_row, bool transposed, Place
     meet(0xffffffffu, "ldmatrix", transposed ? finish_transposed_load : finish_load, &operand, at);
 }
 
-// Where a copy's bytes arrive is up to the machine: mostly as late as allowed, so that a missing wait shows, and some at
-// once, so that a buffer which is still being read shows.
+// Where a copy's bytes arrive is up to the machine: mostly as late as allowed, so that a missing
+// wait shows, and some at once, so that a buffer which is still being read shows.
 static void arrive(const LateCopy &copy) {
     if (copy.global)
         memcpy(copy.shared, copy.global, 16);

@@ -1,6 +1,6 @@
-// Every system call of a save fails in turn, on each rank in turn: the save says so on every rank and
-// leaves no trace, the checkpoint before it is intact, and the next save works. Also what is tried
-// before training, and what only HDF5 can fail at. Run on one rank, and under mpirun on two.
+// Every system call of a save fails in turn, on each rank in turn: the save says so on every rank
+// and leaves no trace, the checkpoint before it is intact, and the next save works. Also what is
+// tried before training, and what only HDF5 can fail at. Run on one rank, and under mpirun on two.
 #include <errno.h>
 #include <dirent.h>
 #include <sys/stat.h>
@@ -103,7 +103,8 @@ static int each_call_fails_once(int rank, int cause) {
             remove_newest();
             return call - 1;
         }
-        // Making a folder that is there already may fail; so may only the last sync, of a finished file.
+        // Making a folder that is there already may fail; so may only the last sync, of a finished
+        // file.
         if (!ok) {
             CHECK(err.exit_code == EXIT_IO && err.message[0], "call %d: exit code %d", call,
                   err.exit_code);

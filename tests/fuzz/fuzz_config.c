@@ -1,5 +1,5 @@
-// Any bytes as a configuration file: no crash, one line of error; and what is accepted is printed as YAML that reads
-// back to the same configuration.
+// Any bytes as a configuration file: no crash, one line of error; and what is accepted is printed
+// as YAML that reads back to the same configuration.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,7 @@
-// Any bytes as a data file, in every format: refused with a message, or every window is readable and inside the vocabulary.
-// The same bytes as a prompt, and as part of a message. The first byte chooses format, context, vocabulary size and whether the
-// content is looked at; the rest is the file.
+// Any bytes as a data file, in every format: refused with a message, or every window is readable
+// and inside the vocabulary. The same bytes as a prompt, and as part of a message. The first byte
+// chooses format, context, vocabulary size and whether the content is looked at; the rest is the
+// file.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

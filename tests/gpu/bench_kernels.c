@@ -1,6 +1,7 @@
-// Every kernel against its roofline, on one device: time, the bytes it must move or the operations it must do (counted here
-// from the shapes), and the share of what this device was measured to copy and to multiply in the same run.
-// Tensors that the last call left in a cache come faster than the copy, which is too large for it: shares above 100 % are those.
+// Every kernel against its roofline, on one device: time, the bytes it must move or the operations
+// it must do (counted here from the shapes), and the share of what this device was measured to copy
+// and to multiply in the same run. Tensors that the last call left in a cache come faster than the
+// copy, which is too large for it: shares above 100 % are those.
 //   bench_kernels [cuda|cpu] [tokens]        (default: cuda, 16384)
 #include <math.h>
 #include <stdio.h>
@@ -30,7 +31,7 @@ static Arena arena, host;
 static int64_t N;                         // tokens
 static double copy_ceiling, gemm_ceiling; // bytes/s, operations/s in bf16
 
-// ---- memory --------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 // Every tensor is taken twice: measured, then placed; see `main`.
 static Tensor device_2d(DType dtype, int64_t n0, int64_t n1) {
@@ -87,12 +88,12 @@ static Tensor numbers_1d(int64_t n, int64_t below) {
     return x;
 }
 
-// ---- measuring -----------------------------------------------------------------------------------------
+// ---- measuring ----------------------------------------------------------------------------------
 
 typedef void (*Op)(void *context);
 
-// Seconds of one call: the fastest of some batches of calls, each waited for at its end. Calls of a second and more, on a CPU,
-// are made only twice.
+// Seconds of one call: the fastest of some batches of calls, each waited for at its end. Calls of a
+// second and more, on a CPU, are made only twice.
 static double seconds_of(Op op, void *context) {
     enum { BATCHES = 5 };
     op(context);
@@ -195,7 +196,7 @@ static void place(void) {
     device_synchronize(&dev);
 }
 
-// ---- the cases -----------------------------------------------------------------------------------------
+// ---- the cases ----------------------------------------------------------------------------------
 
 static Segments dense_rows(void) {
     static int64_t offsets[2];
@@ -252,8 +253,9 @@ CASE(run_adamw, adamw_update(&dev, t.w, t.copy, t.g, t.m, t.v, t.decay,
                              (AdamW){1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 1.0f}))
 CASE(run_squares, sum_of_squares(&dev, t.squares, t.g, t.offsets))
 
-// Bytes are those that an op must move: every tensor of its contract (kernels.h) once, read and written. Weights of a norm,
-// sums over parts and the like are left out where they are less than a thousandth.
+// Bytes are those that an op must move: every tensor of its contract (kernels.h) once, read and
+// written. Weights of a norm, sums over parts and the like are left out where they are less than a
+// thousandth.
 static void run_all(void) {
     double rows = (double)N, d = D, f = F, v = V, e = E, choices = rows * K;
     double gemm = 2 * rows * d * d, grouped = 2 * choices * d * d, expert_weights = e * d * d;
@@ -267,7 +269,8 @@ static void run_all(void) {
            "vocabulary %d, bf16\nceilings measured: copy %.0f GB/s, GEMM %.2f TFLOP/s\n",
            dev.description, (long long)N, D, E, K, D, HEADS, KV, T, V, 1e-9 * copy_ceiling,
            1e-12 * gemm_ceiling);
-    // As trained by default (train.reproducible: ranks), and by what the libraries like best (off, run).
+    // As trained by default (train.reproducible: ranks), and by what the libraries like best (off,
+    // run).
     static const char *const names[2][6] = {
         {"matmul forward", "matmul input gradient", "matmul weight gradient", "experts forward",
          "experts input gradient", "experts weight gradient"},
@@ -310,7 +313,7 @@ static void run_all(void) {
     report("sum of squares", run_squares, NULL, 4 * parameters, 0);
 }
 
-// ---- experts of known models ---------------------------------------------------------------------------
+// ---- experts of known models --------------------------------------------------------------------
 
 // The experts of one rank: `groups` of them, (n, depth), with `each` rows.
 typedef struct Experts {
@@ -387,7 +390,8 @@ int main(int argc, char **argv) {
     run_all();
     arena_free(&arena);
     arena_free(&host);
-    // 8192 tokens a GPU on 8 of them, up-projection: the shapes of Mixtral 8x7B and of DeepSeek-V3's experts.
+    // 8192 tokens a GPU on 8 of them, up-projection: the shapes of Mixtral 8x7B and of
+    // DeepSeek-V3's experts.
     static const Experts known[] = {{"mixtral", 1, 16384, 28672, 4096},
                                     {"deepseek", 32, 2048, 4096, 7168}};
     for (size_t i = 0; i < 2 && dev.place == ON_DEVICE; i++) bench_experts(&known[i]);

@@ -1,5 +1,5 @@
-// A whole model on the CPU and on a GPU (or its emulation): the same parameters and tokens must give the same choices, losses
-// and gradients, within tolerances that follow from the storage type.
+// A whole model on the CPU and on a GPU (or its emulation): the same parameters and tokens must
+// give the same choices, losses and gradients, within tolerances that follow from the storage type.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -187,15 +187,15 @@ static ModelConfig base_config(void) {
                                  .max_expert_replicas = 2}};
 }
 
-// f32: both sides round every product and sum to 24 bits, in different orders. Sums of some hundred terms and a chain of some
-// ten operations leave about 10·√100·2^-24, 6e-6 of a gradient's norm.
+// f32: both sides round every product and sum to 24 bits, in different orders. Sums of some hundred
+// terms and a chain of some ten operations leave about 10·√100·2^-24, 6e-6 of a gradient's norm.
 static const double F32_GRADIENT = 2e-5, F32_LOSS = 2e-6;
-// bf16: both sides round the same values to 8 bits, but a value at the edge between two may fall to either side, 2^-8 of it;
-// downstream of the first such value everything is slightly different. About ten roundings lie between tokens and loss:
-// √10·2^-8 is 1.2e-2.
+// bf16: both sides round the same values to 8 bits, but a value at the edge between two may fall to
+// either side, 2^-8 of it; downstream of the first such value everything is slightly different.
+// About ten roundings lie between tokens and loss: √10·2^-8 is 1.2e-2.
 static const double BF16_GRADIENT = 2.5e-2, BF16_LOSS = 2e-3;
-// Where a rounding decides (a choice that is dropped or not, a ReLU that is open or not), one of the 96 tokens may go the other
-// way: √(1/96) of a gradient's norm, 1e-1, in the layers below.
+// Where a rounding decides (a choice that is dropped or not, a ReLU that is open or not), one of
+// the 96 tokens may go the other way: √(1/96) of a gradient's norm, 1e-1, in the layers below.
 static const double BF16_DECISIONS = 1.5e-1;
 
 int main(int argc, char **argv) {

@@ -1,7 +1,9 @@
-// Dense products through the library's algorithms: a row has the same bits in a product of any number of rows, whatever the
-// library makes of the number; values are right; and the choices are said. The emulation's library misbehaves on request
-// (CMakeLists.txt): refuses numbers of rows, follows them, loses the end of a split sum.
-//   check_products [library|own [ROWS]]   whether products of any rows must be the library's, or some our own kernels'
+// Dense products through the library's algorithms: a row has the same bits in a product of any
+// number of rows, whatever the library makes of the number; values are right; and the choices are
+// said. The emulation's library misbehaves on request (CMakeLists.txt): refuses numbers of rows,
+// follows them, loses the end of a split sum.
+//   check_products [library|own [ROWS]]
+//   whether products of any rows must be the library's, or some our own kernels'
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

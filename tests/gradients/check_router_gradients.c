@@ -1,5 +1,6 @@
-// The balance loss and the z-loss alone: their gradient is what is left of the whole when cross-entropy's is taken
-// away. The coefficients are large, so that the difference keeps its digits.
+// The balance loss and the z-loss alone: their gradient is what is left of the whole when
+// cross-entropy's is taken away. The coefficients are large, so that the difference keeps its
+// digits.
 #include "gradient_check.h"
 
 static GradientCase terms(const char *sentence, double balance_loss, BalanceScope scope,

@@ -9,14 +9,16 @@
 
 enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, HALVINGS = 4, SEEDS = 40 };
 
-// The step: a share of the tensor's own norm, along a direction of norm 1. Richardson's extrapolation from h and h/2
-// takes the h² error away and leaves O(h⁴). With ReLU the loss has kinks, whose error falls only with h, so the step is
-// smaller there.
+// The step: a share of the tensor's own norm, along a direction of norm 1. Richardson's
+// extrapolation from h and h/2 takes the h² error away and leaves O(h⁴). With ReLU the loss has
+// kinks, whose error falls only with h, so the step is smaller there.
 static const double STEP = 0.005, STEP_RELU = 0.0005;
-// Errors allowed, as a share of the tensor's gradient norm: five times the largest seen over all cases (each line
-// prints its own). A forgotten term, a wrong factor or a wrong index are of the order of 1.
+// Errors allowed, as a share of the tensor's gradient norm: five times the largest seen over all
+// cases (each line prints its own). A forgotten term, a wrong factor or a wrong index are of the
+// order of 1.
 static const double TOLERANCE = 1e-3, TOLERANCE_RELU = 5e-3;
-// What rounding of the f32 forward pass can pretend on top, also where the gradient is zero: 4 ulp of L over h.
+// What rounding of the f32 forward pass can pretend on top, also where the gradient is zero: 4 ulp
+// of L over h.
 static const double ROUNDING = 4 * 1.2e-7;
 
 typedef struct Check {
@@ -136,7 +138,8 @@ static void set_weights(Model *model, uint64_t seed) {
     }
 }
 
-// The smallest distance between the logits of a chosen expert and the next lower one, over all tokens and layers.
+// The smallest distance between the logits of a chosen expert and the next lower one, over all
+// tokens and layers.
 static double router_margin(const Check *check) {
     const Model *model = &check->model;
     int64_t E = model->config.moe.experts, K = model->config.moe.top_k;
@@ -154,7 +157,8 @@ static double router_margin(const Check *check) {
     return margin;
 }
 
-// Weights under which no choice is a close one (as far as the last micro-batch shows), so that few of them flip.
+// Weights under which no choice is a close one (as far as the last micro-batch shows), so that few
+// of them flip.
 static void find_decided_weights(Check *check) {
     double widest = -1;
     uint64_t best = 0;
@@ -189,8 +193,8 @@ static double *analytic_gradient(Check *check) {
     return gradient;
 }
 
-// A direction of norm 1: partly along the gradient with every element weighted anew, so that the derivative is
-// large, partly anywhere, so that elements whose gradient is wrongly zero are seen.
+// A direction of norm 1: partly along the gradient with every element weighted anew, so that the
+// derivative is large, partly anywhere, so that elements whose gradient is wrongly zero are seen.
 static void choose_direction(double *v, const double *g, int64_t n, double g_norm,
                              RngStream stream) {
     double sum = 0;
@@ -202,8 +206,8 @@ static void choose_direction(double *v, const double *g, int64_t n, double g_nor
     for (int64_t i = 0; i < n; i++) v[i] /= sqrt(sum);
 }
 
-// L(w + h v) - L(w - h v) over 2h. False when a choice flips. The steps really taken are f32, so v·h is replaced by
-// what was added.
+// L(w + h v) - L(w - h v) over 2h. False when a choice flips. The steps really taken are f32, so
+// v·h is replaced by what was added.
 static bool central_difference(Check *check, Tensor w, const float *w0, const double *v, double h,
                                const uint8_t *choices, double *slope) {
     int64_t n = tensor_elements(w);

@@ -1,11 +1,13 @@
 // Directional finite differences of a whole tiny model on one rank.
 //
-// For every parameter tensor w and several directions v: (L(w + h v) - L(w - h v)) / 2h against the analytic
-// gradient · v, with L = terms.loss · cross-entropy + Σ_layers (α · balance + c · z), summed in double from the
-// statistics. The forward pass is f32; see gradient_check.c for step size and tolerance.
+// For every parameter tensor w and several directions v: (L(w + h v) - L(w - h v)) / 2h against the
+// analytic gradient · v, with L = terms.loss · cross-entropy + Σ_layers (α · balance + c · z),
+// summed in double from the statistics. The forward pass is f32; see gradient_check.c for step size
+// and tolerance.
 //
-// The balance loss has no gradient through f (the shares of choices), and finite differences do not see one either:
-// f changes only when a token's choice flips, and evaluations in which any choice flips are thrown away.
+// The balance loss has no gradient through f (the shares of choices), and finite differences do not
+// see one either: f changes only when a token's choice flips, and evaluations in which any choice
+// flips are thrown away.
 #ifndef MOETRAIN_TESTS_GRADIENTS_GRADIENT_CHECK_H
 #define MOETRAIN_TESTS_GRADIENTS_GRADIENT_CHECK_H
 
@@ -16,8 +18,8 @@ typedef struct GradientCase {
     ModelConfig model;
     int64_t micro_batches;
     int64_t shards;
-    // The loss without cross-entropy: only the balance and z terms of `model`, whose gradient is what is left when
-    // the gradient with both coefficients at zero is taken away.
+    // The loss without cross-entropy: only the balance and z terms of `model`, whose gradient is
+    // what is left when the gradient with both coefficients at zero is taken away.
     bool router_terms_only;
 } GradientCase;
 

@@ -1,4 +1,5 @@
-// SwiGLU and ReLU against the reference on every device, also in place, and the CPU's exponential below them against libm.
+// SwiGLU and ReLU against the reference on every device, also in place, and the CPU's exponential
+// below them against libm.
 #include "harness.h"
 #include "reference.h"
 
@@ -48,8 +49,9 @@ static void check_on(Device *dev, int64_t N, int64_t F, DType T, Activation kind
     reference_activation_forward(out, tensor_f32(in), kind, N, F);
     reference_activation_backward(din, tensor_f32(dout), tensor_f32(in), kind, N, F);
     run_both(dev, &c);
-    // A handful of roundings and an exponential of 2 ulp; the derivative 1 + g(1-σ) cancels for g < 0, where
-    // its terms are below 20 and the upstream factors below 20. bf16 rounds the result once more.
+    // A handful of roundings and an exponential of 2 ulp; the derivative 1 + g(1-σ) cancels for g <
+    // 0, where its terms are below 20 and the upstream factors below 20. bf16 rounds the result
+    // once more.
     double eps = storage_eps(T);
     expect_near("out", c.out, out, 12 * F32_EPS + eps, NULL, 1e-30);
     expect_near("din", c.din, din, 16 * F32_EPS + eps, NULL, kind == RELU ? 0 : 20 * 8 * F32_EPS);
@@ -118,7 +120,8 @@ static void check_exp(void) {
     expect(isnan(exp_f32(NAN)), "NaN is lost");
 }
 
-// The sums of vector_math.h at lengths around its blocks: all terms are whole numbers, so sums are exact.
+// The sums of vector_math.h at lengths around its blocks: all terms are whole numbers, so sums are
+// exact.
 static void check_sums(void) {
     float x[200], y[200];
     for (int n = 1; n <= 200; n++) {

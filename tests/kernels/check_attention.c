@@ -60,15 +60,16 @@ static Tolerance tolerance(Case c, float size) {
     Tolerance t = {new_doubles(N * O), new_doubles(N * W), 0};
     reference_attention_rounding(t.out, t.dqkv, tensor_f32(c.dout_f32), tensor_f32(c.qkv_f32), c.s,
                                  N, c.T, (double)c.scale);
-    // f32: queries and keys are below `size`, so scores are below size² √d_head and carry errors of d_head roundings at
-    // most; outputs are averages of values below 1. A key's gradient sums over up to T queries of `group` heads; |dp| is
-    // below d_value.
+    // f32: queries and keys are below `size`, so scores are below size² √d_head and carry errors of
+    // d_head roundings at most; outputs are averages of values below 1. A key's gradient sums over
+    // up to T queries of `group` heads; |dp| is below d_value.
     double score_error = F32_EPS * (4.0 + (double)(size * size) * sqrt((double)c.s.d_head) *
                                               sqrt((double)c.s.d_head));
     double terms = sqrt((double)(c.T * (c.s.heads / c.s.kv_heads)));
     double gradient_error = 8 * (score_error + F32_EPS * sqrt((double)c.s.d_value)) * terms;
-    // bf16: tensor cores take p and ds rounded to bf16, and delta is made of a rounded `out`. An error spreads evenly over
-    // ± 2^-9, so its standard deviation is 2^-9 / √3: seven of them. (The result's own rounding is the caller's.)
+    // bf16: tensor cores take p and ds rounded to bf16, and delta is made of a rounded `out`. An
+    // error spreads evenly over ± 2^-9, so its standard deviation is 2^-9 / √3: seven of them. (The
+    // result's own rounding is the caller's.)
     double rounding = c.qkv.dtype == BF16 ? 4 * BF16_EPS : 0;
     for (int64_t i = 0; i < N * O; i++)
         t.out[i] = rounding * t.out[i] + 4 * score_error + 8 * F32_EPS;
@@ -91,8 +92,8 @@ static void check_alone(Device *dev, Case c) {
     expect_same_bytes("dqkv of a lone sequence", alone.dqkv, tensor_rows(c.dqkv, first, c.T).data);
 }
 
-// Whatever runs first, the same bits. (The emulated GPU takes another order of blocks, warps and lanes; a GPU does so
-// by itself.)
+// Whatever runs first, the same bits. (The emulated GPU takes another order of blocks, warps and
+// lanes; a GPU does so by itself.)
 static void check_any_order(Device *dev, Case *c) {
     if (dev->place == ON_HOST) {
         expect_same_for_any_threads(both, c, (Tensor[]){c->out, c->lse, c->dqkv}, 3);
@@ -119,8 +120,8 @@ static void decode(Device *dev, void *context) {
     attention_decode(dev, c->out, c->qkv, c->cache, c->s, c->position, c->scale);
 }
 
-// Decoding the last token against the cache is the last row of the forward pass; later rows of the cache, NaN here, and
-// how many there are do not matter.
+// Decoding the last token against the cache is the last row of the forward pass; later rows of the
+// cache, NaN here, and how many there are do not matter.
 static void check_decode(Device *dev, Case c, const double *out, const double *out_tolerance) {
     int64_t N = c.qkv.shape[0], O = c.out.shape[1];
     size_t bytes = dtype_bytes(c.qkv.dtype);
@@ -185,7 +186,7 @@ static void check_no_rows(void) {
         }
 }
 
-// ---- RoPE ----------------------------------------------------------------------------------------------
+// ---- RoPE ---------------------------------------------------------------------------------------
 
 typedef struct RopeCase {
     Tensor qkv, source, cosines, sines;
@@ -252,7 +253,7 @@ static void check_rope(AttentionShape s, int64_t sequences, int64_t T, int64_t f
     }
 }
 
-// ---- bench ---------------------------------------------------------------------------------------------
+// ---- bench --------------------------------------------------------------------------------------
 
 static void forward_and_wait(Device *dev, void *context) {
     forward(dev, context);

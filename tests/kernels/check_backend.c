@@ -9,7 +9,8 @@
 
 static void check_table(const Backend *table) {
     begin_case("table of the backend %s", table->name);
-    // Every slot from the first function on is one pointer wide: an array of pointers to compare with NULL.
+    // Every slot from the first function on is one pointer wide: an array of pointers to compare
+    // with NULL.
     for (size_t at = offsetof(Backend, available); at < sizeof *table; at += sizeof(void *)) {
         void *slot;
         memcpy(&slot, (const char *)table + at, sizeof slot);

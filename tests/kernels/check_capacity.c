@@ -1,4 +1,5 @@
-// Capacity and expert load: who is kept, and all counts, exactly and equal on every device; weight masses in f64.
+// Capacity and expert load: who is kept, and all counts, exactly and equal on every device; weight
+// masses in f64.
 #include "harness.h"
 #include "reference.h"
 
@@ -29,8 +30,8 @@ static void new_outputs(Case *c) {
     c->weight_mass = new_2d(F64, c->groups, c->E);
 }
 
-// Routing of N tokens to K different experts of the first `used`, the others starve; weights of sixteenths, with many ties,
-// or all different.
+// Routing of N tokens to K different experts of the first `used`, the others starve; weights of
+// sixteenths, with many ties, or all different.
 static Case new_case(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups, bool ties) {
     Case c = {.N = N, .K = K, .E = E, .groups = groups, .first_token = ((int64_t)1 << 40) + 1000};
     c.ids = new_2d(I32, N, K);
@@ -118,7 +119,8 @@ static void expect_load(const Case *c, const uint8_t *kept) {
     }
     expect_same_bytes("load_chosen", c->load_chosen, chosen);
     expect_same_bytes("load_dropped", c->load_dropped, dropped);
-    // Numbers that are not negative, added in another order: each addition rounds by 2^-53 of the sum.
+    // Numbers that are not negative, added in another order: each addition rounds by 2^-53 of the
+    // sum.
     expect_near("weight_mass", c->weight_mass, mass, (double)choices * 0x1p-53, NULL, 0);
 }
 

@@ -9,8 +9,8 @@
 
 #include "kernels/cpu/bf16.h"
 
-// Runs on the device, and on an emulated GPU once more with its threads in another order, which must not change a byte of
-// the outputs.
+// Runs on the device, and on an emulated GPU once more with its threads in another order, which
+// must not change a byte of the outputs.
 static void run_twice(Device *dev, void (*run)(Device *dev, void *context), void *context,
                       Tensor *const *tensors, int count, Tensor *const *outputs, int output_count) {
     enum { MOST = 8 };
@@ -32,7 +32,7 @@ static void run_twice(Device *dev, void (*run)(Device *dev, void *context), void
 
 static const DType STORAGES[] = {F32, BF16};
 
-// ---- bf16 ----------------------------------------------------------------------------------------------
+// ---- bf16 ---------------------------------------------------------------------------------------
 
 typedef struct Pair {
     Tensor out, x;
@@ -65,10 +65,11 @@ static void expect_bf16(const char *what, uint32_t x, uint16_t got, uint16_t wan
            "%s of %08x is %04x, wanted %04x", what, x, got, want);
 }
 
-// All 2^16 patterns, and every place where rounding decides: beside each pattern the nearest f32 above it, those around the
-// half way to the next pattern, and the last before it. Neighbouring patterns are neighbouring numbers, the largest finite
-// one and infinity included, so that what is right follows from the lower half alone: below half way down, above it up,
-// half way to the even pattern.
+// All 2^16 patterns, and every place where rounding decides: beside each pattern the nearest f32
+// above it, those around the half way to the next pattern, and the last before it. Neighbouring
+// patterns are neighbouring numbers, the largest finite one and infinity included, so that what is
+// right follows from the lower half alone: below half way down, above it up, half way to the even
+// pattern.
 enum { PATTERNS = 1 << 16 };
 static const uint32_t LOWER[] = {0x0000, 0x0001, 0x7fff, 0x8000, 0x8001, 0xffff};
 enum { LOWERS = sizeof LOWER / sizeof *LOWER };
@@ -117,7 +118,7 @@ static void check_bf16_values(Device *dev) {
         {-INFINITY, -INFINITY},
         {0x1p-133, 0x1p-133},         // the smallest bf16
         {0x1p-134, 0.0},              // half of it
-        {0x1.0002p-134, 0x1p-133},   // just above
+        {0x1.0002p-134, 0x1p-133},    // just above
         {0x1p-149, 0.0},              // the smallest f32
         {-0x1.fcp-127, -0x1.fcp-127}, // the largest subnormal bf16
     };
@@ -151,9 +152,10 @@ static void check_bf16_header(void) {
     }
 }
 
-// ---- elementwise ---------------------------------------------------------------------------------------
+// ---- elementwise --------------------------------------------------------------------------------
 
-// `shift` elements stand before and after those that the op is given: unaligned where it is 1, and none may be touched.
+// `shift` elements stand before and after those that the op is given: unaligned where it is 1, and
+// none may be touched.
 typedef struct Elementwise {
     Tensor out, a, b;
     int64_t n, shift;
@@ -260,7 +262,7 @@ static void check_elementwise(Device *dev) {
         }
 }
 
-// ---- sums ----------------------------------------------------------------------------------------------
+// ---- sums ---------------------------------------------------------------------------------------
 
 typedef struct SegmentSum {
     Tensor sums, x;
@@ -290,7 +292,8 @@ static void check_segment_sum(Device *dev, int64_t parts, int64_t count) {
     if (dev->place == ON_HOST) {
         expect_same_bytes("sums in the order of elements", c.sums, want);
     } else {
-        // Numbers below 1, hence partial sums below `count`, each rounded in f64; then the division and the addition.
+        // Numbers below 1, hence partial sums below `count`, each rounded in f64; then the division
+        // and the addition.
         double error = 0x1p-53 * (double)count * (double)count + 0x1p-52 * (double)(3 * parts + 1);
         expect_near("sums", c.sums, want, 0, NULL, error);
     }
@@ -319,7 +322,8 @@ static void run_squares(Device *dev, void *context) {
     sum_of_squares(dev, c->sums, c->x, c->offsets);
 }
 
-// `lengths` of the segments, one after the other from element `first` of x on; x goes on for `rest` elements.
+// `lengths` of the segments, one after the other from element `first` of x on; x goes on for `rest`
+// elements.
 static void check_squares(Device *dev, const char *name, const int64_t *lengths, int64_t segments,
                           int64_t first, int64_t rest) {
     begin_case("sum_of_squares on %s: %s", dev->name, name);
@@ -376,7 +380,7 @@ static void check_sums(Device *dev) {
     check_squares(dev, "a large segment", large, 2, 0, 0);
 }
 
-// ---- AdamW ---------------------------------------------------------------------------------------------
+// ---- AdamW --------------------------------------------------------------------------------------
 
 typedef struct Update {
     Tensor w, copy, g, m, v, decay, w_before, m_before, v_before;
@@ -385,7 +389,8 @@ typedef struct Update {
 
 enum { FLAG = 16 };
 
-// from_zero: weights of 0, so that they become the update itself and no rounding of theirs hides its errors.
+// from_zero: weights of 0, so that they become the update itself and no rounding of theirs hides
+// its errors.
 static Update new_update(int64_t n, bool with_copy, float eps, bool from_zero) {
     Update c = {.w = new_1d(F32, n), .g = random_1d(n), .m = new_1d(F32, n), .v = new_1d(F32, n)};
     c.copy = with_copy ? new_1d(BF16, n) : (Tensor){0};
@@ -419,7 +424,8 @@ static void run_adamw_afresh(Device *dev, void *context) {
 
 static void check_adamw(Device *dev, int64_t n, bool with_copy, float eps, bool from_zero) {
     begin_case("adamw on %s: %lld elements%s, eps %g%s", dev->name, (long long)n,
-               with_copy ? " and the copy" : "", (double)eps, from_zero ? ", the update alone" : "");
+               with_copy ? " and the copy" : "", (double)eps,
+               from_zero ? ", the update alone" : "");
     Update c = new_update(n, with_copy, eps, from_zero);
     run_twice(
         dev, run_adamw_afresh, &c,
@@ -458,7 +464,7 @@ static void check_updates(Device *dev) {
         }
 }
 
-// ---- timing --------------------------------------------------------------------------------------------
+// ---- timing -------------------------------------------------------------------------------------
 
 typedef struct Bench {
     Update update;

@@ -1,4 +1,5 @@
-// Token embedding on every device: rows exactly, the gradient against the reference and as the tree of its parts.
+// Token embedding on every device: rows exactly, the gradient against the reference and as the tree
+// of its parts.
 #include "harness.h"
 #include "reference.h"
 
@@ -68,8 +69,8 @@ static void check_on(Device *dev, Case c) {
     }
 }
 
-// The gradient of each part alone, in the order of the text, and the tree over them: ((0+1)+(2+3))+…
-// The order is fixed to the last addition, hence the same bytes on every device.
+// The gradient of each part alone, in the order of the text, and the tree over them:
+// ((0+1)+(2+3))+… The order is fixed to the last addition, hence the same bytes on every device.
 static void check_tree(Device *dev, Case c) {
     enum { MOST = 16 };
     int64_t V = c.weight.shape[0], D = c.weight.shape[1], rows = c.tokens.shape[0] / c.parts;
@@ -105,8 +106,8 @@ static void check(int64_t N, int64_t D, int64_t V, int64_t parts) {
     }
 }
 
-// Texts that only some parts share: token v stands in the parts whose bits are set in v, so that every shape of tree with
-// parts missing occurs.
+// Texts that only some parts share: token v stands in the parts whose bits are set in v, so that
+// every shape of tree with parts missing occurs.
 static void check_missing_parts(Device *dev) {
     enum { PARTS = 8, ROWS = 1 << PARTS };
     Case c = new_case(PARTS * ROWS, 5, ROWS + 1, PARTS);

@@ -65,7 +65,8 @@ static void check(Device *dev, DType T, int64_t N, int64_t V) {
     const float *wide = tensor_f32(widened(c.source));
     reference_cross_entropy(losses, gradient, wide, tensor_i32(c.targets), scale, N, V);
     run_case(dev, &c);
-    // Differences of logits up to 60 are rounded to 2^-19: that is the relative error of every exponential.
+    // Differences of logits up to 60 are rounded to 2^-19: that is the relative error of every
+    // exponential.
     expect_near("losses", c.losses, losses, 8 * F32_EPS, NULL, 64 * F32_EPS);
     // A bf16 gradient is rounded once more.
     expect_near("gradient", c.logits, gradient, 80 * F32_EPS + storage_eps(T), NULL,
@@ -83,7 +84,8 @@ static void check(Device *dev, DType T, int64_t N, int64_t V) {
     release_all();
 }
 
-// Logits of -infinity have no probability and no gradient, whole runs of them included; a NaN shows in the loss.
+// Logits of -infinity have no probability and no gradient, whole runs of them included; a NaN shows
+// in the loss.
 static void check_special(Device *dev, DType T, int64_t V) {
     begin_case("cross-entropy on %s: special logits, V=%lld %s", dev->name, (long long)V,
                dtype_name(T));
@@ -115,8 +117,8 @@ static void check_special(Device *dev, DType T, int64_t V) {
 }
 
 static void check_device(Device *dev) {
-    // On a GPU: a warp for a row up to 256 and up to 1024, a small block up to 8192, a large one beyond; by vectors where
-    // they divide V.
+    // On a GPU: a warp for a row up to 256 and up to 1024, a small block up to 8192, a large one
+    // beyond; by vectors where they divide V.
     static const int64_t shapes[][2] = {
         {0, 5},    {1, 1},    {9, 2},    {33, 65},  {6, 255},  {5, 256},  {2, 257},   {5, 1000},
         {3, 1024}, {3, 1025}, {3, 1032}, {2, 4099}, {3, 8192}, {2, 8193}, {2, 16408}, {1, 262144},

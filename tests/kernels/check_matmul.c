@@ -1,6 +1,6 @@
-// The three matrix products against the reference on every device, and what training relies on: a segment's bits depend
-// neither on its neighbours and its place in memory nor on the number of threads; on a GPU with fixed_order a row's bits
-// do not depend on any other row.
+// The three matrix products against the reference on every device, and what training relies on: a
+// segment's bits depend neither on its neighbours and its place in memory nor on the number of
+// threads; on a GPU with fixed_order a row's bits do not depend on any other row.
 #include "harness.h"
 #include "reference.h"
 
@@ -24,8 +24,8 @@ typedef struct Case {
 
 enum { MOST_SEGMENTS = 4096 };
 
-// `offsets` has groups * parts + 1 entries; the tensors have three rows more than the last offset. Experts: the offsets are
-// also where kernels can read them.
+// `offsets` has groups * parts + 1 entries; the tensors have three rows more than the last offset.
+// Experts: the offsets are also where kernels can read them.
 static Case new_case(const int64_t *offsets, int64_t groups, int64_t parts, int64_t N, int64_t K,
                      Storage s, bool experts) {
     int64_t segments = groups * parts, M = offsets[segments] + 3;
@@ -75,9 +75,10 @@ static void run_case(Device *dev, Case *c) {
            TENSORS(&c->x, &c->w, &c->y, &c->dy, &c->dx, &c->dw, &c->rows.device_offsets));
 }
 
-// The error of a sum of n products in any order is below n eps Σ|a b|; a random walk of roundings gives
-// √n, and four times that is never reached by chance. Products of bf16 are exact in f32; tensor cores may cut instead of
-// round, twice the error of a rounding, but they do it once for 8 or 16 products. A bf16 result is rounded once more.
+// The error of a sum of n products in any order is below n eps Σ|a b|; a random walk of roundings
+// gives √n, and four times that is never reached by chance. Products of bf16 are exact in f32;
+// tensor cores may cut instead of round, twice the error of a rounding, but they do it once for 8
+// or 16 products. A bf16 result is rounded once more.
 static double tolerance(int64_t n) {
     return F32_EPS * (2.0 + 4.0 * sqrt((double)n));
 }
@@ -124,8 +125,8 @@ static void check_threads(Case c) {
     expect_same_for_any_threads(run_all, &c, (Tensor[]){c.y, c.dx, c.dw}, 3);
 }
 
-// Rows [first, first + count) of x and the like, and matrix `group`, as a case of its own, at addresses that are off by one
-// element.
+// Rows [first, first + count) of x and the like, and matrix `group`, as a case of its own, at
+// addresses that are off by one element.
 static Case cut(Case c, int64_t group, int64_t first, const int64_t *offsets, Storage s) {
     int64_t N = c.y.shape[1], K = c.x.shape[1], count = offsets[1];
     Case alone = new_case(offsets, 1, 1, N, K, s, c.rows.device_offsets.data);
@@ -160,7 +161,8 @@ static void check_alone(Device *dev, Case c, int64_t group, int64_t part) {
         expect_same_bytes("dw of a lone segment", alone.dw, tensor_f32(c.dw) + group * matrix);
 }
 
-// The case's dw of 2 or 4 parts must be (0+1) or ((0+1)+(2+3)) of the parts' own gradients, bit by bit.
+// The case's dw of 2 or 4 parts must be (0+1) or ((0+1)+(2+3)) of the parts' own gradients, bit by
+// bit.
 static void check_tree(Device *dev, Case c) {
     int64_t N = c.dw.shape[1], K = c.dw.shape[2], parts = c.rows.parts;
     Device *cpu = device_at(0); // adds floats on the host
@@ -206,7 +208,8 @@ static void check_shapes(void) {
                 Case c = new_case(segments[j].offsets, segments[j].groups, segments[j].parts,
                                   widths[i][0], widths[i][1], storages[s], j >= first_experts);
                 for (int d = 0; d < device_count(); d++) {
-                    // Each width with some of the segments: an emulated GPU is slow, and results differ in the rounding only.
+                    // Each width with some of the segments: an emulated GPU is slow, and results
+                    // differ in the rounding only.
                     if (d > 0 ? (i + 2 * j + (size_t)s) % 6 != 0 : s == 2 && (i + j) % 4 != 0)
                         continue;
                     begin_case("%s matmul N=%lld K=%lld segments %zu %s to %s", device_at(d)->name,
@@ -221,7 +224,8 @@ static void check_shapes(void) {
             }
 }
 
-// A segment's result must not depend on the address modulo a cache line, at sizes where libraries block K.
+// A segment's result must not depend on the address modulo a cache line, at sizes where libraries
+// block K.
 static void check_addresses(void) {
     static const int64_t shapes[][3] = {{16, 128, 512},  {64, 512, 128},   {256, 128, 512},
                                         {64, 1408, 512}, {300, 512, 1408}, {40, 65, 2048}};
@@ -242,7 +246,7 @@ static void check_addresses(void) {
     }
 }
 
-// ---- rows on a GPU -------------------------------------------------------------------------------------
+// ---- rows on a GPU ------------------------------------------------------------------------------
 
 // y and dx of rows [first, first + count) of segment `group` must be those of the same rows alone.
 static void check_rows(Device *dev, Case c, int64_t group, int64_t first, int64_t count) {

@@ -1,4 +1,5 @@
-// RMSNorm, with and without a branch that the residual stream takes in, against the reference on every device.
+// RMSNorm, with and without a branch that the residual stream takes in, against the reference on
+// every device.
 #include "harness.h"
 #include "reference.h"
 
@@ -84,7 +85,8 @@ static void check_rows_alone(Device *dev, Case c, int64_t rows) {
     expect_same_bytes("dx of the last rows", last.dx, tensor_rows(c.dx, first, rows).data);
 }
 
-// The emulated GPU runs blocks, warps and lanes in another order: no bit may change. (A GPU does so by itself.)
+// The emulated GPU runs blocks, warps and lanes in another order: no bit may change. (A GPU does so
+// by itself.)
 static void check_another_order(Device *dev, Case *c) {
     Tensor outputs[] = {c->out, c->rstd, c->dx, c->dweight};
     void *first[4];
@@ -121,7 +123,8 @@ static void check_on(Device *dev, int64_t N, int64_t D, int64_t parts, DType T, 
     // A sum of D squares: all terms positive, relative error about √D roundings.
     double sum_error = F32_EPS * (8.0 + sqrt((double)D));
     expect_near("rstd", c.rstd, rstd, sum_error, NULL, 0);
-    // What is stored as bf16 is rounded once more; its smallest numbers lie 2^-133 apart, far below 1e-30.
+    // What is stored as bf16 is rounded once more; its smallest numbers lie 2^-133 apart, far below
+    // 1e-30.
     expect_near("out", c.out, out, sum_error + storage_eps(T), NULL, T == BF16 ? 1e-30 : 0);
     expect_near("dx", c.dx, dx, 0, dx_unit, 4 * sum_error);
     expect_near("dweight", c.dweight, dweight, 0, unit, F32_EPS * (16.0 + 4 * sqrt((double)N)));

@@ -1,4 +1,5 @@
-// Permutation, exchange plan, dispatch and combine: the integer parts exactly, the sums against the reference.
+// Permutation, exchange plan, dispatch and combine: the integer parts exactly, the sums against the
+// reference.
 #include "harness.h"
 #include "reference.h"
 
@@ -7,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Matrices of T lie in flat tensors, `shift` elements behind their start: matrix() views them, on either device, so that
-// rows can start at addresses that no vector load may touch.
+// Matrices of T lie in flat tensors, `shift` elements behind their start: matrix() views them, on
+// either device, so that rows can start at addresses that no vector load may touch.
 typedef struct Case {
     DType T;
     int64_t N, K, E, parts, D, room, shift;
@@ -57,7 +58,7 @@ static void name_case(const Case *c, const char *what, const Device *dev) {
                (long long)c->D, (long long)c->room, (long long)c->shift, dtype_name(c->T));
 }
 
-// ---- plan ----------------------------------------------------------------------------------------------
+// ---- plan ---------------------------------------------------------------------------------------
 
 static void new_plan(Case *c, int64_t room) {
     c->room = room;
@@ -82,7 +83,8 @@ static void make_reference_plan(Case *c, int64_t room) {
     for (int64_t i = 0; i < c->E * c->parts; i++) c->used += tensor_i32(c->counts)[i];
 }
 
-// The emulated GPU runs blocks and warps in an order that the seed draws: a result that it changes is wrong.
+// The emulated GPU runs blocks and warps in an order that the seed draws: a result that it changes
+// is wrong.
 static void check_plan(Case *c, int64_t room) {
     make_reference_plan(c, room);
     Tensor slot_row = c->slot_row, row_choice = c->row_choice, counts = c->counts;
@@ -127,7 +129,7 @@ static void check_long_plan(int64_t N, int64_t K, int64_t E, int64_t parts) {
     release_all();
 }
 
-// ---- rows ----------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 static Tensor new_rows(const Case *c, int64_t rows) {
     return new_1d(c->T, rows * c->D + c->shift);
@@ -213,7 +215,8 @@ static void check_combine_backward(Case *c, Device *dev) {
                                tensor_f32(widened(matrix(c, c->y))), tensor_i32(c->slot_row),
                                tensor_f32(c->weights), c->N, c->D, c->K);
     run_on_rows(dev, run_combine_backward, c);
-    // One product, rounded, and once more when stored. A dot of D products below 1: rounding errors of random sign.
+    // One product, rounded, and once more when stored. A dot of D products below 1: rounding errors
+    // of random sign.
     double product = c->T == F32 ? F32_EPS : BF16_EPS + 2 * F32_EPS;
     double dot = F32_EPS * (4 + 2 * sqrt((double)c->D)) * sqrt((double)c->D);
     Tensor got = matrix(c, c->dy), untouched = new_rows(c, 1);
@@ -299,7 +302,8 @@ static void check_all_rows(int64_t N, int64_t K, int64_t E, int64_t parts, int64
         check_rows(new_case(N, K, E, E, parts, -1), storage[t], D, 0, -1);
         check_rows(new_case(N, K, E, E, parts, 1), storage[t], D, 0, -1);
         check_rows(new_case(N, K, E, E, parts, 2), storage[t], D, 0, 3);
-        // Rows that start at an odd address: the scalar path at a width that would have allowed the other.
+        // Rows that start at an odd address: the scalar path at a width that would have allowed the
+        // other.
         check_rows(new_case(N, K, E, E, parts, -1), storage[t], D, 1, -1);
     }
 }
@@ -339,7 +343,7 @@ static void check_identity(void) {
     release_all();
 }
 
-// ---- weights after drops -------------------------------------------------------------------------------
+// ---- weights after drops ------------------------------------------------------------------------
 
 static void run_renormalize(Device *dev, void *context) {
     Case *c = context;
@@ -367,7 +371,7 @@ static void check_renormalize(int64_t N, int64_t K, int64_t E, int64_t capacity)
     release_all();
 }
 
-// ---- exchange plan -------------------------------------------------------------------------------------
+// ---- exchange plan ------------------------------------------------------------------------------
 
 typedef struct Exchange {
     ExchangePlan plan;
@@ -389,7 +393,8 @@ static ExchangePlan new_exchange(int64_t ep, int64_t local, int64_t chunks, int6
                           .to_received = new_1d(I32, room)};
 }
 
-// Every rank's plan from the counts of all; `spare` more or fewer rows of room than the rank receives.
+// Every rank's plan from the counts of all; `spare` more or fewer rows of room than the rank
+// receives.
 static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks, int64_t parts,
                            int64_t most, int64_t spare) {
     int64_t E = ep * local;
@@ -448,7 +453,7 @@ static void check_exchanges(void) {
     check_exchange(2, 700, 1, 7, 2, 1, 4); // more segments than a block has threads
 }
 
-// ---- measuring -----------------------------------------------------------------------------------------
+// ---- measuring ----------------------------------------------------------------------------------
 
 static void bench(int64_t N, int64_t K, int64_t E, int64_t D, int64_t capacity) {
     for (int threads = 1; threads <= 2; threads++) {

@@ -1,5 +1,5 @@
-// Router against the reference on every device: choices exactly, also with ties; weights, statistics and gradients in f32;
-// the sums that a training step takes from it.
+// Router against the reference on every device: choices exactly, also with ties; weights,
+// statistics and gradients in f32; the sums that a training step takes from it.
 #include "harness.h"
 #include "reference.h"
 
@@ -56,7 +56,8 @@ static void run_on_device(Device *dev, Case *c) {
                    &c->lse2_sum, &c->dweights, &c->dlogits, &c->balance));
 }
 
-// Rows [first, first + count) and parts [first_part, …) of `whole` have the bits of `part`, which computed them alone.
+// Rows [first, first + count) and parts [first_part, …) of `whole` have the bits of `part`, which
+// computed them alone.
 static void expect_same_results(const char *what, const Case *part, const Case *whole,
                                 int64_t first, int64_t first_part) {
     int64_t rows = part->logits.shape[0], parts = part->parts;
@@ -132,8 +133,8 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
         new_outputs(&c);
         run_on_device(dev, &c);
         expect_same_bytes("ids", c.ids, ids);
-        // Logits up to 8: z - lse is rounded to 2^-21, and so are weights and probabilities, relatively. Against that the
-        // order of the f64 sums is nothing.
+        // Logits up to 8: z - lse is rounded to 2^-21, and so are weights and probabilities,
+        // relatively. Against that the order of the f64 sums is nothing.
         double relative = 32 * F32_EPS;
         expect_near("weights", c.weights, weights, relative, NULL, 0);
         expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, 4 * F32_EPS);
@@ -152,7 +153,8 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
     release_all();
 }
 
-// Logits that are not numbers must not produce ids outside of the experts, nor one twice: memory safety depends on them.
+// Logits that are not numbers must not produce ids outside of the experts, nor one twice: memory
+// safety depends on them.
 static void check_nan(int64_t E, int64_t K) {
     for (int d = 0; d < device_count(); d++) {
         begin_case("NaN logits on %s E=%lld", device_at(d)->name, (long long)E);
@@ -173,7 +175,7 @@ static void check_nan(int64_t E, int64_t K) {
     }
 }
 
-// ---- totals --------------------------------------------------------------------------------------------
+// ---- totals -------------------------------------------------------------------------------------
 
 typedef struct TotalsCase {
     RouterTotals to;
@@ -262,7 +264,8 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
                TENSORS(&c.to.totals, &c.to.routed, &c.to.dropped, &c.balance, &c.sums.prob_sum,
                        &c.sums.entropy_sum, &c.sums.lse2_sum, &c.sums.weight_mass, &c.sums.chosen,
                        &c.sums.dropped, &c.batch_chosen));
-        // Numbers that are not negative: each of the additions rounds by 2^-53 of the sum, each product by as much.
+        // Numbers that are not negative: each of the additions rounds by 2^-53 of the sum, each
+        // product by as much.
         expect_near("totals", c.to.totals, totals, (double)(parts * E + 8) * 0x1p-53, NULL, 0);
         expect_near("balance", c.balance, balance, 2 * F32_EPS, NULL, 0);
         if (!first_balance) first_balance = c.balance.data; // no sums: equal on every device
@@ -330,7 +333,8 @@ int main(int argc, char **argv) {
             check(33, 65, 1, 1, rules[r], ties);
             check(12, 512, 8, 2, rules[r], ties);
         }
-    // How many lanes and registers of a GPU hold a token depends on E, how it is read on E % 4; 32 to 128 tokens are a block's.
+    // How many lanes and registers of a GPU hold a token depends on E, how it is read on E % 4; 32
+    // to 128 tokens are a block's.
     static const int64_t widths[] = {7, 16, 31, 64, 128, 130, 256, 333, 1000, 1001};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[i % 3], i % 2);

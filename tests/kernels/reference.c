@@ -8,7 +8,7 @@ static double *zeros(int64_t n) {
     return calloc((size_t)n + 1, sizeof(double));
 }
 
-// ---- matrices ------------------------------------------------------------------------------------------
+// ---- matrices -----------------------------------------------------------------------------------
 
 // Group that serves row m, or -1.
 static int64_t group_of(Segments rows, int64_t m) {
@@ -68,7 +68,7 @@ void reference_matmul_backward_weight(double *dw, double *magnitude, const float
             }
 }
 
-// ---- embedding -----------------------------------------------------------------------------------------
+// ---- embedding ----------------------------------------------------------------------------------
 
 void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
                                   const int32_t *tokens, int64_t N, int64_t D, int64_t V) {
@@ -81,7 +81,7 @@ void reference_embedding_backward(double *dweight, double *magnitude, const floa
         }
 }
 
-// ---- RMSNorm -------------------------------------------------------------------------------------------
+// ---- RMSNorm ------------------------------------------------------------------------------------
 
 static double inverse_root_mean_square(const float *x, int64_t D, float eps) {
     double sum = 0;
@@ -116,7 +116,7 @@ void reference_rmsnorm_backward(double *dx, double *dweight, double *dweight_mag
     }
 }
 
-// ---- attention -----------------------------------------------------------------------------------------
+// ---- attention ----------------------------------------------------------------------------------
 
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
                     int64_t position, bool inverse) {
@@ -209,7 +209,8 @@ void reference_attention_backward(double *dqkv, const float *dout, const float *
     free(dp);
 }
 
-// Adds the squares of one head's errors. Pointers are at the head's first number in the sequence's first row.
+// Adds the squares of one head's errors. Pointers are at the head's first number in the sequence's
+// first row.
 typedef struct HeadRounding {
     double *out, *dq, *dk, *dv; // squares
     const float *q, *k, *v, *dout;
@@ -284,7 +285,7 @@ void reference_attention_rounding(double *out_unit, double *dqkv_unit, const flo
     free(p);
 }
 
-// ---- feed-forward --------------------------------------------------------------------------------------
+// ---- feed-forward -------------------------------------------------------------------------------
 
 void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,
                                   int64_t F) {
@@ -316,7 +317,7 @@ void reference_activation_backward(double *din, const float *dout, const float *
         }
 }
 
-// ---- loss and optimizer --------------------------------------------------------------------------------
+// ---- loss and optimizer -------------------------------------------------------------------------
 
 void reference_cross_entropy(double *losses, double *dlogits, const float *logits,
                              const int32_t *targets, double scale, int64_t N, int64_t V) {

@@ -1,6 +1,7 @@
-// Every op of kernels.h once more, in double and in the plainest loops: what the fast ones are compared with.
-// Written from the formulas, not from the code under test. Arrays are row-major; letters as in kernels.h.
-// `magnitude` arguments (may be NULL) receive the same sums over absolute values: the scale of rounding errors.
+// Every op of kernels.h once more, in double and in the plainest loops: what the fast ones are
+// compared with. Written from the formulas, not from the code under test. Arrays are row-major;
+// letters as in kernels.h. `magnitude` arguments (may be NULL) receive the same sums over absolute
+// values: the scale of rounding errors.
 #ifndef MOETRAIN_TESTS_KERNELS_REFERENCE_H
 #define MOETRAIN_TESTS_KERNELS_REFERENCE_H
 
@@ -32,8 +33,9 @@ void reference_attention_forward(double *out, double *lse, const float *qkv, Att
                                  int64_t N, int64_t T, double scale);
 void reference_attention_backward(double *dqkv, const float *dout, const float *qkv,
                                   AttentionShape s, int64_t N, int64_t T, double scale);
-// How far results stray when p, the gradient of the scores and `out` are each rounded with a relative error of at most 1:
-// such errors are independent, so the root of the sum of their squares.   out_unit (N, H·d_value)   dqkv_unit (N, W)
+// How far results stray when p, the gradient of the scores and `out` are each rounded with a
+// relative error of at most 1: such errors are independent, so the root of the sum of their
+// squares. out_unit (N, H·d_value) dqkv_unit (N, W)
 void reference_attention_rounding(double *out_unit, double *dqkv_unit, const float *dout,
                                   const float *qkv, AttentionShape s, int64_t N, int64_t T,
                                   double scale);

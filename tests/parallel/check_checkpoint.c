@@ -1,9 +1,10 @@
 // Checkpoints among ranks. Run under mpirun with 1, 2, 4 or 8 ranks:
-//   check_checkpoint                    what one number of ranks can show, in a directory of its own
+//   check_checkpoint   what one number of ranks can show, in a directory of its own
 // For scripts, which look at what other processes left; `large` adds blocks of 4 MiB:
 //   check_checkpoint save DIR STEP [large]    saves the sample of STEP, keeps the newest two
 //   check_checkpoint fail DIR STEP [large]    the same, but the save has to fail, cleanly
-//   check_checkpoint load DIR STEP [large]    the newest checkpoint has to be that of STEP, bit for bit
+//   check_checkpoint load DIR STEP [large]
+//   the newest checkpoint has to be that of STEP, bit for bit
 //   check_checkpoint intact DIR STEP [large]  the same, but of STEP or a later step
 //   check_checkpoint digest DIR STEP          prints the digest
 #include <signal.h>

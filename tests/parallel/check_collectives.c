@@ -1,5 +1,5 @@
-// Everything that crosses ranks, against the same thing computed on one rank. Sums are compared bit by bit: the fixed
-// tree is a promise about bits, so no test here has a tolerance.
+// Everything that crosses ranks, against the same thing computed on one rank. Sums are compared bit
+// by bit: the fixed tree is a promise about bits, so no test here has a tolerance.
 #include "comm/collectives.h"
 
 #include <stdio.h>
@@ -59,8 +59,8 @@ static void add_into(Tensor a, Tensor b) {
     }
 }
 
-// The sum over ranks [first, first + count) of what fill() gave them, as a binary tree. `stride` maps group ranks
-// to world ranks.
+// The sum over ranks [first, first + count) of what fill() gave them, as a binary tree. `stride`
+// maps group ranks to world ranks.
 static Tensor tree_sum(DType dtype, int64_t n, int first, int count, int origin, int stride,
                        uint32_t salt) {
     if (count == 1) {
@@ -95,8 +95,8 @@ static void expect_tree(Group *group, int origin, int stride, DType dtype, int64
     expect_guard(x, "the sum");
     expect_guard(scratch, "the scratch");
 
-    // Rank 0 sends exactly what the planner says; where the length does not divide, others give or keep one
-    // element more or less at each of the log2(size) distances, on the way there and back.
+    // Rank 0 sends exactly what the planner says; where the length does not divide, others give or
+    // keep one element more or less at each of the log2(size) distances, on the way there and back.
     int64_t planned = all_reduce_sum_sent_bytes(size, n, dtype), slack = 0;
     if (group_rank(group) != 0 && n % size != 0)
         for (int d = 1; d < size; d *= 2) slack += 2 * (int64_t)dtype_bytes(dtype);
@@ -260,8 +260,9 @@ static void rows_travel_unevenly(void) {
     }
 }
 
-// Rank r sends r + p + 1 rows to rank p, in the order of falling p with a row between runs that nobody may touch; they are
-// received likewise. Four exchanges at once, each with values of its own, waited for in another order.
+// Rank r sends r + p + 1 rows to rank p, in the order of falling p with a row between runs that
+// nobody may touch; they are received likewise. Four exchanges at once, each with values of its
+// own, waited for in another order.
 static void scattered_runs_travel_together(void) {
     enum { EXCHANGES = 4, WIDTH = 5, UNTOUCHED = -7 };
     int ranks = comm_size(), rank = comm_rank();

@@ -1,8 +1,9 @@
-// Collectives of tensors in device memory, against the same on the host, bit by bit; sums in any order are of whole numbers,
-// which are exact, so no test here has a tolerance. Skipped (77) where ranks and GPUs do not match.
+// Collectives of tensors in device memory, against the same on the host, bit by bit; sums in any
+// order are of whole numbers, which are exact, so no test here has a tolerance. Skipped (77) where
+// ranks and GPUs do not match.
 //
-// With MOETRAIN_EMULATION_NCCL_ERROR set, the program watches for the failure that the emulated library then reports, and ends
-// by it.
+// With MOETRAIN_EMULATION_NCCL_ERROR set, the program watches for the failure that the emulated
+// library then reports, and ends by it.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ enum { GUARD = 64, MAX_RANKS = 16, SKIPPED = 77 };
 static Device dev;
 static ProcessGroups groups;
 
-// ---- tensors in two places -----------------------------------------------------------------------------
+// ---- tensors in two places ----------------------------------------------------------------------
 
 // The same tensor on the host and on the device, with a guard behind each.
 typedef struct Pair {
@@ -114,7 +115,7 @@ static const int64_t lengths[] = {0, 1,    3,
                                   8, 1000, 40009}; // the last: more than a pipe or a grid holds
 enum { SUMMED = 4, LENGTHS = sizeof lengths / sizeof *lengths };
 
-// ---- tests ---------------------------------------------------------------------------------------------
+// ---- tests --------------------------------------------------------------------------------------
 
 static void *watch(void *unused) {
     (void)unused;
@@ -304,8 +305,8 @@ static int64_t rows_between(int pattern, int from, int to) {
     }
 }
 
-// An exchange of the pattern's rows. Runs lie one after the other, or scattered: in falling order of the ranks, with a row
-// between them that nobody may touch.
+// An exchange of the pattern's rows. Runs lie one after the other, or scattered: in falling order
+// of the ranks, with a row between them that nobody may touch.
 typedef struct Exchange {
     int64_t send[MAX_RANKS], receive[MAX_RANKS], send_first[MAX_RANKS], receive_first[MAX_RANKS];
     bool scattered;
@@ -353,8 +354,8 @@ static Exchange exchange_open(int pattern, DType dtype, int64_t width, bool scat
     return e;
 }
 
-// The rows are written by an op just before and read by one just after, and nobody waits for either: only the order of the
-// streams keeps the exchange between them.
+// The rows are written by an op just before and read by one just after, and nobody waits for
+// either: only the order of the streams keeps the exchange between them.
 static Pending exchange_begin(Exchange *e) {
     RowRuns receive = {e->receive, e->scattered ? e->receive_first : NULL};
     RowRuns send = {e->send, e->scattered ? e->send_first : NULL};
@@ -409,8 +410,8 @@ static void rows_travel_unevenly(void) {
             }
 }
 
-// Four collectives on their way, of one group and of two kinds, waited for in another order; many times, since streams that
-// nobody orders may fall into the right order by chance.
+// Four collectives on their way, of one group and of two kinds, waited for in another order; many
+// times, since streams that nobody orders may fall into the right order by chance.
 static void exchanges_overlap(void) {
     static const int order[] = {2, 0, 1};
     for (int round = 0; round < 10; round++) {
@@ -466,7 +467,8 @@ static void padded_rows_travel(void) {
         }
 }
 
-// Rank 0 waits for its device before a collective of the hosts, the others after it; the device's work crosses ranks.
+// Rank 0 waits for its device before a collective of the hosts, the others after it; the device's
+// work crosses ranks.
 static void hosts_and_devices_go_on_independently(void) {
     for (int round = 0; round < 5; round++) {
         Pair x = pair_open(I64, 30000, 1);

@@ -1,5 +1,6 @@
-// Dispatch and combine over ranks. Token n's row holds integers that name it, so that every comparison is exact and
-// an expert's rows can be recognised. Choices are a function of the global token, hence the same at every np.
+// Dispatch and combine over ranks. Token n's row holds integers that name it, so that every
+// comparison is exact and an expert's rows can be recognised. Choices are a function of the global
+// token, hence the same at every np.
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,9 +13,11 @@ enum { E = 8, D = 6, T = 5, SEQUENCES = 16, SHARDS = 8, TOKENS = SEQUENCES * T, 
 typedef enum Pattern {
     SPREAD,       // hashed choices, all kept
     HASHED_DROPS, // a third of the choices dropped
-    ONE_EXPERT, // first choice always expert 0: the fullest a rank can be; experts 5 to 7 get nothing
-    FIRST_RANK_OUT, // the tokens of the first eighth are all dropped: with 8 ranks, rank 0 sends no row
-    NOTHING,        // every choice of every token dropped
+    // first choice always expert 0: the fullest a rank can be; experts 5 to 7 get nothing
+    ONE_EXPERT,
+    // the tokens of the first eighth are all dropped: with 8 ranks, rank 0 sends no row
+    FIRST_RANK_OUT,
+    NOTHING, // every choice of every token dropped
     PATTERNS,
 } Pattern;
 
@@ -157,7 +160,8 @@ static void dispatch_tokens(Fixture *f) {
     if (f->model.work.ep_size > 1) send_all(f, f->moe->expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
 }
 
-// Runs `check` for every pattern, K, expert-parallel degree and number of chunks that this number of ranks allows.
+// Runs `check` for every pattern, K, expert-parallel degree and number of chunks that this number
+// of ranks allows.
 static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t K)) {
     for (int ep = 1; ep <= comm_size() && ep <= E; ep *= 2)
         for (int pattern = 0; pattern < PATTERNS; pattern++)
@@ -172,7 +176,8 @@ static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t 
                 }
 }
 
-// The expert's output is its input; then the way back and the weighted sum, as in moe_layer_forward.
+// The expert's output is its input; then the way back and the weighted sum, as in
+// moe_layer_forward.
 static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
@@ -203,8 +208,9 @@ static void identity_experts_return_the_input(void) {
     for_every_layout(check_round_trip);
 }
 
-// Every expert of this rank must hold its tokens in (shard, token, slot) order over the whole expert-parallel group.
-// Shards are runs of tokens and a token chooses an expert once, so that is the order of global tokens.
+// Every expert of this rank must hold its tokens in (shard, token, slot) order over the whole
+// expert-parallel group. Shards are runs of tokens and a token chooses an expert once, so that is
+// the order of global tokens.
 static void check_order(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
@@ -248,7 +254,8 @@ static void rows_are_ordered_by_shard_token_slot(void) {
     for_every_layout(check_order);
 }
 
-// Rows that are already in send order take the same way as tokens: what the backward pass of combine relies on.
+// Rows that are already in send order take the same way as tokens: what the backward pass of
+// combine relies on.
 static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
@@ -311,7 +318,8 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     }
     model_train_micro_batch(&f.model, tokens, targets, 0, 3);
 
-    // Rows that the experts of all ranks got, layer by layer, before statistics_reduce sums the rest.
+    // Rows that the experts of all ranks got, layer by layer, before statistics_reduce sums the
+    // rest.
     int64_t received[2];
     for (int layer = 0; layer < 2; layer++)
         received[layer] = f.model.blocks[layer].slot.as.moe.dispatch.received;

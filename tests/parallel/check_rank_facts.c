@@ -1,4 +1,5 @@
-// What ranks must have in common: who differs is named, with both values, and everybody gets the same answer.
+// What ranks must have in common: who differs is named, with both values, and everybody gets the
+// same answer.
 #include "comm/rank_facts.h"
 
 #include <stdio.h>

@@ -1,6 +1,7 @@
-// A training step allocates nothing: between the reading of its first tokens and the report of its row no part of the program
-// asks for memory, once the first steps have grown what threads keep. Counted by the linker's --wrap (CMakeLists.txt), which
-// sees the program's own calls and leaves those that libraries make inside.
+// A training step allocates nothing: between the reading of its first tokens and the report of its
+// row no part of the program asks for memory, once the first steps have grown what threads keep.
+// Counted by the linker's --wrap (CMakeLists.txt), which sees the program's own calls and leaves
+// those that libraries make inside.
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>

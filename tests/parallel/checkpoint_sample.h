@@ -148,7 +148,8 @@ static inline bool sample_utilization_equals(const UtilizationHistory *a, int64_
     return equal;
 }
 
-// Whether the tensors and what was computed of the state are bit for bit those of `step`; on rank 0 the history too.
+// Whether the tensors and what was computed of the state are bit for bit those of `step`; on rank 0
+// the history too.
 static inline bool sample_equals(const Sample *sample, int64_t step, int rank) {
     TrainState state = sample_state(step);
     if (memcmp(&state, &sample->checkpoint.state, offsetof(TrainState, run)) != 0) return false;

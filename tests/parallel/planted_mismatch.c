@@ -1,5 +1,6 @@
-// Ranks that do not do the same together: the argument names what rank 1 does otherwise than the others. In a build with
-// MOETRAIN_DEBUG it ends with one message that has both; in others it hangs or goes wrong elsewhere, so it is not run there.
+// Ranks that do not do the same together: the argument names what rank 1 does otherwise than the
+// others. In a build with MOETRAIN_DEBUG it ends with one message that has both; in others it hangs
+// or goes wrong elsewhere, so it is not run there.
 #include <stdio.h>
 #include <string.h>
 

@@ -13,8 +13,9 @@
 #include "worker/lr_schedule.h"
 #include "worker/optimizer.h"
 
-// f32 against f64 from the same inputs, relative to the largest element: 1e-6 at most is seen, after ten steps too, since
-// AdamW passes on relative errors. Five times that leaves room for other compilers and matrix libraries.
+// f32 against f64 from the same inputs, relative to the largest element: 1e-6 at most is seen,
+// after ten steps too, since AdamW passes on relative errors. Five times that leaves room for other
+// compilers and matrix libraries.
 static const double TOLERANCE = 5e-6;
 
 static Device dev;
@@ -75,7 +76,7 @@ static void load_tensor(Fixture *f, Tensor to, const char *name, const char *dat
     memcpy(to.data, from.data, tensor_bytes(to));
 }
 
-// ---- one MoE layer -------------------------------------------------------------------------------------
+// ---- one MoE layer ------------------------------------------------------------------------------
 
 // A model of one MoE layer of which only that layer runs.
 static void open_layer_model(Model *model, Fixture *f, const char *name) {
@@ -145,7 +146,7 @@ static void moe_layers_agree_forward_and_backward(void **state) {
     assert_moe_layer("switch");
 }
 
-// ---- ten steps of a whole model ------------------------------------------------------------------------
+// ---- ten steps of a whole model -----------------------------------------------------------------
 
 static ModelConfig read_model_config(Fixture *f, const char *name) {
     ModelConfig config = {

@@ -11,8 +11,8 @@
 
 #include "fixture.h"
 
-// Expected values are f64 results of the same f32 inputs; an op rounds each of its few dozen operations to 2^-24 = 6e-8
-// of the largest intermediate, and errors partly cancel.
+// Expected values are f64 results of the same f32 inputs; an op rounds each of its few dozen
+// operations to 2^-24 = 6e-8 of the largest intermediate, and errors partly cancel.
 static const double OP_TOLERANCE = 2e-6;
 
 static Device dev;
@@ -27,7 +27,7 @@ static Tensor result_like(Fixture *f, Tensor x) {
     return fixture_result_2d(f, x.dtype, x.shape[0], x.shape[1]);
 }
 
-// ---- attention -----------------------------------------------------------------------------------------
+// ---- attention ----------------------------------------------------------------------------------
 
 static void fill_rotations(Tensor cosines, Tensor sines, double theta) {
     int64_t T = cosines.shape[0], half = cosines.shape[1];
@@ -101,7 +101,7 @@ static void attention_decode_agrees(void **state) {
     fixture_close(f);
 }
 
-// ---- routing -------------------------------------------------------------------------------------------
+// ---- routing ------------------------------------------------------------------------------------
 
 static void assert_router(const char *name) {
     Fixture *f = fixture_open("routing");
@@ -175,7 +175,7 @@ static void every_drop_policy_agrees(void **state) {
     }
 }
 
-// ---- optimizer -----------------------------------------------------------------------------------------
+// ---- optimizer ----------------------------------------------------------------------------------
 
 static void adamw_agrees_over_several_steps(void **state) {
     (void)state;

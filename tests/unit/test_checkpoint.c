@@ -147,7 +147,8 @@ static void the_newest_healthy_one_is_never_pruned(void **state) {
     assert_false(exists(file_of(2)) || exists(file_of(8)));
     assert_true(exists(file_of(9)));
 
-    // What cannot be read may be the good one: it and what is older stays until a healthy one is found.
+    // What cannot be read may be the good one: it and what is older stays until a healthy one is
+    // found.
     save_run(10, 2, sick);
     assert_int_equal(unlink(file_of(9)), 0);
     assert_int_equal(symlink("step-00000009.h5", file_of(9)), 0);
@@ -187,7 +188,8 @@ static void a_run_is_told_from_another(void **state) {
 // A read error says nothing about the bytes: an older checkpoint in its place would undo work.
 static void a_checkpoint_that_cannot_be_read_is_not_passed_over(void **state) {
     (void)state;
-    const char *const targets[] = {"step-00000006.h5", "nowhere"}; // a circle; a file system that is away
+    // a circle; a file system that is away
+    const char *const targets[] = {"step-00000006.h5", "nowhere"};
     char path[CHECKPOINT_PATH_BYTES];
     save(5, 0);
     for (int i = 0; i < 2; i++) {
@@ -409,7 +411,8 @@ static void the_table_is_read_without_reading_any_tensor(void **state) {
     assert_int_equal(info.tensor_count, table.tensor_count);
     for (int i = 0; i < info.tensor_count; i++) {
         assert_string_equal(info.tensors[i].name, table.tensors[i].name);
-        assert_memory_equal(info.tensors[i].shape, table.tensors[i].shape, sizeof info.tensors[i].shape);
+        assert_memory_equal(info.tensors[i].shape, table.tensors[i].shape,
+                            sizeof info.tensors[i].shape);
     }
     checkpoint_free_info(&info);
     checkpoint_free_info(&table);

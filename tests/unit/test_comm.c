@@ -1,4 +1,5 @@
-// The life of MPI in one process: who may end it, and which ranks of a host have something in common.
+// The life of MPI in one process: who may end it, and which ranks of a host have something in
+// common.
 #include "comm/comm.h"
 
 #include <pthread.h>

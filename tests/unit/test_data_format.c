@@ -47,7 +47,7 @@ static void assert_refused(const void *content, size_t bytes, DataFormat format,
         fail_msg("'%s' is missing in: %s", message_part, err.message);
 }
 
-// ---- files of other programs ---------------------------------------------------------------------------
+// ---- files of other programs --------------------------------------------------------------------
 
 static const DataFormat ALL_FORMATS[] = {DATA_BYTES, DATA_CHARACTERS, DATA_UINT16, DATA_UINT32};
 
@@ -100,7 +100,7 @@ static void files_of_other_programs_are_refused_by_name(void **state) {
     assert_accepted("a token that is a mark", "\xFF\xFEh\0i\0", 6, DATA_UINT16);
 }
 
-// ---- text and numbers ----------------------------------------------------------------------------------
+// ---- text and numbers ---------------------------------------------------------------------------
 
 static void text_and_token_numbers_are_not_taken_for_each_other(void **state) {
     (void)state;
@@ -140,7 +140,7 @@ static void text_and_token_numbers_are_not_taken_for_each_other(void **state) {
     assert_refused(any, sizeof any, DATA_BYTES, "data.format=bytes");
 }
 
-// ---- numbers of another width --------------------------------------------------------------------------
+// ---- numbers of another width -------------------------------------------------------------------
 
 enum { TOKENS = 3000 };
 
@@ -247,7 +247,7 @@ static void only_samples_of_a_large_file_are_looked_at(void **state) {
     free(content);
 }
 
-// ---- tokens outside the vocabulary ---------------------------------------------------------------------
+// ---- tokens outside the vocabulary --------------------------------------------------------------
 
 static void assert_advice(const void *content, size_t bytes, DataFormat format, int64_t vocab_size,
                           int64_t token, const char *part) {

@@ -104,7 +104,8 @@ static void nothing_after_it_leaves_all_as_it_is(void **state) {
     assert_true(going_back_finish("/tmp/no-such-run", &err));
 }
 
-// The moments at which a crash leaves something different behind: after the folder is made, after each rename, in the copy.
+// The moments at which a crash leaves something different behind: after the folder is made, after
+// each rename, in the copy.
 static void an_interrupted_one_is_finished(void **state) {
     (void)state;
     static const char folder[] = "checkpoints/abandoned-01234567-from-step-00000020.moving";

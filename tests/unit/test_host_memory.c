@@ -90,7 +90,8 @@ static void version_1_and_a_mount_that_hides_the_host(void **state) {
     (void)state;
     put("proc/meminfo", "MemAvailable: 1000 kB\n");
     put("proc/self/cgroup", "5:cpu:/\n4:memory:/on/the/host\n0::/\n");
-    put("proc/self/mountinfo", "2 2 0:2 /on/the/host /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
+    put("proc/self/mountinfo",
+        "2 2 0:2 /on/the/host /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
     put("sys/fs/cgroup/memory/memory.limit_in_bytes", "300000\n");
     put("sys/fs/cgroup/memory/memory.usage_in_bytes", "100000\n");
     put("sys/fs/cgroup/memory/memory.stat", "cache 1\ntotal_inactive_file 7000\n");

@@ -1,4 +1,5 @@
-// The table of parameters: it takes any number of rows, and a model stays small enough for any stack.
+// The table of parameters: it takes any number of rows, and a model stays small enough for any
+// stack.
 #include "model/params.h"
 
 #include <setjmp.h>

@@ -19,8 +19,8 @@ static int32_t draw(const float *logits, double temperature, int64_t top_k, doub
     return sample_token(logits, V, temperature, top_k, top_p, 7, position, order, probabilities);
 }
 
-// Draws many tokens and compares their frequencies with `wanted` (unnormalised). The bound is 5 standard
-// deviations of a binomial count: it fails by chance once in 10^6, and the seed is fixed.
+// Draws many tokens and compares their frequencies with `wanted` (unnormalised). The bound is 5
+// standard deviations of a binomial count: it fails by chance once in 10^6, and the seed is fixed.
 static void assert_frequencies(const double *wanted, double temperature, int64_t top_k,
                                double top_p) {
     float logits[V];

@@ -1,4 +1,5 @@
-// What a checkpoint says of the state and the history: numbers that cannot be are refused when it is read.
+// What a checkpoint says of the state and the history: numbers that cannot be are refused when it
+// is read.
 #include "checkpoint/state_tensors.h"
 
 #include <setjmp.h>

@@ -1,4 +1,5 @@
-// Threads: cgroups of both versions in made-up file systems, CPU sets larger than cpu_set_t, OMP_NUM_THREADS.
+// Threads: cgroups of both versions in made-up file systems, CPU sets larger than cpu_set_t,
+// OMP_NUM_THREADS.
 #include "kernels/threads.h"
 
 #include <errno.h>
@@ -109,7 +110,7 @@ static void a_container_sees_its_own_cgroup_at_the_mount(void **state) {
     }
 }
 
-// ---- sched_getaffinity of another machine ----------------------------------------------------------------
+// ---- sched_getaffinity of another machine -------------------------------------------------------
 
 static int fake_cpus = 0; // 0: this machine's
 

@@ -1,6 +1,6 @@
-// Sound kernels on the emulated GPU: every word of CUDA C that it knows, against plain loops. Integers and sums of small
-// integers, which are exact in every order; the tolerance of the one matrix product is explained there. Run under several
-// orders of execution (CMakeLists.txt).
+// Sound kernels on the emulated GPU: every word of CUDA C that it knows, against plain loops.
+// Integers and sums of small integers, which are exact in every order; the tolerance of the one
+// matrix product is explained there. Run under several orders of execution (CMakeLists.txt).
 #include "emulation_check.h"
 
 #include <time.h>
@@ -236,8 +236,8 @@ static void bits_and_conversions() {
     EXPECT(host(out, 8) == want);
 }
 
-// c (16, 8) = a (16, K) b (8, K)^T, one warp: a through ldmatrix, b through either form of it, K in steps of 16 that
-// cp.async brings in two stages ahead.
+// c (16, 8) = a (16, K) b (8, K)^T, one warp: a through ldmatrix, b through either form of it, K in
+// steps of 16 that cp.async brings in two stages ahead.
 template <bool transposed>
 static __global__ void multiply(float *c, const __nv_bfloat16 *a, const __nv_bfloat16 *b, int K) {
     __shared__ __align__(16) __nv_bfloat16 tile_a[3][16][24], tile_b[3][16][24];
@@ -293,7 +293,8 @@ static void tensor_cores_multiply() {
             for (int k = 0; k < K; k++)
                 want += (double)__bfloat162float(a[(size_t)(i * K + k)]) *
                         (double)__bfloat162float(b[(size_t)(j * K + k)]);
-            // K products of size at most 1, exact in f32, added with K roundings of sums of at most K: K K 2^-24.
+            // K products of size at most 1, exact in f32, added with K roundings of sums of at most
+            // K: K K 2^-24.
             double tolerance = (double)K * K * ldexp(1, -24);
             EXPECT(fabs(got[(size_t)(i * 8 + j)] - want) <= tolerance);
             EXPECT(got[(size_t)(i * 8 + j)] == got2[(size_t)(i * 8 + j)]);

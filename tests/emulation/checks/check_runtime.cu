@@ -1,4 +1,5 @@
-// Sound programs on the emulated runtime: streams, events, copies, memory, devices and errors. Run under several orders.
+// Sound programs on the emulated runtime: streams, events, copies, memory, devices and errors. Run
+// under several orders.
 #include "emulation_check.h"
 
 static __global__ void add_to(int *x, int n, int amount) {
@@ -191,7 +192,8 @@ static __global__ void copy_through_gaps(Gaps a) {
 // Whatever lies between the members of an argument is nobody's pointer.
 static void padding_of_arguments_may_hold_anything() {
     std::vector<int> heap(N);
-    // Its lowest byte is 0: together with a member that is false or 0 the padding above still makes up this address.
+    // Its lowest byte is 0: together with a member that is false or 0 the padding above still makes
+    // up this address.
     uintptr_t address = ((uintptr_t)heap.data() + 255) / 256 * 256;
     int *in = device(counting(N)), *out = device<int>(N);
     alignas(Gaps) unsigned char bytes[sizeof(Gaps)];

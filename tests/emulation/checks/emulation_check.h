@@ -1,4 +1,5 @@
-// What the checks of the emulated GPU share: starting a kernel, and device memory that knows its size.
+// What the checks of the emulated GPU share: starting a kernel, and device memory that knows its
+// size.
 #ifndef MOETRAIN_TESTS_EMULATION_CHECKS_EMULATION_CHECK_H
 #define MOETRAIN_TESTS_EMULATION_CHECKS_EMULATION_CHECK_H
 

@@ -1,10 +1,13 @@
-// Programs with one mistake each, which the emulated GPU must find, and the same programs without it, which must pass.
+// Programs with one mistake each, which the emulated GPU must find, and the same programs without
+// it, which must pass.
 //
-//   planted_bugs                    every case in child processes; fails if one is not found, or a sound one is not sound
+//   planted_bugs
+//   every case in child processes; fails if one is not found, or a sound one is not sound
 //   planted_bugs CASE planted|sound one case: exits 0 when its results are right
 //
-// A mistake is found when the child ends with the words of the case on its standard error; or, where it has none, when the
-// results are wrong in at least one order of execution, which is all that can be asked of a race.
+// A mistake is found when the child ends with the words of the case on its standard error; or,
+// where it has none, when the results are wrong in at least one order of execution, which is all
+// that can be asked of a race.
 #include "emulation_check.h"
 
 #include <sys/wait.h>

@@ -1,4 +1,5 @@
-// The emulated twin of kernels/cuda/ptx.cuh, which says what each function means: the same names on the emulated GPU.
+// The emulated twin of kernels/cuda/ptx.cuh, which says what each function means: the same names on
+// the emulated GPU.
 #ifndef MOETRAIN_KERNELS_CUDA_PTX_CUH
 #define MOETRAIN_KERNELS_CUDA_PTX_CUH
 
