@@ -1,5 +1,11 @@
 #include "model/model_config.h"
 
+#include <math.h>
+
+double model_residual_std(const ModelConfig *config) {
+    return config->init_std / sqrt(2.0 * (double)config->layers);
+}
+
 bool model_layer_is_moe(const ModelConfig *config, int64_t layer) {
     const MoeConfig *moe = &config->moe;
     if (moe->experts == 0) return false;

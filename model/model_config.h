@@ -53,6 +53,9 @@ typedef struct ModelConfig {
     MoeConfig moe;
 } ModelConfig;
 
+// The standard deviation of initial values of projections back into the residual stream: smaller,
+// so that the stream's variance does not grow with depth (GPT-2).
+double model_residual_std(const ModelConfig *config);
 // Whether layer i (from 0) has experts.
 bool model_layer_is_moe(const ModelConfig *config, int64_t layer);
 int64_t model_moe_layers(const ModelConfig *config);

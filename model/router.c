@@ -13,8 +13,10 @@ void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer
     const ModelConfig *config = work->config;
     router->layer = layer;
     router->moe_layer = moe_layer;
-    router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
-                               true, 2, (int64_t[]){config->moe.experts, config->d_model},
+    router->weight = param_add(work->params,
+                               (Param){.rank = 2,
+                                       .shape = {config->moe.experts, config->d_model},
+                                       .init_std = config->init_std},
                                "layers.%lld.moe.router", (long long)layer);
 }
 
