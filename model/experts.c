@@ -2,9 +2,10 @@
 
 void experts_declare(Experts *experts, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    int64_t E = config->moe.experts, D = config->d_model, F = config->moe.d_ff;
+    experts->shape = moe_shape(config, layer);
+    int64_t E = experts->shape.experts, D = config->d_model, F = experts->shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    double active = (double)config->moe.top_k / (double)E;
+    double active = (double)experts->shape.top_k / (double)E;
     experts->gate_up = param_add(work->params,
                                  (Param){.kind = PARAM_EXPERT,
                                          .rank = 3,
@@ -23,7 +24,7 @@ void experts_declare(Experts *experts, Work *work, int64_t layer) {
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch) {
-    int64_t F = work->config->moe.d_ff;
+    int64_t F = experts->shape.d_ff;
     int64_t wide = activation_input_width(work->config->activation, F);
     experts->hidden = arena_2d(activations, work->storage, max_rows, wide);
     size_t mark = arena_mark(scratch);

@@ -25,9 +25,9 @@ static void place_row(ParamTable *table, Param *row) {
     CHECK(row->rank >= 1 && row->rank <= 3, "%s has %d axes", row->name, row->rank);
     CHECK(row->group < PARAM_GROUPS, "%s is in group %d", row->name, (int)row->group);
     for (int i = row->rank; i < 3; i++) row->shape[i] = 1;
-    bool expert = row->kind == PARAM_EXPERT;
-    row->first = expert ? table->expert_first : 0;
-    row->count = expert ? table->expert_count : row->shape[0];
+    bool expert = row->kind == PARAM_EXPERT, shared = expert && table->ep_size > 1;
+    row->count = shared ? row->shape[0] / table->ep_size : row->shape[0];
+    row->first = shared ? row->count * table->ep_rank : 0;
     if (row->active == 0) row->active = 1;
     row->run = row->update == UPDATE_RULE ? RUN_RULE : expert ? RUN_EXPERT : RUN_DENSE;
     row->offset = table->elements[row->run];

@@ -3,10 +3,9 @@
 // them knows layers.
 //
 // Dense parameters are replicated on every rank. Expert parameters have the experts on their first
-// axis; a rank holds the range [expert_first, expert_first + expert_count) of it. Values lie in
-// three flat runs: all dense rows, all expert rows, and all rows that no gradient changes.
-// Gradients and moments have the first two, so that a reduction or the optimizer takes one call a
-// run.
+// axis, dealt to the ranks of an expert-parallel group in equal runs. Values lie in three flat runs:
+// all dense rows, all expert rows, and all rows that no gradient changes. Gradients and moments have
+// the first two, so that a reduction or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
 #define MOETRAIN_MODEL_PARAMS_H
 
@@ -62,8 +61,8 @@ typedef struct Param {
 typedef struct ParamTable {
     Param *rows; // grows with param_add
     int count, capacity;
-    int64_t expert_first, expert_count; // of this rank, for rows added as PARAM_EXPERT
-    int64_t elements[PARAM_RUNS];       // length of each run, padding included
+    int64_t ep_size, ep_rank;     // the group that shares rows added as PARAM_EXPERT; 0: all here
+    int64_t elements[PARAM_RUNS]; // length of each run, padding included
 } ParamTable;
 
 // The flat runs of one thing of every parameter: values, their bf16 copy, gradients, or a moment of
