@@ -55,7 +55,7 @@ static void derive_d_value(TrainConfig *config) {
 }
 
 static void derive_expert_d_ff(TrainConfig *config) {
-    config->model.moe.d_ff = config->model.d_ff;
+    config->model.moe.d_ff.values[0] = config->model.d_ff;
 }
 
 static void derive_eval_every(TrainConfig *config) {
@@ -193,11 +193,11 @@ const ConfigKey CONFIG_KEYS[] = {
     NUMBER("attention.rope_theta", FUNCTION, model.attention.rope_theta, "10000", 1, 1e9,
         "RoPE: base of the wavelengths"),
 
-    INTEGER("moe.experts", FUNCTION, model.moe.experts, "8", 0, 65536,
+    INTEGER("moe.experts", FUNCTION, model.moe.experts.values, "8", 0, 65536,
         "experts of a MoE layer, on all ranks together; 0: a dense model"),
-    INTEGER("moe.top_k", FUNCTION, model.moe.top_k, "2", 1, 64,
+    INTEGER("moe.top_k", FUNCTION, model.moe.top_k.values, "2", 1, 64,
         "experts that work on a token"),
-    INTEGER_DERIVED("moe.d_ff", FUNCTION, model.moe.d_ff, derive_expert_d_ff,
+    INTEGER_DERIVED("moe.d_ff", FUNCTION, model.moe.d_ff.values, derive_expert_d_ff,
         "model.d_ff", 1, 1e6,
         "hidden width of one expert"),
     INTEGER("moe.every", FUNCTION, model.moe.every, "1", 1, 1024,

@@ -4,7 +4,8 @@
 
 void experts_declare(Experts *experts, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    int64_t E = config->moe.experts, D = config->d_model, F = config->moe.d_ff;
+    experts->shape = moe_shape(config, layer);
+    int64_t E = experts->shape.experts, D = config->d_model, F = experts->shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
     float std = (float)config->init_std;
     float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
@@ -18,7 +19,7 @@ void experts_declare(Experts *experts, Work *work, int64_t layer) {
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch) {
-    int64_t F = work->config->moe.d_ff;
+    int64_t F = experts->shape.d_ff;
     int64_t wide = activation_input_width(work->config->activation, F);
     experts->hidden = arena_2d(activations, work->storage, max_rows, wide);
     size_t mark = arena_mark(scratch);

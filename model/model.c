@@ -17,10 +17,7 @@ static void set_work(Model *model, ModelSplit split) {
     work->storage = split.storage;
     work->ep_size = split.expert_parallel;
     work->ep_rank = split.rank % split.expert_parallel;
-    int64_t local_experts = config->moe.experts / split.expert_parallel;
     work->chunks = split.chunks > 0 ? split.chunks : 1;
-    while (work->chunks > 1 && (local_experts % work->chunks != 0 || work->chunks > CHUNKS_MAX))
-        work->chunks--;
     work->expert_replicas = split.ranks / split.expert_parallel;
     work->B = split.sequences / split.ranks;
     work->T = split.context;
@@ -37,7 +34,7 @@ static void set_work(Model *model, ModelSplit split) {
     // this rank's expert_parallel group has an equal share of them.
     int64_t pieces = work->expert_replicas * split.micro_batches;
     int64_t fixed_groups = config->moe.max_expert_replicas;
-    CHECK(config->moe.experts == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
+    CHECK(model_moe_layers(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
           "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
           (long long)work->expert_replicas, (long long)split.micro_batches,
           (long long)fixed_groups);
@@ -50,8 +47,8 @@ static void set_work(Model *model, ModelSplit split) {
     for (int64_t p = 0; p <= work->dense_parts; p++)
         work->dense_offsets[p] = work->N / work->dense_parts * p;
 
-    model->params.expert_count = config->moe.experts / work->ep_size;
-    model->params.expert_first = model->params.expert_count * work->ep_rank;
+    model->params.ep_size = work->ep_size;
+    model->params.ep_rank = work->ep_rank;
 }
 
 static void declare_params(Model *model) {
@@ -59,7 +56,7 @@ static void declare_params(Model *model) {
     embedding_declare(&model->embedding, work);
     for (int64_t layer = 0, moe_layer = 0; layer < model->config.layers; layer++) {
         block_declare(&model->blocks[layer], work, layer, moe_layer);
-        if (model_layer_is_moe(&model->config, layer)) moe_layer++;
+        if (model_feed_forward(&model->config, layer) == FEED_FORWARD_MOE) moe_layer++;
     }
     norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
@@ -214,7 +211,7 @@ void model_make_room(Model *owner, const Model *model) {
 
 bool model_check(const Model *model, Error *err) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        if (model_layer_is_moe(&model->config, layer) &&
+        if (model_feed_forward(&model->config, layer) == FEED_FORWARD_MOE &&
             !dispatch_check(&model->blocks[layer].slot.as.moe.dispatch, &model->config.moe, err))
             return false;
     return true;
@@ -451,13 +448,22 @@ int64_t model_total_params(const Model *model) {
     return total;
 }
 
+// The layer of a parameter.
+static int64_t param_layer(const Model *model, int index) {
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        if (index < model->blocks[layer].end_param) return layer;
+    return 0;
+}
+
 int64_t model_active_params(const Model *model) {
-    const MoeConfig *moe = &model->config.moe;
     int64_t active = 0;
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         int64_t elements = param_elements(row);
-        active += row->kind == PARAM_EXPERT ? elements / moe->experts * moe->top_k : elements;
+        int64_t layer = param_layer(model, i);
+        active += row->kind == PARAM_EXPERT
+                      ? elements / row->shape[0] * moe_shape(&model->config, layer).top_k
+                      : elements;
     }
     return active;
 }
@@ -465,14 +471,16 @@ int64_t model_active_params(const Model *model) {
 double model_forward_flops_per_token(const ModelConfig *config, int64_t T) {
     AttentionShape s = config->attention.shape;
     double D = (double)config->d_model, layers = (double)config->layers;
-    double moe_layers = (double)model_moe_layers(config);
     double matrices =
         (config->activation == SWIGLU ? 3.0 : 2.0) * D; // parameters per unit of hidden width
     double weights = layers * D * (double)(attention_qkv_width(s) + s.heads * s.d_value) +
-                     (layers - moe_layers) * matrices * (double)config->d_ff +
-                     moe_layers * (matrices * (double)(config->moe.d_ff * config->moe.top_k) +
-                                   D * (double)config->moe.experts) +
                      D * (double)config->vocab_size;
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        MoeShape moe = moe_shape(config, layer);
+        weights += model_feed_forward(config, layer) == FEED_FORWARD_MOE
+                       ? matrices * (double)(moe.d_ff * moe.top_k) + D * (double)moe.experts
+                       : matrices * (double)config->d_ff;
+    }
     double mean_keys = (double)(T + 1) / 2;
     double attention = layers * (double)s.heads * mean_keys * (double)(s.d_head + s.d_value);
     return 2 * (weights + attention);

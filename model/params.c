@@ -25,8 +25,9 @@ int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std,
     Param *row = &table->rows[index];
     *row = (Param){.kind = kind, .rank = rank, .init = init, .init_std = init_std, .decay = decay};
     for (int i = 0; i < 3; i++) row->shape[i] = i < rank ? shape[i] : 1;
-    row->first = kind == PARAM_EXPERT ? table->expert_first : 0;
-    row->count = kind == PARAM_EXPERT ? table->expert_count : shape[0];
+    bool shared = kind == PARAM_EXPERT && table->ep_size > 1;
+    row->count = shared ? shape[0] / table->ep_size : shape[0];
+    row->first = shared ? row->count * table->ep_rank : 0;
     va_list args;
     va_start(args, name_format);
     int length = vsnprintf(row->name, sizeof row->name, name_format, args);

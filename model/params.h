@@ -3,7 +3,7 @@
 // them knows layers.
 //
 // Dense parameters are replicated on every rank. Expert parameters have the experts on their first
-// axis; a rank holds the range [expert_first, expert_first + expert_count) of it. Values, gradients
+// axis, dealt to the ranks of an expert-parallel group in equal runs. Values, gradients
 // and moments lie in two flat runs each, all dense rows then all expert rows, so that a reduction
 // or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
@@ -34,8 +34,8 @@ typedef struct Param {
 typedef struct ParamTable {
     Param *rows; // grows with param_add
     int count, capacity;
-    int64_t expert_first, expert_count; // of this rank, for rows added as PARAM_EXPERT
-    int64_t elements[2];                // length of each run, by ParamKind, padding included
+    int64_t ep_size, ep_rank; // the group that shares rows added as PARAM_EXPERT; 0: all here
+    int64_t elements[2];      // length of each run, by ParamKind, padding included
 } ParamTable;
 
 // One flat run for each kind: parameters, their bf16 copy, gradients, or a moment of the optimizer.

@@ -11,16 +11,18 @@ static int64_t routing_groups(const Work *work) {
 
 void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer) {
     const ModelConfig *config = work->config;
+    router->shape = moe_shape(config, layer);
     router->layer = layer;
     router->moe_layer = moe_layer;
     router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
-                               true, 2, (int64_t[]){config->moe.experts, config->d_model},
+                               true, 2, (int64_t[]){router->shape.experts, config->d_model},
                                "layers.%lld.moe.router", (long long)layer);
 }
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t N = work->N, E = moe->experts, K = moe->top_k, parts = balance_parts(work);
+    int64_t N = work->N, E = router->shape.experts, K = router->shape.top_k,
+            parts = balance_parts(work);
     router->logits = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
     router->ids = arena_2d(activations, I32, N, K);
@@ -49,7 +51,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 
 void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
-    router->dlogits = arena_2d(scratch, F32, work->N, work->config->moe.experts);
+    router->dlogits = arena_2d(scratch, F32, work->N, router->shape.experts);
     router->dx = arena_2d(scratch, F32, work->N, work->config->d_model);
     if (work->storage != F32)
         router->wide_x_again = arena_2d(scratch, F32, work->N, work->config->d_model);
@@ -72,7 +74,7 @@ static void account(Router *router, Work *work, Statistics *stats) {
     BalanceRule rule = {
         .coefficient = moe->balance_loss,
         .per_step_token = per_step_token(work),
-        .choices = (double)(moe->top_k * (work->N / parts)),
+        .choices = (double)(router->shape.top_k * (work->N / parts)),
     };
     Tensor batch_chosen = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
@@ -104,8 +106,9 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
                    parts);
     RngStream stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer};
     capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
-                    router->ids, router->weights, groups, moe_capacity(moe, work->N / groups),
-                    moe->drop, stream, work->first_token, router->order);
+                    router->ids, router->weights, groups,
+                    moe_capacity(moe, router->shape, work->N / groups), moe->drop, stream,
+                    work->first_token, router->order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;

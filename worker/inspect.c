@@ -10,7 +10,7 @@
 static const char shades[] = " .:-=+*#%@";
 
 // Parameters in the file, over all experts, and those a token uses.
-static void print_parameters(const CheckpointInfo *info, const MoeConfig *moe) {
+static void print_parameters(const CheckpointInfo *info, const ModelConfig *model) {
     int64_t total = 0, active = 0;
     for (int i = 0; i < info->tensor_count; i++) {
         const SavedTensor *tensor = &info->tensors[i];
@@ -18,8 +18,12 @@ static void print_parameters(const CheckpointInfo *info, const MoeConfig *moe) {
         int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
         total += elements;
         // As the configuration has it; where that knows no experts, the names do not count.
-        bool shared_out = moe->experts > 0 && strstr(tensor->name, ".moe.experts.");
-        active += shared_out ? elements / moe->experts * moe->top_k : elements;
+        long long layer;
+        bool shared_out = strstr(tensor->name, ".moe.experts.") &&
+                          sscanf(tensor->name, "parameters/layers.%lld.", &layer) == 1 &&
+                          layer >= 0;
+        MoeShape shape = shared_out ? moe_shape(model, layer) : (MoeShape){0};
+        active += shape.experts > 0 ? elements / shape.experts * shape.top_k : elements;
     }
     printf("parameters     %lld, %lld active for a token\n", (long long)total, (long long)active);
 }
@@ -73,7 +77,7 @@ static void print_info(const CheckpointInfo *info, const TrainConfig *config,
     printf("data           epoch %lld, window %lld, identity %s\n", (long long)state->data_epoch,
            (long long)state->data_index, state->data_id);
     print_run(&state->run);
-    print_parameters(info, &config->model.moe);
+    print_parameters(info, &config->model);
     printf("digest         %s\n", info->digest);
     print_heat_map(&info->utilization);
     printf("\ntensors\n");

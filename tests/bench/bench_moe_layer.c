@@ -36,7 +36,6 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
     memset(b, 0, sizeof *b);
     b->config = config;
     b->rows[1] = N;
-    b->params.expert_count = config.moe.experts;
     b->work = (Work){.dev = dev,
                      .host = &b->memory[4],
                      .storage = F32,
@@ -95,9 +94,9 @@ int main(int argc, char **argv) {
                                   .layers = 1,
                                   .activation = kinds[k],
                                   .init_std = 0.02,
-                                  .moe = {.experts = experts[i],
-                                          .top_k = 2,
-                                          .d_ff = F,
+                                  .moe = {.experts = {1, {experts[i]}},
+                                          .top_k = {1, {2}},
+                                          .d_ff = {1, {F}},
                                           .every = 1,
                                           .first = true,
                                           .capacity_factor = {0, 1},
