@@ -27,11 +27,14 @@ typedef struct Rational {
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
+extern const ChoiceTable ROUTING_GROUP_CHOICES;
 // Set of tokens over which f and P of the load-balancing loss are taken.
 typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
+extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 
 // What travels to the experts (dispatch.h).
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
+extern const ChoiceTable DISPATCH_CHOICES;
 
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
