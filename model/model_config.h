@@ -27,11 +27,14 @@ typedef struct Rational {
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
+extern const ChoiceTable ROUTING_GROUP_CHOICES;
 // Set of tokens over which f and P of the load-balancing loss are taken.
 typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
+extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 
 // What travels to the experts (dispatch.h).
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
+extern const ChoiceTable DISPATCH_CHOICES;
 
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
@@ -74,6 +77,9 @@ typedef struct MoeShape {
     int64_t experts, top_k, d_ff; // E, K, hidden width of one expert
 } MoeShape;
 
+// The standard deviation of initial values of projections back into the residual stream: smaller,
+// so that the stream's variance does not grow with depth (GPT-2).
+double model_residual_std(const ModelConfig *config);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

@@ -12,8 +12,10 @@ void router_declare(Router *router, Work *work, int64_t layer) {
     router->moe_layer = 0;
     for (int64_t before = 0; before < layer; before++)
         if (model_feed_forward(config, before) == FEED_FORWARD_MOE) router->moe_layer++;
-    router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
-                               true, 2, (int64_t[]){router->shape.experts, config->d_model},
+    router->weight = param_add(work->params,
+                               (Param){.rank = 2,
+                                       .shape = {router->shape.experts, config->d_model},
+                                       .init_std = config->init_std},
                                "layers.%lld.moe.router", (long long)layer);
 }
 
