@@ -13,12 +13,12 @@ set(MOETRAIN_TEST_ENVIRONMENT
   OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1)
 
-# What `tests/run quick` runs (preset and label quick): all that computes, and of the program's and the ranks' tests those
-# that need few seconds.
+# What `tests/run quick` runs (preset and label quick): all that computes, equality over ranks, and of what a user types the
+# tests that need few seconds.
 set(MOETRAIN_QUICK
   "^(unit|kernels|gradients|reference|structure)\\."
   "^cli\\.test_(command_line|config_errors|plan|training)$"
-  "^parallel\\.(check_.*|checkpoint_h5py)")
+  "^parallel\\.(check_.*|checkpoint_h5py|invariance$)")
 
 # moetrain_test(FILE [VARIANT word] [RANKS n] COMMAND program-or-script [argument ...]
 #               [TIMEOUT seconds] [PROCESSORS n] [WORKING_DIRECTORY folder] [LABELS more ...] [ENVIRONMENT A=B ...])
