@@ -13,6 +13,7 @@
 #ifndef MOETRAIN_KERNELS_KERNELS_H
 #define MOETRAIN_KERNELS_KERNELS_H
 
+#include "kernels/choice.h"
 #include "kernels/device.h"
 #include "kernels/rng.h"
 
@@ -118,6 +119,7 @@ typedef enum Activation {
     SWIGLU, // silu(gate) · up, arXiv:2002.05202; the input row is [gate (F) | up (F)]
     RELU,   // max(0, x); the input row is x (F)
 } Activation;
+extern const ChoiceTable ACTIVATION_CHOICES;
 int64_t activation_input_width(Activation kind, int64_t F); // 2F or F
 
 //   out (N, F) T   in (N, 2F or F) T
@@ -132,6 +134,7 @@ typedef enum RouterKind {
     // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
     TOPK_SOFTMAX,
 } RouterKind;
+extern const ChoiceTable ROUTER_CHOICES;
 typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k; // TOPK_SOFTMAX only
@@ -170,6 +173,7 @@ typedef enum DropPolicy {
     // ties to the lower (n, k)
     DROP_RANDOM,
 } DropPolicy;
+extern const ChoiceTable DROP_CHOICES;
 
 typedef struct CapacityRule {
     int64_t capacity; // choices an expert takes of a group; < 0: dropless

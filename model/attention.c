@@ -35,16 +35,15 @@ void attention_declare(Attention *a, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
-    float std = (float)config->init_std;
-    // Projections back into the residual stream start smaller, so that its variance does not grow
-    // with depth (GPT-2).
-    float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
-    a->qkv = param_add(work->params, PARAM_DENSE, INIT_NORMAL, std, true, 2,
-                       (int64_t[]){attention_qkv_width(s), D}, "layers.%lld.attention.qkv",
-                       (long long)layer);
-    a->output = param_add(work->params, PARAM_DENSE, INIT_NORMAL, residual_std, true, 2,
-                          (int64_t[]){D, s.heads * s.d_value}, "layers.%lld.attention.output",
-                          (long long)layer);
+    a->qkv = param_add(
+        work->params,
+        (Param){.rank = 2, .shape = {attention_qkv_width(s), D}, .init_std = config->init_std},
+        "layers.%lld.attention.qkv", (long long)layer);
+    a->output = param_add(work->params,
+                          (Param){.rank = 2,
+                                  .shape = {D, s.heads * s.d_value},
+                                  .init_std = model_residual_std(config)},
+                          "layers.%lld.attention.output", (long long)layer);
 }
 
 void attention_layout(Attention *a, Work *work, Arena *activations, Arena *scratch) {

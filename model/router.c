@@ -11,16 +11,20 @@ static int64_t routing_groups(const Work *work) {
 
 void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer) {
     const ModelConfig *config = work->config;
+    router->shape = moe_shape(config, layer);
     router->layer = layer;
     router->moe_layer = moe_layer;
-    router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
-                               true, 2, (int64_t[]){config->moe.experts, config->d_model},
+    router->weight = param_add(work->params,
+                               (Param){.rank = 2,
+                                       .shape = {router->shape.experts, config->d_model},
+                                       .init_std = config->init_std},
                                "layers.%lld.moe.router", (long long)layer);
 }
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t N = work->N, E = moe->experts, K = moe->top_k, parts = balance_parts(work);
+    int64_t N = work->N, E = router->shape.experts, K = router->shape.top_k,
+            parts = balance_parts(work);
     router->logits = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
     router->ids = arena_2d(activations, I32, N, K);
@@ -49,7 +53,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 
 void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
-    router->dlogits = arena_2d(scratch, F32, work->N, work->config->moe.experts);
+    router->dlogits = arena_2d(scratch, F32, work->N, router->shape.experts);
     router->dx = arena_2d(scratch, F32, work->N, work->config->d_model);
     if (work->storage != F32)
         router->wide_x_again = arena_2d(scratch, F32, work->N, work->config->d_model);
@@ -72,7 +76,7 @@ static void account(Router *router, Work *work, Statistics *stats) {
     BalanceRule rule = {
         .coefficient = moe->balance_loss,
         .per_step_token = per_step_token(work),
-        .choices = (double)(moe->top_k * (work->N / parts)),
+        .choices = (double)(router->shape.top_k * (work->N / parts)),
     };
     Tensor batch_chosen = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
@@ -104,7 +108,7 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
                    as_matrix(work_value(work, router->weight)), work_dense_rows(work));
     router_forward(work->dev, routing_of(router), router->sums, router->logits, moe->router);
     CapacityRule rule = {
-        .capacity = moe_capacity(moe, work->N / routing_groups(work)),
+        .capacity = moe_capacity(moe, router->shape, work->N / routing_groups(work)),
         .policy = moe->drop,
         .stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer},
         .first_token = work->first_token,
