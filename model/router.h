@@ -10,7 +10,8 @@
 #include "model/statistics.h"
 
 typedef struct Router {
-    int weight;         // parameter (E, D)
+    int weight; // parameter (E, D)
+    MoeShape shape;
     int64_t layer;      // of the model: the counter of random drops
     int64_t moe_layer;  // number among MoE layers, for the statistics
     Tensor x;           // (N, D) stored input, borrowed

@@ -32,5 +32,5 @@ static const SlotKind dense = {"dense", dense_declare, dense_layout, dense_forwa
 static const SlotKind moe = {"moe", moe_declare, moe_layout, moe_forward, moe_backward};
 
 const SlotKind *slot_kind(const ModelConfig *config, int64_t layer) {
-    return model_layer_is_moe(config, layer) ? &moe : &dense;
+    return model_feed_forward(config, layer) == FEED_FORWARD_MOE ? &moe : &dense;
 }

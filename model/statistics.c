@@ -17,7 +17,7 @@ static int64_t column_count(const Statistics *stats) {
 
 void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->layers = model_moe_layers(work->config);
-    stats->experts = work->config->moe.experts;
+    stats->experts = layer_value(&work->config->moe.experts, 0);
     int64_t columns = column_count(stats), cells = 2 * stats->layers * stats->experts;
     stats->sums = arena_2d(arena, F64, work->micro_batches * work->shards, columns);
     stats->counts = arena_1d(arena, I64, cells);

@@ -21,7 +21,7 @@ typedef struct Bench {
 } Bench;
 
 static void layout(Bench *b) {
-    b->work.values = b->work.matrices = param_set_layout(&b->params, &b->memory[0], F32);
+    b->work.values = b->work.matrices = param_values_layout(&b->params, &b->memory[0]);
     b->work.gradients = param_set_layout(&b->params, &b->memory[1], F32);
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
@@ -36,7 +36,6 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
     memset(b, 0, sizeof *b);
     b->config = config;
     b->rows[1] = N;
-    b->params.expert_count = config.moe.experts;
     b->work = (Work){.dev = dev,
                      .host = &b->memory[4],
                      .storage = F32,
@@ -95,9 +94,9 @@ int main(int argc, char **argv) {
                                   .layers = 1,
                                   .activation = kinds[k],
                                   .init_std = 0.02,
-                                  .moe = {.experts = experts[i],
-                                          .top_k = 2,
-                                          .d_ff = F,
+                                  .moe = {.experts = {1, {experts[i]}},
+                                          .top_k = {1, {2}},
+                                          .d_ff = {1, {F}},
                                           .every = 1,
                                           .first = true,
                                           .capacity_factor = {0, 1},
