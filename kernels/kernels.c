@@ -7,10 +7,14 @@
 OPS(OP)
 #undef OP
 
-// The storage type T of an op: that of x.
-static DType storage(Tensor x) {
+static void check_storage(Tensor x) {
     CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, wanted f32 or bf16",
           dtype_name(x.dtype));
+}
+
+// The storage type T of an op: that of x.
+static DType storage(Tensor x) {
+    check_storage(x);
     return x.dtype;
 }
 
@@ -136,16 +140,24 @@ int64_t attention_kv_width(AttentionShape s) {
     return s.kv_heads * (s.d_head + s.d_value);
 }
 
-static void check_attention(AttentionShape s, int64_t T, int64_t rows) {
+static void check_heads(AttentionShape s) {
     CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.d_head > 0 && s.d_value > 0,
           "%lld query heads on %lld key/value heads", (long long)s.heads, (long long)s.kv_heads);
+}
+
+static void check_sequences(int64_t T, int64_t rows) {
     CHECK(T > 0 && rows % T == 0, "%lld rows in sequences of %lld", (long long)rows, (long long)T);
+}
+
+static void check_scale(float scale) {
+    CHECK(scale > 0.0f, "attention scores times %g, wanted a positive number", (double)scale);
 }
 
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse) {
     int64_t positions = cosines.shape[0];
-    check_attention(s, T, qkv.shape[0]);
+    check_heads(s);
+    check_sequences(T, qkv.shape[0]);
     CHECK(s.d_head % 2 == 0, "rope wants an even d_head, not %lld", (long long)s.d_head);
     CHECK(first_position >= 0 && first_position + T <= positions,
           "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
@@ -156,40 +168,47 @@ void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sine
     dev->backend->op.rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
 }
 
-void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
-                       float scale) {
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+    AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_attention(s, T, N);
+    check_heads(s);
+    check_sequences(rule.T, N);
+    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
-    dev->backend->op.attention_forward(dev, out, lse, qkv, s, T, scale);
+    dev->backend->op.attention_forward(dev, out, lse, qkv, rule);
 }
 
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
-                        AttentionShape s, int64_t T, float scale) {
+                        AttentionRule rule) {
+    AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_attention(s, T, N);
+    check_heads(s);
+    check_sequences(rule.T, N);
+    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(dqkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(dout, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
-    dev->backend->op.attention_backward(dev, dqkv, dout, qkv, out, lse, s, T, scale);
+    dev->backend->op.attention_backward(dev, dqkv, dout, qkv, out, lse, rule);
 }
 
-void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
-                      int64_t position, float scale) {
-    check_attention(s, 1, 1);
+void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                      int64_t position) {
+    AttentionShape s = rule.shape;
+    check_heads(s);
+    check_scale(rule.scale);
     DType T = storage(qkv);
     CHECK_SHAPE_2D(out, T, 1, s.heads * s.d_value);
     CHECK_SHAPE_2D(qkv, T, 1, attention_qkv_width(s));
     CHECK_SHAPE_2D(cache, T, cache.shape[0], attention_kv_width(s));
     CHECK(position >= 0 && position < cache.shape[0], "position %lld in a cache of %lld rows",
           (long long)position, (long long)cache.shape[0]);
-    dev->backend->op.attention_decode(dev, out, qkv, cache, s, position, scale);
+    dev->backend->op.attention_decode(dev, out, qkv, cache, rule, position);
 }
 
 // ---- feed-forward -------------------------------------------------------------------------------
@@ -220,63 +239,58 @@ static void check_choices(Tensor ids, Tensor weights, int64_t N, int64_t K) {
     CHECK_SHAPE_2D(weights, F32, N, K);
 }
 
-void router_forward(Device *dev, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,
-                    Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule,
-                    int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
+static void check_routing(Routing routing, Tensor logits) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
     CHECK_SHAPE_2D(logits, F32, N, E);
-    check_choices(ids, weights, N, K);
+    check_choices(routing.ids, routing.weights, N, K);
     CHECK(K >= 1 && K <= E, "%lld experts a token of %lld", (long long)K, (long long)E);
-    CHECK_SHAPE_1D(lse, F32, N);
-    CHECK_SHAPE_2D(prob_sum, F64, parts, E);
-    CHECK_SHAPE_1D(entropy_sum, F64, parts);
-    CHECK_SHAPE_1D(lse2_sum, F64, parts);
-    check_parts(parts, N);
-    dev->backend->op.router_forward(dev, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, logits,
-                                    rule, parts);
+    CHECK_SHAPE_1D(routing.lse, F32, N);
 }
 
-void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
-                     Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale,
-                     int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
-    CHECK_SHAPE_2D(logits, F32, N, E);
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule) {
+    int64_t parts = sums.prob_sum.shape[0];
+    check_routing(routing, logits);
+    CHECK_SHAPE_2D(sums.prob_sum, F64, parts, logits.shape[1]);
+    CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
+    CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
+    check_parts(parts, logits.shape[0]);
+    dev->backend->op.router_forward(dev, routing, sums, logits, rule);
+}
+
+void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
+                     RouterRule rule, Tensor balance, float z_scale) {
+    int64_t N = logits.shape[0], E = logits.shape[1], parts = balance.shape[0];
+    check_routing(routing, logits);
     CHECK_SHAPE_2D(dlogits, F32, N, E);
-    check_choices(ids, weights, N, K);
-    CHECK_SHAPE_2D(dweights, F32, N, K);
-    CHECK_SHAPE_1D(lse, F32, N);
+    CHECK_SHAPE_2D(dweights, F32, N, routing.ids.shape[1]);
     CHECK_SHAPE_2D(balance, F32, parts, E);
     check_parts(parts, N);
-    dev->backend->op.router_backward(dev, dlogits, dweights, ids, weights, logits, lse, rule,
-                                     balance, z_scale, parts);
+    dev->backend->op.router_backward(dev, dlogits, dweights, routing, logits, rule, balance,
+                                     z_scale);
 }
 
 void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
-                     Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
-                     RngStream stream, int64_t first_token, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], E = chosen.shape[1];
+                     Tensor weights, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(chosen, I32, groups, E);
     CHECK_SHAPE_2D(dropped, I32, groups, E);
     CHECK_SHAPE_1D(order, I32, N * K + E + 1);
     check_parts(groups, N);
-    dev->backend->op.capacity_assign(dev, kept, chosen, dropped, ids, weights, groups, capacity,
-                                     policy, stream, first_token, order);
+    dev->backend->op.capacity_assign(dev, kept, chosen, dropped, ids, weights, rule, order);
 }
 
-void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
-                 Tensor weights, Tensor kept) {
-    int64_t N = ids.shape[0], K = ids.shape[1], parts = chosen.shape[0], E = chosen.shape[1];
-    CHECK(parts > 0 && N % parts == 0, "%lld tokens do not divide into %lld parts", (long long)N,
-          (long long)parts);
-    CHECK_SHAPE_2D(chosen, I32, parts, E);
-    CHECK_SHAPE_2D(dropped, I32, parts, E);
-    CHECK_SHAPE_2D(weight_mass, F64, parts, E);
-    CHECK_SHAPE_2D(ids, I32, N, K);
-    CHECK_SHAPE_2D(weights, F32, N, K);
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+    check_parts(parts, N);
+    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
+    CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
+    check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->op.expert_load(dev, chosen, dropped, weight_mass, ids, weights, kept);
+    dev->backend->op.expert_load(dev, sums, ids, weights, kept);
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
@@ -421,12 +435,16 @@ void copy(Device *dev, Tensor out, Tensor x) {
 
 void convert(Device *dev, Tensor out, Tensor x) {
     check_elements("convert", out, x);
-    CHECK(storage(out) != storage(x), "convert of %s into the same", dtype_name(x.dtype));
+    check_storage(out);
+    check_storage(x);
+    CHECK(out.dtype != x.dtype, "convert of %s into the same", dtype_name(x.dtype));
     dev->backend->op.convert(dev, out, x);
 }
 
 void add(Device *dev, Tensor out, Tensor a, Tensor b) {
-    storage(out), storage(a), storage(b);
+    check_storage(out);
+    check_storage(a);
+    check_storage(b);
     check_elements("add", out, a);
     check_elements("add", out, b);
     dev->backend->op.add(dev, out, a, b);

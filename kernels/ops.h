@@ -25,25 +25,21 @@
     /* attention */                                                                                \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
-    OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,         \
-       float scale)                                                                                \
+    OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
     OP(attention_backward, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,           \
-       AttentionShape s, int64_t T, float scale)                                                   \
-    OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionShape s, int64_t position, \
-       float scale)                                                                                \
+       AttentionRule rule)                                                                         \
+    OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,                 \
+       int64_t position)                                                                           \
     /* feed-forward */                                                                             \
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
     /* router */                                                                                   \
-    OP(router_forward, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,                    \
-       Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule, int64_t parts)         \
-    OP(router_backward, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,               \
-       Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale, int64_t parts)   \
+    OP(router_forward, Routing routing, RouterSums sums, Tensor logits, RouterRule rule)           \
+    OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
+       RouterRule rule, Tensor balance, float z_scale)                                             \
     OP(capacity_assign, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids, Tensor weights,    \
-       int64_t groups, int64_t capacity, DropPolicy policy, RngStream stream, int64_t first_token, \
-       Tensor order)                                                                               \
-    OP(expert_load, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids, Tensor weights, \
-       Tensor kept)                                                                                \
+       CapacityRule rule, Tensor order)                                                            \
+    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor batch_chosen,       \
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x)                                                          \

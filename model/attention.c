@@ -12,8 +12,9 @@ typedef struct Attention {
     Tensor dheads, dqkv; // scratch of the backward pass
 } Attention;
 
-static float score_scale(const Work *work) {
-    return (float)(1.0 / sqrt((double)work->config->attention.shape.d_head));
+static AttentionRule attention_rule(const Work *work) {
+    AttentionShape s = work->config->attention.shape;
+    return (AttentionRule){s, work->T, (float)(1.0 / sqrt((double)s.d_head))};
 }
 
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
@@ -71,7 +72,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     a->x = x;
     linear_forward(work, a->qkv, a->qkv_rows, x);
     rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, work->T, 0, false);
-    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, s, work->T, score_scale(work));
+    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(work));
     linear_forward(work, a->output, out, a->heads);
 }
 
@@ -79,8 +80,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
-    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse, s, work->T,
-                       score_scale(work));
+    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
+                       attention_rule(work));
     rope(work->dev, a->dqkv, s, work->rope->cosines, work->rope->sines, work->T, 0, true);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
@@ -94,7 +95,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
-    attention_decode(work->dev, a->heads, a->qkv_rows, cache, s, position, score_scale(work));
+    attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(work), position);
     linear_forward(work, a->output, out, a->heads);
 }
 
