@@ -1,30 +1,22 @@
 #include "model/dispatch.h"
 
-// Rows of one (expert, shard) when every expert takes its whole capacity from every shard.
-static int64_t padded_room(const Work *work, MoeShape shape) {
-    int64_t groups = routing_groups(work);
-    return moe_capacity(&work->config->moe, shape, work->N / groups) * (groups / work->shards);
-}
-
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
 static int64_t most_rows(const Dispatch *d, const Work *work) {
-    int64_t K = d->shape.top_k, local_experts = d->shape.experts / work->ep_size;
+    int64_t K = d->shape.K, local_experts = d->shape.E / work->ep_size;
     if (d->room >= 0) return d->room * work->shards * work->ep_size * local_experts;
     int64_t choices = K < local_experts ? K : local_experts;
     int64_t rows = work->even_routing ? work->N * K : work->N * work->ep_size * choices;
-    int64_t groups = routing_groups(work);
-    int64_t capacity = moe_capacity(&work->config->moe, d->shape, work->N / groups);
-    if (capacity < 0) return rows;
-    int64_t limit = capacity * groups * work->ep_size * local_experts;
+    if (d->shape.capacity < 0) return rows;
+    int64_t limit = d->shape.capacity * d->shape.groups * work->ep_size * local_experts;
     return limit < rows ? limit : rows;
 }
 
 // As many as were asked for at most, each with the same number of experts.
 static int64_t chunks_of(const Dispatch *d, const Work *work) {
     if (work->ep_size == 1) return 1;
-    int64_t local_experts = d->shape.experts / work->ep_size, chunks = work->chunks;
+    int64_t local_experts = d->shape.E / work->ep_size, chunks = work->chunks;
     while (chunks > 1 && (local_experts % chunks != 0 || chunks > CHUNKS_MAX)) chunks--;
     return chunks;
 }
@@ -32,7 +24,7 @@ static int64_t chunks_of(const Dispatch *d, const Work *work) {
 // The three parts of `totals`; they lie where it lies.
 static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work) {
     int64_t chunks = d->chunks, ep = work->ep_size;
-    int64_t offsets = d->shape.experts / ep * work->expert_parts + 1;
+    int64_t offsets = d->shape.E / ep * work->expert_parts + 1;
     return (ExchangePlan){
         .offsets = tensor_range(totals, 0, offsets),
         .send_rows = tensor_reshape_2d(tensor_range(totals, offsets, chunks * ep), chunks, ep),
@@ -41,15 +33,14 @@ static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work)
     };
 }
 
-void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations) {
-    const MoeConfig *moe = &work->config->moe;
-    int64_t E = shape.experts, ep = work->ep_size;
+void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations) {
+    int64_t E = shape.E, ep = work->ep_size;
     d->shape = shape;
-    d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work, shape) : -1;
+    d->room = shape.padded ? shape.capacity * (shape.groups / work->shards) : -1;
     d->max_rows = most_rows(d, work);
-    d->max_sent = d->room >= 0 ? E * work->shards * d->room : work->N * shape.top_k;
+    d->max_sent = d->room >= 0 ? E * work->shards * d->room : work->N * shape.K;
     int64_t chunks = d->chunks = chunks_of(d, work);
-    d->slot_row = arena_2d(activations, I32, work->N, shape.top_k);
+    d->slot_row = arena_2d(activations, I32, work->N, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shards);
     d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shards);
@@ -64,24 +55,22 @@ void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations
     d->planned_for = -1;
 }
 
-bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err) {
+bool dispatch_check(const Dispatch *d, Error *err) {
     if (d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX) return true;
-    bool padded = moe->dispatch == DISPATCH_PADDED;
     return error_set(err, EXIT_CONFIG,
                      "a rank would send up to %lld and receive up to %lld rows in a micro-batch, "
                      "which are numbered with 32 bits; use %smore train.micro_batches or a "
                      "smaller train.batch",
                      (long long)d->max_sent, (long long)d->max_rows,
-                     padded ? "moe.dispatch=exact, a smaller moe.capacity_factor or "
-                              "moe.min_capacity, "
-                            : "");
+                     d->shape.padded ? "moe.dispatch=exact, a smaller moe.capacity_factor or "
+                                       "moe.min_capacity, "
+                                     : "");
 }
 
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {
     if (work->ep_size == 1) return;
-    int64_t D = work->config->d_model;
-    d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, D);
-    d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, D);
+    d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, d->shape.width);
+    d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, d->shape.width);
 }
 
 static int64_t sum_of(Tensor x) {
@@ -141,7 +130,7 @@ void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
 }
 
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
-    int64_t experts = d->shape.experts / work->ep_size / d->chunks;
+    int64_t experts = d->shape.E / work->ep_size / d->chunks;
     int64_t parts = work->expert_parts, first = chunk * experts;
     return (ExpertChunk){
         .first_expert = first,
@@ -155,7 +144,7 @@ ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
 
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
     gather_rows(work->dev, work->ep_size == 1 ? expert_rows : d->sent_buffer, x, d->row_choice,
-                d->sent, d->shape.top_k);
+                d->sent, d->shape.K);
 }
 
 // ---- several ranks ------------------------------------------------------------------------------
@@ -169,7 +158,7 @@ typedef struct Travel {
 static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
     int64_t ep = work->ep_size;
-    int64_t segments = d->shape.experts / ep / d->chunks * work->expert_parts;
+    int64_t segments = d->shape.E / ep / d->chunks * work->expert_parts;
     RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
                      tensor_i64(d->send_first) + chunk * ep};
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};

@@ -5,9 +5,9 @@ static int64_t balance_parts(const Work *work) {
     return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
 }
 
-void router_declare(Router *router, Work *work, int64_t layer) {
+void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    router->shape = moe_shape(config, layer);
+    router->shape = shape;
     router->layer = layer;
     router->moe_layer = 0;
     for (int64_t before = 0; before < layer; before++)
