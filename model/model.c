@@ -66,20 +66,20 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-// The flat range of one kind that the rows [first, end) of the table take up in a set.
-static Tensor rows_range(const Model *model, ParamKind kind, int first, int end, ParamSet set) {
+// The flat range of one run that the rows [first, end) of the table take up in a set.
+static Tensor rows_range(const Model *model, ParamRun run, int first, int end, ParamSet set) {
     const ParamTable *table = &model->params;
-    int64_t from = -1, to = table->elements[kind];
+    int64_t from = -1, to = table->elements[run];
     for (int i = first; i < table->count; i++) {
-        if (table->rows[i].kind != kind) continue;
+        if (table->rows[i].run != run) continue;
         if (i < end && from < 0) from = table->rows[i].offset;
         if (i >= end) {
             to = table->rows[i].offset;
             break;
         }
     }
-    return from < 0 ? tensor_range(set.run[kind], 0, 0)
-                    : tensor_range(set.run[kind], from, to - from);
+    return from < 0 ? tensor_range(set.run[run], 0, 0)
+                    : tensor_range(set.run[run], from, to - from);
 }
 
 // The longest piece of gradients that is summed over ranks at once.
@@ -89,14 +89,14 @@ static int64_t longest_reduction(const Model *model) {
     int layers_begin = model->blocks[0].first_param;
     int layers_end = model->blocks[model->config.layers - 1].end_param;
     int64_t longest =
-        larger(tensor_elements(rows_range(model, PARAM_DENSE, 0, layers_begin, set)),
-               tensor_elements(rows_range(model, PARAM_DENSE, layers_end, table->count, set)));
+        larger(tensor_elements(rows_range(model, RUN_DENSE, 0, layers_begin, set)),
+               tensor_elements(rows_range(model, RUN_DENSE, layers_end, table->count, set)));
     if (model->embedding.tied)
         longest = larger(longest, model->config.vocab_size * model->config.d_model);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
+        for (int run = 0; run < GRADIENT_RUNS; run++)
             longest = larger(longest, tensor_elements(rows_range(
-                                          model, (ParamKind)kind, model->blocks[layer].first_param,
+                                          model, (ParamRun)run, model->blocks[layer].first_param,
                                           model->blocks[layer].end_param, set)));
     return longest;
 }
@@ -114,7 +114,7 @@ static void layout_parameters(Model *model) {
         model->rope = model->owner->rope;
         return;
     }
-    model->values = work->values = param_set_layout(&model->params, arena, F32);
+    model->values = work->values = param_values_layout(&model->params, arena);
     model->matrices = work->matrices = work->storage == F32
                                            ? model->values
                                            : param_set_layout(&model->params, arena, work->storage);
@@ -242,8 +242,8 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
 
 void model_refresh_matrices(Model *model) {
     if (model->work.storage == F32) return;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
-        convert(model->work.dev, model->matrices.run[kind], model->values.run[kind]);
+    for (int run = 0; run < GRADIENT_RUNS; run++)
+        convert(model->work.dev, model->matrices.run[run], model->values.run[run]);
 }
 
 void model_free(Model *model) {
@@ -293,11 +293,11 @@ static void reduce(Model *model, Reductions *r, Tensor gradients, Group *group) 
 // order micro-batches add up here, and ranks are summed after the last one.
 static void gradients_ready(Model *model, Reductions *r, int first, int end) {
     Work *work = &model->work;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        Tensor gradients = rows_range(model, (ParamKind)kind, first, end, model->gradients);
-        Group *group = kind == PARAM_DENSE ? work->groups.world : work->groups.expert_replicas;
+    for (int run = 0; run < GRADIENT_RUNS; run++) {
+        Tensor gradients = rows_range(model, (ParamRun)run, first, end, model->gradients);
+        Group *group = run == RUN_DENSE ? work->groups.world : work->groups.expert_replicas;
         if (!sums_by_tree(model) && work->micro_batches > 1 && tensor_elements(gradients) > 0) {
-            Tensor sum = rows_range(model, (ParamKind)kind, first, end, model->accumulated);
+            Tensor sum = rows_range(model, (ParamRun)run, first, end, model->accumulated);
             if (work->micro_batch == 0)
                 copy(work->dev, sum, gradients);
             else
@@ -320,9 +320,8 @@ static void accumulate(Model *model) {
     for (int level = 0; level < model->waiting_count; level++) {
         struct WaitingGradients *waiting = &model->waiting[level];
         if (work->micro_batch >> level & 1) {
-            for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
-                add(work->dev, gradients->run[kind], waiting->params.run[kind],
-                    gradients->run[kind]);
+            for (int run = 0; run < GRADIENT_RUNS; run++)
+                add(work->dev, gradients->run[run], waiting->params.run[run], gradients->run[run]);
             if (model->embedding.tied) add(work->dev, *head, waiting->head, *head);
         } else if (!last) {
             struct WaitingGradients rested = *waiting;
@@ -448,23 +447,10 @@ int64_t model_total_params(const Model *model) {
     return total;
 }
 
-// The layer of a parameter.
-static int64_t param_layer(const Model *model, int index) {
-    for (int64_t layer = 0; layer < model->config.layers; layer++)
-        if (index < model->blocks[layer].end_param) return layer;
-    return 0;
-}
-
 int64_t model_active_params(const Model *model) {
     int64_t active = 0;
-    for (int i = 0; i < model->params.count; i++) {
-        const Param *row = &model->params.rows[i];
-        int64_t elements = param_elements(row);
-        int64_t layer = param_layer(model, i);
-        active += row->kind == PARAM_EXPERT
-                      ? elements / row->shape[0] * moe_shape(&model->config, layer).top_k
-                      : elements;
-    }
+    for (int i = 0; i < model->params.count; i++)
+        active += param_active_elements(&model->params.rows[i]);
     return active;
 }
 

@@ -1,6 +1,12 @@
 #include "model/model_config.h"
 
+#include <math.h>
+
 #include "kernels/integers.h"
+
+double model_residual_std(const ModelConfig *config) {
+    return config->init_std / sqrt(2.0 * (double)config->layers);
+}
 
 MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
     return (MixerKind)layer_value(&config->mixer, layer);

@@ -75,6 +75,9 @@ typedef struct MoeShape {
     int64_t experts, top_k, d_ff; // E, K, hidden width of one expert
 } MoeShape;
 
+// The standard deviation of initial values of projections back into the residual stream: smaller,
+// so that the stream's variance does not grow with depth (GPT-2).
+double model_residual_std(const ModelConfig *config);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

@@ -14,8 +14,10 @@ void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer
     router->shape = moe_shape(config, layer);
     router->layer = layer;
     router->moe_layer = moe_layer;
-    router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
-                               true, 2, (int64_t[]){router->shape.experts, config->d_model},
+    router->weight = param_add(work->params,
+                               (Param){.rank = 2,
+                                       .shape = {router->shape.experts, config->d_model},
+                                       .init_std = config->init_std},
                                "layers.%lld.moe.router", (long long)layer);
 }
 
@@ -95,25 +97,28 @@ static Tensor in_f32(Work *work, Tensor wide, Tensor x) {
     return wide;
 }
 
+static Routing routing_of(const Router *router) {
+    return (Routing){router->ids, router->weights, router->lse};
+}
+
 void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t groups = routing_groups(work), parts = balance_parts(work);
     router->x = x;
     matmul_forward(work->dev, router->logits, in_f32(work, router->wide_x, x),
                    as_matrix(work_value(work, router->weight)), work_dense_rows(work));
-    router_forward(work->dev, router->ids, router->weights, router->lse, router->sums.prob_sum,
-                   router->sums.entropy_sum, router->sums.lse2_sum, router->logits, moe->router,
-                   parts);
-    RngStream stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer};
+    router_forward(work->dev, routing_of(router), router->sums, router->logits, moe->router);
+    CapacityRule rule = {
+        .capacity = moe_capacity(moe, router->shape, work->N / routing_groups(work)),
+        .policy = moe->drop,
+        .stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer},
+        .first_token = work->first_token,
+    };
     capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
-                    router->ids, router->weights, groups,
-                    moe_capacity(moe, router->shape, work->N / groups), moe->drop, stream,
-                    work->first_token, router->order);
+                    router->ids, router->weights, rule, router->order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
-    expert_load(work->dev, router->sums.chosen, router->sums.dropped, router->sums.weight_mass,
-                router->ids, router->scaled, router->kept);
+    expert_load(work->dev, router->sums, router->ids, router->scaled, router->kept);
     account(router, work, stats);
 }
 
@@ -122,9 +127,8 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     if (moe->renormalize_after_drop)
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights, router->kept);
     float z_scale = (float)(moe->z_loss * per_step_token(work));
-    router_backward(work->dev, router->dlogits, dscaled, router->ids, router->weights,
-                    router->logits, router->lse, moe->router, router->balance, z_scale,
-                    balance_parts(work));
+    router_backward(work->dev, router->dlogits, dscaled, routing_of(router), router->logits,
+                    moe->router, router->balance, z_scale);
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(work_gradient(work, router->weight)),
                            router->dlogits, in_f32(work, router->wide_x_again, router->x), rows);

@@ -1,30 +1,39 @@
 #include "worker/inspect.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "checkpoint/checkpoint.h"
+#include "model/model.h"
 
 // The heat map shows the newest row of the history in ten shades of an expert's share relative to
 // an even one.
 static const char shades[] = " .:-=+*#%@";
 
 // Parameters in the file, over all experts, and those a token uses.
-static void print_parameters(const CheckpointInfo *info, const ModelConfig *model) {
+static void print_parameters(const CheckpointInfo *info, const ModelConfig *config) {
+    static const char folder[] = "parameters/";
+    const size_t folder_length = sizeof folder - 1;
     int64_t total = 0, active = 0;
+    Model model; // as the configuration has it, for its table of parameters
+    model_measure(&model, config,
+                  (ModelSplit){.ranks = 1,
+                               .expert_parallel = 1,
+                               .shards = 1,
+                               .sequences = 1,
+                               .context = 1,
+                               .micro_batches = 1},
+                  NULL);
     for (int i = 0; i < info->tensor_count; i++) {
         const SavedTensor *tensor = &info->tensors[i];
-        if (strncmp(tensor->name, "parameters/", 11) != 0) continue;
+        if (strncmp(tensor->name, folder, folder_length) != 0) continue;
+        const Param *row = param_find(&model.params, tensor->name + folder_length);
         int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
         total += elements;
-        // As the configuration has it; where that knows no experts, the names do not count.
-        long long layer;
-        bool shared_out = strstr(tensor->name, ".moe.experts.") &&
-                          sscanf(tensor->name, "parameters/layers.%lld.", &layer) == 1 &&
-                          layer >= 0;
-        MoeShape shape = shared_out ? moe_shape(model, layer) : (MoeShape){0};
-        active += shape.experts > 0 ? elements / shape.experts * shape.top_k : elements;
+        active += row ? llround((double)elements * row->active) : elements;
     }
+    model_free(&model);
     printf("parameters     %lld, %lld active for a token\n", (long long)total, (long long)active);
 }
 

@@ -40,9 +40,9 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
     bool tree = work->reduce_order == REDUCE_FIXED_TREE; // for each micro-batch, otherwise once
     plan->sent_bytes[TRAFFIC_GRADIENTS] =
         (tree ? micro : 1) *
-        (double)(all_reduce_sum_sent_bytes(world, elements[PARAM_DENSE], F32) +
+        (double)(all_reduce_sum_sent_bytes(world, elements[RUN_DENSE], F32) +
                  all_reduce_sum_sent_bytes(world, tree ? tied : 0, F32) +
-                 all_reduce_sum_sent_bytes(replicas, elements[PARAM_EXPERT], F32));
+                 all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32));
     plan->sent_bytes[TRAFFIC_STATISTICS] =
         (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +

@@ -93,8 +93,9 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;
     // A device's parameters and moments are copied to the host when they are saved or loaded.
     if (on_device)
-        plan->host_bytes +=
-            (size_t)(trained->params.elements[0] + trained->params.elements[1]) * 3 * sizeof(float);
+        for (int run = 0; run < PARAM_RUNS; run++)
+            plan->host_bytes += (size_t)trained->params.elements[run] * sizeof(float) *
+                                (run < GRADIENT_RUNS ? 3 : 1);
     plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
                           library_bytes_a_thread * (size_t)host->threads;
 }

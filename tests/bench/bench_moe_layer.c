@@ -21,7 +21,7 @@ typedef struct Bench {
 } Bench;
 
 static void layout(Bench *b) {
-    b->work.values = b->work.matrices = param_set_layout(&b->params, &b->memory[0], F32);
+    b->work.values = b->work.matrices = param_values_layout(&b->params, &b->memory[0]);
     b->work.gradients = param_set_layout(&b->params, &b->memory[1], F32);
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
