@@ -5,15 +5,13 @@ static int64_t balance_parts(const Work *work) {
     return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
 }
 
-static int64_t routing_groups(const Work *work) {
-    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-}
-
-void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer) {
+void router_declare(Router *router, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     router->shape = moe_shape(config, layer);
     router->layer = layer;
-    router->moe_layer = moe_layer;
+    router->moe_layer = 0;
+    for (int64_t before = 0; before < layer; before++)
+        if (model_feed_forward(config, before) == FEED_FORWARD_MOE) router->moe_layer++;
     router->weight = param_add(work->params,
                                (Param){.rank = 2,
                                        .shape = {router->shape.experts, config->d_model},

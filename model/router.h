@@ -28,7 +28,7 @@ typedef struct Router {
     Tensor dlogits, dx, wide_x_again;          // scratch of the backward pass
 } Router;
 
-void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer);
+void router_declare(Router *router, Work *work, int64_t layer);
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.
