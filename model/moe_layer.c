@@ -90,10 +90,10 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
 
 // ---- both passes --------------------------------------------------------------------------------
 
-static void experts_up(MoeLayer *moe, Work *work, ExpertChunk chunk) {
+static void chunk_forward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_forward(&moe->experts, work, moe->expert_out, moe->expert_in, chunk);
 }
-static void experts_down(MoeLayer *moe, Work *work, ExpertChunk chunk) {
+static void chunk_backward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_backward(&moe->experts, work, moe->expert_in, moe->expert_out, moe->expert_in, chunk);
 }
 
@@ -104,8 +104,8 @@ static const struct PassRule {
     TrafficKind dispatch, combine;
     void (*compute)(MoeLayer *moe, Work *work, ExpertChunk chunk);
 } pass_rules[] = {
-    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, experts_up},
-    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, experts_down},
+    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward},
+    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward},
 };
 
 // Rows `sent` are dispatched; the experts turn the rows that have arrived into finished ones, which
@@ -137,7 +137,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     dispatch_plan(d, work, router->ids, router->kept);
     dispatch_gather(d, work, moe->expert_in, x);
     if (work->ep_size == 1)
-        experts_up(moe, work, dispatch_chunk(d, work, 0));
+        chunk_forward(moe, work, dispatch_chunk(d, work, 0));
     else
         exchange(moe, work, FORWARD, d->sent_buffer);
     combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
@@ -154,7 +154,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                      router->scaled);
     Tensor dsent = moe->sent_out;
     if (work->ep_size == 1) {
-        experts_down(moe, work, dispatch_chunk(d, work, 0));
+        chunk_backward(moe, work, dispatch_chunk(d, work, 0));
         dsent = moe->expert_in;
     } else {
         exchange(moe, work, BACKWARD, moe->sent_out);
