@@ -4,7 +4,7 @@
 
 #include "kernels/heartbeat.h"
 
-void block_declare(Block *block, Work *work, int64_t layer, int64_t moe_layer) {
+void block_declare(Block *block, Work *work, int64_t layer) {
     char name[PARAM_NAME_BYTES];
     block->first_param = work->params->count;
     snprintf(name, sizeof name, "layers.%lld.attention_norm", (long long)layer);
@@ -13,7 +13,7 @@ void block_declare(Block *block, Work *work, int64_t layer, int64_t moe_layer) {
     snprintf(name, sizeof name, "layers.%lld.ffn_norm", (long long)layer);
     norm_declare(&block->ffn_norm, work, name);
     block->slot.kind = slot_kind(work->config, layer);
-    block->slot.kind->declare(&block->slot, work, layer, moe_layer);
+    block->slot.kind->declare(&block->slot, work, layer);
     block->end_param = work->params->count;
 }
 
@@ -27,6 +27,10 @@ void block_layout(Block *block, Work *work, int64_t layer, Arena *activations, A
     norm_layout(&block->ffn_norm, work, true, activations, scratch);
     block->slot.kind->layout(&block->slot, work, activations, scratch);
     arena_release(scratch, mark);
+}
+
+void block_report(Block *block, const Work *work, Statistics *stats) {
+    block->slot.kind->report(&block->slot, work, stats);
 }
 
 static Residual feed_forward_half(Block *block, Work *work, Statistics *stats, Tensor x) {

@@ -57,10 +57,8 @@ static void set_work(Model *model, ModelSplit split) {
 static void declare_params(Model *model) {
     Work *work = &model->work;
     embedding_declare(&model->embedding, work);
-    for (int64_t layer = 0, moe_layer = 0; layer < model->config.layers; layer++) {
-        block_declare(&model->blocks[layer], work, layer, moe_layer);
-        if (model_layer_is_moe(&model->config, layer)) moe_layer++;
-    }
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        block_declare(&model->blocks[layer], work, layer);
     norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
 }
@@ -151,6 +149,7 @@ static void layout(Model *model) {
     Work *work = &model->work;
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
     layout_parameters(model);
+    statistics_begin(&model->stats);
     if (work->training) layout_gradients(model);
     // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
     bool trees = sums_by_tree(model) && work->total_shards > work->shards;
@@ -162,6 +161,7 @@ static void layout(Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         model->blocks[layer].attention.rope = &model->rope;
         block_layout(&model->blocks[layer], work, layer, activations, scratch);
+        block_report(&model->blocks[layer], work, &model->stats);
     }
     norm_layout(&model->final_norm, work, true, activations, scratch);
     loss_layout(&model->loss, work, activations);
@@ -258,6 +258,7 @@ void model_free(Model *model) {
     free(model->blocks);
     free(model->reductions);
     free(model->work.dense_offsets);
+    statistics_free(&model->stats);
     param_table_free(&model->params);
     *model = (Model){0};
 }

@@ -1,7 +1,7 @@
 #include "model/moe_layer.h"
 
-void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer, int64_t moe_layer) {
-    router_declare(&moe->router, work, layer, moe_layer);
+void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer) {
+    router_declare(&moe->router, work, layer);
     experts_declare(&moe->experts, work, layer);
 }
 
@@ -22,6 +22,10 @@ void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scra
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
     arena_release(scratch, mark);
+}
+
+void moe_layer_report(MoeLayer *moe, const Work *work, Statistics *stats) {
+    router_report(&moe->router, work, stats);
 }
 
 // A pass of the experts over one chunk: expert_out or its gradient from what has arrived in

@@ -16,12 +16,13 @@ typedef struct Slot {
     } as;
 } Slot;
 
-// The functions of one kind; what they mean stands in work.h. `moe_layer` is the number among MoE
-// layers.
+// The functions of one kind; what they mean stands in work.h. `report` asks for the layer's columns
+// of the statistics, during layout.
 struct SlotKind {
     const char *name;
-    void (*declare)(Slot *slot, Work *work, int64_t layer, int64_t moe_layer);
+    void (*declare)(Slot *slot, Work *work, int64_t layer);
     void (*layout)(Slot *slot, Work *work, Arena *activations, Arena *scratch);
+    void (*report)(Slot *slot, const Work *work, Statistics *stats);
     void (*forward)(Slot *slot, Work *work, Statistics *stats, Tensor out, Tensor x);
     void (*backward)(Slot *slot, Work *work, Tensor dx, Tensor dout);
 };

@@ -26,8 +26,10 @@ static void layout(Bench *b) {
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
-    statistics_layout(&b->stats, &b->work, &b->memory[2]);
     moe_layer_layout(&b->layer, &b->work, &b->memory[2], &b->memory[3]);
+    statistics_begin(&b->stats);
+    moe_layer_report(&b->layer, &b->work, &b->stats);
+    statistics_layout(&b->stats, &b->work, &b->memory[2]);
 }
 
 static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig config, int64_t N) {
@@ -57,7 +59,7 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                      .expert_parts = 1,
                      .params = &b->params,
                      .training = true};
-    moe_layer_declare(&b->layer, &b->work, 0, 0);
+    moe_layer_declare(&b->layer, &b->work, 0);
     for (int i = 0; i < 5; i++) arena_measure(&b->memory[i], names[i], NULL);
     layout(b);
     for (int i = 0; i < 5; i++) arena_allocate(&b->memory[i]);
