@@ -24,6 +24,13 @@ static const Backend *const gpu_backend = &cuda_backend;
 static const Backend *const gpu_backend = NULL;
 #endif
 
+static const Choice DEVICES[] = {
+    {"auto", "a GPU when there is one, otherwise the CPU"},
+    {"cpu", NULL},
+    {"cuda", "a GPU; an error without one"},
+};
+const ChoiceTable DEVICE_CHOICES = CHOICE_TABLE(DEVICES);
+
 // The backend that `kind` asks for; "auto" takes a GPU when the machine has one.
 static const Backend *choose_backend(const char *kind, Error *err) {
     Error reason = {0};

@@ -5,6 +5,7 @@
 #ifndef MOETRAIN_KERNELS_DEVICE_H
 #define MOETRAIN_KERNELS_DEVICE_H
 
+#include "kernels/choice.h"
 #include "kernels/tensor.h"
 
 #ifdef __cplusplus // .cu files
@@ -41,6 +42,9 @@ typedef struct Device {
     bool fixed_order;
     void *state; // the backend's own: streams, handles, workspace
 } Device;
+
+// What `kind` of device_open may be.
+extern const ChoiceTable DEVICE_CHOICES;
 
 // Opens `kind`: "cpu", "cuda", or "auto" which takes a GPU when there is one. threads = 0: what
 // threads_choose takes for a process that shares its host with no other rank. Of local_size ranks

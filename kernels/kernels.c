@@ -2,10 +2,19 @@
 
 #include "kernels/backend.h"
 
-// The storage type T of an op: that of x.
-static DType storage(Tensor x) {
+// Each front has the parameters of its row, or this does not compile.
+#define OP(name, ...) void name(Device *dev, __VA_ARGS__);
+OPS(OP)
+#undef OP
+
+static void check_storage(Tensor x) {
     CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, wanted f32 or bf16",
           dtype_name(x.dtype));
+}
+
+// The storage type T of an op: that of x.
+static DType storage(Tensor x) {
+    check_storage(x);
     return x.dtype;
 }
 
@@ -52,20 +61,20 @@ static void check_tree(int64_t parts) {
 void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
     DType T = storage(w);
     check_matmul(y, result_type(y, T), x, T, w, T, rows);
-    dev->backend->matmul_forward(dev, y, x, w, rows);
+    dev->backend->op.matmul_forward(dev, y, x, w, rows);
 }
 
 void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
     DType T = storage(w);
     check_matmul(dy, T, dx, result_type(dx, T), w, T, rows);
-    dev->backend->matmul_backward_input(dev, dx, dy, w, rows);
+    dev->backend->op.matmul_backward_input(dev, dx, dy, w, rows);
 }
 
 void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows) {
     DType T = storage(x);
     check_matmul(dy, T, x, T, dw, F32, rows);
     check_tree(rows.parts);
-    dev->backend->matmul_backward_weight(dev, dw, dy, x, rows);
+    dev->backend->op.matmul_backward_weight(dev, dw, dy, x, rows);
 }
 
 // ---- embedding ----------------------------------------------------------------------------------
@@ -74,7 +83,7 @@ void embedding_forward(Device *dev, Tensor out, Tensor tokens, Tensor weight) {
     CHECK_SHAPE_1D(tokens, I32, out.shape[0]);
     CHECK_SHAPE_2D(out, F32, tokens.shape[0], weight.shape[1]);
     CHECK_SHAPE_2D(weight, F32, weight.shape[0], out.shape[1]);
-    dev->backend->embedding_forward(dev, out, tokens, weight);
+    dev->backend->op.embedding_forward(dev, out, tokens, weight);
 }
 
 void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,
@@ -86,7 +95,7 @@ void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens,
     CHECK_SHAPE_1D(order, I32, N + V + 1);
     check_parts(parts, N);
     check_tree(parts);
-    dev->backend->embedding_backward(dev, dweight, dout, tokens, parts, order);
+    dev->backend->op.embedding_backward(dev, dweight, dout, tokens, parts, order);
 }
 
 // ---- RMSNorm ------------------------------------------------------------------------------------
@@ -103,7 +112,7 @@ void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x,
         CHECK_SHAPE_2D(branch, T, N, D);
         CHECK_SHAPE_2D(sum, F32, N, D);
     }
-    dev->backend->rmsnorm_forward(dev, out, rstd, sum, x, branch, weight, eps);
+    dev->backend->op.rmsnorm_forward(dev, out, rstd, sum, x, branch, weight, eps);
 }
 
 void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
@@ -118,7 +127,7 @@ void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tenso
     CHECK_SHAPE_2D(partial, F32, parts, D);
     check_parts(parts, N);
     check_tree(parts);
-    dev->backend->rmsnorm_backward(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
+    dev->backend->op.rmsnorm_backward(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
 }
 
 // ---- attention ----------------------------------------------------------------------------------
@@ -131,16 +140,24 @@ int64_t attention_kv_width(AttentionShape s) {
     return s.kv_heads * (s.d_head + s.d_value);
 }
 
-static void check_attention(AttentionShape s, int64_t T, int64_t rows) {
+static void check_heads(AttentionShape s) {
     CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.d_head > 0 && s.d_value > 0,
           "%lld query heads on %lld key/value heads", (long long)s.heads, (long long)s.kv_heads);
+}
+
+static void check_sequences(int64_t T, int64_t rows) {
     CHECK(T > 0 && rows % T == 0, "%lld rows in sequences of %lld", (long long)rows, (long long)T);
+}
+
+static void check_scale(float scale) {
+    CHECK(scale > 0.0f, "attention scores times %g, wanted a positive number", (double)scale);
 }
 
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse) {
     int64_t positions = cosines.shape[0];
-    check_attention(s, T, qkv.shape[0]);
+    check_heads(s);
+    check_sequences(T, qkv.shape[0]);
     CHECK(s.d_head % 2 == 0, "rope wants an even d_head, not %lld", (long long)s.d_head);
     CHECK(first_position >= 0 && first_position + T <= positions,
           "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
@@ -148,43 +165,50 @@ void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sine
     CHECK_SHAPE_2D(qkv, storage(qkv), qkv.shape[0], attention_qkv_width(s));
     CHECK_SHAPE_2D(cosines, F32, positions, s.d_head / 2);
     CHECK_SHAPE_2D(sines, F32, positions, s.d_head / 2);
-    dev->backend->rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
+    dev->backend->op.rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
 }
 
-void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
-                       float scale) {
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+    AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_attention(s, T, N);
+    check_heads(s);
+    check_sequences(rule.T, N);
+    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
-    dev->backend->attention_forward(dev, out, lse, qkv, s, T, scale);
+    dev->backend->op.attention_forward(dev, out, lse, qkv, rule);
 }
 
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
-                        AttentionShape s, int64_t T, float scale) {
+                        AttentionRule rule) {
+    AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_attention(s, T, N);
+    check_heads(s);
+    check_sequences(rule.T, N);
+    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(dqkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(dout, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
-    dev->backend->attention_backward(dev, dqkv, dout, qkv, out, lse, s, T, scale);
+    dev->backend->op.attention_backward(dev, dqkv, dout, qkv, out, lse, rule);
 }
 
-void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
-                      int64_t position, float scale) {
-    check_attention(s, 1, 1);
+void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                      int64_t position) {
+    AttentionShape s = rule.shape;
+    check_heads(s);
+    check_scale(rule.scale);
     DType T = storage(qkv);
     CHECK_SHAPE_2D(out, T, 1, s.heads * s.d_value);
     CHECK_SHAPE_2D(qkv, T, 1, attention_qkv_width(s));
     CHECK_SHAPE_2D(cache, T, cache.shape[0], attention_kv_width(s));
     CHECK(position >= 0 && position < cache.shape[0], "position %lld in a cache of %lld rows",
           (long long)position, (long long)cache.shape[0]);
-    dev->backend->attention_decode(dev, out, qkv, cache, s, position, scale);
+    dev->backend->op.attention_decode(dev, out, qkv, cache, rule, position);
 }
 
 // ---- feed-forward -------------------------------------------------------------------------------
@@ -197,7 +221,7 @@ void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind) {
     DType T = storage(in);
     CHECK_SHAPE_2D(out, T, in.shape[0], out.shape[1]);
     CHECK_SHAPE_2D(in, T, out.shape[0], activation_input_width(kind, out.shape[1]));
-    dev->backend->activation_forward(dev, out, in, kind);
+    dev->backend->op.activation_forward(dev, out, in, kind);
 }
 
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind) {
@@ -205,7 +229,7 @@ void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activa
     CHECK_SHAPE_2D(dout, T, in.shape[0], dout.shape[1]);
     CHECK_SHAPE_2D(in, T, dout.shape[0], activation_input_width(kind, dout.shape[1]));
     CHECK_SHAPE_2D(din, T, in.shape[0], in.shape[1]);
-    dev->backend->activation_backward(dev, din, dout, in, kind);
+    dev->backend->op.activation_backward(dev, din, dout, in, kind);
 }
 
 // ---- router -------------------------------------------------------------------------------------
@@ -215,63 +239,58 @@ static void check_choices(Tensor ids, Tensor weights, int64_t N, int64_t K) {
     CHECK_SHAPE_2D(weights, F32, N, K);
 }
 
-void router_forward(Device *dev, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,
-                    Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule,
-                    int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
+static void check_routing(Routing routing, Tensor logits) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
     CHECK_SHAPE_2D(logits, F32, N, E);
-    check_choices(ids, weights, N, K);
+    check_choices(routing.ids, routing.weights, N, K);
     CHECK(K >= 1 && K <= E, "%lld experts a token of %lld", (long long)K, (long long)E);
-    CHECK_SHAPE_1D(lse, F32, N);
-    CHECK_SHAPE_2D(prob_sum, F64, parts, E);
-    CHECK_SHAPE_1D(entropy_sum, F64, parts);
-    CHECK_SHAPE_1D(lse2_sum, F64, parts);
-    check_parts(parts, N);
-    dev->backend->router_forward(dev, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, logits,
-                                 rule, parts);
+    CHECK_SHAPE_1D(routing.lse, F32, N);
 }
 
-void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
-                     Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale,
-                     int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
-    CHECK_SHAPE_2D(logits, F32, N, E);
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule) {
+    int64_t parts = sums.prob_sum.shape[0];
+    check_routing(routing, logits);
+    CHECK_SHAPE_2D(sums.prob_sum, F64, parts, logits.shape[1]);
+    CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
+    CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
+    check_parts(parts, logits.shape[0]);
+    dev->backend->op.router_forward(dev, routing, sums, logits, rule);
+}
+
+void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
+                     RouterRule rule, Tensor balance, float z_scale) {
+    int64_t N = logits.shape[0], E = logits.shape[1], parts = balance.shape[0];
+    check_routing(routing, logits);
     CHECK_SHAPE_2D(dlogits, F32, N, E);
-    check_choices(ids, weights, N, K);
-    CHECK_SHAPE_2D(dweights, F32, N, K);
-    CHECK_SHAPE_1D(lse, F32, N);
+    CHECK_SHAPE_2D(dweights, F32, N, routing.ids.shape[1]);
     CHECK_SHAPE_2D(balance, F32, parts, E);
     check_parts(parts, N);
-    dev->backend->router_backward(dev, dlogits, dweights, ids, weights, logits, lse, rule, balance,
-                                  z_scale, parts);
+    dev->backend->op.router_backward(dev, dlogits, dweights, routing, logits, rule, balance,
+                                     z_scale);
 }
 
 void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
-                     Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
-                     RngStream stream, int64_t first_token, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], E = chosen.shape[1];
+                     Tensor weights, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(chosen, I32, groups, E);
     CHECK_SHAPE_2D(dropped, I32, groups, E);
     CHECK_SHAPE_1D(order, I32, N * K + E + 1);
     check_parts(groups, N);
-    dev->backend->capacity_assign(dev, kept, chosen, dropped, ids, weights, groups, capacity,
-                                  policy, stream, first_token, order);
+    dev->backend->op.capacity_assign(dev, kept, chosen, dropped, ids, weights, rule, order);
 }
 
-void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
-                 Tensor weights, Tensor kept) {
-    int64_t N = ids.shape[0], K = ids.shape[1], parts = chosen.shape[0], E = chosen.shape[1];
-    CHECK(parts > 0 && N % parts == 0, "%lld tokens do not divide into %lld parts", (long long)N,
-          (long long)parts);
-    CHECK_SHAPE_2D(chosen, I32, parts, E);
-    CHECK_SHAPE_2D(dropped, I32, parts, E);
-    CHECK_SHAPE_2D(weight_mass, F64, parts, E);
-    CHECK_SHAPE_2D(ids, I32, N, K);
-    CHECK_SHAPE_2D(weights, F32, N, K);
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+    check_parts(parts, N);
+    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
+    CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
+    check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->expert_load(dev, chosen, dropped, weight_mass, ids, weights, kept);
+    dev->backend->op.expert_load(dev, sums, ids, weights, kept);
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
@@ -297,13 +316,13 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
           "columns %lld, %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
           (long long)to.balance, (long long)to.z, (long long)to.entropy, (long long)E,
           (long long)to.weight_mass, (long long)columns);
-    dev->backend->router_totals(dev, to, balance, sums, batch_chosen, rule);
+    dev->backend->op.router_totals(dev, to, balance, sums, batch_chosen, rule);
 }
 
 void sum_columns(Device *dev, Tensor out, Tensor x) {
     CHECK_SHAPE_1D(out, I64, x.shape[1]);
     CHECK_SHAPE_2D(x, I32, x.shape[0], out.shape[0]);
-    dev->backend->sum_columns(dev, out, x);
+    dev->backend->op.sum_columns(dev, out, x);
 }
 
 // ---- permutation --------------------------------------------------------------------------------
@@ -318,7 +337,7 @@ void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor co
     CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
     check_parts(parts, N);
-    dev->backend->permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts, room);
+    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts, room);
 }
 
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
@@ -335,7 +354,7 @@ void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_cou
     CHECK(chunks > 0 && local % chunks == 0 && parts > 0 && ep * S % parts == 0,
           "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
           (long long)chunks, (long long)(ep * S), (long long)parts);
-    dev->backend->exchange_plan(dev, plan, counts, all_counts, parts);
+    dev->backend->op.exchange_plan(dev, plan, counts, all_counts, parts);
 }
 
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {
@@ -346,7 +365,7 @@ void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, 
     CHECK(rows >= 0 && rows <= out.shape[0] && rows <= index.shape[0] && divisor > 0,
           "gather of %lld rows by %lld indices into %lld rows", (long long)rows,
           (long long)index.shape[0], (long long)out.shape[0]);
-    dev->backend->gather_rows(dev, out, x, index, rows, divisor);
+    dev->backend->op.gather_rows(dev, out, x, index, rows, divisor);
 }
 
 void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
@@ -356,7 +375,7 @@ void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor 
     CHECK_SHAPE_2D(y, T, y.shape[0], out.shape[1]);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
     if (weights.data) CHECK_SHAPE_2D(weights, F32, N, K);
-    dev->backend->combine_forward(dev, out, y, slot_row, weights);
+    dev->backend->op.combine_forward(dev, out, y, slot_row, weights);
 }
 
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
@@ -369,7 +388,7 @@ void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tens
     CHECK_SHAPE_2D(slot_row, I32, N, K);
     CHECK_SHAPE_2D(weights, F32, N, K);
     CHECK_SHAPE_2D(dweights, F32, N, K);
-    dev->backend->combine_backward(dev, dy, dweights, dout, y, slot_row, weights);
+    dev->backend->op.combine_backward(dev, dy, dweights, dout, y, slot_row, weights);
 }
 
 void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept) {
@@ -377,7 +396,7 @@ void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept
     CHECK_SHAPE_2D(weights, F32, N, K);
     CHECK_SHAPE_2D(scaled, F32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->renormalize_forward(dev, scaled, weights, kept);
+    dev->backend->op.renormalize_forward(dev, scaled, weights, kept);
 }
 
 void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept) {
@@ -386,7 +405,7 @@ void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor wei
     CHECK_SHAPE_2D(scaled, F32, N, K);
     CHECK_SHAPE_2D(dscaled, F32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->renormalize_backward(dev, dscaled, scaled, weights, kept);
+    dev->backend->op.renormalize_backward(dev, dscaled, scaled, weights, kept);
 }
 
 // ---- loss ---------------------------------------------------------------------------------------
@@ -396,7 +415,7 @@ void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, fl
     CHECK_SHAPE_2D(logits, storage(logits), N, V);
     CHECK_SHAPE_1D(losses, F32, N);
     CHECK_SHAPE_1D(targets, I32, N);
-    dev->backend->cross_entropy(dev, losses, logits, targets, scale);
+    dev->backend->op.cross_entropy(dev, losses, logits, targets, scale);
 }
 
 // ---- elementwise and sums -----------------------------------------------------------------------
@@ -408,26 +427,30 @@ static void check_elements(const char *what, Tensor a, Tensor b) {
 }
 
 void fill_zero(Device *dev, Tensor x) {
-    dev->backend->fill_zero(dev, x);
+    dev->backend->op.fill_zero(dev, x);
 }
 
 void copy(Device *dev, Tensor out, Tensor x) {
     check_elements("copy", out, x);
     CHECK(out.dtype == x.dtype, "copy of %s into %s", dtype_name(x.dtype), dtype_name(out.dtype));
-    dev->backend->copy(dev, out, x);
+    dev->backend->op.copy(dev, out, x);
 }
 
 void convert(Device *dev, Tensor out, Tensor x) {
     check_elements("convert", out, x);
-    CHECK(storage(out) != storage(x), "convert of %s into the same", dtype_name(x.dtype));
-    dev->backend->convert(dev, out, x);
+    check_storage(out);
+    check_storage(x);
+    CHECK(out.dtype != x.dtype, "convert of %s into the same", dtype_name(x.dtype));
+    dev->backend->op.convert(dev, out, x);
 }
 
 void add(Device *dev, Tensor out, Tensor a, Tensor b) {
-    storage(out), storage(a), storage(b);
+    check_storage(out);
+    check_storage(a);
+    check_storage(b);
     check_elements("add", out, a);
     check_elements("add", out, b);
-    dev->backend->add(dev, out, a, b);
+    dev->backend->op.add(dev, out, a, b);
 }
 
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor) {
@@ -436,14 +459,14 @@ void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divi
     CHECK(column >= 0 && column < sums.shape[1], "column %lld of %lld", (long long)column,
           (long long)sums.shape[1]);
     check_parts(sums.shape[0], x.shape[0]);
-    dev->backend->segment_sum(dev, sums, column, x, divisor);
+    dev->backend->op.segment_sum(dev, sums, column, x, divisor);
 }
 
 void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
     CHECK_SHAPE_1D(sums, F64, offsets.shape[0] - 1);
     CHECK_SHAPE_1D(offsets, I64, sums.shape[0] + 1);
     CHECK_SHAPE_1D(x, F32, x.shape[0]);
-    dev->backend->sum_of_squares(dev, sums, x, offsets);
+    dev->backend->op.sum_of_squares(dev, sums, x, offsets);
 }
 
 // ---- optimizer ----------------------------------------------------------------------------------
@@ -458,5 +481,5 @@ void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor
     CHECK_SHAPE_1D(v, F32, n);
     CHECK_SHAPE_1D(decay, U8, n / 16);
     if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
-    dev->backend->adamw_update(dev, w, copy, g, m, v, decay, rule);
+    dev->backend->op.adamw_update(dev, w, copy, g, m, v, decay, rule);
 }

@@ -13,6 +13,7 @@
 #ifndef MOETRAIN_KERNELS_KERNELS_H
 #define MOETRAIN_KERNELS_KERNELS_H
 
+#include "kernels/choice.h"
 #include "kernels/device.h"
 #include "kernels/rng.h"
 
@@ -92,19 +93,25 @@ attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a r
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 
-// Causal softmax attention within each sequence of T rows; scores times `scale`; O(T) extra memory.
+// What attends to what, and how: causal softmax attention within each sequence.
+typedef struct AttentionRule {
+    AttentionShape shape;
+    int64_t T;   // rows of a sequence; attention_decode does not ask
+    float scale; // of the scores; positive
+} AttentionRule;
+
 //   out (N, H·d_value) T   lse (N, H) f32 log-sum-exp of the scaled scores
 //   qkv (N, W) T after rope; N a multiple of T
-void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s, int64_t T,
-                       float scale);
+// O(T) extra memory.
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule);
 //   dqkv (N, W) T overwritten   dout, out (N, H·d_value) T
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
-                        AttentionShape s, int64_t T, float scale);
+                        AttentionRule rule);
 // Attention of one new token against a cache: row `position` of the cache is the token itself
 // (already stored).
 //   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T
-void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
-                      int64_t position, float scale);
+void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                      int64_t position);
 
 // ---- feed-forward -------------------------------------------------------------------------------
 
@@ -112,6 +119,7 @@ typedef enum Activation {
     SWIGLU, // silu(gate) · up, arXiv:2002.05202; the input row is [gate (F) | up (F)]
     RELU,   // max(0, x); the input row is x (F)
 } Activation;
+extern const ChoiceTable ACTIVATION_CHOICES;
 int64_t activation_input_width(Activation kind, int64_t F); // 2F or F
 
 //   out (N, F) T   in (N, 2F or F) T
@@ -126,26 +134,36 @@ typedef enum RouterKind {
     // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
     TOPK_SOFTMAX,
 } RouterKind;
+extern const ChoiceTable ROUTER_CHOICES;
 typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k; // TOPK_SOFTMAX only
 } RouterRule;
 
-// Chooses the K experts of every token and their gate weights. Ties go to the lower expert number.
-//   ids (N, K) i32, best first   weights (N, K)   lse (N) log-sum-exp of all E logits
+// What the router decides about N tokens.
+typedef struct Routing {
+    Tensor ids;     // (N, K) i32: the chosen experts, best first; ties: the lower number
+    Tensor weights; // (N, K): their gate weights
+    Tensor lse;     // (N): log-sum-exp of all E logits
+} Routing;
+// What router_forward and expert_load find in each of `parts` equal runs of tokens.
+typedef struct RouterSums {
+    Tensor prob_sum;        // (parts, E) f64: Σ of the full softmax, in token order
+    Tensor entropy_sum;     // (parts) f64: Σ of the full softmax's entropy, nats
+    Tensor lse2_sum;        // (parts) f64: Σ lse²
+    Tensor weight_mass;     // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
+    Tensor chosen, dropped; // (parts, E) i32: choices before dropping, and choices dropped
+} RouterSums;
+
+// Chooses the K experts of every token and their gate weights; fills the first three of the sums.
 //   logits (N, E)
-//   prob_sum (parts, E) f64: Σ over the part's tokens of the full softmax, in token order
-//   entropy_sum (parts) f64: Σ of the full softmax's entropy, nats;   lse2_sum (parts) f64: Σ lse²
-void router_forward(Device *dev, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,
-                    Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule,
-                    int64_t parts);
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule);
 // Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss
 // z_scale · Σ lse².
-//   dlogits (N, E) overwritten   dweights, weights (N, K)   ids (N, K)   logits (N, E)   lse (N)
+//   dlogits (N, E) overwritten   dweights (N, K)   logits (N, E)
 //   balance (parts, E) f32: what multiplies P, constant (no gradient through f)
-void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
-                     Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale,
-                     int64_t parts);
+void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
+                     RouterRule rule, Tensor balance, float z_scale);
 
 typedef enum DropPolicy {
     // first choices of all tokens in token order, then second choices, … (GShard, Switch)
@@ -155,31 +173,27 @@ typedef enum DropPolicy {
     // ties to the lower (n, k)
     DROP_RANDOM,
 } DropPolicy;
+extern const ChoiceTable DROP_CHOICES;
+
+typedef struct CapacityRule {
+    int64_t capacity; // choices an expert takes of a group; < 0: dropless
+    DropPolicy policy;
+    RngStream stream;    // DROP_RANDOM
+    int64_t first_token; // DROP_RANDOM: global number of row 0
+} CapacityRule;
 
 // Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and
 // each expert.
 //   kept (N, K) u8   ids (N, K) i32   weights (N, K)
-//   capacity: choices an expert takes of a group; < 0: dropless
 //   chosen, dropped (groups, E) i32: choices before dropping, and choices dropped
 //   order (N·K + E + 1) i32 scratch
-//   first_token: global number of row 0, for DROP_RANDOM
 void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
-                     Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
-                     RngStream stream, int64_t first_token, Tensor order);
-// What each of `parts` equal runs of tokens asked of each expert, for the balance loss and the
-// utilization history.
-//   chosen, dropped (parts, E) i32: choices before dropping, and choices dropped
-//   weight_mass (parts, E) f64: Σ of the kept choices' weights, in (token, slot) order
+                     Tensor weights, CapacityRule rule, Tensor order);
+// What each part's tokens asked of each expert, for the balance loss and the utilization history:
+// fills the last three of the sums.
 //   ids (N, K) i32   weights (N, K)   kept (N, K) u8
-void expert_load(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
-                 Tensor weights, Tensor kept);
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept);
 
-// What router_forward and expert_load found in each of `parts` equal runs of tokens, (parts, E) or
-// (parts) each.
-typedef struct RouterSums {
-    Tensor prob_sum, entropy_sum, lse2_sum, weight_mass; // f64
-    Tensor chosen, dropped;                              // i32
-} RouterSums;
 // Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
 // parts.
 typedef struct RouterTotals {

@@ -262,9 +262,29 @@ static void print_default(FILE *out, const ConfigKey *key) {
 }
 
 static void print_row(FILE *out, const ConfigKey *key) {
-    fprintf(out, "  %-26s %s (", key->name, key->help);
+    char legal[256];
+    fprintf(out, "  %-26s %s", key->name, key->help);
+    if (key->choices) {
+        config_value_legal(key, legal);
+        fprintf(out, ": %s", legal);
+    }
+    fprintf(out, " (");
     print_default(out, key);
     fprintf(out, ")\n");
+}
+
+// What each word means, a line each; nothing where the words say it themselves.
+static void print_meanings(FILE *out, ChoiceTable choices) {
+    int width = 0;
+    for (int i = 0; i < choices.count; i++) {
+        int length = (int)strlen(choice_row(choices, i)->word);
+        if (length > width) width = length;
+    }
+    for (int i = 0; i < choices.count; i++) {
+        const Choice *choice = choice_row(choices, i);
+        if (choice->meaning)
+            fprintf(out, "\n           %-*s  %s", width, choice->word, choice->meaning);
+    }
 }
 
 void config_print_keys(FILE *out) {
@@ -293,7 +313,9 @@ bool config_print_key(FILE *out, const char *name, Error *err) {
         const ConfigKey *key = &CONFIG_KEYS[row];
         char legal[256];
         config_value_legal(key, legal);
-        fprintf(out, "%s: %s\n  value:   %s\n  default: ", key->name, key->help, legal);
+        fprintf(out, "%s: %s\n  value:   %s", key->name, key->help, legal);
+        if (key->choices) print_meanings(out, *key->choices);
+        fprintf(out, "\n  default: ");
         print_default(out, key);
         fprintf(out, "\n  kind:    %s\n", kind_words[key->kind]);
         return true;

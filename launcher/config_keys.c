@@ -55,7 +55,7 @@ static void derive_d_value(TrainConfig *config) {
 }
 
 static void derive_expert_d_ff(TrainConfig *config) {
-    config->model.moe.d_ff = config->model.d_ff;
+    config->model.moe.d_ff.values[0] = config->model.d_ff;
 }
 
 static void derive_eval_every(TrainConfig *config) {
@@ -77,15 +77,14 @@ static void derive_eval_every(TrainConfig *config) {
     { name, KEY_RATIONAL, KIND_##kind, offsetof(TrainConfig, member), initial, min, max, NULL, NULL, NULL, help }
 #define FLAG(name, kind, member, initial, help)                                                    \
     { name, KEY_FLAG, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, NULL, NULL, NULL, help }
-#define CHOICES(...) (const char *const[]){__VA_ARGS__, NULL}
-#define CHOICE(name, kind, member, initial, help, ...)                                             \
-    {name, KEY_CHOICE, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, CHOICES(__VA_ARGS__), NULL, NULL, help}
-#define WORD(name, kind, member, initial, help, ...)                                               \
-    {name, KEY_WORD, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, CHOICES(__VA_ARGS__), NULL, NULL, help}
+#define CHOICE(name, kind, member, initial, choices, help)                                         \
+    {name, KEY_CHOICE, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, &choices, NULL, NULL, help}
+#define WORD(name, kind, member, initial, choices, help)                                           \
+    {name, KEY_WORD, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, &choices, NULL, NULL, help}
 #define PATH(name, kind, member, initial, help)                                                    \
     {name, KEY_PATH, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, NULL, NULL, NULL, help}
-#define PATH_OR_WORD(name, kind, member, initial, help, ...)                                       \
-    {name, KEY_PATH, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, CHOICES(__VA_ARGS__), NULL, NULL, help}
+#define PATH_OR_WORD(name, kind, member, initial, choices, help)                                   \
+    {name, KEY_PATH, KIND_##kind, offsetof(TrainConfig, member), initial, 0, 0, &choices, NULL, NULL, help}
 #define NAMES(name, kind, member, help)                                                            \
     {name, KEY_NAMES, KIND_##kind, offsetof(TrainConfig, member), "", 0, 0, NULL, NULL, NULL, help}
 #define PATH_DERIVED(name, kind, member, how, help)                                                \
@@ -102,17 +101,15 @@ const ConfigKey CONFIG_KEYS[] = {
     INTEGER("run.seed", STATE, seed, "1337", 0, 9007199254740992,
         "key of all random numbers: initial weights, order of the data, random drops"),
 
-    WORD("device", FREE, device, "auto",
-        "where the arithmetic happens; auto takes the best there is",
-        "auto", "cpu", "cuda"),
+    WORD("device", FREE, device, "auto", DEVICE_CHOICES,
+        "where the arithmetic happens"),
 
     PATH("data.train", COURSE, data.train, NULL,
         "training text, or a file of token numbers"),
     PATH("data.validation", FREE, data.validation, "",
         "held-out text for evaluation; empty: no evaluation"),
-    CHOICE("data.format", FUNCTION, data.format, "auto",
-        "what a token is, in both data files; auto: uint16 for data.train: *.bin, otherwise bytes of text; bytes: any bytes",
-        "auto", "bytes", "characters", "uint16", "uint32"),
+    CHOICE("data.format", FUNCTION, data.format, "auto", DATA_FORMAT_CHOICES,
+        "what a token is, in both data files"),
     INTEGER("data.vocab_size", FUNCTION, data.vocab_size, "0", 0, 2147483647,
         "number of different tokens in uint16 and uint32 files; 0 for text, whose vocabulary is known"),
     NUMBER("data.bytes_per_token", FREE, data.bytes_per_token, "0", 0, 1e6,
@@ -134,13 +131,11 @@ const ConfigKey CONFIG_KEYS[] = {
         "largest power of two up to 8, or train.micro_batches, that divides train.batch", 1, 65536,
         "pieces of the batch of a step that never depend on the number of ranks or micro-batches: what a routing group and "
         "the order of sums are; ranks x train.micro_batches must divide it"),
-    CHOICE("train.reproducible", COURSE, reproducible, "ranks",
-        "ranks: same bits on any number of ranks; run: same bits when repeated alike; off: no promise",
-        "ranks", "run", "off"),
-    CHOICE("train.precision", STATE, precision, "f32",
+    CHOICE("train.reproducible", COURSE, reproducible, "ranks", REPRODUCIBLE_CHOICES,
+        "what changes no bit of the results"),
+    CHOICE("train.precision", STATE, precision, "f32", PRECISION_CHOICES,
         "storage of activations and of the matrices that multiply them; sums, parameters' masters, optimizer, router, "
-        "norms and residual stream are f32 always",
-        "f32", "bf16"),
+        "norms and residual stream are f32 always"),
     INTEGER("train.max_skipped", FREE, max_skipped, "10", 1, 1e9,
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", FREE, threads, "0", 0, 1024,
@@ -149,9 +144,8 @@ const ConfigKey CONFIG_KEYS[] = {
         "learning rate after warm-up"),
     NUMBER_DERIVED("train.min_lr", COURSE, optimizer.min_lr, derive_min_lr, "train.lr / 10", 0, 100,
         "learning rate at the last step (cosine, linear, wsd)"),
-    CHOICE("train.schedule", COURSE, optimizer.schedule, "cosine",
-        "course of the learning rate after warm-up; wsd: stays, then falls over the last train.decay steps",
-        "constant", "linear", "cosine", "wsd"),
+    CHOICE("train.schedule", COURSE, optimizer.schedule, "cosine", LR_SCHEDULE_CHOICES,
+        "course of the learning rate after warm-up"),
     INTEGER_DERIVED("train.warmup", COURSE, optimizer.warmup_steps, derive_warmup,
         "train.steps / 10, at most 50", 0, MANY,
         "steps in which the learning rate rises from 0 to train.lr"),
@@ -173,9 +167,8 @@ const ConfigKey CONFIG_KEYS[] = {
         "width of the residual stream"),
     INTEGER("model.layers", FUNCTION, model.layers, "4", 1, 1024,
         "blocks: norm, attention, norm, feed-forward"),
-    CHOICE("model.activation", FUNCTION, model.activation, "swiglu",
-        "of dense feed-forwards and of experts",
-        "swiglu", "relu"),
+    CHOICE("model.activation", FUNCTION, model.activation, "swiglu", ACTIVATION_CHOICES,
+        "of dense feed-forwards and of experts"),
     INTEGER_DERIVED("model.d_ff", FUNCTION, model.d_ff, derive_d_ff,
         "8/3 model.d_model rounded up to a multiple of 32 with model.activation: swiglu, 4 model.d_model with relu", 1, 1e6,
         "hidden width of dense feed-forwards"),
@@ -200,43 +193,37 @@ const ConfigKey CONFIG_KEYS[] = {
     NUMBER("attention.rope_theta", FUNCTION, model.attention.rope_theta, "10000", 1, 1e9,
         "RoPE: base of the wavelengths"),
 
-    INTEGER("moe.experts", FUNCTION, model.moe.experts, "8", 0, 65536,
+    INTEGER("moe.experts", FUNCTION, model.moe.experts.values, "8", 0, 65536,
         "experts of a MoE layer, on all ranks together; 0: a dense model"),
-    INTEGER("moe.top_k", FUNCTION, model.moe.top_k, "2", 1, 64,
+    INTEGER("moe.top_k", FUNCTION, model.moe.top_k.values, "2", 1, 64,
         "experts that work on a token"),
-    INTEGER_DERIVED("moe.d_ff", FUNCTION, model.moe.d_ff, derive_expert_d_ff,
+    INTEGER_DERIVED("moe.d_ff", FUNCTION, model.moe.d_ff.values, derive_expert_d_ff,
         "model.d_ff", 1, 1e6,
         "hidden width of one expert"),
     INTEGER("moe.every", FUNCTION, model.moe.every, "1", 1, 1024,
         "every n-th layer is a MoE layer, the others are dense"),
     FLAG("moe.first", FUNCTION, model.moe.first, "true",
         "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
-    CHOICE("moe.router", FUNCTION, model.moe.router.kind, "softmax_topk",
-        "softmax_topk: softmax over the chosen logits (Mixtral); topk_softmax: choose from the full softmax (Switch)",
-        "softmax_topk", "topk_softmax"),
+    CHOICE("moe.router", FUNCTION, model.moe.router.kind, "softmax_topk", ROUTER_CHOICES,
+        "how a token's logits choose its experts and become their gate weights"),
     FLAG("moe.normalize_top_k", FUNCTION, model.moe.router.normalize_top_k, "false",
         "topk_softmax: divide the chosen weights by their sum"),
     RATIONAL("moe.capacity_factor", STATE, model.moe.capacity_factor, "0", 0, 1000,
         "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
-    CHOICE("moe.dispatch", FREE, model.moe.dispatch, "exact",
-        "exact: kept choices travel, after their counts; padded: every expert takes its whole capacity from every shard, so "
-        "that no rank waits for counts (GPUs); needs moe.capacity_factor above 0",
-        "exact", "padded"),
+    CHOICE("moe.dispatch", FREE, model.moe.dispatch, "exact", DISPATCH_CHOICES,
+        "what travels to the experts"),
     INTEGER("moe.min_capacity", STATE, model.moe.min_capacity, "1", 1, 1e9,
         "smallest capacity of an expert"),
-    CHOICE("moe.drop", STATE, model.moe.drop, "position",
-        "who loses when an expert is full: later tokens, smaller gate weights, or chance",
-        "position", "probability", "random"),
+    CHOICE("moe.drop", STATE, model.moe.drop, "position", DROP_CHOICES,
+        "who loses when an expert is full"),
     FLAG("moe.renormalize_after_drop", STATE, model.moe.renormalize_after_drop, "false",
         "divide a token's surviving gate weights by their sum"),
-    CHOICE("moe.routing_group", STATE, model.moe.routing_group, "shard",
-        "tokens that compete for an expert's capacity",
-        "shard", "sequence"),
+    CHOICE("moe.routing_group", STATE, model.moe.routing_group, "shard", ROUTING_GROUP_CHOICES,
+        "tokens that compete for an expert's capacity"),
     NUMBER("moe.balance_loss", COURSE, model.moe.balance_loss, "0.01", 0, 1000,
         "factor of the load-balancing loss; 0: off"),
-    CHOICE("moe.balance_scope", COURSE, model.moe.balance_scope, "shard",
-        "tokens over which the load is balanced",
-        "shard", "sequence", "batch"),
+    CHOICE("moe.balance_scope", COURSE, model.moe.balance_scope, "shard", BALANCE_SCOPE_CHOICES,
+        "tokens over which the load is balanced"),
     NUMBER("moe.z_loss", COURSE, model.moe.z_loss, "0.001", 0, 1000,
         "factor of the router's z-loss, which keeps its logits small; 0: off"),
     INTEGER_DERIVED("moe.max_expert_replicas", STATE, model.moe.max_expert_replicas, derive_max_expert_replicas,
@@ -255,10 +242,9 @@ const ConfigKey CONFIG_KEYS[] = {
         "steps between checkpoints; 0: only at the end and on a signal"),
     INTEGER("checkpoint.keep_last", FREE, keep_last, "3", 0, 1e6,
         "newest checkpoints that are kept; 0: all"),
-    PATH_OR_WORD("resume", FREE, resume, "auto",
-        "auto: from the newest checkpoint of run.dir if any; must: an error without one; never; or a checkpoint's path, "
-        "where a branch of its run begins, or goes on once run.dir holds a checkpoint of that branch",
-        "auto", "never", "must"),
+    PATH_OR_WORD("resume", FREE, resume, "auto", RESUME_CHOICES,
+        "where training goes on; with a checkpoint's path a branch of its run begins, or goes on once run.dir holds a "
+        "checkpoint of that branch"),
     NAMES("resume.allow", FREE, resume_allow,
         "function keys that may differ from the checkpoint's all the same; `moetrain help KEY` tells the kind of a key"),
     PATH("init", FREE, init, "",

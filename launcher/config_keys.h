@@ -14,9 +14,9 @@ typedef enum KeyType {
     KEY_NUMBER,   // double
     KEY_RATIONAL, // Rational, written as a decimal or a/b
     KEY_FLAG,     // bool
-    KEY_CHOICE,   // an enum: the place of the word in `choices`
+    KEY_CHOICE,   // an enum: the value of the word in `choices`
     KEY_WORD,     // char[16]: one of `choices`
-    KEY_PATH,     // char[CONFIG_PATH_BYTES]: made absolute, except the words in `choices`
+    KEY_PATH,     // char[CONFIG_PATH_BYTES]: made absolute, except the words of `choices`
     KEY_NAMES,    // char[CONFIG_PATH_BYTES]: names of keys, joined by commas; in YAML also a list
 } KeyType;
 
@@ -27,7 +27,7 @@ typedef struct ConfigKey {
     size_t offset;              // in TrainConfig
     const char *initial;        // the default, as text; NULL: must be given, or is derived
     double min, max;            // numbers, both inclusive
-    const char *const *choices; // words in the order of the enum, then NULL
+    const ChoiceTable *choices; // NULL: no words
     // When left out: what the value then is, in words that name the keys it follows from, and in
     // code. Rows are derived in the order of the table, after all given values are known. run.dir
     // has no function: config.c knows the name of the file.

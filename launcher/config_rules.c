@@ -56,6 +56,10 @@ static int64_t largest_power_of_two_divisor(int64_t n) {
     return n & -n;
 }
 
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
 static bool check_data(const Config *config, Error *err) {
     const DataConfig *data = &config->train.data;
     DataFormat format = data_format_resolve(data);
@@ -122,7 +126,10 @@ static bool check_batch(const Config *config, Error *err) {
                       (long long)train->shards, (long long)train->micro_batches,
                       (long long)(train->micro_batches * largest_power_of_two_divisor(sequences)));
     // Choices of a micro-batch are numbered with 32 bits.
-    int64_t top_k = train->model.moe.experts > 0 ? train->model.moe.top_k : 1;
+    int64_t top_k = 1;
+    for (int64_t layer = 0; layer < train->model.layers; layer++)
+        if (model_feed_forward(&train->model, layer) == FEED_FORWARD_MOE)
+            top_k = larger(top_k, moe_shape(&train->model, layer).top_k);
     if ((double)sequences * (double)train->context * (double)top_k >= 2147483647.0)
         return broken(config, err, "train.batch", "train.context",
                       "a micro-batch of %lld sequences x %lld tokens x top_k %lld has 2^31 choices "
@@ -181,11 +188,33 @@ static bool check_attention(const Config *config, Error *err) {
     return true;
 }
 
+// The sizes of one MoE layer.
+static bool check_moe_shape(const Config *config, MoeShape shape, Error *err) {
+    const MoeConfig *moe = &config->train.model.moe;
+    if (shape.top_k > shape.experts)
+        return broken(config, err, "moe.top_k", "moe.experts",
+                      "moe.top_k (%lld) is more than moe.experts (%lld); set it to at most %lld",
+                      (long long)shape.top_k, (long long)shape.experts, (long long)shape.experts);
+    bool weight_is_one = moe->router.kind == SOFTMAX_TOPK || moe->router.normalize_top_k ||
+                         moe->renormalize_after_drop;
+    if (shape.top_k == 1 && weight_is_one)
+        return broken(config, err, "moe.top_k", "moe.experts",
+                      "moe.top_k (1) with this gate weight is always 1, so the router would get no "
+                      "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
+                      moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
+                      moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
+    return true;
+}
+
 static bool check_moe(const Config *config, Error *err) {
     const TrainConfig *train = &config->train;
-    const MoeConfig *moe = &train->model.moe;
+    const ModelConfig *model = &train->model;
+    const MoeConfig *moe = &model->moe;
     char list[160];
-    if (moe->experts == 0) {
+    bool any = false;
+    for (int64_t layer = 0; layer < PER_LAYER_MAX; layer++)
+        any = any || moe_shape(model, layer).experts > 0;
+    if (!any) {
         if (train->expert_parallel > 1)
             return broken(
                 config, err, "parallel.expert", "moe.experts",
@@ -193,19 +222,11 @@ static bool check_moe(const Config *config, Error *err) {
                 (long long)train->expert_parallel);
         return true;
     }
-    if (moe->top_k > moe->experts)
-        return broken(config, err, "moe.top_k", "moe.experts",
-                      "moe.top_k (%lld) is more than moe.experts (%lld); set it to at most %lld",
-                      (long long)moe->top_k, (long long)moe->experts, (long long)moe->experts);
-    bool weight_is_one = moe->router.kind == SOFTMAX_TOPK || moe->router.normalize_top_k ||
-                         moe->renormalize_after_drop;
-    if (moe->top_k == 1 && weight_is_one)
-        return broken(config, err, "moe.top_k", "moe.experts",
-                      "moe.top_k (1) with this gate weight is always 1, so the router would get no "
-                      "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
-                      moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
-                      moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
-    if (model_moe_layers(&train->model) == 0)
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_feed_forward(model, layer) == FEED_FORWARD_MOE &&
+            !check_moe_shape(config, moe_shape(model, layer), err))
+            return false;
+    if (model_moe_layers(model) == 0)
         return broken(config, err, "moe.every", "model.layers",
                       "moe.every (%lld) is more than model.layers (%lld), so no layer has experts; "
                       "set it to at most %lld, or moe.first=true, or moe.experts=0",
@@ -228,14 +249,39 @@ static bool check_moe(const Config *config, Error *err) {
                       "moe.dispatch: padded sends every expert's whole capacity, but "
                       "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "
                       "moe.dispatch=exact");
-    if (train->expert_parallel > 0 && moe->experts % train->expert_parallel != 0) {
-        list_divisors(moe->experts, 0, list);
+    int64_t divisor = model_experts_divisor(model);
+    if (train->expert_parallel > 0 && divisor % train->expert_parallel != 0) {
+        list_divisors(divisor, 0, list);
         return broken(config, err, "parallel.expert", "moe.experts",
                       "parallel.expert (%lld) does not divide moe.experts (%lld); set it to one of "
                       "%s, or leave it out",
-                      (long long)train->expert_parallel, (long long)moe->experts, list);
+                      (long long)train->expert_parallel, (long long)divisor, list);
     }
     return true;
+}
+
+// All layers' parameters, and numbers kept for a token, at most.
+static double feed_forward_parameters(const ModelConfig *model) {
+    double sum = 0, D = (double)model->d_model;
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        MoeShape moe = moe_shape(model, layer);
+        sum += model_feed_forward(model, layer) == FEED_FORWARD_MOE
+                   ? (double)moe.experts * D * (3 * (double)moe.d_ff + 1)
+                   : 3 * D * (double)model->d_ff;
+    }
+    return sum;
+}
+static double feed_forward_activations(const ModelConfig *model) {
+    double sum = 0, D = (double)model->d_model;
+    bool padded = model->moe.dispatch == DISPATCH_PADDED;
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        MoeShape moe = moe_shape(model, layer);
+        double rows = (double)(padded ? moe.experts : moe.top_k);
+        sum += model_feed_forward(model, layer) == FEED_FORWARD_MOE
+                   ? rows * (3 * (double)moe.d_ff + 4 * D) + (double)moe.experts
+                   : 3 * (double)model->d_ff;
+    }
+    return sum;
 }
 
 // Sizes are counted in 64 bits everywhere below; this bound leaves room for every product of them
@@ -244,28 +290,22 @@ static bool check_size(const Config *config, Error *err) {
     const double most = 1e16; // numbers of one kind
     const TrainConfig *train = &config->train;
     const ModelConfig *model = &train->model;
-    const MoeConfig *moe = &model->moe;
     const AttentionShape *s = &model->attention.shape;
     bool text = train->data.vocab_size == 0; // then at most the code points of Unicode
     double vocabulary = text ? 0x110000 : (double)train->data.vocab_size;
     double D = (double)model->d_model, layers = (double)model->layers;
-    double moe_layers = (double)model_moe_layers(model), experts = (double)moe->experts;
     double attention = (double)(s->heads * (s->d_head + s->d_value)) +
                        (double)(s->kv_heads * (s->d_head + s->d_value));
-    double parameters = 2 * vocabulary * D + layers * D * (attention + 2) +
-                        (layers - moe_layers) * 3 * D * (double)model->d_ff +
-                        moe_layers * experts * D * (3 * (double)moe->d_ff + 1);
+    double parameters =
+        2 * vocabulary * D + layers * D * (attention + 2) + feed_forward_parameters(model);
     if (parameters > most)
         return broken(config, err, "model.layers", "model.d_model",
                       "a model of %.2g parameters is beyond what can be planned, %.0e; reduce "
                       "model.layers, model.d_model, model.d_ff, moe.experts or moe.d_ff",
                       parameters, most);
     double tokens = (double)(train->batch / train->micro_batches) * (double)train->context;
-    bool padded = moe->dispatch == DISPATCH_PADDED;
-    double rows = tokens * (padded ? experts : (double)moe->top_k);
-    double activations = tokens * (vocabulary + layers * (2 * attention + 6 * D)) +
-                         (layers - moe_layers) * tokens * 3 * (double)model->d_ff +
-                         moe_layers * (rows * (3 * (double)moe->d_ff + 4 * D) + tokens * experts);
+    double activations =
+        tokens * (vocabulary + layers * (2 * attention + 6 * D) + feed_forward_activations(model));
     if (activations > most)
         return broken(config, err, "train.batch", "train.context",
                       "a micro-batch of %.2g tokens with %.2g numbers to keep is beyond what can "
@@ -287,13 +327,13 @@ static int64_t largest_common_divisor(int64_t a, int64_t b) {
 // Decides parallel.expert where it is left open. False when it does not divide the ranks.
 static bool decide_expert_parallel(const Config *config, int ranks, TrainConfig *train,
                                    Error *err) {
-    const MoeConfig *moe = &train->model.moe;
+    int64_t divisor = model_experts_divisor(&train->model);
     char list[160];
-    if (moe->experts == 0) train->expert_parallel = 1;
+    if (divisor == 0) train->expert_parallel = 1;
     if (train->expert_parallel == 0)
-        train->expert_parallel = largest_common_divisor(ranks, moe->experts);
+        train->expert_parallel = largest_common_divisor(ranks, divisor);
     if (ranks % train->expert_parallel == 0) return true;
-    list_divisors(ranks, moe->experts, list);
+    list_divisors(ranks, divisor, list);
     return broken(config, err, "parallel.expert", "moe.experts",
                   "parallel.expert (%lld) does not divide the %d ranks; set it to one of %s, "
                   "or leave it out",
@@ -329,7 +369,7 @@ bool config_check_ranks(const Config *config, int ranks, TrainConfig *train, Err
                       ranks, (long long)shards / ranks, (long long)train->shards,
                       (long long)train->micro_batches, (long long)ranks * train->micro_batches);
     if (!decide_expert_parallel(config, ranks, train, err)) return false;
-    if (moe->experts == 0) return true;
+    if (model_experts_divisor(&train->model) == 0) return true;
     int64_t replicas = ranks / train->expert_parallel, pieces = replicas * train->micro_batches;
     if (exact && moe->max_expert_replicas % pieces != 0)
         return broken(config, err, "moe.max_expert_replicas", "train.shards",

@@ -29,21 +29,34 @@ void value_quote(const char *value, char quoted[80]) {
 
 // ---- words --------------------------------------------------------------------------------------
 
-// The place of the word among the choices, or -1.
-static int choice_index(const char *const *choices, const char *word) {
-    for (int index = 0; choices && choices[index]; index++)
-        if (strcmp(choices[index], word) == 0) return index;
-    return -1;
+// The value of the word among the key's choices, or -1.
+static int choice_of(const ConfigKey *key, const char *word) {
+    return key->choices ? choice_find(*key->choices, word) : -1;
 }
 
 // "a, b or c"; `more` is one more choice, or NULL.
-static void list_choices(const char *const *choices, const char *more, char list[256]) {
+static void list_choices(ChoiceTable choices, const char *more, char list[256]) {
     size_t used = 0;
-    for (int i = 0; choices[i]; i++) {
-        const char *separator = i == 0 ? "" : choices[i + 1] || more ? ", " : " or ";
-        used += (size_t)snprintf(list + used, 256 - used, "%s%s", separator, choices[i]);
+    for (int i = 0; i < choices.count; i++) {
+        bool last = i == choices.count - 1 && !more;
+        const char *separator = i == 0 ? "" : last ? " or " : ", ";
+        int length =
+            snprintf(list + used, 256 - used, "%s%s", separator, choice_row(choices, i)->word);
+        used += (size_t)length;
+        CHECK(used < 256, "the choices take more than a line: %s", list);
     }
     if (more) snprintf(list + used, 256 - used, " or %s", more);
+}
+
+// The choice that a wrong word is near to, or NULL.
+static const char *suggest_choice(const ConfigKey *key, const char *word) {
+    if (!key->choices) return NULL;
+    const char **words = calloc((size_t)key->choices->count + 1, sizeof *words);
+    CHECK_MEMORY(words, "out of memory");
+    for (int i = 0; i < key->choices->count; i++) words[i] = choice_row(*key->choices, i)->word;
+    const char *near = suggest_word(word, words);
+    free(words);
+    return near;
 }
 
 // ---- paths --------------------------------------------------------------------------------------
@@ -215,10 +228,10 @@ static bool value_parse(const ConfigKey *key, const char *text, Value *value) {
         value->flag = strcmp(text, "true") == 0;
         return value->flag || strcmp(text, "false") == 0;
     case KEY_CHOICE:
-        value->choice = choice_index(key->choices, text);
+        value->choice = choice_of(key, text);
         return value->choice >= 0;
     case KEY_WORD:
-        return choice_index(key->choices, text) >= 0;
+        return choice_of(key, text) >= 0;
     case KEY_PATH:
         return is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
     case KEY_NAMES:
@@ -236,7 +249,7 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
         value_quote(text, quoted);
         config_value_legal(key, legal);
         habit_value(key, text, advice);
-        const char *near = key->choices && !advice[0] ? suggest_word(text, key->choices) : NULL;
+        const char *near = advice[0] ? NULL : suggest_choice(key, text);
         return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s%s", key->name, quoted,
                          legal, advice, near ? "; did you mean '" : "", near ? near : "",
                          near ? "'?" : "");
@@ -249,7 +262,7 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
     // Text: no rest of a longer value stays, so that equal configurations have equal bytes.
     size_t room = key->type == KEY_WORD ? CONFIG_WORD_BYTES : CONFIG_PATH_BYTES;
     memset(field, 0, room);
-    bool word = !text[0] || choice_index(key->choices, text) >= 0;
+    bool word = !text[0] || choice_of(key, text) >= 0;
     if (!word)
         return path_resolve(base_folder, text, field, err) || error_prefix(err, "%s", key->name);
     snprintf(field, room, "%s", text);
@@ -285,7 +298,7 @@ void config_value_format(const ConfigKey *key, const TrainConfig *config,
         snprintf(text, CONFIG_VALUE_BYTES, "%s", value.flag ? "true" : "false");
         return;
     case KEY_CHOICE:
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", key->choices[value.choice]);
+        snprintf(text, CONFIG_VALUE_BYTES, "%s", choice_row(*key->choices, value.choice)->word);
         return;
     case KEY_WORD:
     case KEY_PATH:
@@ -312,11 +325,11 @@ void config_value_legal(const ConfigKey *key, char text[256]) {
         return;
     case KEY_CHOICE:
     case KEY_WORD:
-        list_choices(key->choices, NULL, text);
+        list_choices(*key->choices, NULL, text);
         return;
     case KEY_PATH:
         if (key->choices)
-            list_choices(key->choices, "a path", text);
+            list_choices(*key->choices, "a path", text);
         else
             snprintf(text, 256, "a path in UTF-8 without control characters");
         return;

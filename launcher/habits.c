@@ -272,10 +272,11 @@ static void advise_choice(const ConfigKey *key, const char *text, char advice[16
                                     {"int32", "uint32"},    {"linear_decay", "linear"},
                                     {"silu", "swiglu"},     {NULL, NULL}};
     const char *meant = find_habit(CHOICES, text);
-    for (int i = 0; key->choices[i]; i++)
-        if (strcasecmp(key->choices[i], text) == 0 ||
-            (meant && strcmp(key->choices[i], meant) == 0))
-            snprintf(advice, 160, "; write %s", key->choices[i]);
+    for (int i = 0; i < key->choices->count; i++) {
+        const char *word = choice_row(*key->choices, i)->word;
+        if (strcasecmp(word, text) == 0 || (meant && strcmp(word, meant) == 0))
+            snprintf(advice, 160, "; write %s", word);
+    }
 }
 
 bool path_is_habit(const char *text) {

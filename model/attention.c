@@ -26,24 +26,24 @@ void rope_table_fill(RopeTable *table, Device *dev, const ModelConfig *config) {
     device_upload(dev, table->sines, table->host_sines);
 }
 
-static float score_scale(const Work *work) {
-    return (float)(1.0 / sqrt((double)work->config->attention.shape.d_head));
+static AttentionRule attention_rule(const Work *work) {
+    AttentionShape s = work->config->attention.shape;
+    return (AttentionRule){s, work->T, (float)(1.0 / sqrt((double)s.d_head))};
 }
 
 void attention_declare(Attention *a, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
-    float std = (float)config->init_std;
-    // Projections back into the residual stream start smaller, so that its variance does not grow
-    // with depth (GPT-2).
-    float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
-    a->qkv = param_add(work->params, PARAM_DENSE, INIT_NORMAL, std, true, 2,
-                       (int64_t[]){attention_qkv_width(s), D}, "layers.%lld.attention.qkv",
-                       (long long)layer);
-    a->output = param_add(work->params, PARAM_DENSE, INIT_NORMAL, residual_std, true, 2,
-                          (int64_t[]){D, s.heads * s.d_value}, "layers.%lld.attention.output",
-                          (long long)layer);
+    a->qkv = param_add(
+        work->params,
+        (Param){.rank = 2, .shape = {attention_qkv_width(s), D}, .init_std = config->init_std},
+        "layers.%lld.attention.qkv", (long long)layer);
+    a->output = param_add(work->params,
+                          (Param){.rank = 2,
+                                  .shape = {D, s.heads * s.d_value},
+                                  .init_std = model_residual_std(config)},
+                          "layers.%lld.attention.output", (long long)layer);
 }
 
 void attention_layout(Attention *a, Work *work, Arena *activations, Arena *scratch) {
@@ -63,15 +63,15 @@ void attention_layer_forward(Attention *a, Work *work, Tensor out, Tensor x) {
     a->x = x;
     linear_forward(work, a->qkv, a->qkv_rows, x);
     rope(work->dev, a->qkv_rows, s, a->rope->cosines, a->rope->sines, work->T, 0, false);
-    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, s, work->T, score_scale(work));
+    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(work));
     linear_forward(work, a->output, out, a->heads);
 }
 
 void attention_layer_backward(Attention *a, Work *work, Tensor dx, Tensor dout) {
     AttentionShape s = work->config->attention.shape;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
-    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse, s, work->T,
-                       score_scale(work));
+    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
+                       attention_rule(work));
     rope(work->dev, a->dqkv, s, a->rope->cosines, a->rope->sines, work->T, 0, true);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
@@ -85,6 +85,6 @@ void attention_layer_decode(Attention *a, Work *work, Tensor out, Tensor x, Tens
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
-    attention_decode(work->dev, a->heads, a->qkv_rows, cache, s, position, score_scale(work));
+    attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(work), position);
     linear_forward(work, a->output, out, a->heads);
 }

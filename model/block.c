@@ -29,8 +29,8 @@ void block_layout(Block *block, Work *work, int64_t layer, Arena *activations, A
     arena_release(scratch, mark);
 }
 
-void block_report(Block *block, const Work *work, Statistics *stats) {
-    block->slot.kind->report(&block->slot, work, stats);
+void block_report(Block *block, Statistics *stats) {
+    block->slot.kind->report(&block->slot, stats);
 }
 
 static Residual feed_forward_half(Block *block, Work *work, Statistics *stats, Tensor x) {

@@ -21,7 +21,7 @@ typedef struct Block {
 void block_declare(Block *block, Work *work, int64_t layer);
 void block_layout(Block *block, Work *work, int64_t layer, Arena *activations, Arena *scratch);
 // Asks for the columns of its layers' statistics.
-void block_report(Block *block, const Work *work, Statistics *stats);
+void block_report(Block *block, Statistics *stats);
 // Returns y; `in` must stay until the backward pass where it has no branch. The branch returned
 // lives until the next block's norm has taken it in. Collective where the slot is.
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in);

@@ -1,43 +1,42 @@
 #include "model/dispatch.h"
 
+static int64_t routing_groups(const Work *work) {
+    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
+}
+
 // Rows of one (expert, shard) when every expert takes its whole capacity from every shard.
-static int64_t padded_room(const Work *work) {
-    const MoeConfig *moe = &work->config->moe;
-    int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-    return moe_capacity(moe, work->N / groups) * (groups / work->shards);
+static int64_t padded_room(const Work *work, MoeShape shape) {
+    int64_t groups = routing_groups(work);
+    return moe_capacity(&work->config->moe, shape, work->N / groups) * (groups / work->shards);
 }
 
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
-static int64_t most_rows(const Work *work) {
-    const MoeConfig *moe = &work->config->moe;
-    int64_t local_experts = moe->experts / work->ep_size;
-    if (moe->dispatch == DISPATCH_PADDED)
-        return padded_room(work) * work->shards * work->ep_size * local_experts;
-    int64_t choices = moe->top_k < local_experts ? moe->top_k : local_experts;
-    int64_t rows = work->even_routing ? work->N * moe->top_k : work->N * work->ep_size * choices;
-    int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-    int64_t capacity = moe_capacity(moe, work->N / groups);
+static int64_t most_rows(const Dispatch *d, const Work *work) {
+    int64_t K = d->shape.top_k, local_experts = d->shape.experts / work->ep_size;
+    if (d->room >= 0) return d->room * work->shards * work->ep_size * local_experts;
+    int64_t choices = K < local_experts ? K : local_experts;
+    int64_t rows = work->even_routing ? work->N * K : work->N * work->ep_size * choices;
+    int64_t groups = routing_groups(work);
+    int64_t capacity = moe_capacity(&work->config->moe, d->shape, work->N / groups);
     if (capacity < 0) return rows;
     int64_t limit = capacity * groups * work->ep_size * local_experts;
     return limit < rows ? limit : rows;
 }
 
-int64_t dispatch_sent_rows(const Work *work) {
-    const MoeConfig *moe = &work->config->moe;
-    return moe->dispatch == DISPATCH_PADDED ? moe->experts * work->shards * padded_room(work)
-                                            : work->N * moe->top_k;
-}
-
-int64_t dispatch_chunks(const Work *work) {
-    return work->ep_size > 1 ? work->chunks : 1;
+// As many as were asked for at most, each with the same number of experts.
+static int64_t chunks_of(const Dispatch *d, const Work *work) {
+    if (work->ep_size == 1) return 1;
+    int64_t local_experts = d->shape.experts / work->ep_size, chunks = work->chunks;
+    while (chunks > 1 && (local_experts % chunks != 0 || chunks > CHUNKS_MAX)) chunks--;
+    return chunks;
 }
 
 // The three parts of `totals`; they lie where it lies.
-static ExchangePlan parts_of(Tensor totals, const Work *work) {
-    int64_t chunks = dispatch_chunks(work), ep = work->ep_size;
-    int64_t offsets = work->config->moe.experts / ep * work->expert_parts + 1;
+static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work) {
+    int64_t chunks = d->chunks, ep = work->ep_size;
+    int64_t offsets = d->shape.experts / ep * work->expert_parts + 1;
     return (ExchangePlan){
         .offsets = tensor_range(totals, 0, offsets),
         .send_rows = tensor_reshape_2d(tensor_range(totals, offsets, chunks * ep), chunks, ep),
@@ -46,20 +45,22 @@ static ExchangePlan parts_of(Tensor totals, const Work *work) {
     };
 }
 
-void dispatch_layout(Dispatch *d, Work *work, Arena *activations) {
+void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t E = moe->experts, ep = work->ep_size, chunks = dispatch_chunks(work);
-    d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work) : -1;
-    d->max_rows = most_rows(work);
-    d->max_sent = dispatch_sent_rows(work);
-    d->slot_row = arena_2d(activations, I32, work->N, moe->top_k);
+    int64_t E = shape.experts, ep = work->ep_size;
+    d->shape = shape;
+    d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work, shape) : -1;
+    d->max_rows = most_rows(d, work);
+    d->max_sent = d->room >= 0 ? E * work->shards * d->room : work->N * shape.top_k;
+    int64_t chunks = d->chunks = chunks_of(d, work);
+    d->slot_row = arena_2d(activations, I32, work->N, shape.top_k);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shards);
     d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shards);
     d->totals = arena_1d(activations, I64, E / ep * work->expert_parts + 1 + 2 * chunks * ep);
     d->host_totals = arena_mirror(work->host, d->totals);
-    d->plan = parts_of(d->totals, work);
-    d->host_plan = parts_of(d->host_totals, work);
+    d->plan = parts_of(d, d->totals, work);
+    d->host_plan = parts_of(d, d->host_totals, work);
     d->send_first = arena_2d(work->host, I64, chunks, ep);
     // With one rank in the group received rows are expert rows: there is no order to keep.
     d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
@@ -96,7 +97,7 @@ static int64_t sum_of(Tensor x) {
 // From the counts to everything the host must know: the one place where it waits for the device in
 // a layer.
 static void plan_exchange(Dispatch *d, Work *work) {
-    int64_t ep = work->ep_size, chunks = dispatch_chunks(work);
+    int64_t ep = work->ep_size, chunks = d->chunks;
     exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->expert_parts);
     device_download(work->dev, d->host_totals, d->totals);
     d->sent = sum_of(d->host_plan.send_rows);
@@ -144,7 +145,7 @@ void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
 }
 
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
-    int64_t experts = work->config->moe.experts / work->ep_size / dispatch_chunks(work);
+    int64_t experts = d->shape.experts / work->ep_size / d->chunks;
     int64_t parts = work->expert_parts, first = chunk * experts;
     return (ExpertChunk){
         .first_expert = first,
@@ -158,7 +159,7 @@ ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
 
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
     gather_rows(work->dev, work->ep_size == 1 ? expert_rows : d->sent_buffer, x, d->row_choice,
-                d->sent, work->config->moe.top_k);
+                d->sent, d->shape.top_k);
 }
 
 // ---- several ranks ------------------------------------------------------------------------------
@@ -172,13 +173,13 @@ typedef struct Travel {
 static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
     int64_t ep = work->ep_size;
-    int64_t segments = work->config->moe.experts / ep / dispatch_chunks(work) * work->expert_parts;
+    int64_t segments = d->shape.experts / ep / d->chunks * work->expert_parts;
     RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
                      tensor_i64(d->send_first) + chunk * ep};
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};
     // Padded and in one piece both sides are the same equal runs: said by form, it becomes one
     // all-to-all of fixed size.
-    if (d->room >= 0 && dispatch_chunks(work) == 1) there = back;
+    if (d->room >= 0 && d->chunks == 1) there = back;
     return (Travel){offsets[0], offsets[segments] - offsets[0], there, back};
 }
 

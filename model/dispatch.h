@@ -23,8 +23,10 @@
 enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 
 typedef struct Dispatch {
+    MoeShape shape;
     int64_t max_rows;  // R at worst: what the buffers hold
-    int64_t max_sent;  // M at worst
+    int64_t max_sent;  // M: all rows that are sent when padded, at most when exact
+    int64_t chunks;    // of the exchange; 1 with one rank in the group
     int64_t room;      // rows of each (expert, shard) when padded; -1: as many as there are
     Tensor slot_row;   // (N, K) i32: where a choice lies among the sent rows, -1 when dropped
     Tensor row_choice; // (M) i32: the choice of each sent row, -1 for padding
@@ -44,7 +46,7 @@ typedef struct Dispatch {
     Tensor received_buffer; // (R, D) stored, scratch, likewise
 } Dispatch;
 
-void dispatch_layout(Dispatch *d, Work *work, Arena *activations);
+void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations);
 // Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after
 // measuring. Not collective.
 bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err);
@@ -61,11 +63,6 @@ typedef struct ExpertChunk {
     Segments rows;        // expert rows of its experts, for matmuls
 } ExpertChunk;
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
-// Rows that a rank sends in a micro-batch, its own experts' included: all of them when padded, at
-// most when exact.
-int64_t dispatch_sent_rows(const Work *work);
-// Chunks of the exchange; 1 with one rank in the group.
-int64_t dispatch_chunks(const Work *work);
 
 // The sent rows (M, D) of the tokens x (N, D): in sent_buffer, or with one rank in the group
 // straight in expert_rows.

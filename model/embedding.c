@@ -5,18 +5,22 @@
 void embedding_declare(Embedding *embedding, Work *work) {
     const ModelConfig *config = work->config;
     embedding->tied = config->tied_embeddings;
-    embedding->table =
-        param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std, true, 2,
-                  (int64_t[]){config->vocab_size, config->d_model}, "embedding");
+    embedding->table = param_add(work->params,
+                                 (Param){.rank = 2,
+                                         .shape = {config->vocab_size, config->d_model},
+                                         .init_std = config->init_std},
+                                 "embedding");
 }
 
 void head_declare(Embedding *embedding, Work *work) {
     const ModelConfig *config = work->config;
-    embedding->head =
-        embedding->tied
-            ? embedding->table
-            : param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std, true, 2,
-                        (int64_t[]){config->vocab_size, config->d_model}, "head");
+    embedding->head = embedding->tied
+                          ? embedding->table
+                          : param_add(work->params,
+                                      (Param){.rank = 2,
+                                              .shape = {config->vocab_size, config->d_model},
+                                              .init_std = config->init_std},
+                                      "head");
 }
 
 void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch,

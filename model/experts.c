@@ -1,24 +1,30 @@
 #include "model/experts.h"
 
-#include <math.h>
-
 void experts_declare(Experts *experts, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    int64_t E = config->moe.experts, D = config->d_model, F = config->moe.d_ff;
+    experts->shape = moe_shape(config, layer);
+    int64_t E = experts->shape.experts, D = config->d_model, F = experts->shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    float std = (float)config->init_std;
-    float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
-    experts->gate_up =
-        param_add(work->params, PARAM_EXPERT, INIT_NORMAL, std, true, 3, (int64_t[]){E, wide, D},
-                  "layers.%lld.moe.experts.gate_up", (long long)layer);
-    experts->down =
-        param_add(work->params, PARAM_EXPERT, INIT_NORMAL, residual_std, true, 3,
-                  (int64_t[]){E, D, F}, "layers.%lld.moe.experts.down", (long long)layer);
+    double active = (double)experts->shape.top_k / (double)E;
+    experts->gate_up = param_add(work->params,
+                                 (Param){.kind = PARAM_EXPERT,
+                                         .rank = 3,
+                                         .shape = {E, wide, D},
+                                         .init_std = config->init_std,
+                                         .active = active},
+                                 "layers.%lld.moe.experts.gate_up", (long long)layer);
+    experts->down = param_add(work->params,
+                              (Param){.kind = PARAM_EXPERT,
+                                      .rank = 3,
+                                      .shape = {E, D, F},
+                                      .init_std = model_residual_std(config),
+                                      .active = active},
+                              "layers.%lld.moe.experts.down", (long long)layer);
 }
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch) {
-    int64_t F = work->config->moe.d_ff;
+    int64_t F = experts->shape.d_ff;
     int64_t wide = activation_input_width(work->config->activation, F);
     experts->hidden = arena_2d(activations, work->storage, max_rows, wide);
     size_t mark = arena_mark(scratch);

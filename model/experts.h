@@ -7,6 +7,7 @@
 #include "model/dispatch.h"
 
 typedef struct Experts {
+    MoeShape shape;
     int gate_up, down; // parameters (E, 2F or F, D) and (E, D, F)
     Tensor hidden;     // (R, 2F or F) stored, before the activation; becomes its own gradient
     Tensor activated;  // (R, F) scratch, recomputed in the backward pass

@@ -1,19 +1,17 @@
 #include "model/feed_forward.h"
 
-#include <math.h>
-
 #include "model/linear.h"
 
 void feed_forward_declare(FeedForward *ffn, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     int64_t D = config->d_model, F = config->d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    float std = (float)config->init_std;
-    float residual_std = (float)(config->init_std / sqrt(2.0 * (double)config->layers));
-    ffn->gate_up = param_add(work->params, PARAM_DENSE, INIT_NORMAL, std, true, 2,
-                             (int64_t[]){wide, D}, "layers.%lld.ffn.gate_up", (long long)layer);
-    ffn->down = param_add(work->params, PARAM_DENSE, INIT_NORMAL, residual_std, true, 2,
-                          (int64_t[]){D, F}, "layers.%lld.ffn.down", (long long)layer);
+    ffn->gate_up = param_add(work->params,
+                             (Param){.rank = 2, .shape = {wide, D}, .init_std = config->init_std},
+                             "layers.%lld.ffn.gate_up", (long long)layer);
+    ffn->down = param_add(
+        work->params, (Param){.rank = 2, .shape = {D, F}, .init_std = model_residual_std(config)},
+        "layers.%lld.ffn.down", (long long)layer);
 }
 
 void feed_forward_layout(FeedForward *ffn, Work *work, Arena *activations, Arena *scratch) {

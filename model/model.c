@@ -17,10 +17,7 @@ static void set_work(Model *model, ModelSplit split) {
     work->storage = split.storage;
     work->ep_size = split.expert_parallel;
     work->ep_rank = split.rank % split.expert_parallel;
-    int64_t local_experts = config->moe.experts / split.expert_parallel;
     work->chunks = split.chunks > 0 ? split.chunks : 1;
-    while (work->chunks > 1 && (local_experts % work->chunks != 0 || work->chunks > CHUNKS_MAX))
-        work->chunks--;
     work->expert_replicas = split.ranks / split.expert_parallel;
     work->B = split.sequences / split.ranks;
     work->T = split.context;
@@ -37,7 +34,7 @@ static void set_work(Model *model, ModelSplit split) {
     // this rank's expert_parallel group has an equal share of them.
     int64_t pieces = work->expert_replicas * split.micro_batches;
     int64_t fixed_groups = config->moe.max_expert_replicas;
-    CHECK(config->moe.experts == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
+    CHECK(model_moe_layers(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
           "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
           (long long)work->expert_replicas, (long long)split.micro_batches,
           (long long)fixed_groups);
@@ -50,8 +47,8 @@ static void set_work(Model *model, ModelSplit split) {
     for (int64_t p = 0; p <= work->dense_parts; p++)
         work->dense_offsets[p] = work->N / work->dense_parts * p;
 
-    model->params.expert_count = config->moe.experts / work->ep_size;
-    model->params.expert_first = model->params.expert_count * work->ep_rank;
+    model->params.ep_size = work->ep_size;
+    model->params.ep_rank = work->ep_rank;
 }
 
 static void declare_params(Model *model) {
@@ -67,20 +64,20 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-// The flat range of one kind that the rows [first, end) of the table take up in a set.
-static Tensor rows_range(const Model *model, ParamKind kind, int first, int end, ParamSet set) {
+// The flat range of one run that the rows [first, end) of the table take up in a set.
+static Tensor rows_range(const Model *model, ParamRun run, int first, int end, ParamSet set) {
     const ParamTable *table = &model->params;
-    int64_t from = -1, to = table->elements[kind];
+    int64_t from = -1, to = table->elements[run];
     for (int i = first; i < table->count; i++) {
-        if (table->rows[i].kind != kind) continue;
+        if (table->rows[i].run != run) continue;
         if (i < end && from < 0) from = table->rows[i].offset;
         if (i >= end) {
             to = table->rows[i].offset;
             break;
         }
     }
-    return from < 0 ? tensor_range(set.run[kind], 0, 0)
-                    : tensor_range(set.run[kind], from, to - from);
+    return from < 0 ? tensor_range(set.run[run], 0, 0)
+                    : tensor_range(set.run[run], from, to - from);
 }
 
 // The longest piece of gradients that is summed over ranks at once.
@@ -90,14 +87,14 @@ static int64_t longest_reduction(const Model *model) {
     int layers_begin = model->blocks[0].first_param;
     int layers_end = model->blocks[model->config.layers - 1].end_param;
     int64_t longest =
-        larger(tensor_elements(rows_range(model, PARAM_DENSE, 0, layers_begin, set)),
-               tensor_elements(rows_range(model, PARAM_DENSE, layers_end, table->count, set)));
+        larger(tensor_elements(rows_range(model, RUN_DENSE, 0, layers_begin, set)),
+               tensor_elements(rows_range(model, RUN_DENSE, layers_end, table->count, set)));
     if (model->embedding.tied)
         longest = larger(longest, model->config.vocab_size * model->config.d_model);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
+        for (int run = 0; run < GRADIENT_RUNS; run++)
             longest = larger(longest, tensor_elements(rows_range(
-                                          model, (ParamKind)kind, model->blocks[layer].first_param,
+                                          model, (ParamRun)run, model->blocks[layer].first_param,
                                           model->blocks[layer].end_param, set)));
     return longest;
 }
@@ -115,7 +112,7 @@ static void layout_parameters(Model *model) {
         model->rope = model->owner->rope;
         return;
     }
-    model->values = work->values = param_set_layout(&model->params, arena, F32);
+    model->values = work->values = param_values_layout(&model->params, arena);
     model->matrices = work->matrices = work->storage == F32
                                            ? model->values
                                            : param_set_layout(&model->params, arena, work->storage);
@@ -161,7 +158,7 @@ static void layout(Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         model->blocks[layer].attention.rope = &model->rope;
         block_layout(&model->blocks[layer], work, layer, activations, scratch);
-        block_report(&model->blocks[layer], work, &model->stats);
+        block_report(&model->blocks[layer], &model->stats);
     }
     norm_layout(&model->final_norm, work, true, activations, scratch);
     loss_layout(&model->loss, work, activations);
@@ -214,7 +211,7 @@ void model_make_room(Model *owner, const Model *model) {
 
 bool model_check(const Model *model, Error *err) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        if (model_layer_is_moe(&model->config, layer) &&
+        if (model_feed_forward(&model->config, layer) == FEED_FORWARD_MOE &&
             !dispatch_check(&model->blocks[layer].slot.as.moe.dispatch, &model->config.moe, err))
             return false;
     return true;
@@ -245,8 +242,8 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
 
 void model_refresh_matrices(Model *model) {
     if (model->work.storage == F32) return;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
-        convert(model->work.dev, model->matrices.run[kind], model->values.run[kind]);
+    for (int run = 0; run < GRADIENT_RUNS; run++)
+        convert(model->work.dev, model->matrices.run[run], model->values.run[run]);
 }
 
 void model_free(Model *model) {
@@ -297,11 +294,11 @@ static void reduce(Model *model, Reductions *r, Tensor gradients, Group *group) 
 // order micro-batches add up here, and ranks are summed after the last one.
 static void gradients_ready(Model *model, Reductions *r, int first, int end) {
     Work *work = &model->work;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        Tensor gradients = rows_range(model, (ParamKind)kind, first, end, model->gradients);
-        Group *group = kind == PARAM_DENSE ? work->groups.world : work->groups.expert_replicas;
+    for (int run = 0; run < GRADIENT_RUNS; run++) {
+        Tensor gradients = rows_range(model, (ParamRun)run, first, end, model->gradients);
+        Group *group = run == RUN_DENSE ? work->groups.world : work->groups.expert_replicas;
         if (!sums_by_tree(model) && work->micro_batches > 1 && tensor_elements(gradients) > 0) {
-            Tensor sum = rows_range(model, (ParamKind)kind, first, end, model->accumulated);
+            Tensor sum = rows_range(model, (ParamRun)run, first, end, model->accumulated);
             if (work->micro_batch == 0)
                 copy(work->dev, sum, gradients);
             else
@@ -324,9 +321,8 @@ static void accumulate(Model *model) {
     for (int level = 0; level < model->waiting_count; level++) {
         struct WaitingGradients *waiting = &model->waiting[level];
         if (work->micro_batch >> level & 1) {
-            for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
-                add(work->dev, gradients->run[kind], waiting->params.run[kind],
-                    gradients->run[kind]);
+            for (int run = 0; run < GRADIENT_RUNS; run++)
+                add(work->dev, gradients->run[run], waiting->params.run[run], gradients->run[run]);
             if (model->embedding.tied) add(work->dev, *head, waiting->head, *head);
         } else if (!last) {
             struct WaitingGradients rested = *waiting;
@@ -453,27 +449,25 @@ int64_t model_total_params(const Model *model) {
 }
 
 int64_t model_active_params(const Model *model) {
-    const MoeConfig *moe = &model->config.moe;
     int64_t active = 0;
-    for (int i = 0; i < model->params.count; i++) {
-        const Param *row = &model->params.rows[i];
-        int64_t elements = param_elements(row);
-        active += row->kind == PARAM_EXPERT ? elements / moe->experts * moe->top_k : elements;
-    }
+    for (int i = 0; i < model->params.count; i++)
+        active += param_active_elements(&model->params.rows[i]);
     return active;
 }
 
 double model_forward_flops_per_token(const ModelConfig *config, int64_t T) {
     AttentionShape s = config->attention.shape;
     double D = (double)config->d_model, layers = (double)config->layers;
-    double moe_layers = (double)model_moe_layers(config);
     double matrices =
         (config->activation == SWIGLU ? 3.0 : 2.0) * D; // parameters per unit of hidden width
     double weights = layers * D * (double)(attention_qkv_width(s) + s.heads * s.d_value) +
-                     (layers - moe_layers) * matrices * (double)config->d_ff +
-                     moe_layers * (matrices * (double)(config->moe.d_ff * config->moe.top_k) +
-                                   D * (double)config->moe.experts) +
                      D * (double)config->vocab_size;
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        MoeShape moe = moe_shape(config, layer);
+        weights += model_feed_forward(config, layer) == FEED_FORWARD_MOE
+                       ? matrices * (double)(moe.d_ff * moe.top_k) + D * (double)moe.experts
+                       : matrices * (double)config->d_ff;
+    }
     double mean_keys = (double)(T + 1) / 2;
     double attention = layers * (double)s.heads * mean_keys * (double)(s.d_head + s.d_value);
     return 2 * (weights + attention);

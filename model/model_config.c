@@ -1,23 +1,55 @@
 #include "model/model_config.h"
 
-bool model_layer_is_moe(const ModelConfig *config, int64_t layer) {
+#include <math.h>
+
+double model_residual_std(const ModelConfig *config) {
+    return config->init_std / sqrt(2.0 * (double)config->layers);
+}
+
+MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
+    return (MixerKind)layer_value(&config->mixer, layer);
+}
+
+FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
+    if (config->feed_forward.count > 0)
+        return (FeedForwardKind)layer_value(&config->feed_forward, layer);
     const MoeConfig *moe = &config->moe;
-    if (moe->experts == 0) return false;
-    return layer % moe->every == (moe->first ? 0 : moe->every - 1);
+    bool chosen = layer_value(&moe->experts, layer) > 0 &&
+                  layer % moe->every == (moe->first ? 0 : moe->every - 1);
+    return chosen ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
+}
+
+MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
+    const MoeConfig *moe = &config->moe;
+    return (MoeShape){.experts = layer_value(&moe->experts, layer),
+                      .top_k = layer_value(&moe->top_k, layer),
+                      .d_ff = layer_value(&moe->d_ff, layer)};
 }
 
 int64_t model_moe_layers(const ModelConfig *config) {
     int64_t count = 0;
     for (int64_t layer = 0; layer < config->layers; layer++)
-        if (model_layer_is_moe(config, layer)) count++;
+        if (model_feed_forward(config, layer) == FEED_FORWARD_MOE) count++;
     return count;
 }
 
-int64_t moe_capacity(const MoeConfig *config, int64_t tokens) {
+static int64_t largest_common_divisor(int64_t a, int64_t b) {
+    return b == 0 ? a : largest_common_divisor(b, a % b);
+}
+
+int64_t model_experts_divisor(const ModelConfig *config) {
+    int64_t divisor = 0;
+    for (int64_t layer = 0; layer < config->layers; layer++)
+        if (model_feed_forward(config, layer) == FEED_FORWARD_MOE)
+            divisor = largest_common_divisor(divisor, moe_shape(config, layer).experts);
+    return divisor;
+}
+
+int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {
     Rational cf = config->capacity_factor;
     if (cf.numerator == 0) return -1;
-    int64_t above, below = cf.denominator * config->experts, capacity = tokens;
-    if (!__builtin_mul_overflow(cf.numerator * config->top_k, tokens, &above))
+    int64_t above, below = cf.denominator * shape.experts, capacity = tokens;
+    if (!__builtin_mul_overflow(cf.numerator * shape.top_k, tokens, &above))
         capacity = above / below + (above % below != 0);
     if (capacity < config->min_capacity) capacity = config->min_capacity;
     return capacity < tokens ? capacity : tokens; // an expert is chosen once by a token

@@ -10,6 +10,16 @@ typedef struct AttentionConfig {
     double rope_theta;
 } AttentionConfig;
 
+// A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every
+// layer's and a short list repeats. count 0 is what nobody has given: values[0] for all.
+enum { PER_LAYER_MAX = 1024 };
+typedef struct PerLayer {
+    int64_t count, values[PER_LAYER_MAX];
+} PerLayer;
+static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
+    return list->values[list->count > 1 ? layer % list->count : 0];
+}
+
 // An exact rational, so that ⌈1.1 · 1600 · 2 / 4⌉ is 880 and not 881.
 typedef struct Rational {
     int64_t numerator, denominator; // denominator > 0
@@ -17,18 +27,21 @@ typedef struct Rational {
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
+extern const ChoiceTable ROUTING_GROUP_CHOICES;
 // Set of tokens over which f and P of the load-balancing loss are taken.
 typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
+extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 
 // What travels to the experts (dispatch.h).
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
+extern const ChoiceTable DISPATCH_CHOICES;
 
 typedef struct MoeConfig {
-    int64_t experts; // E; 0: a dense model
-    int64_t top_k;   // K
-    int64_t d_ff;    // hidden width of one expert
-    int64_t every;   // a MoE layer every n-th layer
-    bool first;      // … starting with the first layer, instead of the n-th
+    PerLayer experts; // E; 0: a dense layer
+    PerLayer top_k;   // K
+    PerLayer d_ff;    // hidden width of one expert
+    int64_t every;    // a MoE layer every n-th layer
+    bool first;       // … starting with the first layer, instead of the n-th
     RouterRule router;
     Rational capacity_factor; // 0: dropless
     DispatchKind dispatch;
@@ -42,9 +55,15 @@ typedef struct MoeConfig {
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
 } MoeConfig;
 
+// What fills the halves of a block; layer_kinds.c has the lists.
+typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
+typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
+
 typedef struct ModelConfig {
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
+    PerLayer mixer;        // MixerKind; count 0: attention
+    PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
     bool tied_embeddings;
     Activation activation; // of dense feed-forwards and experts
     double norm_eps;
@@ -53,11 +72,23 @@ typedef struct ModelConfig {
     MoeConfig moe;
 } ModelConfig;
 
-// Whether layer i (from 0) has experts.
-bool model_layer_is_moe(const ModelConfig *config, int64_t layer);
+// The sizes of a MoE layer.
+typedef struct MoeShape {
+    int64_t experts, top_k, d_ff; // E, K, hidden width of one expert
+} MoeShape;
+
+// The standard deviation of initial values of projections back into the residual stream: smaller,
+// so that the stream's variance does not grow with depth (GPT-2).
+double model_residual_std(const ModelConfig *config);
+MixerKind model_mixer(const ModelConfig *config, int64_t layer);
+FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
+MoeShape moe_shape(const ModelConfig *config, int64_t layer);
+// Layers that have experts, and the largest number that divides the experts of each of them: 0
+// where no layer has any.
 int64_t model_moe_layers(const ModelConfig *config);
-// Capacity C of one expert for a routing group of G = `tokens`, or -1 when dropless:
+int64_t model_experts_divisor(const ModelConfig *config);
+// Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
 // max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often.
-int64_t moe_capacity(const MoeConfig *config, int64_t tokens);
+int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);
 
 #endif

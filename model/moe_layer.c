@@ -6,9 +6,9 @@ void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer) {
 }
 
 void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scratch) {
-    int64_t D = work->config->d_model, K = work->config->moe.top_k;
+    int64_t D = work->config->d_model, K = moe->router.shape.top_k;
     router_layout(&moe->router, work, activations, scratch);
-    dispatch_layout(&moe->dispatch, work, activations);
+    dispatch_layout(&moe->dispatch, moe->router.shape, work, activations);
     int64_t max_rows = moe->dispatch.max_rows;
     moe->expert_in = arena_2d(activations, work->storage, max_rows, D);
     moe->sent_out = arena_2d(activations, work->storage, moe->dispatch.max_sent, D);
@@ -24,8 +24,8 @@ void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scra
     arena_release(scratch, mark);
 }
 
-void moe_layer_report(MoeLayer *moe, const Work *work, Statistics *stats) {
-    router_report(&moe->router, work, stats);
+void moe_layer_report(MoeLayer *moe, Statistics *stats) {
+    router_report(&moe->router, stats);
 }
 
 // A pass of the experts over one chunk: expert_out or its gradient from what has arrived in
@@ -45,7 +45,7 @@ static void backward_pass(MoeLayer *moe, Work *work, ExpertChunk chunk) {
 static void there_and_back(MoeLayer *moe, Work *work, Tensor sent, TrafficKind there,
                            Tensor arrived, ChunkPass pass, Tensor finished, TrafficKind back) {
     Dispatch *d = &moe->dispatch;
-    int64_t chunks = dispatch_chunks(work);
+    int64_t chunks = d->chunks;
     Pending coming = dispatch_send(d, work, 0, sent, there), going = {0};
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         Pending next = {0};

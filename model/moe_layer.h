@@ -20,7 +20,7 @@ typedef struct MoeLayer {
 
 void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer);
 void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scratch);
-void moe_layer_report(MoeLayer *moe, const Work *work, Statistics *stats);
+void moe_layer_report(MoeLayer *moe, Statistics *stats);
 //   out, x (N, D) stored; x must stay until the backward pass. Collective over expert_parallel (and
 //     world, see router_choose).
 void moe_layer_forward(MoeLayer *moe, Work *work, Statistics *stats, Tensor out, Tensor x);

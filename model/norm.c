@@ -2,8 +2,9 @@
 
 void norm_declare(Norm *norm, Work *work, const char *name) {
     int64_t D = work->config->d_model;
-    norm->weight =
-        param_add(work->params, PARAM_DENSE, INIT_ONES, 0, false, 1, (int64_t[]){D}, "%s", name);
+    norm->weight = param_add(
+        work->params, (Param){.rank = 1, .shape = {D}, .init = INIT_ONES, .group = GROUP_NO_DECAY},
+        "%s", name);
 }
 
 void norm_layout(Norm *norm, Work *work, bool takes_branch, Arena *activations, Arena *scratch) {

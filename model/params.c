@@ -1,5 +1,6 @@
 #include "model/params.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,35 +9,46 @@
 #include "kernels/heartbeat.h"
 #include "kernels/rng.h"
 
+const ParamGroup param_groups[PARAM_GROUPS] = {
+    [GROUP_DECAY] = {.decay = true},
+    [GROUP_NO_DECAY] = {.decay = false},
+};
+
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis
     int64_t n = 1;
     for (int i = 1; i < row->rank; i++) n *= row->shape[i];
     return n;
 }
 
-int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
-              int rank, const int64_t shape[], const char *name_format, ...) {
+// Names `row`, finds this rank's share of it and its place in its run.
+static void place_row(ParamTable *table, Param *row) {
+    CHECK(row->rank >= 1 && row->rank <= 3, "%s has %d axes", row->name, row->rank);
+    CHECK(row->group < PARAM_GROUPS, "%s is in group %d", row->name, (int)row->group);
+    for (int i = row->rank; i < 3; i++) row->shape[i] = 1;
+    bool expert = row->kind == PARAM_EXPERT, shared = expert && table->ep_size > 1;
+    row->count = shared ? row->shape[0] / table->ep_size : row->shape[0];
+    row->first = shared ? row->count * table->ep_rank : 0;
+    if (row->active == 0) row->active = 1;
+    row->run = row->update == UPDATE_RULE ? RUN_RULE : expert ? RUN_EXPERT : RUN_DENSE;
+    row->offset = table->elements[row->run];
+    int64_t local = row->count * row_stride(row);
+    table->elements[row->run] += (local + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
+}
+
+int param_add(ParamTable *table, Param row, const char *name_format, ...) {
     if (table->count == table->capacity) {
         table->capacity = table->capacity > 0 ? 2 * table->capacity : 64;
         table->rows = realloc(table->rows, (size_t)table->capacity * sizeof *table->rows);
         CHECK_MEMORY(table->rows, "no memory for a table of %d parameters", table->capacity);
     }
-    int index = table->count++;
-    Param *row = &table->rows[index];
-    *row = (Param){.kind = kind, .rank = rank, .init = init, .init_std = init_std, .decay = decay};
-    for (int i = 0; i < 3; i++) row->shape[i] = i < rank ? shape[i] : 1;
-    row->first = kind == PARAM_EXPERT ? table->expert_first : 0;
-    row->count = kind == PARAM_EXPERT ? table->expert_count : shape[0];
     va_list args;
     va_start(args, name_format);
-    int length = vsnprintf(row->name, sizeof row->name, name_format, args);
+    int length = vsnprintf(row.name, sizeof row.name, name_format, args);
     va_end(args);
-    CHECK(length < (int)sizeof row->name, "parameter name %s… is too long", row->name);
-
-    row->offset = table->elements[kind];
-    int64_t local = row->count * row_stride(row);
-    table->elements[kind] += (local + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
-    return index;
+    CHECK(length < (int)sizeof row.name, "parameter name %s… is too long", row.name);
+    place_row(table, &row);
+    table->rows[table->count] = row;
+    return table->count++;
 }
 
 void param_table_free(ParamTable *table) {
@@ -45,13 +57,21 @@ void param_table_free(ParamTable *table) {
 }
 
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype) {
-    return (ParamSet){{arena_1d(arena, dtype, table->elements[PARAM_DENSE]),
-                       arena_1d(arena, dtype, table->elements[PARAM_EXPERT])}};
+    ParamSet set = {0};
+    for (int run = 0; run < GRADIENT_RUNS; run++)
+        set.run[run] = arena_1d(arena, dtype, table->elements[run]);
+    return set;
+}
+
+ParamSet param_values_layout(const ParamTable *table, Arena *arena) {
+    ParamSet set = param_set_layout(table, arena, F32);
+    set.run[RUN_RULE] = arena_1d(arena, F32, table->elements[RUN_RULE]);
+    return set;
 }
 
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index) {
     const Param *row = &table->rows[index];
-    Tensor x = tensor_range(set.run[row->kind], row->offset, row->count * row_stride(row));
+    Tensor x = tensor_range(set.run[row->run], row->offset, row->count * row_stride(row));
     x.rank = row->rank;
     x.shape[0] = row->count;
     x.shape[1] = row->shape[1];
@@ -61,6 +81,16 @@ Tensor param_tensor(const ParamTable *table, ParamSet set, int index) {
 
 int64_t param_elements(const Param *row) {
     return row->shape[0] * row_stride(row);
+}
+
+int64_t param_active_elements(const Param *row) {
+    return llround((double)param_elements(row) * row->active);
+}
+
+const Param *param_find(const ParamTable *table, const char *name) {
+    for (int i = 0; i < table->count; i++)
+        if (strcmp(table->rows[i].name, name) == 0) return &table->rows[i];
+    return NULL;
 }
 
 // The elements of one row into host memory.
@@ -76,7 +106,7 @@ static void init_row(const Param *row, float *w, RngStream stream) {
         for (int64_t k = begin; k < end; k++) {
             switch (row->init) {
             case INIT_NORMAL:
-                w[k] = row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
+                w[k] = (float)row->init_std * (float)rng_normal(stream, (uint64_t)(first + k));
                 break;
             case INIT_ONES:
                 w[k] = 1;

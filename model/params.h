@@ -3,60 +3,92 @@
 // them knows layers.
 //
 // Dense parameters are replicated on every rank. Expert parameters have the experts on their first
-// axis; a rank holds the range [expert_first, expert_first + expert_count) of it. Values, gradients
-// and moments lie in two flat runs each, all dense rows then all expert rows, so that a reduction
-// or the optimizer takes one call a run.
+// axis, dealt to the ranks of an expert-parallel group in equal runs. Values lie in three flat runs:
+// all dense rows, all expert rows, and all rows that no gradient changes. Gradients and moments
+// have the first two, so that a reduction or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
 #define MOETRAIN_MODEL_PARAMS_H
 
 #include "kernels/arena.h"
 
+// How a parameter lies on the ranks.
 typedef enum ParamKind { PARAM_DENSE, PARAM_EXPERT } ParamKind;
 typedef enum ParamInit { INIT_NORMAL, INIT_ONES, INIT_ZEROS } ParamInit;
+// What changes a parameter after a step. UPDATE_RULE: its layer does (a bias that follows the load
+// of experts); it has a value and nothing else: no gradient, no moments, no part in the gradient
+// norm, no weight decay. The rule must give every rank that holds it the same bits.
+typedef enum ParamUpdate { UPDATE_GRADIENT, UPDATE_RULE } ParamUpdate;
+
+// Parameters that the optimizer treats alike.
+typedef enum ParamGroupNumber { GROUP_DECAY, GROUP_NO_DECAY, PARAM_GROUPS } ParamGroupNumber;
+typedef struct ParamGroup {
+    bool decay; // weight decay applies
+} ParamGroup;
+extern const ParamGroup param_groups[PARAM_GROUPS];
+
+// The flat runs of a set. The first two are those of the kinds with a gradient, by ParamKind.
+typedef enum ParamRun {
+    RUN_DENSE,
+    RUN_EXPERT,
+    GRADIENT_RUNS,
+    RUN_RULE = GRADIENT_RUNS,
+    PARAM_RUNS
+} ParamRun;
 
 // Rows start at multiples of PARAM_ALIGNMENT elements, one cache line of f32; the padding between
 // them stays zero.
 enum { PARAM_NAME_BYTES = 96, PARAM_ALIGNMENT = 16 };
 
+// One parameter. Zero is the usual value of most members, so that a layer names what is special.
 typedef struct Param {
-    char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique
     ParamKind kind;
     int rank;         // 1..3
     int64_t shape[3]; // global and logical: experts first
-    int64_t first;    // first row of the first axis held here (dense: 0)
-    int64_t count;    // rows of the first axis held here (dense: shape[0])
     ParamInit init;
-    float init_std; // INIT_NORMAL
-    bool decay;     // weight decay applies (not on norms)
-    int64_t offset; // of the first local element in its run (dense or expert), in elements
+    double init_std; // INIT_NORMAL
+    uint8_t group;   // ParamGroupNumber
+    ParamUpdate update;
+    double active; // the share of it that one token uses, as K/E of experts; 0 means all of it
+
+    // Filled by param_add.
+    char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique
+    ParamRun run;
+    int64_t first;  // first row of the first axis held here (dense: 0)
+    int64_t count;  // rows of the first axis held here (dense: shape[0])
+    int64_t offset; // of the first local element in its run, in elements
 } Param;
 
 typedef struct ParamTable {
     Param *rows; // grows with param_add
     int count, capacity;
-    int64_t expert_first, expert_count; // of this rank, for rows added as PARAM_EXPERT
-    int64_t elements[2];                // length of each run, by ParamKind, padding included
+    int64_t ep_size, ep_rank;     // the group that shares rows added as PARAM_EXPERT; 0: all here
+    int64_t elements[PARAM_RUNS]; // length of each run, padding included
 } ParamTable;
 
-// One flat run for each kind: parameters, their bf16 copy, gradients, or a moment of the optimizer.
+// The flat runs of one thing of every parameter: values, their bf16 copy, gradients, or a moment of
+// the optimizer.
 typedef struct ParamSet {
-    Tensor run[2]; // by ParamKind
+    Tensor run[PARAM_RUNS];
 } ParamSet;
 
-// Appends a row to the table, zeroed at first, and returns its number. expert rows: shape[0] is the
-// global number of experts.
-int param_add(ParamTable *table, ParamKind kind, ParamInit init, float init_std, bool decay,
-              int rank, const int64_t shape[], const char *name_format, ...)
-    __attribute__((format(printf, 8, 9)));
+// Appends `row`, zeroed at first, under the name and returns its number. Only the members above the
+// comment in Param are read; shape[0] of an expert row is the global number of experts.
+int param_add(ParamTable *table, Param row, const char *name_format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 void param_table_free(ParamTable *table); // legal on a zeroed one
 
-// Places one set of runs in the arena.
+// Places the f32 values of all rows in the arena.
+ParamSet param_values_layout(const ParamTable *table, Arena *arena);
+// Places a set for what has a gradient: its RUN_RULE is empty.
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype);
 // The local tensor of row `index` in a set: shape (count, shape[1], shape[2]).
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index);
-// Elements over all ranks, each counted once.
+// Elements over all ranks, each counted once, and those of them that one token uses.
 int64_t param_elements(const Param *row);
+int64_t param_active_elements(const Param *row);
+// The row of that name, or NULL.
+const Param *param_find(const ParamTable *table, const char *name);
 
 // Fills f32 values by counter (seed, row number, global element): the same on any number of ranks.
 // Not collective.

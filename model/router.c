@@ -13,15 +13,19 @@ static int64_t routing_groups(const Work *work) {
 
 void router_declare(Router *router, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
+    router->shape = moe_shape(config, layer);
     router->layer = layer;
-    router->weight = param_add(work->params, PARAM_DENSE, INIT_NORMAL, (float)config->init_std,
-                               true, 2, (int64_t[]){config->moe.experts, config->d_model},
+    router->weight = param_add(work->params,
+                               (Param){.rank = 2,
+                                       .shape = {router->shape.experts, config->d_model},
+                                       .init_std = config->init_std},
                                "layers.%lld.moe.router", (long long)layer);
 }
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t N = work->N, E = moe->experts, K = moe->top_k, parts = balance_parts(work);
+    int64_t N = work->N, E = router->shape.experts, K = router->shape.top_k,
+            parts = balance_parts(work);
     router->logits = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
     router->ids = arena_2d(activations, I32, N, K);
@@ -50,7 +54,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 
 void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
-    router->dlogits = arena_2d(scratch, F32, work->N, work->config->moe.experts);
+    router->dlogits = arena_2d(scratch, F32, work->N, router->shape.experts);
     router->dx = arena_2d(scratch, F32, work->N, work->config->d_model);
     if (work->storage != F32)
         router->wide_x_again = arena_2d(scratch, F32, work->N, work->config->d_model);
@@ -122,8 +126,8 @@ static const Summary SUMMARIES[] = {
      .column = "entropy"},
 };
 
-void router_report(Router *router, const Work *work, Statistics *stats) {
-    int64_t layer = router->layer, E = work->config->moe.experts;
+void router_report(Router *router, Statistics *stats) {
+    int64_t layer = router->layer, E = router->shape.experts;
     router->columns = (RouterColumns){
         .balance = statistics_scalar(stats, "balance", layer),
         .z = statistics_scalar(stats, "z", layer),
@@ -137,8 +141,9 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
 }
 
 // Where an op adds them up.
-static RouterTotals columns_in(const Statistics *stats, const Work *work, RouterColumns columns) {
-    int64_t E = work->config->moe.experts;
+static RouterTotals columns_in(const Statistics *stats, const Work *work, const Router *router) {
+    RouterColumns columns = router->columns;
+    int64_t E = router->shape.experts;
     return (RouterTotals){
         .totals = statistics_rows(stats, work),
         .balance = columns.balance,
@@ -166,7 +171,7 @@ static void account(Router *router, Work *work, Statistics *stats) {
     BalanceRule rule = {
         .coefficient = moe->balance_loss,
         .per_step_token = per_step_token(work),
-        .choices = (double)(moe->top_k * (work->N / parts)),
+        .choices = (double)(router->shape.top_k * (work->N / parts)),
     };
     Tensor batch_chosen = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
@@ -176,8 +181,8 @@ static void account(Router *router, Work *work, Statistics *stats) {
                        TRAFFIC_STATISTICS);
         rule.choices *= (double)(parts * work->total_shards / work->shards);
     }
-    router_totals(work->dev, columns_in(stats, work, router->columns), router->balance,
-                  router->sums, batch_chosen, rule);
+    router_totals(work->dev, columns_in(stats, work, router), router->balance, router->sums,
+                  batch_chosen, rule);
 }
 
 // ---- choosing ----------------------------------------------------------------------------------
@@ -189,24 +194,28 @@ static Tensor in_f32(Work *work, Tensor wide, Tensor x) {
     return wide;
 }
 
+static Routing routing_of(const Router *router) {
+    return (Routing){router->ids, router->weights, router->lse};
+}
+
 void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t groups = routing_groups(work), parts = balance_parts(work);
     router->x = x;
     matmul_forward(work->dev, router->logits, in_f32(work, router->wide_x, x),
                    as_matrix(work_value(work, router->weight)), work_dense_rows(work));
-    router_forward(work->dev, router->ids, router->weights, router->lse, router->sums.prob_sum,
-                   router->sums.entropy_sum, router->sums.lse2_sum, router->logits, moe->router,
-                   parts);
-    RngStream stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer};
+    router_forward(work->dev, routing_of(router), router->sums, router->logits, moe->router);
+    CapacityRule rule = {
+        .capacity = moe_capacity(moe, router->shape, work->N / routing_groups(work)),
+        .policy = moe->drop,
+        .stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer},
+        .first_token = work->first_token,
+    };
     capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
-                    router->ids, router->weights, groups, moe_capacity(moe, work->N / groups),
-                    moe->drop, stream, work->first_token, router->order);
+                    router->ids, router->weights, rule, router->order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
-    expert_load(work->dev, router->sums.chosen, router->sums.dropped, router->sums.weight_mass,
-                router->ids, router->scaled, router->kept);
+    expert_load(work->dev, router->sums, router->ids, router->scaled, router->kept);
     account(router, work, stats);
 }
 
@@ -215,9 +224,8 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     if (moe->renormalize_after_drop)
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights, router->kept);
     float z_scale = (float)(moe->z_loss * per_step_token(work));
-    router_backward(work->dev, router->dlogits, dscaled, router->ids, router->weights,
-                    router->logits, router->lse, moe->router, router->balance, z_scale,
-                    balance_parts(work));
+    router_backward(work->dev, router->dlogits, dscaled, routing_of(router), router->logits,
+                    moe->router, router->balance, z_scale);
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(work_gradient(work, router->weight)),
                            router->dlogits, in_f32(work, router->wide_x_again, router->x), rows);

@@ -18,7 +18,8 @@ typedef struct RouterColumns {
 } RouterColumns;
 
 typedef struct Router {
-    int weight;            // parameter (E, D)
+    int weight; // parameter (E, D)
+    MoeShape shape;
     int64_t layer;         // of the model: the counter of random drops
     RouterColumns columns; // of the statistics
     Tensor x;              // (N, D) stored input, borrowed
@@ -41,7 +42,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
 // Asks for its columns of the statistics, and for what is told of them.
-void router_report(Router *router, const Work *work, Statistics *stats);
+void router_report(Router *router, Statistics *stats);
 // Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
 // balance_scope is batch.
 //   x (N, D) stored; must stay until the backward pass

@@ -6,8 +6,8 @@ static void dense_declare(Slot *slot, Work *work, int64_t layer) {
 static void dense_layout(Slot *slot, Work *work, Arena *activations, Arena *scratch) {
     feed_forward_layout(&slot->as.feed_forward, work, activations, scratch);
 }
-static void dense_report(Slot *slot, const Work *work, Statistics *stats) {
-    (void)slot, (void)work, (void)stats;
+static void dense_report(Slot *slot, Statistics *stats) {
+    (void)slot, (void)stats;
 }
 static void dense_forward(Slot *slot, Work *work, Statistics *stats, Tensor out, Tensor x) {
     (void)stats;
@@ -23,8 +23,8 @@ static void moe_declare(Slot *slot, Work *work, int64_t layer) {
 static void moe_layout(Slot *slot, Work *work, Arena *activations, Arena *scratch) {
     moe_layer_layout(&slot->as.moe, work, activations, scratch);
 }
-static void moe_report(Slot *slot, const Work *work, Statistics *stats) {
-    moe_layer_report(&slot->as.moe, work, stats);
+static void moe_report(Slot *slot, Statistics *stats) {
+    moe_layer_report(&slot->as.moe, stats);
 }
 static void moe_forward(Slot *slot, Work *work, Statistics *stats, Tensor out, Tensor x) {
     moe_layer_forward(&slot->as.moe, work, stats, out, x);
@@ -38,5 +38,5 @@ static const SlotKind dense = {"dense",      dense_declare, dense_layout,
 static const SlotKind moe = {"moe", moe_declare, moe_layout, moe_report, moe_forward, moe_backward};
 
 const SlotKind *slot_kind(const ModelConfig *config, int64_t layer) {
-    return model_layer_is_moe(config, layer) ? &moe : &dense;
+    return model_feed_forward(config, layer) == FEED_FORWARD_MOE ? &moe : &dense;
 }

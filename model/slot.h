@@ -22,7 +22,7 @@ struct SlotKind {
     const char *name;
     void (*declare)(Slot *slot, Work *work, int64_t layer);
     void (*layout)(Slot *slot, Work *work, Arena *activations, Arena *scratch);
-    void (*report)(Slot *slot, const Work *work, Statistics *stats);
+    void (*report)(Slot *slot, Statistics *stats);
     void (*forward)(Slot *slot, Work *work, Statistics *stats, Tensor out, Tensor x);
     void (*backward)(Slot *slot, Work *work, Tensor dx, Tensor dout);
 };

@@ -28,8 +28,8 @@ typedef struct Work {
     ProcessGroups groups; // NULL members while planning
     DType storage;        // of activations that matrices multiply, and of the matrices' copies
     Arena *host;          // the host's mirrors of device tensors
-    // Pieces in which tokens travel to their experts, so that one is on its way while another is
-    // computed.
+    // Pieces at most in which tokens travel to their experts, so that one is on its way while
+    // another is computed.
     int64_t chunks;
     int64_t ep_size, ep_rank;
     int64_t expert_replicas; // ranks that hold the same experts

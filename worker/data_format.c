@@ -366,9 +366,27 @@ DataFormat data_format_resolve(const DataConfig *config) {
     return is_bin ? DATA_UINT16 : DATA_BYTES;
 }
 
+static const DataFormatFacts DATA_FORMATS[] = {
+    [DATA_AUTO] = {{"auto", "uint16 for data.train: *.bin, otherwise bytes"}},
+    [DATA_BYTES] = {{"bytes", "one token a byte, of text or of anything"}, .token_bytes = 1},
+    [DATA_CHARACTERS] = {{"characters", "one token a character of UTF-8 text"}, .token_bytes = 1},
+    [DATA_UINT16] = {{"uint16", "token numbers of 2 bytes, little-endian, without a header"},
+                     true,
+                     sizeof(uint16_t),
+                     1 << 16},
+    [DATA_UINT32] = {{"uint32", "token numbers of 4 bytes, little-endian, without a header"},
+                     true,
+                     sizeof(uint32_t),
+                     INT32_MAX},
+};
+const ChoiceTable DATA_FORMAT_CHOICES = CHOICE_TABLE(DATA_FORMATS);
+
+const DataFormatFacts *data_format_facts(DataFormat format) {
+    return (const DataFormatFacts *)choice_row(DATA_FORMAT_CHOICES, (int)format);
+}
+
 const char *data_format_name(DataFormat format) {
-    static const char *const names[] = {"auto", "bytes", "characters", "uint16", "uint32"};
-    return names[format];
+    return data_format_facts(format)->choice.word;
 }
 
 #define TRUST    "; if it is as it should be, set data.check=false"

@@ -11,6 +11,15 @@
 DataFormat data_format_resolve(const DataConfig *config);
 const char *data_format_name(DataFormat format); // as in the configuration
 
+// What the program must know of a format; not of DATA_AUTO.
+typedef struct DataFormatFacts {
+    Choice choice;
+    bool numbers;        // tokens are numbers of another program's vocabulary, not text
+    int64_t token_bytes; // of a number; 1 for text
+    int64_t most_tokens; // of numbers: the largest vocabulary that they can count
+} DataFormatFacts;
+const DataFormatFacts *data_format_facts(DataFormat format);
+
 // Whether the content fits `format`. False with exit 3. Honest files pass: doubtful ones are not
 // refused, and below 64 bytes only known first bytes count.
 bool data_format_check(const FileReader *file, DataFormat format, Error *err);

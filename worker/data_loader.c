@@ -28,7 +28,7 @@ enum {
 };
 
 static int64_t token_bytes(DataFormat format) {
-    return format == DATA_UINT32 ? 4 : format == DATA_UINT16 ? 2 : 1;
+    return data_format_facts(format)->token_bytes;
 }
 
 // ---- from bytes to tokens -----------------------------------------------------------------------
@@ -39,9 +39,12 @@ static int64_t raw_token(const void *raw, DataFormat format, int64_t i) {
         return ((const uint16_t *)raw)[i];
     case DATA_UINT32:
         return ((const uint32_t *)raw)[i];
-    default:
-        return ((const uint8_t *)raw)[i];
+    case DATA_AUTO:       // never
+    case DATA_CHARACTERS: // read by character_text.c
+    case DATA_BYTES:
+        break;
     }
+    return ((const uint8_t *)raw)[i];
 }
 
 static bool token_error(const DataFile *file, int64_t position, int64_t token, Error *err) {

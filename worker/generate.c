@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "worker/data_format.h"
 #include "worker/restore.h"
 #include "worker/sampler.h"
 #include "worker/session.h"
@@ -65,8 +66,7 @@ static void write_token(const Generator *g, int32_t token) {
 // What the text begins with. Token numbers are written as decode writes them, apart from each other
 // and from what follows.
 static void write_prompt(const Generator *g, const char *prompt) {
-    DataFormat format = g->restored.vocabulary.format;
-    bool numbers = format == DATA_UINT16 || format == DATA_UINT32;
+    bool numbers = data_format_facts(g->restored.vocabulary.format)->numbers;
     if (!numbers) fputs(prompt, stdout);
     for (int64_t i = 0; numbers && i < g->given; i++) write_token(g, g->tokens[i]);
 }

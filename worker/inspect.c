@@ -1,26 +1,39 @@
 #include "worker/inspect.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "checkpoint/checkpoint.h"
+#include "model/model.h"
 
 // The heat map shows the newest row of the history in ten shades of an expert's share relative to
 // an even one.
 static const char shades[] = " .:-=+*#%@";
 
 // Parameters in the file, over all experts, and those a token uses.
-static void print_parameters(const CheckpointInfo *info, const MoeConfig *moe) {
+static void print_parameters(const CheckpointInfo *info, const ModelConfig *config) {
+    static const char folder[] = "parameters/";
+    const size_t folder_length = sizeof folder - 1;
     int64_t total = 0, active = 0;
+    Model model; // as the configuration has it, for its table of parameters
+    model_measure(&model, config,
+                  (ModelSplit){.ranks = 1,
+                               .expert_parallel = 1,
+                               .shards = 1,
+                               .sequences = 1,
+                               .context = 1,
+                               .micro_batches = 1},
+                  NULL);
     for (int i = 0; i < info->tensor_count; i++) {
         const SavedTensor *tensor = &info->tensors[i];
-        if (strncmp(tensor->name, "parameters/", 11) != 0) continue;
+        if (strncmp(tensor->name, folder, folder_length) != 0) continue;
+        const Param *row = param_find(&model.params, tensor->name + folder_length);
         int64_t elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
         total += elements;
-        // As the configuration has it; where that knows no experts, the names do not count.
-        bool shared_out = moe->experts > 0 && strstr(tensor->name, ".moe.experts.");
-        active += shared_out ? elements / moe->experts * moe->top_k : elements;
+        active += row ? llround((double)elements * row->active) : elements;
     }
+    model_free(&model);
     printf("parameters     %lld, %lld active for a token\n", (long long)total, (long long)active);
 }
 
@@ -73,7 +86,7 @@ static void print_info(const CheckpointInfo *info, const TrainConfig *config,
     printf("data           epoch %lld, window %lld, identity %s\n", (long long)state->data_epoch,
            (long long)state->data_index, state->data_id);
     print_run(&state->run);
-    print_parameters(info, &config->model.moe);
+    print_parameters(info, &config->model);
     printf("digest         %s\n", info->digest);
     print_heat_map(&info->utilization);
     printf("\ntensors\n");

@@ -11,6 +11,14 @@ static double decay_progress(int64_t step, int64_t first, int64_t last) {
     return step >= last ? 1.0 : (double)(step - first) / (double)(last - first);
 }
 
+static const Choice LR_SCHEDULES[] = {
+    [LR_CONSTANT] = {"constant", "stays"},
+    [LR_LINEAR] = {"linear", "falls in a straight line to train.min_lr at the last step"},
+    [LR_COSINE] = {"cosine", "falls along half a cosine to train.min_lr at the last step"},
+    [LR_WSD] = {"wsd", "stays, then falls in a straight line over the last train.decay steps"},
+};
+const ChoiceTable LR_SCHEDULE_CHOICES = CHOICE_TABLE(LR_SCHEDULES);
+
 double lr_at(const OptimizerConfig *config, int64_t step, int64_t steps) {
     double lr = config->lr, fall = config->lr - config->min_lr;
     int64_t warmup = config->warmup_steps, last = steps - 1;

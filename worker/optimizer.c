@@ -6,8 +6,9 @@
 #include "kernels/heartbeat.h"
 
 // Slots of `norms`: one for a dense parameter, one for each expert, over all ranks, of an expert
-// parameter.
+// parameter, none for what has no gradient.
 static int64_t norm_slots(const Param *row) {
+    if (row->run == RUN_RULE) return 0;
     return row->kind == PARAM_EXPERT ? row->shape[0] : 1;
 }
 
@@ -19,20 +20,19 @@ static int64_t segments_of(const Param *row) {
 
 static void layout(Optimizer *optimizer, const Model *model) {
     Arena *arena = &optimizer->arena, *host = &optimizer->host_arena;
-    int64_t slots = 0, segments[2] = {0, 0};
+    int64_t slots = 0, segments[PARAM_RUNS] = {0};
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         slots += norm_slots(row);
-        segments[row->kind] += segments_of(row);
+        segments[row->run] += segments_of(row);
     }
     optimizer->m = param_set_layout(&model->params, arena, F32);
     optimizer->v = param_set_layout(&model->params, arena, F32);
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        optimizer->decays[kind] =
-            arena_1d(arena, U8, model->params.elements[kind] / PARAM_ALIGNMENT);
-        optimizer->offsets[kind] = arena_1d(arena, I64, segments[kind] + 1);
-        optimizer->squares[kind] = arena_1d(arena, F64, segments[kind]);
-        optimizer->host_squares[kind] = arena_mirror(host, optimizer->squares[kind]);
+    for (int run = 0; run < GRADIENT_RUNS; run++) {
+        optimizer->decays[run] = arena_1d(arena, U8, model->params.elements[run] / PARAM_ALIGNMENT);
+        optimizer->offsets[run] = arena_1d(arena, I64, segments[run] + 1);
+        optimizer->squares[run] = arena_1d(arena, F64, segments[run]);
+        optimizer->host_squares[run] = arena_mirror(host, optimizer->squares[run]);
     }
     optimizer->norms = arena_1d(host, F64, slots);
 }
@@ -46,8 +46,8 @@ void optimizer_measure(Optimizer *optimizer, const Model *model) {
 
 // Fills decays and offsets of one run from the table of parameters. Padding between parameters
 // belongs to the one before it: it is zero.
-static void describe_run(Optimizer *optimizer, const Model *model, ParamKind kind) {
-    Tensor decays = optimizer->decays[kind], offsets = optimizer->offsets[kind];
+static void describe_run(Optimizer *optimizer, const Model *model, ParamRun run) {
+    Tensor decays = optimizer->decays[run], offsets = optimizer->offsets[run];
     Arena host;
     arena_measure(&host, "optimizer", NULL);
     arena_mirror(&host, decays);
@@ -57,16 +57,17 @@ static void describe_run(Optimizer *optimizer, const Model *model, ParamKind kin
     int64_t segment = 0;
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
-        if (row->kind != kind) continue;
+        if (row->run != run) continue;
         int64_t count = segments_of(row);
         int64_t elements = tensor_elements(param_tensor(&model->params, model->values, i));
         for (int64_t s = 0; s < count; s++)
             tensor_i64(host_offsets)[segment++] = row->offset + elements / count * s;
         int64_t first = row->offset / PARAM_ALIGNMENT;
         int64_t end = (row->offset + elements + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT;
-        for (int64_t f = first; f < end; f++) tensor_u8(host_decays)[f] = row->decay;
+        for (int64_t f = first; f < end; f++)
+            tensor_u8(host_decays)[f] = param_groups[row->group].decay;
     }
-    tensor_i64(host_offsets)[segment] = model->params.elements[kind];
+    tensor_i64(host_offsets)[segment] = model->params.elements[run];
     device_upload(model->work.dev, decays, host_decays);
     device_upload(model->work.dev, offsets, host_offsets);
     arena_free(&host);
@@ -76,8 +77,7 @@ void optimizer_allocate(Optimizer *optimizer, const Model *model) {
     arena_allocate(&optimizer->arena);
     arena_allocate(&optimizer->host_arena);
     layout(optimizer, model);
-    describe_run(optimizer, model, PARAM_DENSE);
-    describe_run(optimizer, model, PARAM_EXPERT);
+    for (int run = 0; run < GRADIENT_RUNS; run++) describe_run(optimizer, model, (ParamRun)run);
 }
 
 void optimizer_free(Optimizer *optimizer) {
@@ -87,22 +87,23 @@ void optimizer_free(Optimizer *optimizer) {
 
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     Work *work = &model->work;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++)
-        sum_of_squares(work->dev, optimizer->squares[kind], model->accumulated.run[kind],
-                       optimizer->offsets[kind]);
-    const double *squares[2];
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        device_download(work->dev, optimizer->host_squares[kind], optimizer->squares[kind]);
-        squares[kind] = tensor_f64(optimizer->host_squares[kind]);
+    for (int run = 0; run < GRADIENT_RUNS; run++)
+        sum_of_squares(work->dev, optimizer->squares[run], model->accumulated.run[run],
+                       optimizer->offsets[run]);
+    const double *squares[GRADIENT_RUNS];
+    for (int run = 0; run < GRADIENT_RUNS; run++) {
+        device_download(work->dev, optimizer->host_squares[run], optimizer->squares[run]);
+        squares[run] = tensor_f64(optimizer->host_squares[run]);
     }
     double *norms = tensor_f64(optimizer->norms), total = 0;
     memset(norms, 0, tensor_bytes(optimizer->norms));
     int64_t slot = 0;
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
+        if (row->run == RUN_RULE) continue;
         int64_t count = segments_of(row);
-        memcpy(norms + slot + row->first, squares[row->kind], (size_t)count * sizeof *norms);
-        squares[row->kind] += count;
+        memcpy(norms + slot + row->first, squares[row->run], (size_t)count * sizeof *norms);
+        squares[row->run] += count;
         slot += norm_slots(row);
     }
     // Dense slots are equal on all ranks and enter the sum once; each expert's slot is zero on all
@@ -111,7 +112,7 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
         slot = 0;
         for (int i = 0; i < model->params.count; i++) {
             const Param *row = &model->params.rows[i];
-            if (row->kind == PARAM_DENSE) norms[slot] = 0;
+            if (row->run == RUN_DENSE) norms[slot] = 0;
             slot += norm_slots(row);
         }
     }
@@ -133,22 +134,22 @@ void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig 
         .grad_scale = (float)grad_scale,
     };
     rule.weight_decay = (float)config->weight_decay;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
+    for (int run = 0; run < GRADIENT_RUNS; run++) {
         // elements between two signs of life: the first step touches new memory
         enum { PIECE = 1 << 24 };
-        int64_t elements = tensor_elements(model->values.run[kind]);
+        int64_t elements = tensor_elements(model->values.run[run]);
         for (int64_t at = 0; at < elements; at += PIECE) {
             int64_t n = elements - at < PIECE ? elements - at : PIECE;
             watchdog_beat(NULL);
             Tensor copy = model->work.storage == F32
                               ? (Tensor){0}
-                              : tensor_range(model->matrices.run[kind], at, n);
+                              : tensor_range(model->matrices.run[run], at, n);
             adamw_update(
-                model->work.dev, tensor_range(model->values.run[kind], at, n), copy,
-                tensor_range(model->accumulated.run[kind], at, n),
-                tensor_range(optimizer->m.run[kind], at, n),
-                tensor_range(optimizer->v.run[kind], at, n),
-                tensor_range(optimizer->decays[kind], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),
+                model->work.dev, tensor_range(model->values.run[run], at, n), copy,
+                tensor_range(model->accumulated.run[run], at, n),
+                tensor_range(optimizer->m.run[run], at, n),
+                tensor_range(optimizer->v.run[run], at, n),
+                tensor_range(optimizer->decays[run], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),
                 rule);
         }
     }

@@ -6,13 +6,13 @@
 #include "worker/train_config.h"
 
 typedef struct Optimizer {
-    ParamSet m, v;    // first and second moments
-    Tensor decays[2]; // by ParamKind, u8: whether each PARAM_ALIGNMENT elements of a run decay
-    // by ParamKind, i64: where in a run each parameter, or each of this rank's experts of one,
-    // begins
-    Tensor offsets[2];
-    Tensor squares[2]; // by ParamKind, f64: ‖g‖² of each of them
-    Tensor host_squares[2];
+    ParamSet m, v; // first and second moments
+    // By ParamRun. u8: whether each PARAM_ALIGNMENT elements of a run decay
+    Tensor decays[GRADIENT_RUNS];
+    // i64: where in a run each parameter, or each of this rank's experts of one, begins
+    Tensor offsets[GRADIENT_RUNS];
+    Tensor squares[GRADIENT_RUNS]; // f64: ‖g‖² of each of them
+    Tensor host_squares[GRADIENT_RUNS];
     // f64 on the host: ‖g‖² of each dense parameter, and of each expert, over all ranks, of each
     // expert parameter
     Tensor norms;

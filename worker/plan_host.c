@@ -22,20 +22,26 @@ static ScratchShape scratch_shape(const Model *model) {
     const ModelConfig *config = &model->config;
     const MoeConfig *moe = &config->moe;
     int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-    bool experts = moe->experts > 0;
+    int64_t E = 0, K = 0, F = config->d_ff;
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        if (model_feed_forward(config, layer) != FEED_FORWARD_MOE) continue;
+        MoeShape shape = moe_shape(config, layer);
+        E = larger(E, shape.experts);
+        K = larger(K, shape.top_k);
+        F = larger(F, shape.d_ff);
+    }
     return (ScratchShape){
         .N = work->N,
         .T = work->T,
         .D = config->d_model,
         .V = config->vocab_size,
-        .F = larger(config->d_ff, experts ? moe->d_ff : 0),
-        .E = moe->experts,
-        .K = experts ? moe->top_k : 0,
+        .F = F,
+        .E = E,
+        .K = K,
         .parts = larger(work->shards, larger(work->dense_parts, work->expert_parts)),
         .group = work->N / groups,
         .elements = larger(model->params.elements[0], model->params.elements[1]),
-        .rows = model->params.count +
-                model->params.count * (experts ? moe->experts / work->ep_size : 0),
+        .rows = model->params.count + model->params.count * (E / work->ep_size),
         .attention = config->attention.shape,
         .storage = work->storage,
     };
@@ -65,7 +71,8 @@ static size_t checkpoint_bytes(const Model *model) {
 }
 
 static size_t history_bytes(const TrainConfig *config, const Model *model) {
-    int64_t layers = model_moe_layers(&model->config), experts = model->config.moe.experts;
+    int64_t layers = model_moe_layers(&model->config),
+            experts = model->config.moe.experts.values[0];
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
     int64_t room = utilization_room(layers, experts), rows = config->steps / every + 1;
     double share = (double)(rows < room ? rows + 1 : room + 1) / (double)(room + 1);
@@ -87,8 +94,9 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;
     // A device's parameters and moments are copied to the host when they are saved or loaded.
     if (on_device)
-        plan->host_bytes +=
-            (size_t)(trained->params.elements[0] + trained->params.elements[1]) * 3 * sizeof(float);
+        for (int run = 0; run < PARAM_RUNS; run++)
+            plan->host_bytes += (size_t)trained->params.elements[run] * sizeof(float) *
+                                (run < GRADIENT_RUNS ? 3 : 1);
     plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
                           library_bytes_a_thread * (size_t)host->threads;
 }

@@ -151,8 +151,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
     }
     int64_t moe_layers = model_moe_layers(&config->model);
     if (comm_rank() == 0) {
-        utilization_init(&trainer->utilization, moe_layers, config->model.moe.experts);
-        size_t cells = (size_t)(moe_layers * config->model.moe.experts) + 1;
+        utilization_init(&trainer->utilization, moe_layers, config->model.moe.experts.values[0]);
+        size_t cells = (size_t)(moe_layers * config->model.moe.experts.values[0]) + 1;
         trainer->routed = calloc(cells, sizeof *trainer->routed);
         trainer->dropped = calloc(cells, sizeof *trainer->dropped);
         trainer->weight_mass = calloc(cells, sizeof *trainer->weight_mass);

@@ -26,15 +26,17 @@ static SavedTensor saved_param(const Model *model, ParamSet set, int index, cons
 
 // ---- the host's state ---------------------------------------------------------------------------
 
-static ParamSet mirror(Arena *arena, ParamSet set) {
-    return (ParamSet){{arena_mirror(arena, set.run[0]), arena_mirror(arena, set.run[1])}};
+static ParamSet mirror(Arena *arena, ParamSet set, int runs) {
+    ParamSet host = {0};
+    for (int run = 0; run < runs; run++) host.run[run] = arena_mirror(arena, set.run[run]);
+    return host;
 }
 
 static void layout(HostState *state) {
-    state->values = mirror(&state->arena, state->model->values);
+    state->values = mirror(&state->arena, state->model->values, PARAM_RUNS);
     if (!state->optimizer) return;
-    state->m = mirror(&state->arena, state->optimizer->m);
-    state->v = mirror(&state->arena, state->optimizer->v);
+    state->m = mirror(&state->arena, state->optimizer->m, GRADIENT_RUNS);
+    state->v = mirror(&state->arena, state->optimizer->v, GRADIENT_RUNS);
 }
 
 void host_state_open(HostState *state, Model *model, Optimizer *optimizer) {
@@ -51,21 +53,21 @@ void host_state_close(HostState *state) {
 
 void host_state_download(HostState *state) {
     Device *dev = state->model->work.dev;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        device_download(dev, state->values.run[kind], state->model->values.run[kind]);
-        if (!state->optimizer) continue;
-        device_download(dev, state->m.run[kind], state->optimizer->m.run[kind]);
-        device_download(dev, state->v.run[kind], state->optimizer->v.run[kind]);
+    for (int run = 0; run < PARAM_RUNS; run++) {
+        device_download(dev, state->values.run[run], state->model->values.run[run]);
+        if (!state->optimizer || run >= GRADIENT_RUNS) continue;
+        device_download(dev, state->m.run[run], state->optimizer->m.run[run]);
+        device_download(dev, state->v.run[run], state->optimizer->v.run[run]);
     }
 }
 
 void host_state_upload(HostState *state) {
     Device *dev = state->model->work.dev;
-    for (int kind = PARAM_DENSE; kind <= PARAM_EXPERT; kind++) {
-        device_upload(dev, state->model->values.run[kind], state->values.run[kind]);
-        if (!state->optimizer) continue;
-        device_upload(dev, state->optimizer->m.run[kind], state->m.run[kind]);
-        device_upload(dev, state->optimizer->v.run[kind], state->v.run[kind]);
+    for (int run = 0; run < PARAM_RUNS; run++) {
+        device_upload(dev, state->model->values.run[run], state->values.run[run]);
+        if (!state->optimizer || run >= GRADIENT_RUNS) continue;
+        device_upload(dev, state->optimizer->m.run[run], state->m.run[run]);
+        device_upload(dev, state->optimizer->v.run[run], state->v.run[run]);
     }
     model_refresh_matrices(state->model);
 }
@@ -79,9 +81,11 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     CHECK_MEMORY(saved, "no memory for the list of saved tensors");
     for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, state->values, i, "parameters");
     for (int i = 0; i < rows && state->optimizer; i++)
-        saved[n++] = saved_param(model, state->m, i, "optimizer/m");
+        if (model->params.rows[i].run != RUN_RULE)
+            saved[n++] = saved_param(model, state->m, i, "optimizer/m");
     for (int i = 0; i < rows && state->optimizer; i++)
-        saved[n++] = saved_param(model, state->v, i, "optimizer/v");
+        if (model->params.rows[i].run != RUN_RULE)
+            saved[n++] = saved_param(model, state->v, i, "optimizer/v");
     if (vocabulary->code_points) {
         saved[n] = (SavedTensor){.dtype = I32,
                                  .rank = 1,

@@ -18,10 +18,10 @@
 #include "worker/save.h"
 
 // Where the run goes on from.
-typedef struct Choice {
+typedef struct Chosen {
     char path[CHECKPOINT_PATH_BYTES]; // empty: from nothing
     bool branch;                      // a branch begins there: a run of its own, with a parent
-} Choice;
+} Chosen;
 
 // ---- which checkpoint ---------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ static bool check_empty(const char *run_dir, Error *err) {
 
 // resume: PATH. Once the folder's newest checkpoint belongs to the branch that began at PATH, it
 // goes on from that one. Collective over all ranks.
-static bool choose_branch(Trainer *trainer, Choice *choice, Error *err) {
+static bool choose_branch(Trainer *trainer, Chosen *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
     Error own = {0};
     bool goes_on = false;
@@ -84,7 +84,7 @@ static bool choose_branch(Trainer *trainer, Choice *choice, Error *err) {
 }
 
 // The checkpoint that `resume` asks for. Collective over all ranks.
-static bool choose_checkpoint(Trainer *trainer, Choice *choice, Error *err) {
+static bool choose_checkpoint(Trainer *trainer, Chosen *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
     bool ok = comm_rank() != 0 || going_back_finish(config->run_dir, err);
     if (!comm_follow(ok, err)) return false;
@@ -119,7 +119,7 @@ static bool check_init(const TrainConfig *config, const char *path, const char *
 }
 
 // The data's identity and the configuration's kinds of keys, before anything is loaded. Rank 0.
-static bool check_fits(Trainer *trainer, const Choice *choice, Error *err) {
+static bool check_fits(Trainer *trainer, const Chosen *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
     TrainState saved;
     char *yaml = NULL;
@@ -304,7 +304,7 @@ static bool begin_branch(Trainer *trainer, const char *path, Error *err) {
 
 bool resume_run(Trainer *trainer, Error *err) {
     const RunIdentity root = {.parent_step = -1};
-    Choice choice = {0};
+    Chosen choice = {0};
     if (!choose_checkpoint(trainer, &choice, err)) return false;
     if (choice.path[0] == 0)
         return trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);

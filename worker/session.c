@@ -34,26 +34,29 @@ static bool check_gpus(const Device *dev, Error *err) {
     return ok;
 }
 
+static bool check_limit(const Device *dev, const char *key, int64_t size, int64_t most,
+                        Error *err) {
+    if (most == 0 || size <= most) return true;
+    return error_set(err, EXIT_CONFIG,
+                     "%s (%lld) is more than device: %s takes, %lld; set it to at most that, "
+                     "or use device: cpu",
+                     key, (long long)size, dev->name, (long long)most);
+}
+
 // Whether the device's kernels take this model. The same on every rank with such a device. Not
 // collective.
 static bool check_limits(const Device *dev, const ModelConfig *model, Error *err) {
-    const struct Size {
-        const char *key;
-        int64_t size, most;
-    } sizes[] = {
-        {"moe.experts", model->moe.experts, dev->limits.experts},
-        {"moe.top_k", model->moe.top_k, dev->limits.top_k},
-        {"attention.d_head", model->attention.shape.d_head, dev->limits.head},
-        {"attention.d_value", model->attention.shape.d_value, dev->limits.head},
-    };
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (sizes[i].most > 0 && sizes[i].size > sizes[i].most)
-            return error_set(
-                err, EXIT_CONFIG,
-                "%s (%lld) is more than device: %s takes, %lld; set it to at most that, "
-                "or use device: cpu",
-                sizes[i].key, (long long)sizes[i].size, dev->name, (long long)sizes[i].most);
-    return true;
+    bool ok = check_limit(dev, "attention.d_head", model->attention.shape.d_head, dev->limits.head,
+                          err) &&
+              check_limit(dev, "attention.d_value", model->attention.shape.d_value,
+                          dev->limits.head, err);
+    for (int64_t layer = 0; ok && layer < model->layers; layer++) {
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE) continue;
+        MoeShape shape = moe_shape(model, layer);
+        ok = check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
+             check_limit(dev, "moe.top_k", shape.top_k, dev->limits.top_k, err);
+    }
+    return ok;
 }
 
 bool session_open(Session *session, const TrainConfig *config, Error *err) {

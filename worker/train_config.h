@@ -16,6 +16,7 @@ typedef enum DataFormat {
     DATA_UINT16, // headerless little-endian token numbers, as nanoGPT writes them
     DATA_UINT32,
 } DataFormat;
+extern const ChoiceTable DATA_FORMAT_CHOICES; // data_format.c
 
 typedef struct DataConfig {
     char train[CONFIG_PATH_BYTES];
@@ -27,6 +28,7 @@ typedef struct DataConfig {
 } DataConfig;
 
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;
+extern const ChoiceTable LR_SCHEDULE_CHOICES; // lr_schedule.c
 
 typedef struct OptimizerConfig {
     double lr, min_lr;
@@ -42,12 +44,16 @@ typedef enum Reproducible {
     REPRODUCIBLE_RUN,   // same bits when repeated on the same layout
     REPRODUCIBLE_OFF,
 } Reproducible;
+extern const ChoiceTable REPRODUCIBLE_CHOICES;
 
 typedef enum Precision {
     PRECISION_F32,
     // matrices and what they multiply in bf16; sums, masters, optimizer, router and norms in f32
     PRECISION_BF16,
 } Precision;
+extern const ChoiceTable PRECISION_CHOICES;
+
+extern const ChoiceTable RESUME_CHOICES; // words that `resume` may be instead of a path
 
 typedef struct TrainConfig {
     char run_dir[CONFIG_PATH_BYTES];

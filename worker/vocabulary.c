@@ -32,15 +32,14 @@ static bool read_characters(Vocabulary *vocabulary, const char *path, Error *err
 
 bool vocabulary_open(Vocabulary *vocabulary, const DataConfig *config, Error *err) {
     Vocabulary v = begin_vocabulary(config);
-    if (v.format == DATA_UINT16 || v.format == DATA_UINT32) {
-        bool narrow = v.format == DATA_UINT16;
-        int64_t limit = narrow ? 1 << 16 : INT32_MAX;
-        if (config->vocab_size < 1 || config->vocab_size > limit)
+    const DataFormatFacts *facts = data_format_facts(v.format);
+    if (facts->numbers) {
+        if (config->vocab_size < 1 || config->vocab_size > facts->most_tokens)
             return error_set(err, EXIT_CONFIG,
                              "data.vocab_size is %lld; files of token numbers need it set, from 1 "
                              "to %lld for %s",
-                             (long long)config->vocab_size, (long long)limit,
-                             narrow ? "uint16" : "uint32");
+                             (long long)config->vocab_size, (long long)facts->most_tokens,
+                             facts->choice.word);
         v.size = config->vocab_size;
     } else if (v.format == DATA_BYTES) {
         v.size = 256;
@@ -63,8 +62,8 @@ bool vocabulary_open(Vocabulary *vocabulary, const DataConfig *config, Error *er
 // points are characters.
 static bool is_consistent(DataFormat format, const int32_t *code_points, int64_t size) {
     if (format == DATA_BYTES) return !code_points && size == 256;
-    if (format == DATA_UINT16) return !code_points && size >= 1 && size <= 1 << 16;
-    if (format == DATA_UINT32) return !code_points && size >= 1 && size <= INT32_MAX;
+    const DataFormatFacts *facts = data_format_facts(format);
+    if (facts->numbers) return !code_points && size >= 1 && size <= facts->most_tokens;
     bool ok = code_points && size >= 1 && size <= CODE_POINTS && code_points[0] >= 0 &&
               code_points[size - 1] < CODE_POINTS;
     for (int64_t i = 1; ok && i < size; i++) ok = code_points[i - 1] < code_points[i];
@@ -76,7 +75,7 @@ bool vocabulary_from_checkpoint(Vocabulary *vocabulary, const DataConfig *config
     Vocabulary v = begin_vocabulary(config);
     v.size = size;
     v.fixed = true;
-    bool numbers = v.format == DATA_UINT16 || v.format == DATA_UINT32;
+    bool numbers = data_format_facts(v.format)->numbers;
     if (!is_consistent(v.format, code_points, size) ||
         (numbers && config->vocab_size != 0 && config->vocab_size != size))
         return error_set(err, EXIT_CHECKPOINT,
@@ -148,8 +147,7 @@ static bool encode_one(const Vocabulary *vocabulary, const char **text, int32_t 
 
 bool vocabulary_encode(const Vocabulary *vocabulary, const char *text, int32_t *tokens,
                        int64_t room, int64_t *count, Error *err) {
-    if (vocabulary->format == DATA_UINT16 || vocabulary->format == DATA_UINT32)
-        text += strspn(text, SEPARATORS);
+    if (data_format_facts(vocabulary->format)->numbers) text += strspn(text, SEPARATORS);
     int64_t n = 0;
     while (*text != '\0') {
         if (n == room)

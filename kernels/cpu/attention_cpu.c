@@ -273,9 +273,9 @@ static void forward_block(ForwardTiles t, AttentionShape s, Stored out, float *l
     }
 }
 
-void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
-                           int64_t T, float scale) {
-    int64_t sequences = qkv.shape[0] / T, W = qkv.shape[1];
+void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, sequences = qkv.shape[0] / T, W = qkv.shape[1];
     Stored x = stored(qkv), to = stored(out);
     float *lse_of = tensor_f32(lse);
 #pragma omp parallel
@@ -293,7 +293,7 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
                                   stored_at(to, (b * T + i) * s.heads * s.d_value + h * s.d_value),
                                   lse_of + (b * T + i) * s.heads + h,
                                   stored_at(from, i * W + query_column(s, h)), W, i,
-                                  least(BLOCK, T - i), T, scale);
+                                  least(BLOCK, T - i), T, rule.scale);
             }
     }
 }
@@ -391,8 +391,9 @@ static void backward_head(BackwardTiles t, AttentionShape s, Stored q, Stored do
 
 // One thread takes a key/value head with all its query heads, in order: dk and dv have one owner.
 void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
-                            Tensor lse, AttentionShape s, int64_t T, float scale) {
-    int64_t sequences = qkv.shape[0] / T, W = qkv.shape[1], O = s.heads * s.d_value;
+                            Tensor lse, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, sequences = qkv.shape[0] / T, W = qkv.shape[1], O = s.heads * s.d_value;
     int64_t rows = round_up(T, LANES), group = s.heads / s.kv_heads;
     Stored x = stored(qkv), y = stored(out), dy = stored(dout), dx = stored(dqkv);
     const float *lse_of = tensor_f32(lse);
@@ -410,7 +411,7 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
                 for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
                     int64_t at = b * T * O + h * s.d_value;
                     backward_head(t, s, stored_at(from, query_column(s, h)), stored_at(dy, at),
-                                  stored_at(y, at), lse_of + b * T * s.heads + h, T, scale);
+                                  stored_at(y, at), lse_of + b * T * s.heads + h, T, rule.scale);
                     unpack(stored_at(to, query_column(s, h)), W, t.dq, T, s.d_head);
                 }
                 unpack(stored_at(to, key_column(s, kv)), W, t.dk, T, s.d_head);
@@ -422,8 +423,9 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
 // ---- decoding -----------------------------------------------------------------------------------
 
 // One query against the cache, memory-bound: one thread a head, keys in order.
-void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
-                          int64_t position, float scale) {
+void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                          int64_t position) {
+    AttentionShape s = rule.shape;
     int64_t W = cache.shape[1], keys = position + 1;
     Stored x = stored(qkv), rows = stored(cache), to = stored(out);
 #pragma omp parallel for schedule(static)
@@ -435,8 +437,9 @@ void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, Att
         float *sum = p + keys, *v_room = sum + s.d_value, *q_room = v_room + s.d_value;
         const float *q = as_f32(stored_at(x, h * s.d_head), s.d_head, q_room);
         for (int64_t j = 0; j < keys; j++)
-            p[j] = scale * dot_product(q, as_f32(stored_at(k, j * W), s.d_head, q_room + s.d_head),
-                                       s.d_head);
+            p[j] =
+                rule.scale *
+                dot_product(q, as_f32(stored_at(k, j * W), s.d_head, q_room + s.d_head), s.d_head);
         float largest = max_of(p, keys);
         for (int64_t j = 0; j < keys; j++) p[j] = exp_f32(p[j] - largest);
         float inverse = 1.0f / sum_of(p, keys);

@@ -49,11 +49,10 @@ static void select_smallest(uint64_t *key, int64_t count, int64_t wanted) {
 
 // Sort key of a choice, smallest kept first; the choice's own number in the low half breaks ties
 // downwards. Gate weights are not negative, so their bits order as they do.
-static uint64_t drop_key(DropPolicy policy, float weight, RngStream stream, uint64_t global_choice,
-                         uint32_t choice) {
+static uint64_t drop_key(CapacityRule rule, float weight, uint64_t global_choice, uint32_t choice) {
     uint32_t high;
-    if (policy == DROP_RANDOM) {
-        high = rng_u32(stream, global_choice);
+    if (rule.policy == DROP_RANDOM) {
+        high = rng_u32(rule.stream, global_choice);
     } else {
         memcpy(&high, &weight, sizeof high);
         high = ~high;
@@ -62,8 +61,7 @@ static uint64_t drop_key(DropPolicy policy, float weight, RngStream stream, uint
 }
 
 // Lists each expert's choices, then keeps the best of every list that is too long.
-static void keep_best(Group g, DropPolicy policy, RngStream stream, uint64_t first_choice,
-                      int32_t *order) {
+static void keep_best(Group g, CapacityRule rule, uint64_t first_choice, int32_t *order) {
     int64_t choices = g.tokens * g.K;
     uint64_t *key = thread_scratch((size_t)choices * sizeof *key + (size_t)g.E * sizeof(int32_t));
     int32_t *end = (int32_t *)(key + choices); // (E): one past an expert's list in `order`
@@ -82,7 +80,7 @@ static void keep_best(Group g, DropPolicy policy, RngStream stream, uint64_t fir
         if (count <= g.capacity) continue;
         const int32_t *list = order + end[e] - count;
         for (int64_t i = 0; i < count; i++)
-            key[i] = drop_key(policy, g.weights[list[i]], stream, first_choice + (uint64_t)list[i],
+            key[i] = drop_key(rule, g.weights[list[i]], first_choice + (uint64_t)list[i],
                               (uint32_t)list[i]);
         select_smallest(key, count, g.capacity);
         for (int64_t i = g.capacity; i < count; i++) g.kept[(uint32_t)key[i]] = 0;
@@ -91,9 +89,8 @@ static void keep_best(Group g, DropPolicy policy, RngStream stream, uint64_t fir
 }
 
 void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
-                         Tensor weights, int64_t groups, int64_t capacity, DropPolicy policy,
-                         RngStream stream, int64_t first_token, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], E = chosen.shape[1];
+                         Tensor weights, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
     int64_t tokens = N / groups, choices = tokens * K;
     const int32_t *id = tensor_i32(ids);
     const float *weight = tensor_f32(weights);
@@ -111,18 +108,17 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped
                    tokens,
                    K,
                    E,
-                   capacity < 0 ? choices : capacity};
-        if (policy == DROP_POSITION) {
+                   rule.capacity < 0 ? choices : rule.capacity};
+        if (rule.policy == DROP_POSITION) {
             keep_first(g);
         } else {
-            keep_best(g, policy, stream, (uint64_t)((first_token + i * tokens) * K),
-                      list + i * choices);
+            keep_best(g, rule, (uint64_t)((rule.first_token + i * tokens) * K), list + i * choices);
         }
     }
 }
 
-void expert_load_cpu(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass, Tensor ids,
-                     Tensor weights, Tensor kept) {
+void expert_load_cpu(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+    Tensor chosen = sums.chosen, dropped = sums.dropped, weight_mass = sums.weight_mass;
     int64_t parts = chosen.shape[0], E = chosen.shape[1];
     int64_t choices = ids.shape[0] / parts * ids.shape[1];
     memset(chosen.data, 0, tensor_bytes(chosen));
@@ -141,5 +137,4 @@ void expert_load_cpu(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_m
             if (keep[c]) mass[id[c]] += (double)weight[c];
         }
     }
-    (void)dev;
 }

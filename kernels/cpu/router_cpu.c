@@ -54,15 +54,15 @@ static void sum_probabilities(double *sum, const float *z, const float *lse, int
     memcpy(sum, total, (size_t)columns * sizeof *sum);
 }
 
-void router_forward_cpu(Device *dev, Tensor ids, Tensor weights, Tensor lse, Tensor prob_sum,
-                        Tensor entropy_sum, Tensor lse2_sum, Tensor logits, RouterRule rule,
-                        int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1], rows = N / parts;
+void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor logits,
+                        RouterRule rule) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
+    int64_t parts = sums.prob_sum.shape[0], rows = N / parts;
     const float *z = tensor_f32(logits);
-    int32_t *id = tensor_i32(ids);
-    float *weight = tensor_f32(weights), *lse_of = tensor_f32(lse);
-    double *prob = tensor_f64(prob_sum), *entropy_of_part = tensor_f64(entropy_sum);
-    double *lse2_of_part = tensor_f64(lse2_sum);
+    int32_t *id = tensor_i32(routing.ids);
+    float *weight = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
+    double *prob = tensor_f64(sums.prob_sum), *entropy_of_part = tensor_f64(sums.entropy_sum);
+    double *lse2_of_part = tensor_f64(sums.lse2_sum);
     float *entropy = thread_scratch((size_t)N * sizeof *entropy); // (N), shared by the threads
 #pragma omp parallel
     {
@@ -114,14 +114,14 @@ static void row_backward(float *dz, const float *dw, const int32_t *ids, const f
     for (int64_t k = 0; k < K; k++) dz[ids[k]] += w[k] * (chosen_only ? dw[k] - inner : dw[k]);
 }
 
-void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids, Tensor weights,
-                         Tensor logits, Tensor lse, RouterRule rule, Tensor balance, float z_scale,
-                         int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
-    int64_t rows = N / parts;
-    const float *z = tensor_f32(logits), *dw = tensor_f32(dweights), *w = tensor_f32(weights);
-    const float *lse_of = tensor_f32(lse), *b = tensor_f32(balance);
-    const int32_t *id = tensor_i32(ids);
+void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
+                         Tensor logits, RouterRule rule, Tensor balance, float z_scale) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
+    int64_t rows = N / balance.shape[0];
+    const float *z = tensor_f32(logits), *dw = tensor_f32(dweights);
+    const float *w = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
+    const float *b = tensor_f32(balance);
+    const int32_t *id = tensor_i32(routing.ids);
     float *dz = tensor_f32(dlogits);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++)

@@ -436,17 +436,19 @@ static void backward_f32(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tens
 }
 
 void attention_backward_cuda(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
-                             Tensor lse, AttentionShape s, int64_t T, float scale) {
+                             Tensor lse, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     int width = padded_head(s);
     if (qkv.dtype == F32) {
         const float *delta = launch_delta<float>(dev, dout, out, s);
         (width == 64    ? backward_f32<64>
          : width == 128 ? backward_f32<128>
-                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, scale);
+                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, rule.scale);
     } else {
         const float *delta = launch_delta<bf16>(dev, dout, out, s);
         (width == 64    ? backward_bf16<64>
          : width == 128 ? backward_bf16<128>
-                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, scale);
+                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, rule.scale);
     }
 }

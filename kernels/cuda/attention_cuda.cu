@@ -297,19 +297,18 @@ static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, Attenti
            heads_of<float>(s, T, qkv.data, out.data), scale_log2);
 }
 
-void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
-                            int64_t T, float scale) {
-    CHECK(scale > 0.0f, "attention scores times %g, wanted a positive number", (double)scale);
-    float scale_log2 = scale * LOG2_E;
+void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    float scale_log2 = rule.scale * LOG2_E;
     bool wide = qkv.dtype == F32;
     switch (padded_head(s)) {
     case 64:
-        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, s, T, scale_log2);
+        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, s, rule.T, scale_log2);
         break;
     case 128:
-        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, s, T, scale_log2);
+        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, s, rule.T, scale_log2);
         break;
     default:
-        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, s, T, scale_log2);
+        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, s, rule.T, scale_log2);
     }
 }

@@ -130,7 +130,8 @@ static void decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionS
            device_data<T>(out), splits, count, g);
 }
 
-void attention_decode_cuda(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
-                           int64_t position, float scale) {
-    (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, out, qkv, cache, s, position, scale);
+void attention_decode_cuda(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                           int64_t position) {
+    (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, out, qkv, cache, rule.shape, position,
+                                                      rule.scale);
 }

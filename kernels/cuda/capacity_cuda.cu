@@ -312,15 +312,13 @@ static int list_threads(int64_t average) {
 }
 
 extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Tensor dropped,
-                                     Tensor ids, Tensor weights, int64_t groups, int64_t capacity,
-                                     DropPolicy policy, RngStream stream, int64_t first_token,
-                                     Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], E = chosen.shape[1];
+                                     Tensor ids, Tensor weights, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
     int64_t tokens = N / groups, choices = tokens * K, chunks = ceil_div(choices, CHUNK);
     CHECK_ROUTING(E, K);
     CHECK(N * K <= INT32_MAX - CHUNK, "%lld choices in one capacity_assign, at most %d",
           (long long)(N * K), INT32_MAX - CHUNK);
-    int limit = (int)(capacity < 0 || capacity > choices ? choices : capacity);
+    int limit = (int)(rule.capacity < 0 || rule.capacity > choices ? choices : rule.capacity);
     size_t counts_bytes = aligned((size_t)(groups * chunks * E) * sizeof(int32_t));
     size_t start_bytes = aligned((size_t)(groups * E) * sizeof(int32_t));
     char *workspace = (char *)cuda_workspace(dev, counts_bytes + start_bytes +
@@ -336,14 +334,14 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
                 (int)E,
                 (int)choices,
                 (int)chunks,
-                policy == DROP_POSITION};
+                rule.policy == DROP_POSITION};
     dim3 grid = grid_of(groups * chunks);
     size_t shared = (size_t)(WARPS * E) * sizeof(int);
 
     launch(dev, count_chunks, grid, dim3(THREADS), shared, q);
     launch(dev, sum_chunks, grid_of(groups * ceil_div(E, WARP)), dim3(COLUMN_THREADS), 0, of_expert,
            device_data<int32_t>(dropped), q.counts, chunks, E, limit);
-    if (policy == DROP_POSITION && limit < choices) {
+    if (rule.policy == DROP_POSITION && limit < choices) {
         launch(dev, keep_first, grid, dim3(THREADS), shared, keep, q, limit);
         return;
     }
@@ -351,7 +349,8 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
     if (limit == choices) return;
     launch(dev, start_lists, grid_of(groups), dim3(MOST_EXPERTS), 0, start, of_expert, E);
     launch(dev, list_choices, grid, dim3(THREADS), shared, list, key, q, start,
-           device_data<float>(weights), policy == DROP_RANDOM, stream, (uint64_t)(first_token * K));
+           device_data<float>(weights), rule.policy == DROP_RANDOM, rule.stream,
+           (uint64_t)(rule.first_token * K));
     launch(dev, keep_best, grid_of(groups * E), dim3((unsigned)list_threads(choices / E)), 0, keep,
            list, key, of_expert, start, E, choices, limit);
 }
@@ -442,20 +441,21 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
     dropped[part * E + e] = out;
 }
 
-extern "C" void expert_load_cuda(Device *dev, Tensor chosen, Tensor dropped, Tensor weight_mass,
-                                 Tensor ids, Tensor weights, Tensor kept) {
-    int64_t N = ids.shape[0], K = ids.shape[1], parts = chosen.shape[0], E = chosen.shape[1];
+extern "C" void expert_load_cuda(Device *dev, RouterSums sums, Tensor ids, Tensor weights,
+                                 Tensor kept) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
     int64_t choices = N / parts * K, chunks = ceil_div(choices, LOAD_CHUNK);
     CHECK_ROUTING(E, K);
-    size_t sums = (size_t)(parts * chunks * E);
-    double *mass = (double *)cuda_workspace(dev, sums * (sizeof(double) + 2 * sizeof(int32_t)));
-    LoadChunks of_chunks = {mass, (int32_t *)(mass + sums), (int32_t *)(mass + sums) + sums,
-                            chunks};
+    size_t count = (size_t)(parts * chunks * E);
+    double *mass = (double *)cuda_workspace(dev, count * (sizeof(double) + 2 * sizeof(int32_t)));
+    int32_t *chosen = (int32_t *)(mass + count);
+    LoadChunks of_chunks = {mass, chosen, chosen + count, chunks};
     launch(dev, load_chunks, grid_of(parts * chunks), dim3(LOAD_THREADS),
            (size_t)(LOAD_WARPS * E) * (sizeof(double) + sizeof(unsigned)), of_chunks,
            device_data<int32_t>(ids), device_data<float>(weights), device_data<uint8_t>(kept),
            choices, E);
     launch(dev, add_load_chunks, grid_of(parts * ceil_div(E, WARP)), dim3(COLUMN_THREADS), 0,
-           device_data<int32_t>(chosen), device_data<int32_t>(dropped),
-           device_data<double>(weight_mass), of_chunks, E);
+           device_data<int32_t>(sums.chosen), device_data<int32_t>(sums.dropped),
+           device_data<double>(sums.weight_mass), of_chunks, E);
 }

@@ -250,18 +250,18 @@ template <int VECTOR> static ForwardKernel forward_kernel(int64_t E) {
                       : route_tokens<32, 32, VECTOR>;
 }
 
-extern "C" void router_forward_cuda(Device *dev, Tensor ids, Tensor weights, Tensor lse,
-                                    Tensor prob_sum, Tensor entropy_sum, Tensor lse2_sum,
-                                    Tensor logits, RouterRule rule, int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1], rows = N / parts;
+extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sums, Tensor logits,
+                                    RouterRule rule) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
+    int64_t parts = sums.prob_sum.shape[0], rows = N / parts;
     CHECK_ROUTING(E, K);
     int64_t chunks = ceil_div(rows, ROUNDS * (THREADS / lanes_of_token(E)));
     double *partial =
         (double *)cuda_workspace(dev, (size_t)(parts * chunks * (E + 2)) * sizeof(double));
     const float *z = device_data<float>(logits);
-    ForwardArguments a = {device_data<int32_t>(ids),
-                          device_data<float>(weights),
-                          device_data<float>(lse),
+    ForwardArguments a = {device_data<int32_t>(routing.ids),
+                          device_data<float>(routing.weights),
+                          device_data<float>(routing.lse),
                           partial,
                           z,
                           rows,
@@ -277,8 +277,8 @@ extern "C" void router_forward_cuda(Device *dev, Tensor ids, Tensor weights, Ten
                                                            : forward_kernel<1>(E);
     launch(dev, kernel, grid_of(parts * chunks), dim3(THREADS), 0, a);
     launch(dev, add_chunks, grid_of(parts * ceil_div(E + 2, WARP)), dim3(COLUMN_THREADS), 0,
-           device_data<double>(prob_sum), device_data<double>(entropy_sum),
-           device_data<double>(lse2_sum), partial, chunks, E);
+           device_data<double>(sums.prob_sum), device_data<double>(sums.entropy_sum),
+           device_data<double>(sums.lse2_sum), partial, chunks, E);
 }
 
 // ---- backward -----------------------------------------------------------------------------------
@@ -366,20 +366,20 @@ template <int VECTOR> static BackwardKernel backward_kernel(int64_t E) {
                       : unroute_tokens<32, 32, VECTOR>;
 }
 
-extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweights, Tensor ids,
-                                     Tensor weights, Tensor logits, Tensor lse, RouterRule rule,
-                                     Tensor balance, float z_scale, int64_t parts) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = ids.shape[1];
+extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
+                                     Tensor logits, RouterRule rule, Tensor balance,
+                                     float z_scale) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
     CHECK_ROUTING(E, K);
     BackwardArguments a = {device_data<float>(dlogits),
                            device_data<float>(dweights),
-                           device_data<int32_t>(ids),
-                           device_data<float>(weights),
+                           device_data<int32_t>(routing.ids),
+                           device_data<float>(routing.weights),
                            device_data<float>(logits),
-                           device_data<float>(lse),
+                           device_data<float>(routing.lse),
                            device_data<float>(balance),
                            N,
-                           N / parts,
+                           N / balance.shape[0],
                            (int)E,
                            (int)K,
                            z_scale,

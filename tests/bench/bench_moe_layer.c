@@ -21,14 +21,14 @@ typedef struct Bench {
 } Bench;
 
 static void layout(Bench *b) {
-    b->work.values = b->work.matrices = param_set_layout(&b->params, &b->memory[0], F32);
+    b->work.values = b->work.matrices = param_values_layout(&b->params, &b->memory[0]);
     b->work.gradients = param_set_layout(&b->params, &b->memory[1], F32);
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     moe_layer_layout(&b->layer, &b->work, &b->memory[2], &b->memory[3]);
     statistics_begin(&b->stats);
-    moe_layer_report(&b->layer, &b->work, &b->stats);
+    moe_layer_report(&b->layer, &b->stats);
     statistics_layout(&b->stats, &b->work, &b->memory[2]);
 }
 
@@ -38,7 +38,6 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
     memset(b, 0, sizeof *b);
     b->config = config;
     b->rows[1] = N;
-    b->params.expert_count = config.moe.experts;
     b->work = (Work){.dev = dev,
                      .host = &b->memory[4],
                      .storage = F32,
@@ -97,9 +96,9 @@ int main(int argc, char **argv) {
                                   .layers = 1,
                                   .activation = kinds[k],
                                   .init_std = 0.02,
-                                  .moe = {.experts = experts[i],
-                                          .top_k = 2,
-                                          .d_ff = F,
+                                  .moe = {.experts = {1, {experts[i]}},
+                                          .top_k = {1, {2}},
+                                          .d_ff = {1, {F}},
                                           .every = 1,
                                           .first = true,
                                           .capacity_factor = {0, 1},

@@ -118,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
 
     CheckpointInfo info;
     Error err = {0};
-    TrainConfig shape = {.model.moe = {.experts = input[0] >> 4, .top_k = 2}};
+    TrainConfig shape = {.model.moe = {.experts = {1, {input[0] >> 4}}, .top_k = {1, {2}}}};
     int shown = inspect_run(&shape, path, &err);
     require(shown == EXIT_DONE || (shown == err.exit_code && err.message[0]));
     err = (Error){0};

@@ -129,8 +129,9 @@ typedef struct Tensors {
     Tensor hidden, dhidden, act; // (N, 2F), (N, 2F), (N, F) bf16
     Tensor qkv, dqkv, heads, dheads, lse, cosines, sines;
     Tensor logits, losses, targets; // (N, V) bf16
-    Tensor router_logits, router_dlogits, ids, weights, dweights, router_lse, prob, entropy, lse2,
-        balance;
+    Tensor router_logits, router_dlogits, dweights, balance;
+    Routing routing;
+    RouterSums sums;
     Tensor kept, chosen, dropped, order, slot_row, row_choice, counts;
     Tensor rows, rows_out; // (N·K, D) bf16
     Tensor table, dtable, tokens, embedding_order;
@@ -140,7 +141,9 @@ typedef struct Tensors {
     Tensor expert_offsets;
 } Tensors;
 
-static AttentionShape shape = {HEADS, KV, HEAD, HEAD};
+static const AttentionShape shape = {HEADS, KV, HEAD, HEAD};
+static const AttentionRule attention = {{HEADS, KV, HEAD, HEAD}, T, 0.088f};
+static const RouterRule router = {SOFTMAX_TOPK, false};
 static Tensors t;
 
 static void place(void) {
@@ -161,11 +164,11 @@ static void place(void) {
     t.losses = arena_1d(&arena, F32, N);
     t.targets = numbers_1d(N, V);
     t.router_logits = filled_2d(F32, N, E), t.router_dlogits = device_2d(F32, N, E);
-    t.ids = device_2d(I32, N, K), t.weights = device_2d(F32, N, K);
+    t.routing.ids = device_2d(I32, N, K), t.routing.weights = device_2d(F32, N, K);
     t.dweights = filled_2d(F32, N, K);
-    t.router_lse = arena_1d(&arena, F32, N);
-    t.prob = device_2d(F64, 4, E);
-    t.entropy = arena_1d(&arena, F64, 4), t.lse2 = arena_1d(&arena, F64, 4);
+    t.routing.lse = arena_1d(&arena, F32, N);
+    t.sums.prob_sum = device_2d(F64, 4, E);
+    t.sums.entropy_sum = arena_1d(&arena, F64, 4), t.sums.lse2_sum = arena_1d(&arena, F64, 4);
     t.balance = filled_2d(F32, 4, E);
     t.kept = device_2d(U8, N, K);
     t.chosen = device_2d(I32, 4, E), t.dropped = device_2d(I32, 4, E);
@@ -225,26 +228,26 @@ CASE(run_norm, rmsnorm_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.weight, 1e-
 CASE(run_norm_backward,
      rmsnorm_backward(&dev, t.sum, t.dweight, t.a, t.x, t.rstd, t.weight, 4, t.partial))
 CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, T, 0, false))
-CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, shape, T, 0.088f))
+CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, attention))
 CASE(run_attention_backward,
-     attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, shape, T, 0.088f))
+     attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, attention))
 CASE(run_activation, activation_forward(&dev, t.act, t.hidden, SWIGLU))
 CASE(run_activation_backward, activation_backward(&dev, t.dhidden, t.act, t.hidden, SWIGLU))
-CASE(run_router, router_forward(&dev, t.ids, t.weights, t.router_lse, t.prob, t.entropy, t.lse2,
-                                t.router_logits, (RouterRule){SOFTMAX_TOPK, false}, 4))
-CASE(run_router_backward,
-     router_backward(&dev, t.router_dlogits, t.dweights, t.ids, t.weights, t.router_logits,
-                     t.router_lse, (RouterRule){SOFTMAX_TOPK, false}, t.balance, 1e-3f, 4))
+CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, router))
+CASE(run_router_backward, router_backward(&dev, t.router_dlogits, t.dweights, t.routing,
+                                          t.router_logits, router, t.balance, 1e-3f))
 CASE(run_capacity,
-     capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.ids, t.weights, 4, N / 4 * K / E * 5 / 4,
-                     DROP_PROBABILITY, (RngStream){0}, 0, t.order))
-CASE(run_dropless, capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.ids, t.weights, 4, -1,
-                                   DROP_POSITION, (RngStream){0}, 0, t.order))
-CASE(run_plan, permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.ids, t.kept, 4, -1))
+     capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.routing.ids, t.routing.weights,
+                     (CapacityRule){N / 4 * K / E * 5 / 4, DROP_PROBABILITY, {0}, 0}, t.order))
+CASE(run_dropless,
+     capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.routing.ids, t.routing.weights,
+                     (CapacityRule){-1, DROP_POSITION, {0}, 0}, t.order))
+CASE(run_plan,
+     permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.routing.ids, t.kept, 4, -1))
 CASE(run_gather, gather_rows(&dev, t.rows, t.a, t.row_choice, N *K, K))
-CASE(run_combine, combine_forward(&dev, t.b, t.rows, t.slot_row, t.weights))
+CASE(run_combine, combine_forward(&dev, t.b, t.rows, t.slot_row, t.routing.weights))
 CASE(run_combine_backward,
-     combine_backward(&dev, t.rows_out, t.dweights, t.a, t.rows, t.slot_row, t.weights))
+     combine_backward(&dev, t.rows_out, t.dweights, t.a, t.rows, t.slot_row, t.routing.weights))
 CASE(run_loss, cross_entropy(&dev, t.losses, t.logits, t.targets, 1e-4f))
 CASE(run_embedding, embedding_forward(&dev, t.sum, t.tokens, t.table))
 CASE(run_embedding_backward,

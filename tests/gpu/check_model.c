@@ -36,8 +36,8 @@ static void layout(Run *run) {
     run->targets = arena_1d(&run->batch, I32, SEQUENCES * T);
     run->host_tokens = arena_mirror(&run->host, run->tokens);
     run->host_targets = arena_mirror(&run->host, run->targets);
-    run->dense = arena_mirror(&run->host, run->model.gradients.run[PARAM_DENSE]);
-    run->experts = arena_mirror(&run->host, run->model.gradients.run[PARAM_EXPERT]);
+    run->dense = arena_mirror(&run->host, run->model.gradients.run[RUN_DENSE]);
+    run->experts = arena_mirror(&run->host, run->model.gradients.run[RUN_EXPERT]);
 }
 
 static bool open_run(Run *run, const Case *c, const char *kind) {
@@ -94,8 +94,8 @@ static void train(Run *run) {
         run->balance = statistics_value(&run->model.stats, "balance", 0);
         run->z = statistics_value(&run->model.stats, "z", 0);
     }
-    device_download(dev, run->dense, run->model.gradients.run[PARAM_DENSE]);
-    device_download(dev, run->experts, run->model.gradients.run[PARAM_EXPERT]);
+    device_download(dev, run->dense, run->model.gradients.run[RUN_DENSE]);
+    device_download(dev, run->experts, run->model.gradients.run[RUN_EXPERT]);
 }
 
 static void expect_close(const char *name, const char *what, double got, double want,
@@ -115,8 +115,8 @@ static double compare_gradients(const Case *c, Run *gpu, Run *cpu) {
     for (int i = 0; i < table->count; i++) {
         const Param *row = &table->rows[i];
         int64_t n = tensor_elements(param_tensor(table, cpu->model.values, i));
-        const float *got = tensor_f32(row->kind == PARAM_DENSE ? gpu->dense : gpu->experts);
-        const float *want = tensor_f32(row->kind == PARAM_DENSE ? cpu->dense : cpu->experts);
+        const float *got = tensor_f32(row->run == RUN_DENSE ? gpu->dense : gpu->experts);
+        const float *want = tensor_f32(row->run == RUN_DENSE ? cpu->dense : cpu->experts);
         double difference = 0, norm = 0;
         for (int64_t k = row->offset; k < row->offset + n; k++) {
             double d = (double)got[k] - (double)want[k];
@@ -177,9 +177,9 @@ static ModelConfig base_config(void) {
                          .norm_eps = 1e-5,
                          .init_std = 0.1,
                          .attention = {{4, 2, 8, 8}, 10000},
-                         .moe = {.experts = 4,
-                                 .top_k = 2,
-                                 .d_ff = 24,
+                         .moe = {.experts = {1, {4}},
+                                 .top_k = {1, {2}},
+                                 .d_ff = {1, {24}},
                                  .every = 1,
                                  .first = true,
                                  .router = {SOFTMAX_TOPK, false},

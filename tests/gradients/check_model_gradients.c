@@ -18,17 +18,17 @@ static ModelConfig *add_case(const char *sentence) {
 
 static void add_dense_cases(void) {
     ModelConfig *model = add_case("a dense model with SwiGLU and grouped-query attention");
-    model->moe.experts = 0;
+    model->moe.experts.values[0] = 0;
     model = add_case("a dense model with ReLU, multi-head attention and an untied head");
-    model->moe.experts = 0;
+    model->moe.experts.values[0] = 0;
     model->activation = RELU;
     model->attention.shape = (AttentionShape){2, 2, 6, 6};
     model->tied_embeddings = false;
     model = add_case("multi-query attention with wider values than keys");
-    model->moe.experts = 0;
+    model->moe.experts.values[0] = 0;
     model->attention.shape = (AttentionShape){4, 1, 2, 5};
     model = add_case("a single layer with one head and narrower values");
-    model->moe.experts = 0;
+    model->moe.experts.values[0] = 0;
     model->layers = 1;
     model->attention.shape = (AttentionShape){1, 1, 8, 3};
     model->tied_embeddings = false;
@@ -41,10 +41,10 @@ static void add_router_cases(void) {
     model->tied_embeddings = false;
     model = add_case("topk_softmax with one choice (Switch)");
     model->moe.router = (RouterRule){TOPK_SOFTMAX, false};
-    model->moe.top_k = 1;
+    model->moe.top_k.values[0] = 1;
     model = add_case("topk_softmax with three choices");
     model->moe.router = (RouterRule){TOPK_SOFTMAX, false};
-    model->moe.top_k = 3;
+    model->moe.top_k.values[0] = 3;
     model = add_case("topk_softmax with normalised weights");
     model->moe.router = (RouterRule){TOPK_SOFTMAX, true};
     model = add_case("dense layers between layers with experts");

@@ -34,11 +34,12 @@ static Case new_case(DType stored, AttentionShape s, int64_t sequences, int64_t 
 
 static void forward(Device *dev, void *context) {
     Case *c = context;
-    attention_forward(dev, c->out, c->lse, c->qkv, c->s, c->T, c->scale);
+    attention_forward(dev, c->out, c->lse, c->qkv, (AttentionRule){c->s, c->T, c->scale});
 }
 static void backward(Device *dev, void *context) {
     Case *c = context;
-    attention_backward(dev, c->dqkv, c->dout, c->qkv, c->out, c->lse, c->s, c->T, c->scale);
+    attention_backward(dev, c->dqkv, c->dout, c->qkv, c->out, c->lse,
+                       (AttentionRule){c->s, c->T, c->scale});
 }
 static void both(Device *dev, void *context) {
     forward(dev, context);
@@ -117,7 +118,8 @@ typedef struct DecodeCase {
 
 static void decode(Device *dev, void *context) {
     DecodeCase *c = context;
-    attention_decode(dev, c->out, c->qkv, c->cache, c->s, c->position, c->scale);
+    attention_decode(dev, c->out, c->qkv, c->cache,
+                     (AttentionRule){.shape = c->s, .scale = c->scale}, c->position);
 }
 
 // Decoding the last token against the cache is the last row of the forward pass; later rows of the

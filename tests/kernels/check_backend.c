@@ -7,6 +7,14 @@
 #include "kernels/arena.h"
 #include "kernels/backend.h"
 
+static const char *slot_name(size_t at) {
+#define OP(name, ...)                                                                              \
+    if (at == offsetof(Backend, op.name)) return #name;
+    OPS(OP)
+#undef OP
+    return "one of memory and opening";
+}
+
 static void check_table(const Backend *table) {
     begin_case("table of the backend %s", table->name);
     // Every slot from the first function on is one pointer wide: an array of pointers to compare
@@ -14,7 +22,7 @@ static void check_table(const Backend *table) {
     for (size_t at = offsetof(Backend, available); at < sizeof *table; at += sizeof(void *)) {
         void *slot;
         memcpy(&slot, (const char *)table + at, sizeof slot);
-        expect(slot != NULL, "slot %zu is empty", at / sizeof slot);
+        expect(slot != NULL, "slot %zu is empty: %s", at / sizeof slot, slot_name(at));
     }
 }
 

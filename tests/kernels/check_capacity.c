@@ -52,12 +52,14 @@ static Case new_case(int64_t N, int64_t K, int64_t E, int64_t used, int64_t grou
 
 static void run_assign(Device *dev, void *context) {
     Case *c = context;
-    capacity_assign(dev, c->kept, c->chosen, c->dropped, c->ids, c->weights, c->groups, c->capacity,
-                    c->policy, drop_stream, c->first_token, c->order);
+    CapacityRule rule = {c->capacity, c->policy, drop_stream, c->first_token};
+    capacity_assign(dev, c->kept, c->chosen, c->dropped, c->ids, c->weights, rule, c->order);
 }
 static void run_load(Device *dev, void *context) {
     Case *c = context;
-    expert_load(dev, c->load_chosen, c->load_dropped, c->weight_mass, c->ids, c->weights, c->kept);
+    RouterSums sums = {
+        .weight_mass = c->weight_mass, .chosen = c->load_chosen, .dropped = c->load_dropped};
+    expert_load(dev, sums, c->ids, c->weights, c->kept);
 }
 static void run_both(Device *dev, void *context) {
     run_assign(dev, context);

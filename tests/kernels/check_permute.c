@@ -30,8 +30,9 @@ static Tensor matrix(const Case *c, Tensor flat) {
 // Marks the choices that survive; experts take `capacity` of a part, or all when it is negative.
 static void keep(Case *c, int64_t capacity) {
     Tensor chosen = new_2d(I32, c->parts, c->E), dropped = new_2d(I32, c->parts, c->E);
-    capacity_assign(device_at(0), c->kept, chosen, dropped, c->ids, c->weights, c->parts, capacity,
-                    DROP_RANDOM, drop_stream, 0, new_1d(I32, c->N * c->K + c->E + 1));
+    CapacityRule rule = {capacity, DROP_RANDOM, drop_stream, 0};
+    capacity_assign(device_at(0), c->kept, chosen, dropped, c->ids, c->weights, rule,
+                    new_1d(I32, c->N * c->K + c->E + 1));
 }
 
 // Routing of N tokens to K different experts; `used` experts get all the tokens, the others starve.

@@ -36,15 +36,20 @@ static Case new_case(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule 
     return c;
 }
 
+static Routing routing_of(const Case *c) {
+    return (Routing){c->ids, c->weights, c->lse};
+}
+
 static void run_forward(Device *dev, void *context) {
     Case *c = context;
-    router_forward(dev, c->ids, c->weights, c->lse, c->prob_sum, c->entropy_sum, c->lse2_sum,
-                   c->logits, c->rule, c->parts);
+    RouterSums sums = {
+        .prob_sum = c->prob_sum, .entropy_sum = c->entropy_sum, .lse2_sum = c->lse2_sum};
+    router_forward(dev, routing_of(c), sums, c->logits, c->rule);
 }
 static void run_backward(Device *dev, void *context) {
     Case *c = context;
-    router_backward(dev, c->dlogits, c->dweights, c->ids, c->weights, c->logits, c->lse, c->rule,
-                    c->balance, z_scale, c->parts);
+    router_backward(dev, c->dlogits, c->dweights, routing_of(c), c->logits, c->rule, c->balance,
+                    z_scale);
 }
 static void run_both(Device *dev, void *context) {
     run_forward(dev, context);

@@ -91,9 +91,9 @@ static ModelConfig tiny_config(int64_t K) {
                          .norm_eps = 1e-5,
                          .init_std = 0.3,
                          .attention = {{1, 1, 4, 3}, 10000},
-                         .moe = {.experts = E,
-                                 .top_k = K,
-                                 .d_ff = 5,
+                         .moe = {.experts = {1, {E}},
+                                 .top_k = {1, {K}},
+                                 .d_ff = {1, {5}},
                                  .every = 1,
                                  .first = true,
                                  .router = {TOPK_SOFTMAX, false},
@@ -147,7 +147,7 @@ static const int64_t top_ks[] = {1, 2, 4};
 static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKind kind) {
     Pending pending[CHUNKS_MAX];
     Dispatch *d = &f->moe->dispatch;
-    int64_t chunks = dispatch_chunks(&f->model.work);
+    int64_t chunks = f->moe->dispatch.chunks;
     for (int64_t c = 0; c < chunks; c++)
         pending[c] = dispatch_send(d, &f->model.work, c, sent_rows, kind);
     for (int64_t c = 0; c < chunks; c++)
@@ -184,9 +184,9 @@ static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     Tensor sent = f->moe->sent_out;
     if (work->ep_size > 1) {
         Pending pending[CHUNKS_MAX];
-        for (int64_t c = 0; c < dispatch_chunks(work); c++)
+        for (int64_t c = 0; c < f->moe->dispatch.chunks; c++)
             pending[c] = dispatch_return(d, work, c, sent, f->moe->expert_in, TRAFFIC_COMBINE);
-        for (int64_t c = 0; c < dispatch_chunks(work); c++) collective_wait(&pending[c]);
+        for (int64_t c = 0; c < f->moe->dispatch.chunks; c++) collective_wait(&pending[c]);
     } else
         memcpy(sent.data, f->moe->expert_in.data, (size_t)d->sent * D * sizeof(float));
     combine_forward(&f->dev, f->out, sent, d->slot_row, f->weights);
@@ -214,7 +214,7 @@ static void identity_experts_return_the_input(void) {
 static void check_order(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
-    int64_t chunks = dispatch_chunks(work), first_segment = 0;
+    int64_t chunks = f->moe->dispatch.chunks, first_segment = 0;
     Segments rows = dispatch_chunk(d, work, 0).rows; // the others follow it
     rows.groups *= chunks;
     for (int64_t c = 0; c < chunks; c++) {
@@ -327,7 +327,8 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
                    TRAFFIC_OTHER);
     statistics_reduce(&f.model.stats, work);
     int64_t group_tokens = group == GROUP_SEQUENCE ? T : TOKENS / SHARDS;
-    int64_t groups = TOKENS / group_tokens, capacity = moe_capacity(&config.moe, group_tokens);
+    int64_t groups = TOKENS / group_tokens,
+            capacity = moe_capacity(&config.moe, moe_shape(&config, 0), group_tokens);
     for (int layer = 0; layer < 2; layer++) {
         const int64_t *kept = statistics_count_values(&f.model.stats, "routed", layer);
         const int64_t *lost = statistics_count_values(&f.model.stats, "dropped", layer);

@@ -38,9 +38,9 @@ static int close_rank(void **state) {
 
 static MoeConfig read_moe_config(Fixture *f, const char *name) {
     return (MoeConfig){
-        .experts = fixture_int(f, "%s/config/experts", name),
-        .top_k = fixture_int(f, "%s/config/top_k", name),
-        .d_ff = fixture_int(f, "%s/config/moe_d_ff", name),
+        .experts = {1, {fixture_int(f, "%s/config/experts", name)}},
+        .top_k = {1, {fixture_int(f, "%s/config/top_k", name)}},
+        .d_ff = {1, {fixture_int(f, "%s/config/moe_d_ff", name)}},
         .every = 1,
         .router = {(RouterKind)fixture_int(f, "%s/config/router", name),
                    fixture_int(f, "%s/config/normalize_top_k", name) != 0},
@@ -284,7 +284,7 @@ static void assert_training(const char *name) {
     }
 
     Reports reports = open_reports(f, fixture_int(f, "%s/config/steps", name),
-                                   model_moe_layers(&config), config.moe.experts);
+                                   model_moe_layers(&config), config.moe.experts.values[0]);
     run_steps(f, name, &model, &optimizer, &reports);
     fixture_assert_close(f, reports.loss, TOLERANCE, "%s/steps/loss", name);
     fixture_assert_close(f, reports.balance, TOLERANCE, "%s/steps/balance", name);

@@ -49,7 +49,7 @@ static void assert_attention(const char *name) {
     Fixture *f = fixture_open("attention");
     AttentionShape s = read_attention_shape(f, name);
     int64_t T = fixture_int(f, "%s/config/T", name);
-    float scale = (float)fixture_double(f, "%s/config/scale", name);
+    AttentionRule rule = {s, T, (float)fixture_double(f, "%s/config/scale", name)};
     Tensor cosines = fixture_result_2d(f, F32, T, s.d_head / 2), sines = result_like(f, cosines);
     fill_rotations(cosines, sines, fixture_double(f, "%s/config/theta", name));
 
@@ -59,12 +59,12 @@ static void assert_attention(const char *name) {
 
     Tensor out = fixture_result_2d(f, F32, qkv.shape[0], s.heads * s.d_value);
     Tensor lse = fixture_result_2d(f, F32, qkv.shape[0], s.heads);
-    attention_forward(&dev, out, lse, qkv, s, T, scale);
+    attention_forward(&dev, out, lse, qkv, rule);
     fixture_assert_close(f, out, OP_TOLERANCE, "%s/out", name);
     fixture_assert_close(f, lse, OP_TOLERANCE, "%s/lse", name);
 
     Tensor dout = fixture_tensor(f, F32, "%s/dout", name), dqkv = result_like(f, qkv);
-    attention_backward(&dev, dqkv, dout, qkv, out, lse, s, T, scale);
+    attention_backward(&dev, dqkv, dout, qkv, out, lse, rule);
     fixture_assert_close(f, dqkv, OP_TOLERANCE, "%s/drotated", name);
     rope(&dev, dqkv, s, cosines, sines, T, 0, true);
     fixture_assert_close(f, dqkv, OP_TOLERANCE, "%s/dqkv", name);
@@ -84,7 +84,7 @@ static void attention_decode_agrees(void **state) {
     Fixture *f = fixture_open("attention");
     AttentionShape s = read_attention_shape(f, "grouped");
     int64_t T = fixture_int(f, "grouped/config/T"), width = attention_kv_width(s);
-    float scale = (float)fixture_double(f, "grouped/config/scale");
+    AttentionRule rule = {s, T, (float)fixture_double(f, "grouped/config/scale")};
     Tensor cosines = fixture_result_2d(f, F32, T, s.d_head / 2), sines = result_like(f, cosines);
     fill_rotations(cosines, sines, fixture_double(f, "grouped/config/theta"));
     Tensor qkv = fixture_tensor(f, F32, "grouped/qkv");
@@ -95,7 +95,7 @@ static void attention_decode_agrees(void **state) {
         rope(&dev, row, s, cosines, sines, 1, n % T, false);
         Tensor kv = tensor_2d(tensor_f32(row) + (row.shape[1] - width), F32, 1, width);
         copy(&dev, tensor_rows(cache, n % T, 1), kv);
-        attention_decode(&dev, tensor_rows(out, n, 1), row, cache, s, n % T, scale);
+        attention_decode(&dev, tensor_rows(out, n, 1), row, cache, rule, n % T);
     }
     fixture_assert_close(f, out, OP_TOLERANCE, "grouped/out");
     fixture_close(f);
@@ -111,22 +111,22 @@ static void assert_router(const char *name) {
     Tensor logits = fixture_tensor(f, F32, "%s/logits", name);
     Tensor dweights = fixture_tensor(f, F32, "%s/dweights", name);
     int64_t N = logits.shape[0], E = logits.shape[1], K = dweights.shape[1];
-    Tensor ids = fixture_result_2d(f, I32, N, K), weights = result_like(f, dweights);
-    Tensor lse = fixture_result_1d(f, F32, N), prob_sum = fixture_result_2d(f, F64, parts, E);
-    Tensor entropy_sum = fixture_result_1d(f, F64, parts);
-    Tensor lse2_sum = fixture_result_1d(f, F64, parts);
-    router_forward(&dev, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, logits, rule, parts);
-    fixture_assert_equal(f, ids, "%s/ids", name);
-    fixture_assert_close(f, weights, OP_TOLERANCE, "%s/weights", name);
-    fixture_assert_close(f, lse, OP_TOLERANCE, "%s/lse", name);
-    fixture_assert_close(f, prob_sum, OP_TOLERANCE, "%s/prob_sum", name);
-    fixture_assert_close(f, entropy_sum, OP_TOLERANCE, "%s/entropy_sum", name);
-    fixture_assert_close(f, lse2_sum, OP_TOLERANCE, "%s/lse2_sum", name);
+    Routing routing = {fixture_result_2d(f, I32, N, K), result_like(f, dweights),
+                       fixture_result_1d(f, F32, N)};
+    RouterSums sums = {.prob_sum = fixture_result_2d(f, F64, parts, E),
+                       .entropy_sum = fixture_result_1d(f, F64, parts),
+                       .lse2_sum = fixture_result_1d(f, F64, parts)};
+    router_forward(&dev, routing, sums, logits, rule);
+    fixture_assert_equal(f, routing.ids, "%s/ids", name);
+    fixture_assert_close(f, routing.weights, OP_TOLERANCE, "%s/weights", name);
+    fixture_assert_close(f, routing.lse, OP_TOLERANCE, "%s/lse", name);
+    fixture_assert_close(f, sums.prob_sum, OP_TOLERANCE, "%s/prob_sum", name);
+    fixture_assert_close(f, sums.entropy_sum, OP_TOLERANCE, "%s/entropy_sum", name);
+    fixture_assert_close(f, sums.lse2_sum, OP_TOLERANCE, "%s/lse2_sum", name);
 
     Tensor balance = fixture_tensor(f, F32, "%s/balance", name), dlogits = result_like(f, logits);
     float z_scale = (float)fixture_double(f, "%s/config/z_scale", name);
-    router_backward(&dev, dlogits, dweights, ids, weights, logits, lse, rule, balance, z_scale,
-                    parts);
+    router_backward(&dev, dlogits, dweights, routing, logits, rule, balance, z_scale);
     fixture_assert_close(f, dlogits, OP_TOLERANCE, "%s/dlogits", name);
     fixture_close(f);
 }
@@ -146,13 +146,16 @@ static void assert_capacity(const char *name, DropPolicy policy, const char *pol
     int64_t E = fixture_tensor(f, F32, "%s/logits", name).shape[1];
     int64_t groups = fixture_int(f, "%s/config/groups", name);
     // make_fixtures.py: purpose 3 is RNG_DROP, then a and b.
-    RngStream stream = {(uint64_t)fixture_int(f, "%s/config/seed", name), RNG_DROP, 7, 2};
+    CapacityRule rule = {
+        .capacity = fixture_int(f, "%s/config/capacity", name),
+        .policy = policy,
+        .stream = {(uint64_t)fixture_int(f, "%s/config/seed", name), RNG_DROP, 7, 2},
+        .first_token = fixture_int(f, "%s/config/first_token", name),
+    };
     Tensor kept = fixture_result_2d(f, U8, N, K);
     Tensor routed = fixture_result_2d(f, I32, groups, E), dropped = result_like(f, routed);
     Tensor order = fixture_result_1d(f, I32, N * K + E + 1);
-    capacity_assign(&dev, kept, routed, dropped, ids, weights, groups,
-                    fixture_int(f, "%s/config/capacity", name), policy, stream,
-                    fixture_int(f, "%s/config/first_token", name), order);
+    capacity_assign(&dev, kept, routed, dropped, ids, weights, rule, order);
     fixture_assert_equal(f, kept, "%s/kept_%s", name, policy_name);
     int64_t all_routed = 0, all_dropped = 0, all_kept = 0;
     for (int64_t i = 0; i < groups * E; i++) {

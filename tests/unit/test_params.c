@@ -15,27 +15,82 @@ static void a_table_takes_as_many_rows_as_there_are(void **state) {
     (void)state;
     ParamTable table = {0};
     for (int i = 0; i < 10000; i++) {
-        int64_t shape[] = {3, 5}; // 15 elements, padded to 16
-        int row = param_add(&table, PARAM_DENSE, INIT_ZEROS, 0, false, 2, shape, "layers.%d.w", i);
+        // 15 elements, padded to 16
+        int row = param_add(&table, (Param){.rank = 2, .shape = {3, 5}}, "layers.%d.w", i);
         assert_int_equal(row, i);
     }
     assert_int_equal(table.count, 10000);
     assert_string_equal(table.rows[9999].name, "layers.9999.w");
     assert_int_equal(table.rows[9999].offset, 9999 * 16);
-    assert_int_equal(table.elements[PARAM_DENSE], 10000 * 16);
+    assert_int_equal(table.elements[RUN_DENSE], 10000 * 16);
     param_table_free(&table);
     assert_int_equal(table.count, 0);
     param_table_free(&table); // legal on a zeroed one
 }
 
+// Four experts, of which this rank holds the last two.
+static void each_kind_of_row_has_its_run(void **state) {
+    (void)state;
+    ParamTable table = {.ep_size = 2, .ep_rank = 1};
+    param_add(&table, (Param){.rank = 1, .shape = {20}, .init = INIT_ONES}, "scale");
+    param_add(&table, (Param){.kind = PARAM_EXPERT, .rank = 2, .shape = {4, 9}, .active = 0.25},
+              "experts");
+    param_add(&table, (Param){.rank = 1, .shape = {4}, .update = UPDATE_RULE}, "load_bias");
+    param_add(&table, (Param){.rank = 1, .shape = {3}, .group = GROUP_NO_DECAY}, "bias");
+    const Param *scale = &table.rows[0], *experts = &table.rows[1], *load_bias = &table.rows[2],
+                *bias = &table.rows[3];
+    assert_int_equal(scale->run, RUN_DENSE);
+    assert_int_equal(bias->run, RUN_DENSE);
+    assert_int_equal(bias->offset, 32);
+    assert_int_equal(experts->run, RUN_EXPERT);
+    assert_int_equal(experts->first, 2);
+    assert_int_equal(experts->count, 2);
+    assert_int_equal(load_bias->run, RUN_RULE);
+    assert_int_equal(load_bias->offset, 0);
+    assert_int_equal(table.elements[RUN_DENSE], 48);
+    assert_int_equal(table.elements[RUN_EXPERT], 32);
+    assert_int_equal(table.elements[RUN_RULE], 16);
+    assert_int_equal(param_elements(experts), 36);
+    assert_int_equal(param_active_elements(experts), 9);
+    assert_int_equal(param_active_elements(bias), 3);
+    assert_ptr_equal(param_find(&table, "load_bias"), load_bias);
+    assert_null(param_find(&table, "load"));
+    assert_true(param_groups[scale->group].decay);
+    assert_false(param_groups[bias->group].decay);
+    param_table_free(&table);
+}
+
+// A value in a run of its own, which a set of gradients or moments does not have.
+static void a_row_changed_by_a_rule_has_a_value_and_nothing_else(void **state) {
+    (void)state;
+    ParamTable table = {0};
+    param_add(&table, (Param){.rank = 1, .shape = {5}}, "w");
+    int row = param_add(&table, (Param){.rank = 1, .shape = {4}, .update = UPDATE_RULE}, "bias");
+    Arena arena;
+    ParamSet values, gradients;
+    arena_measure(&arena, "parameters", NULL);
+    for (int pass = 0; pass < 2; pass++) {
+        values = param_values_layout(&table, &arena);
+        gradients = param_set_layout(&table, &arena, F32);
+        if (pass == 0) arena_allocate(&arena);
+    }
+    assert_int_equal(tensor_elements(values.run[RUN_RULE]), 16);
+    assert_null(gradients.run[RUN_RULE].data);
+    assert_ptr_equal(param_tensor(&table, values, row).data, values.run[RUN_RULE].data);
+    arena_free(&arena);
+    param_table_free(&table);
+}
+
 static void a_model_is_small(void **state) {
     (void)state;
-    assert_in_range(sizeof(Model), 1, 8192);
+    assert_in_range(sizeof(Model), 1, 65536);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_table_takes_as_many_rows_as_there_are),
+        cmocka_unit_test(each_kind_of_row_has_its_run),
+        cmocka_unit_test(a_row_changed_by_a_rule_has_a_value_and_nothing_else),
         cmocka_unit_test(a_model_is_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,68 @@
+// The list of ops: a row gives an op's name and what it takes after its Device. From it follow the
+// table of a backend (backend.h), the prototypes of each backend's functions (cpu_ops.h,
+// cuda_ops.h), both tables and the test that no slot is empty. What an op means and what it demands
+// of its arguments stands in kernels.h, by hand; kernels.c does not compile where the two differ.
+//
+// A new op: a row here, its function NAME_cpu in kernels/cpu/ and NAME_cuda in kernels/cuda/, its
+// documented front in kernels.h and .c, its reference and its check in tests/kernels/.
+#ifndef MOETRAIN_KERNELS_OPS_H
+#define MOETRAIN_KERNELS_OPS_H
+
+#define OPS(OP)                                                                                    \
+    /* matrices */                                                                                 \
+    OP(matmul_forward, Tensor y, Tensor x, Tensor w, Segments rows)                                \
+    OP(matmul_backward_input, Tensor dx, Tensor dy, Tensor w, Segments rows)                       \
+    OP(matmul_backward_weight, Tensor dw, Tensor dy, Tensor x, Segments rows)                      \
+    /* embedding */                                                                                \
+    OP(embedding_forward, Tensor out, Tensor tokens, Tensor weight)                                \
+    OP(embedding_backward, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,              \
+       Tensor order)                                                                               \
+    /* RMSNorm */                                                                                  \
+    OP(rmsnorm_forward, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,              \
+       Tensor weight, float eps)                                                                   \
+    OP(rmsnorm_backward, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,            \
+       Tensor weight, int64_t parts, Tensor partial)                                               \
+    /* attention */                                                                                \
+    OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
+       int64_t first_position, bool inverse)                                                       \
+    OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
+    OP(attention_backward, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,           \
+       AttentionRule rule)                                                                         \
+    OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,                 \
+       int64_t position)                                                                           \
+    /* feed-forward */                                                                             \
+    OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
+    OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
+    /* router */                                                                                   \
+    OP(router_forward, Routing routing, RouterSums sums, Tensor logits, RouterRule rule)           \
+    OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
+       RouterRule rule, Tensor balance, float z_scale)                                             \
+    OP(capacity_assign, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids, Tensor weights,    \
+       CapacityRule rule, Tensor order)                                                            \
+    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
+    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor batch_chosen,       \
+       BalanceRule rule)                                                                           \
+    OP(sum_columns, Tensor out, Tensor x)                                                          \
+    /* permutation */                                                                              \
+    OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
+       Tensor kept, int64_t parts, int64_t room)                                                   \
+    OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts)          \
+    OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
+    OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
+    OP(combine_backward, Tensor dy, Tensor dweights, Tensor dout, Tensor y, Tensor slot_row,       \
+       Tensor weights)                                                                             \
+    OP(renormalize_forward, Tensor scaled, Tensor weights, Tensor kept)                            \
+    OP(renormalize_backward, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept)           \
+    /* loss */                                                                                     \
+    OP(cross_entropy, Tensor losses, Tensor logits, Tensor targets, float scale)                   \
+    /* elementwise and sums */                                                                     \
+    OP(fill_zero, Tensor x)                                                                        \
+    OP(copy, Tensor out, Tensor x)                                                                 \
+    OP(convert, Tensor out, Tensor x)                                                              \
+    OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
+    OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
+    /* optimizer */                                                                                \
+    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay, AdamW rule)
+
+#endif
