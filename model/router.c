@@ -7,10 +7,6 @@ static int64_t balance_parts(const Work *work) {
     return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
 }
 
-static int64_t routing_groups(const Work *work) {
-    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-}
-
 void router_declare(Router *router, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     router->shape = moe_shape(config, layer);

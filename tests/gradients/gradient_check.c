@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "model/moe_layer.h"
 
 enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, HALVINGS = 4, SEEDS = 40 };
 
@@ -99,7 +100,8 @@ static void close_check(Check *check) {
 static uint8_t *note_choices(Check *check, uint8_t *at) {
     for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
         if (model_feed_forward(&check->model.config, layer) != FEED_FORWARD_MOE) continue;
-        const Router *router = &check->model.blocks[layer].slot.as.moe.router;
+        const MoeLayer *moe = check->model.blocks[layer].feed_forward.state;
+        const Router *router = &moe->router;
         memcpy(at, router->ids.data, tensor_bytes(router->ids));
         at += tensor_bytes(router->ids);
         memcpy(at, router->kept.data, tensor_bytes(router->kept));
@@ -148,7 +150,8 @@ static double router_margin(const Check *check) {
     double margin = INFINITY;
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
-        const Router *router = &model->blocks[layer].slot.as.moe.router;
+        const MoeLayer *moe = model->blocks[layer].feed_forward.state;
+        const Router *router = &moe->router;
         for (int64_t i = 0; i < model->work.N * K; i++) {
             const float *logits = tensor_f32(router->logits) + i / K * E;
             double mine = (double)logits[tensor_i32(router->ids)[i]];

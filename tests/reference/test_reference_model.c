@@ -10,6 +10,7 @@
 
 #include "comm/comm.h"
 #include "fixture.h"
+#include "model/moe_layer.h"
 #include "worker/lr_schedule.h"
 #include "worker/optimizer.h"
 
@@ -101,7 +102,7 @@ static void assert_moe_layer(const char *name) {
     Model model;
     open_layer_model(&model, f, name);
     Work *work = &model.work;
-    MoeLayer *moe = &model.blocks[0].slot.as.moe;
+    MoeLayer *moe = model.blocks[0].feed_forward.state;
     load_tensor(f, work_value(work, moe->router.weight), name, "router");
     load_tensor(f, work_value(work, moe->experts.gate_up), name, "gate_up");
     load_tensor(f, work_value(work, moe->experts.down), name, "down");
@@ -109,14 +110,14 @@ static void assert_moe_layer(const char *name) {
     Tensor x = fixture_tensor(f, F32, "%s/x", name);
     Tensor out = fixture_result_2d(f, F32, x.shape[0], x.shape[1]);
     statistics_clear(&model.stats, &dev);
-    moe_layer_forward(moe, work, &model.stats, out, x);
+    MOE_FEED_FORWARD.forward(moe, work, &model.stats, out, x);
     fixture_assert_equal(f, moe->router.ids, "%s/ids", name);
     fixture_assert_equal(f, moe->router.kept, "%s/kept", name);
     fixture_assert_close(f, out, TOLERANCE, "%s/out", name);
 
     Tensor dout = fixture_tensor(f, F32, "%s/dout", name);
     Tensor dx = fixture_result_2d(f, F32, x.shape[0], x.shape[1]);
-    moe_layer_backward(moe, work, dx, dout);
+    MOE_FEED_FORWARD.backward(moe, work, dx, dout);
     fixture_assert_close(f, dx, TOLERANCE, "%s/dx", name);
     fixture_assert_close(f, work_gradient(work, moe->router.weight), TOLERANCE, "%s/drouter", name);
     fixture_assert_close(f, work_gradient(work, moe->experts.gate_up), TOLERANCE, "%s/dgate_up",
