@@ -83,12 +83,12 @@ ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
 // straight in expert_rows.
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
 // Several ranks in the group only, chunk by chunk, the same chunks on every rank. Collective over
-// expert_parallel. The way there: rows in send order (M, width) set out, arrive, and are put into their
-// expert's order (R, width).
+// expert_parallel. The way there: rows in send order (M, width) set out, arrive, and are put into
+// their expert's order (R, width).
 Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind);
 void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows);
-// The way back: a chunk's expert rows (R, width) set out for their places among sent_rows (M, width);
-// collective_wait ends it.
+// The way back: a chunk's expert rows (R, width) set out for their places among sent_rows
+// (M, width); collective_wait ends it.
 Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
                         Tensor expert_rows, TrafficKind kind);
 
