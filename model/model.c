@@ -391,7 +391,6 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
                              uint32_t step) {
     Work *work = &model->work;
     work->micro_batch = micro_batch;
-    work->drop_purpose = RNG_DROP;
     work->step = step;
     int64_t all_tokens = work->N / work->shards * work->total_shards;
     work->first_token = micro_batch * all_tokens + work->rank * work->N;
@@ -410,7 +409,6 @@ void model_after_step(Model *model) {
 const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token) {
     Work *work = &model->work;
     CHECK(!work->training, "a model that trains is not evaluated");
-    work->drop_purpose = RNG_EVALUATION_DROP;
     work->first_token = first_token;
     if (model->owner) model->owner->work.memory_uses++;
     forward(model, tokens);

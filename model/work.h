@@ -42,12 +42,10 @@ typedef struct Work {
     int64_t micro_batches; // of a step
     int64_t micro_batch;   // the present one, from 0
     uint64_t seed;
-    // What random drops are drawn for: (seed, purpose, step, layer) and the number of the token,
-    // which is counted through all ranks and micro-batches of the step, or from the beginning of a
-    // validation file.
-    RngPurpose drop_purpose;
-    uint32_t step;
-    int64_t first_token; // number of this rank's first token
+    uint32_t step; // since the start of training
+    // Number of this rank's first token, counted through all ranks and micro-batches of the step,
+    // or from the beginning of a validation file.
+    int64_t first_token;
 
     // Parts of the fixed tree (kernels.h, Segments) in a micro-batch. With reproducible: ranks,
     // dense gradients are summed shard by shard and expert gradients in fixed groups of shards,
@@ -79,6 +77,12 @@ static inline Tensor work_matrix(const Work *work, int param) {
 }
 static inline Tensor work_gradient(const Work *work, int param) {
     return param_tensor(work->params, work->gradients, param);
+}
+
+// Random numbers of a layer in this step. Their index begins with the token's number,
+// work->first_token + n, so that they are the same on any number of ranks.
+static inline RngStream work_stream(const Work *work, RngPurpose purpose, int64_t layer) {
+    return (RngStream){work->seed, purpose, work->step, (uint32_t)layer};
 }
 
 // Sets of tokens that compete for an expert's capacity.
