@@ -4,27 +4,27 @@
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
 static int64_t most_rows(const Dispatch *d, const Work *work) {
-    int64_t K = d->shape.K, local_experts = d->shape.E / work->ep_size;
-    if (d->room >= 0) return d->room * work->shards * work->ep_size * local_experts;
-    int64_t choices = K < local_experts ? K : local_experts;
-    int64_t rows = work->even_routing ? work->N * K : work->N * work->ep_size * choices;
+    int64_t E = d->shape.E, K = d->shape.K, N = work->shape.N, ep = work->shape.ep_size;
+    if (d->room >= 0) return d->room * work->shape.shards * E;
+    int64_t choices = K < E / ep ? K : E / ep;
+    int64_t rows = work->even_routing ? N * K : N * ep * choices;
     if (d->shape.capacity < 0) return rows;
-    int64_t limit = d->shape.capacity * d->shape.groups * work->ep_size * local_experts;
+    int64_t limit = d->shape.capacity * d->shape.groups * E;
     return limit < rows ? limit : rows;
 }
 
 // As many as were asked for at most, each with the same number of experts.
 static int64_t chunks_of(const Dispatch *d, const Work *work) {
-    if (work->ep_size == 1) return 1;
-    int64_t local_experts = d->shape.E / work->ep_size, chunks = work->chunks;
+    if (work->shape.ep_size == 1) return 1;
+    int64_t local_experts = d->shape.E / work->shape.ep_size, chunks = work->shape.chunks;
     while (chunks > 1 && (local_experts % chunks != 0 || chunks > CHUNKS_MAX)) chunks--;
     return chunks;
 }
 
 // The three parts of `totals`; they lie where it lies.
 static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work) {
-    int64_t chunks = d->chunks, ep = work->ep_size;
-    int64_t offsets = d->shape.E / ep * work->expert_parts + 1;
+    int64_t chunks = d->chunks, ep = work->shape.ep_size;
+    int64_t offsets = d->shape.E / ep * work->shape.expert_parts + 1;
     return (ExchangePlan){
         .offsets = tensor_range(totals, 0, offsets),
         .send_rows = tensor_reshape_2d(tensor_range(totals, offsets, chunks * ep), chunks, ep),
@@ -34,17 +34,17 @@ static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work)
 }
 
 void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations) {
-    int64_t E = shape.E, ep = work->ep_size;
+    int64_t E = shape.E, ep = work->shape.ep_size;
     d->shape = shape;
-    d->room = shape.padded ? shape.capacity * (shape.groups / work->shards) : -1;
+    d->room = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
     d->max_rows = most_rows(d, work);
-    d->max_sent = d->room >= 0 ? E * work->shards * d->room : work->N * shape.K;
+    d->max_sent = d->room >= 0 ? E * work->shape.shards * d->room : work->shape.N * shape.K;
     int64_t chunks = d->chunks = chunks_of(d, work);
-    d->slot_row = arena_2d(activations, I32, work->N, shape.K);
+    d->slot_row = arena_2d(activations, I32, work->shape.N, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
-    d->counts = arena_2d(activations, I32, E, work->shards);
-    d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shards);
-    d->totals = arena_1d(activations, I64, E / ep * work->expert_parts + 1 + 2 * chunks * ep);
+    d->counts = arena_2d(activations, I32, E, work->shape.shards);
+    d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shape.shards);
+    d->totals = arena_1d(activations, I64, E / ep * work->shape.expert_parts + 1 + 2 * chunks * ep);
     d->host_totals = arena_mirror(work->host, d->totals);
     d->plan = parts_of(d, d->totals, work);
     d->host_plan = parts_of(d, d->host_totals, work);
@@ -68,7 +68,7 @@ bool dispatch_check(const Dispatch *d, Error *err) {
 }
 
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {
-    if (work->ep_size == 1) return;
+    if (work->shape.ep_size == 1) return;
     d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, d->shape.width);
     d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, d->shape.width);
 }
@@ -82,8 +82,8 @@ static int64_t sum_of(Tensor x) {
 // From the counts to everything the host must know: the one place where it waits for the device in
 // a layer.
 static void plan_exchange(Dispatch *d, Work *work) {
-    int64_t ep = work->ep_size, chunks = d->chunks;
-    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->expert_parts);
+    int64_t ep = work->shape.ep_size, chunks = d->chunks;
+    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->shape.expert_parts);
     device_download(work->dev, d->host_totals, d->totals);
     d->sent = sum_of(d->host_plan.send_rows);
     d->received = sum_of(d->host_plan.receive_rows);
@@ -118,10 +118,10 @@ static void plan_padded(Dispatch *d, Work *work) {
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
     if (d->room >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
-    permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept, work->shards,
-                     d->room);
+    permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept,
+                     work->shape.shards, d->room);
     if (d->room >= 0) return;
-    if (work->ep_size > 1) {
+    if (work->shape.ep_size > 1) {
         all_to_all(work->groups.expert_parallel, d->all_counts, d->counts, TRAFFIC_COUNTS);
     } else {
         copy(work->dev, d->all_counts, d->counts);
@@ -130,8 +130,8 @@ void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
 }
 
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
-    int64_t experts = d->shape.E / work->ep_size / d->chunks;
-    int64_t parts = work->expert_parts, first = chunk * experts;
+    int64_t experts = d->shape.E / work->shape.ep_size / d->chunks;
+    int64_t parts = work->shape.expert_parts, first = chunk * experts;
     return (ExpertChunk){
         .first_expert = first,
         .rows = {.groups = experts,
@@ -143,8 +143,8 @@ ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
 }
 
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
-    gather_rows(work->dev, work->ep_size == 1 ? expert_rows : d->sent_buffer, x, d->row_choice,
-                d->sent, d->shape.K);
+    gather_rows(work->dev, work->shape.ep_size == 1 ? expert_rows : d->sent_buffer, x,
+                d->row_choice, d->sent, d->shape.K);
 }
 
 // ---- several ranks ------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ typedef struct Travel {
 
 static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
-    int64_t ep = work->ep_size;
-    int64_t segments = d->shape.E / ep / d->chunks * work->expert_parts;
+    int64_t ep = work->shape.ep_size;
+    int64_t segments = d->shape.E / ep / d->chunks * work->shape.expert_parts;
     RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
                      tensor_i64(d->send_first) + chunk * ep};
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};

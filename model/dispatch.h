@@ -13,7 +13,7 @@
 // depends on shards, never on ranks.
 //
 // Rows travel in chunks of experts: while one chunk's experts compute, the next chunk is on its way
-// (work->chunks). With one rank in the group the sent rows are the expert rows and nothing is
+// (work->shape.chunks). With one rank in the group the sent rows are the expert rows and nothing is
 // copied twice.
 #ifndef MOETRAIN_MODEL_DISPATCH_H
 #define MOETRAIN_MODEL_DISPATCH_H

@@ -25,7 +25,7 @@ void head_declare(Embedding *embedding, Work *work) {
 
 void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch,
                       Arena *gradients) {
-    int64_t N = work->N, D = work->config->d_model, V = work->config->vocab_size;
+    int64_t N = work->shape.N, D = work->config->d_model, V = work->config->vocab_size;
     embedding->out = arena_2d(activations, F32, N, D);
     if (embedding->tied && work->training)
         embedding->head_gradient = arena_2d(gradients, F32, V, D);
@@ -42,7 +42,7 @@ Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens) 
 
 void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout) {
     embedding_backward(work->dev, work_gradient(work, embedding->table), dout, embedding->tokens,
-                       work->dense_parts, embedding->order);
+                       work->shape.dense_parts, embedding->order);
 }
 
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {

@@ -21,7 +21,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
         .K = shape.top_k,
         .width = work->config->d_model,
         .groups = groups,
-        .capacity = moe_capacity(config, shape, work->N / groups),
+        .capacity = moe_capacity(config, shape, work->shape.N / groups),
         .padded = config->dispatch == DISPATCH_PADDED,
     };
 }
@@ -39,8 +39,8 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     size_t mark = arena_mark(scratch);
     dispatch_layout_scratch(&moe->dispatch, work, scratch);
     moe->expert_out =
-        work->ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
-    moe->dweights = arena_2d(scratch, F32, work->N, K);
+        work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
+    moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
     experts_layout(&moe->experts, work, max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
@@ -65,8 +65,8 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     int64_t wide = activation_input_width(config->activation, F);
     cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + E);
 
-    int64_t ep = work->ep_size;
-    double micro = (double)work->micro_batches;
+    int64_t ep = work->shape.ep_size;
+    double micro = (double)work->shape.micro_batches;
     // Forward and backward each dispatch once and combine once.
     double away = (double)moe->dispatch.max_sent * (double)(ep - 1) / (double)ep; // leave the rank
     double bytes = 2 * micro * away * (double)config->d_model * (double)dtype_bytes(work->storage);
@@ -74,18 +74,17 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
     if (!moe->dispatch.shape.padded)
         cost->sent_bytes[TRAFFIC_COUNTS] +=
-            micro * (double)((ep - 1) * (E / ep) * work->shards * (int64_t)sizeof(int32_t));
+            micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
     if (config->moe.balance_scope == BALANCE_BATCH)
         cost->sent_bytes[TRAFFIC_STATISTICS] +=
-            micro *
-            (double)all_reduce_sum_sent_bytes((int)(work->total_shards / work->shards), E, I64);
+            micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
 
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, E);
     scratch->K = larger(scratch->K, K);
     scratch->F = larger(scratch->F, F);
-    scratch->parts = larger(scratch->parts, work->expert_parts);
-    scratch->group = larger(scratch->group, work->N / moe->dispatch.shape.groups);
+    scratch->parts = larger(scratch->parts, work->shape.expert_parts);
+    scratch->group = larger(scratch->group, work->shape.N / moe->dispatch.shape.groups);
 }
 
 // ---- both passes --------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     router_choose(router, work, stats, x);
     dispatch_plan(d, work, router->ids, router->kept);
     dispatch_gather(d, work, moe->expert_in, x);
-    if (work->ep_size == 1)
+    if (work->shape.ep_size == 1)
         chunk_forward(moe, work, dispatch_chunk(d, work, 0));
     else
         exchange(moe, work, FORWARD, d->sent_buffer);
@@ -153,7 +152,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     combine_backward(work->dev, moe->sent_out, moe->dweights, dout, moe->sent_out, d->slot_row,
                      router->scaled);
     Tensor dsent = moe->sent_out;
-    if (work->ep_size == 1) {
+    if (work->shape.ep_size == 1) {
         chunk_backward(moe, work, dispatch_chunk(d, work, 0));
         dsent = moe->expert_in;
     } else {

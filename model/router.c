@@ -4,7 +4,8 @@
 
 // Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
 static int64_t balance_parts(const Work *work) {
-    return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
+    bool sequences = work->config->moe.balance_scope == BALANCE_SEQUENCE;
+    return sequences ? work->shape.B : work->shape.shards;
 }
 
 void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
@@ -20,7 +21,7 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t N = work->N, E = router->shape.experts, K = router->shape.top_k,
+    int64_t N = work->shape.N, E = router->shape.experts, K = router->shape.top_k,
             parts = balance_parts(work);
     router->logits = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
@@ -51,10 +52,11 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 
 void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
-    router->backward_scratch.dlogits = arena_2d(scratch, F32, work->N, router->shape.experts);
-    router->backward_scratch.dx = arena_2d(scratch, F32, work->N, work->config->d_model);
+    router->backward_scratch.dlogits = arena_2d(scratch, F32, work->shape.N, router->shape.experts);
+    router->backward_scratch.dx = arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     if (work->storage != F32)
-        router->backward_scratch.wide_x = arena_2d(scratch, F32, work->N, work->config->d_model);
+        router->backward_scratch.wide_x =
+            arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     arena_release(scratch, mark);
 }
 
@@ -154,8 +156,7 @@ static RouterTotals columns_in(const Statistics *stats, const Work *work, const 
 
 // 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
 static double per_step_token(const Work *work) {
-    double micro_batch_tokens = (double)(work->N / work->shards * work->total_shards);
-    return 1.0 / (micro_batch_tokens * (double)work->micro_batches);
+    return 1.0 / (double)(micro_batch_tokens(work) * work->shape.micro_batches);
 }
 
 // f_i, the share of choices that went to expert i before dropping, for each part; times E over the
@@ -168,7 +169,7 @@ static void account(Router *router, Work *work, Statistics *stats) {
     BalanceRule rule = {
         .coefficient = moe->balance_loss,
         .per_step_token = per_step_token(work),
-        .choices = (double)(router->shape.top_k * (work->N / parts)),
+        .choices = (double)(router->shape.top_k * (work->shape.N / parts)),
     };
     Tensor batch_chosen = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
@@ -176,7 +177,7 @@ static void account(Router *router, Work *work, Statistics *stats) {
         sum_columns(work->dev, batch_chosen, router->scratch.sums.chosen);
         all_reduce_sum(work->groups.world, batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
-        rule.choices *= (double)(parts * work->total_shards / work->shards);
+        rule.choices *= (double)(parts * work->shape.ranks);
     }
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   batch_chosen, rule);
@@ -203,10 +204,10 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
                    moe->router);
     CapacityRule rule = {
-        .capacity = moe_capacity(moe, router->shape, work->N / routing_groups(work)),
+        .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
         .policy = moe->drop,
         .stream = work_stream(work, work->training ? RNG_DROP : RNG_EVALUATION_DROP, router->layer),
-        .first_token = work->first_token,
+        .first_token = work->step.first_token,
     };
     capacity_assign(work->dev, router->kept, router->scratch.group_chosen,
                     router->scratch.group_dropped, router->ids, router->weights, rule,

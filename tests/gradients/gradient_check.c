@@ -74,7 +74,7 @@ static void open_check(Check *check, const GradientCase *the_case) {
                         .training = true};
     model_measure(&check->model, &the_case->model, split, &check->dev);
     model_allocate(&check->model, process_groups_open(1, &check->dev), 0);
-    int64_t count = the_case->micro_batches * check->model.work.N;
+    int64_t count = the_case->micro_batches * check->model.work.shape.N;
     check->tokens = zeroed((size_t)count * sizeof *check->tokens);
     check->targets = zeroed((size_t)count * sizeof *check->targets);
     for (int64_t n = 0; n < count; n++) {
@@ -113,7 +113,7 @@ static uint8_t *note_choices(Check *check, uint8_t *at) {
 // One step's loss; gradients in model->accumulated, choices noted.
 static double evaluate(Check *check) {
     Model *model = &check->model;
-    int64_t N = model->work.N;
+    int64_t N = model->work.shape.N;
     uint8_t *at = check->choices;
     for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
         model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
@@ -152,7 +152,7 @@ static double router_margin(const Check *check) {
         if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
         const MoeLayer *moe = model->blocks[layer].feed_forward.state;
         const Router *router = &moe->router;
-        for (int64_t i = 0; i < model->work.N * K; i++) {
+        for (int64_t i = 0; i < model->work.shape.N * K; i++) {
             const float *logits = tensor_f32(router->logits) + i / K * E;
             double mine = (double)logits[tensor_i32(router->ids)[i]];
             for (int64_t e = 0; e < E; e++)
