@@ -185,9 +185,10 @@ static double evaluate(Check *check) {
     statistics_reduce(&model->stats, &model->work);
     const MoeConfig *moe = &check->the_case->model.moe;
     double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
-    for (int64_t layer = 0; layer < model->stats.layers; layer++)
-        loss += moe->balance_loss * statistics_balance(&model->stats, layer) +
-                moe->z_loss * statistics_z(&model->stats, layer);
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        if (statistics_find(&model->stats, "balance", layer))
+            loss += moe->balance_loss * statistics_value(&model->stats, "balance", layer) +
+                    moe->z_loss * statistics_value(&model->stats, "z", layer);
     return loss;
 }
 
@@ -354,9 +355,11 @@ static bool run_case(const GradientCase *the_case) {
     memcpy(choices, check.choices, check.choices_bytes);
     Worst worst = {0};
     int64_t dropped = 0;
-    for (int64_t layer = 0; layer < check.model.stats.layers; layer++)
-        for (int64_t e = 0; e < check.model.stats.experts; e++)
-            dropped += statistics_dropped(&check.model.stats, layer)[e];
+    for (int i = 0; i < check.model.stats.column_count; i++) {
+        const StatisticsColumn *column = &check.model.stats.columns[i];
+        for (int64_t e = 0; strcmp(column->name, "dropped") == 0 && e < column->count; e++)
+            dropped += statistics_counts_of(&check.model.stats, column)[e];
+    }
     if ((dropped > 0) != (the_case->model.moe.capacity_factor.numerator > 0)) {
         worst.failures++;
         printf("  %lld choices dropped\n", (long long)dropped);

@@ -155,8 +155,20 @@ class Documentation(unittest.TestCase):
             self.assertTrue((ROOT / name).exists(), f"README.md: {name} does not exist")
 
     def test_links_lead_somewhere(self):
-        for target in re.findall(r"\]\(([^)#:]+)\)", self.readme):
-            self.assertTrue((ROOT / target).exists(), f"README.md links to {target}")
+        for name in ("README.md", "CONTRIBUTING.md"):
+            for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+                self.assertTrue((ROOT / target).exists(), f"{name} links to {target}")
+
+    def test_contributing_names_presets_labels_and_files_that_exist(self):
+        text = (ROOT / "CONTRIBUTING.md").read_text()
+        for path in re.findall(rf"(?<![\w/.])((?:{'|'.join(LAYERS)}|tests|configs)/[\w./-]*\w)", text):
+            self.assertTrue((ROOT / path).exists(), f"CONTRIBUTING.md: {path}")
+        presets = json.loads((ROOT / "CMakePresets.json").read_text())
+        tables = re.split(r"^\|---.*$", text, flags=re.MULTILINE)[1:]
+        named = [set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\|([^|]*)", table, re.MULTILINE)))) for table in tables]
+        self.assertEqual(named[0], {preset["name"] for preset in presets["configurePresets"]} - {"base"})
+        folders = {path.parent.name for path in (ROOT / "tests").glob("*/CMakeLists.txt")}
+        self.assertEqual(named[1], (folders - {"bench"}) | {"device", "quick"})
 
     def test_keys_in_readme_and_configs_exist(self):
         program = os.environ["MOETRAIN"]
