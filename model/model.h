@@ -85,9 +85,9 @@ void model_free(Model *model); // legal on a zeroed model
 
 // One micro-batch of training, number `micro_batch` of the step from 0: takes its gradients into
 // the step's and its shares into the statistics. The first one starts anew; after the last one
-// model->gradients.sum holds the step's gradients, summed over ranks, with reproducible: ranks in the
-// same bits for any number of ranks and micro-batches that divide the step's shards. `step` counts
-// since the start of training.
+// model->gradients.sum holds the step's gradients, summed over ranks, with reproducible: ranks in
+// the same bits for any number of ranks and micro-batches that divide the step's shards. `step`
+// counts since the start of training.
 //   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step);
