@@ -63,8 +63,10 @@ typedef struct Work {
     RankShape shape;
 
     ParamTable *params;
-    ParamSet values, gradients;
-    ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
+    ParamSet values;
+    ParamSet gradients;   // of the micro-batch at work (gradients.h)
+    Tensor head_gradient; // (V, D) f32: the logits' share of the gradient of a tied table
+    ParamSet matrices;    // the values for matrix products: a bf16 copy, or the values themselves
     const RopeTable *rope;
 
     Step step;
