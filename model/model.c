@@ -146,6 +146,7 @@ static void layout(Model *model) {
     Work *work = &model->work;
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
     layout_parameters(model);
+    statistics_begin(&model->stats);
     if (work->training) layout_gradients(model);
     // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
     bool trees = sums_by_tree(model) && work->total_shards > work->shards;
@@ -278,6 +279,7 @@ void model_free(Model *model) {
     free(model->blocks);
     free(model->reductions);
     free(model->work.dense_offsets);
+    statistics_free(&model->stats);
     param_table_free(&model->params);
     *model = (Model){0};
 }

@@ -13,10 +13,10 @@ static void declare(void *self, Work *work, int64_t layer) {
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
-    (void)stats;
     MoeLayer *moe = self;
     int64_t D = work->config->d_model, K = moe->router.shape.top_k;
     router_layout(&moe->router, work, activations, scratch);
+    router_report(&moe->router, stats);
     dispatch_layout(&moe->dispatch, moe->router.shape, work, activations);
     int64_t max_rows = moe->dispatch.max_rows;
     moe->expert_in = arena_2d(activations, work->storage, max_rows, D);

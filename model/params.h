@@ -90,8 +90,8 @@ int64_t param_active_elements(const Param *row);
 // The row of that name, or NULL.
 const Param *param_find(const ParamTable *table, const char *name);
 
-// Fills f32 values by counter (seed, row number, global element): the same on any number of ranks.
-// Not collective.
+// Fills f32 values by counter (seed, name, global element): the same on any number of ranks, and
+// whatever other rows there are. Not collective.
 void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed);
 
 #endif

@@ -39,7 +39,8 @@ static size_t checkpoint_bytes(const Model *model) {
 }
 
 static size_t history_bytes(const TrainConfig *config, const Model *model) {
-    int64_t layers = model->stats.layers, experts = model->stats.experts;
+    int64_t layers = model_moe_layers(&model->config),
+            experts = model->config.moe.experts.values[0];
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
     int64_t room = utilization_room(layers, experts), rows = config->steps / every + 1;
     double share = (double)(rows < room ? rows + 1 : room + 1) / (double)(room + 1);

@@ -26,8 +26,9 @@ static void layout(Bench *b) {
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
-    statistics_layout(&b->stats, &b->work, &b->memory[2]);
+    statistics_begin(&b->stats);
     MOE_FEED_FORWARD.layout(&b->layer, &b->work, &b->stats, &b->memory[2], &b->memory[3]);
+    statistics_layout(&b->stats, &b->work, &b->memory[2]);
 }
 
 static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig config, int64_t N) {
