@@ -7,8 +7,8 @@
 #include "kernels/log.h"
 
 enum {
-    LINE_BYTES = 900,        // after which a list goes on in another line
-    MOST_VALUE_BYTES = 1100, // of a value that is shown
+    LINE_BYTES = 900,      // after which a list goes on in another line
+    MOST_LIST_BYTES = 120, // of a list that is a value
 };
 
 // A text that grows; what does not fit is left out.
@@ -31,10 +31,10 @@ static void append(Text *text, const char *format, ...) {
         text->bytes[text->used] = 0;
 }
 
-// As much of a value as a line needs: a path whole, of a long list the beginning.
+// A path whole, of a long list the beginning.
 static void append_value(Text *text, const char *value) {
-    bool whole = strlen(value) < MOST_VALUE_BYTES;
-    append(text, " %.*s%s", MOST_VALUE_BYTES - 1, value, whole ? "" : "...");
+    bool cut = value[0] == '[' && strlen(value) > MOST_LIST_BYTES;
+    append(text, cut ? " %.*s..." : " %.*s", cut ? MOST_LIST_BYTES : (int)strlen(value), value);
 }
 
 // "key saved -> current"
