@@ -116,7 +116,7 @@ static void what_is_no_number_is_null(void **state) {
 static void as_many_figures_as_there_may_be_are_all_told(void **state) {
     (void)state;
     static Summary summaries[STATISTICS_SUMMARIES_MAX];
-    static char names[STATISTICS_SUMMARIES_MAX][40];
+    static char names[STATISTICS_SUMMARIES_MAX][48];
     StepMetrics metrics = sample();
     metrics.figure_count = STATISTICS_SUMMARIES_MAX;
     metrics.loss = metrics.gradient_norm = metrics.lr = -DBL_MIN;
