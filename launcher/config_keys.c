@@ -37,8 +37,9 @@ static void derive_decay(TrainConfig *config) {
 
 static void derive_d_ff(TrainConfig *config) {
     int64_t d_model = config->model.d_model;
-    config->model.d_ff =
-        config->model.activation == RELU ? 4 * d_model : (8 * d_model + 3 * 32 - 1) / (3 * 32) * 32;
+    config->model.d_ff = activation_is_gated(config->model.activation)
+                             ? (8 * d_model + 3 * 32 - 1) / (3 * 32) * 32
+                             : 4 * d_model;
 }
 
 static void derive_kv_heads(TrainConfig *config) {
@@ -170,7 +171,7 @@ const ConfigKey CONFIG_KEYS[] = {
     CHOICE("model.activation", FUNCTION, model.activation, "swiglu", ACTIVATION_CHOICES,
         "of dense feed-forwards and of experts"),
     INTEGER_DERIVED("model.d_ff", FUNCTION, model.d_ff, derive_d_ff,
-        "8/3 model.d_model rounded up to a multiple of 32 with model.activation: swiglu, 4 model.d_model with relu", 1, 1e6,
+        "8/3 model.d_model rounded up to a multiple of 32 with a gated model.activation, else 4 model.d_model", 1, 1e6,
         "hidden width of dense feed-forwards"),
     FLAG("model.tied_embeddings", FUNCTION, model.tied_embeddings, "true",
         "one matrix for token embedding and output"),

@@ -457,8 +457,8 @@ int64_t model_active_params(const Model *model) {
 double model_forward_flops_per_token(const ModelConfig *config, int64_t T) {
     AttentionShape s = config->attention.shape;
     double D = (double)config->d_model, layers = (double)config->layers;
-    double matrices =
-        (config->activation == SWIGLU ? 3.0 : 2.0) * D; // parameters per unit of hidden width
+    // Parameters per unit of hidden width: its inputs and its output.
+    double matrices = (double)(activation_input_width(config->activation, 1) + 1) * D;
     double weights = layers * D * (double)(attention_qkv_width(s) + s.heads * s.d_value) +
                      D * (double)config->vocab_size;
     for (int64_t layer = 0; layer < config->layers; layer++) {
