@@ -137,6 +137,7 @@ typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k; // TOPK_SOFTMAX only
 } RouterRule;
+bool router_weights_sum_to_1(RouterRule rule); // those of a token
 
 // What the router decides about N tokens.
 typedef struct Routing {

@@ -25,6 +25,16 @@ static const Choice ROUTERS[] = {
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
 
+bool router_weights_sum_to_1(RouterRule rule) {
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+        return true;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
+}
+
 static const Choice DROPS[] = {
     [DROP_POSITION] = {"position", "later tokens lose, second choices before first ones"},
     [DROP_PROBABILITY] = {"probability", "smaller gate weights lose"},

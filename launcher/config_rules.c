@@ -195,8 +195,7 @@ static bool check_moe_shape(const Config *config, MoeShape shape, Error *err) {
         return broken(config, err, "moe.top_k", "moe.experts",
                       "moe.top_k (%lld) is more than moe.experts (%lld); set it to at most %lld",
                       (long long)shape.top_k, (long long)shape.experts, (long long)shape.experts);
-    bool weight_is_one = moe->router.kind == SOFTMAX_TOPK || moe->router.normalize_top_k ||
-                         moe->renormalize_after_drop;
+    bool weight_is_one = router_weights_sum_to_1(moe->router) || moe->renormalize_after_drop;
     if (shape.top_k == 1 && weight_is_one)
         return broken(config, err, "moe.top_k", "moe.experts",
                       "moe.top_k (1) with this gate weight is always 1, so the router would get no "
