@@ -1,7 +1,7 @@
-// The list of activations of feed-forwards and experts. From it follow the enumeration, the words of
-// model.activation, widths and FLOPs, and what the backends must have; a new one is a row here, its
-// functions in cpu/activation_cpu.c and cuda/activation_cuda.cu and its reference in
-// tests/kernels/reference.c: each of them does not compile without.
+// The list of activations of feed-forwards and experts. From it follow the enumeration, the words
+// of model.activation, widths and FLOPs, and what the backends must have. A new one is a row here,
+// its functions in cpu/activation_cpu.c and cuda/activation_cuda.cu and its reference in
+// tests/kernels/reference.c; each of the three does not compile without.
 //
 //   ROW(value, word, inputs, meaning)
 //     word    what a user writes, and the name of the functions
