@@ -6,17 +6,8 @@
 #ifndef MOETRAIN_CHECKPOINT_CONFIG_DIFFERENCE_H
 #define MOETRAIN_CHECKPOINT_CONFIG_DIFFERENCE_H
 
-#include <stdbool.h>
-#include <stddef.h>
+#include "kernels/option.h"
 
-typedef enum KeyKind {
-    KIND_NONE,     // of no key: what a forgotten one would have
-    KIND_FREE,     // changes no result: where and how, not what
-    KIND_COURSE,   // changes where training goes from here on
-    KIND_FUNCTION, // changes what the stored weights compute
-    // changes what else is stored means, or what the run is; the weights alone do not care
-    KIND_STATE,
-} KeyKind;
 // "free", "course", or "function" for both of the last, which are refused alike on resume.
 const char *key_kind_name(KeyKind kind);
 

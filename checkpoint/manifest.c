@@ -60,7 +60,7 @@ static bool dataset_derive(Dataset *dataset, Error *err) {
                          DATASET_NAME_BYTES, dataset->name);
     if (dataset->rank < 1 || dataset->rank > DATASET_AXES)
         return error_set(err, EXIT_CHECKPOINT, "%s has %d axes", dataset->name, dataset->rank);
-    int64_t row_bytes = (int64_t)dtype_bytes(dataset->dtype), bytes;
+    int64_t row_bytes = (int64_t)dtype_bytes(dataset->dtype), bytes = 0;
     bool fits = dataset->shape[0] >= 0;
     for (int axis = 1; axis < DATASET_AXES; axis++)
         fits = fits && dataset->shape[axis] >= 0 &&

@@ -69,6 +69,10 @@ void device_download(Device *dev, Tensor to, Tensor from);
 // Waits until everything that was called has been done, and reports errors of kernels as fatal.
 void device_synchronize(Device *dev);
 
+// Whether a size that the user gives as `key` is at most what the device takes (a member of
+// limits); false with exit 2 and the fix. Not collective.
+bool device_check_limit(const Device *dev, const char *key, int64_t size, int64_t most, Error *err);
+
 // Says, line by line, how the device does each kind of matrix product that it has met, where the
 // bits of results depend on a choice of the backend's: with fixed_order and the same lines every
 // rank gives a row the same bits. A CPU says nothing.

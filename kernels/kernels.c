@@ -304,11 +304,14 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
     CHECK_SHAPE_1D(to.routed, I64, E);
     CHECK_SHAPE_1D(to.dropped, I64, E);
     if (batch_chosen.data) CHECK_SHAPE_1D(batch_chosen, I64, E);
-    CHECK(rows > 0 && parts % rows == 0 && to.balance >= 0 && to.balance + 3 <= columns &&
-              to.weight_mass >= 0 && to.weight_mass + E <= columns,
-          "%lld parts of %lld experts into %lld rows of %lld totals, columns %lld and %lld",
-          (long long)parts, (long long)E, (long long)rows, (long long)columns,
-          (long long)to.balance, (long long)to.weight_mass);
+    CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
+          (long long)parts, (long long)rows);
+    CHECK(to.balance >= 0 && to.balance < columns && to.z >= 0 && to.z < columns &&
+              to.entropy >= 0 && to.entropy < columns && to.weight_mass >= 0 &&
+              to.weight_mass + E <= columns,
+          "columns %lld, %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
+          (long long)to.balance, (long long)to.z, (long long)to.entropy, (long long)E,
+          (long long)to.weight_mass, (long long)columns);
     dev->backend->op.router_totals(dev, to, balance, sums, batch_chosen, rule);
 }
 

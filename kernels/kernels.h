@@ -196,11 +196,10 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
 // Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
 // parts.
 typedef struct RouterTotals {
-    Tensor totals; // (S, columns) f64
-    // column of the balance loss; z-loss and entropy stand in the two columns after it
-    int64_t balance;
-    int64_t weight_mass;    // first of E columns
-    Tensor routed, dropped; // (E) i64: choices kept, and lost
+    Tensor totals;               // (S, columns) f64
+    int64_t balance, z, entropy; // the column of each
+    int64_t weight_mass;         // first of E columns
+    Tensor routed, dropped;      // (E) i64: choices kept, and lost
 } RouterTotals;
 typedef struct BalanceRule {
     double coefficient;    // α of the balance loss

@@ -1,8 +1,15 @@
 #include "kernels/rng.h"
 
 #include <math.h>
+#include <string.h>
 
 #include <Random123/philox.h>
+#include <xxhash.h>
+
+RngStream rng_named(uint64_t seed, RngPurpose purpose, const char *name) {
+    uint64_t hash = XXH3_64bits(name, strlen(name));
+    return (RngStream){seed, purpose, (uint32_t)hash, (uint32_t)(hash >> 32)};
+}
 
 void rng_words(RngStream stream, uint64_t index, uint32_t words[4]) {
     philox4x32_key_t key = {{(uint32_t)stream.seed, (uint32_t)(stream.seed >> 32)}};

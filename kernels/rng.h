@@ -1,8 +1,8 @@
 // Random numbers without state: Philox 4x32-10 (Salmon et al., SC 2011; library Random123).
 //
 // A number is a function of (seed, purpose, a, b, index) and of nothing else, so it is the same on
-// any number of ranks and threads and after a resume. Typically a = step, b = layer or parameter
-// number, index = global token or element. Not collective, thread-safe.
+// any number of ranks and threads and after a resume. Typically a = step, b = layer, index = global
+// token or element. Not collective, thread-safe.
 #ifndef MOETRAIN_KERNELS_RNG_H
 #define MOETRAIN_KERNELS_RNG_H
 
@@ -15,7 +15,7 @@ extern "C" {
 // What a number is for; two purposes never share a stream. The values are part of the checkpoint
 // format's promise of equal resumes: append, never renumber.
 typedef enum RngPurpose {
-    RNG_INIT = 1,       // a = 0, b = parameter number, index = global element
+    RNG_INIT = 1,       // a, b = the parameter's name (rng_named), index = global element
     RNG_DATA_ORDER = 2, // a = epoch, b = Feistel round, index = half of the index
     RNG_DROP = 3,       // a = step, b = layer, index = token of the step * K + slot
     RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
@@ -29,6 +29,9 @@ typedef struct RngStream {
     uint32_t a, b;
 } RngStream;
 
+// The stream of a name: a and b are the low and the high half of its XXH3-64. What stands beside
+// it, in a table or a file, does not change its numbers.
+RngStream rng_named(uint64_t seed, RngPurpose purpose, const char *name);
 // Four independent 32-bit words.
 void rng_words(RngStream stream, uint64_t index, uint32_t words[4]);
 uint32_t rng_u32(RngStream stream, uint64_t index);

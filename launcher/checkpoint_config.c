@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_list.h"
 #include "launcher/cli.h"
+#include "launcher/config_print.h"
 #include "launcher/config_value.h"
 #include "worker/data_format.h"
 #include "worker/run_changes.h"
@@ -60,8 +61,7 @@ static bool refuse_config(const char *path, Error *err) {
     char *text = NULL, newest[CONFIG_PATH_BYTES] = "";
     size_t bytes = 0;
     Error ignored = {0};
-    Config *config = malloc(sizeof *config);
-    CHECK_MEMORY(config, "no memory for a configuration");
+    Config *config = config_new();
     bool legal = config_load_text(path, &text, &bytes, &ignored) &&
                  config_read(config, path, text, bytes, NULL, 0, &ignored);
     bool is_config = legal || ends_with(path, ".yaml") || ends_with(path, ".yml");
@@ -119,13 +119,12 @@ static bool is_override_of(const char *override, const char *key) {
 static bool check_vocabulary(const Config *stored, const char *override, Error *err) {
     const DataConfig *facts = &stored->train.data;
     DataFormat format = data_format_resolve(facts);
-    Config *changed = malloc(sizeof *changed);
-    CHECK_MEMORY(changed, "no memory for a configuration");
-    *changed = *stored;
+    Config *changed = config_copy(stored);
     Error ignored = {0}; // of an illegal value, which config_read reports
     const char *key = is_override_of(override, "data.format") ? "data.format" : "data.vocab_size";
-    bool legal = config_value_parse(&CONFIG_KEYS[config_key_find(key)], strchr(override, '=') + 1,
-                                    "/", &changed->train, &ignored);
+    int row = config_key_find(key);
+    bool legal = config_value_parse(config_key(row), strchr(override, '=') + 1, "/",
+                                    config_key_field(&changed->train, row), &ignored);
     DataFormat wanted = data_format_resolve(&changed->train.data);
     int64_t size = changed->train.data.vocab_size;
     int64_t fact = format == DATA_BYTES ? 256 : facts->vocab_size;
@@ -169,13 +168,10 @@ static bool filter_overrides(const Config *stored, const char *const *overrides,
 // it.
 static bool check_changes(const Config *config, DataFormat stored_format, const char *stored_yaml,
                           Error *err) {
-    KeyRule rules[CONFIG_KEY_COUNT + 1];
-    Config *changed = malloc(sizeof *changed);
-    CHECK_MEMORY(changed, "no memory for a configuration");
-    *changed = *config;
+    Config *changed = config_copy(config);
     changed->train.data.format = stored_format; // the same tokens, perhaps by another name
     char *yaml = config_to_yaml(changed, false);
-    config_key_rules(changed, rules);
+    KeyRule *rules = config_key_rules(changed);
     bool ok = run_changes_check(&(RunChanges){.checkpoint = config->source,
                                               .saved_yaml = stored_yaml,
                                               .current_yaml = yaml,
@@ -183,6 +179,7 @@ static bool check_changes(const Config *config, DataFormat stored_format, const 
                                               .allow = config->train.resume_allow,
                                               .weights_only = true},
                                 err);
+    free(rules);
     free(yaml);
     free(changed);
     return ok;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "launcher/config_keys.h"
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
 

@@ -1,8 +1,9 @@
-// Rules that join several keys. Each message gives the values and the fix.
+// Rules that join several keys (kernels/option.h: beside what they configure). Each message gives
+// the place, the values and the fix.
 #ifndef MOETRAIN_LAUNCHER_CONFIG_RULES_H
 #define MOETRAIN_LAUNCHER_CONFIG_RULES_H
 
-#include "launcher/config.h"
+#include "launcher/config_origin.h"
 
 // Everything that can be known without the number of ranks. False with exit 2. Not collective.
 bool config_check(const Config *config, Error *err);

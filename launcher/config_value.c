@@ -5,32 +5,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/integers.h"
 #include "kernels/utf8.h"
+#include "launcher/config_keys.h"
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
+#include "launcher/unknown_key.h"
 
 enum {
     // Largest denominator of a rational: keeps the capacity's products inside 64 bits
     // (model_config.c).
     MOST_DECIMALS = 10000,
-    CONFIG_WORD_BYTES = sizeof((TrainConfig *)0)->device,
 };
-
-void value_quote(const char *value, char quoted[80]) {
-    size_t length = strlen(value), shown = length > 60 ? 57 : length;
-    // Not in the middle of a character: bytes 10xxxxxx continue one.
-    while (shown > 0 && shown < length && ((unsigned char)value[shown] & 0xC0) == 0x80) shown--;
-    char *out = quoted;
-    *out++ = '\'';
-    for (size_t i = 0; i < shown; i++)
-        *out++ = (unsigned char)value[i] < ' ' || value[i] == 127 ? '?' : value[i];
-    snprintf(out, (size_t)(quoted + 80 - out), "%s'", shown < length ? "..." : "");
-}
 
 // ---- words --------------------------------------------------------------------------------------
 
 // The value of the word among the key's choices, or -1.
-static int choice_of(const ConfigKey *key, const char *word) {
+static int choice_of(const Option *key, const char *word) {
     return key->choices ? choice_find(*key->choices, word) : -1;
 }
 
@@ -49,7 +40,7 @@ static void list_choices(ChoiceTable choices, const char *more, char list[256]) 
 }
 
 // The choice that a wrong word is near to, or NULL.
-static const char *suggest_choice(const ConfigKey *key, const char *word) {
+static const char *suggest_choice(const Option *key, const char *word) {
     if (!key->choices) return NULL;
     const char **words = calloc((size_t)key->choices->count + 1, sizeof *words);
     CHECK_MEMORY(words, "out of memory");
@@ -124,15 +115,6 @@ static bool number_parse(const char *text, double *value) {
     return *end == '\0' && isfinite(*value);
 }
 
-static int64_t greatest_divisor(int64_t a, int64_t b) {
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 // Digits up to the first other character, at most 9.
 static bool digits_parse(const char **text, int64_t *value) {
     const char *start = *text;
@@ -157,20 +139,20 @@ static bool rational_parse(const char *text, Rational *value) {
             denominator *= 10;
         }
     }
-    int64_t divisor = greatest_divisor(numerator, denominator);
+    int64_t divisor = greatest_common_divisor(numerator, denominator);
     if (*text || denominator / divisor > MOST_DECIMALS) return false;
     *value = (Rational){numerator / divisor, denominator / divisor};
     return true;
 }
 
-static bool in_range(const ConfigKey *key, double value) {
+static bool in_range(const Option *key, double value) {
     return value >= key->min && value <= key->max;
 }
 
 // ---- names of keys ------------------------------------------------------------------------------
 
 // "a, b" to "a,b". False with exit 2 for what is not the name of a key, or when it is too long.
-static bool names_parse(const ConfigKey *key, const char *text, char names[CONFIG_PATH_BYTES],
+static bool names_parse(const Option *key, const char *text, char names[CONFIG_PATH_BYTES],
                         Error *err) {
     static const char space[] = " ,\t";
     size_t used = 0;
@@ -180,7 +162,7 @@ static bool names_parse(const ConfigKey *key, const char *text, char names[CONFI
         size_t length = strcspn(text, space);
         snprintf(name, sizeof name, "%.*s", (int)(length < 79 ? length : 79), text);
         if (config_key_find(name) < 0) {
-            const char *near = config_key_suggest(name);
+            const char *near = suggest_key(name);
             value_quote(name, quoted);
             return error_set(err, EXIT_CONFIG, "%s names %s, which is no key%s%s%s", key->name,
                              quoted, near ? "; did you mean '" : "; `moetrain help` lists all keys",
@@ -199,7 +181,7 @@ static bool names_parse(const ConfigKey *key, const char *text, char names[CONFI
 
 // ---- the front ----------------------------------------------------------------------------------
 
-// The types of fixed size, as they lie in TrainConfig.
+// The types of fixed size, as they lie in their structs.
 typedef union Value {
     int64_t integer;
     double number;
@@ -209,40 +191,39 @@ typedef union Value {
 } Value;
 
 static const size_t VALUE_BYTES[] = {
-    [KEY_INTEGER] = sizeof(int64_t),   [KEY_NUMBER] = sizeof(double),
-    [KEY_RATIONAL] = sizeof(Rational), [KEY_FLAG] = sizeof(bool),
-    [KEY_CHOICE] = sizeof(int),
+    [OPTION_INTEGER] = sizeof(int64_t),   [OPTION_NUMBER] = sizeof(double),
+    [OPTION_RATIONAL] = sizeof(Rational), [OPTION_FLAG] = sizeof(bool),
+    [OPTION_CHOICE] = sizeof(int),
 };
 
-static bool value_parse(const ConfigKey *key, const char *text, Value *value) {
+static bool value_parse(const Option *key, const char *text, Value *value) {
     switch (key->type) {
-    case KEY_INTEGER:
+    case OPTION_INTEGER:
         return integer_parse(text, &value->integer) && in_range(key, (double)value->integer);
-    case KEY_NUMBER:
+    case OPTION_NUMBER:
         return number_parse(text, &value->number) && in_range(key, value->number);
-    case KEY_RATIONAL:
+    case OPTION_RATIONAL:
         return rational_parse(text, &value->rational) &&
                in_range(key,
                         (double)value->rational.numerator / (double)value->rational.denominator);
-    case KEY_FLAG:
+    case OPTION_FLAG:
         value->flag = strcmp(text, "true") == 0;
         return value->flag || strcmp(text, "false") == 0;
-    case KEY_CHOICE:
+    case OPTION_CHOICE:
         value->choice = choice_of(key, text);
         return value->choice >= 0;
-    case KEY_WORD:
+    case OPTION_WORD:
         return choice_of(key, text) >= 0;
-    case KEY_PATH:
+    case OPTION_PATH:
         return is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
-    case KEY_NAMES:
+    case OPTION_NAMES:
         return true; // names_parse has the better message
     }
     return false;
 }
 
-bool config_value_parse(const ConfigKey *key, const char *text, const char *base_folder,
-                        TrainConfig *config, Error *err) {
-    char *field = (char *)config + key->offset;
+bool config_value_parse(const Option *key, const char *text, const char *base_folder, void *field,
+                        Error *err) {
     Value value;
     if (!value_parse(key, text, &value)) {
         char quoted[80], legal[256], advice[160];
@@ -254,13 +235,13 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
                          legal, advice, near ? "; did you mean '" : "", near ? near : "",
                          near ? "'?" : "");
     }
-    if (key->type == KEY_NAMES) return names_parse(key, text, field, err);
-    if (key->type != KEY_WORD && key->type != KEY_PATH) {
+    if (key->type == OPTION_NAMES) return names_parse(key, text, field, err);
+    if (key->type != OPTION_WORD && key->type != OPTION_PATH) {
         memcpy(field, &value, VALUE_BYTES[key->type]);
         return true;
     }
     // Text: no rest of a longer value stays, so that equal configurations have equal bytes.
-    size_t room = key->type == KEY_WORD ? CONFIG_WORD_BYTES : CONFIG_PATH_BYTES;
+    size_t room = key->type == OPTION_WORD ? CONFIG_WORD_BYTES : CONFIG_PATH_BYTES;
     memset(field, 0, room);
     bool word = !text[0] || choice_of(key, text) >= 0;
     if (!word)
@@ -269,24 +250,22 @@ bool config_value_parse(const ConfigKey *key, const char *text, const char *base
     return true;
 }
 
-void config_value_format(const ConfigKey *key, const TrainConfig *config,
-                         char text[CONFIG_VALUE_BYTES]) {
-    const char *field = (const char *)config + key->offset;
+void config_value_format(const Option *key, const void *field, char text[CONFIG_VALUE_BYTES]) {
     Value value = {0};
-    if (key->type != KEY_WORD && key->type != KEY_PATH && key->type != KEY_NAMES)
+    if (key->type != OPTION_WORD && key->type != OPTION_PATH && key->type != OPTION_NAMES)
         memcpy(&value, field, VALUE_BYTES[key->type]);
     switch (key->type) {
-    case KEY_INTEGER:
+    case OPTION_INTEGER:
         snprintf(text, CONFIG_VALUE_BYTES, "%lld", (long long)value.integer);
         return;
-    case KEY_NUMBER:
+    case OPTION_NUMBER:
         for (int digits = 6; digits <= 17;
              digits++) { // the shortest text that reads back to the same bits
             snprintf(text, CONFIG_VALUE_BYTES, "%.*g", digits, value.number);
             if (strtod(text, NULL) == value.number) return;
         }
         return;
-    case KEY_RATIONAL:
+    case OPTION_RATIONAL:
         if (MOST_DECIMALS % value.rational.denominator == 0)
             snprintf(text, CONFIG_VALUE_BYTES, "%.9g",
                      (double)value.rational.numerator / (double)value.rational.denominator);
@@ -294,46 +273,46 @@ void config_value_format(const ConfigKey *key, const TrainConfig *config,
             snprintf(text, CONFIG_VALUE_BYTES, "%lld/%lld", (long long)value.rational.numerator,
                      (long long)value.rational.denominator);
         return;
-    case KEY_FLAG:
+    case OPTION_FLAG:
         snprintf(text, CONFIG_VALUE_BYTES, "%s", value.flag ? "true" : "false");
         return;
-    case KEY_CHOICE:
+    case OPTION_CHOICE:
         snprintf(text, CONFIG_VALUE_BYTES, "%s", choice_row(*key->choices, value.choice)->word);
         return;
-    case KEY_WORD:
-    case KEY_PATH:
-    case KEY_NAMES:
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", field);
+    case OPTION_WORD:
+    case OPTION_PATH:
+    case OPTION_NAMES:
+        snprintf(text, CONFIG_VALUE_BYTES, "%s", (const char *)field);
         return;
     }
 }
 
-void config_value_legal(const ConfigKey *key, char text[256]) {
+void config_value_legal(const Option *key, char text[256]) {
     switch (key->type) {
-    case KEY_INTEGER:
+    case OPTION_INTEGER:
         snprintf(text, 256, "a whole number from %.0f to %.0f", key->min, key->max);
         return;
-    case KEY_NUMBER:
+    case OPTION_NUMBER:
         snprintf(text, 256, "a number from %g to %g", key->min, key->max);
         return;
-    case KEY_RATIONAL:
+    case OPTION_RATIONAL:
         snprintf(text, 256, "a decimal with at most 4 places or a fraction a/b, from %g to %g",
                  key->min, key->max);
         return;
-    case KEY_FLAG:
+    case OPTION_FLAG:
         snprintf(text, 256, "true or false");
         return;
-    case KEY_CHOICE:
-    case KEY_WORD:
+    case OPTION_CHOICE:
+    case OPTION_WORD:
         list_choices(*key->choices, NULL, text);
         return;
-    case KEY_PATH:
+    case OPTION_PATH:
         if (key->choices)
             list_choices(*key->choices, "a path", text);
         else
             snprintf(text, 256, "a path in UTF-8 without control characters");
         return;
-    case KEY_NAMES:
+    case OPTION_NAMES:
         snprintf(text, 256, "names of keys: a list in YAML, joined by commas on the command line");
         return;
     }

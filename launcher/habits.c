@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "launcher/config_keys.h"
+
 typedef struct Habit {
     const char *word, *meant;
 } Habit;
@@ -102,10 +104,10 @@ static const char *key_meant(const char *word) {
     for (char *c = name; *c; c++)
         if (*c == '-') *c = '_';
     int row = config_key_find(name);
-    if (row >= 0) return CONFIG_KEYS[row].name;
-    for (row = 0; row < CONFIG_KEY_COUNT; row++) {
-        const char *dot = strchr(CONFIG_KEYS[row].name, '.');
-        if (dot && strcmp(dot + 1, name) == 0) return CONFIG_KEYS[row].name;
+    if (row >= 0) return config_key(row)->name;
+    for (row = 0; row < config_key_count(); row++) {
+        const char *dot = strchr(config_key(row)->name, '.');
+        if (dot && strcmp(dot + 1, name) == 0) return config_key(row)->name;
     }
     return habit_key(name);
 }
@@ -252,17 +254,17 @@ static bool number_meant(const char *text, double *value) {
     return *end == '\0' && isfinite(*value);
 }
 
-static void advise_number(const ConfigKey *key, const char *text, char advice[160]) {
+static void advise_number(const Option *key, const char *text, char advice[160]) {
     double value;
     if (!number_meant(text, &value) || value < key->min || value > key->max) return;
-    if (key->type == KEY_INTEGER && value != floor(value)) return;
-    if (key->type == KEY_RATIONAL) value = round(value * 1e4) / 1e4;
+    if (key->type == OPTION_INTEGER && value != floor(value)) return;
+    if (key->type == OPTION_RATIONAL) value = round(value * 1e4) / 1e4;
     int length = snprintf(advice, 160, "; write %.10g", value);
-    if (key->type == KEY_INTEGER) length = snprintf(advice, 160, "; write %.0f", value);
+    if (key->type == OPTION_INTEGER) length = snprintf(advice, 160, "; write %.0f", value);
     if (strcmp(advice + strlen("; write "), text) == 0 || length < 0) advice[0] = '\0';
 }
 
-static void advise_choice(const ConfigKey *key, const char *text, char advice[160]) {
+static void advise_choice(const Option *key, const char *text, char advice[160]) {
     static const Habit CHOICES[] = {{"gpu", "cuda"},        {"float32", "f32"},
                                     {"fp32", "f32"},        {"float", "f32"},
                                     {"bfloat16", "bf16"},   {"text", "bytes"},
@@ -283,7 +285,7 @@ bool path_is_habit(const char *text) {
     return strcmp(text, "~") == 0 || strncmp(text, "~/", 2) == 0 || strcasecmp(text, "null") == 0;
 }
 
-static void advise_path(const ConfigKey *key, const char *text, char advice[160]) {
+static void advise_path(const Option *key, const char *text, char advice[160]) {
     bool required = !key->initial && !key->derived;
     if (!text[0])
         snprintf(advice, 160, "; name a file%s", required ? "" : ", or leave the key out");
@@ -296,17 +298,17 @@ static void advise_path(const ConfigKey *key, const char *text, char advice[160]
                  required ? "" : ", or leave the key out", text);
 }
 
-void habit_value(const ConfigKey *key, const char *text, char advice[160]) {
+void habit_value(const Option *key, const char *text, char advice[160]) {
     advice[0] = '\0';
-    if (key->type == KEY_PATH)
+    if (key->type == OPTION_PATH)
         advise_path(key, text, advice);
     else if (is_null(text))
         snprintf(advice, 160, "; write a value, or leave the key out for its default%s%s%s",
                  key->initial ? " (" : "", key->initial ? key->initial : "",
                  key->initial ? ")" : "");
-    else if (key->type == KEY_FLAG)
+    else if (key->type == OPTION_FLAG)
         advise_flag(text, advice);
-    else if (key->type == KEY_CHOICE || key->type == KEY_WORD)
+    else if (key->type == OPTION_CHOICE || key->type == OPTION_WORD)
         advise_choice(key, text, advice);
     else
         advise_number(key, text, advice);

@@ -3,7 +3,7 @@
 #ifndef MOETRAIN_LAUNCHER_HABITS_H
 #define MOETRAIN_LAUNCHER_HABITS_H
 
-#include "launcher/config_keys.h"
+#include "kernels/option.h"
 
 // The key that a word of other programs means ("learning_rate", "n-head"), or NULL.
 const char *habit_key(const char *word);
@@ -25,6 +25,6 @@ bool habit_word(const char *word, const char *next, Error *err);
 bool path_is_habit(const char *text);
 // What to write for a value that the key refuses: "; write 1000", or "" when nothing better is
 // known.
-void habit_value(const ConfigKey *key, const char *text, char advice[160]);
+void habit_value(const Option *key, const char *text, char advice[160]);
 
 #endif

@@ -13,6 +13,7 @@
 #include "launcher/checkpoint_config.h"
 #include "launcher/cli.h"
 #include "launcher/config.h"
+#include "launcher/config_print.h"
 #include "launcher/config_rules.h"
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"
@@ -66,15 +67,15 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
     bool ok = comm_rank() != 0 || load_config(config, line, err);
     if (!comm_follow(ok, err)) return false;
-    broadcast(comm_world(), config, sizeof *config, 0);
+    broadcast(comm_world(), config, config_bytes(), 0);
     return reads_checkpoint(line->verb) ? config_resolve_ranks(config, comm_size(), train, err)
                                         : config_check_ranks(config, comm_size(), train, err);
 }
 
 static int run_collective(const CommandLine *line, Error *err) {
-    Config *config = calloc(1, sizeof *config);
+    Config *config = config_new();
     TrainConfig *train = calloc(1, sizeof *train);
-    CHECK_MEMORY(config && train, "out of memory");
+    CHECK_MEMORY(train, "out of memory");
     int exit_code = EXIT_CONFIG;
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;
@@ -84,9 +85,9 @@ static int run_collective(const CommandLine *line, Error *err) {
         exit_code = generate_run(train, config->source, &line->generate, err);
     } else {
         char *yaml = config_to_yaml(config, false);
-        KeyRule rules[CONFIG_KEY_COUNT + 1];
-        config_key_rules(config, rules);
+        KeyRule *rules = config_key_rules(config);
         exit_code = train_run(train, yaml, rules, err);
+        free(rules);
         free(yaml);
     }
     free(train);
@@ -107,9 +108,15 @@ static int run_plan(const Config *config, int ranks, Error *err) {
 }
 
 static int run_single(const CommandLine *line, Error *err) {
-    if (line->verb == VERB_USAGE) return cli_print_help(stdout), EXIT_DONE;
+    if (line->verb == VERB_USAGE) {
+        cli_print_help(stdout);
+        return EXIT_DONE;
+    }
     if (line->verb == VERB_VERSION) return version_print(stdout, err) ? EXIT_DONE : err->exit_code;
-    if (line->verb == VERB_HELP && !line->path) return config_print_keys(stdout), EXIT_DONE;
+    if (line->verb == VERB_HELP && !line->path) {
+        config_print_keys(stdout);
+        return EXIT_DONE;
+    }
     if (line->verb == VERB_HELP)
         return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
     char checkpoint[CONFIG_PATH_BYTES];
@@ -118,14 +125,21 @@ static int run_single(const CommandLine *line, Error *err) {
                    ? inspect_digest(checkpoint, err)
                    : err->exit_code;
 
-    Config config;
-    if (!load_config(&config, line, err)) return err->exit_code;
-    if (line->verb == VERB_INSPECT) return inspect_run(&config.train, config.source, err);
-    if (line->verb == VERB_PLAN) return run_plan(&config, line->ranks, err);
-    char *yaml = config_to_yaml(&config, true);
-    fputs(yaml, stdout);
-    free(yaml);
-    return EXIT_DONE;
+    Config *config = config_new();
+    int exit_code = EXIT_DONE;
+    if (!load_config(config, line, err)) {
+        exit_code = err->exit_code;
+    } else if (line->verb == VERB_INSPECT) {
+        exit_code = inspect_run(&config->train, config->source, err);
+    } else if (line->verb == VERB_PLAN) {
+        exit_code = run_plan(config, line->ranks, err);
+    } else {
+        char *yaml = config_to_yaml(config, true);
+        fputs(yaml, stdout);
+        free(yaml);
+    }
+    free(config);
+    return exit_code;
 }
 
 // Started with a standard stream closed, the next file to be opened would take its number and

@@ -1,5 +1,6 @@
 #include "launcher/suggest.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { LONGEST_WORD = 63 };
@@ -45,4 +46,15 @@ const char *suggest_word(const char *word, const char *const *candidates) {
     }
     int letters = (int)strnlen(last_part(word), LONGEST_WORD);
     return best_distance <= 1 + letters / 3 ? best : NULL;
+}
+
+void value_quote(const char *value, char quoted[80]) {
+    size_t length = strlen(value), shown = length > 60 ? 57 : length;
+    // Not in the middle of a character: bytes 10xxxxxx continue one.
+    while (shown > 0 && shown < length && ((unsigned char)value[shown] & 0xC0) == 0x80) shown--;
+    char *out = quoted;
+    *out++ = '\'';
+    for (size_t i = 0; i < shown; i++)
+        *out++ = (unsigned char)value[i] < ' ' || value[i] == 127 ? '?' : value[i];
+    snprintf(out, (size_t)(quoted + 80 - out), "%s'", shown < length ? "..." : "");
 }

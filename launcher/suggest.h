@@ -11,4 +11,8 @@ int edit_distance(const char *a, const char *b);
 // with NULL. Not collective.
 const char *suggest_word(const char *word, const char *const *candidates);
 
+// The value in quotes for a message: one line, at most 60 bytes, other bytes than printable ASCII
+// and UTF-8 as '?'.
+void value_quote(const char *value, char quoted[80]);
+
 #endif

@@ -4,34 +4,29 @@
 
 #include "model/linear.h"
 
-void rope_table_layout(RopeTable *table, const ModelConfig *config, int64_t positions, Arena *arena,
-                       Arena *host) {
-    int64_t half = config->attention.shape.d_head / 2;
-    table->cosines = arena_2d(arena, F32, positions, half);
-    table->sines = arena_2d(arena, F32, positions, half);
-    table->host_cosines = arena_mirror(host, table->cosines);
-    table->host_sines = arena_mirror(host, table->sines);
-}
-
-void rope_table_fill(RopeTable *table, Device *dev, const ModelConfig *config) {
-    int64_t positions = table->cosines.shape[0], half = table->cosines.shape[1];
-    float *cosines = tensor_f32(table->host_cosines), *sines = tensor_f32(table->host_sines);
-    for (int64_t t = 0; t < positions; t++)
-        for (int64_t i = 0; i < half; i++) {
-            double frequency = pow(config->attention.rope_theta, -(double)i / (double)half);
-            cosines[t * half + i] = (float)cos((double)t * frequency);
-            sines[t * half + i] = (float)sin((double)t * frequency);
-        }
-    device_upload(dev, table->cosines, table->host_cosines);
-    device_upload(dev, table->sines, table->host_sines);
-}
+typedef struct Attention {
+    int qkv, output;     // parameters (W, D) and (D, H·d_value)
+    Tensor x;            // (N, D) input, borrowed
+    Tensor qkv_rows;     // (N, W) stored, after rotation
+    Tensor heads, lse;   // (N, H·d_value) stored, (N, H)
+    Tensor dheads, dqkv; // scratch of the backward pass
+} Attention;
 
 static AttentionRule attention_rule(const Work *work) {
     AttentionShape s = work->config->attention.shape;
     return (AttentionRule){s, work->T, (float)(1.0 / sqrt((double)s.d_head))};
 }
 
-void attention_declare(Attention *a, Work *work, int64_t layer) {
+static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
+    (void)layer;
+    AttentionShape s = config->attention.shape;
+    int64_t most = dev->limits.head;
+    return device_check_limit(dev, "attention.d_head", s.d_head, most, err) &&
+           device_check_limit(dev, "attention.d_value", s.d_value, most, err);
+}
+
+static void declare(void *self, Work *work, int64_t layer) {
+    Attention *a = self;
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
@@ -46,7 +41,9 @@ void attention_declare(Attention *a, Work *work, int64_t layer) {
                           "layers.%lld.attention.output", (long long)layer);
 }
 
-void attention_layout(Attention *a, Work *work, Arena *activations, Arena *scratch) {
+static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
+    (void)stats;
+    Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     int64_t N = work->N, W = attention_qkv_width(s);
     a->qkv_rows = arena_2d(activations, work->storage, N, W);
@@ -58,33 +55,63 @@ void attention_layout(Attention *a, Work *work, Arena *activations, Arena *scrat
     arena_release(scratch, mark);
 }
 
-void attention_layer_forward(Attention *a, Work *work, Tensor out, Tensor x) {
+static void cost(const void *self, const Work *work, LayerCost *cost) {
+    (void)self;
+    AttentionShape s = work->config->attention.shape;
+    double heads = (double)s.heads, mean_keys = (double)(work->T + 1) / 2; // causal: half of them
+    double weights =
+        (double)work->config->d_model * (double)(attention_qkv_width(s) + s.heads * s.d_value);
+    cost->flops_per_token += 2 * (weights + heads * mean_keys * (double)(s.d_head + s.d_value));
+    cost->scratch.attention = s;
+}
+
+static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
+    (void)stats;
+    Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     a->x = x;
     linear_forward(work, a->qkv, a->qkv_rows, x);
-    rope(work->dev, a->qkv_rows, s, a->rope->cosines, a->rope->sines, work->T, 0, false);
+    rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, work->T, 0, false);
     attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(work));
     linear_forward(work, a->output, out, a->heads);
 }
 
-void attention_layer_backward(Attention *a, Work *work, Tensor dx, Tensor dout) {
+static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
+    Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
     attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
                        attention_rule(work));
-    rope(work->dev, a->dqkv, s, a->rope->cosines, a->rope->sines, work->T, 0, true);
+    rope(work->dev, a->dqkv, s, work->rope->cosines, work->rope->sines, work->T, 0, true);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
 
-void attention_layer_decode(Attention *a, Work *work, Tensor out, Tensor x, Tensor cache,
-                            int64_t position) {
+static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, int64_t position) {
+    Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
     linear_forward(work, a->qkv, a->qkv_rows, x);
-    rope(work->dev, a->qkv_rows, s, a->rope->cosines, a->rope->sines, 1, position, false);
+    rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, 1, position, false);
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
     attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(work), position);
     linear_forward(work, a->output, out, a->heads);
 }
+
+static int64_t cache_width(const void *self, const Work *work) {
+    (void)self;
+    return attention_kv_width(work->config->attention.shape);
+}
+
+const LayerKind ATTENTION = {
+    .state_bytes = sizeof(Attention),
+    .check_device = check_device,
+    .declare = declare,
+    .layout = layout,
+    .cost = cost,
+    .forward = forward,
+    .backward = backward,
+    .decode = decode,
+    .cache_width = cache_width,
+};

@@ -1,33 +1,40 @@
 // One pre-norm transformer block:
-//   h = x + attention(norm(x));  y = h + feed_forward(norm(h))
+//   h = x + mixer(norm(x));  y = h + feed_forward(norm(h))
 // y leaves as a residual stream whose branch the next norm takes in (norm.h).
 #ifndef MOETRAIN_MODEL_BLOCK_H
 #define MOETRAIN_MODEL_BLOCK_H
 
-#include "model/attention.h"
+#include "model/layer_kind.h"
 #include "model/norm.h"
-#include "model/slot.h"
 
 typedef struct Block {
-    Norm attention_norm, ffn_norm;
-    Attention attention;
-    Slot slot;
+    Norm mixer_norm, ffn_norm;
+    Layer mixer, feed_forward;
     int first_param, end_param; // its rows of the parameter table
     // (N, D) stored, scratch: what a branch adds to the stream, or that branch's gradient; and the
     // stream's gradient as matrix products read it.
     Tensor branch, dout;
 } Block;
 
-void block_declare(Block *block, Work *work, int64_t layer, int64_t moe_layer);
-void block_layout(Block *block, Work *work, int64_t layer, Arena *activations, Arena *scratch);
+// Chooses the kinds that the configuration asks for. Needs block_free.
+void block_declare(Block *block, Work *work, int64_t layer);
+void block_free(Block *block); // legal on a zeroed block
+void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Arena *activations,
+                  Arena *scratch);
+// What the two layers say; they are described in layer_kind.h.
+bool block_check(const Block *block, const Work *work, Error *err);
+void block_cost(const Block *block, const Work *work, LayerCost *cost);
+size_t block_bytes(const Block *block); // of the host's memory
+// Width of the cache that block_decode needs; 0: none.
+int64_t block_cache_width(const Block *block, const Work *work);
 // Returns y; `in` must stay until the backward pass where it has no branch. The branch returned
-// lives until the next block's norm has taken it in. Collective where the slot is.
+// lives until the next block's norm has taken it in. Collective where its layers are.
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in);
-// dx (N, D) f32 comes as the gradient of y and leaves as the gradient of x. Collective where the
-// slot is.
+// dx (N, D) f32 comes as the gradient of y and leaves as the gradient of x. Collective likewise.
 void block_backward(Block *block, Work *work, Tensor dx);
-// One new token (N = 1) at `position`, with the layer's key/value cache. Returns y (1, D).
+// One new token (N = 1) at `position`, with the block's cache. Returns y (1, D).
 Residual block_decode(Block *block, Work *work, Statistics *stats, Residual in, Tensor cache,
                       int64_t position);
+void block_after_step(Block *block, Work *work, const Statistics *stats);
 
 #endif

@@ -1,9 +1,5 @@
 #include "model/dispatch.h"
 
-static int64_t routing_groups(const Work *work) {
-    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-}
-
 // Rows of one (expert, shard) when every expert takes its whole capacity from every shard.
 static int64_t padded_room(const Work *work, MoeShape shape) {
     int64_t groups = routing_groups(work);

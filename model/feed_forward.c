@@ -2,7 +2,16 @@
 
 #include "model/linear.h"
 
-void feed_forward_declare(FeedForward *ffn, Work *work, int64_t layer) {
+typedef struct FeedForward {
+    int gate_up, down; // parameters (2F or F, D) and (D, F)
+    Tensor x;          // (N, D) input, borrowed
+    Tensor hidden;     // (N, 2F or F) before the activation; becomes its own gradient
+    Tensor activated;  // (N, F) scratch, recomputed in the backward pass
+    Tensor dactivated; // (N, F) scratch
+} FeedForward;
+
+static void declare(void *self, Work *work, int64_t layer) {
+    FeedForward *ffn = self;
     const ModelConfig *config = work->config;
     int64_t D = config->d_model, F = config->d_ff;
     int64_t wide = activation_input_width(config->activation, F);
@@ -14,7 +23,9 @@ void feed_forward_declare(FeedForward *ffn, Work *work, int64_t layer) {
         "layers.%lld.ffn.down", (long long)layer);
 }
 
-void feed_forward_layout(FeedForward *ffn, Work *work, Arena *activations, Arena *scratch) {
+static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
+    (void)stats;
+    FeedForward *ffn = self;
     int64_t N = work->N, F = work->config->d_ff;
     ffn->hidden = arena_2d(activations, work->storage, N,
                            activation_input_width(work->config->activation, F));
@@ -24,17 +35,38 @@ void feed_forward_layout(FeedForward *ffn, Work *work, Arena *activations, Arena
     arena_release(scratch, mark);
 }
 
-void feed_forward_forward(FeedForward *ffn, Work *work, Tensor out, Tensor x) {
+static void cost(const void *self, const Work *work, LayerCost *cost) {
+    (void)self;
+    const ModelConfig *config = work->config;
+    int64_t F = config->d_ff;
+    cost->flops_per_token +=
+        2 * (double)config->d_model * (double)(activation_input_width(config->activation, F) + F);
+    if (F > cost->scratch.F) cost->scratch.F = F;
+}
+
+static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
+    (void)stats;
+    FeedForward *ffn = self;
     ffn->x = x;
     linear_forward(work, ffn->gate_up, ffn->hidden, x);
     activation_forward(work->dev, ffn->activated, ffn->hidden, work->config->activation);
     linear_forward(work, ffn->down, out, ffn->activated);
 }
 
-void feed_forward_backward(FeedForward *ffn, Work *work, Tensor dx, Tensor dout) {
+static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
+    FeedForward *ffn = self;
     activation_forward(work->dev, ffn->activated, ffn->hidden, work->config->activation);
     linear_backward(work, ffn->down, ffn->dactivated, dout, ffn->activated);
     activation_backward(work->dev, ffn->hidden, ffn->dactivated, ffn->hidden,
                         work->config->activation);
     linear_backward(work, ffn->gate_up, dx, ffn->hidden, ffn->x);
 }
+
+const LayerKind DENSE_FEED_FORWARD = {
+    .state_bytes = sizeof(FeedForward),
+    .declare = declare,
+    .layout = layout,
+    .cost = cost,
+    .forward = forward,
+    .backward = backward,
+};

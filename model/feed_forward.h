@@ -3,21 +3,8 @@
 #ifndef MOETRAIN_MODEL_FEED_FORWARD_H
 #define MOETRAIN_MODEL_FEED_FORWARD_H
 
-#include "model/work.h"
+#include "model/layer_kind.h"
 
-typedef struct FeedForward {
-    int gate_up, down; // parameters (2F or F, D) and (D, F)
-    Tensor x;          // (N, D) input, borrowed
-    Tensor hidden;     // (N, 2F or F) before the activation; becomes its own gradient
-    Tensor activated;  // (N, F) scratch, recomputed in the backward pass
-    Tensor dactivated; // (N, F) scratch
-} FeedForward;
-
-void feed_forward_declare(FeedForward *ffn, Work *work, int64_t layer);
-void feed_forward_layout(FeedForward *ffn, Work *work, Arena *activations, Arena *scratch);
-//   out, x (N, D); x must stay until the backward pass
-void feed_forward_forward(FeedForward *ffn, Work *work, Tensor out, Tensor x);
-//   dx, dout (N, D); dx overwritten
-void feed_forward_backward(FeedForward *ffn, Work *work, Tensor dx, Tensor dout);
+extern const LayerKind DENSE_FEED_FORWARD;
 
 #endif

@@ -54,10 +54,8 @@ static void set_work(Model *model, ModelSplit split) {
 static void declare_params(Model *model) {
     Work *work = &model->work;
     embedding_declare(&model->embedding, work);
-    for (int64_t layer = 0, moe_layer = 0; layer < model->config.layers; layer++) {
-        block_declare(&model->blocks[layer], work, layer, moe_layer);
-        if (model_feed_forward(&model->config, layer) == FEED_FORWARD_MOE) moe_layer++;
-    }
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        block_declare(&model->blocks[layer], work, layer);
     norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
 }
@@ -148,6 +146,7 @@ static void layout(Model *model) {
     Work *work = &model->work;
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
     layout_parameters(model);
+    statistics_begin(&model->stats);
     if (work->training) layout_gradients(model);
     // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
     bool trees = sums_by_tree(model) && work->total_shards > work->shards;
@@ -156,10 +155,8 @@ static void layout(Model *model) {
             arena_1d(scratch, F32, trees ? (longest_reduction(model) + 1) / 2 : 0);
     model->dx = arena_2d(scratch, F32, work->N, model->config.d_model);
     embedding_layout(&model->embedding, work, activations, scratch, &model->gradient_arena);
-    for (int64_t layer = 0; layer < model->config.layers; layer++) {
-        model->blocks[layer].attention.rope = &model->rope;
-        block_layout(&model->blocks[layer], work, layer, activations, scratch);
-    }
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
     norm_layout(&model->final_norm, work, true, activations, scratch);
     loss_layout(&model->loss, work, activations);
     statistics_layout(&model->stats, work, activations);
@@ -209,11 +206,35 @@ void model_make_room(Model *owner, const Model *model) {
     enlarge(&owner->scratch_arena, &model->scratch_arena);
 }
 
+// The layers of a configuration.
+static void layers_of(const ModelConfig *config, int64_t layer, const LayerKind *kinds[2]) {
+    kinds[0] = MIXERS[model_mixer(config, layer)].kind;
+    kinds[1] = FEED_FORWARDS[model_feed_forward(config, layer)].kind;
+}
+
+bool model_check_device(const ModelConfig *config, const Device *dev, Error *err) {
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++)
+            if (kinds[i]->check_device && !kinds[i]->check_device(config, layer, dev, err))
+                return false;
+    }
+    return true;
+}
+
+void model_for_generation(ModelConfig *config) {
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++)
+            if (kinds[i]->for_generation) kinds[i]->for_generation(config);
+    }
+}
+
 bool model_check(const Model *model, Error *err) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        if (model_feed_forward(&model->config, layer) == FEED_FORWARD_MOE &&
-            !dispatch_check(&model->blocks[layer].slot.as.moe.dispatch, &model->config.moe, err))
-            return false;
+        if (!block_check(&model->blocks[layer], &model->work, err)) return false;
     return true;
 }
 
@@ -223,6 +244,7 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.params = &model->params;
     model->work.config = &model->config;
     model->work.host = &model->host_arena;
+    model->work.rope = &model->rope;
     arena_allocate(&model->host_arena);
     if (model->owner) {
         arena_share(&model->activation_arena, &model->owner->activation_arena);
@@ -252,9 +274,12 @@ void model_free(Model *model) {
     arena_free(&model->activation_arena);
     arena_free(&model->scratch_arena);
     arena_free(&model->host_arena);
+    for (int64_t layer = 0; model->blocks && layer < model->config.layers; layer++)
+        block_free(&model->blocks[layer]);
     free(model->blocks);
     free(model->reductions);
     free(model->work.dense_offsets);
+    statistics_free(&model->stats);
     param_table_free(&model->params);
     *model = (Model){0};
 }
@@ -377,6 +402,11 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     if (sums_by_tree(model)) accumulate(model);
 }
 
+void model_after_step(Model *model) {
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        block_after_step(&model->blocks[layer], &model->work, &model->stats);
+}
+
 const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token) {
     Work *work = &model->work;
     CHECK(!work->training, "a model that trains is not evaluated");
@@ -408,7 +438,7 @@ const float *model_read_logits(Model *model, Tensor logits, int64_t row) {
 static void kv_cache_layout(KvCache *cache, const Model *model, int64_t positions) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         cache->layers[layer] = arena_2d(&cache->arena, model->work.storage, positions,
-                                        attention_kv_width(model->config.attention.shape));
+                                        block_cache_width(&model->blocks[layer], &model->work));
 }
 
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions) {
@@ -454,20 +484,25 @@ int64_t model_active_params(const Model *model) {
     return active;
 }
 
-double model_forward_flops_per_token(const ModelConfig *config, int64_t T) {
-    AttentionShape s = config->attention.shape;
-    double D = (double)config->d_model, layers = (double)config->layers;
-    // Parameters per unit of hidden width: its inputs and its output.
-    double matrices = (double)(activation_input_width(config->activation, 1) + 1) * D;
-    double weights = layers * D * (double)(attention_qkv_width(s) + s.heads * s.d_value) +
-                     D * (double)config->vocab_size;
-    for (int64_t layer = 0; layer < config->layers; layer++) {
-        MoeShape moe = moe_shape(config, layer);
-        weights += model_feed_forward(config, layer) == FEED_FORWARD_MOE
-                       ? matrices * (double)(moe.d_ff * moe.top_k) + D * (double)moe.experts
-                       : matrices * (double)config->d_ff;
+LayerCost model_cost(const Model *model) {
+    const Work *work = &model->work;
+    double head = (double)model->config.d_model * (double)model->config.vocab_size;
+    LayerCost cost = {
+        .flops_per_token = 2 * head,
+        .scratch = {.N = work->N,
+                    .T = work->T,
+                    .D = model->config.d_model,
+                    .V = model->config.vocab_size,
+                    .parts = larger(work->shards, work->dense_parts),
+                    .group = work->N / work->shards,
+                    .storage = work->storage},
+    };
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        block_cost(&model->blocks[layer], work, &cost);
+    for (int i = 0; i < model->params.count; i++) {
+        const Param *row = &model->params.rows[i];
+        cost.scratch.rows += 1 + (row->kind == PARAM_EXPERT ? row->count : 0);
     }
-    double mean_keys = (double)(T + 1) / 2;
-    double attention = layers * (double)s.heads * mean_keys * (double)(s.d_head + s.d_value);
-    return 2 * (weights + attention);
+    cost.scratch.elements = larger(model->params.elements[0], model->params.elements[1]);
+    return cost;
 }

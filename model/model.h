@@ -1,6 +1,6 @@
 // A decoder-only Mixture-of-Experts language model, from tokens to loss and back.
 //
-//   embedding → layers × [ h = x + attention(norm(x));  x = h + ffn_or_experts(norm(h)) ] → norm →
+//   embedding → layers × [ h = x + mixer(norm(x));  x = h + feed_forward(norm(h)) ] → norm →
 //     logits → loss
 //
 // Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h.
@@ -70,6 +70,13 @@ typedef struct Model {
     Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
 } Model;
 
+// Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
+// rank with such a device. Not collective.
+bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);
+// Changes the configuration to one in which a token depends on no later one, nor on other
+// sequences, as generation needs it.
+void model_for_generation(ModelConfig *config);
+
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for
 // `moetrain plan`, which has no device (dev NULL). Not collective.
 void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev);
@@ -98,6 +105,9 @@ void model_free(Model *model); // legal on a zeroed model
 //   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step);
+// After the step's update, with statistics reduced: what layers change by rules that are no
+// gradient. Not collective.
+void model_after_step(Model *model);
 // Forward only: the loss of every token in nats, (N) on the host, borrowed until the next call.
 // first_token: number of this rank's first token in the validation file. For a model that is not
 // for training. Collective over all ranks.
@@ -108,10 +118,10 @@ Tensor model_logits(Model *model, Tensor tokens);
 // One row of logits as f32 on the host (V), borrowed until the next call. Not collective.
 const float *model_read_logits(Model *model, Tensor logits, int64_t row);
 
-// Keys and values of a sequence being generated.
+// Keys and values of a sequence being generated, or what else its mixers remember.
 typedef struct KvCache {
     Arena arena;
-    Tensor *layers; // (layers), each (positions, KV·(d_head + d_value)) stored
+    Tensor *layers; // (layers), each (positions, width of the mixer's cache) stored
 } KvCache;
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions);
 void kv_cache_close(KvCache *cache);
@@ -124,9 +134,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position
 // all).
 int64_t model_total_params(const Model *model);
 int64_t model_active_params(const Model *model);
-// Floating-point operations of a forward pass for one token in a sequence of T: matrix products and
-// attention, a multiply-add counted as two, causal attention as the half it needs. Training costs
-// three times that.
-double model_forward_flops_per_token(const ModelConfig *config, int64_t T);
+// What the model's layers and its head need beside parameters, once it is measured.
+LayerCost model_cost(const Model *model);
 
 #endif

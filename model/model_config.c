@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "kernels/integers.h"
+
 double model_residual_std(const ModelConfig *config) {
     return config->init_std / sqrt(2.0 * (double)config->layers);
 }
@@ -33,15 +35,11 @@ int64_t model_moe_layers(const ModelConfig *config) {
     return count;
 }
 
-static int64_t largest_common_divisor(int64_t a, int64_t b) {
-    return b == 0 ? a : largest_common_divisor(b, a % b);
-}
-
 int64_t model_experts_divisor(const ModelConfig *config) {
     int64_t divisor = 0;
     for (int64_t layer = 0; layer < config->layers; layer++)
         if (model_feed_forward(config, layer) == FEED_FORWARD_MOE)
-            divisor = largest_common_divisor(divisor, moe_shape(config, layer).experts);
+            divisor = greatest_common_divisor(divisor, moe_shape(config, layer).experts);
     return divisor;
 }
 

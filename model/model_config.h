@@ -4,6 +4,7 @@
 #define MOETRAIN_MODEL_MODEL_CONFIG_H
 
 #include "kernels/kernels.h"
+#include "kernels/option.h"
 
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
@@ -19,11 +20,6 @@ typedef struct PerLayer {
 static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
     return list->values[list->count > 1 ? layer % list->count : 0];
 }
-
-// An exact rational, so that ⌈1.1 · 1600 · 2 / 4⌉ is 880 and not 881.
-typedef struct Rational {
-    int64_t numerator, denominator; // denominator > 0
-} Rational;
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
@@ -71,6 +67,8 @@ typedef struct ModelConfig {
     AttentionConfig attention;
     MoeConfig moe;
 } ModelConfig;
+
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS; // keys that fill it
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {

@@ -1,13 +1,22 @@
 #include "model/moe_layer.h"
 
-void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer, int64_t moe_layer) {
-    router_declare(&moe->router, work, layer, moe_layer);
+static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
+    MoeShape shape = moe_shape(config, layer);
+    return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
+           device_check_limit(dev, "moe.top_k", shape.top_k, dev->limits.top_k, err);
+}
+
+static void declare(void *self, Work *work, int64_t layer) {
+    MoeLayer *moe = self;
+    router_declare(&moe->router, work, layer);
     experts_declare(&moe->experts, work, layer);
 }
 
-void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scratch) {
+static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
+    MoeLayer *moe = self;
     int64_t D = work->config->d_model, K = moe->router.shape.top_k;
     router_layout(&moe->router, work, activations, scratch);
+    router_report(&moe->router, stats);
     dispatch_layout(&moe->dispatch, moe->router.shape, work, activations);
     int64_t max_rows = moe->dispatch.max_rows;
     moe->expert_in = arena_2d(activations, work->storage, max_rows, D);
@@ -22,6 +31,46 @@ void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scra
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
     arena_release(scratch, mark);
+}
+
+static bool check(const void *self, const Work *work, Error *err) {
+    const MoeLayer *moe = self;
+    return dispatch_check(&moe->dispatch, &work->config->moe, err);
+}
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static void cost(const void *self, const Work *work, LayerCost *cost) {
+    const MoeLayer *moe = self;
+    const ModelConfig *config = work->config;
+    MoeShape shape = moe->router.shape;
+    int64_t E = shape.experts, K = shape.top_k, F = shape.d_ff;
+    int64_t wide = activation_input_width(config->activation, F);
+    cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + E);
+
+    int64_t ep = work->ep_size;
+    double micro = (double)work->micro_batches;
+    // Forward and backward each dispatch once and combine once.
+    double away = (double)moe->dispatch.max_sent * (double)(ep - 1) / (double)ep; // leave the rank
+    double bytes = 2 * micro * away * (double)config->d_model * (double)dtype_bytes(work->storage);
+    cost->sent_bytes[TRAFFIC_DISPATCH] += bytes;
+    cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
+    if (config->moe.dispatch == DISPATCH_EXACT)
+        cost->sent_bytes[TRAFFIC_COUNTS] +=
+            micro * (double)((ep - 1) * (E / ep) * work->shards * (int64_t)sizeof(int32_t));
+    if (config->moe.balance_scope == BALANCE_BATCH)
+        cost->sent_bytes[TRAFFIC_STATISTICS] +=
+            micro *
+            (double)all_reduce_sum_sent_bytes((int)(work->total_shards / work->shards), E, I64);
+
+    ScratchShape *scratch = &cost->scratch;
+    scratch->E = larger(scratch->E, E);
+    scratch->K = larger(scratch->K, K);
+    scratch->F = larger(scratch->F, F);
+    scratch->parts = larger(scratch->parts, work->expert_parts);
+    scratch->group = larger(scratch->group, work->N / routing_groups(work));
 }
 
 // A pass of the experts over one chunk: expert_out or its gradient from what has arrived in
@@ -55,7 +104,8 @@ static void there_and_back(MoeLayer *moe, Work *work, Tensor sent, TrafficKind t
     collective_wait(&going);
 }
 
-void moe_layer_forward(MoeLayer *moe, Work *work, Statistics *stats, Tensor out, Tensor x) {
+static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
+    MoeLayer *moe = self;
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
     router_choose(router, work, stats, x);
@@ -70,7 +120,8 @@ void moe_layer_forward(MoeLayer *moe, Work *work, Statistics *stats, Tensor out,
     combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
 }
 
-void moe_layer_backward(MoeLayer *moe, Work *work, Tensor dx, Tensor dout) {
+static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
+    MoeLayer *moe = self;
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
     // sent_out, expert_out and expert_in turn into their own gradients one after the other. No
@@ -89,3 +140,22 @@ void moe_layer_backward(MoeLayer *moe, Work *work, Tensor dx, Tensor dout) {
     combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
     router_choose_backward(router, work, dx, moe->dweights);
 }
+
+// A token's text must not depend on its neighbours: nothing is dropped, and padded dispatch needs a
+// capacity.
+static void for_generation(ModelConfig *config) {
+    config->moe.capacity_factor = (Rational){0, 1};
+    config->moe.dispatch = DISPATCH_EXACT;
+}
+
+const LayerKind MOE_FEED_FORWARD = {
+    .state_bytes = sizeof(MoeLayer),
+    .check_device = check_device,
+    .declare = declare,
+    .layout = layout,
+    .check = check,
+    .cost = cost,
+    .forward = forward,
+    .backward = backward,
+    .for_generation = for_generation,
+};

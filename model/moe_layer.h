@@ -6,8 +6,10 @@
 
 #include "model/dispatch.h"
 #include "model/experts.h"
+#include "model/layer_kind.h"
 #include "model/router.h"
 
+// Its state, open to tests.
 typedef struct MoeLayer {
     Router router;
     Dispatch dispatch;
@@ -18,12 +20,8 @@ typedef struct MoeLayer {
     Tensor dweights;   // (N, K) scratch
 } MoeLayer;
 
-void moe_layer_declare(MoeLayer *moe, Work *work, int64_t layer, int64_t moe_layer);
-void moe_layer_layout(MoeLayer *moe, Work *work, Arena *activations, Arena *scratch);
-//   out, x (N, D) stored; x must stay until the backward pass. Collective over expert_parallel (and
-//     world, see router_choose).
-void moe_layer_forward(MoeLayer *moe, Work *work, Statistics *stats, Tensor out, Tensor x);
-//   dx, dout (N, D) stored; dx overwritten. Collective over expert_parallel.
-void moe_layer_backward(MoeLayer *moe, Work *work, Tensor dx, Tensor dout);
+// Forward and backward are collective over expert_parallel; forward also over world, where
+// moe.balance_scope is batch.
+extern const LayerKind MOE_FEED_FORWARD;
 
 #endif

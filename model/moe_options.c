@@ -1,4 +1,7 @@
+#include "kernels/option_rows.h"
 #include "model/model_config.h"
+
+// ---- words --------------------------------------------------------------------------------------
 
 static const Choice ROUTING_GROUPS[] = {
     [GROUP_SHARD] = {"shard", "the tokens of one of train.shards"},
@@ -20,3 +23,95 @@ static const Choice DISPATCHES[] = {
                          "no rank waits for counts (GPUs); needs moe.capacity_factor"},
 };
 const ChoiceTable DISPATCH_CHOICES = CHOICE_TABLE(DISPATCHES);
+
+// ---- keys ---------------------------------------------------------------------------------------
+
+static void derive_d_ff(void *section) {
+    ModelConfig *model = section;
+    model->moe.d_ff.values[0] = model->d_ff;
+}
+
+// clang-format off
+#define SECTION_STRUCT ModelConfig
+static const Option ROWS[] = {
+    INTEGER("moe.experts", FUNCTION, moe.experts.values[0], DEFAULT("8"), RANGE(0, 65536),
+        "experts of a MoE layer, on all ranks together; 0: a dense model"),
+    INTEGER("moe.top_k", FUNCTION, moe.top_k.values[0], DEFAULT("2"), RANGE(1, 64),
+        "experts that work on a token"),
+    INTEGER("moe.d_ff", FUNCTION, moe.d_ff.values[0], DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
+        "hidden width of one expert"),
+    INTEGER("moe.every", FUNCTION, moe.every, DEFAULT("1"), RANGE(1, PER_LAYER_MAX),
+        "every n-th layer is a MoE layer, the others are dense"),
+    FLAG("moe.first", FUNCTION, moe.first, DEFAULT("true"),
+        "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
+    CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
+        "how a token's logits choose its experts and become their gate weights"),
+    FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
+        "topk_softmax: divide the chosen weights by their sum"),
+    RATIONAL("moe.capacity_factor", STATE, moe.capacity_factor, DEFAULT("0"), RANGE(0, 1000),
+        "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
+    CHOICE("moe.dispatch", FREE, moe.dispatch, DEFAULT("exact"), OF(DISPATCH_CHOICES),
+        "what travels to the experts"),
+    INTEGER("moe.min_capacity", STATE, moe.min_capacity, DEFAULT("1"), RANGE(1, 1e9),
+        "smallest capacity of an expert"),
+    CHOICE("moe.drop", STATE, moe.drop, DEFAULT("position"), OF(DROP_CHOICES),
+        "who loses when an expert is full"),
+    FLAG("moe.renormalize_after_drop", STATE, moe.renormalize_after_drop, DEFAULT("false"),
+        "divide a token's surviving gate weights by their sum"),
+    CHOICE("moe.routing_group", STATE, moe.routing_group, DEFAULT("shard"), OF(ROUTING_GROUP_CHOICES),
+        "tokens that compete for an expert's capacity"),
+    NUMBER("moe.balance_loss", COURSE, moe.balance_loss, DEFAULT("0.01"), RANGE(0, 1000),
+        "factor of the load-balancing loss; 0: off"),
+    CHOICE("moe.balance_scope", COURSE, moe.balance_scope, DEFAULT("shard"), OF(BALANCE_SCOPE_CHOICES),
+        "tokens over which the load is balanced"),
+    NUMBER("moe.z_loss", COURSE, moe.z_loss, DEFAULT("0.001"), RANGE(0, 1000),
+        "factor of the router's z-loss, which keeps its logits small; 0: off"),
+};
+// clang-format on
+
+// ---- rules --------------------------------------------------------------------------------------
+
+// The sizes of one layer with experts.
+static bool check_layer(const MoeConfig *moe, MoeShape shape, const OptionRules *rules) {
+    if (shape.top_k > shape.experts)
+        return option_broken(
+            rules, "moe.top_k", "moe.experts",
+            "moe.top_k (%lld) is more than moe.experts (%lld); set it to at most %lld",
+            (long long)shape.top_k, (long long)shape.experts, (long long)shape.experts);
+    bool weight_is_one = router_weights_sum_to_1(moe->router) || moe->renormalize_after_drop;
+    if (shape.top_k == 1 && weight_is_one)
+        return option_broken(
+            rules, "moe.top_k", "moe.experts",
+            "moe.top_k (1) with this gate weight is always 1, so the router would get no "
+            "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
+            moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
+            moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
+    return true;
+}
+
+static bool check(const void *section, const OptionRules *rules) {
+    const ModelConfig *model = section;
+    const MoeConfig *moe = &model->moe;
+    bool any = false;
+    for (int64_t layer = 0; layer < PER_LAYER_MAX; layer++)
+        any = any || moe_shape(model, layer).experts > 0;
+    if (!any) return true;
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_feed_forward(model, layer) == FEED_FORWARD_MOE &&
+            !check_layer(moe, moe_shape(model, layer), rules))
+            return false;
+    if (model_moe_layers(model) == 0)
+        return option_broken(
+            rules, "moe.every", "model.layers",
+            "moe.every (%lld) is more than model.layers (%lld), so no layer has experts; "
+            "set it to at most %lld, or moe.first=true, or moe.experts=0",
+            (long long)moe->every, (long long)model->layers, (long long)model->layers);
+    if (moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
+        return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
+                             "moe.dispatch: padded sends every expert's whole capacity, but "
+                             "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "
+                             "moe.dispatch=exact");
+    return true;
+}
+
+const OptionSection MOE_OPTIONS = SECTION(ROWS, check);

@@ -129,7 +129,8 @@ void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t 
     arena_allocate(&host);
     for (int i = 0; i < table->count; i++) {
         Tensor there = param_tensor(table, values, i), here = arena_mirror(&host, there);
-        init_row(&table->rows[i], tensor_f32(here), (RngStream){seed, RNG_INIT, 0, (uint32_t)i});
+        const Param *row = &table->rows[i];
+        init_row(row, tensor_f32(here), rng_named(seed, RNG_INIT, row->name));
         device_upload(dev, there, here);
         arena_release(&host, 0);
     }

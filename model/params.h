@@ -3,9 +3,9 @@
 // them knows layers.
 //
 // Dense parameters are replicated on every rank. Expert parameters have the experts on their first
-// axis, dealt to the ranks of an expert-parallel group in equal runs. Values lie in three flat runs:
-// all dense rows, all expert rows, and all rows that no gradient changes. Gradients and moments
-// have the first two, so that a reduction or the optimizer takes one call a run.
+// axis, dealt to the ranks of an expert-parallel group in equal parts. Values lie in three flat
+// runs: all dense rows, all expert rows, and all rows that no gradient changes. Gradients and
+// moments have the first two, so that a reduction or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
 #define MOETRAIN_MODEL_PARAMS_H
 
@@ -90,8 +90,8 @@ int64_t param_active_elements(const Param *row);
 // The row of that name, or NULL.
 const Param *param_find(const ParamTable *table, const char *name);
 
-// Fills f32 values by counter (seed, row number, global element): the same on any number of ranks.
-// Not collective.
+// Fills f32 values by counter (seed, name, global element): the same on any number of ranks, and
+// whatever other rows there are. Not collective.
 void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed);
 
 #endif

@@ -1,19 +1,16 @@
 #include "model/router.h"
 
+#include <string.h>
+
 // Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
 static int64_t balance_parts(const Work *work) {
     return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
 }
 
-static int64_t routing_groups(const Work *work) {
-    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-}
-
-void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer) {
+void router_declare(Router *router, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     router->shape = moe_shape(config, layer);
     router->layer = layer;
-    router->moe_layer = moe_layer;
     router->weight = param_add(work->params,
                                (Param){.rank = 2,
                                        .shape = {router->shape.experts, config->d_model},
@@ -60,6 +57,100 @@ void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     arena_release(scratch, mark);
 }
 
+// ---- statistics ---------------------------------------------------------------------------------
+
+// Choices that were dropped, over all of them.
+static double drop_rate(const Statistics *stats, const char *column) {
+    int64_t choices = 0, dropped = 0;
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *routed = &stats->columns[i];
+        if (strcmp(routed->name, column) != 0) continue;
+        const int64_t *kept = statistics_counts_of(stats, routed);
+        const int64_t *lost = statistics_count_values(stats, "dropped", routed->layer);
+        for (int64_t e = 0; e < routed->count; e++) {
+            choices += kept[e] + lost[e];
+            dropped += lost[e];
+        }
+    }
+    return (double)dropped / (double)choices;
+}
+
+// What was asked of the busiest expert over what was asked of the mean one, in the worst layer.
+static double load_imbalance(const Statistics *stats, const char *column) {
+    double worst = 0;
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *routed = &stats->columns[i];
+        if (strcmp(routed->name, column) != 0) continue;
+        const int64_t *kept = statistics_counts_of(stats, routed);
+        const int64_t *lost = statistics_count_values(stats, "dropped", routed->layer);
+        int64_t sum = 0, busiest = 0;
+        for (int64_t e = 0; e < routed->count; e++) {
+            int64_t load = kept[e] + lost[e];
+            sum += load;
+            busiest = load > busiest ? load : busiest;
+        }
+        double imbalance = (double)busiest * (double)routed->count / (double)sum;
+        if (imbalance > worst) worst = imbalance;
+    }
+    return worst;
+}
+
+static const Summary SUMMARIES[] = {
+    {.field = "balance_loss",
+     .digits = 17,
+     .value = statistics_mean_over_layers,
+     .column = "balance",
+     .line = {" | balance ", 3}},
+    {.field = "z_loss",
+     .digits = 17,
+     .value = statistics_mean_over_layers,
+     .column = "z",
+     .line = {" z ", 2}},
+    {.field = "drop_rate",
+     .digits = 9,
+     .value = drop_rate,
+     .column = "routed",
+     .line = {" | drop ", 1, .percent = true}},
+    {.field = "load_imbalance",
+     .digits = 9,
+     .value = load_imbalance,
+     .column = "routed",
+     .line = {" load max/mean ", 2}},
+    {.field = "router_entropy_nats",
+     .digits = 9,
+     .value = statistics_mean_over_layers,
+     .column = "entropy"},
+};
+
+void router_report(Router *router, Statistics *stats) {
+    int64_t layer = router->layer, E = router->shape.experts;
+    router->columns = (RouterColumns){
+        .balance = statistics_scalar(stats, "balance", layer),
+        .z = statistics_scalar(stats, "z", layer),
+        .entropy = statistics_scalar(stats, "entropy", layer),
+        .weight_mass = statistics_vector(stats, "weight_mass", layer, E),
+        .routed = statistics_counts(stats, "routed", layer, E),
+        .dropped = statistics_counts(stats, "dropped", layer, E),
+    };
+    for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
+        statistics_summarize(stats, &SUMMARIES[i]);
+}
+
+// Where an op adds them up.
+static RouterTotals columns_in(const Statistics *stats, const Work *work, const Router *router) {
+    RouterColumns columns = router->columns;
+    int64_t E = router->shape.experts;
+    return (RouterTotals){
+        .totals = statistics_rows(stats, work),
+        .balance = columns.balance,
+        .z = columns.z,
+        .entropy = columns.entropy,
+        .weight_mass = columns.weight_mass,
+        .routed = statistics_count_range(stats, columns.routed, E),
+        .dropped = statistics_count_range(stats, columns.dropped, E),
+    };
+}
+
 // 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
 static double per_step_token(const Work *work) {
     double micro_batch_tokens = (double)(work->N / work->shards * work->total_shards);
@@ -86,9 +177,11 @@ static void account(Router *router, Work *work, Statistics *stats) {
                        TRAFFIC_STATISTICS);
         rule.choices *= (double)(parts * work->total_shards / work->shards);
     }
-    router_totals(work->dev, statistics_router_totals(stats, work, router->moe_layer),
-                  router->balance, router->sums, batch_chosen, rule);
+    router_totals(work->dev, columns_in(stats, work, router), router->balance, router->sums,
+                  batch_chosen, rule);
 }
+
+// ---- choosing ----------------------------------------------------------------------------------
 
 // x in f32: scores decide, so they are not rounded to the storage type.
 static Tensor in_f32(Work *work, Tensor wide, Tensor x) {

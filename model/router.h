@@ -9,15 +9,23 @@
 
 #include "model/statistics.h"
 
+// Where it adds up what it finds: scalars "balance" (E·Σ f·P without its coefficient α: 1 when
+// tokens spread evenly), "z" (mean lse² without its coefficient c) and "entropy" (of the router's
+// full softmax, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights) and
+// the counts "routed" and "dropped", together N·K.
+typedef struct RouterColumns {
+    int balance, z, entropy, weight_mass, routed, dropped;
+} RouterColumns;
+
 typedef struct Router {
     int weight; // parameter (E, D)
     MoeShape shape;
-    int64_t layer;      // of the model: the counter of random drops
-    int64_t moe_layer;  // number among MoE layers, for the statistics
-    Tensor x;           // (N, D) stored input, borrowed
-    Tensor wide_x;      // (N, D) f32 copy of x for the scores, scratch; unused when x is f32
-    Tensor logits, lse; // (N, E), (N)
-    Tensor ids;         // (N, K) i32
+    int64_t layer;         // of the model: the counter of random drops
+    RouterColumns columns; // of the statistics
+    Tensor x;              // (N, D) stored input, borrowed
+    Tensor wide_x;         // (N, D) f32 copy of x for the scores, scratch; unused when x is f32
+    Tensor logits, lse;    // (N, E), (N)
+    Tensor ids;            // (N, K) i32
     Tensor weights,
         scaled;  // (N, K) gate weights; after renormalize_after_drop (the same tensor without it)
     Tensor kept; // (N, K) u8
@@ -28,11 +36,13 @@ typedef struct Router {
     Tensor dlogits, dx, wide_x_again;          // scratch of the backward pass
 } Router;
 
-void router_declare(Router *router, Work *work, int64_t layer, int64_t moe_layer);
+void router_declare(Router *router, Work *work, int64_t layer);
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
+// Asks for its columns of the statistics, and for what is told of them.
+void router_report(Router *router, Statistics *stats);
 // Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
 // balance_scope is batch.
 //   x (N, D) stored; must stay until the backward pass

@@ -1,30 +1,80 @@
 #include "model/statistics.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { PER_LAYER = 3 }; // balance, z, entropy
+// ---- columns ------------------------------------------------------------------------------------
 
-// Columns of a shard's row, see the header.
-static int64_t balance_column(int64_t moe_layer) {
-    return STATISTICS_LOSS + 1 + moe_layer * PER_LAYER;
+// The layout runs twice: what was asked for while measuring stays in the list to compare with.
+static void check_repeats(const StatisticsColumn *measured, const StatisticsColumn *column) {
+    CHECK(strcmp(measured->name, column->name) == 0 && measured->layer == column->layer &&
+              measured->kind == column->kind && measured->count == column->count,
+          "the second layout asks for %s of layer %lld where the first asked for %s of layer %lld",
+          column->name, (long long)column->layer, measured->name, (long long)measured->layer);
 }
-static int64_t weight_mass_column(const Statistics *stats, int64_t moe_layer) {
-    return balance_column(stats->layers) + moe_layer * stats->experts;
+
+static int add_column(Statistics *stats, StatisticsKind kind, const char *name, int64_t layer,
+                      int64_t count) {
+    int *width = kind == STATISTICS_COUNTS ? &stats->count_width : &stats->width;
+    CHECK(!statistics_find(stats, name, layer), "layer %lld has a column %s already",
+          (long long)layer, name);
+    CHECK(count >= 0 && count < INT32_MAX - *width && strlen(name) < STATISTICS_NAME_BYTES,
+          "a column %s of %lld", name, (long long)count);
+    StatisticsColumn column = {.layer = layer, .kind = kind, .first = *width, .count = count};
+    snprintf(column.name, sizeof column.name, "%s", name);
+    if (stats->column_count == stats->columns_room) {
+        stats->columns_room = stats->columns_room > 0 ? 2 * stats->columns_room : 32;
+        size_t bytes = (size_t)stats->columns_room * sizeof *stats->columns;
+        stats->columns = realloc(stats->columns, bytes);
+        CHECK_MEMORY(stats->columns, "no memory for %d columns of statistics", stats->columns_room);
+    }
+    StatisticsColumn *at = &stats->columns[stats->column_count];
+    if (stats->column_count < stats->columns_measured) check_repeats(at, &column);
+    *at = column;
+    stats->column_count++;
+    *width += (int)count;
+    return column.first;
 }
-static int64_t column_count(const Statistics *stats) {
-    return weight_mass_column(stats, stats->layers);
+
+void statistics_begin(Statistics *stats) {
+    stats->columns_measured = stats->column_count;
+    stats->column_count = stats->summary_count = stats->width = stats->count_width = 0;
+    statistics_scalar(stats, "loss", STATISTICS_MODEL);
+}
+
+int statistics_scalar(Statistics *stats, const char *name, int64_t layer) {
+    return add_column(stats, STATISTICS_SCALAR, name, layer, 1);
+}
+int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_t n) {
+    return add_column(stats, STATISTICS_VECTOR, name, layer, n);
+}
+int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n) {
+    return add_column(stats, STATISTICS_COUNTS, name, layer, n);
+}
+
+void statistics_summarize(Statistics *stats, const Summary *summary) {
+    for (int i = 0; i < stats->summary_count; i++)
+        if (stats->summaries[i] == summary) return;
+    CHECK(stats->summary_count < STATISTICS_SUMMARIES_MAX, "more than %d figures of a step",
+          STATISTICS_SUMMARIES_MAX);
+    stats->summaries[stats->summary_count++] = summary;
 }
 
 void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
-    stats->layers = model_moe_layers(work->config);
-    stats->experts = layer_value(&work->config->moe.experts, 0);
-    int64_t columns = column_count(stats), cells = 2 * stats->layers * stats->experts;
-    stats->sums = arena_2d(arena, F64, work->micro_batches * work->shards, columns);
-    stats->counts = arena_1d(arena, I64, cells);
+    stats->sums = arena_2d(arena, F64, work->micro_batches * work->shards, stats->width);
+    stats->counts = arena_1d(arena, I64, stats->count_width);
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
-    stats->sums_scratch = arena_2d(work->host, F64, work->micro_batches, columns);
+    stats->sums_scratch = arena_2d(work->host, F64, work->micro_batches, stats->width);
 }
+
+void statistics_free(Statistics *stats) {
+    free(stats->columns);
+    *stats = (Statistics){0};
+}
+
+// ---- adding up ----------------------------------------------------------------------------------
 
 void statistics_clear(Statistics *stats, Device *dev) {
     fill_zero(dev, stats->sums);
@@ -35,16 +85,8 @@ Tensor statistics_rows(const Statistics *stats, const Work *work) {
     return tensor_rows(stats->sums, work->micro_batch * work->shards, work->shards);
 }
 
-RouterTotals statistics_router_totals(const Statistics *stats, const Work *work,
-                                      int64_t moe_layer) {
-    int64_t E = stats->experts;
-    return (RouterTotals){
-        .totals = statistics_rows(stats, work),
-        .balance = balance_column(moe_layer),
-        .weight_mass = weight_mass_column(stats, moe_layer),
-        .routed = tensor_range(stats->counts, moe_layer * E, E),
-        .dropped = tensor_range(stats->counts, (stats->layers + moe_layer) * E, E),
-    };
+Tensor statistics_count_range(const Statistics *stats, int first, int64_t n) {
+    return tensor_range(stats->counts, first, n);
 }
 
 // Row 0 becomes the sum of all as a binary tree: row p takes in row p + distance, and after each
@@ -57,7 +99,7 @@ static void sum_rows(double *sums, int64_t rows, int64_t columns) {
 }
 
 void statistics_reduce(Statistics *stats, Work *work) {
-    int64_t columns = column_count(stats), micro_batches = work->micro_batches;
+    int64_t columns = stats->width, micro_batches = work->micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
     device_download(work->dev, stats->host_counts, stats->counts);
     double *sums = tensor_f64(stats->host_sums);
@@ -73,24 +115,47 @@ void statistics_reduce(Statistics *stats, Work *work) {
                    TRAFFIC_STATISTICS);
 }
 
+// ---- the totals ---------------------------------------------------------------------------------
+
+const StatisticsColumn *statistics_find(const Statistics *stats, const char *name, int64_t layer) {
+    for (int i = 0; i < stats->column_count; i++)
+        if (stats->columns[i].layer == layer && strcmp(stats->columns[i].name, name) == 0)
+            return &stats->columns[i];
+    return NULL;
+}
+
+const double *statistics_sums_of(const Statistics *stats, const StatisticsColumn *column) {
+    CHECK(column->kind != STATISTICS_COUNTS, "%s is counts", column->name);
+    return tensor_f64(stats->host_sums) + column->first;
+}
+const int64_t *statistics_counts_of(const Statistics *stats, const StatisticsColumn *column) {
+    CHECK(column->kind == STATISTICS_COUNTS, "%s is no counts", column->name);
+    return tensor_i64(stats->host_counts) + column->first;
+}
+
+static const StatisticsColumn *find_column(const Statistics *stats, const char *name,
+                                           int64_t layer) {
+    const StatisticsColumn *column = statistics_find(stats, name, layer);
+    CHECK(column, "layer %lld has no column %s", (long long)layer, name);
+    return column;
+}
+
+double statistics_value(const Statistics *stats, const char *name, int64_t layer) {
+    return statistics_sums_of(stats, find_column(stats, name, layer))[0];
+}
+const int64_t *statistics_count_values(const Statistics *stats, const char *name, int64_t layer) {
+    return statistics_counts_of(stats, find_column(stats, name, layer));
+}
 double statistics_loss(const Statistics *stats) {
     return tensor_f64(stats->host_sums)[STATISTICS_LOSS];
 }
-double statistics_balance(const Statistics *stats, int64_t moe_layer) {
-    return tensor_f64(stats->host_sums)[balance_column(moe_layer)];
-}
-double statistics_z(const Statistics *stats, int64_t moe_layer) {
-    return tensor_f64(stats->host_sums)[balance_column(moe_layer) + 1];
-}
-double statistics_entropy(const Statistics *stats, int64_t moe_layer) {
-    return tensor_f64(stats->host_sums)[balance_column(moe_layer) + 2];
-}
-const double *statistics_weight_mass(const Statistics *stats, int64_t moe_layer) {
-    return tensor_f64(stats->host_sums) + weight_mass_column(stats, moe_layer);
-}
-const int64_t *statistics_routed(const Statistics *stats, int64_t moe_layer) {
-    return tensor_i64(stats->host_counts) + moe_layer * stats->experts;
-}
-const int64_t *statistics_dropped(const Statistics *stats, int64_t moe_layer) {
-    return tensor_i64(stats->host_counts) + (stats->layers + moe_layer) * stats->experts;
+
+double statistics_mean_over_layers(const Statistics *stats, const char *column) {
+    double mean = 0, layers = 0;
+    for (int i = 0; i < stats->column_count; i++)
+        if (strcmp(stats->columns[i].name, column) == 0) layers++;
+    for (int i = 0; i < stats->column_count; i++)
+        if (strcmp(stats->columns[i].name, column) == 0)
+            mean += statistics_sums_of(stats, &stats->columns[i])[0] / layers;
+    return mean;
 }

@@ -1,48 +1,105 @@
 // What a training step reports, gathered so that it is the same on any number of ranks.
 //
-// Every shard of the step has its own row of sums, in f64; ops add to them on the device, and
-// nobody waits. At the end the host fetches them and adds the rows as the fixed binary tree over
-// shards: those of a micro-batch on the rank, then across ranks, then the micro-batches. Counts are
-// integers and need no order.
+// Layers ask for named columns while the model is laid out and keep the numbers that they get: a
+// scalar (a mean over the step's tokens), a vector of sums in f64, or counts in i64. Whoever tells
+// a user about them (metrics, the utilization history, inspect) goes through them by name and layer
+// and knows no layer. Layers may have columns of different lengths, and different columns.
 //
-// The loss is the mean cross-entropy of the step; balance is E·Σ f·P without its coefficient α (1
-// when tokens spread evenly) and z is mean lse² without its coefficient c: the step minimises loss
-// + Σ_layers (α·balance + c·z).
-//
-//   row of a shard: [ loss | balance, z, entropy of each MoE layer | gate-weight mass of each
-//     (layer, expert) ]
+// Every shard of the step has its own row of scalars and vectors; ops add to them on the device,
+// and nobody waits. At the end the host fetches them and adds the rows as the fixed binary tree
+// over shards: those of a micro-batch on the rank, then across ranks, then the micro-batches.
+// Counts are integers and need no order.
 #ifndef MOETRAIN_MODEL_STATISTICS_H
 #define MOETRAIN_MODEL_STATISTICS_H
 
 #include "model/work.h"
 
-typedef struct Statistics {
-    int64_t layers, experts; // MoE layers, experts a layer
-    Tensor sums; // (micro-batches · S, columns) f64, S this rank's shards of a micro-batch
-    Tensor counts; // (2 · layers · experts) i64: routed, then dropped choices, together N·K a layer
-    Tensor host_sums,
-        host_counts;     // the host's mirrors; row 0 holds the total after statistics_reduce
-    Tensor sums_scratch; // (micro-batches, columns) f64 on the host
-} Statistics;
+typedef enum StatisticsKind {
+    STATISTICS_SCALAR, // f64, a mean over the tokens of the step: steps are averaged
+    STATISTICS_VECTOR, // f64, a sum over the tokens of the step, as the counts are
+    STATISTICS_COUNTS, // i64
+} StatisticsKind;
 
-enum { STATISTICS_LOSS = 0 }; // column of `sums`
+enum { STATISTICS_NAME_BYTES = 32, STATISTICS_SUMMARIES_MAX = 32 };
+enum { STATISTICS_MODEL = -1 }; // in place of a layer: of the whole model
+enum { STATISTICS_LOSS = 0 };   // the first column, "loss": mean cross-entropy of the step
 
+typedef struct StatisticsColumn {
+    char name[STATISTICS_NAME_BYTES];
+    int64_t layer; // of the model, from 0; or STATISTICS_MODEL
+    StatisticsKind kind;
+    int first;     // its first place among the columns of `sums`, or among the counts
+    int64_t count; // places; 1 for a scalar
+} StatisticsColumn;
+
+typedef struct Statistics Statistics;
+
+// One figure of metrics.jsonl, and of the step's line, made of the columns of all layers.
+typedef struct Summary {
+    const char *field; // in metrics.jsonl, with the unit
+    int digits;        // significant ones there
+    // From the totals; `column` as below.
+    double (*value)(const Statistics *stats, const char *column);
+    const char *column; // what it is made of, for `value`
+    struct {
+        const char *before; // what stands in front of the figure; NULL: it is not in the line
+        int decimals;
+        bool percent;
+    } line;
+} Summary;
+
+struct Statistics {
+    StatisticsColumn *columns; // in the order in which they were asked for
+    int column_count, columns_measured, columns_room;
+    const Summary *summaries[STATISTICS_SUMMARIES_MAX];
+    int summary_count;
+    int width, count_width; // of a row of sums, of the counts
+    Tensor sums;   // (micro-batches · S, width) f64, S this rank's shards of a micro-batch
+    Tensor counts; // (count_width) i64
+    // The host's mirrors; row 0 holds the totals after statistics_reduce.
+    Tensor host_sums, host_counts;
+    Tensor sums_scratch; // (micro-batches, width) f64 on the host
+};
+
+// ---- asking for columns, while the model is laid out --------------------------------------------
+
+// Begins a layout: only the loss has a column. The second layout must ask for the same columns in
+// the same order (fatal otherwise), so that they have the same numbers.
+void statistics_begin(Statistics *stats);
+// A new column of a layer, whose names are different; returns its first place. The name is one word
+// of letters, digits and "_", which users will see.
+int statistics_scalar(Statistics *stats, const char *name, int64_t layer);
+int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_t n);
+int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n);
+// Has a figure told at each step, in the order of the first calls; calls with the same one are one.
+void statistics_summarize(Statistics *stats, const Summary *summary);
+// After the last column: takes the memory.
 void statistics_layout(Statistics *stats, const Work *work, Arena *arena);
+void statistics_free(Statistics *stats); // the list of columns; legal on a zeroed struct
+
+// ---- adding up ----------------------------------------------------------------------------------
+
 void statistics_clear(Statistics *stats, Device *dev);
-// The rows of the present micro-batch's shards (S, columns).
+// The rows of the present micro-batch's shards (S, width): a column's place is its first column.
 Tensor statistics_rows(const Statistics *stats, const Work *work);
-// Where the router of a MoE layer adds up what it finds. `moe_layer` counts MoE layers only.
-RouterTotals statistics_router_totals(const Statistics *stats, const Work *work, int64_t moe_layer);
+// Counts (n) of a column, by its first place.
+Tensor statistics_count_range(const Statistics *stats, int first, int64_t n);
 // Sums over all shards, on every rank and on the host. Collective over world.
 void statistics_reduce(Statistics *stats, Work *work);
 
-// The totals of a step, after statistics_reduce.
+// ---- the totals of a step, after statistics_reduce ----------------------------------------------
+
+// The column of a layer, or NULL when it has none of that name.
+const StatisticsColumn *statistics_find(const Statistics *stats, const char *name, int64_t layer);
+// Its totals (count), borrowed: of a scalar or vector, and of counts.
+const double *statistics_sums_of(const Statistics *stats, const StatisticsColumn *column);
+const int64_t *statistics_counts_of(const Statistics *stats, const StatisticsColumn *column);
+// The same by name; fatal when there is no such column.
+double statistics_value(const Statistics *stats, const char *name, int64_t layer);
+const int64_t *statistics_count_values(const Statistics *stats, const char *name, int64_t layer);
 double statistics_loss(const Statistics *stats);
-double statistics_balance(const Statistics *stats, int64_t moe_layer);
-double statistics_z(const Statistics *stats, int64_t moe_layer);
-double statistics_entropy(const Statistics *stats, int64_t moe_layer);
-const double *statistics_weight_mass(const Statistics *stats, int64_t moe_layer); // (experts)
-const int64_t *statistics_routed(const Statistics *stats, int64_t moe_layer);     // (experts)
-const int64_t *statistics_dropped(const Statistics *stats, int64_t moe_layer);    // (experts)
+
+// A rule for summaries: the mean of a scalar over the layers that have it.
+double statistics_mean_over_layers(const Statistics *stats, const char *column);
 
 #endif

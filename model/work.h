@@ -21,6 +21,7 @@
 #include "model/model_config.h"
 #include "kernels/rng.h"
 #include "model/params.h"
+#include "model/positions.h"
 
 typedef struct Work {
     Device *dev;
@@ -55,6 +56,8 @@ typedef struct Work {
     int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
     ReduceOrder reduce_order;
 
+    const RopeTable *rope;
+
     ParamTable *params;
     ParamSet values, gradients;
     ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
@@ -76,6 +79,11 @@ static inline Tensor work_matrix(const Work *work, int param) {
 }
 static inline Tensor work_gradient(const Work *work, int param) {
     return param_tensor(work->params, work->gradients, param);
+}
+
+// Sets of tokens that compete for an expert's capacity.
+static inline int64_t routing_groups(const Work *work) {
+    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
 }
 
 // A dense weight seen as the single matrix of a matmul: (N, K) to (1, N, K).

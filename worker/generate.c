@@ -106,9 +106,7 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
                          comm_size());
     if (!session_open(session, config, err)) return false;
     TrainConfig single = *config;
-    single.model.moe.capacity_factor =
-        (Rational){0, 1}; // dropless: a token's text must not depend on its neighbours
-    single.model.moe.dispatch = DISPATCH_EXACT; // which needs a capacity
+    model_for_generation(&single.model);
     ModelSplit split = {.ranks = 1,
                         .expert_parallel = 1,
                         .shards = 1,

@@ -13,30 +13,40 @@ bool metrics_open(RowFile **rows, const char *run_dir, int64_t resumed_step, Err
 }
 
 // JSON has no NaN.
-static const char *number(double x, char text[40]) {
+static const char *digits(double x, int count, char text[40]) {
     if (isfinite(x))
-        snprintf(text, 40, "%.17g", x);
+        snprintf(text, 40, "%.*g", count, x);
     else
         snprintf(text, 40, "null");
     return text;
 }
+static const char *number(double x, char text[40]) {
+    return digits(x, 17, text);
+}
+
+// `,"field":value` of each figure.
+static void write_figures(const StepMetrics *row, char *text, size_t bytes) {
+    char value[40];
+    text[0] = 0;
+    for (int i = 0; i < row->figure_count; i++) {
+        const Summary *summary = row->figures[i].summary;
+        size_t used = strlen(text);
+        snprintf(text + used, bytes - used, ",\"%s\":%s", summary->field,
+                 digits(row->figures[i].value, summary->digits, value));
+    }
+}
 
 void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (!rows) return;
-    char loss[40], norm[40], balance[40], z[40], now[CLOCK_UTC_BYTES], routing[256] = "",
-                                                                       text[1024];
-    if (row->moe)
-        snprintf(routing, sizeof routing,
-                 ",\"balance_loss\":%s,\"z_loss\":%s,\"drop_rate\":%.9g,\"load_imbalance\":%.9g"
-                 ",\"router_entropy_nats\":%.9g",
-                 number(row->balance_loss, balance), number(row->z_loss, z), row->drop_rate,
-                 row->load_imbalance, row->router_entropy);
+    char loss[40], norm[40], now[CLOCK_UTC_BYTES];
+    char figures[STATISTICS_SUMMARIES_MAX * 80], text[sizeof figures + 768];
+    write_figures(row, figures, sizeof figures);
     snprintf(text, sizeof text,
              "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g%s,\"tokens\":%lld"
              ",\"skipped_steps\":%lld,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
              ",\"gemm_share\":%.4f,\"eta_seconds\":%.1f,\"time\":\"%s\"}\n",
              (long long)row->step, number(row->loss, loss), number(row->gradient_norm, norm),
-             row->lr, routing, (long long)row->tokens, (long long)row->skipped_steps,
+             row->lr, figures, (long long)row->tokens, (long long)row->skipped_steps,
              row->step_seconds * 1e3, row->tokens_per_second, row->gflops, row->gemm_share,
              row->eta_seconds, clock_utc(now));
     row_file_append(rows, text);
@@ -64,17 +74,27 @@ static void format_duration(double seconds, char text[32]) {
         snprintf(text, 32, "%lds", s);
 }
 
+static void format_figures(const StepMetrics *row, char *text, size_t bytes) {
+    text[0] = 0;
+    for (int i = 0; i < row->figure_count; i++) {
+        const Summary *summary = row->figures[i].summary;
+        size_t used = strlen(text);
+        if (!summary->line.before) continue;
+        snprintf(text + used, bytes - used, "%s%.*f%s", summary->line.before,
+                 summary->line.decimals, row->figures[i].value * (summary->line.percent ? 100 : 1),
+                 summary->line.percent ? "%" : "");
+    }
+}
+
 void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_t bytes) {
-    char eta[32], routing[128] = "";
+    char eta[32], figures[STATISTICS_SUMMARIES_MAX * 80];
     format_duration(row->eta_seconds, eta);
-    if (row->moe)
-        snprintf(routing, sizeof routing, " | balance %.3f z %.2f | drop %.1f%% load max/mean %.2f",
-                 row->balance_loss, row->z_loss, 100 * row->drop_rate, row->load_imbalance);
+    format_figures(row, figures, sizeof figures);
     snprintf(
         line, bytes,
         "step %lld/%lld | loss %.4f%s | norm %.3f | lr %.2e | %.1f ms %.0f tok/s | %.1f GFLOP/s "
         "(%.0f%% of GEMM) | eta %s",
-        (long long)row->step, (long long)last, row->loss, routing, row->gradient_norm, row->lr,
+        (long long)row->step, (long long)last, row->loss, figures, row->gradient_norm, row->lr,
         1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share, eta);
     if (row->skipped_steps) {
         size_t used = strlen(line);

@@ -3,28 +3,29 @@
 #ifndef MOETRAIN_WORKER_METRICS_H
 #define MOETRAIN_WORKER_METRICS_H
 
+#include "model/statistics.h"
 #include "worker/row_file.h"
 #include "worker/train_config.h"
 
 typedef struct StepMetrics {
     int64_t step;         // finished steps, this one included
     double loss;          // cross-entropy, nats a token
-    double balance_loss;  // mean over MoE layers, without coefficient: 1 when tokens spread evenly
-    double z_loss;        // mean over MoE layers of mean lse², without coefficient
     double gradient_norm; // before clipping
     double lr;
     // Of this step; a row or line has the mean over the steps since the one before.
     double step_seconds;
     double tokens_per_second;
-    double gflops;         // of the model's arithmetic, all ranks
-    double gemm_share;     // gflops over the measured GEMM limit of all ranks
-    double drop_rate;      // dropped choices over all choices
-    double load_imbalance; // busiest over mean expert, worst layer
-    double router_entropy; // mean over layers, nats
-    int64_t tokens;        // since the start of training
+    double gflops;     // of the model's arithmetic, all ranks
+    double gemm_share; // gflops over the measured GEMM limit of all ranks
+    int64_t tokens;    // since the start of training
     int64_t skipped_steps;
     double eta_seconds;
-    bool moe; // false: a dense model, the routing figures mean nothing
+    // What its layers tell, in their order.
+    int figure_count;
+    struct {
+        const Summary *summary;
+        double value;
+    } figures[STATISTICS_SUMMARIES_MAX];
 } StepMetrics;
 
 // Opens RUN_DIR/metrics.jsonl for rows after step `resumed_step`; see row_file.h. Rank 0 only.

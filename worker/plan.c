@@ -13,41 +13,19 @@
 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
     const Work *work = &model->work;
-    const MoeConfig *moe = &model->config.moe;
     int world = (int)ranks, ep = (int)work->ep_size, replicas = (int)work->expert_replicas;
-    double micro = (double)work->micro_batches;
-
-    double batch_counts = 0;
-    for (int64_t layer = 0; layer < model->config.layers; layer++) {
-        if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
-        const Dispatch *d = &model->blocks[layer].slot.as.moe.dispatch;
-        // Forward and backward each dispatch once and combine once.
-        double away = ep > 1 ? (double)d->max_sent * (ep - 1) / ep : 0; // rows that leave the rank
-        double bytes =
-            2 * micro * away * (double)model->config.d_model * (double)dtype_bytes(work->storage);
-        plan->sent_bytes[TRAFFIC_DISPATCH] += bytes;
-        plan->sent_bytes[TRAFFIC_COMBINE] += bytes;
-        int64_t E = d->shape.experts;
-        if (moe->dispatch == DISPATCH_EXACT)
-            plan->sent_bytes[TRAFFIC_COUNTS] +=
-                micro * (ep - 1) * (double)(E / ep * work->shards) * 4;
-        if (moe->balance_scope == BALANCE_BATCH)
-            batch_counts += micro * (double)all_reduce_sum_sent_bytes(world, E, I64);
-    }
-
     const int64_t *elements = model->params.elements;
     int64_t tied = model->embedding.tied ? model->config.vocab_size * model->config.d_model : 0;
     bool tree = work->reduce_order == REDUCE_FIXED_TREE; // for each micro-batch, otherwise once
-    plan->sent_bytes[TRAFFIC_GRADIENTS] =
-        (tree ? micro : 1) *
+    plan->sent_bytes[TRAFFIC_GRADIENTS] +=
+        (double)(tree ? work->micro_batches : 1) *
         (double)(all_reduce_sum_sent_bytes(world, elements[RUN_DENSE], F32) +
                  all_reduce_sum_sent_bytes(world, tree ? tied : 0, F32) +
                  all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32));
-    plan->sent_bytes[TRAFFIC_STATISTICS] =
+    plan->sent_bytes[TRAFFIC_STATISTICS] +=
         (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
-                 all_reduce_sum_sent_bytes(ep, norm_slots, F64)) +
-        batch_counts;
+                 all_reduce_sum_sent_bytes(ep, norm_slots, F64));
 }
 
 bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err) {
@@ -81,7 +59,9 @@ bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err)
     plan.optimizer_bytes = optimizer.arena.peak_bytes;
     plan.activation_bytes = model.activation_arena.peak_bytes;
     plan.scratch_bytes = model.scratch_arena.peak_bytes;
-    plan.train_flops_per_token = 3 * model_forward_flops_per_token(&config->model, config->context);
+    LayerCost cost = model_cost(&model);
+    plan.train_flops_per_token = 3 * cost.flops_per_token;
+    memcpy(plan.sent_bytes, cost.sent_bytes, sizeof plan.sent_bytes);
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
     optimizer_free(&optimizer);
     model_free(&model);

@@ -2,7 +2,6 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
-#include "kernels/cpu/scratch.h"
 #include "worker/batch.h"
 
 // Pages of libraries that training touches first, beyond what they had after the start: HDF5 and
@@ -13,43 +12,12 @@ static const size_t library_growth = (size_t)8 << 20;
 static const size_t library_bytes_a_rank = (size_t)256 << 10;
 static const size_t library_bytes_a_thread = (size_t)3 << 19;
 
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
-static ScratchShape scratch_shape(const Model *model) {
-    const Work *work = &model->work;
-    const ModelConfig *config = &model->config;
-    const MoeConfig *moe = &config->moe;
-    int64_t groups = moe->routing_group == GROUP_SEQUENCE ? work->B : work->shards;
-    int64_t E = 0, K = 0, F = config->d_ff;
-    for (int64_t layer = 0; layer < config->layers; layer++) {
-        if (model_feed_forward(config, layer) != FEED_FORWARD_MOE) continue;
-        MoeShape shape = moe_shape(config, layer);
-        E = larger(E, shape.experts);
-        K = larger(K, shape.top_k);
-        F = larger(F, shape.d_ff);
-    }
-    return (ScratchShape){
-        .N = work->N,
-        .T = work->T,
-        .D = config->d_model,
-        .V = config->vocab_size,
-        .F = F,
-        .E = E,
-        .K = K,
-        .parts = larger(work->shards, larger(work->dense_parts, work->expert_parts)),
-        .group = work->N / groups,
-        .elements = larger(model->params.elements[0], model->params.elements[1]),
-        .rows = model->params.count + model->params.count * (E / work->ep_size),
-        .attention = config->attention.shape,
-        .storage = work->storage,
-    };
-}
-
 // The model's own tables: blocks, parameters, offsets.
 static size_t table_bytes(const Model *model) {
-    return (size_t)model->config.layers * (sizeof *model->blocks + 4 * sizeof *model->reductions) +
+    size_t blocks = 0;
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        blocks += block_bytes(&model->blocks[layer]);
+    return blocks + (size_t)model->config.layers * 4 * sizeof *model->reductions +
            (size_t)model->params.capacity * sizeof(Param) +
            (size_t)model->work.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
 }
@@ -71,7 +39,8 @@ static size_t checkpoint_bytes(const Model *model) {
 }
 
 static size_t history_bytes(const TrainConfig *config, const Model *model) {
-    int64_t layers = model->stats.layers, experts = model->stats.experts;
+    int64_t layers = model_moe_layers(&model->config),
+            experts = model->config.moe.experts.values[0];
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
     int64_t room = utilization_room(layers, experts), rows = config->steps / every + 1;
     double share = (double)(rows < room ? rows + 1 : room + 1) / (double)(room + 1);
@@ -80,11 +49,11 @@ static size_t history_bytes(const TrainConfig *config, const Model *model) {
 
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
                       const Model *evaluated, const PlanHost *host) {
-    size_t scratch = thread_scratch_most(scratch_shape(trained));
+    size_t scratch = thread_scratch_most(model_cost(trained).scratch);
     plan->host_bytes = table_bytes(trained) + batch_bytes(trained->work.B, trained->work.T) +
                        checkpoint_bytes(trained) + history_bytes(config, trained);
     if (evaluated->blocks) {
-        size_t other = thread_scratch_most(scratch_shape(evaluated));
+        size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;
         plan->host_bytes +=
             table_bytes(evaluated) + batch_bytes(evaluated->work.B, evaluated->work.T);

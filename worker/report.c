@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "comm/comm.h"
 #include "kernels/host_memory.h"
@@ -26,40 +27,34 @@ void report_run(const Trainer *trainer) {
 }
 
 void report_read_statistics(Trainer *trainer, StepMetrics *row) {
-    Statistics *stats = &trainer->model.stats;
-    int64_t layers = stats->layers, E = stats->experts;
-    int64_t choices = 0, dropped = 0;
+    const Statistics *stats = &trainer->model.stats;
     row->loss = statistics_loss(stats);
-    row->moe = layers > 0;
-    for (int64_t layer = 0; layer < layers; layer++) {
-        row->balance_loss += statistics_balance(stats, layer) / (double)layers;
-        row->z_loss += statistics_z(stats, layer) / (double)layers;
-        row->router_entropy += statistics_entropy(stats, layer) / (double)layers;
-        int64_t sum = 0, busiest = 0;
-        for (int64_t e = 0; e < E; e++) {
-            int64_t lost = statistics_dropped(stats, layer)[e];
-            int64_t load = statistics_routed(stats, layer)[e] + lost; // what the router asked for
-            sum += load;
-            busiest = load > busiest ? load : busiest;
-            dropped += lost;
-        }
-        choices += sum;
-        double imbalance = (double)busiest * (double)E / (double)sum;
-        if (imbalance > row->load_imbalance) row->load_imbalance = imbalance;
+    row->figure_count = stats->summary_count;
+    for (int i = 0; i < stats->summary_count; i++) {
+        const Summary *summary = stats->summaries[i];
+        row->figures[i].summary = summary;
+        row->figures[i].value = summary->value(stats, summary->column);
     }
-    if (layers == 0) return;
-    row->drop_rate = (double)dropped / (double)choices;
 }
 
 void report_utilization(Trainer *trainer) {
-    Statistics *stats = &trainer->model.stats;
-    if (stats->layers == 0 || comm_rank() != 0) return;
+    const Statistics *stats = &trainer->model.stats;
+    UtilizationHistory *history = &trainer->utilization;
+    int64_t layers = history->layers, E = history->experts;
+    if (layers == 0 || comm_rank() != 0) return;
+    int64_t *routed = trainer->routed, *dropped = trainer->dropped;
+    double *mass = trainer->weight_mass;
+    for (int64_t layer = 0, at = 0; layer < trainer->config.model.layers; layer++) {
+        if (!statistics_find(stats, "routed", layer)) continue;
+        size_t bytes = (size_t)E * 8;
+        memcpy(routed + at * E, statistics_count_values(stats, "routed", layer), bytes);
+        memcpy(dropped + at * E, statistics_count_values(stats, "dropped", layer), bytes);
+        const StatisticsColumn *column = statistics_find(stats, "weight_mass", layer);
+        memcpy(mass + at * E, statistics_sums_of(stats, column), bytes);
+        trainer->entropy[at++] = statistics_value(stats, "entropy", layer);
+    }
+    utilization_add(history, routed, dropped, mass, trainer->entropy);
     const TrainConfig *config = &trainer->config;
-    for (int64_t layer = 0; layer < stats->layers; layer++)
-        trainer->entropy[layer] = statistics_entropy(stats, layer);
-    utilization_add(&trainer->utilization, statistics_routed(stats, 0),
-                    statistics_dropped(stats, 0), statistics_weight_mass(stats, 0),
-                    trainer->entropy);
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
     if (trainer->state.step % every == 0)
         utilization_close_row(&trainer->utilization, trainer->state.step);

@@ -34,31 +34,6 @@ static bool check_gpus(const Device *dev, Error *err) {
     return ok;
 }
 
-static bool check_limit(const Device *dev, const char *key, int64_t size, int64_t most,
-                        Error *err) {
-    if (most == 0 || size <= most) return true;
-    return error_set(err, EXIT_CONFIG,
-                     "%s (%lld) is more than device: %s takes, %lld; set it to at most that, "
-                     "or use device: cpu",
-                     key, (long long)size, dev->name, (long long)most);
-}
-
-// Whether the device's kernels take this model. The same on every rank with such a device. Not
-// collective.
-static bool check_limits(const Device *dev, const ModelConfig *model, Error *err) {
-    bool ok = check_limit(dev, "attention.d_head", model->attention.shape.d_head, dev->limits.head,
-                          err) &&
-              check_limit(dev, "attention.d_value", model->attention.shape.d_value,
-                          dev->limits.head, err);
-    for (int64_t layer = 0; ok && layer < model->layers; layer++) {
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE) continue;
-        MoeShape shape = moe_shape(model, layer);
-        ok = check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
-             check_limit(dev, "moe.top_k", shape.top_k, dev->limits.top_k, err);
-    }
-    return ok;
-}
-
 bool session_open(Session *session, const TrainConfig *config, Error *err) {
     watchdog_beat("opening and testing the device");
     session->threads = threads_choose((int)config->threads, comm_local_sharers(threads_cpus_key()),
@@ -68,7 +43,7 @@ bool session_open(Session *session, const TrainConfig *config, Error *err) {
                           comm_local_rank(), comm_local_size(), err);
     if (ok) {
         session->dev.fixed_order |= config->reproducible == REPRODUCIBLE_RANKS;
-        ok = check_limits(&session->dev, &config->model, err) &&
+        ok = model_check_device(&config->model, &session->dev, err) &&
              device_self_test(&session->dev, err);
     }
     if (!comm_agree(ok, err) || !check_gpus(&session->dev, err) ||

@@ -70,6 +70,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
         optimizer_update(&trainer->optimizer, model, &config->optimizer, row->lr,
                          ++state->adam_steps, scale);
+        model_after_step(model);
         state->skipped_in_row = 0;
     } else {
         state->skipped_steps++;
@@ -202,6 +203,9 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
     free(trainer->entropy);
+    free(trainer->routed);
+    free(trainer->dropped);
+    free(trainer->weight_mass);
     batch_close(&trainer->batch);
     batch_close(&trainer->evaluation_batch);
     optimizer_free(&trainer->optimizer);

@@ -5,7 +5,7 @@
 
 #include "model/model_config.h"
 
-enum { CONFIG_PATH_BYTES = 1024 };
+#define MANY_STEPS 1e12 // the most that a key of steps may be
 
 typedef enum DataFormat {
     DATA_AUTO, // by file name: *.bin is uint16, anything else bytes
@@ -58,9 +58,9 @@ extern const ChoiceTable RESUME_CHOICES; // words that `resume` may be instead o
 typedef struct TrainConfig {
     char run_dir[CONFIG_PATH_BYTES];
     int64_t seed;
-    double hang_timeout; // seconds without progress that end the run; 0: wait for ever
-    char device[16];     // auto, cpu, cuda
-    int64_t threads;     // OpenMP threads a rank; 0: OMP_NUM_THREADS or the cores at hand
+    double hang_timeout;            // seconds without progress that end the run; 0: wait for ever
+    char device[CONFIG_WORD_BYTES]; // auto, cpu, cuda
+    int64_t threads; // OpenMP threads a rank; 0: OMP_NUM_THREADS or the cores at hand
     DataConfig data;
     int64_t steps;
     int64_t batch;         // sequences in the global batch of a step
@@ -88,5 +88,10 @@ typedef struct TrainConfig {
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
     Rational eval_capacity_factor; // 0: evaluation is dropless
 } TrainConfig;
+
+// The sections of keys that fill it, beside those of ModelConfig.
+extern const OptionSection RUN_OPTIONS, TRAIN_OPTIONS, OPTIMIZER_OPTIONS, PARALLEL_OPTIONS,
+    CHECKPOINT_OPTIONS, LOG_OPTIONS, EVALUATE_OPTIONS, SIZE_RULES;
+extern const OptionSection DATA_OPTIONS; // of DataConfig
 
 #endif

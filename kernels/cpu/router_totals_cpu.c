@@ -23,8 +23,8 @@ void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums 
             dropped_total[e] += dropped[p * E + e];
         }
         row[to.balance] += loss;
-        row[to.balance + 1] += rule.per_step_token * tensor_f64(sums.lse2_sum)[p];
-        row[to.balance + 2] += rule.per_step_token * tensor_f64(sums.entropy_sum)[p];
+        row[to.z] += rule.per_step_token * tensor_f64(sums.lse2_sum)[p];
+        row[to.entropy] += rule.per_step_token * tensor_f64(sums.entropy_sum)[p];
     }
 }
 

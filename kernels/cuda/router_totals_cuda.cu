@@ -14,7 +14,8 @@ typedef struct TotalsArguments {
     const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
     const int32_t *chosen, *dropped;
     const int64_t *batch_chosen; // or NULL
-    int64_t parts, parts_per_row, E, columns, balance_column, mass_column;
+    int64_t parts, parts_per_row, E, columns, mass_column;
+    int64_t scalar_columns[SCALARS];
     BalanceRule rule;
 } TotalsArguments;
 
@@ -56,8 +57,11 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
     }
     if (i >= a.E + SCALARS) return;
     int64_t scalar = i - a.E; // below 0: an expert
-    double *total =
-        a.totals + row * a.columns + (scalar < 0 ? a.mass_column + i : a.balance_column + scalar);
+    int64_t column = scalar < 0    ? a.mass_column + i
+                     : scalar == 0 ? a.scalar_columns[0]
+                     : scalar == 1 ? a.scalar_columns[1]
+                                   : a.scalar_columns[2];
+    double *total = a.totals + row * a.columns + column;
     const double *from = scalar < 0    ? a.weight_mass + i
                          : scalar == 0 ? a.loss
                          : scalar == 1 ? a.lse2_sum
@@ -88,8 +92,8 @@ extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance,
                          parts / rows,
                          E,
                          to.totals.shape[1],
-                         to.balance,
                          to.weight_mass,
+                         {to.balance, to.z, to.entropy},
                          rule};
     launch(dev, balance_part, grid_of(parts), dim3(THREADS), 0, a);
     launch(dev, add_parts, grid_of((rows + 1) * ceil_div(E + SCALARS, THREADS)), dim3(THREADS), 0,

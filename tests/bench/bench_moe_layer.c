@@ -26,8 +26,9 @@ static void layout(Bench *b) {
     b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
     b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
+    statistics_begin(&b->stats);
+    MOE_FEED_FORWARD.layout(&b->layer, &b->work, &b->stats, &b->memory[2], &b->memory[3]);
     statistics_layout(&b->stats, &b->work, &b->memory[2]);
-    moe_layer_layout(&b->layer, &b->work, &b->memory[2], &b->memory[3]);
 }
 
 static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig config, int64_t N) {
@@ -56,7 +57,7 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                      .expert_parts = 1,
                      .params = &b->params,
                      .training = true};
-    moe_layer_declare(&b->layer, &b->work, 0, 0);
+    MOE_FEED_FORWARD.declare(&b->layer, &b->work, 0);
     for (int i = 0; i < 5; i++) arena_measure(&b->memory[i], names[i], NULL);
     layout(b);
     for (int i = 0; i < 5; i++) arena_allocate(&b->memory[i]);
@@ -106,8 +107,9 @@ int main(int argc, char **argv) {
             for (int64_t r = -2; r < repetitions;
                  r++) { // two unmeasured: first touch of the memory
                 double begin = clock_seconds();
-                moe_layer_forward(&bench.layer, &bench.work, &bench.stats, bench.out, bench.x);
-                moe_layer_backward(&bench.layer, &bench.work, bench.dx, bench.out);
+                MOE_FEED_FORWARD.forward(&bench.layer, &bench.work, &bench.stats, bench.out,
+                                         bench.x);
+                MOE_FEED_FORWARD.backward(&bench.layer, &bench.work, bench.dx, bench.out);
                 if (r >= 0) ms[r] = 1e3 * (clock_seconds() - begin);
             }
             qsort(ms, (size_t)repetitions, sizeof *ms, by_size);

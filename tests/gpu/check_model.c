@@ -90,9 +90,9 @@ static void train(Run *run) {
     model_train_micro_batch(&run->model, run->tokens, run->targets, 0, 0);
     statistics_reduce(&run->model.stats, &run->model.work);
     run->loss = statistics_loss(&run->model.stats);
-    if (run->model.stats.layers > 0) {
-        run->balance = statistics_balance(&run->model.stats, 0);
-        run->z = statistics_z(&run->model.stats, 0);
+    if (statistics_find(&run->model.stats, "balance", 0)) {
+        run->balance = statistics_value(&run->model.stats, "balance", 0);
+        run->z = statistics_value(&run->model.stats, "z", 0);
     }
     device_download(dev, run->dense, run->model.gradients.run[RUN_DENSE]);
     device_download(dev, run->experts, run->model.gradients.run[RUN_EXPERT]);
@@ -135,16 +135,19 @@ static double compare_gradients(const Case *c, Run *gpu, Run *cpu) {
 
 static void compare_counts(const Case *c, Run *gpu, Run *cpu) {
     Statistics *a = &gpu->model.stats, *b = &cpu->model.stats;
-    for (int64_t layer = 0; layer < b->layers; layer++)
-        for (int64_t e = 0; e < b->experts; e++) {
-            long long got[2] = {statistics_routed(a, layer)[e], statistics_dropped(a, layer)[e]};
-            long long want[2] = {statistics_routed(b, layer)[e], statistics_dropped(b, layer)[e]};
-            if (got[0] == want[0] && got[1] == want[1]) continue;
-            printf("FAILED %s: layer %lld, expert %lld: routed %lld, dropped %lld on the GPU; %lld "
-                   "and %lld on the CPU\n",
-                   c->name, (long long)layer, (long long)e, got[0], got[1], want[0], want[1]);
+    for (int i = 0; i < b->column_count; i++) {
+        const StatisticsColumn *column = &b->columns[i];
+        if (column->kind != STATISTICS_COUNTS) continue;
+        const int64_t *got = statistics_counts_of(a, column);
+        const int64_t *want = statistics_counts_of(b, column);
+        for (int64_t e = 0; e < column->count; e++) {
+            if (got[e] == want[e]) continue;
+            printf("FAILED %s: layer %lld, expert %lld: %s %lld on the GPU, %lld on the CPU\n",
+                   c->name, (long long)column->layer, (long long)e, column->name, (long long)got[e],
+                   (long long)want[e]);
             failed = 1;
         }
+    }
 }
 
 static bool check(const Case *c) {

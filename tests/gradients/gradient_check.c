@@ -6,13 +6,15 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "model/moe_layer.h"
 
-enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, HALVINGS = 4, SEEDS = 40 };
+enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, LEVELS = 8, SEEDS = 40 };
 
-// The step: a share of the tensor's own norm, along a direction of norm 1. Richardson's
-// extrapolation from h and h/2 takes the h² error away and leaves O(h⁴). With ReLU the loss has
-// kinks, whose error falls only with h, so the step is smaller there.
-static const double STEP = 0.005, STEP_RELU = 0.0005;
+// The first step: a share of the tensor's own norm, along a direction of norm 1. It is halved, and
+// Richardson's extrapolation takes away the errors h², h⁴, …, until the derivative settles
+// (Ridders 1982). With ReLU the loss has kinks, whose error falls only with h, so the step is
+// smaller there.
+static const double STEP = 0.005, STEP_RELU = 0.0002;
 // Errors allowed, as a share of the tensor's gradient norm: five times the largest seen over all
 // cases (each line prints its own). A forgotten term, a wrong factor or a wrong index are of the
 // order of 1.
@@ -28,6 +30,7 @@ typedef struct Check {
     int32_t *tokens, *targets; // (micro_batches, N)
     uint8_t *choices; // ids and kept of every MoE layer and micro-batch of the latest evaluation
     size_t choices_bytes;
+    double margin; // of the latest evaluation: how close the closest choice was
 } Check;
 
 ModelConfig tiny_model(void) {
@@ -99,7 +102,8 @@ static void close_check(Check *check) {
 static uint8_t *note_choices(Check *check, uint8_t *at) {
     for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
         if (model_feed_forward(&check->model.config, layer) != FEED_FORWARD_MOE) continue;
-        const Router *router = &check->model.blocks[layer].slot.as.moe.router;
+        const MoeLayer *moe = check->model.blocks[layer].feed_forward.state;
+        const Router *router = &moe->router;
         memcpy(at, router->ids.data, tensor_bytes(router->ids));
         at += tensor_bytes(router->ids);
         memcpy(at, router->kept.data, tensor_bytes(router->kept));
@@ -108,67 +112,95 @@ static uint8_t *note_choices(Check *check, uint8_t *at) {
     return at;
 }
 
-// One step's loss; gradients in model->accumulated, choices noted.
-static double evaluate(Check *check) {
-    Model *model = &check->model;
-    int64_t N = model->work.N;
-    uint8_t *at = check->choices;
-    for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
-        model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
-                                tensor_1d(check->targets + m * N, I32, N), m, 0);
-        at = note_choices(check, at);
-    }
-    statistics_reduce(&model->stats, &model->work);
-    const MoeConfig *moe = &check->the_case->model.moe;
-    double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
-    for (int64_t layer = 0; layer < model->stats.layers; layer++)
-        loss += moe->balance_loss * statistics_balance(&model->stats, layer) +
-                moe->z_loss * statistics_z(&model->stats, layer);
-    return loss;
-}
-
 static void set_weights(Model *model, uint64_t seed) {
     param_init(&model->params, model->work.dev, model->values, seed);
     // Norm weights begin at one, where a missing factor would not show.
     for (int i = 0; i < model->params.count; i++) {
         Tensor w = param_tensor(&model->params, model->values, i);
         if (model->params.rows[i].init != INIT_ONES) continue;
-        RngStream stream = {seed, RNG_TEST, 0, (uint32_t)i};
+        RngStream stream = rng_named(seed, RNG_TEST, model->params.rows[i].name);
         for (int64_t k = 0; k < tensor_elements(w); k++)
             tensor_f32(w)[k] += 0.3f * (float)rng_normal(stream, (uint64_t)k);
     }
 }
 
 // The smallest distance between the logits of a chosen expert and the next lower one, over all
-// tokens and layers.
-static double router_margin(const Check *check) {
-    const Model *model = &check->model;
-    int64_t E = model->config.moe.experts.values[0], K = model->config.moe.top_k.values[0];
+// tokens.
+static double choice_margin(const Router *router, int64_t choices, int64_t E, int64_t K) {
     double margin = INFINITY;
-    for (int64_t layer = 0; layer < model->config.layers; layer++) {
-        if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
-        const Router *router = &model->blocks[layer].slot.as.moe.router;
-        for (int64_t i = 0; i < model->work.N * K; i++) {
-            const float *logits = tensor_f32(router->logits) + i / K * E;
-            double mine = (double)logits[tensor_i32(router->ids)[i]];
-            for (int64_t e = 0; e < E; e++)
-                if ((double)logits[e] < mine) margin = fmin(margin, mine - (double)logits[e]);
-        }
+    for (int64_t i = 0; i < choices; i++) {
+        const float *logits = tensor_f32(router->logits) + i / K * E;
+        double mine = (double)logits[tensor_i32(router->ids)[i]];
+        for (int64_t e = 0; e < E; e++)
+            if ((double)logits[e] < mine) margin = fmin(margin, mine - (double)logits[e]);
     }
     return margin;
 }
 
-// Weights under which no choice is a close one (as far as the last micro-batch shows), so that few
-// of them flip.
+// Where drops go by weight: the smallest distance between a choice that was kept and one that was
+// dropped for the same expert. Weights move at most a quarter as far as logits do.
+static double drop_margin(const Router *router, int64_t choices, int64_t groups) {
+    double margin = INFINITY;
+    const int32_t *ids = tensor_i32(router->ids);
+    const uint8_t *kept = tensor_u8(router->kept);
+    const float *weights = tensor_f32(router->weights);
+    int64_t in_group = choices / groups;
+    for (int64_t i = 0; i < choices; i++)
+        for (int64_t j = i / in_group * in_group; j < (i / in_group + 1) * in_group; j++)
+            if (!kept[i] && kept[j] && ids[i] == ids[j])
+                margin = fmin(margin, 4 * fabs((double)weights[j] - (double)weights[i]));
+    return margin;
+}
+
+// The smaller of the two margins over all layers with experts, for the latest micro-batch.
+static double router_margin(const Check *check) {
+    const Model *model = &check->model;
+    const MoeConfig *config = &model->config.moe;
+    int64_t E = config->experts.values[0], K = config->top_k.values[0];
+    int64_t choices = model->work.N * K;
+    int64_t groups = config->routing_group == GROUP_SEQUENCE ? model->work.B : model->work.shards;
+    double margin = INFINITY;
+    for (int64_t layer = 0; layer < model->config.layers; layer++) {
+        if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
+        const MoeLayer *moe = model->blocks[layer].feed_forward.state;
+        margin = fmin(margin, choice_margin(&moe->router, choices, E, K));
+        if (config->drop == DROP_PROBABILITY)
+            margin = fmin(margin, drop_margin(&moe->router, choices, groups));
+    }
+    return margin;
+}
+
+// One step's loss; gradients in model->accumulated, choices noted.
+static double evaluate(Check *check) {
+    Model *model = &check->model;
+    int64_t N = model->work.N;
+    uint8_t *at = check->choices;
+    check->margin = INFINITY;
+    for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
+        model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
+                                tensor_1d(check->targets + m * N, I32, N), m, 0);
+        at = note_choices(check, at);
+        check->margin = fmin(check->margin, router_margin(check));
+    }
+    statistics_reduce(&model->stats, &model->work);
+    const MoeConfig *moe = &check->the_case->model.moe;
+    double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
+    for (int64_t layer = 0; layer < model->config.layers; layer++)
+        if (statistics_find(&model->stats, "balance", layer))
+            loss += moe->balance_loss * statistics_value(&model->stats, "balance", layer) +
+                    moe->z_loss * statistics_value(&model->stats, "z", layer);
+    return loss;
+}
+
+// Weights under which no choice is a close one, so that few of them flip.
 static void find_decided_weights(Check *check) {
     double widest = -1;
     uint64_t best = 0;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
         set_weights(&check->model, seed);
         evaluate(check);
-        double margin = router_margin(check);
-        if (margin > widest) best = seed;
-        widest = fmax(widest, margin);
+        if (check->margin > widest) best = seed;
+        widest = fmax(widest, check->margin);
     }
     set_weights(&check->model, best);
 }
@@ -225,6 +257,40 @@ static bool central_difference(Check *check, Tensor w, const float *w0, const do
     return same;
 }
 
+typedef struct Derivative {
+    double slope;
+    double noise; // what rounding can pretend in it
+} Derivative;
+
+// The derivative of L along v at w0, from steps h, h/2, … None where a choice flips at all of them;
+// steps at which one flips are left out. Stops when extrapolations differ by less than `enough`.
+static bool derivative(Check *check, Tensor w, const float *w0, const double *v, double h,
+                       const uint8_t *choices, double loss, double enough, Derivative *result) {
+    double row[LEVELS], error = INFINITY;
+    for (int level = 0, known = 0; level < LEVELS && error > enough; level++, h /= 2) {
+        double slope, noise = fabs(loss) * ROUNDING / h;
+        if (!central_difference(check, w, w0, v, h, choices, &slope)) {
+            known = 0;
+            continue;
+        }
+        // `row` holds the extrapolations up to the step before, and becomes those up to this one.
+        double power = 4, best = slope, differs = INFINITY;
+        for (int k = 0; k < known; k++, power *= 4) {
+            double better = slope + (slope - row[k]) / (power - 1);
+            double change = fmax(fabs(better - slope), fabs(better - row[k]));
+            if (change < differs) best = better, differs = change;
+            row[k] = slope;
+            slope = better;
+        }
+        row[known++] = slope;
+        if (differs + noise < error) {
+            *result = (Derivative){best, noise};
+            error = differs + noise;
+        }
+    }
+    return error < INFINITY;
+}
+
 typedef struct Worst {
     double share; // of the allowed error
     double error; // relative to the tensor's gradient norm
@@ -252,29 +318,24 @@ static void check_tensor(Check *check, int param, const double *gradient, const 
     bool relu = check->the_case->model.activation == RELU;
     int done = 0;
     for (int attempt = 0; attempt < TRIES && done < DIRECTIONS; attempt++) {
-        choose_direction(v, g, n, g_norm,
-                         (RngStream){4, RNG_TEST, (uint32_t)attempt, (uint32_t)param});
-        double h = w_norm * (relu ? STEP_RELU : STEP), coarse = 0, fine = 0;
-        bool steady = false;
-        for (int halving = 0; halving < HALVINGS && !steady; halving++, h /= 2)
-            steady = central_difference(check, w, w0, v, h, choices, &coarse) &&
-                     central_difference(check, w, w0, v, h / 2, choices, &fine);
-        if (!steady) {
+        choose_direction(v, g, n, g_norm, rng_named(4 + (uint64_t)attempt, RNG_TEST, row->name));
+        double tolerance = g_norm * (relu ? TOLERANCE_RELU : TOLERANCE), expected = 0;
+        double h = w_norm * (relu ? STEP_RELU : STEP);
+        Derivative found;
+        if (!derivative(check, w, w0, v, h, choices, loss, tolerance / 10, &found)) {
             worst->flips++;
             continue;
         }
-        h *= 2; // the loop halved once more
         done++;
-        double expected = 0, slope = (4 * fine - coarse) / 3;
         for (int64_t i = 0; i < n; i++) expected += g[i] * v[i];
-        double allowed = g_norm * (relu ? TOLERANCE_RELU : TOLERANCE) + fabs(loss) * ROUNDING / h;
-        double error = fabs(slope - expected);
+        double allowed = tolerance + found.noise;
+        double error = fabs(found.slope - expected);
         if (g_norm > 0 && error / g_norm > worst->error) worst->error = error / g_norm;
         if (error / allowed > worst->share) worst->share = error / allowed;
         if (error <= allowed) continue;
         worst->failures++;
-        printf("  %s: derivative %.9g, gradient · v %.9g, gradient norm %.3g, h %.2g\n", row->name,
-               slope, expected, g_norm, h);
+        printf("  %s: derivative %.9g, gradient · v %.9g, gradient norm %.3g, noise %.2g\n",
+               row->name, found.slope, expected, g_norm, found.noise);
     }
     if (done < DIRECTIONS) {
         worst->failures++;
@@ -294,9 +355,11 @@ static bool run_case(const GradientCase *the_case) {
     memcpy(choices, check.choices, check.choices_bytes);
     Worst worst = {0};
     int64_t dropped = 0;
-    for (int64_t layer = 0; layer < check.model.stats.layers; layer++)
-        for (int64_t e = 0; e < check.model.stats.experts; e++)
-            dropped += statistics_dropped(&check.model.stats, layer)[e];
+    for (int i = 0; i < check.model.stats.column_count; i++) {
+        const StatisticsColumn *column = &check.model.stats.columns[i];
+        for (int64_t e = 0; strcmp(column->name, "dropped") == 0 && e < column->count; e++)
+            dropped += statistics_counts_of(&check.model.stats, column)[e];
+    }
     if ((dropped > 0) != (the_case->model.moe.capacity_factor.numerator > 0)) {
         worst.failures++;
         printf("  %lld choices dropped\n", (long long)dropped);

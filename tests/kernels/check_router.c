@@ -218,9 +218,8 @@ static double wanted_addition(const TotalsCase *c, int64_t row, int64_t column) 
     for (int64_t p = row * of_row; p < (row + 1) * of_row; p++) {
         if (column >= c->to.weight_mass && column < c->to.weight_mass + E)
             sum += tensor_f64(c->sums.weight_mass)[p * E + column - c->to.weight_mass];
-        if (column == c->to.balance + 1)
-            sum += c->rule.per_step_token * tensor_f64(c->sums.lse2_sum)[p];
-        if (column == c->to.balance + 2)
+        if (column == c->to.z) sum += c->rule.per_step_token * tensor_f64(c->sums.lse2_sum)[p];
+        if (column == c->to.entropy)
             sum += c->rule.per_step_token * tensor_f64(c->sums.entropy_sum)[p];
         for (int64_t e = 0; e < E && column == c->to.balance; e++) {
             double count = c->batch_chosen.data ? (double)tensor_i64(c->batch_chosen)[e]
@@ -242,8 +241,8 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
     Tensor before = random_f64(new_2d(F64, rows, columns)), routed = random_i64(E, 1000);
     Tensor dropped = random_i64(E, 1000);
     double *totals = new_doubles(rows * columns), *balance = new_doubles(parts * E);
-    c.to = (RouterTotals){.balance = E + 5,
-                          .weight_mass = 2}; // columns that nobody may touch on all sides
+    // Columns that nobody may touch on all sides.
+    c.to = (RouterTotals){.balance = E + 5, .z = E + 3, .entropy = E + 7, .weight_mass = 2};
     c.to.totals = before;
     for (int64_t i = 0; i < rows * columns; i++)
         totals[i] = tensor_f64(before)[i] + wanted_addition(&c, i / columns, i % columns);

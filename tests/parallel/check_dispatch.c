@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "model/moe_layer.h"
 #include "model/model.h"
 #include "rank_test.h"
 
@@ -72,7 +73,7 @@ static void open_model(Fixture *f, ModelConfig config, int ep, int64_t chunks) {
                         .training = true};
     model_measure(&f->model, &config, split, &f->dev);
     model_allocate(&f->model, f->groups, 5);
-    f->moe = &f->model.blocks[0].slot.as.moe;
+    f->moe = f->model.blocks[0].feed_forward.state;
     f->first_token = f->model.work.N * comm_rank();
 }
 
@@ -322,7 +323,8 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     // rest.
     int64_t received[2];
     for (int layer = 0; layer < 2; layer++)
-        received[layer] = f.model.blocks[layer].slot.as.moe.dispatch.received;
+        received[layer] =
+            ((const MoeLayer *)f.model.blocks[layer].feed_forward.state)->dispatch.received;
     all_reduce_sum(f.groups.world, tensor_1d(received, I64, 2), REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_OTHER);
     statistics_reduce(&f.model.stats, work);
@@ -330,12 +332,14 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     int64_t groups = TOKENS / group_tokens,
             capacity = moe_capacity(&config.moe, moe_shape(&config, 0), group_tokens);
     for (int layer = 0; layer < 2; layer++) {
+        const int64_t *kept = statistics_count_values(&f.model.stats, "routed", layer);
+        const int64_t *lost = statistics_count_values(&f.model.stats, "dropped", layer);
         int64_t routed = 0, dropped = 0;
         for (int64_t e = 0; e < E; e++) {
-            routed += statistics_routed(&f.model.stats, layer)[e];
-            dropped += statistics_dropped(&f.model.stats, layer)[e];
-            EXPECT(capacity < 0 || statistics_routed(&f.model.stats, layer)[e] <= capacity * groups,
-                   "expert %lld above its capacity", (long long)e);
+            routed += kept[e];
+            dropped += lost[e];
+            EXPECT(capacity < 0 || kept[e] <= capacity * groups, "expert %lld above its capacity",
+                   (long long)e);
         }
         EXPECT(routed + dropped == TOKENS * K, "layer %d: %lld routed + %lld dropped", layer,
                (long long)routed, (long long)dropped);

@@ -12,6 +12,7 @@
 
 #include "comm/comm.h"
 #include "launcher/config.h"
+#include "launcher/config_print.h"
 #include "launcher/config_rules.h"
 #include "rank_test.h"
 #include "worker/report.h"
@@ -73,7 +74,7 @@ static bool train(const char *changes, Error *err) {
     snprintf(folder, sizeof folder, "/tmp/moetrain-allocations-XXXXXX");
     if (comm_rank() == 0 && mkdtemp(folder)) write_text();
     MPI_Bcast(folder, sizeof folder, MPI_CHAR, 0, MPI_COMM_WORLD);
-    static Config config;
+    Config *config = config_new();
     static TrainConfig resolved;
     char text[1024], path[128];
     snprintf(path, sizeof path, "%s/run.yaml", folder);
@@ -83,14 +84,15 @@ static bool train(const char *changes, Error *err) {
                          "attention.heads: 2\nmoe.d_ff: 16\nlog.every: 1\n"
                          "train.shards: 8\ncheckpoint.every: 0\n%s",
                          STEPS, changes);
-    if (!config_read(&config, path, text, (size_t)bytes, NULL, 0, err) ||
-        !config_check_ranks(&config, comm_size(), &resolved, err))
+    if (!config_read(config, path, text, (size_t)bytes, NULL, 0, err) ||
+        !config_check_ranks(config, comm_size(), &resolved, err))
         return false;
-    char *yaml = config_to_yaml(&config, false);
-    KeyRule rules[CONFIG_KEY_COUNT + 1];
-    config_key_rules(&config, rules);
+    char *yaml = config_to_yaml(config, false);
+    KeyRule *rules = config_key_rules(config);
     int code = train_run(&resolved, yaml, rules, err);
+    free(rules);
     free(yaml);
+    free(config);
     snprintf(text, sizeof text, "rm -r %s", folder);
     if (comm_rank() == 0 && system(text) != 0) return error_set(err, EXIT_IO, "%s fails", text);
     return code == EXIT_DONE;

@@ -2,8 +2,8 @@
 // replicas of experts, empty tensors, blocks of all kinds. Each element is a function of step,
 // tensor and global place, so any rank of any number of ranks can tell whether what it loaded is
 // right.
-#ifndef MOETRAIN_TESTS_CHECKPOINT_SAMPLE_H
-#define MOETRAIN_TESTS_CHECKPOINT_SAMPLE_H
+#ifndef MOETRAIN_TESTS_PARALLEL_CHECKPOINT_SAMPLE_H
+#define MOETRAIN_TESTS_PARALLEL_CHECKPOINT_SAMPLE_H
 
 #include <stddef.h>
 #include <stdio.h>

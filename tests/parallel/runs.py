@@ -80,13 +80,13 @@ class Workspace:
 
     def start(self, command, threads=1, **how):
         environment = dict(os.environ, **ENVIRONMENT, OMP_NUM_THREADS=str(threads))
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, text=True,
-                                **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **how})
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, text=True,
+                                **{"cwd": self.folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **how})
 
-    def finish(self, process, command):
+    def finish(self, process, command, seconds=HANG_SECONDS):
         """Waits for the end; a hang is an error and is ended by us."""
         try:
-            output, _ = process.communicate(timeout=HANG_SECONDS)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()

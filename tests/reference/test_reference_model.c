@@ -10,6 +10,7 @@
 
 #include "comm/comm.h"
 #include "fixture.h"
+#include "model/moe_layer.h"
 #include "worker/lr_schedule.h"
 #include "worker/optimizer.h"
 
@@ -101,7 +102,7 @@ static void assert_moe_layer(const char *name) {
     Model model;
     open_layer_model(&model, f, name);
     Work *work = &model.work;
-    MoeLayer *moe = &model.blocks[0].slot.as.moe;
+    MoeLayer *moe = model.blocks[0].feed_forward.state;
     load_tensor(f, work_value(work, moe->router.weight), name, "router");
     load_tensor(f, work_value(work, moe->experts.gate_up), name, "gate_up");
     load_tensor(f, work_value(work, moe->experts.down), name, "down");
@@ -109,14 +110,14 @@ static void assert_moe_layer(const char *name) {
     Tensor x = fixture_tensor(f, F32, "%s/x", name);
     Tensor out = fixture_result_2d(f, F32, x.shape[0], x.shape[1]);
     statistics_clear(&model.stats, &dev);
-    moe_layer_forward(moe, work, &model.stats, out, x);
+    MOE_FEED_FORWARD.forward(moe, work, &model.stats, out, x);
     fixture_assert_equal(f, moe->router.ids, "%s/ids", name);
     fixture_assert_equal(f, moe->router.kept, "%s/kept", name);
     fixture_assert_close(f, out, TOLERANCE, "%s/out", name);
 
     Tensor dout = fixture_tensor(f, F32, "%s/dout", name);
     Tensor dx = fixture_result_2d(f, F32, x.shape[0], x.shape[1]);
-    moe_layer_backward(moe, work, dx, dout);
+    MOE_FEED_FORWARD.backward(moe, work, dx, dout);
     fixture_assert_close(f, dx, TOLERANCE, "%s/dx", name);
     fixture_assert_close(f, work_gradient(work, moe->router.weight), TOLERANCE, "%s/drouter", name);
     fixture_assert_close(f, work_gradient(work, moe->experts.gate_up), TOLERANCE, "%s/dgate_up",
@@ -124,15 +125,17 @@ static void assert_moe_layer(const char *name) {
     fixture_assert_close(f, work_gradient(work, moe->experts.down), TOLERANCE, "%s/ddown", name);
 
     statistics_reduce(&model.stats, work);
-    double balance_value = statistics_balance(&model.stats, 0);
-    double z_value = statistics_z(&model.stats, 0);
+    double balance_value = statistics_value(&model.stats, "balance", 0);
+    double z_value = statistics_value(&model.stats, "z", 0);
     Tensor balance = tensor_1d(&balance_value, F64, 1), z = tensor_1d(&z_value, F64, 1);
     fixture_assert_close(f, balance, TOLERANCE, "%s/balance", name);
     fixture_assert_close(f, z, TOLERANCE, "%s/z", name);
     Tensor routed = fixture_tensor(f, I64, "%s/routed", name);
     Tensor dropped = fixture_tensor(f, I64, "%s/dropped", name);
-    assert_memory_equal(dropped.data, statistics_dropped(&model.stats, 0), tensor_bytes(dropped));
-    assert_memory_equal(routed.data, statistics_routed(&model.stats, 0), tensor_bytes(routed));
+    assert_memory_equal(dropped.data, statistics_count_values(&model.stats, "dropped", 0),
+                        tensor_bytes(dropped));
+    assert_memory_equal(routed.data, statistics_count_values(&model.stats, "routed", 0),
+                        tensor_bytes(routed));
     model_free(&model);
     fixture_close(f);
 }
@@ -204,15 +207,18 @@ static Reports open_reports(Fixture *f, int64_t steps, int64_t moe_layers, int64
 
 static void report_step(Reports *reports, int64_t step, Statistics *stats) {
     tensor_f64(reports->loss)[step] = statistics_loss(stats);
-    for (int64_t layer = 0; layer < stats->layers; layer++) {
-        int64_t row = step * stats->layers + layer;
-        tensor_f64(reports->balance)[row] = statistics_balance(stats, layer);
-        tensor_f64(reports->z)[row] = statistics_z(stats, layer);
-        for (int64_t e = 0; e < stats->experts; e++) {
-            int64_t cell = row * stats->experts + e;
-            tensor_i32(reports->routed)[cell] = (int32_t)statistics_routed(stats, layer)[e];
-            tensor_i32(reports->dropped)[cell] = (int32_t)statistics_dropped(stats, layer)[e];
+    int64_t moe_layers = reports->balance.shape[1], experts = reports->routed.shape[1];
+    for (int64_t layer = 0, row = step * moe_layers; row < (step + 1) * moe_layers; layer++) {
+        if (!statistics_find(stats, "balance", layer)) continue;
+        tensor_f64(reports->balance)[row] = statistics_value(stats, "balance", layer);
+        tensor_f64(reports->z)[row] = statistics_value(stats, "z", layer);
+        const int64_t *routed = statistics_count_values(stats, "routed", layer);
+        const int64_t *dropped = statistics_count_values(stats, "dropped", layer);
+        for (int64_t e = 0; e < experts; e++) {
+            tensor_i32(reports->routed)[row * experts + e] = (int32_t)routed[e];
+            tensor_i32(reports->dropped)[row * experts + e] = (int32_t)dropped[e];
         }
+        row++;
     }
 }
 

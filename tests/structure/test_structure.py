@@ -33,11 +33,12 @@ class Structure(unittest.TestCase):
                 self.assertIn(layer, LAYERS[: own + 1], f"{relative(path)} includes {layer}/")
 
     def test_every_source_includes_its_own_header_first(self):
-        for path in sources("*.c"):
+        for path in sources("*.c", [*LAYERS, "tests"]):
             header = path.with_suffix(".h")
             if header.exists():
                 first = re.search(r'^#include (\S+)', path.read_text(), re.MULTILINE)
-                self.assertEqual(first[1], f'"{relative(header)}"', relative(path))
+                own = header.name if relative(path).startswith("tests/") else relative(header)
+                self.assertEqual(first[1], f'"{own}"', relative(path))
 
     def test_every_header_compiles_alone(self):
         commands = json.loads(pathlib.Path(os.environ["COMPILE_COMMANDS"]).read_text())
@@ -54,9 +55,11 @@ class Structure(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, f"{relative(header)} does not compile alone:\n{done.stderr}")
 
     def test_header_guards_are_the_path(self):
-        for path in sources(["*.h", "*.cuh"]):
-            guard = "MOETRAIN_" + re.sub(r"\W", "_", relative(path)).upper()
-            self.assertIn(f"#ifndef {guard}\n#define {guard}\n", path.read_text(), relative(path))
+        for path in sources(["*.h", "*.cuh"], [*LAYERS, "tests"]):
+            guard = re.sub(r"\W", "_", relative(path)).upper()
+            if not relative(path).startswith(EMULATION):  # which has those of what it stands in for
+                lines = f"#ifndef MOETRAIN_{guard}\n#define MOETRAIN_{guard}\n"
+                self.assertTrue(lines in path.read_text(), f"{relative(path)} has not:\n{lines}")
 
     def test_file_names_are_unique(self):
         seen, twins = {}, []
@@ -155,8 +158,20 @@ class Documentation(unittest.TestCase):
             self.assertTrue((ROOT / name).exists(), f"README.md: {name} does not exist")
 
     def test_links_lead_somewhere(self):
-        for target in re.findall(r"\]\(([^)#:]+)\)", self.readme):
-            self.assertTrue((ROOT / target).exists(), f"README.md links to {target}")
+        for name in ("README.md", "CONTRIBUTING.md"):
+            for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+                self.assertTrue((ROOT / target).exists(), f"{name} links to {target}")
+
+    def test_contributing_names_presets_labels_and_files_that_exist(self):
+        text = (ROOT / "CONTRIBUTING.md").read_text()
+        for path in re.findall(rf"(?<![\w/.])((?:{'|'.join(LAYERS)}|tests|configs)/[\w./-]*\w)", text):
+            self.assertTrue((ROOT / path).exists(), f"CONTRIBUTING.md: {path}")
+        presets = json.loads((ROOT / "CMakePresets.json").read_text())
+        tables = re.split(r"^\|---.*$", text, flags=re.MULTILINE)[1:]
+        named = [set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\|([^|]*)", table, re.MULTILINE)))) for table in tables]
+        self.assertEqual(named[0], {preset["name"] for preset in presets["configurePresets"]} - {"base"})
+        folders = {path.parent.name for path in (ROOT / "tests").glob("*/CMakeLists.txt")}
+        self.assertEqual(named[1], (folders - {"bench"}) | {"device", "quick"})
 
     def test_keys_in_readme_and_configs_exist(self):
         program = os.environ["MOETRAIN"]

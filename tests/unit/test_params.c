@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -81,6 +82,40 @@ static void a_row_changed_by_a_rule_has_a_value_and_nothing_else(void **state) {
     param_table_free(&table);
 }
 
+// The initial values of the row "w" in a table of three rows, with and without others beside it.
+static void initial_values(float w[12], bool more_rows) {
+    ParamTable table = {0};
+    Arena arena;
+    ParamSet values;
+    Device dev;
+    Error err = {0};
+    assert_true(device_open(&dev, "cpu", 1, 0, 1, &err));
+    const Param matrix = {.rank = 2, .shape = {3, 4}, .init_std = 1};
+    if (more_rows) param_add(&table, matrix, "before");
+    int row = param_add(&table, matrix, "w");
+    param_add(&table, matrix, "v");
+    if (more_rows) param_add(&table, matrix, "after");
+    arena_measure(&arena, "parameters", NULL);
+    for (int pass = 0; pass < 2; pass++) {
+        values = param_values_layout(&table, &arena);
+        if (pass == 0) arena_allocate(&arena);
+    }
+    param_init(&table, &dev, values, 7);
+    memcpy(w, param_tensor(&table, values, row).data, 12 * sizeof *w);
+    const float *v = tensor_f32(param_tensor(&table, values, row + 1));
+    for (int i = 0; i < 12; i++) assert_true(w[i] != v[i] && w[i] != 0);
+    arena_free(&arena);
+    param_table_free(&table);
+}
+
+static void a_row_changes_no_other_rows_values(void **state) {
+    (void)state;
+    float alone[12], among[12];
+    initial_values(alone, false);
+    initial_values(among, true);
+    assert_memory_equal(alone, among, sizeof alone);
+}
+
 static void a_model_is_small(void **state) {
     (void)state;
     assert_in_range(sizeof(Model), 1, 65536);
@@ -91,6 +126,7 @@ int main(void) {
         cmocka_unit_test(a_table_takes_as_many_rows_as_there_are),
         cmocka_unit_test(each_kind_of_row_has_its_run),
         cmocka_unit_test(a_row_changed_by_a_rule_has_a_value_and_nothing_else),
+        cmocka_unit_test(a_row_changes_no_other_rows_values),
         cmocka_unit_test(a_model_is_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,6 +47,18 @@ static void every_part_of_a_stream_changes_the_numbers(void **state) {
     assert_int_not_equal(rng_u32(base, 9), rng_u32(base, 9 + ((uint64_t)1 << 32)));
 }
 
+// The hash of a name is fixed for ever: other initial values would follow from another.
+static void a_name_is_a_stream(void **state) {
+    (void)state;
+    RngStream stream = rng_named(5, RNG_INIT, "embedding");
+    assert_true(stream.seed == 5 && stream.purpose == RNG_INIT);
+    assert_int_equal(stream.a, 0xc81fcdf7);
+    assert_int_equal(stream.b, 0xcb36ef24);
+    RngStream other = rng_named(5, RNG_INIT, "embeddinh");
+    assert_int_not_equal(other.a, stream.a);
+    assert_int_not_equal(other.b, stream.b);
+}
+
 // 2^56 numbers of one purpose lie apart from those of the next.
 static void the_purpose_is_the_top_byte_of_the_index(void **state) {
     (void)state;
@@ -78,6 +90,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(words_are_those_of_random123),
         cmocka_unit_test(every_part_of_a_stream_changes_the_numbers),
+        cmocka_unit_test(a_name_is_a_stream),
         cmocka_unit_test(the_purpose_is_the_top_byte_of_the_index),
         cmocka_unit_test(moments_are_right),
     };

@@ -1,0 +1,20 @@
+// Arithmetic of whole numbers that several places need.
+#ifndef MOETRAIN_KERNELS_INTEGERS_H
+#define MOETRAIN_KERNELS_INTEGERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+static inline int64_t greatest_common_divisor(int64_t a, int64_t b) { // of a and 0: a
+    return b == 0 ? a : greatest_common_divisor(b, a % b);
+}
+
+static inline bool is_power_of_two(int64_t n) {
+    return n > 0 && (n & (n - 1)) == 0;
+}
+
+static inline int64_t largest_power_of_two_divisor(int64_t n) {
+    return n & -n;
+}
+
+#endif

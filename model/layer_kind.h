@@ -1,0 +1,76 @@
+// A kind of layer: everything that the program asks of what fills a half of a block, the mixer or
+// the feed-forward. Nothing outside a kind's own files asks which kind a layer is of.
+//
+// A new kind is one file that exports one LayerKind, a word in model_config.h and a row in
+// layer_kinds.c.
+#ifndef MOETRAIN_MODEL_LAYER_KIND_H
+#define MOETRAIN_MODEL_LAYER_KIND_H
+
+#include "kernels/choice.h"
+#include "kernels/cpu/scratch.h"
+#include "model/statistics.h"
+
+// What layers need beside the rows that they add to the parameter table. Every layer of a model
+// adds to it.
+typedef struct LayerCost {
+    // Of a forward pass for one token in a sequence of T: matrix products and attention, a
+    // multiply-add counted as two. Training costs three times that.
+    double flops_per_token;
+    // By one rank in a step, while tokens spread evenly and nothing is dropped.
+    double sent_bytes[TRAFFIC_KINDS];
+    ScratchShape scratch; // largest sizes that ops are called with
+} LayerCost;
+
+// `self` is the layer's own state. Where a row says NULL, a kind may leave the function out.
+typedef struct LayerKind {
+    size_t state_bytes; // zeroed before the first function sees it
+
+    // Whether the device's kernels take this layer. False with exit 2 and the fix, the same on
+    // every rank with such a device. NULL: any device does. Not collective.
+    bool (*check_device)(const ModelConfig *config, int64_t layer, const Device *dev, Error *err);
+    // Adds the layer's rows to the parameter table.
+    void (*declare)(void *self, Work *work, int64_t layer);
+    // Places all that the layer will ever touch (work.h).
+    void (*layout)(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch);
+    // Whether what has been laid out can be computed. False with exit 2 and the fix. NULL: always.
+    // Not collective.
+    bool (*check)(const void *self, const Work *work, Error *err);
+    // Adds the layer's share, once it is laid out. Not collective.
+    void (*cost)(const void *self, const Work *work, LayerCost *cost);
+
+    // out, x (N, D) stored; x must stay until the backward pass. Collective as the kind's file
+    // says.
+    void (*forward)(void *self, Work *work, Statistics *stats, Tensor out, Tensor x);
+    // dx, dout (N, D) stored; dx overwritten. Collective likewise.
+    void (*backward)(void *self, Work *work, Tensor dx, Tensor dout);
+    // After a step's update, with its statistics summed over all ranks: rules that are no gradient.
+    // NULL: none. Not collective.
+    void (*after_step)(void *self, Work *work, const Statistics *stats);
+
+    // Generation: one new token (N = 1) at `position`; what later tokens need of it goes into the
+    // row `position` of the cache (positions, width) stored. NULL: forward does it, no token needs
+    // another.   out, x (1, D)
+    void (*decode)(void *self, Work *work, Tensor out, Tensor x, Tensor cache, int64_t position);
+    // Width of a row of the cache. NULL: there is none.
+    int64_t (*cache_width)(const void *self, const Work *work);
+    // Changes the configuration to one in which a token depends on no later one, nor on other
+    // sequences. NULL: every configuration is such.
+    void (*for_generation)(ModelConfig *config);
+} LayerKind;
+
+// A row of the lists, by MixerKind and FeedForwardKind.
+typedef struct LayerChoice {
+    Choice choice;
+    const LayerKind *kind;
+} LayerChoice;
+
+extern const LayerChoice MIXERS[], FEED_FORWARDS[];
+extern const ChoiceTable MIXER_CHOICES, FEED_FORWARD_CHOICES;
+
+// A layer of a model.
+typedef struct Layer {
+    const LayerKind *kind;
+    void *state;
+} Layer;
+
+#endif

@@ -1,0 +1,14 @@
+#include "model/attention.h"
+#include "model/feed_forward.h"
+#include "model/moe_layer.h"
+
+const LayerChoice MIXERS[] = {
+    [MIXER_ATTENTION] = {{"attention", "causal grouped-query attention"}, &ATTENTION},
+};
+const LayerChoice FEED_FORWARDS[] = {
+    [FEED_FORWARD_DENSE] = {{"dense", "one feed-forward for all tokens"}, &DENSE_FEED_FORWARD},
+    [FEED_FORWARD_MOE] = {{"moe", "a router and experts"}, &MOE_FEED_FORWARD},
+};
+
+const ChoiceTable MIXER_CHOICES = CHOICE_TABLE(MIXERS);
+const ChoiceTable FEED_FORWARD_CHOICES = CHOICE_TABLE(FEED_FORWARDS);

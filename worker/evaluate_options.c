@@ -1,0 +1,33 @@
+#include "kernels/option_rows.h"
+#include "worker/train_config.h"
+
+static void derive_every(void *section) {
+    TrainConfig *config = section;
+    config->eval_every = config->data.validation[0] ? 250 : 0;
+}
+
+// clang-format off
+#define SECTION_STRUCT TrainConfig
+static const Option ROWS[] = {
+    INTEGER("eval.every", FREE, eval_every,
+        DERIVED("250 with data.validation, otherwise 0", derive_every), RANGE(0, MANY_STEPS),
+        "steps between evaluations; 0: only at the end"),
+    INTEGER("eval.batches", FREE, eval_batches, DEFAULT("20"), RANGE(0, MANY_STEPS),
+        "an evaluation takes at most so many times train.batch sequences; 0: the whole validation file"),
+    RATIONAL("eval.capacity_factor", FREE, eval_capacity_factor, DEFAULT("0"), RANGE(0, 1000),
+        "moe.capacity_factor of evaluations, where each sequence is a routing group of its own; 0: no limit, nothing is dropped"),
+};
+// clang-format on
+
+static bool check(const void *section, const OptionRules *rules) {
+    const TrainConfig *config = section;
+    if (!config->data.validation[0] && config->eval_every > 0)
+        return option_broken(
+            rules, "eval.every", NULL,
+            "eval.every (%lld) needs data.validation, which is empty; name a file or set "
+            "eval.every=0",
+            (long long)config->eval_every);
+    return true;
+}
+
+const OptionSection EVALUATE_OPTIONS = SECTION(ROWS, check);

@@ -1,0 +1,78 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/option_rows.h"
+#include "worker/train_config.h"
+
+static void derive_min_lr(void *section) {
+    OptimizerConfig *optimizer = &((TrainConfig *)section)->optimizer;
+    char decimal[32]; // 0.0003 of 0.003, where the binary quotient is 0.00030000000000000003
+    snprintf(decimal, sizeof decimal, "%.15g", optimizer->lr / 10);
+    optimizer->min_lr = strtod(decimal, NULL);
+}
+
+static void derive_warmup(void *section) {
+    TrainConfig *config = section;
+    config->optimizer.warmup_steps = config->steps / 10 < 50 ? config->steps / 10 : 50;
+}
+
+static void derive_decay(void *section) {
+    TrainConfig *config = section;
+    config->optimizer.decay_steps = config->optimizer.schedule == LR_WSD ? config->steps / 5 : 0;
+}
+
+// clang-format off
+#define SECTION_STRUCT TrainConfig
+static const Option ROWS[] = {
+    NUMBER("train.lr", COURSE, optimizer.lr, DEFAULT("0.001"), RANGE(0, 100),
+        "learning rate after warm-up"),
+    NUMBER("train.min_lr", COURSE, optimizer.min_lr, DERIVED("train.lr / 10", derive_min_lr), RANGE(0, 100),
+        "learning rate at the last step (cosine, linear, wsd)"),
+    CHOICE("train.schedule", COURSE, optimizer.schedule, DEFAULT("cosine"), OF(LR_SCHEDULE_CHOICES),
+        "course of the learning rate after warm-up"),
+    INTEGER("train.warmup", COURSE, optimizer.warmup_steps,
+        DERIVED("train.steps / 10, at most 50", derive_warmup), RANGE(0, MANY_STEPS),
+        "steps in which the learning rate rises from 0 to train.lr"),
+    INTEGER("train.decay", COURSE, optimizer.decay_steps,
+        DERIVED("train.steps / 5 with train.schedule: wsd, otherwise 0", derive_decay), RANGE(0, MANY_STEPS),
+        "steps of the final fall with train.schedule: wsd"),
+    NUMBER("train.beta1", COURSE, optimizer.beta1, DEFAULT("0.9"), RANGE(0, 0.999999),
+        "AdamW: decay of the mean gradient"),
+    NUMBER("train.beta2", COURSE, optimizer.beta2, DEFAULT("0.95"), RANGE(0, 0.999999),
+        "AdamW: decay of the mean squared gradient"),
+    NUMBER("train.eps", COURSE, optimizer.eps, DEFAULT("1e-08"), RANGE(1e-30, 1),
+        "AdamW: added to the root of the mean squared gradient"),
+    NUMBER("train.weight_decay", COURSE, optimizer.weight_decay, DEFAULT("0.1"), RANGE(0, 100),
+        "AdamW: decoupled decay of matrices; norms and biases do not decay"),
+    NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
+        "largest norm of the whole gradient; 0: no clipping"),
+};
+// clang-format on
+
+static bool check(const void *section, const OptionRules *rules) {
+    const TrainConfig *train = section;
+    const OptimizerConfig *optimizer = &train->optimizer;
+    if (optimizer->min_lr > optimizer->lr)
+        return option_broken(rules, "train.min_lr", "train.lr",
+                             "train.min_lr (%g) is above train.lr (%g); set it to at most %g",
+                             optimizer->min_lr, optimizer->lr, optimizer->lr);
+    if (optimizer->schedule != LR_WSD && optimizer->decay_steps != 0)
+        return option_broken(
+            rules, "train.decay", "train.steps",
+            "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
+            "train.schedule=wsd",
+            (long long)optimizer->decay_steps);
+    // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it
+    // ended is one.
+    int64_t left = train->steps - optimizer->warmup_steps;
+    if (optimizer->decay_steps > (left > 0 ? left : 0) && optimizer->schedule == LR_WSD)
+        return option_broken(
+            rules, "train.decay", "train.steps",
+            "train.warmup (%lld) + train.decay (%lld) exceed train.steps (%lld); set "
+            "train.decay to at most %lld",
+            (long long)optimizer->warmup_steps, (long long)optimizer->decay_steps,
+            (long long)train->steps, (long long)(left > 0 ? left : 0));
+    return true;
+}
+
+const OptionSection OPTIMIZER_OPTIONS = SECTION(ROWS, check);

@@ -1,0 +1,94 @@
+#include "kernels/integers.h"
+#include "kernels/option_rows.h"
+#include "worker/train_config.h"
+
+// Not a function of the micro-batches as far as that can be: they must not be seen in the results.
+static void derive_shards(void *section) {
+    TrainConfig *config = section;
+    int64_t pieces = config->micro_batches, odd = pieces / largest_power_of_two_divisor(pieces);
+    int64_t shards = config->batch % odd == 0 ? odd : 1;
+    while ((shards < 8 || shards < pieces) && config->batch % (2 * shards) == 0) shards *= 2;
+    config->shards = shards;
+}
+
+// clang-format off
+#define SECTION_STRUCT TrainConfig
+static const Option ROWS[] = {
+    INTEGER("train.steps", COURSE, steps, DEFAULT("1000"), RANGE(1, MANY_STEPS),
+        "optimizer steps of the whole run"),
+    INTEGER("train.batch", COURSE, batch, DEFAULT("16"), RANGE(1, 1e9),
+        "sequences in the global batch of one step, over all ranks and micro-batches"),
+    INTEGER("train.context", COURSE, context, DEFAULT("128"), RANGE(1, 1e6),
+        "tokens of a sequence"),
+    INTEGER("train.micro_batches", FREE, micro_batches, DEFAULT("1"), RANGE(1, 1e6),
+        "pieces in which a rank works off its part of the batch (gradient accumulation): less memory for activations, the "
+        "same step; with train.reproducible: ranks a power of two where train.shards is one, and log2 of it more gradients"),
+    INTEGER("train.shards", STATE, shards,
+        DERIVED("largest power of two up to 8, or train.micro_batches, that divides train.batch", derive_shards),
+        RANGE(1, 65536),
+        "pieces of the batch of a step that never depend on the number of ranks or micro-batches: what a routing group and "
+        "the order of sums are; ranks x train.micro_batches must divide it"),
+    CHOICE("train.reproducible", COURSE, reproducible, DEFAULT("ranks"), OF(REPRODUCIBLE_CHOICES),
+        "what changes no bit of the results"),
+    CHOICE("train.precision", STATE, precision, DEFAULT("f32"), OF(PRECISION_CHOICES),
+        "storage of activations and of the matrices that multiply them; sums, parameters' masters, optimizer, router, "
+        "norms and residual stream are f32 always"),
+    INTEGER("train.max_skipped", FREE, max_skipped, DEFAULT("10"), RANGE(1, 1e9),
+        "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
+    INTEGER("train.threads", FREE, threads, DEFAULT("0"), RANGE(0, 1024),
+        "OpenMP threads of a rank; 0: OMP_NUM_THREADS, else its share of the CPUs and of the cgroup's quota"),
+};
+// clang-format on
+
+// How the batch is cut into micro-batches and shards.
+static bool check(const void *section, const OptionRules *rules) {
+    const TrainConfig *train = section;
+    char list[160];
+    if (train->batch % train->micro_batches != 0) {
+        option_list_divisors(train->batch, 0, list);
+        return option_broken(
+            rules, "train.micro_batches", "train.batch",
+            "train.micro_batches (%lld) does not divide train.batch (%lld); set it to one of %s",
+            (long long)train->micro_batches, (long long)train->batch, list);
+    }
+    int64_t sequences = train->batch / train->micro_batches;
+    bool exact = train->reproducible == REPRODUCIBLE_RANKS;
+    if (train->batch % train->shards != 0) {
+        int64_t n = exact ? largest_power_of_two_divisor(train->batch) : train->batch;
+        option_list_divisors(n, 0, list);
+        return option_broken(
+            rules, "train.shards", "train.batch",
+            "train.shards (%lld) does not divide train.batch (%lld); set it to one of %s",
+            (long long)train->shards, (long long)train->batch, list);
+    }
+    int64_t most = train->micro_batches * largest_power_of_two_divisor(sequences);
+    if (train->shards % train->micro_batches != 0)
+        return option_broken(
+            rules, "train.shards", "train.micro_batches",
+            "train.micro_batches (%lld) does not divide train.shards (%lld), the pieces "
+            "of the whole batch; set train.shards=%lld, or fewer micro-batches",
+            (long long)train->micro_batches, (long long)train->shards, (long long)most);
+    if (exact && !is_power_of_two(train->shards / train->micro_batches))
+        return option_broken(
+            rules, "train.shards", "train.micro_batches",
+            "train.shards (%lld) / train.micro_batches (%lld) is not a power of two, as "
+            "train.reproducible: ranks needs; set train.shards=%lld or "
+            "train.reproducible=run",
+            (long long)train->shards, (long long)train->micro_batches, (long long)most);
+    // Choices of a micro-batch are numbered with 32 bits.
+    int64_t top_k = 1;
+    for (int64_t layer = 0; layer < train->model.layers; layer++) {
+        int64_t of_layer = moe_shape(&train->model, layer).top_k;
+        if (model_feed_forward(&train->model, layer) == FEED_FORWARD_MOE && of_layer > top_k)
+            top_k = of_layer;
+    }
+    if ((double)sequences * (double)train->context * (double)top_k >= 2147483647.0)
+        return option_broken(
+            rules, "train.batch", "train.context",
+            "a micro-batch of %lld sequences x %lld tokens x top_k %lld has 2^31 choices "
+            "or more; raise train.micro_batches",
+            (long long)sequences, (long long)train->context, (long long)top_k);
+    return true;
+}
+
+const OptionSection TRAIN_OPTIONS = SECTION(ROWS, check);
