@@ -67,7 +67,7 @@ static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
         ADD_AS(int64_t) break;
     case U8:
     case BF16:
-        die(EXIT_BUG, __FILE__, __LINE__, "a sum of %s is not meant", dtype_name(x.dtype));
+        die(EXIT_BUG, __FILE__, __LINE__, "no sum is defined for %s", dtype_name(x.dtype));
     }
 #undef ADD_AS
 }

@@ -13,7 +13,6 @@ static void declare_layer(Layer *layer, const LayerKind *kind, Work *work, int64
 
 void block_declare(Block *block, Work *work, int64_t layer) {
     char name[PARAM_NAME_BYTES];
-    block->first_param = work->params->count;
     snprintf(name, sizeof name, "layers.%lld.attention_norm", (long long)layer);
     norm_declare(&block->mixer_norm, work, name);
     declare_layer(&block->mixer, MIXERS[model_mixer(work->config, layer)].kind, work, layer);
@@ -21,7 +20,6 @@ void block_declare(Block *block, Work *work, int64_t layer) {
     norm_declare(&block->ffn_norm, work, name);
     declare_layer(&block->feed_forward, FEED_FORWARDS[model_feed_forward(work->config, layer)].kind,
                   work, layer);
-    block->end_param = work->params->count;
 }
 
 void block_free(Block *block) {

@@ -10,7 +10,6 @@
 typedef struct Block {
     Norm mixer_norm, ffn_norm;
     Layer mixer, feed_forward;
-    int first_param, end_param; // its rows of the parameter table
     // (N, D) stored, scratch: what a branch adds to the stream, or that branch's gradient; and the
     // stream's gradient as matrix products read it.
     Tensor branch, dout;

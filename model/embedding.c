@@ -23,12 +23,9 @@ void head_declare(Embedding *embedding, Work *work) {
                                       "head");
 }
 
-void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch,
-                      Arena *gradients) {
+void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch) {
     int64_t N = work->N, D = work->config->d_model, V = work->config->vocab_size;
     embedding->out = arena_2d(activations, F32, N, D);
-    if (embedding->tied && work->training)
-        embedding->head_gradient = arena_2d(gradients, F32, V, D);
     size_t mark = arena_mark(scratch);
     embedding->order = arena_1d(scratch, I32, N + V + 1);
     arena_release(scratch, mark);
@@ -50,16 +47,9 @@ void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {
 }
 
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x) {
-    Tensor dhead =
-        embedding->tied ? embedding->head_gradient : work_gradient(work, embedding->head);
+    Tensor dhead = embedding->tied ? work->head_gradient : work_gradient(work, embedding->head);
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(dhead), dlogits, x, rows);
     matmul_backward_input(work->dev, dx, dlogits, as_matrix(work_matrix(work, embedding->head)),
                           rows);
-}
-
-void head_gradient_join(Embedding *embedding, Work *work) {
-    if (!embedding->tied) return;
-    Tensor dtable = work_gradient(work, embedding->table);
-    add(work->dev, dtable, dtable, embedding->head_gradient);
 }

@@ -12,26 +12,19 @@ typedef struct Embedding {
     Tensor tokens; // (N) i32, borrowed from the batch
     Tensor out;    // (N, D)
     Tensor order;  // scratch of the backward pass
-    // Tied only: the logits' share of the gradient (V, D). It is summed over ranks apart from the
-    // embedding's, because the tree over shards sums each of the two on its own; head_gradient_join
-    // adds it afterwards.
-    Tensor head_gradient;
 } Embedding;
 
 void embedding_declare(Embedding *embedding, Work *work);
 void head_declare(Embedding *embedding,
                   Work *work); // after the blocks: rows stand in the order of the forward pass
-void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch,
-                      Arena *gradients);
+void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch);
 //   tokens (N) i32, each below V; must stay until the backward pass. Returns out (N, D).
 Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens);
 void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout);
 //   logits (N, V), x (N, D) stored
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x);
-//   dx (N, D), dlogits, x stored; dx overwritten
+//   dx (N, D), dlogits, x stored; dx overwritten. The gradient of a tied head goes into
+//     work->head_gradient: the tree over shards sums the two uses of the table apart.
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x);
-// Adds the logits' share to the gradient of a tied table: by the fixed tree after both were summed
-// over the step.
-void head_gradient_join(Embedding *embedding, Work *work);
 
 #endif

@@ -53,54 +53,17 @@ static void set_work(Model *model, ModelSplit split) {
 
 static void declare_params(Model *model) {
     Work *work = &model->work;
+    gradients_init(&model->gradients);
     embedding_declare(&model->embedding, work);
-    for (int64_t layer = 0; layer < model->config.layers; layer++)
+    gradients_add_bucket(&model->gradients, &model->params);
+    for (int64_t layer = 0; layer < model->config.layers; layer++) {
         block_declare(&model->blocks[layer], work, layer);
+        gradients_add_bucket(&model->gradients, &model->params);
+    }
     norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
-// The flat range of one run that the rows [first, end) of the table take up in a set.
-static Tensor rows_range(const Model *model, ParamRun run, int first, int end, ParamSet set) {
-    const ParamTable *table = &model->params;
-    int64_t from = -1, to = table->elements[run];
-    for (int i = first; i < table->count; i++) {
-        if (table->rows[i].run != run) continue;
-        if (i < end && from < 0) from = table->rows[i].offset;
-        if (i >= end) {
-            to = table->rows[i].offset;
-            break;
-        }
-    }
-    return from < 0 ? tensor_range(set.run[run], 0, 0)
-                    : tensor_range(set.run[run], from, to - from);
-}
-
-// The longest piece of gradients that is summed over ranks at once.
-static int64_t longest_reduction(const Model *model) {
-    const ParamTable *table = &model->params;
-    ParamSet set = model->gradients;
-    int layers_begin = model->blocks[0].first_param;
-    int layers_end = model->blocks[model->config.layers - 1].end_param;
-    int64_t longest =
-        larger(tensor_elements(rows_range(model, RUN_DENSE, 0, layers_begin, set)),
-               tensor_elements(rows_range(model, RUN_DENSE, layers_end, table->count, set)));
-    if (model->embedding.tied)
-        longest = larger(longest, model->config.vocab_size * model->config.d_model);
-    for (int64_t layer = 0; layer < model->config.layers; layer++)
-        for (int run = 0; run < GRADIENT_RUNS; run++)
-            longest = larger(longest, tensor_elements(rows_range(
-                                          model, (ParamRun)run, model->blocks[layer].first_param,
-                                          model->blocks[layer].end_param, set)));
-    return longest;
-}
-
-static bool sums_by_tree(const Model *model) {
-    return model->work.reduce_order == REDUCE_FIXED_TREE;
+    gradients_add_bucket(&model->gradients, &model->params);
+    if (model->embedding.tied) gradients_tie(&model->gradients, model->embedding.table);
 }
 
 static void layout_parameters(Model *model) {
@@ -119,42 +82,15 @@ static void layout_parameters(Model *model) {
     rope_table_layout(&model->rope, &model->config, model->positions, arena, work->host);
 }
 
-// One set for the micro-batch at work, and those in which earlier ones wait.
-static void layout_gradients(Model *model) {
-    Work *work = &model->work;
-    Arena *arena = &model->gradient_arena;
-    model->gradients = work->gradients = param_set_layout(&model->params, arena, F32);
-    model->accumulated = model->gradients;
-    model->waiting_count = 0;
-    if (!sums_by_tree(model)) {
-        if (work->micro_batches > 1)
-            model->accumulated = param_set_layout(&model->params, arena, F32);
-        return;
-    }
-    for (int64_t m = work->micro_batches - 1; m > 0; m /= 2) {
-        CHECK(model->waiting_count < WAITING_MAX, "%lld micro-batches",
-              (long long)work->micro_batches);
-        struct WaitingGradients *waiting = &model->waiting[model->waiting_count++];
-        waiting->params = param_set_layout(&model->params, arena, F32);
-        if (model->embedding.tied)
-            waiting->head = arena_2d(arena, F32, model->config.vocab_size, model->config.d_model);
-    }
-}
-
 // Places everything; run once to measure and once, with memory, to place.
 static void layout(Model *model) {
     Work *work = &model->work;
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
     layout_parameters(model);
     statistics_begin(&model->stats);
-    if (work->training) layout_gradients(model);
-    // The gradient tree of one layer runs while another computes, so no layer may use its scratch.
-    bool trees = sums_by_tree(model) && work->total_shards > work->shards;
-    if (work->training)
-        model->reduce_scratch =
-            arena_1d(scratch, F32, trees ? (longest_reduction(model) + 1) / 2 : 0);
+    if (work->training) gradients_layout(&model->gradients, work, &model->gradient_arena, scratch);
     model->dx = arena_2d(scratch, F32, work->N, model->config.d_model);
-    embedding_layout(&model->embedding, work, activations, scratch, &model->gradient_arena);
+    embedding_layout(&model->embedding, work, activations, scratch);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
     norm_layout(&model->final_norm, work, true, activations, scratch);
@@ -171,10 +107,6 @@ static void measure(Model *model, const ModelConfig *config, ModelSplit split, D
     *model = (Model){.config = *config, .owner = owner};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
     CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
-    // The embedding, the head, its tied share, and for each layer its dense parameters and its
-    // experts.
-    model->reductions = calloc((size_t)(2 * config->layers + 4), sizeof *model->reductions);
-    CHECK_MEMORY(model->reductions, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
     model->work.dev = dev;
     set_work(model, split);
@@ -277,7 +209,7 @@ void model_free(Model *model) {
     for (int64_t layer = 0; model->blocks && layer < model->config.layers; layer++)
         block_free(&model->blocks[layer]);
     free(model->blocks);
-    free(model->reductions);
+    gradients_free(&model->gradients);
     free(model->work.dense_offsets);
     statistics_free(&model->stats);
     param_table_free(&model->params);
@@ -295,96 +227,27 @@ static void forward(Model *model, Tensor tokens) {
     head_forward(&model->embedding, work, model->loss.logits, model->final_norm.out);
 }
 
-// Sums of gradients over ranks that have been begun. They run on while the layers before them
-// compute.
-typedef struct Reductions {
-    Pending *pending; // borrowed from the model, room for all of a micro-batch
-    int count;
-} Reductions;
-
-// Dense gradients are summed over all ranks, expert gradients over the ranks that hold the same
-// experts.
-static void reduce(Model *model, Reductions *r, Tensor gradients, Group *group) {
-    if (tensor_elements(gradients) == 0) return;
-    r->pending[r->count++] = all_reduce_sum_begin(group, gradients, model->work.reduce_order,
-                                                  model->reduce_scratch, TRAFFIC_GRADIENTS);
-}
-
-// The gradients of some rows of the table are complete for this micro-batch. By the fixed tree they
-// are summed over ranks now: shards are dealt to micro-batches first, so the tree over ranks lies
-// below the one over micro-batches. (Dealt to ranks first, ranks would be summed once a step; but
-// an expert's rank then meets the shards of all ranks in every micro-batch, and would have to keep
-// a tree for each of those ranks, as many gradients as all their experts together have.) In any
-// order micro-batches add up here, and ranks are summed after the last one.
-static void gradients_ready(Model *model, Reductions *r, int first, int end) {
-    Work *work = &model->work;
-    for (int run = 0; run < GRADIENT_RUNS; run++) {
-        Tensor gradients = rows_range(model, (ParamRun)run, first, end, model->gradients);
-        Group *group = run == RUN_DENSE ? work->groups.world : work->groups.expert_replicas;
-        if (!sums_by_tree(model) && work->micro_batches > 1 && tensor_elements(gradients) > 0) {
-            Tensor sum = rows_range(model, (ParamRun)run, first, end, model->accumulated);
-            if (work->micro_batch == 0)
-                copy(work->dev, sum, gradients);
-            else
-                add(work->dev, sum, sum, gradients);
-            if (work->micro_batch < work->micro_batches - 1) continue;
-            gradients = sum;
-        }
-        reduce(model, r, gradients, group);
-    }
-}
-
-// The finished micro-batch takes its place in the fixed tree over micro-batches, which works like a
-// binary counter: the sum over an aligned block of 1, 2, 4, … waits until its other half is there.
-// After the last one all that waits is added up, so that model->gradients is the whole step's.
-static void accumulate(Model *model) {
-    Work *work = &model->work;
-    bool last = work->micro_batch == work->micro_batches - 1;
-    ParamSet *gradients = &model->gradients;
-    Tensor *head = &model->embedding.head_gradient;
-    for (int level = 0; level < model->waiting_count; level++) {
-        struct WaitingGradients *waiting = &model->waiting[level];
-        if (work->micro_batch >> level & 1) {
-            for (int run = 0; run < GRADIENT_RUNS; run++)
-                add(work->dev, gradients->run[run], waiting->params.run[run], gradients->run[run]);
-            if (model->embedding.tied) add(work->dev, *head, waiting->head, *head);
-        } else if (!last) {
-            struct WaitingGradients rested = *waiting;
-            *waiting = (struct WaitingGradients){*gradients, *head};
-            *gradients = work->gradients = rested.params;
-            *head = rested.head;
-            return;
-        }
-    }
-    if (last) head_gradient_join(&model->embedding, work);
-    model->accumulated = *gradients;
-}
-
 // From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are
 // summed over ranks while the layers below it compute.
 static void backward(Model *model) {
     Work *work = &model->work;
-    Reductions r = {.pending = model->reductions};
+    Gradients *gradients = &model->gradients;
     Tensor dx = model->dx,
            dnorm = model->final_norm.out; // the norm's output is not needed after the head
     Tensor dlogits = model->loss.logits;
-    int64_t layers = model->config.layers;
+    int bucket = gradients->count;
     head_backward(&model->embedding, work, dnorm, dlogits, model->final_norm.out);
-    // By the fixed tree each share of a tied table is a tree of its own; accumulate() joins them.
-    if (model->embedding.tied && sums_by_tree(model))
-        reduce(model, &r, model->embedding.head_gradient, work->groups.world);
+    gradients_head_ready(gradients, work);
     fill_zero(work->dev, dx);
     norm_backward(&model->final_norm, work, dx, dnorm);
-    gradients_ready(model, &r, model->blocks[layers - 1].end_param, model->params.count);
-    for (int64_t layer = layers - 1; layer >= 0; layer--) {
+    gradients_ready(gradients, work, --bucket);
+    for (int64_t layer = model->config.layers - 1; layer >= 0; layer--) {
         block_backward(&model->blocks[layer], work, dx);
-        gradients_ready(model, &r, model->blocks[layer].first_param,
-                        model->blocks[layer].end_param);
+        gradients_ready(gradients, work, --bucket);
     }
     embedding_layer_backward(&model->embedding, work, dx);
-    if (!sums_by_tree(model)) head_gradient_join(&model->embedding, work);
-    gradients_ready(model, &r, 0, model->blocks[0].first_param);
-    for (int i = 0; i < r.count; i++) collective_wait(&r.pending[i]);
+    gradients_ready(gradients, work, --bucket);
+    gradients_finish(gradients, work);
 }
 
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
@@ -399,7 +262,6 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     forward(model, tokens);
     loss_forward_backward(&model->loss, work, &model->stats, targets);
     backward(model);
-    if (sums_by_tree(model)) accumulate(model);
 }
 
 void model_after_step(Model *model) {
@@ -482,6 +344,10 @@ int64_t model_active_params(const Model *model) {
     for (int i = 0; i < model->params.count; i++)
         active += param_active_elements(&model->params.rows[i]);
     return active;
+}
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
 }
 
 LayerCost model_cost(const Model *model) {

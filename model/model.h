@@ -11,6 +11,7 @@
 
 #include "model/block.h"
 #include "model/embedding.h"
+#include "model/gradients.h"
 #include "model/loss.h"
 
 // How a model is cut over ranks and micro-batches.
@@ -31,9 +32,6 @@ typedef struct ModelSplit {
     bool even_routing; // planning only: room for evenly spread tokens instead of the worst case
 } ModelSplit;
 
-// levels of the tree over micro-batches, of which there are at most a million
-enum { WAITING_MAX = 20 };
-
 typedef struct Model {
     ModelConfig config;
     // The model whose parameters this one uses, in whose arenas it lies while that one rests; NULL:
@@ -41,32 +39,20 @@ typedef struct Model {
     struct Model *owner;
     Work work;
     ParamTable params;
-    ParamSet values, gradients;
+    ParamSet values;
     ParamSet matrices; // bf16 copies of the values, or the values themselves
     int64_t positions;
-    // The gradients of the step: complete after its last micro-batch. A set of their own only where
-    // micro-batches are added one after the other (REDUCE_ANY_ORDER).
-    ParamSet accumulated;
-    // REDUCE_FIXED_TREE: sums over 1, 2, 4, … micro-batches that wait for their other half, see
-    // accumulate().
-    struct WaitingGradients {
-        ParamSet params;
-        Tensor head; // the head's share of a tied table (embedding.h)
-    } waiting[WAITING_MAX];
-    int waiting_count;
+    Gradients gradients;
     Arena parameter_arena, gradient_arena, activation_arena, scratch_arena; // the device's memory
     Arena host_arena;                                                       // the host's mirrors
 
     Embedding embedding;
     RopeTable rope;
-    Block *blocks;       // (layers)
-    Pending *reductions; // room for the sums of gradients that a micro-batch begins
+    Block *blocks; // (layers)
     Norm final_norm;
     Loss loss;
     Statistics stats;
-    Tensor dx; // (N, D) scratch: gradient of the residual stream
-    // For the gradient tree, beside every layer's scratch: it runs while layers do.
-    Tensor reduce_scratch;
+    Tensor dx;                          // (N, D) scratch: gradient of the residual stream
     Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
 } Model;
 
@@ -99,9 +85,9 @@ void model_free(Model *model); // legal on a zeroed model
 
 // One micro-batch of training, number `micro_batch` of the step from 0: takes its gradients into
 // the step's and its shares into the statistics. The first one starts anew; after the last one
-// model->accumulated holds the step's gradients, summed over ranks, with reproducible: ranks in the
-// same bits for any number of ranks and micro-batches that divide the step's shards. `step` counts
-// since the start of training.
+// model->gradients.sum holds the step's gradients, summed over ranks, with reproducible: ranks in
+// the same bits for any number of ranks and micro-batches that divide the step's shards. `step`
+// counts since the start of training.
 //   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step);

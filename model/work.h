@@ -59,8 +59,10 @@ typedef struct Work {
     const RopeTable *rope;
 
     ParamTable *params;
-    ParamSet values, gradients;
-    ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
+    ParamSet values;
+    ParamSet gradients;   // of the micro-batch at work (gradients.h)
+    Tensor head_gradient; // (V, D) f32: the logits' share of the gradient of a tied table
+    ParamSet matrices;    // the values for matrix products: a bf16 copy, or the values themselves
     // times that another model has used this one's activations, so that nothing in them has stayed
     int64_t memory_uses;
     bool even_routing; // planning only: see ModelSplit

@@ -23,6 +23,7 @@ set(MOETRAIN_QUICK
 # moetrain_test(FILE [VARIANT word] [RANKS n] COMMAND program-or-script [argument ...]
 #               [TIMEOUT seconds] [PROCESSORS n] [WORKING_DIRECTORY folder] [LABELS more ...] [ENVIRONMENT A=B ...])
 # RANKS: under mpirun, and the name ends in .npN. COMMAND: a target, or a script of this folder, which finds its interpreter.
+# PROCESSORS: 1 unless given, also for ranks: they mostly wait for their start, and two such tests at a time are faster.
 # TIMEOUT: what only a hang takes; 300 unless given, for scripts, which drive many runs, 900. Exit code 77 is a skipped
 # test, except on the emulated GPU, where nothing is missing.
 function(moetrain_test file)
@@ -51,9 +52,6 @@ function(moetrain_test file)
   if(TEST_RANKS)
     string(APPEND name .np${TEST_RANKS})
     set(command ${MOETRAIN_MPIRUN} -np ${TEST_RANKS} ${command})
-    if(TEST_RANKS GREATER 1 AND NOT TEST_PROCESSORS)
-      set(TEST_PROCESSORS 2)
-    endif()
   endif()
   if(NOT TEST_TIMEOUT)
     set(TEST_TIMEOUT ${timeout})

@@ -88,7 +88,7 @@ void optimizer_free(Optimizer *optimizer) {
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     Work *work = &model->work;
     for (int run = 0; run < GRADIENT_RUNS; run++)
-        sum_of_squares(work->dev, optimizer->squares[run], model->accumulated.run[run],
+        sum_of_squares(work->dev, optimizer->squares[run], model->gradients.sum.run[run],
                        optimizer->offsets[run]);
     const double *squares[GRADIENT_RUNS];
     for (int run = 0; run < GRADIENT_RUNS; run++) {
@@ -146,7 +146,7 @@ void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig 
                               : tensor_range(model->matrices.run[run], at, n);
             adamw_update(
                 model->work.dev, tensor_range(model->values.run[run], at, n), copy,
-                tensor_range(model->accumulated.run[run], at, n),
+                tensor_range(model->gradients.sum.run[run], at, n),
                 tensor_range(optimizer->m.run[run], at, n),
                 tensor_range(optimizer->v.run[run], at, n),
                 tensor_range(optimizer->decays[run], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),

@@ -13,15 +13,8 @@
 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
     const Work *work = &model->work;
-    int world = (int)ranks, ep = (int)work->ep_size, replicas = (int)work->expert_replicas;
-    const int64_t *elements = model->params.elements;
-    int64_t tied = model->embedding.tied ? model->config.vocab_size * model->config.d_model : 0;
-    bool tree = work->reduce_order == REDUCE_FIXED_TREE; // for each micro-batch, otherwise once
-    plan->sent_bytes[TRAFFIC_GRADIENTS] +=
-        (double)(tree ? work->micro_batches : 1) *
-        (double)(all_reduce_sum_sent_bytes(world, elements[RUN_DENSE], F32) +
-                 all_reduce_sum_sent_bytes(world, tree ? tied : 0, F32) +
-                 all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32));
+    int world = (int)ranks, ep = (int)work->ep_size;
+    plan->sent_bytes[TRAFFIC_GRADIENTS] += (double)gradients_sent_bytes(&model->gradients, work);
     plan->sent_bytes[TRAFFIC_STATISTICS] +=
         (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +

@@ -17,7 +17,7 @@ static size_t table_bytes(const Model *model) {
     size_t blocks = 0;
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         blocks += block_bytes(&model->blocks[layer]);
-    return blocks + (size_t)model->config.layers * 4 * sizeof *model->reductions +
+    return blocks + gradients_host_bytes(&model->gradients) +
            (size_t)model->params.capacity * sizeof(Param) +
            (size_t)model->work.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
 }

@@ -36,8 +36,8 @@ static void layout(Run *run) {
     run->targets = arena_1d(&run->batch, I32, SEQUENCES * T);
     run->host_tokens = arena_mirror(&run->host, run->tokens);
     run->host_targets = arena_mirror(&run->host, run->targets);
-    run->dense = arena_mirror(&run->host, run->model.gradients.run[RUN_DENSE]);
-    run->experts = arena_mirror(&run->host, run->model.gradients.run[RUN_EXPERT]);
+    run->dense = arena_mirror(&run->host, run->model.gradients.sum.run[RUN_DENSE]);
+    run->experts = arena_mirror(&run->host, run->model.gradients.sum.run[RUN_EXPERT]);
 }
 
 static bool open_run(Run *run, const Case *c, const char *kind) {
@@ -94,8 +94,8 @@ static void train(Run *run) {
         run->balance = statistics_value(&run->model.stats, "balance", 0);
         run->z = statistics_value(&run->model.stats, "z", 0);
     }
-    device_download(dev, run->dense, run->model.gradients.run[RUN_DENSE]);
-    device_download(dev, run->experts, run->model.gradients.run[RUN_EXPERT]);
+    device_download(dev, run->dense, run->model.gradients.sum.run[RUN_DENSE]);
+    device_download(dev, run->experts, run->model.gradients.sum.run[RUN_EXPERT]);
 }
 
 static void expect_close(const char *name, const char *what, double got, double want,

@@ -170,7 +170,7 @@ static double router_margin(const Check *check) {
     return margin;
 }
 
-// One step's loss; gradients in model->accumulated, choices noted.
+// One step's loss; gradients in model->gradients.sum, choices noted.
 static double evaluate(Check *check) {
     Model *model = &check->model;
     int64_t N = model->work.N;
@@ -217,8 +217,8 @@ static double *analytic_gradient(Check *check) {
         if (without) moe->balance_loss = moe->z_loss = 0;
         evaluate(check);
         for (int64_t i = 0; i < all; i++) {
-            float g = i < dense ? tensor_f32(model->accumulated.run[RUN_DENSE])[i]
-                                : tensor_f32(model->accumulated.run[RUN_EXPERT])[i - dense];
+            float g = i < dense ? tensor_f32(model->gradients.sum.run[RUN_DENSE])[i]
+                                : tensor_f32(model->gradients.sum.run[RUN_EXPERT])[i - dense];
             gradient[i] += without ? -(double)g : (double)g;
         }
     }

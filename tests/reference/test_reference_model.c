@@ -256,7 +256,7 @@ static void run_steps(Fixture *f, const char *name, Model *model, Optimizer *opt
         }
         statistics_reduce(&model->stats, &model->work);
         report_step(reports, step, &model->stats);
-        if (step == 0) assert_params_close(f, model, model->accumulated, name, "first_gradients");
+        if (step == 0) assert_params_close(f, model, model->gradients.sum, name, "first_gradients");
         double norm = optimizer_gradient_norm(optimizer, model), lr = lr_at(&config, step, steps);
         double scale = norm > config.clip_norm ? config.clip_norm / norm : 1.0;
         optimizer_update(optimizer, model, &config, lr, step + 1, scale);

@@ -1,0 +1,71 @@
+// The sums of gradients: over ranks while the layers below still compute, and over the
+// micro-batches of a step. Layers write into work->gradients and know nothing of it.
+//
+// Gradients are summed in buckets, each the part of the parameters that is ready at one moment of
+// the backward pass: the embedding, each layer, final norm and head. Dense gradients are summed
+// over all ranks, expert gradients over the ranks that hold the same experts.
+//
+// By the fixed tree (train.reproducible: ranks) a bucket is summed over ranks in each micro-batch:
+// shards are dealt to micro-batches first, so the tree over ranks lies below the one over
+// micro-batches. (Dealt to ranks first, ranks would be summed once a step; but an expert's rank
+// then meets the shards of all ranks in every micro-batch, and would have to keep a tree for each
+// of those ranks, as many gradients as all their experts together have.) In any order micro-batches
+// add up, and ranks are summed after the last one.
+#ifndef MOETRAIN_MODEL_GRADIENTS_H
+#define MOETRAIN_MODEL_GRADIENTS_H
+
+#include "model/work.h"
+
+// Ranges of the runs that are ready together.
+typedef struct GradientBucket {
+    int64_t first[GRADIENT_RUNS], elements[GRADIENT_RUNS];
+} GradientBucket;
+
+typedef struct GradientSet {
+    ParamSet params;
+    Tensor head; // the logits' share of a tied table (V, D), a sum of its own; else no data
+} GradientSet;
+
+// levels of the tree over micro-batches, of which there are at most a million
+enum { WAITING_MAX = 20 };
+
+typedef struct Gradients {
+    GradientBucket *buckets;
+    int count, capacity;
+    int tied; // the row of the table that has a head's share; -1: none
+    // The gradients of the step: complete after its last micro-batch. A set of their own only where
+    // micro-batches are added one after the other.
+    ParamSet sum;
+    // By the fixed tree: sums over 1, 2, 4, … micro-batches that wait for their other half.
+    GradientSet waiting[WAITING_MAX];
+    int waiting_count;
+    Tensor scratch;   // of the tree over ranks, beside every layer's: it runs while layers do
+    Pending *pending; // sums over ranks that have been begun in this micro-batch
+    int pending_count;
+} Gradients;
+
+void gradients_init(Gradients *gradients);
+void gradients_free(Gradients *gradients); // legal on a zeroed struct
+
+// The rows added to the table since the last call are ready together. Returns the bucket's number;
+// they count from 0.
+int gradients_add_bucket(Gradients *gradients, const ParamTable *table);
+// Row `row` of the table, in bucket 0, is the head too: work->head_gradient takes the logits' share
+// of its gradient.
+void gradients_tie(Gradients *gradients, int row);
+
+// Places work's gradients and all sums, after the last bucket was added.
+void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch);
+// Bytes of the host's memory, and of those that one rank sends in a step.
+size_t gradients_host_bytes(const Gradients *gradients);
+int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work);
+
+// The backward pass of a micro-batch has finished the head's share of a tied table, or a bucket.
+// Collective over world and expert_replicas, in the same order on every rank.
+void gradients_head_ready(Gradients *gradients, Work *work);
+void gradients_ready(Gradients *gradients, Work *work, int bucket);
+// All buckets are ready: waits for the ranks and takes the micro-batch into the step's sum.
+// Collective likewise.
+void gradients_finish(Gradients *gradients, Work *work);
+
+#endif
