@@ -153,7 +153,7 @@ static bool digest_dataset(CheckpointFile *file, const Dataset *dataset, Hasher 
     return true;
 }
 
-// The counts of a cell over the whole history. Unsigned, because a crafted file may hold any number.
+// The counts of a cell over the whole history. Unsigned: a crafted file may hold any number.
 static uint64_t total_of(const UtilizationHistory *history, const UtilizationSeries *series,
                          int64_t cell) {
     uint64_t total = (uint64_t)((const int64_t *)series->open)[cell];

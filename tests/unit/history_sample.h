@@ -1,7 +1,7 @@
 // Histories for tests: MoE layers that report what a router does, and the totals of a step to fill
 // in by name.
-#ifndef MOETRAIN_TESTS_HISTORY_SAMPLE_H
-#define MOETRAIN_TESTS_HISTORY_SAMPLE_H
+#ifndef MOETRAIN_TESTS_UNIT_HISTORY_SAMPLE_H
+#define MOETRAIN_TESTS_UNIT_HISTORY_SAMPLE_H
 
 #include <stdlib.h>
 
