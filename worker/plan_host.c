@@ -39,12 +39,14 @@ static size_t checkpoint_bytes(const Model *model) {
 }
 
 static size_t history_bytes(const TrainConfig *config, const Model *model) {
-    int64_t layers = model_moe_layers(&model->config),
-            experts = model->config.moe.experts.values[0];
+    UtilizationHistory history;
+    utilization_shape(&history, model->stats.columns, model->stats.column_count);
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
-    int64_t room = utilization_room(layers, experts), rows = config->steps / every + 1;
+    int64_t room = utilization_room(&history), rows = config->steps / every + 1;
     double share = (double)(rows < room ? rows + 1 : room + 1) / (double)(room + 1);
-    return (size_t)(share * (double)utilization_bytes(layers, experts)) + 4096;
+    size_t bytes = (size_t)(share * (double)utilization_bytes(&history)) + 4096;
+    utilization_free(&history);
+    return bytes;
 }
 
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
