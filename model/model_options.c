@@ -6,7 +6,8 @@
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
     int64_t D = model->d_model;
-    model->d_ff = model->activation == RELU ? 4 * D : (8 * D + 3 * 32 - 1) / (3 * 32) * 32;
+    bool gated = activation_is_gated(model->activation);
+    model->d_ff = gated ? (8 * D + 3 * 32 - 1) / (3 * 32) * 32 : 4 * D;
 }
 
 // What moe.experts, moe.every and moe.first say.
@@ -31,7 +32,7 @@ static const Option ROWS[] = {
     CHOICE("model.activation", FUNCTION, activation, DEFAULT("swiglu"), OF(ACTIVATION_CHOICES),
         "of dense feed-forwards and of experts"),
     INTEGER("model.d_ff", FUNCTION, d_ff,
-        DERIVED("8/3 model.d_model rounded up to a multiple of 32 with model.activation: swiglu, 4 model.d_model with relu",
+        DERIVED("8/3 model.d_model rounded up to a multiple of 32 with a gated model.activation, else 4 model.d_model",
                 derive_d_ff), RANGE(1, 1e6),
         "hidden width of dense feed-forwards"),
     CHOICES("model.mixer", FUNCTION, mixer, DEFAULT("attention"), OF(MIXER_CHOICES),

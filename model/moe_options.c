@@ -96,8 +96,7 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             rules, "moe.top_k", "moe.experts",
             "moe.top_k (%lld) is more than moe.experts (%lld)%s; set it to at most %lld",
             (long long)shape.top_k, (long long)shape.experts, place, (long long)shape.experts);
-    bool weight_is_one = moe->router.kind == SOFTMAX_TOPK || moe->router.normalize_top_k ||
-                         moe->renormalize_after_drop;
+    bool weight_is_one = router_weights_sum_to_1(moe->router) || moe->renormalize_after_drop;
     if (shape.top_k == 1 && weight_is_one)
         return option_broken(
             rules, "moe.top_k", "moe.experts",

@@ -85,15 +85,14 @@ int main(int argc, char **argv) {
     ProcessGroups groups = process_groups_open(1, &dev);
     printf("%s, %d threads; %lld tokens, d_model %lld, d_ff %lld, top-2\n", dev.description,
            dev.threads, (long long)N, (long long)D, (long long)F);
-    static const Activation kinds[] = {RELU, SWIGLU};
     static const int64_t experts[] = {8, 64, 512};
     static Bench bench;
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < ACTIVATION_CHOICES.count; k++) {
         double base = 0;
         for (int i = 0; i < 3; i++) {
             ModelConfig config = {.d_model = D,
                                   .layers = 1,
-                                  .activation = kinds[k],
+                                  .activation = (Activation)k,
                                   .init_std = 0.02,
                                   .moe = {.experts = {1, {experts[i]}},
                                           .top_k = {1, {2}},
@@ -116,10 +115,10 @@ int main(int argc, char **argv) {
             qsort(ms, (size_t)repetitions, sizeof *ms, by_size);
             double median = ms[repetitions / 2];
             if (i == 0) base = median;
-            double gflop =
-                3 * 2.0 * (double)(N * 2) * (double)((kinds[k] == SWIGLU ? 3 : 2) * D * F) / 1e9;
-            printf("%-6s %4lld experts %8.1f ms  %6.1f GFLOP/s  ratio %.2f\n",
-                   kinds[k] == SWIGLU ? "swiglu" : "relu", (long long)experts[i], median,
+            int64_t weights = D * (activation_input_width((Activation)k, F) + F);
+            double gflop = 3 * 2.0 * (double)(N * 2) * (double)weights / 1e9;
+            printf("%-9s %4lld experts %8.1f ms  %6.1f GFLOP/s  ratio %.2f\n",
+                   choice_row(ACTIVATION_CHOICES, k)->word, (long long)experts[i], median,
                    gflop / median * 1e3, median / base);
             for (int m = 0; m < 5; m++) arena_free(&bench.memory[m]);
             param_table_free(&bench.params);
