@@ -6,8 +6,12 @@
 #include "kernels/kernels.h"
 #include "kernels/option.h"
 
+// How a token's position is known (positions.h).
+typedef enum PositionKind { POSITIONS_ROPE } PositionKind;
+
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
+    PositionKind positions;
     double rope_theta;
 } AttentionConfig;
 
