@@ -11,8 +11,8 @@ typedef enum PositionKind { POSITIONS_ROPE } PositionKind;
 
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
-    PositionKind positions;
     double rope_theta;
+    PositionKind positions;
 } AttentionConfig;
 
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every
