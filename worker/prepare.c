@@ -143,12 +143,12 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("making the first parameters");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
-    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
+    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.shape.B, config->context,
                comm_rank(), comm_size());
     if (trainer->data.validation) {
         model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
-        batch_open(&trainer->evaluation_batch, &trainer->session.dev, trainer->evaluation.work.B,
-                   config->context, comm_rank(), comm_size());
+        batch_open(&trainer->evaluation_batch, &trainer->session.dev,
+                   trainer->evaluation.work.shape.B, config->context, comm_rank(), comm_size());
     }
     if (comm_rank() == 0) {
         const Statistics *stats = &trainer->model.stats;
