@@ -471,7 +471,7 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule) {
     int64_t n = w.shape[0];
     CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
@@ -479,7 +479,7 @@ void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor
     CHECK_SHAPE_1D(g, F32, n);
     CHECK_SHAPE_1D(m, F32, n);
     CHECK_SHAPE_1D(v, F32, n);
-    CHECK_SHAPE_1D(decay, U8, n / 16);
+    CHECK_SHAPE_1D(groups, U8, n / 16);
     if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
-    dev->backend->op.adamw_update(dev, w, copy, g, m, v, decay, rule);
+    dev->backend->op.adamw_update(dev, w, copy, g, m, v, groups, rule);
 }

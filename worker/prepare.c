@@ -133,7 +133,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
-    optimizer_measure(&trainer->optimizer, &trainer->model);
+    optimizer_measure(&trainer->optimizer, &trainer->model, &trainer->config.optimizer);
     if (trainer->validation_file && // a second time after plan_make: nothing is refused here
         !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
                                    comm_rank(), err))

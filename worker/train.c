@@ -68,8 +68,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         watchdog_beat("updating the parameters");
         double clip = config->optimizer.clip_norm;
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
-        optimizer_update(&trainer->optimizer, model, &config->optimizer, row->lr,
-                         ++state->adam_steps, scale);
+        optimizer_update(&trainer->optimizer, model, row->lr, ++state->adam_steps, scale);
         model_after_step(model);
         state->skipped_in_row = 0;
     } else {
