@@ -213,10 +213,6 @@ void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, Attenti
 
 // ---- feed-forward -------------------------------------------------------------------------------
 
-int64_t activation_input_width(Activation kind, int64_t F) {
-    return kind == SWIGLU ? 2 * F : F;
-}
-
 void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind) {
     DType T = storage(in);
     CHECK_SHAPE_2D(out, T, in.shape[0], out.shape[1]);

@@ -13,6 +13,7 @@
 #ifndef MOETRAIN_KERNELS_KERNELS_H
 #define MOETRAIN_KERNELS_KERNELS_H
 
+#include "kernels/activations.h"
 #include "kernels/choice.h"
 #include "kernels/device.h"
 #include "kernels/rng.h"
@@ -115,13 +116,10 @@ void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, Attenti
 
 // ---- feed-forward -------------------------------------------------------------------------------
 
-typedef enum Activation {
-    SWIGLU, // silu(gate) · up, arXiv:2002.05202; the input row is [gate (F) | up (F)]
-    RELU,   // max(0, x); the input row is x (F)
-} Activation;
+// What a hidden layer does, element by element: activations.h has their list.
 extern const ChoiceTable ACTIVATION_CHOICES;
-int64_t activation_input_width(Activation kind, int64_t F); // 2F or F
-
+bool activation_is_gated(Activation kind);                  // the input row is [gate (F) | up (F)]
+int64_t activation_input_width(Activation kind, int64_t F); // 2F when gated, else F
 //   out (N, F) T   in (N, 2F or F) T
 void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind);
 // din overwritten; din may be `in` itself (in place).   din, in (N, 2F or F) T   dout (N, F) T
@@ -139,6 +137,7 @@ typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k; // TOPK_SOFTMAX only
 } RouterRule;
+bool router_weights_sum_to_1(RouterRule rule); // those of a token
 
 // What the router decides about N tokens.
 typedef struct Routing {

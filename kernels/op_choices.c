@@ -1,17 +1,39 @@
-// The words of the enumerations in kernels.h that a user can name.
+// The enumerations of kernels.h that a user can name: their words, and what follows from a value.
 #include "kernels/kernels.h"
 
-static const Choice ACTIVATIONS[] = {
-    [SWIGLU] = {"swiglu", "silu(gate) * up, two matrices before the hidden layer"},
-    [RELU] = {"relu", "max(0, x)"},
+static const struct ActivationFacts {
+    Choice choice;
+    int64_t inputs;
+} ACTIVATION_ROWS[] = {
+#define ROW(value, word, inputs, meaning) [value] = {{#word, meaning}, inputs},
+    ACTIVATIONS(ROW)
+#undef ROW
 };
-const ChoiceTable ACTIVATION_CHOICES = CHOICE_TABLE(ACTIVATIONS);
+const ChoiceTable ACTIVATION_CHOICES = CHOICE_TABLE(ACTIVATION_ROWS);
+
+bool activation_is_gated(Activation kind) {
+    return ACTIVATION_ROWS[kind].inputs == 2;
+}
+
+int64_t activation_input_width(Activation kind, int64_t F) {
+    return ACTIVATION_ROWS[kind].inputs * F;
+}
 
 static const Choice ROUTERS[] = {
     [SOFTMAX_TOPK] = {"softmax_topk", "softmax over the chosen logits (Mixtral)"},
     [TOPK_SOFTMAX] = {"topk_softmax", "choose from the full softmax (Switch)"},
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
+
+bool router_weights_sum_to_1(RouterRule rule) {
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+        return true;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
+}
 
 static const Choice DROPS[] = {
     [DROP_POSITION] = {"position", "later tokens lose, second choices before first ones"},

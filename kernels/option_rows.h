@@ -44,10 +44,14 @@
     { OPTION_ROW(key, change, NUMBER, text), OPTION_OF_TYPE(member, double), initially, range }
 #define RATIONAL(key, change, member, initially, range, text)                                                            \
     { OPTION_ROW(key, change, RATIONAL, text), OPTION_OF_TYPE(member, Rational), initially, range }
+#define INTEGERS(key, change, member, initially, range, text)                                                            \
+    { OPTION_ROW(key, change, INTEGERS, text), OPTION_OF_TYPE(member, PerLayer), initially, range }
 #define FLAG(key, change, member, initially, text)                                                                       \
     { OPTION_ROW(key, change, FLAG, text), OPTION_OF_TYPE(member, bool), initially }
 #define CHOICE(key, change, member, initially, words, text)                                                              \
     { OPTION_ROW(key, change, CHOICE, text), OPTION_OF_BYTES(member, sizeof(int)), initially, words }
+#define CHOICES(key, change, member, initially, words, text)                                                             \
+    { OPTION_ROW(key, change, CHOICES, text), OPTION_OF_TYPE(member, PerLayer), initially, words }
 #define WORD(key, change, member, initially, words, text)                                                                \
     { OPTION_ROW(key, change, WORD, text), OPTION_OF_BYTES(member, CONFIG_WORD_BYTES), initially, words }
 #define PATH(key, change, member, initially, text)                                                                       \

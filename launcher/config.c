@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "launcher/config_path.h"
 #include "launcher/config_rules.h"
 #include "launcher/config_value.h"
 #include "launcher/config_yaml.h"
@@ -61,21 +62,41 @@ typedef struct Reading {
     char base_folder[CONFIG_PATH_BYTES]; // where relative paths start
 } Reading;
 
-static bool take_file_value(void *context, const char *name, const char *value, bool list,
-                            YamlPlace place, Error *err) {
+// Names of keys, which config_value_parse takes joined by commas.
+static bool take_names(const Option *key, const YamlValue *value, void *field, Error *err) {
+    char *joined = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&joined, &bytes);
+    CHECK_MEMORY(out, "out of memory");
+    for (int i = 0; i < value->count; i++) fprintf(out, "%s%s", i ? "," : "", value->items[i]);
+    fclose(out);
+    CHECK_MEMORY(joined, "out of memory");
+    bool ok = config_value_parse(key, joined, "", field, err);
+    free(joined);
+    return ok;
+}
+
+static bool take_file_value(void *context, const char *name, const YamlValue *value,
+                            YamlPlace *place, Error *err) {
     Reading *reading = context;
-    int row = config_key_find(name);
+    int row = config_key_find(name), wrong = -1;
     if (row < 0) return unknown_key(name, err);
+    const Option *key = config_key(row);
+    void *field = config_key_field(&reading->config->train, row);
     ConfigOrigin *origin = &reading->config->origins[row];
     if (origin->kind == ORIGIN_FILE)
         return error_set(err, EXIT_CONFIG, "%s is given twice, first in line %d; keep one", name,
                          origin->line);
-    if (list && config_key(row)->type != OPTION_NAMES)
+    if (value->list && !option_takes_list(key))
         return error_set(err, EXIT_CONFIG,
                          "a list is not allowed as the value of %s; write one value", name);
-    *origin = (ConfigOrigin){ORIGIN_FILE, place.line, place.column};
-    return config_value_parse(config_key(row), value, reading->base_folder,
-                              config_key_field(&reading->config->train, row), err);
+    *origin = (ConfigOrigin){ORIGIN_FILE, place->line, place->column};
+    if (key->type == OPTION_NAMES) return take_names(key, value, field, err);
+    if (!option_takes_list(key))
+        return config_value_parse(key, value->items[0], reading->base_folder, field, err);
+    bool ok = config_items_parse(key, value->items, value->count, field, &wrong, err);
+    if (value->list && wrong >= 0) *place = value->places[wrong];
+    return ok;
 }
 
 static bool take_override(Reading *reading, const char *assignment, Error *err) {

@@ -8,24 +8,6 @@
 
 // ---- as YAML ------------------------------------------------------------------------------------
 
-// Paths in double quotes, since they may hold any character; names as a list.
-static void print_value(FILE *out, const Option *key, const char *value) {
-    if (key->type == OPTION_NAMES) {
-        fprintf(out, "[%s]", value);
-        return;
-    }
-    if (key->type != OPTION_PATH || (key->choices && value[0] != '/')) {
-        fputs(value, out);
-        return;
-    }
-    fputc('"', out);
-    for (; *value; value++) {
-        if (*value == '"' || *value == '\\') fputc('\\', out);
-        fputc(*value, out);
-    }
-    fputc('"', out);
-}
-
 static int section_length(const char *name) {
     return (int)strcspn(name, ".");
 }
@@ -42,12 +24,11 @@ char *config_to_yaml(const Config *config, bool origins) {
     CHECK_MEMORY(out, "out of memory");
     for (int row = 0; row < config_key_count(); row++) {
         const Option *key = config_key(row);
-        char value[CONFIG_VALUE_BYTES], place[CONFIG_PATH_BYTES + 32];
-        config_value_format(key, config_key_value(&config->train, row), value);
+        char place[CONFIG_PATH_BYTES + 32];
         if (starts_section(row)) fputc('\n', out);
         long start = ftell(out);
         fprintf(out, "%s: ", key->name);
-        print_value(out, key, value);
+        config_value_print(out, key, config_key_value(&config->train, row));
         if (origins) {
             config_place(config, key->name, place, sizeof place);
             int pad = 44 - (int)(ftell(out) - start);
@@ -82,7 +63,7 @@ static void print_default(FILE *out, const Option *key) {
 }
 
 static void print_row(FILE *out, const Option *key) {
-    char legal[256];
+    char legal[CONFIG_LEGAL_BYTES];
     fprintf(out, "  %-26s %s", key->name, key->help);
     if (key->choices) {
         config_value_legal(key, legal);
@@ -131,7 +112,7 @@ bool config_print_key(FILE *out, const char *name, Error *err) {
     int row = config_key_find(name);
     if (row >= 0) {
         const Option *key = config_key(row);
-        char legal[256];
+        char legal[CONFIG_LEGAL_BYTES];
         config_value_legal(key, legal);
         fprintf(out, "%s: %s\n  value:   %s", key->name, key->help, legal);
         if (key->choices) print_meanings(out, *key->choices);

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "kernels/integers.h"
-#include "kernels/utf8.h"
 #include "launcher/config_keys.h"
+#include "launcher/config_path.h"
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
 #include "launcher/unknown_key.h"
@@ -48,48 +48,6 @@ static const char *suggest_choice(const Option *key, const char *word) {
     const char *near = suggest_word(word, words);
     free(words);
     return near;
-}
-
-// ---- paths --------------------------------------------------------------------------------------
-
-// Whether the text is UTF-8 that YAML can hold on one line: no control characters, no line
-// separators.
-static bool is_printable(const char *text) {
-    const uint8_t *at = (const uint8_t *)text, *end = at + strlen(text);
-    while (at < end) {
-        int32_t code = 0;
-        int bytes = utf8_decode(at, (size_t)(end - at), &code);
-        bool control = code < 0x20 || (code >= 0x7F && code < 0xA0);
-        bool separator = code == 0x2028 || code == 0x2029;
-        bool no_character = code == 0xFEFF || code == 0xFFFE || code == 0xFFFF;
-        if (bytes == 0 || control || separator || no_character) return false;
-        at += bytes;
-    }
-    return true;
-}
-
-bool path_resolve(const char *base_folder, const char *path, char resolved[CONFIG_PATH_BYTES],
-                  Error *err) {
-    size_t base = strlen(base_folder);
-    if (path[0] == '/') base = 0;
-    if (base > 0 && strcmp(path, ".") == 0) path = "./";
-    while (base > 0) { // the base has no symbolic links, so ../ may be taken off by name
-        if (strncmp(path, "./", 2) == 0) {
-            path += 2;
-        } else if (strncmp(path, "../", 3) == 0) {
-            path += 3;
-            while (base > 1 && base_folder[base - 1] != '/') base--;
-            if (base > 1) base--;
-        } else {
-            break;
-        }
-    }
-    const char *slash = base > 0 && base_folder[base - 1] != '/' && path[0] ? "/" : "";
-    int length =
-        snprintf(resolved, CONFIG_PATH_BYTES, "%.*s%s%s", (int)base, base_folder, slash, path);
-    if (length < CONFIG_PATH_BYTES) return true;
-    return error_set(err, EXIT_CONFIG, "the path is %d bytes long; at most %d are possible", length,
-                     CONFIG_PATH_BYTES - 1);
 }
 
 // ---- numbers ------------------------------------------------------------------------------------
@@ -179,7 +137,7 @@ static bool names_parse(const Option *key, const char *text, char names[CONFIG_P
     return true;
 }
 
-// ---- the front ----------------------------------------------------------------------------------
+// ---- one value ----------------------------------------------------------------------------------
 
 // The types of fixed size, as they lie in their structs.
 typedef union Value {
@@ -189,12 +147,6 @@ typedef union Value {
     bool flag;
     int choice; // an enum
 } Value;
-
-static const size_t VALUE_BYTES[] = {
-    [OPTION_INTEGER] = sizeof(int64_t),   [OPTION_NUMBER] = sizeof(double),
-    [OPTION_RATIONAL] = sizeof(Rational), [OPTION_FLAG] = sizeof(bool),
-    [OPTION_CHOICE] = sizeof(int),
-};
 
 static bool value_parse(const Option *key, const char *text, Value *value) {
     switch (key->type) {
@@ -215,105 +167,262 @@ static bool value_parse(const Option *key, const char *text, Value *value) {
     case OPTION_WORD:
         return choice_of(key, text) >= 0;
     case OPTION_PATH:
-        return is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
-    case OPTION_NAMES:
-        return true; // names_parse has the better message
+        return path_is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
+    case OPTION_NAMES: // names_parse has the better message
+        return true;
+    case OPTION_INTEGERS:
+    case OPTION_CHOICES: // items_parse reads them one by one
+        break;
     }
     return false;
 }
 
-bool config_value_parse(const Option *key, const char *text, const char *base_folder, void *field,
-                        Error *err) {
-    Value value;
-    if (!value_parse(key, text, &value)) {
-        char quoted[80], legal[256], advice[160];
-        value_quote(text, quoted);
-        config_value_legal(key, legal);
-        habit_value(key, text, advice);
-        const char *near = advice[0] ? NULL : suggest_choice(key, text);
-        return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s%s", key->name, quoted,
-                         legal, advice, near ? "; did you mean '" : "", near ? near : "",
-                         near ? "'?" : "");
-    }
-    if (key->type == OPTION_NAMES) return names_parse(key, text, field, err);
-    if (key->type != OPTION_WORD && key->type != OPTION_PATH) {
-        memcpy(field, &value, VALUE_BYTES[key->type]);
-        return true;
-    }
-    // Text: no rest of a longer value stays, so that equal configurations have equal bytes.
-    size_t room = key->type == OPTION_WORD ? CONFIG_WORD_BYTES : CONFIG_PATH_BYTES;
-    memset(field, 0, room);
+bool option_takes_list(const Option *key) {
+    return key->type == OPTION_NAMES || key->type == OPTION_INTEGERS || key->type == OPTION_CHOICES;
+}
+
+// The row that an item of the list would have alone; of other keys their own.
+static Option item_of(const Option *key) {
+    Option item = *key;
+    if (key->type == OPTION_INTEGERS) item.type = OPTION_INTEGER;
+    if (key->type == OPTION_CHOICES) item.type = OPTION_CHOICE;
+    return item;
+}
+
+// `name` is what the message calls the value: the key, or an item of its list.
+static bool refuse(const Option *key, const char *name, const char *text, Error *err) {
+    char quoted[80], legal[CONFIG_LEGAL_BYTES], advice[160];
+    Option item = item_of(key);
+    value_quote(text, quoted);
+    config_value_legal(key, legal);
+    habit_value(&item, text, advice);
+    const char *near = advice[0] ? NULL : suggest_choice(key, text);
+    return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s%s%s%s%s", name, quoted, legal,
+                     advice, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+// Text: no rest of a longer value stays, so that equal configurations have equal bytes.
+static bool text_parse(const Option *key, const char *text, const char *base_folder, char *field,
+                       size_t bytes, Error *err) {
+    memset(field, 0, bytes);
     bool word = !text[0] || choice_of(key, text) >= 0;
     if (!word)
         return path_resolve(base_folder, text, field, err) || error_prefix(err, "%s", key->name);
-    snprintf(field, room, "%s", text);
+    snprintf(field, bytes, "%s", text);
     return true;
 }
 
-void config_value_format(const Option *key, const void *field, char text[CONFIG_VALUE_BYTES]) {
-    Value value = {0};
-    if (key->type != OPTION_WORD && key->type != OPTION_PATH && key->type != OPTION_NAMES)
-        memcpy(&value, field, VALUE_BYTES[key->type]);
+// ---- lists --------------------------------------------------------------------------------------
+
+bool config_items_parse(const Option *key, const char *const *items, int count, void *field,
+                        int *wrong, Error *err) {
+    PerLayer list = {0};
+    Option item = item_of(key);
+    *wrong = -1;
+    if (count == 0)
+        return error_set(err, EXIT_CONFIG,
+                         "%s is an empty list; write one value for each layer in "
+                         "turn, or leave the key out",
+                         key->name);
+    if (count > PER_LAYER_MAX)
+        return error_set(err, EXIT_CONFIG, "%s has %d items, but at most %d layers are possible",
+                         key->name, count, PER_LAYER_MAX);
+    for (int i = 0; i < count; i++) {
+        char name[128];
+        Value value;
+        snprintf(name, sizeof name, "item %d of %s", i + 1, key->name);
+        if (!value_parse(&item, items[i], &value)) {
+            *wrong = i;
+            return refuse(count > 1 ? &item : key, count > 1 ? name : key->name, items[i], err);
+        }
+        list.values[list.count++] =
+            item.type == OPTION_CHOICE ? (int64_t)value.choice : value.integer;
+    }
+    per_layer_shorten(&list);
+    memcpy(field, &list, sizeof list);
+    return true;
+}
+
+// "8", "8,16" or "[8, 16]", as it stands on the command line.
+static bool list_parse(const Option *key, const char *text, void *field, Error *err) {
+    size_t length = strlen(text);
+    bool brackets = length >= 2 && text[0] == '[' && text[length - 1] == ']';
+    char *copy = strndup(text + brackets, length - 2 * (size_t)brackets);
+    const char **items = calloc(length + 1, sizeof *items);
+    CHECK_MEMORY(copy && items, "out of memory");
+    int count = 0, wrong;
+    bool empty = brackets && !copy[strspn(copy, " ")];
+    for (char *item = copy; item && !empty;) {
+        item += strspn(item, " ");
+        char *end = item + strcspn(item, ","), *next = *end ? end + 1 : NULL;
+        while (end > item && end[-1] == ' ') end--;
+        *end = '\0';
+        items[count++] = item;
+        item = next;
+    }
+    bool plain = count == 1 && !brackets; // with its blanks, which are no part of a value
+    if (plain) items[0] = text;
+    bool ok = config_items_parse(key, items, count, field, &wrong, err);
+    free(items);
+    free(copy);
+    return ok;
+}
+
+static void list_print(FILE *out, const Option *key, const PerLayer *list) {
+    if (list->count > 1) fputc('[', out);
+    for (int64_t i = 0; i == 0 || i < list->count; i++) {
+        if (i > 0) fputs(", ", out);
+        if (key->type == OPTION_CHOICES)
+            fputs(choice_row(*key->choices, (int)list->values[i])->word, out);
+        else
+            fprintf(out, "%lld", (long long)list->values[i]);
+    }
+    if (list->count > 1) fputc(']', out);
+}
+
+// ---- the front ----------------------------------------------------------------------------------
+
+bool config_value_parse(const Option *key, const char *text, const char *base_folder, void *field,
+                        Error *err) {
+    Value value;
+    bool list = key->type == OPTION_INTEGERS || key->type == OPTION_CHOICES;
+    if (!list && !value_parse(key, text, &value)) return refuse(key, key->name, text, err);
     switch (key->type) {
     case OPTION_INTEGER:
-        snprintf(text, CONFIG_VALUE_BYTES, "%lld", (long long)value.integer);
+        memcpy(field, &value.integer, sizeof value.integer);
+        return true;
+    case OPTION_NUMBER:
+        memcpy(field, &value.number, sizeof value.number);
+        return true;
+    case OPTION_RATIONAL:
+        memcpy(field, &value.rational, sizeof value.rational);
+        return true;
+    case OPTION_FLAG:
+        memcpy(field, &value.flag, sizeof value.flag);
+        return true;
+    case OPTION_CHOICE:
+        memcpy(field, &value.choice, sizeof value.choice);
+        return true;
+    case OPTION_WORD:
+        return text_parse(key, text, base_folder, field, CONFIG_WORD_BYTES, err);
+    case OPTION_PATH:
+        return text_parse(key, text, base_folder, field, CONFIG_PATH_BYTES, err);
+    case OPTION_NAMES:
+        return names_parse(key, text, field, err);
+    case OPTION_INTEGERS:
+    case OPTION_CHOICES:
+        return list_parse(key, text, field, err);
+    }
+    return false;
+}
+
+// The shortest text that reads back to the same bits.
+static void number_print(FILE *out, double number) {
+    char text[32];
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, number);
+        if (strtod(text, NULL) == number) break;
+    }
+    fputs(text, out);
+}
+
+static void rational_print(FILE *out, Rational value) {
+    if (MOST_DECIMALS % value.denominator == 0)
+        fprintf(out, "%.9g", (double)value.numerator / (double)value.denominator);
+    else
+        fprintf(out, "%lld/%lld", (long long)value.numerator, (long long)value.denominator);
+}
+
+// In double quotes, since a path may hold any character.
+static void path_print(FILE *out, const char *path) {
+    fputc('"', out);
+    for (; *path; path++) {
+        if (*path == '"' || *path == '\\') fputc('\\', out);
+        fputc(*path, out);
+    }
+    fputc('"', out);
+}
+
+void config_value_print(FILE *out, const Option *key, const void *field) {
+    switch (key->type) {
+    case OPTION_INTEGER:
+        fprintf(out, "%lld", (long long)*(const int64_t *)field);
         return;
     case OPTION_NUMBER:
-        for (int digits = 6; digits <= 17;
-             digits++) { // the shortest text that reads back to the same bits
-            snprintf(text, CONFIG_VALUE_BYTES, "%.*g", digits, value.number);
-            if (strtod(text, NULL) == value.number) return;
-        }
+        number_print(out, *(const double *)field);
         return;
     case OPTION_RATIONAL:
-        if (MOST_DECIMALS % value.rational.denominator == 0)
-            snprintf(text, CONFIG_VALUE_BYTES, "%.9g",
-                     (double)value.rational.numerator / (double)value.rational.denominator);
-        else
-            snprintf(text, CONFIG_VALUE_BYTES, "%lld/%lld", (long long)value.rational.numerator,
-                     (long long)value.rational.denominator);
+        rational_print(out, *(const Rational *)field);
         return;
     case OPTION_FLAG:
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", value.flag ? "true" : "false");
+        fputs(*(const bool *)field ? "true" : "false", out);
         return;
     case OPTION_CHOICE:
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", choice_row(*key->choices, value.choice)->word);
+        fputs(choice_row(*key->choices, *(const int *)field)->word, out);
         return;
     case OPTION_WORD:
+        fputs(field, out);
+        return;
     case OPTION_PATH:
+        if (choice_of(key, field) >= 0)
+            fputs(field, out);
+        else
+            path_print(out, field);
+        return;
     case OPTION_NAMES:
-        snprintf(text, CONFIG_VALUE_BYTES, "%s", (const char *)field);
+        fprintf(out, "[%s]", (const char *)field);
+        return;
+    case OPTION_INTEGERS:
+    case OPTION_CHOICES:
+        list_print(out, key, field);
         return;
     }
 }
 
-void config_value_legal(const Option *key, char text[256]) {
+void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]) {
+    char list[256];
     switch (key->type) {
     case OPTION_INTEGER:
-        snprintf(text, 256, "a whole number from %.0f to %.0f", key->min, key->max);
+        snprintf(text, CONFIG_LEGAL_BYTES, "a whole number from %.0f to %.0f", key->min, key->max);
         return;
     case OPTION_NUMBER:
-        snprintf(text, 256, "a number from %g to %g", key->min, key->max);
+        snprintf(text, CONFIG_LEGAL_BYTES, "a number from %g to %g", key->min, key->max);
         return;
     case OPTION_RATIONAL:
-        snprintf(text, 256, "a decimal with at most 4 places or a fraction a/b, from %g to %g",
-                 key->min, key->max);
+        snprintf(text, CONFIG_LEGAL_BYTES,
+                 "a decimal with at most 4 places or a fraction a/b, from %g to %g", key->min,
+                 key->max);
         return;
     case OPTION_FLAG:
-        snprintf(text, 256, "true or false");
+        snprintf(text, CONFIG_LEGAL_BYTES, "true or false");
         return;
     case OPTION_CHOICE:
     case OPTION_WORD:
-        list_choices(*key->choices, NULL, text);
+        list_choices(*key->choices, NULL, list);
+        snprintf(text, CONFIG_LEGAL_BYTES, "%s", list);
         return;
     case OPTION_PATH:
         if (key->choices)
-            list_choices(*key->choices, "a path", text);
+            list_choices(*key->choices, "a path", list);
         else
-            snprintf(text, 256, "a path in UTF-8 without control characters");
+            snprintf(list, sizeof list, "a path in UTF-8 without control characters");
+        snprintf(text, CONFIG_LEGAL_BYTES, "%s", list);
         return;
     case OPTION_NAMES:
-        snprintf(text, 256, "names of keys: a list in YAML, joined by commas on the command line");
+        snprintf(text, CONFIG_LEGAL_BYTES,
+                 "names of keys: a list in YAML, joined by commas on the command line");
+        return;
+    case OPTION_INTEGERS:
+        snprintf(
+            text, CONFIG_LEGAL_BYTES,
+            "a whole number from %.0f to %.0f, or a list of them in brackets that repeats over "
+            "the layers",
+            key->min, key->max);
+        return;
+    case OPTION_CHOICES:
+        list_choices(*key->choices, NULL, list);
+        snprintf(text, CONFIG_LEGAL_BYTES,
+                 "%s, or a list of these in brackets that repeats over the layers", list);
         return;
     }
 }

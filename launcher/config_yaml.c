@@ -1,10 +1,11 @@
 #include "launcher/config_yaml.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
-enum { KEY_BYTES = 256, MOST_SECTIONS = 64, LIST_BYTES = 4096 };
+enum { KEY_BYTES = 256, MOST_SECTIONS = 64 };
 
 typedef struct Reader {
     yaml_parser_t parser;
@@ -120,10 +121,34 @@ static bool extend_key(Reader *reader, const yaml_event_t *event) {
     return FAIL_AT(reader, place, "a key of more than %d bytes", KEY_BYTES - 1);
 }
 
-// Reads the items of a list whose start event is already taken, joined by commas.
-static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYTES]) {
-    size_t used = 0;
-    for (joined[0] = '\0';;) {
+// Items of a list while it is read.
+typedef struct List {
+    int count, room;
+    char **items;
+    YamlPlace *places;
+} List;
+
+static void list_add(List *list, const char *item, YamlPlace place) {
+    if (list->count == list->room) {
+        list->room = 2 * list->room + 8;
+        list->items = realloc(list->items, (size_t)list->room * sizeof *list->items);
+        list->places = realloc(list->places, (size_t)list->room * sizeof *list->places);
+        CHECK_MEMORY(list->items && list->places, "no memory for a list of %d items", list->room);
+    }
+    list->items[list->count] = strdup(item);
+    CHECK_MEMORY(list->items[list->count], "no memory for an item of a list");
+    list->places[list->count++] = place;
+}
+
+static void list_free(List *list) {
+    for (int i = 0; i < list->count; i++) free(list->items[i]);
+    free(list->items);
+    free(list->places);
+}
+
+// Reads the items of a list whose start event is already taken.
+static bool read_list(Reader *reader, YamlPlace list_place, List *list) {
+    for (;;) {
         yaml_event_t event;
         if (!next_event(reader, &event)) return false;
         bool end = event.type == YAML_SEQUENCE_END_EVENT;
@@ -132,14 +157,11 @@ static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYT
             ok = FAIL_AT(reader, list_place, "an item of the list %s is no word", reader->key);
         if (ok && !end) {
             const char *item = (const char *)event.data.scalar.value;
-            int length = snprintf(joined + used, LIST_BYTES - used, "%s%s", used ? "," : "", item);
-            used += (size_t)length;
             if (!item[0] || strchr(item, ','))
                 ok = FAIL_AT(reader, list_place, "an item of the list %s is empty or has a comma",
                              reader->key);
-            else if (used >= LIST_BYTES)
-                ok = FAIL_AT(reader, list_place, "the list %s is longer than %d bytes", reader->key,
-                             LIST_BYTES - 1);
+            else
+                list_add(list, item, place_of(event.start_mark));
         }
         yaml_event_delete(&event);
         if (!ok || end) return ok;
@@ -148,13 +170,18 @@ static bool read_list(Reader *reader, YamlPlace list_place, char joined[LIST_BYT
 
 // Hands a key's value, a scalar or a list whose (first) event is taken, to the visitor.
 static bool visit_value(Reader *reader, const yaml_event_t *event, YamlPlace key_place) {
-    char joined[LIST_BYTES];
-    bool list = event->type == YAML_SEQUENCE_START_EVENT;
-    YamlPlace place = list ? place_of(event->start_mark) : key_place;
-    if (list && !read_list(reader, place, joined)) return false;
-    const char *value = list ? joined : (const char *)event->data.scalar.value;
-    return reader->visit(reader->context, reader->key, value, list, place, reader->err) ||
-           fail_at(reader, place);
+    bool is_list = event->type == YAML_SEQUENCE_START_EVENT;
+    YamlPlace place = is_list ? place_of(event->start_mark) : key_place;
+    List list = {0};
+    bool ok = !is_list || read_list(reader, place, &list);
+    if (!is_list) list_add(&list, (const char *)event->data.scalar.value, place);
+    if (ok) {
+        YamlValue value = {is_list, list.count, (const char *const *)list.items, list.places};
+        ok = reader->visit(reader->context, reader->key, &value, &place, reader->err) ||
+             fail_at(reader, place);
+    }
+    list_free(&list);
+    return ok;
 }
 
 // Reads the keys of a mapping whose start event is already taken.

@@ -17,10 +17,18 @@ typedef struct YamlPlace {
     int line, column; // from 1
 } YamlPlace;
 
-// Called for each value in the order of the file; a list comes as one value, its items joined by
-// commas. False with *err stops the reading.
-typedef bool (*YamlVisit)(void *context, const char *key, const char *value, bool list,
-                          YamlPlace place, Error *err);
+// A scalar, which is one item, or a list of scalars.
+typedef struct YamlValue {
+    bool list;
+    int count;
+    const char *const *items;
+    const YamlPlace *places; // of the items
+} YamlValue;
+
+// Called for each value in the order of the file. `place` is where the key stands, or the list; it
+// may be changed to that of an item which is refused. False with *err stops the reading.
+typedef bool (*YamlVisit)(void *context, const char *key, const YamlValue *value, YamlPlace *place,
+                          Error *err);
 
 // False with exit 2 and "source:line:column: …". Errors of `visit` get the same prefix.
 bool yaml_read(const char *source, const char *text, size_t bytes, YamlVisit visit, void *context,

@@ -1,11 +1,27 @@
 #include "model/model_config.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "kernels/integers.h"
 
 double model_residual_std(const ModelConfig *config) {
     return config->init_std / sqrt(2.0 * (double)config->layers);
+}
+
+void per_layer_shorten(PerLayer *list) {
+    for (int64_t period = 1; period < list->count; period++) {
+        bool repeats = list->count % period == 0;
+        for (int64_t i = period; repeats && i < list->count; i++)
+            repeats = list->values[i] == list->values[i - period];
+        if (!repeats) continue;
+        memset(list->values + period, 0, (size_t)(list->count - period) * sizeof *list->values);
+        list->count = period;
+    }
+}
+
+bool moe_is_due(const MoeConfig *config, int64_t layer) {
+    return layer % config->every == (config->first ? 0 : config->every - 1);
 }
 
 MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
@@ -15,10 +31,8 @@ MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
     if (config->feed_forward.count > 0)
         return (FeedForwardKind)layer_value(&config->feed_forward, layer);
-    const MoeConfig *moe = &config->moe;
-    bool chosen = layer_value(&moe->experts, layer) > 0 &&
-                  layer % moe->every == (moe->first ? 0 : moe->every - 1);
-    return chosen ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
+    bool has_experts = layer_value(&config->moe.experts, layer) > 0;
+    return has_experts && moe_is_due(&config->moe, layer) ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
 }
 
 MoeShape moe_shape(const ModelConfig *config, int64_t layer) {

@@ -6,9 +6,13 @@
 #include "kernels/kernels.h"
 #include "kernels/option.h"
 
+// How a token's position is known (positions.h).
+typedef enum PositionKind { POSITIONS_ROPE } PositionKind;
+
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
     double rope_theta;
+    PositionKind positions;
 } AttentionConfig;
 
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every
@@ -20,6 +24,7 @@ typedef struct PerLayer {
 static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
     return list->values[list->count > 1 ? layer % list->count : 0];
 }
+void per_layer_shorten(PerLayer *list); // [8, 16, 8, 16] to [8, 16], so that equal ones look equal
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
@@ -78,6 +83,8 @@ typedef struct MoeShape {
 // The standard deviation of initial values of projections back into the residual stream: smaller,
 // so that the stream's variance does not grow with depth (GPT-2).
 double model_residual_std(const ModelConfig *config);
+// Whether moe.every and moe.first count the layer among those that have experts.
+bool moe_is_due(const MoeConfig *config, int64_t layer);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

@@ -1,10 +1,25 @@
+#include "kernels/integers.h"
 #include "kernels/option_rows.h"
+#include "model/layer_kind.h"
 #include "model/model_config.h"
 
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
     int64_t D = model->d_model;
-    model->d_ff = model->activation == RELU ? 4 * D : (8 * D + 3 * 32 - 1) / (3 * 32) * 32;
+    bool gated = activation_is_gated(model->activation);
+    model->d_ff = gated ? (8 * D + 3 * 32 - 1) / (3 * 32) * 32 : 4 * D;
+}
+
+// What moe.experts, moe.every and moe.first say.
+static void derive_feed_forward(void *section) {
+    ModelConfig *model = section;
+    int64_t experts = model->moe.experts.count, every = model->moe.every;
+    int64_t period = every / greatest_common_divisor(every, experts) * experts;
+    PerLayer list = {.count = period <= PER_LAYER_MAX ? period : model->layers};
+    for (int64_t layer = 0; layer < list.count; layer++)
+        list.values[layer] = model_feed_forward(model, layer); // of a configuration without a list
+    per_layer_shorten(&list);
+    model->feed_forward = list;
 }
 
 // clang-format off
@@ -17,9 +32,15 @@ static const Option ROWS[] = {
     CHOICE("model.activation", FUNCTION, activation, DEFAULT("swiglu"), OF(ACTIVATION_CHOICES),
         "of dense feed-forwards and of experts"),
     INTEGER("model.d_ff", FUNCTION, d_ff,
-        DERIVED("8/3 model.d_model rounded up to a multiple of 32 with model.activation: swiglu, 4 model.d_model with relu",
+        DERIVED("8/3 model.d_model rounded up to a multiple of 32 with a gated model.activation, else 4 model.d_model",
                 derive_d_ff), RANGE(1, 1e6),
         "hidden width of dense feed-forwards"),
+    CHOICES("model.mixer", FUNCTION, mixer, DEFAULT("attention"), OF(MIXER_CHOICES),
+        "what takes tokens of other positions in, in each layer"),
+    CHOICES("model.feed_forward", FUNCTION, feed_forward,
+        DERIVED("moe where moe.every and moe.first say so and moe.experts is above 0, otherwise dense", derive_feed_forward),
+        OF(FEED_FORWARD_CHOICES),
+        "what works on each token alone, in each layer"),
     FLAG("model.tied_embeddings", FUNCTION, tied_embeddings, DEFAULT("true"),
         "one matrix for token embedding and output"),
     NUMBER("model.norm_eps", FUNCTION, norm_eps, DEFAULT("1e-05"), RANGE(1e-12, 1),

@@ -1,3 +1,5 @@
+#include <stdio.h>
+
 #include "kernels/option_rows.h"
 #include "model/model_config.h"
 
@@ -28,17 +30,17 @@ const ChoiceTable DISPATCH_CHOICES = CHOICE_TABLE(DISPATCHES);
 
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
-    model->moe.d_ff.values[0] = model->d_ff;
+    model->moe.d_ff = (PerLayer){1, {model->d_ff}};
 }
 
 // clang-format off
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
-    INTEGER("moe.experts", FUNCTION, moe.experts.values[0], DEFAULT("8"), RANGE(0, 65536),
-        "experts of a MoE layer, on all ranks together; 0: a dense model"),
-    INTEGER("moe.top_k", FUNCTION, moe.top_k.values[0], DEFAULT("2"), RANGE(1, 64),
+    INTEGERS("moe.experts", FUNCTION, moe.experts, DEFAULT("8"), RANGE(0, 65536),
+        "experts of a MoE layer, on all ranks together; 0: a dense layer"),
+    INTEGERS("moe.top_k", FUNCTION, moe.top_k, DEFAULT("2"), RANGE(1, 64),
         "experts that work on a token"),
-    INTEGER("moe.d_ff", FUNCTION, moe.d_ff.values[0], DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
+    INTEGERS("moe.d_ff", FUNCTION, moe.d_ff, DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
         "hidden width of one expert"),
     INTEGER("moe.every", FUNCTION, moe.every, DEFAULT("1"), RANGE(1, PER_LAYER_MAX),
         "every n-th layer is a MoE layer, the others are dense"),
@@ -71,43 +73,79 @@ static const Option ROWS[] = {
 
 // ---- rules --------------------------------------------------------------------------------------
 
+// " in layer 3", where layers differ; empty where they do not.
+static void name_layer(const MoeConfig *moe, int64_t layer, char place[32]) {
+    place[0] = '\0';
+    if (moe->experts.count > 1 || moe->top_k.count > 1)
+        snprintf(place, 32, " in layer %lld", (long long)layer);
+}
+
 // The sizes of one layer with experts.
-static bool check_layer(const MoeConfig *moe, MoeShape shape, const OptionRules *rules) {
+static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
+    MoeShape shape = moe_shape(model, layer);
+    char place[32];
+    name_layer(moe, layer, place);
+    if (shape.experts == 0)
+        return option_broken(rules, "model.feed_forward", "moe.experts",
+                             "model.feed_forward says moe for layer %lld, where moe.experts is 0; "
+                             "say dense there, or set moe.experts above 0",
+                             (long long)layer);
     if (shape.top_k > shape.experts)
         return option_broken(
             rules, "moe.top_k", "moe.experts",
-            "moe.top_k (%lld) is more than moe.experts (%lld); set it to at most %lld",
-            (long long)shape.top_k, (long long)shape.experts, (long long)shape.experts);
-    bool weight_is_one = moe->router.kind == SOFTMAX_TOPK || moe->router.normalize_top_k ||
-                         moe->renormalize_after_drop;
+            "moe.top_k (%lld) is more than moe.experts (%lld)%s; set it to at most %lld",
+            (long long)shape.top_k, (long long)shape.experts, place, (long long)shape.experts);
+    bool weight_is_one = router_weights_sum_to_1(moe->router) || moe->renormalize_after_drop;
     if (shape.top_k == 1 && weight_is_one)
         return option_broken(
             rules, "moe.top_k", "moe.experts",
-            "moe.top_k (1) with this gate weight is always 1, so the router would get no "
+            "moe.top_k (1)%s with this gate weight is always 1, so the router would get no "
             "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
-            moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
+            place, moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
             moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
+    return true;
+}
+
+// Which layers have experts is said by model.feed_forward or by moe.every and moe.first; where all
+// are given they agree, or the latter are as they are when nobody says anything.
+static bool check_places(const ModelConfig *model, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
+    bool given = rules->is_given(rules, "model.feed_forward"), any = false, due = false;
+    bool counts = moe->every != 1 || !moe->first;
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        bool is_moe = model_feed_forward(model, layer) == FEED_FORWARD_MOE;
+        bool has_experts = layer_value(&moe->experts, layer) > 0;
+        any = any || has_experts;
+        due = due || moe_is_due(moe, layer);
+        if (given && counts && is_moe != (has_experts && moe_is_due(moe, layer)))
+            return option_broken(
+                rules, "moe.every", "model.feed_forward",
+                "model.feed_forward says %s for layer %lld, but moe.every (%lld) and moe.first "
+                "(%s) "
+                "say the reverse; leave out either model.feed_forward or the other two",
+                is_moe ? "moe" : "dense", (long long)layer, (long long)moe->every,
+                moe->first ? "true" : "false");
+    }
+    if (!given && any && !due)
+        return option_broken(
+            rules, "moe.every", "model.layers",
+            "moe.every (%lld) is more than model.layers (%lld), so no layer has experts; "
+            "set it to at most %lld, or moe.first=true, or moe.experts=0",
+            (long long)moe->every, (long long)model->layers, (long long)model->layers);
     return true;
 }
 
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
-    bool any = false;
-    for (int64_t layer = 0; layer < PER_LAYER_MAX; layer++)
-        any = any || moe_shape(model, layer).experts > 0;
-    if (!any) return true;
     for (int64_t layer = 0; layer < model->layers; layer++)
         if (model_feed_forward(model, layer) == FEED_FORWARD_MOE &&
-            !check_layer(moe, moe_shape(model, layer), rules))
+            !check_layer(model, layer, rules))
             return false;
-    if (model_moe_layers(model) == 0)
-        return option_broken(
-            rules, "moe.every", "model.layers",
-            "moe.every (%lld) is more than model.layers (%lld), so no layer has experts; "
-            "set it to at most %lld, or moe.first=true, or moe.experts=0",
-            (long long)moe->every, (long long)model->layers, (long long)model->layers);
-    if (moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
+    if (!check_places(model, rules)) return false;
+    if (model_moe_layers(model) > 0 && moe->dispatch == DISPATCH_PADDED &&
+        moe->capacity_factor.numerator == 0)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "
                              "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "

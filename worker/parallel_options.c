@@ -29,12 +29,14 @@ static bool check(const void *section, const OptionRules *rules) {
     int64_t divisor = model_experts_divisor(&train->model);
     int64_t groups = train->model.moe.max_expert_replicas, least = train->micro_batches;
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
+    bool has_sizes = train->model.moe.experts.count > 1 || train->model.moe.experts.values[0] > 0;
     char list[160];
     if (divisor == 0 && train->expert_parallel > 1)
-        return option_broken(
-            rules, "parallel.expert", "moe.experts",
-            "parallel.expert (%lld) needs experts, but moe.experts is 0; leave it out",
-            (long long)train->expert_parallel);
+        return option_broken(rules, "parallel.expert", "moe.experts",
+                             "parallel.expert (%lld) needs experts, but %s; leave it out",
+                             (long long)train->expert_parallel,
+                             has_sizes ? "no layer of model.feed_forward is moe"
+                                       : "moe.experts is 0");
     if (divisor == 0) return true;
     if (exact &&
         (train->shards % groups != 0 || groups % least != 0 || !is_power_of_two(groups / least))) {
@@ -50,9 +52,10 @@ static bool check(const void *section, const OptionRules *rules) {
         option_list_divisors(divisor, 0, list);
         return option_broken(
             rules, "parallel.expert", "moe.experts",
-            "parallel.expert (%lld) does not divide moe.experts (%lld); set it to one of "
+            "parallel.expert (%lld) does not divide moe.experts (%lld%s); set it to one of "
             "%s, or leave it out",
-            (long long)train->expert_parallel, (long long)divisor, list);
+            (long long)train->expert_parallel, (long long)divisor,
+            train->model.moe.experts.count > 1 ? ", common to all layers" : "", list);
     }
     return true;
 }

@@ -17,7 +17,7 @@ static SavedTensor saved_param(const Model *model, ParamSet set, int index, cons
         .first_element = row->first * row->shape[1] * row->shape[2],
         .elements = tensor_elements(x),
         .replicated = row->kind == PARAM_DENSE,
-        .replica = (int)(comm_rank() / model->work.ep_size),
+        .replica = (int)(comm_rank() / model->work.shape.ep_size),
         .data = x.data,
     };
     memcpy(saved.shape, row->shape, sizeof saved.shape);

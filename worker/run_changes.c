@@ -6,7 +6,10 @@
 
 #include "kernels/log.h"
 
-enum { LINE_BYTES = 900 }; // after which a list goes on in another line
+enum {
+    LINE_BYTES = 900,      // after which a list goes on in another line
+    MOST_LIST_BYTES = 120, // of a list that is a value
+};
 
 // A text that grows; what does not fit is left out.
 typedef struct Text {
@@ -28,9 +31,23 @@ static void append(Text *text, const char *format, ...) {
         text->bytes[text->used] = 0;
 }
 
+// A path whole, of a long list the beginning.
+static void append_value(Text *text, const char *value) {
+    bool cut = value[0] == '[' && strlen(value) > MOST_LIST_BYTES;
+    append(text, cut ? " %.*s..." : " %.*s", cut ? MOST_LIST_BYTES : (int)strlen(value), value);
+}
+
+// "key saved -> current"
+static void append_both(Text *text, const KeyChange *change) {
+    append(text, "%s", change->rule->key);
+    append_value(text, change->saved);
+    append(text, " ->");
+    append_value(text, change->current);
+}
+
 static void append_change(Text *text, const KeyChange *change) {
-    append(text, "%s%s %s -> %s", text->used ? ", " : "", change->rule->key, change->saved,
-           change->current);
+    append(text, "%s", text->used ? ", " : "");
+    append_both(text, change);
 }
 
 static bool is_refused(const RunChanges *run, const ConfigChanges *changes, int i) {
@@ -64,8 +81,8 @@ static void append_refused(Text *text, const RunChanges *run, const ConfigChange
     for (int i = 0; i < changes->count; i++) {
         if (i == root || !is_refused(run, changes, i) || refused_root(run, changes, i) != root)
             continue;
-        append(text, "%s%s %s -> %s", followers++ ? ", " : " (so ", changes->list[i].rule->key,
-               changes->list[i].saved, changes->list[i].current);
+        append(text, "%s", followers++ ? ", " : " (so ");
+        append_both(text, &changes->list[i]);
     }
     if (followers > 0) append(text, ")");
 }

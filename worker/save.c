@@ -29,7 +29,7 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
                              .utilization = &trainer->utilization,
                              .before_publish = run_lock_confirm};
     checkpoint.state.run.healthy = is_healthy(trainer);
-    checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
+    checkpoint.tensors = saved_tensors(host, &trainer->data.vocabulary, &checkpoint.tensor_count);
     return checkpoint;
 }
 

@@ -50,12 +50,17 @@ static void select_smallest(uint64_t *key, int64_t count, int64_t wanted) {
 // Sort key of a choice, smallest kept first; the choice's own number in the low half breaks ties
 // downwards. Gate weights are not negative, so their bits order as they do.
 static uint64_t drop_key(CapacityRule rule, float weight, uint64_t global_choice, uint32_t choice) {
-    uint32_t high;
-    if (rule.policy == DROP_RANDOM) {
-        high = rng_u32(rule.stream, global_choice);
-    } else {
+    uint32_t high = 0;
+    switch (rule.policy) {
+    case DROP_POSITION: // keep_first, without keys
+        break;
+    case DROP_PROBABILITY:
         memcpy(&high, &weight, sizeof high);
         high = ~high;
+        break;
+    case DROP_RANDOM:
+        high = rng_u32(rule.stream, global_choice);
+        break;
     }
     return (uint64_t)high << 32 | choice;
 }
@@ -109,10 +114,14 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped
                    K,
                    E,
                    rule.capacity < 0 ? choices : rule.capacity};
-        if (rule.policy == DROP_POSITION) {
+        switch (rule.policy) {
+        case DROP_POSITION:
             keep_first(g);
-        } else {
+            break;
+        case DROP_PROBABILITY:
+        case DROP_RANDOM:
             keep_best(g, rule, (uint64_t)((rule.first_token + i * tokens) * K), list + i * choices);
+            break;
         }
     }
 }

@@ -19,7 +19,13 @@ static void choose(int32_t *ids, const float *z, int64_t E, int64_t K) {
 }
 
 static bool over_chosen(RouterRule rule) { // the weights are a softmax over the chosen K alone
-    return rule.kind == SOFTMAX_TOPK || rule.normalize_top_k;
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+        return true;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
 }
 
 // Σ p log p over the full softmax = Σ p (z - lse), with the sign turned.

@@ -2,10 +2,6 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/storage.cuh"
 
-// All four kernels: a row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has
-// BLOCK_RUNS of all rows' runs, one after another in memory, and each of its threads RUNS of them,
-// a block's width apart. Every element is read and written once, 16 bytes at a time where rows are
-// aligned. Elements are independent: nothing is summed.
 static const int THREADS = 256, RUNS = 4, BLOCK_RUNS = THREADS * RUNS;
 
 // Where the i-th of a thread's runs lies: row and first element; false past the last row. The
@@ -25,82 +21,91 @@ __device__ static inline float sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
-template <typename T, bool VECTORS>
+// ---- the activations ----------------------------------------------------------------------------
+
+// Each is a struct, named by its word: how many inputs an element has, its value, and its gradient,
+// which takes the inputs' place.
+
+struct relu {
+    static const int INPUTS = 1;
+    __device__ static float value(const float *x) {
+        return x[0] < 0.0f ? 0.0f : x[0]; // NaN stays NaN
+    }
+    __device__ static void gradient(float *x, float dout) { x[0] = x[0] > 0.0f ? dout : 0.0f; }
+};
+
+struct swiglu { // of gate and up
+    static const int INPUTS = 2;
+    __device__ static float value(const float *x) { return x[1] * (x[0] * sigmoid(x[0])); }
+    // silu'(g) = σ(g) (1 + g (1 - σ(g)))
+    __device__ static void gradient(float *x, float dout) {
+        float gate = x[0], up = x[1], s = sigmoid(gate);
+        x[0] = dout * up * s * (1.0f + gate * (1.0f - s));
+        x[1] = dout * gate * s;
+    }
+};
+
+// ---- kernels ------------------------------------------------------------------------------------
+
+// A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'
+// runs, one after another in memory, and each of its threads RUNS of them, a block's width apart.
+// Every element is read and written once, 16 bytes at a time where rows are aligned. Elements are
+// independent: nothing is summed.
+template <typename Function, typename T, bool VECTORS>
 __global__ void __launch_bounds__(THREADS)
-    swiglu_forward_kernel(T *out, const T *__restrict__ in, int64_t N, int F) {
-    constexpr int WIDTH = Vector<T>::COUNT;
+    activation_forward_kernel(T *out, const T *__restrict__ in, int64_t N, int F) {
+    constexpr int WIDTH = Vector<T>::COUNT, INPUTS = Function::INPUTS;
     for (int r = 0; r < RUNS; r++) {
         int64_t n;
         int f;
         if (!find_run<WIDTH>(r, N, F, &n, &f)) return;
-        float gate[WIDTH], up[WIDTH];
-        load_run<VECTORS, WIDTH>(gate, in + 2 * n * F, f, F);
-        load_run<VECTORS, WIDTH>(up, in + (2 * n + 1) * F, f, F);
+        float in_run[INPUTS][WIDTH], y[WIDTH];
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) up[i] *= gate[i] * sigmoid(gate[i]);
-        store_run<VECTORS, WIDTH>(out + n * F, up, f, F);
+        for (int part = 0; part < INPUTS; part++)
+            load_run<VECTORS, WIDTH>(in_run[part], in + (INPUTS * n + part) * F, f, F);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) {
+            float x[INPUTS];
+#pragma unroll
+            for (int part = 0; part < INPUTS; part++) x[part] = in_run[part][i];
+            y[i] = Function::value(x);
+        }
+        store_run<VECTORS, WIDTH>(out + n * F, y, f, F);
     }
 }
 
-// silu'(g) = σ(g) (1 + g (1 - σ(g))). din may be `in`: a thread writes only where it has read
-// itself.
-template <typename T, bool VECTORS>
+// din may be `in`: a thread writes only where it has read itself.
+template <typename Function, typename T, bool VECTORS>
 __global__ void __launch_bounds__(THREADS)
-    swiglu_backward_kernel(T *din, const T *__restrict__ dout, const T *in, int64_t N, int F) {
-    constexpr int WIDTH = Vector<T>::COUNT;
+    activation_backward_kernel(T *din, const T *__restrict__ dout, const T *in, int64_t N, int F) {
+    constexpr int WIDTH = Vector<T>::COUNT, INPUTS = Function::INPUTS;
     for (int r = 0; r < RUNS; r++) {
         int64_t n;
         int f;
         if (!find_run<WIDTH>(r, N, F, &n, &f)) return;
-        float gate[WIDTH], up[WIDTH], dy[WIDTH];
-        load_run<VECTORS, WIDTH>(gate, in + 2 * n * F, f, F);
-        load_run<VECTORS, WIDTH>(up, in + (2 * n + 1) * F, f, F);
+        float run[INPUTS][WIDTH], dy[WIDTH];
+#pragma unroll
+        for (int part = 0; part < INPUTS; part++)
+            load_run<VECTORS, WIDTH>(run[part], in + (INPUTS * n + part) * F, f, F);
         load_run<VECTORS, WIDTH>(dy, dout + n * F, f, F);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) {
-            float g = gate[i], s = sigmoid(g);
-            gate[i] = dy[i] * up[i] * s * (1.0f + g * (1.0f - s));
-            up[i] = dy[i] * g * s;
+            float x[INPUTS];
+#pragma unroll
+            for (int part = 0; part < INPUTS; part++) x[part] = run[part][i];
+            Function::gradient(x, dy[i]);
+#pragma unroll
+            for (int part = 0; part < INPUTS; part++) run[part][i] = x[part];
         }
-        store_run<VECTORS, WIDTH>(din + 2 * n * F, gate, f, F);
-        store_run<VECTORS, WIDTH>(din + (2 * n + 1) * F, up, f, F);
-    }
-}
-
-template <typename T, bool VECTORS>
-__global__ void __launch_bounds__(THREADS)
-    relu_forward_kernel(T *out, const T *__restrict__ in, int64_t N, int F) {
-    constexpr int WIDTH = Vector<T>::COUNT;
-    for (int r = 0; r < RUNS; r++) {
-        int64_t n;
-        int f;
-        if (!find_run<WIDTH>(r, N, F, &n, &f)) return;
-        float x[WIDTH];
-        load_run<VECTORS, WIDTH>(x, in + n * F, f, F);
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) x[i] = x[i] < 0.0f ? 0.0f : x[i]; // NaN stays NaN
-        store_run<VECTORS, WIDTH>(out + n * F, x, f, F);
+        for (int part = 0; part < INPUTS; part++)
+            store_run<VECTORS, WIDTH>(din + (INPUTS * n + part) * F, run[part], f, F);
     }
 }
 
-template <typename T, bool VECTORS>
-__global__ void __launch_bounds__(THREADS)
-    relu_backward_kernel(T *din, const T *__restrict__ dout, const T *in, int64_t N, int F) {
-    constexpr int WIDTH = Vector<T>::COUNT;
-    for (int r = 0; r < RUNS; r++) {
-        int64_t n;
-        int f;
-        if (!find_run<WIDTH>(r, N, F, &n, &f)) return;
-        float x[WIDTH], dy[WIDTH];
-        load_run<VECTORS, WIDTH>(x, in + n * F, f, F);
-        load_run<VECTORS, WIDTH>(dy, dout + n * F, f, F);
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) x[i] = x[i] > 0.0f ? dy[i] : 0.0f;
-        store_run<VECTORS, WIDTH>(din + n * F, x, f, F);
-    }
-}
+// ---- launches -----------------------------------------------------------------------------------
 
-// Halves of a SwiGLU row are rows of F too, hence aligned when F is.
+// Halves of a gated row are rows of F too, hence aligned when F is.
 template <typename T> static bool are_vectors(Tensor wide, Tensor narrow) {
     return rows_are_vectors<T>(wide.data, narrow.shape[1]) &&
            rows_are_vectors<T>(narrow.data, narrow.shape[1]);
@@ -110,36 +115,44 @@ template <typename T> static dim3 grid_over(Tensor narrow) {
         ceil_div(narrow.shape[0] * ceil_div(narrow.shape[1], Vector<T>::COUNT), BLOCK_RUNS));
 }
 
-template <typename T> static void forward(Device *dev, Tensor out, Tensor in, Activation kind) {
-    bool vectors = are_vectors<T>(in, out);
-    auto swiglu = vectors ? swiglu_forward_kernel<T, true> : swiglu_forward_kernel<T, false>;
-    auto relu = vectors ? relu_forward_kernel<T, true> : relu_forward_kernel<T, false>;
-    launch(dev, kind == SWIGLU ? swiglu : relu, grid_over<T>(out), dim3(THREADS), 0,
-           device_data<T>(out), device_data<T>(in), out.shape[0], out.shape[1]);
+template <typename Function, typename T> static void forward(Device *dev, Tensor out, Tensor in) {
+    launch(dev,
+           are_vectors<T>(in, out) ? activation_forward_kernel<Function, T, true>
+                                   : activation_forward_kernel<Function, T, false>,
+           grid_over<T>(out), dim3(THREADS), 0, device_data<T>(out), device_data<T>(in),
+           out.shape[0], out.shape[1]);
 }
 
-template <typename T>
-static void backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind) {
+template <typename Function, typename T>
+static void backward(Device *dev, Tensor din, Tensor dout, Tensor in) {
     bool vectors = are_vectors<T>(in, dout) && are_vectors<T>(din, dout);
-    auto swiglu = vectors ? swiglu_backward_kernel<T, true> : swiglu_backward_kernel<T, false>;
-    auto relu = vectors ? relu_backward_kernel<T, true> : relu_backward_kernel<T, false>;
-    launch(dev, kind == SWIGLU ? swiglu : relu, grid_over<T>(dout), dim3(THREADS), 0,
-           device_data<T>(din), device_data<T>(dout), device_data<T>(in), dout.shape[0],
-           dout.shape[1]);
+    launch(dev,
+           vectors ? activation_backward_kernel<Function, T, true>
+                   : activation_backward_kernel<Function, T, false>,
+           grid_over<T>(dout), dim3(THREADS), 0, device_data<T>(din), device_data<T>(dout),
+           device_data<T>(in), dout.shape[0], dout.shape[1]);
 }
 
 void activation_forward_cuda(Device *dev, Tensor out, Tensor in, Activation kind) {
-    if (in.dtype == BF16) {
-        forward<bf16>(dev, out, in, kind);
-    } else {
-        forward<float>(dev, out, in, kind);
+    bool wide = in.dtype == F32;
+    switch (kind) {
+#define ROW(value, word, inputs, meaning)                                                          \
+    case value:                                                                                    \
+        (wide ? forward<word, float> : forward<word, bf16>)(dev, out, in);                         \
+        break;
+        ACTIVATIONS(ROW)
+#undef ROW
     }
 }
 
 void activation_backward_cuda(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind) {
-    if (in.dtype == BF16) {
-        backward<bf16>(dev, din, dout, in, kind);
-    } else {
-        backward<float>(dev, din, dout, in, kind);
+    bool wide = in.dtype == F32;
+    switch (kind) {
+#define ROW(value, word, inputs, meaning)                                                          \
+    case value:                                                                                    \
+        (wide ? backward<word, float> : backward<word, bf16>)(dev, din, dout, in);                 \
+        break;
+        ACTIVATIONS(ROW)
+#undef ROW
     }
 }

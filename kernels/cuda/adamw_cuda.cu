@@ -5,9 +5,9 @@
 enum { THREADS = 256, PER_THREAD = 4, UNIT = 16 }; // elements of one group number
 
 // One launch for all parameters of a run. A thread owns four consecutive elements: 16 bytes of w,
-// g, m and v, 8 of the copy, and a quarter of a group number. Reads w, g, m, v and writes w, m, v and the
-// copy once: 28 or 30 bytes an element, the minimum, and what the time goes to. No element depends
-// on another.
+// g, m and v, 8 of the copy, and a quarter of a group number. Reads w, g, m, v and writes w, m, v
+// and the copy once: 28 or 30 bytes an element, the minimum, and what the time goes to. No element
+// depends on another.
 __global__ void __launch_bounds__(THREADS)
     adamw_kernel(float *w, bf16 *copy, const float *g, float *m, float *v, const uint8_t *groups,
                  int64_t n, AdamW rule) {

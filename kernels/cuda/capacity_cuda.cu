@@ -327,6 +327,17 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
     uint32_t *key = (uint32_t *)(workspace + counts_bytes + start_bytes);
     uint8_t *keep = device_data<uint8_t>(kept);
     int32_t *of_expert = device_data<int32_t>(chosen), *list = device_data<int32_t>(order);
+    bool in_order = false, random = false; // else by weight
+    switch (rule.policy) {
+    case DROP_POSITION:
+        in_order = true;
+        break;
+    case DROP_PROBABILITY:
+        break;
+    case DROP_RANDOM:
+        random = true;
+        break;
+    }
     Queues q = {device_data<int32_t>(ids),
                 (int32_t *)workspace,
                 (int)tokens,
@@ -334,14 +345,14 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
                 (int)E,
                 (int)choices,
                 (int)chunks,
-                rule.policy == DROP_POSITION};
+                in_order};
     dim3 grid = grid_of(groups * chunks);
     size_t shared = (size_t)(WARPS * E) * sizeof(int);
 
     launch(dev, count_chunks, grid, dim3(THREADS), shared, q);
     launch(dev, sum_chunks, grid_of(groups * ceil_div(E, WARP)), dim3(COLUMN_THREADS), 0, of_expert,
            device_data<int32_t>(dropped), q.counts, chunks, E, limit);
-    if (rule.policy == DROP_POSITION && limit < choices) {
+    if (in_order && limit < choices) {
         launch(dev, keep_first, grid, dim3(THREADS), shared, keep, q, limit);
         return;
     }
@@ -349,8 +360,7 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
     if (limit == choices) return;
     launch(dev, start_lists, grid_of(groups), dim3(MOST_EXPERTS), 0, start, of_expert, E);
     launch(dev, list_choices, grid, dim3(THREADS), shared, list, key, q, start,
-           device_data<float>(weights), rule.policy == DROP_RANDOM, rule.stream,
-           (uint64_t)(rule.first_token * K));
+           device_data<float>(weights), random, rule.stream, (uint64_t)(rule.first_token * K));
     launch(dev, keep_best, grid_of(groups * E), dim3((unsigned)list_threads(choices / E)), 0, keep,
            list, key, of_expert, start, E, choices, limit);
 }

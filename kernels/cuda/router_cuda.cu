@@ -233,7 +233,13 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
 }
 
 static bool over_chosen(RouterRule rule) {
-    return rule.kind == SOFTMAX_TOPK || rule.normalize_top_k;
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+        return true;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
 }
 
 static int lanes_of_token(int64_t E) {

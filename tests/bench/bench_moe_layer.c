@@ -23,9 +23,9 @@ typedef struct Bench {
 static void layout(Bench *b) {
     b->work.values = b->work.matrices = param_values_layout(&b->params, &b->memory[0]);
     b->work.gradients = param_set_layout(&b->params, &b->memory[1], F32);
-    b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
-    b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
-    b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
+    b->x = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
+    b->out = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
+    b->dx = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
     statistics_begin(&b->stats);
     MOE_FEED_FORWARD.layout(&b->layer, &b->work, &b->stats, &b->memory[2], &b->memory[3]);
     statistics_layout(&b->stats, &b->work, &b->memory[2]);
@@ -37,26 +37,28 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
     memset(b, 0, sizeof *b);
     b->config = config;
     b->rows[1] = N;
-    b->work = (Work){.dev = dev,
-                     .host = &b->memory[4],
-                     .storage = F32,
-                     .chunks = 1,
-                     .config = &b->config,
-                     .groups = groups,
-                     .ep_size = 1,
-                     .expert_replicas = 1,
-                     .B = 1,
-                     .T = N,
-                     .N = N,
-                     .total_shards = 1,
-                     .shards = 1,
-                     .micro_batches = 1,
-                     .seed = 1,
-                     .dense_parts = 1,
-                     .dense_offsets = b->rows,
-                     .expert_parts = 1,
-                     .params = &b->params,
-                     .training = true};
+    b->work = (Work){
+        .dev = dev,
+        .config = &b->config,
+        .groups = groups,
+        .host = &b->memory[4],
+        .storage = F32,
+        .training = true,
+        .shape = {.B = 1,
+                  .T = N,
+                  .N = N,
+                  .micro_batches = 1,
+                  .shards = 1,
+                  .ranks = 1,
+                  .ep_size = 1,
+                  .expert_replicas = 1,
+                  .chunks = 1,
+                  .dense_parts = 1,
+                  .expert_parts = 1,
+                  .dense_offsets = b->rows},
+        .params = &b->params,
+        .step = {.seed = 1},
+    };
     MOE_FEED_FORWARD.declare(&b->layer, &b->work, 0);
     for (int i = 0; i < 5; i++) arena_measure(&b->memory[i], names[i], NULL);
     layout(b);
@@ -85,15 +87,14 @@ int main(int argc, char **argv) {
     ProcessGroups groups = process_groups_open(1, &dev);
     printf("%s, %d threads; %lld tokens, d_model %lld, d_ff %lld, top-2\n", dev.description,
            dev.threads, (long long)N, (long long)D, (long long)F);
-    static const Activation kinds[] = {RELU, SWIGLU};
     static const int64_t experts[] = {8, 64, 512};
     static Bench bench;
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < ACTIVATION_CHOICES.count; k++) {
         double base = 0;
         for (int i = 0; i < 3; i++) {
             ModelConfig config = {.d_model = D,
                                   .layers = 1,
-                                  .activation = kinds[k],
+                                  .activation = (Activation)k,
                                   .init_std = 0.02,
                                   .moe = {.experts = {1, {experts[i]}},
                                           .top_k = {1, {2}},
@@ -116,10 +117,10 @@ int main(int argc, char **argv) {
             qsort(ms, (size_t)repetitions, sizeof *ms, by_size);
             double median = ms[repetitions / 2];
             if (i == 0) base = median;
-            double gflop =
-                3 * 2.0 * (double)(N * 2) * (double)((kinds[k] == SWIGLU ? 3 : 2) * D * F) / 1e9;
-            printf("%-6s %4lld experts %8.1f ms  %6.1f GFLOP/s  ratio %.2f\n",
-                   kinds[k] == SWIGLU ? "swiglu" : "relu", (long long)experts[i], median,
+            int64_t weights = D * (activation_input_width((Activation)k, F) + F);
+            double gflop = 3 * 2.0 * (double)(N * 2) * (double)weights / 1e9;
+            printf("%-9s %4lld experts %8.1f ms  %6.1f GFLOP/s  ratio %.2f\n",
+                   choice_row(ACTIVATION_CHOICES, k)->word, (long long)experts[i], median,
                    gflop / median * 1e3, median / base);
             for (int m = 0; m < 5; m++) arena_free(&bench.memory[m]);
             param_table_free(&bench.params);

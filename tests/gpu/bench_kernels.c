@@ -142,8 +142,8 @@ typedef struct Tensors {
 } Tensors;
 
 static const AttentionShape shape = {HEADS, KV, HEAD, HEAD};
-static const AttentionRule attention = {{HEADS, KV, HEAD, HEAD}, T, 0.088f};
-static const RouterRule router = {SOFTMAX_TOPK, false};
+static const AttentionRule attention_rule = {{HEADS, KV, HEAD, HEAD}, T, 0.088f};
+static const RouterRule router_rule = {SOFTMAX_TOPK, false};
 static Tensors t;
 
 static void place(void) {
@@ -228,14 +228,14 @@ CASE(run_norm, rmsnorm_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.weight, 1e-
 CASE(run_norm_backward,
      rmsnorm_backward(&dev, t.sum, t.dweight, t.a, t.x, t.rstd, t.weight, 4, t.partial))
 CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, T, 0, false))
-CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, attention))
+CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, attention_rule))
 CASE(run_attention_backward,
-     attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, attention))
+     attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, attention_rule))
 CASE(run_activation, activation_forward(&dev, t.act, t.hidden, SWIGLU))
 CASE(run_activation_backward, activation_backward(&dev, t.dhidden, t.act, t.hidden, SWIGLU))
-CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, router))
+CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, router_rule))
 CASE(run_router_backward, router_backward(&dev, t.router_dlogits, t.dweights, t.routing,
-                                          t.router_logits, router, t.balance, 1e-3f))
+                                          t.router_logits, router_rule, t.balance, 1e-3f))
 CASE(run_capacity,
      capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.routing.ids, t.routing.weights,
                      (CapacityRule){N / 4 * K / E * 5 / 4, DROP_PROBABILITY, {0}, 0}, t.order))

@@ -1,4 +1,4 @@
-// SwiGLU and ReLU against the reference on every device, also in place, and the CPU's exponential
+// Every activation against the reference on every device, also in place, and the CPU's exponential
 // below them against libm.
 #include "harness.h"
 #include "reference.h"
@@ -14,6 +14,10 @@ typedef struct Case {
     Tensor in, out, dout, din;
     Activation kind;
 } Case;
+
+static const char *activation_word(Activation kind) {
+    return choice_row(ACTIVATION_CHOICES, (int)kind)->word;
+}
 
 static void forward(Device *dev, void *context) {
     Case *c = context;
@@ -37,8 +41,8 @@ static void run_in_place(Device *dev, void *context) {
 }
 
 static void check_on(Device *dev, int64_t N, int64_t F, DType T, Activation kind) {
-    begin_case("%s %s %s N=%lld F=%lld", dev->name, kind == SWIGLU ? "swiglu" : "relu",
-               dtype_name(T), (long long)N, (long long)F);
+    begin_case("%s %s %s N=%lld F=%lld", dev->name, activation_word(kind), dtype_name(T),
+               (long long)N, (long long)F);
     int64_t W = activation_input_width(kind, F);
     Tensor in = random_2d(N, W), dout = random_2d(N, F);
     for (int64_t i = 0; i < N * W; i++) tensor_f32(in)[i] *= 20.0f; // also where σ saturates
@@ -72,7 +76,7 @@ static void check_on(Device *dev, int64_t N, int64_t F, DType T, Activation kind
 
 static void check(int64_t N, int64_t F) {
     for (int i = 0; i < device_count(); i++)
-        for (int kind = SWIGLU; kind <= RELU; kind++) {
+        for (int kind = 0; kind < ACTIVATION_CHOICES.count; kind++) {
             check_on(device_at(i), N, F, F32, (Activation)kind);
             check_on(device_at(i), N, F, BF16, (Activation)kind);
         }
@@ -80,7 +84,7 @@ static void check(int64_t N, int64_t F) {
 
 // NaN must come out of every kind and storage: a step with NaN is found by its loss.
 static void check_nan(Device *dev) {
-    for (int kind = SWIGLU; kind <= RELU; kind++)
+    for (int kind = 0; kind < ACTIVATION_CHOICES.count; kind++)
         for (int narrow = 0; narrow < 2; narrow++) {
             begin_case("%s NaN", dev->name);
             Case c = {.in = random_2d(1, activation_input_width((Activation)kind, 3)),
@@ -149,17 +153,18 @@ static void bench(int64_t N, int64_t F, DType T, Activation kind) {
         double f = time_call(forward, &dev, &c), b = time_call(backward, &dev, &c);
         double bytes = 1e-9 * (double)dtype_bytes(T);
         printf("%s %s %lld x %lld, %d threads: forward %.1f GB/s; backward %.1f GB/s\n",
-               kind == SWIGLU ? "swiglu" : "relu", dtype_name(T), (long long)N, (long long)F,
-               threads, bytes * (double)(N * (W + F)) / f, bytes * (double)(N * (2 * W + F)) / b);
+               activation_word(kind), dtype_name(T), (long long)N, (long long)F, threads,
+               bytes * (double)(N * (W + F)) / f, bytes * (double)(N * (2 * W + F)) / b);
         release_all();
     }
 }
 
 int main(int argc, char **argv) {
     if (wants_bench(argc, argv)) {
-        bench(1024, 512, F32, RELU);
-        bench(4096, 1408, F32, SWIGLU);
-        bench(4096, 1408, BF16, SWIGLU);
+        for (int kind = 0; kind < ACTIVATION_CHOICES.count; kind++) {
+            bench(4096, 1408, F32, (Activation)kind);
+            bench(4096, 1408, BF16, (Activation)kind);
+        }
         return 0;
     }
     check(0, 8);

@@ -127,13 +127,13 @@ static void expect_load(const Case *c, const uint8_t *kept) {
 }
 
 static const char *policy_name(DropPolicy policy) {
-    return policy == DROP_POSITION ? "position" : policy == DROP_RANDOM ? "random" : "probability";
+    return choice_row(DROP_CHOICES, (int)policy)->word;
 }
 
 static void check(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups, bool ties) {
     const int64_t capacities[] = {-1, 0, 1, 3, N * K / groups / (2 * used), 1000000};
     for (size_t i = 0; i < sizeof capacities / sizeof *capacities; i++)
-        for (int policy = DROP_POSITION; policy <= DROP_RANDOM; policy++) {
+        for (int policy = 0; policy < DROP_CHOICES.count; policy++) {
             Case c = new_case(N, K, E, used, groups, ties);
             c.capacity = capacities[i];
             c.policy = (DropPolicy)policy;
@@ -174,7 +174,7 @@ static void check(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups,
 // Too large for the reference, which compares all pairs: every device like the CPU.
 static void check_large(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups,
                         int64_t capacity, bool ties) {
-    for (int policy = DROP_POSITION; policy <= DROP_RANDOM; policy++) {
+    for (int policy = 0; policy < DROP_CHOICES.count; policy++) {
         Case c = new_case(N, K, E, used, groups, ties);
         c.capacity = capacity;
         c.policy = (DropPolicy)policy;

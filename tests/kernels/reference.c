@@ -287,33 +287,46 @@ void reference_attention_rounding(double *out_unit, double *dqkv_unit, const flo
 
 // ---- feed-forward -------------------------------------------------------------------------------
 
+static double activated(Activation kind, double x, double up) {
+    switch (kind) {
+    case SWIGLU:
+        return x / (1 + exp(-x)) * up;
+    case RELU:
+        return fmax(0, x);
+    }
+    CHECK(false, "activation %d", (int)kind);
+}
+
 void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,
                                   int64_t F) {
+    int64_t W = activation_input_width(kind, F);
     for (int64_t n = 0; n < N; n++)
-        for (int64_t f = 0; f < F; f++) {
-            if (kind == RELU) {
-                out[n * F + f] = fmax(0, (double)in[n * F + f]);
-            } else {
-                double gate = (double)in[n * 2 * F + f], up = (double)in[n * 2 * F + F + f];
-                out[n * F + f] = gate / (1 + exp(-gate)) * up;
-            }
-        }
+        for (int64_t f = 0; f < F; f++)
+            out[n * F + f] = activated(kind, (double)in[n * W + f], (double)in[n * W + W - F + f]);
+}
+
+// The derivative of `activated` by x, for up = 1.
+static double slope(Activation kind, double x) {
+    double s = 1 / (1 + exp(-x));
+    switch (kind) {
+    case SWIGLU: // d/dx x s(x) = s + x s (1 - s)
+        return s + x * s * (1 - s);
+    case RELU:
+        return x > 0 ? 1 : 0;
+    }
+    CHECK(false, "activation %d", (int)kind);
 }
 
 void reference_activation_backward(double *din, const float *dout, const float *in, Activation kind,
                                    int64_t N, int64_t F) {
+    bool gated = activation_is_gated(kind);
+    int64_t W = activation_input_width(kind, F);
     for (int64_t n = 0; n < N; n++)
         for (int64_t f = 0; f < F; f++) {
-            double g = (double)dout[n * F + f];
-            if (kind == RELU) {
-                din[n * F + f] = in[n * F + f] > 0 ? g : 0;
-            } else {
-                double gate = (double)in[n * 2 * F + f], up = (double)in[n * 2 * F + F + f];
-                double s = 1 / (1 + exp(-gate));
-                // d/dz z s(z) = s + z s (1 - s)
-                din[n * 2 * F + f] = g * up * (s + gate * s * (1 - s));
-                din[n * 2 * F + F + f] = g * gate * s;
-            }
+            double g = (double)dout[n * F + f], x = (double)in[n * W + f];
+            double up = gated ? (double)in[n * W + F + f] : 1;
+            din[n * W + f] = g * up * slope(kind, x);
+            if (gated) din[n * W + F + f] = g * activated(kind, x, 1);
         }
 }
 

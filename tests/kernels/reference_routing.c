@@ -25,7 +25,13 @@ static double chosen_weight_sum(const float *z, const int32_t *ids, double lse, 
 }
 
 static bool normalised(RouterRule rule) {
-    return rule.kind == SOFTMAX_TOPK || rule.normalize_top_k;
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+        return true;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
 }
 
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
@@ -85,12 +91,19 @@ void reference_router_backward(double *dlogits, const float *dweights, const int
 // Does choice a come before choice b in the queue for an expert?
 static bool before(int64_t a, int64_t b, DropPolicy policy, const float *weights, int64_t K,
                    RngStream stream, int64_t first_token) {
-    if (policy == DROP_POSITION && a % K != b % K) return a % K < b % K;
-    if (policy == DROP_PROBABILITY && weights[a] != weights[b]) return weights[a] > weights[b];
-    if (policy == DROP_RANDOM) {
-        uint32_t of_a = rng_u32(stream, (uint64_t)(first_token * K + a));
-        uint32_t of_b = rng_u32(stream, (uint64_t)(first_token * K + b));
+    uint32_t of_a, of_b;
+    switch (policy) {
+    case DROP_POSITION:
+        if (a % K != b % K) return a % K < b % K;
+        break;
+    case DROP_PROBABILITY:
+        if (weights[a] != weights[b]) return weights[a] > weights[b];
+        break;
+    case DROP_RANDOM:
+        of_a = rng_u32(stream, (uint64_t)(first_token * K + a));
+        of_b = rng_u32(stream, (uint64_t)(first_token * K + b));
         if (of_a != of_b) return of_a < of_b;
+        break;
     }
     return a < b;
 }

@@ -46,7 +46,7 @@ static void open_fixture(Fixture *f) {
     f->scale = param_add(table, (Param){.rank = 1, .shape = {5}, .group = GROUP_NO_DECAY}, "scale");
     f->experts =
         param_add(table, (Param){.kind = PARAM_EXPERT, .rank = 2, .shape = {2, 8}}, "experts");
-    model->work = (Work){.dev = &f->dev, .params = table, .ep_size = 1};
+    model->work = (Work){.dev = &f->dev, .params = table, .shape = {.ep_size = 1}};
     model->work.groups = process_groups_open(1, &f->dev);
     arena_measure(&model->parameter_arena, "parameters", NULL);
     arena_measure(&model->gradient_arena, "gradients", NULL);

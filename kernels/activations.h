@@ -1,0 +1,21 @@
+// The list of activations of feed-forwards and experts. From it follow the enumeration, the words
+// of model.activation, widths and FLOPs, and what the backends must have. A new one is a row here,
+// its functions in cpu/activation_cpu.c and cuda/activation_cuda.cu and its reference in
+// tests/kernels/reference.c; each of the three does not compile without.
+//
+//   ROW(value, word, inputs, meaning)
+//     word    what a user writes, and the name of the functions
+//     inputs  parts of F elements that make a row of the input: 1: x; 2: gate, then up
+//     meaning as a formula, for help
+#ifndef MOETRAIN_KERNELS_ACTIVATIONS_H
+#define MOETRAIN_KERNELS_ACTIVATIONS_H
+
+#define ACTIVATIONS(ROW)                                                                           \
+    ROW(SWIGLU, swiglu, 2, "silu(gate) * up (arXiv:2002.05202)")                                   \
+    ROW(RELU, relu, 1, "max(0, x)")
+
+#define ROW(value, word, inputs, meaning) value,
+typedef enum Activation { ACTIVATIONS(ROW) } Activation;
+#undef ROW
+
+#endif

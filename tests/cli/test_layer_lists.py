@@ -1,0 +1,118 @@
+"""Keys with a value for each layer: a number or word, or a list that repeats over the layers."""
+import re
+
+from program import ProgramTest, main
+
+SHAPES = ["model.layers=4", "model.feed_forward=[dense,moe]", "moe.experts=[2,8]", "moe.top_k=[2,3]",
+          "moe.d_ff=8,16,24", "train.steps=2", "train.schedule=constant", "train.warmup=0"]
+
+
+class LayerListsTest(ProgramTest):
+    def printed(self, *changes, config=None):
+        outcome = self.run_program("--print-config", config or self.write_tiny(), *changes)
+        self.assert_done(outcome)
+        return outcome.out
+
+    def value(self, key, *changes, config=None):
+        return re.search(rf"^{re.escape(key)}: (.*?) +# ", self.printed(*changes, config=config), re.MULTILINE)[1]
+
+    def test_every_way_to_write_a_list(self):
+        for text in ("moe.experts: [8, 16]\n", "moe.experts:\n- 8\n- 16\n", "moe: {experts: [8, 16]}\n",
+                     "moe.experts: [8, 16, 8, 16]\n"):
+            config = self.write("list.yaml", "data.train: train.txt\n" + text)
+            self.assertEqual(self.value("moe.experts", config=config), "[8, 16]", text)
+        for text in ("8,16", "[8,16]", "[8, 16]", "8,16,8,16"):
+            self.assertEqual(self.value("moe.experts", f"moe.experts={text}"), "[8, 16]", text)
+        self.assertEqual(self.value("moe.experts", "moe.experts=[8]"), "8")
+        self.assertEqual(self.value("model.feed_forward", "model.feed_forward=dense,moe"), "[dense, moe]")
+
+    def test_what_follows_is_said_as_a_list(self):
+        for changes, list_ in (
+                ([], "moe"), (["moe.experts=0"], "dense"), (["moe.every=2"], "[moe, dense]"),
+                (["moe.every=2", "moe.first=false"], "[dense, moe]"), (["moe.experts=[0,4]"], "[dense, moe]"),
+                (["moe.every=3", "moe.first=false", "moe.experts=[4,0]", "model.layers=3"],
+                 "[dense, dense, moe, dense, dense, dense]"),
+                (["moe.every=1024"], "[moe" + ", dense" * 1023 + "]"),
+                (["moe.every=1023", "moe.experts=[4,0]"], "[moe, dense]")):  # what repeats is longer than can be
+            self.assertEqual(self.value("model.feed_forward", *changes), list_, changes)
+        self.assertEqual(self.value("moe.d_ff", "model.d_ff=24", config=self.write_tiny(moe__d_ff=None)), "24")
+
+    def test_what_is_printed_reads_back_to_the_same(self):
+        strip = re.compile(" +# .*$", re.MULTILINE)
+        for changes in (SHAPES, ["moe.every=3", "moe.first=false", "model.layers=7", "moe.experts=[4,0]"],
+                        ["model.layers=1024", "moe.every=1023", "moe.experts=[4,0]"],
+                        ["model.layers=1024", "moe.experts=" + ",".join(map(str, range(2, 1026)))]):
+            first = strip.sub("", self.printed(*changes))
+            again = strip.sub("", self.printed(config=self.write("again.yaml", first)))
+            self.assertEqual(first, again)
+
+    def test_an_item_that_is_wrong_is_named_with_its_place(self):
+        for text, parts in (
+                ("moe.experts: [8, x]\n", ["bad.yaml:2:18:", "item 2 of moe.experts is 'x'", "from 0 to 65536"]),
+                ("moe:\n  experts:\n  - 8\n  - 70000\n", ["bad.yaml:5:5:", "item 2", "'70000'"]),
+                ("moe.experts: []\n", ["bad.yaml:2:14:", "empty list"]),
+                ("moe.experts: x\n", ["bad.yaml:2:1:", "moe.experts is 'x'", "list"]),
+                ("moe.experts: 8,16\n", ["bad.yaml:2:1:", "moe.experts is '8,16'", "brackets"]),  # not thousands
+                ("moe.experts: [8, [16]]\n", ["bad.yaml:2:14:", "list"]),
+                ("moe.top_k: [2, 1_0]\n", ["bad.yaml:2:16:", "item 2", "write 10"]),
+                ("model.feed_forward: [dense, meo]\n", ["bad.yaml:2:29:", "item 2", "did you mean 'moe'"]),
+                ("moe.experts: [" + "8, " * 1024 + "9]\n", ["bad.yaml:2:14:", "1025 items"]),
+                ("model.layers: [2, 3]\n", ["bad.yaml:2:15:", "list", "model.layers"])):
+            config = self.write("bad.yaml", "data.train: train.txt\n" + text)
+            self.assert_error(self.run_program("--print-config", config), 2, *parts)
+        for change, parts in (("moe.experts=8,x", ["command line", "item 2 of moe.experts is 'x'"]),
+                              ("moe.d_ff=1,000", ["command line", "item 2", "'000'"]),
+                              ("model.mixer=atention", ["did you mean 'attention'"])):
+            self.assert_error(self.run_program("--print-config", self.write_tiny(), change), 2, *parts)
+
+    def test_layers_that_contradict_each_other(self):
+        for changes, parts in (
+                (["model.feed_forward=moe", "moe.experts=0"], ["layer 0", "moe.experts is 0"]),
+                (["model.feed_forward=moe", "moe.experts=[4,0]"], ["layer 1", "moe.experts is 0"]),
+                (["model.feed_forward=[dense,moe]", "moe.every=2"], ["dense for layer 0", "moe.every (2)"]),
+                (["model.feed_forward=moe", "moe.first=false", "moe.every=2"], ["moe for layer 0", "(false)"]),
+                (["moe.experts=[4,2]", "moe.top_k=3"], ["moe.top_k (3)", "moe.experts (2) in layer 1", "at most 2"]),
+                (["moe.top_k=[2,1]"], ["moe.top_k (1) in layer 1", "topk_softmax"]),
+                (["moe.experts=[8,12]", "parallel.expert=8"], ["parallel.expert (8)", "(4, common to all layers)"]),
+                (["model.feed_forward=dense", "parallel.expert=2"], ["parallel.expert (2)", "no layer"])):
+            self.assert_error(self.run_program("--print-config", self.write_tiny(), *changes), 2, *parts)
+        # The key of a layer that has no experts is nobody's; and both ways may say the same.
+        self.printed("model.feed_forward=[dense,moe]", "moe.experts=[0,4]", "moe.top_k=[64,2]")
+        self.printed("model.feed_forward=[dense,moe]", "moe.every=2", "moe.first=false")
+        self.printed("model.layers=1", "moe.experts=[0,4]")
+
+    def test_layers_of_different_sizes_train_and_go_on(self):
+        tiny = self.write_tiny()
+        self.assert_done(self.run_program(tiny, "run.dir=r", *SHAPES))
+        self.assert_done(self.run_program(tiny, "run.dir=r", *SHAPES, "train.steps=3"))
+        self.assert_done(self.run_program(tiny, "run.dir=two", *SHAPES, "train.steps=3", ranks=2))
+        digests = {self.run_program("inspect", "--digest", run).out for run in ("r", "two")}
+        self.assertEqual(len(digests), 1)
+        tensors = self.run_program("inspect", "r").out
+        self.assertRegex(tensors, r"layers\.0\.ffn\.down +f32 \(16, 64\)")
+        self.assertRegex(tensors, r"layers\.1\.moe\.experts\.down +f32 \(8, 16, 16\)")
+        self.assertRegex(tensors, r"layers\.3\.moe\.experts\.down +f32 \(8, 16, 8\)")
+        self.assert_done(self.run_program("generate", "r", "--tokens", "3"))
+
+    def test_a_changed_list_is_another_function(self):
+        tiny = self.write_tiny()
+        self.assert_done(self.run_program(tiny, "run.dir=r", *SHAPES))
+        for change, parts in (
+                ("moe.top_k=2", ["moe.top_k [2, 3] -> 2", "resume.allow=moe.top_k"]),
+                ("model.feed_forward=[moe,dense]", ["model.feed_forward [dense, moe] -> [moe, dense]"])):
+            self.assert_error(self.run_program(tiny, "run.dir=r", *SHAPES, "train.steps=3", change), 2, *parts)
+        self.assert_done(self.run_program(tiny, "run.dir=r", *SHAPES, "train.steps=3", "moe.top_k=[2,3,2,3]"))
+        self.assert_done(self.run_program(tiny, "run.dir=e", "train.steps=2"))
+        self.assert_error(self.run_program(tiny, "run.dir=e", "train.steps=3", "moe.every=2"), 2,
+                          "moe.every 1 -> 2 (so model.feed_forward moe -> [moe, dense])")
+
+    def test_lists_too_long_for_a_line_are_told_by_their_beginnings(self):
+        tiny = self.write_tiny(model__layers=1)
+        long = ["moe.d_ff=" + ",".join(str(1000 + n) for n in range(1024)).replace("1000", "16", 1)]
+        self.assert_done(self.run_program(tiny, "run.dir=r", "train.steps=1", *long))
+        self.assert_error(self.run_program(tiny, "run.dir=r", "train.steps=2"), 2, "[16, 1001, 1002,", "... -> 16",
+                          "resume.allow=moe.d_ff")
+
+
+if __name__ == "__main__":
+    main()
