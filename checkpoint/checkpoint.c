@@ -29,12 +29,13 @@ typedef struct Paths {
 
 static bool name_paths(Paths *paths, const char *run_dir, int64_t step, Error *err) {
     const int room = CHECKPOINT_PATH_BYTES;
-    long long number = (long long)step;
+    char name[CHECKPOINT_NAME_BYTES];
+    checkpoint_name(step, name);
     // The longest of the three last: when it fits, all do.
     snprintf(paths->directory, (size_t)room, "%s/checkpoints", run_dir);
-    snprintf(paths->final, (size_t)room, "%s/checkpoints/step-%08lld.h5", run_dir, number);
-    return snprintf(paths->temporary, (size_t)room, "%s/checkpoints/step-%08lld.h5.tmp", run_dir,
-                    number) < room ||
+    snprintf(paths->final, (size_t)room, "%s/checkpoints/%s", run_dir, name);
+    return snprintf(paths->temporary, (size_t)room, "%s/checkpoints/%s.tmp", run_dir, name) <
+               room ||
            error_set(err, EXIT_IO, "path too long: %.60s...", run_dir);
 }
 

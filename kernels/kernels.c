@@ -1,6 +1,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/backend.h"
+#include "kernels/integers.h"
 
 // Each front has the parameters of its row, or this does not compile.
 #define OP(name, ...) void name(Device *dev, __VA_ARGS__);
@@ -43,10 +44,6 @@ static void check_matmul(Tensor y, DType y_type, Tensor x, DType x_type, Tensor 
     int64_t end = rows.offsets[rows.groups * rows.parts];
     CHECK(rows.offsets[0] >= 0 && end <= M, "segments end at row %lld of %lld", (long long)end,
           (long long)M);
-}
-
-static bool is_power_of_two(int64_t x) {
-    return x > 0 && (x & (x - 1)) == 0;
 }
 
 static void check_parts(int64_t parts, int64_t rows) {

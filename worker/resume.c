@@ -266,10 +266,11 @@ static bool lies_in(const char *path, const char *folder) {
 // The identity of the run that the folder's checkpoint of this step belongs to; empty when there is
 // none that can be read.
 static RunIdentity run_at(const char *folder, int64_t step) {
-    char path[CHECKPOINT_PATH_BYTES + 64];
+    char path[CHECKPOINT_PATH_BYTES + 64], name[CHECKPOINT_NAME_BYTES];
     TrainState state = {0};
     Error ignored = {0};
-    snprintf(path, sizeof path, "%s/step-%08lld.h5", folder, (long long)step);
+    checkpoint_name(step, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
     return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "checkpoint/checkpoint_list.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/clock.h"
@@ -59,8 +60,9 @@ static bool try_save(Trainer *trainer, Error *err) {
     if (!ok) return false;
     trainer->saved_step = trainer->state.step;
     trainer->retry = (SaveRetry){0};
-    log_info("saved %s/checkpoints/step-%08lld.h5 in %.2f s", config->run_dir,
-             (long long)trainer->state.step, clock_seconds() - begin);
+    char name[CHECKPOINT_NAME_BYTES];
+    checkpoint_name(trainer->state.step, name);
+    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, clock_seconds() - begin);
     return true;
 }
 
