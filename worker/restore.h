@@ -9,8 +9,8 @@
 #include "worker/session.h"
 #include "worker/vocabulary.h"
 
-// Parameters and the optimizer's states as the host sees them: the model's own memory on the CPU, a copy of a
-// GPU's. Files are written from and read into it.
+// Parameters and the optimizer's states as the host sees them: the model's own memory on the CPU, a
+// copy of a GPU's. Files are written from and read into it.
 typedef struct HostState {
     Model *model;
     Optimizer *optimizer;                          // NULL: parameters only
