@@ -11,6 +11,7 @@
 #include "kernels/arena.h"
 #include "kernels/clock.h"
 #include "kernels/kernels.h"
+#include "kernels/self_test.h"
 
 enum {
     D = 2048,
