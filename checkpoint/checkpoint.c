@@ -20,7 +20,7 @@
 #include "comm/rank_facts.h"
 #include "kernels/log.h"
 
-enum { ABOUT_TENSORS = 3, SMALL_TENSORS = STATE_TENSORS + UTILIZATION_TENSORS + ABOUT_TENSORS };
+enum { ABOUT_TENSORS = 3 };
 
 typedef struct Paths {
     char directory[CHECKPOINT_PATH_BYTES], final[CHECKPOINT_PATH_BYTES];
@@ -43,7 +43,8 @@ typedef struct SmallContents {
     TrainState state;
     UtilizationHistory no_history;
     char created_utc[32];
-    SavedTensor tensors[SMALL_TENSORS];
+    SavedTensor tensors[STATE_TENSORS + UTILIZATION_TENSORS_MAX + ABOUT_TENSORS];
+    int tensor_count;
 } SmallContents;
 
 static void collect_small_contents(const Checkpoint *checkpoint, SmallContents *small) {
@@ -53,13 +54,15 @@ static void collect_small_contents(const Checkpoint *checkpoint, SmallContents *
     strftime(small->created_utc, sizeof small->created_utc, "%Y-%m-%dT%H:%M:%SZ",
              gmtime_r(&now, &utc));
     UtilizationHistory *history = checkpoint->utilization;
-    if (!history) utilization_init(history = &small->no_history, 0, 0);
+    if (!history) utilization_allocate(history = &small->no_history);
     state_tensors(&small->state, small->tensors);
-    utilization_tensors(history, small->tensors + STATE_TENSORS);
-    SavedTensor *about = small->tensors + STATE_TENSORS + UTILIZATION_TENSORS;
+    small->tensor_count = STATE_TENSORS;
+    small->tensor_count += utilization_tensors(history, small->tensors + STATE_TENSORS);
+    SavedTensor *about = small->tensors + small->tensor_count;
     about[0] = text_tensor("config", checkpoint->config_yaml ? checkpoint->config_yaml : "");
     about[1] = text_tensor("about/program_version", MOETRAIN_VERSION);
     about[2] = text_tensor("about/created_utc", small->created_utc);
+    small->tensor_count += ABOUT_TENSORS;
 }
 
 // Everything that is saved, on the rank that lays the file out.
@@ -70,7 +73,7 @@ static void list_datasets(const Checkpoint *checkpoint, const SmallContents *sma
         manifest_add(manifest, tensor->name, tensor->dtype, tensor->rank, tensor->shape,
                      !tensor->replicated);
     }
-    for (int i = 0; i < SMALL_TENSORS; i++) {
+    for (int i = 0; i < small->tensor_count; i++) {
         const SavedTensor *tensor = &small->tensors[i];
         manifest_add(manifest, tensor->name, tensor->dtype, tensor->rank, tensor->shape, false);
     }
@@ -138,7 +141,7 @@ static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
     for (int i = 0; ok && i < checkpoint->tensor_count; i++)
         ok = write_tensor(fd, manifest, written, &checkpoint->tensors[i], comm_rank(), comm_size(),
                           err);
-    for (int i = 0; ok && small && i < SMALL_TENSORS; i++)
+    for (int i = 0; ok && small && i < small->tensor_count; i++)
         ok = write_tensor(fd, manifest, written, &small->tensors[i], 0, 1, err);
     ok = ok && file_sync(fd, err);
     close(fd);

@@ -77,22 +77,13 @@ static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Err
     return true;
 }
 
-// Rank 0 keeps the history: the file's replaces the caller's, which must be of the same shape.
+// Rank 0 keeps the history, and goes on from the file's.
 static bool load_utilization(CheckpointFile *file, UtilizationHistory *history, Error *err) {
     UtilizationHistory read = {0};
     if (!utilization_read(file, &read, err)) return false;
-    if (read.layers != history->layers || read.experts != history->experts) {
-        error_set(err, EXIT_CHECKPOINT,
-                  "the utilization history has %lld layers of %lld experts in the checkpoint and "
-                  "%lld of %lld here",
-                  (long long)read.layers, (long long)read.experts, (long long)history->layers,
-                  (long long)history->experts);
-        utilization_free(&read);
-        return false;
-    }
-    utilization_free(history);
-    *history = read;
-    return true;
+    bool ok = utilization_continue(history, &read, err);
+    utilization_free(&read);
+    return ok;
 }
 
 bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err) {
@@ -162,24 +153,45 @@ static bool digest_dataset(CheckpointFile *file, const Dataset *dataset, Hasher 
     return true;
 }
 
-// Every expert's load in the whole history: integers, whose sums do not depend on how the steps
-// were put together into rows. Unsigned, because a crafted file may hold any number.
+// The counts of a cell over the whole history. Unsigned: a crafted file may hold any number.
+static uint64_t total_of(const UtilizationHistory *history, const UtilizationSeries *series,
+                         int64_t cell) {
+    uint64_t total = (uint64_t)((const int64_t *)series->open)[cell];
+    for (int64_t row = 0; row < history->rows; row++)
+        total += (uint64_t)utilization_counts(series, row, 0)[cell];
+    return total;
+}
+
+// What has been counted, as every expert's load, in the whole history: integers, whose sums do not
+// depend on how the steps were put together into rows. Tables of one shape go in together, cell by
+// cell and in descending order of their names; a model without any has one of no layers.
 static bool digest_utilization(CheckpointFile *file, Hasher *hasher, Error *err) {
     UtilizationHistory history = {0};
     if (!utilization_read(file, &history, err)) return false;
-    int64_t shape[] = {history.layers, history.experts}, cells = history.layers * history.experts;
     uint64_t steps = (uint64_t)history.open_steps;
     for (int64_t row = 0; row < history.rows; row++) steps += (uint64_t)history.steps[row];
-    hasher_add(hasher, shape, sizeof shape);
-    hasher_add(hasher, &steps, sizeof steps);
-    for (int64_t cell = 0; cell < cells; cell++) {
-        uint64_t total[] = {(uint64_t)history.open_routed[cell],
-                            (uint64_t)history.open_dropped[cell]};
-        for (int64_t row = 0; row < history.rows; row++) {
-            total[0] += (uint64_t)history.routed[row * cells + cell];
-            total[1] += (uint64_t)history.dropped[row * cells + cell];
-        }
-        hasher_add(hasher, total, sizeof total);
+    const UtilizationSeries none = {0}, *left[UTILIZATION_SERIES_MAX + 1];
+    int count = 0;
+    for (int i = history.series_count - 1; i >= 0; i--) // the file's are in ascending order
+        if (history.series[i].kind == STATISTICS_COUNTS) left[count++] = &history.series[i];
+    if (count == 0) left[count++] = &none;
+    while (count > 0) {
+        int64_t layers = left[0]->layers, width = left[0]->width, shape[] = {layers, width};
+        const UtilizationSeries *together[UTILIZATION_SERIES_MAX + 1];
+        int members = 0, others = 0;
+        for (int i = 0; i < count; i++)
+            if (left[i]->layers == layers && left[i]->width == width)
+                together[members++] = left[i];
+            else
+                left[others++] = left[i];
+        hasher_add(hasher, shape, sizeof shape);
+        hasher_add(hasher, &steps, sizeof steps);
+        for (int64_t cell = 0; cell < layers * width; cell++)
+            for (int i = 0; i < members; i++) {
+                uint64_t total = total_of(&history, together[i], cell);
+                hasher_add(hasher, &total, sizeof total);
+            }
+        count = others;
     }
     utilization_free(&history);
     return true;

@@ -45,24 +45,30 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]) {
     about[5] = whole_tensor("about/evaluation_due", I64, 1, 1, 1, 1, &state->evaluation_due);
 }
 
-void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]) {
-    UtilizationHistory *h = history;
-    int64_t R = h->rows, L = h->layers, E = h->experts;
-    SavedTensor tensors[] = {
-        whole_tensor("utilization/step", I64, 1, R, 1, 1, h->step),
-        whole_tensor("utilization/steps", I64, 1, R, 1, 1, h->steps),
-        whole_tensor("utilization/routed", I64, 3, R, L, E, h->routed),
-        whole_tensor("utilization/dropped", I64, 3, R, L, E, h->dropped),
-        whole_tensor("utilization/weight_mass", F64, 3, R, L, E, h->weight_mass),
-        whole_tensor("utilization/entropy", F64, 2, R, L, 1, h->entropy),
-        whole_tensor("utilization/open/steps", I64, 1, 1, 1, 1, &h->open_steps),
-        whole_tensor("utilization/open/routed", I64, 2, L, E, 1, h->open_routed),
-        whole_tensor("utilization/open/dropped", I64, 2, L, E, 1, h->open_dropped),
-        whole_tensor("utilization/open/weight_mass", F64, 2, L, E, 1, h->open_weight_mass),
-        whole_tensor("utilization/open/entropy", F64, 1, L, 1, 1, h->open_entropy),
-    };
-    _Static_assert(sizeof tensors / sizeof *tensors == UTILIZATION_TENSORS, "all of them");
-    memcpy(out, tensors, sizeof tensors);
+// A dataset of a series: "utilization/" and what stands before its name.
+static SavedTensor series_tensor(const UtilizationSeries *series, const char *before, DType dtype,
+                                 int rank, int64_t n0, int64_t n1, int64_t n2, void *data) {
+    SavedTensor tensor = whole_tensor("", dtype, rank, n0, n1, n2, data);
+    snprintf(tensor.name, sizeof tensor.name, "utilization/%s%s", before, series->name);
+    return tensor;
+}
+
+int utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS_MAX]) {
+    int64_t rows = history->rows;
+    int count = 0;
+    out[count++] = whole_tensor("utilization/step", I64, 1, rows, 1, 1, history->step);
+    out[count++] = whole_tensor("utilization/steps", I64, 1, rows, 1, 1, history->steps);
+    out[count++] = whole_tensor("utilization/open/steps", I64, 1, 1, 1, 1, &history->open_steps);
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        int64_t L = series->layers, W = series->width;
+        DType dtype = series->kind == STATISTICS_COUNTS ? I64 : F64;
+        int axes = series->kind == STATISTICS_SCALAR ? 1 : 2; // of one row
+        out[count++] = series_tensor(series, "", dtype, axes + 1, rows, L, W, series->rows);
+        out[count++] = series_tensor(series, "open/", dtype, axes, L, W, 1, series->open);
+        out[count++] = series_tensor(series, "layers/", I64, 2, L, 2, 1, series->of);
+    }
+    return count;
 }
 
 SavedTensor text_tensor(const char *name, const char *text) {
@@ -167,6 +173,14 @@ static bool check_history(const UtilizationHistory *history, Error *err) {
             return error_set(err, EXIT_CHECKPOINT,
                              "utilization/step goes from %lld to %lld, but must rise",
                              (long long)history->step[row - 1], (long long)history->step[row]);
+    for (int i = 0; i < history->series_count; i++) {
+        const UtilizationSeries *series = &history->series[i];
+        for (int64_t layer = 0; layer < series->layers; layer++)
+            if (series->of[layer].values > series->width)
+                return error_set(
+                    err, EXIT_CHECKPOINT, "utilization/layers/%s gives a layer %lld of %lld values",
+                    series->name, (long long)series->of[layer].values, (long long)series->width);
+    }
     return true;
 }
 
@@ -184,25 +198,74 @@ bool state_read(CheckpointFile *file, TrainState *state, Error *err) {
     return true;
 }
 
+// What the file has of the series: every "utilization/NAME" but the two that number the rows.
+static bool list_series(const Manifest *manifest, UtilizationHistory *history, Error *err) {
+    const char group[] = "utilization/";
+    for (int64_t i = 0; i < manifest->count; i++) {
+        const Dataset *dataset = &manifest->datasets[i];
+        const char *name = dataset->name + sizeof group - 1;
+        if (strncmp(dataset->name, group, sizeof group - 1) != 0 || strchr(name, '/') ||
+            strcmp(name, "step") == 0 || strcmp(name, "steps") == 0)
+            continue;
+        bool counts = dataset->dtype == I64 && dataset->rank == 3;
+        if ((dataset->dtype != F64 && !counts) || dataset->rank < 2 ||
+            strlen(name) >= STATISTICS_NAME_BYTES ||
+            history->series_count == UTILIZATION_SERIES_MAX)
+            return error_set(err, EXIT_CHECKPOINT, "%s is no table of rows and layers",
+                             dataset->name);
+        UtilizationSeries *series = &history->series[history->series_count++];
+        series->kind = counts               ? STATISTICS_COUNTS
+                       : dataset->rank == 2 ? STATISTICS_SCALAR
+                                            : STATISTICS_VECTOR;
+        snprintf(series->name, sizeof series->name, "%s", name);
+        series->layers = dataset->shape[1];
+        series->width = dataset->shape[2];
+    }
+    return true;
+}
+
+// Files of earlier programs do not name the layers: they count them, all of the same width.
+static void drop_unnamed_layers(const Manifest *manifest, SavedTensor *tensors, int *count) {
+    const char group[] = "utilization/layers/";
+    int kept = 0;
+    for (int i = 0; i < *count; i++)
+        if (strncmp(tensors[i].name, group, sizeof group - 1) != 0 ||
+            manifest_find(manifest, tensors[i].name))
+            tensors[kept++] = tensors[i];
+    *count = kept;
+}
+
+static void number_layers(UtilizationHistory *history) {
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        series->of = calloc((size_t)series->layers + 1, sizeof *series->of);
+        CHECK_MEMORY(series->of, "no memory for %lld layers", (long long)series->layers);
+        for (int64_t layer = 0; layer < series->layers; layer++)
+            series->of[layer] = (UtilizationLayer){layer, series->width};
+    }
+}
+
 bool utilization_read(CheckpointFile *file, UtilizationHistory *history, Error *err) {
     const Dataset *step = manifest_find(&file->manifest, "utilization/step");
-    const Dataset *open_routed = manifest_find(&file->manifest, "utilization/open/routed");
-    if (!step || !open_routed)
-        return error_set(err, EXIT_CHECKPOINT, "the utilization history is missing");
+    if (!step) return error_set(err, EXIT_CHECKPOINT, "the utilization history is missing");
     // All sizes are compared with what is in the file before memory is taken for them.
-    UtilizationHistory read = {
-        .rows = step->shape[0], .layers = open_routed->shape[0], .experts = open_routed->shape[1]};
-    SavedTensor tensors[UTILIZATION_TENSORS];
-    utilization_tensors(&read, tensors);
-    for (int i = 0; i < UTILIZATION_TENSORS; i++)
+    UtilizationHistory read = {.rows = step->shape[0]};
+    if (!list_series(&file->manifest, &read, err)) return false;
+    SavedTensor tensors[UTILIZATION_TENSORS_MAX];
+    int count = utilization_tensors(&read, tensors);
+    drop_unnamed_layers(&file->manifest, tensors, &count);
+    for (int i = 0; i < count; i++)
         if (!dataset_of_tensor(&file->manifest, &tensors[i], err)) return false;
 
-    utilization_init(&read, read.layers, read.experts);
+    number_layers(&read);
+    read.rows = 0; // there is no memory for them yet
+    utilization_allocate(&read);
     utilization_reserve(&read, step->shape[0]);
     read.rows = step->shape[0];
-    utilization_tensors(&read, tensors);
-    bool ok = read_whole_tensors(file, tensors, UTILIZATION_TENSORS, err) &&
-              check_counts(tensors, UTILIZATION_TENSORS, err) && check_history(&read, err);
+    count = utilization_tensors(&read, tensors);
+    drop_unnamed_layers(&file->manifest, tensors, &count);
+    bool ok = read_whole_tensors(file, tensors, count, err) && check_counts(tensors, count, err) &&
+              check_history(&read, err);
     if (ok)
         *history = read;
     else

@@ -7,12 +7,12 @@
 #include "checkpoint/checkpoint_file.h"
 
 enum { COMPUTED_TENSORS = 8, RUN_TENSORS = 6, STATE_TENSORS = COMPUTED_TENSORS + RUN_TENSORS };
-enum { UTILIZATION_TENSORS = 11 };
+enum { UTILIZATION_TENSORS_MAX = 3 + 3 * UTILIZATION_SERIES_MAX };
 
-// "state/…", then what "about/…" tells of the run, and "utilization/…": whole tensors over the
-// fields of the structs.
+// "state/…", then what "about/…" tells of the run, and "utilization/…", of which there are as many
+// as returned: whole tensors over the fields of the structs.
 void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]);
-void utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS]);
+int utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS_MAX]);
 SavedTensor text_tensor(const char *name, const char *text); // u8, without the NUL
 
 // Reading them back; the results are set on success only. Numbers that cannot be (negative counts,

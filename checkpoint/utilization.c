@@ -1,16 +1,16 @@
 #include "checkpoint/utilization.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/check.h"
+#include "kernels/log.h"
 
-// Zeroed; never NULL, also for nothing.
-static void *allocate(int64_t count, size_t item_bytes) {
-    void *memory = calloc((size_t)count + 1, item_bytes);
-    CHECK_MEMORY(memory, "no memory for %lld values of the utilization history", (long long)count);
-    return memory;
-}
+// ---- shape and memory ---------------------------------------------------------------------------
+
+enum { VALUE_BYTES = 8 }; // of counts and of doubles
+_Static_assert(sizeof(int64_t) == VALUE_BYTES && sizeof(double) == VALUE_BYTES, "moved as bytes");
 
 static void *grow(void *memory, int64_t count, size_t item_bytes) {
     memory = realloc(memory, ((size_t)count + 1) * item_bytes);
@@ -18,129 +18,249 @@ static void *grow(void *memory, int64_t count, size_t item_bytes) {
     return memory;
 }
 
-static size_t row_bytes(int64_t layers, int64_t experts) {
-    size_t cells = (size_t)(layers * experts);
-    return cells * (2 * sizeof(int64_t) + sizeof(double)) + (size_t)layers * sizeof(double) +
-           2 * sizeof(int64_t);
+static int64_t cells_of(const UtilizationSeries *series) {
+    return series->layers * series->width;
 }
 
-int64_t utilization_room(int64_t layers, int64_t experts) {
-    const int64_t most_rows = 4096, least_rows = 8; // merging wants four at least
-    const size_t most_bytes = (size_t)256 << 20;
-    int64_t rows = (int64_t)(most_bytes / row_bytes(layers, experts)) / 4 * 4;
-    return rows > most_rows ? most_rows : rows < least_rows ? least_rows : rows;
+static UtilizationSeries *series_of(UtilizationHistory *history, const StatisticsColumn *column) {
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        if (strcmp(series->name, column->name) != 0) continue;
+        CHECK(series->kind == column->kind, "%s is of two kinds", series->name);
+        return series;
+    }
+    CHECK(history->series_count < UTILIZATION_SERIES_MAX, "more than %d names of columns",
+          UTILIZATION_SERIES_MAX);
+    UtilizationSeries *series = &history->series[history->series_count++];
+    *series = (UtilizationSeries){.kind = column->kind};
+    snprintf(series->name, sizeof series->name, "%s", column->name);
+    return series;
 }
 
-size_t utilization_bytes(int64_t layers, int64_t experts) {
-    return (size_t)(utilization_room(layers, experts) + 1) * row_bytes(layers, experts);
+void utilization_shape(UtilizationHistory *history, const StatisticsColumn *columns, int count) {
+    *history = (UtilizationHistory){0};
+    for (int i = 0; i < count; i++) {
+        const StatisticsColumn *column = &columns[i];
+        if (column->layer == STATISTICS_MODEL) continue;
+        UtilizationSeries *series = series_of(history, column);
+        int64_t layer = series->layers++;
+        series->of = grow(series->of, layer + 1, sizeof *series->of);
+        series->first = grow(series->first, layer + 1, sizeof *series->first);
+        series->of[layer] = (UtilizationLayer){column->layer, column->count};
+        series->first[layer] = column->first;
+        if (column->count > series->width) series->width = column->count;
+    }
 }
 
-void utilization_init(UtilizationHistory *history, int64_t layers, int64_t experts) {
-    *history = (UtilizationHistory){
-        .layers = layers,
-        .experts = experts,
-        .open_routed = allocate(layers * experts, sizeof(int64_t)),
-        .open_dropped = allocate(layers * experts, sizeof(int64_t)),
-        .open_weight_mass = allocate(layers * experts, sizeof(double)),
-        .open_entropy = allocate(layers, sizeof(double)),
-    };
-    utilization_reserve(history, utilization_room(layers, experts));
+void utilization_allocate(UtilizationHistory *history) {
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        series->open = calloc((size_t)cells_of(series) + 1, VALUE_BYTES);
+        CHECK_MEMORY(series->open, "no memory for %lld values of a step",
+                     (long long)cells_of(series));
+    }
+    utilization_reserve(history, utilization_room(history));
 }
 
 void utilization_free(UtilizationHistory *history) {
+    for (int i = 0; i < history->series_count; i++) {
+        free(history->series[i].of);
+        free(history->series[i].first);
+        free(history->series[i].rows);
+        free(history->series[i].open);
+    }
     free(history->step);
     free(history->steps);
-    free(history->routed);
-    free(history->dropped);
-    free(history->weight_mass);
-    free(history->entropy);
-    free(history->open_routed);
-    free(history->open_dropped);
-    free(history->open_weight_mass);
-    free(history->open_entropy);
     *history = (UtilizationHistory){0};
 }
 
 void utilization_reserve(UtilizationHistory *history, int64_t rows) {
     if (rows <= history->capacity) return;
-    int64_t cells = rows * history->layers * history->experts;
     history->step = grow(history->step, rows, sizeof *history->step);
     history->steps = grow(history->steps, rows, sizeof *history->steps);
-    history->routed = grow(history->routed, cells, sizeof *history->routed);
-    history->dropped = grow(history->dropped, cells, sizeof *history->dropped);
-    history->weight_mass = grow(history->weight_mass, cells, sizeof *history->weight_mass);
-    history->entropy = grow(history->entropy, rows * history->layers, sizeof *history->entropy);
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        series->rows = grow(series->rows, rows * cells_of(series), VALUE_BYTES);
+    }
     history->capacity = rows;
 }
 
-void utilization_add(UtilizationHistory *history, const int64_t *routed, const int64_t *dropped,
-                     const double *weight_mass, const double *entropy) {
-    for (int64_t cell = 0; cell < history->layers * history->experts; cell++) {
-        history->open_routed[cell] += routed[cell];
-        history->open_dropped[cell] += dropped[cell];
-        history->open_weight_mass[cell] += weight_mass[cell];
+static size_t row_bytes(const UtilizationHistory *history) {
+    size_t bytes = 2 * sizeof(int64_t);
+    for (int i = 0; i < history->series_count; i++)
+        bytes += (size_t)cells_of(&history->series[i]) * VALUE_BYTES;
+    return bytes;
+}
+
+int64_t utilization_room(const UtilizationHistory *history) {
+    const int64_t most_rows = 4096, least_rows = 8; // merging wants four at least
+    const size_t most_bytes = (size_t)256 << 20;
+    int64_t rows = (int64_t)(most_bytes / row_bytes(history)) / 4 * 4;
+    return rows > most_rows ? most_rows : rows < least_rows ? least_rows : rows;
+}
+
+size_t utilization_bytes(const UtilizationHistory *history) {
+    return (size_t)(utilization_room(history) + 1) * row_bytes(history);
+}
+
+const UtilizationSeries *utilization_find(const UtilizationHistory *history, const char *name) {
+    for (int i = 0; i < history->series_count; i++)
+        if (strcmp(history->series[i].name, name) == 0) return &history->series[i];
+    return NULL;
+}
+
+// ---- steps and rows -----------------------------------------------------------------------------
+
+void utilization_add(UtilizationHistory *history, const double *sums, const int64_t *counts) {
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        for (int64_t layer = 0; layer < series->layers; layer++) {
+            int64_t to = layer * series->width, from = series->first[layer];
+            for (int64_t v = 0; v < series->of[layer].values; v++) {
+                if (series->kind == STATISTICS_COUNTS)
+                    ((int64_t *)series->open)[to + v] += counts[from + v];
+                else
+                    ((double *)series->open)[to + v] += sums[from + v];
+            }
+        }
     }
-    for (int64_t layer = 0; layer < history->layers; layer++)
-        history->open_entropy[layer] += entropy[layer];
     history->open_steps++;
 }
 
-// Row `to` becomes the sum of the rows first and first + 1; to <= first.
-static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
-    int64_t layers = history->layers, cells = layers * history->experts, next = first + 1;
-    double steps = (double)history->steps[first], more = (double)history->steps[next];
-    for (int64_t layer = 0; layer < layers; layer++)
-        history->entropy[to * layers + layer] = (history->entropy[first * layers + layer] * steps +
-                                                 history->entropy[next * layers + layer] * more) /
-                                                (steps + more);
-    for (int64_t cell = 0; cell < cells; cell++) {
-        history->routed[to * cells + cell] =
-            history->routed[first * cells + cell] + history->routed[next * cells + cell];
-        history->dropped[to * cells + cell] =
-            history->dropped[first * cells + cell] + history->dropped[next * cells + cell];
-        history->weight_mass[to * cells + cell] =
-            history->weight_mass[first * cells + cell] + history->weight_mass[next * cells + cell];
-    }
-    history->steps[to] = history->steps[first] + history->steps[next];
-    history->step[to] = history->step[next];
+// Row `to` of a series becomes the rows first and first + 1 together; to <= first.
+static void merge_counts(UtilizationSeries *series, int64_t to, int64_t first) {
+    int64_t cells = cells_of(series);
+    int64_t *sum = (int64_t *)series->rows + to * cells;
+    const int64_t *a = (int64_t *)series->rows + first * cells, *b = a + cells;
+    for (int64_t c = 0; c < cells; c++) sum[c] = a[c] + b[c];
+}
+static void merge_sums(UtilizationSeries *series, int64_t to, int64_t first) {
+    int64_t cells = cells_of(series);
+    double *sum = (double *)series->rows + to * cells;
+    const double *a = (double *)series->rows + first * cells, *b = a + cells;
+    for (int64_t c = 0; c < cells; c++) sum[c] = a[c] + b[c];
+}
+static void merge_means(UtilizationSeries *series, int64_t to, int64_t first, double steps,
+                        double more) {
+    int64_t cells = cells_of(series);
+    double *mean = (double *)series->rows + to * cells;
+    const double *a = (double *)series->rows + first * cells, *b = a + cells;
+    for (int64_t c = 0; c < cells; c++) mean[c] = (a[c] * steps + b[c] * more) / (steps + more);
 }
 
-static void move_rows(void *column, int64_t to, int64_t from, int64_t rows, int64_t items) {
-    char *bytes = column; // all columns have items of 8 bytes
-    memmove(bytes + to * items * 8, bytes + from * items * 8, (size_t)(rows * items) * 8);
+static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
+    int64_t *steps = history->steps;
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *series = &history->series[i];
+        switch (series->kind) {
+        case STATISTICS_COUNTS:
+            merge_counts(series, to, first);
+            break;
+        case STATISTICS_VECTOR:
+            merge_sums(series, to, first);
+            break;
+        case STATISTICS_SCALAR:
+            merge_means(series, to, first, (double)steps[first], (double)steps[first + 1]);
+            break;
+        }
+    }
+    steps[to] = steps[first] + steps[first + 1];
+    history->step[to] = history->step[first + 1];
+}
+
+static void move_rows(void *column, int64_t to, int64_t from, int64_t rows, int64_t cells) {
+    char *bytes = column;
+    memmove(bytes + to * cells * VALUE_BYTES, bytes + from * cells * VALUE_BYTES,
+            (size_t)(rows * cells) * VALUE_BYTES);
 }
 
 // Halves the number of the older half of the rows.
 static void merge_older_half(UtilizationHistory *history) {
-    int64_t layers = history->layers, cells = layers * history->experts;
     int64_t merged = history->rows / 4, rest = history->rows - 2 * merged;
     for (int64_t row = 0; row < merged; row++) merge_rows(history, row, 2 * row);
     move_rows(history->step, merged, 2 * merged, rest, 1);
     move_rows(history->steps, merged, 2 * merged, rest, 1);
-    move_rows(history->routed, merged, 2 * merged, rest, cells);
-    move_rows(history->dropped, merged, 2 * merged, rest, cells);
-    move_rows(history->weight_mass, merged, 2 * merged, rest, cells);
-    move_rows(history->entropy, merged, 2 * merged, rest, layers);
+    for (int i = 0; i < history->series_count; i++)
+        move_rows(history->series[i].rows, merged, 2 * merged, rest, cells_of(&history->series[i]));
     history->rows = merged + rest;
+}
+
+static void close_series(UtilizationSeries *series, int64_t row, double steps) {
+    int64_t cells = cells_of(series);
+    size_t bytes = (size_t)cells * VALUE_BYTES;
+    if (series->kind == STATISTICS_SCALAR)
+        for (int64_t c = 0; c < cells; c++) ((double *)series->open)[c] /= steps;
+    memcpy((char *)series->rows + (size_t)row * bytes, series->open, bytes);
+    memset(series->open, 0, bytes);
 }
 
 void utilization_close_row(UtilizationHistory *history, int64_t step) {
     if (history->open_steps == 0) return;
-    int64_t room = utilization_room(history->layers, history->experts);
+    int64_t room = utilization_room(history);
     while (history->rows >= room) merge_older_half(history);
-    int64_t row = history->rows++, layers = history->layers, cells = layers * history->experts;
+    int64_t row = history->rows++;
     history->step[row] = step;
     history->steps[row] = history->open_steps;
-    memcpy(history->routed + row * cells, history->open_routed, (size_t)cells * sizeof(int64_t));
-    memcpy(history->dropped + row * cells, history->open_dropped, (size_t)cells * sizeof(int64_t));
-    memcpy(history->weight_mass + row * cells, history->open_weight_mass,
-           (size_t)cells * sizeof(double));
-    for (int64_t layer = 0; layer < layers; layer++)
-        history->entropy[row * layers + layer] =
-            history->open_entropy[layer] / (double)history->open_steps;
+    for (int i = 0; i < history->series_count; i++)
+        close_series(&history->series[i], row, (double)history->open_steps);
     history->open_steps = 0;
-    memset(history->open_routed, 0, (size_t)cells * sizeof(int64_t));
-    memset(history->open_dropped, 0, (size_t)cells * sizeof(int64_t));
-    memset(history->open_weight_mass, 0, (size_t)cells * sizeof(double));
-    memset(history->open_entropy, 0, (size_t)layers * sizeof(double));
+}
+
+// ---- going on -----------------------------------------------------------------------------------
+
+static bool check_same_layers(const UtilizationSeries *file, const UtilizationSeries *here,
+                              Error *err) {
+    bool same = file->kind == here->kind && file->layers == here->layers;
+    for (int64_t layer = 0; same && layer < here->layers; layer++) {
+        // Files of earlier programs count the layers that have it instead of naming them.
+        bool named = file->of[layer].number == here->of[layer].number;
+        same = file->of[layer].values == here->of[layer].values &&
+               (named || file->of[layer].number == layer);
+    }
+    return same ||
+           error_set(err, EXIT_CHECKPOINT,
+                     "utilization/%s has %lld layers of up to %lld values in the checkpoint "
+                     "and other ones, %lld of up to %lld, here",
+                     here->name, (long long)file->layers, (long long)file->width,
+                     (long long)here->layers, (long long)here->width);
+}
+
+static void fill_unknown(const UtilizationSeries *series, void *values, int64_t rows) {
+    for (int64_t i = 0; i < rows * cells_of(series); i++) {
+        if (series->kind == STATISTICS_COUNTS)
+            ((int64_t *)values)[i] = 0;
+        else
+            ((double *)values)[i] = NAN;
+    }
+}
+
+bool utilization_continue(UtilizationHistory *history, const UtilizationHistory *from, Error *err) {
+    for (int i = 0; i < history->series_count; i++) {
+        const UtilizationSeries *here = &history->series[i];
+        const UtilizationSeries *file = utilization_find(from, here->name);
+        if (file && !check_same_layers(file, here, err)) return false;
+    }
+    for (int i = 0; i < from->series_count; i++)
+        if (from->series[i].layers > 0 && !utilization_find(history, from->series[i].name))
+            log_warn("the checkpoint's utilization/%s is of no layer of this model and ends here",
+                     from->series[i].name);
+
+    utilization_reserve(history, from->rows);
+    history->rows = from->rows;
+    history->open_steps = from->open_steps;
+    memcpy(history->step, from->step, (size_t)from->rows * sizeof *history->step);
+    memcpy(history->steps, from->steps, (size_t)from->rows * sizeof *history->steps);
+    for (int i = 0; i < history->series_count; i++) {
+        UtilizationSeries *here = &history->series[i];
+        const UtilizationSeries *file = utilization_find(from, here->name);
+        size_t bytes = (size_t)cells_of(here) * VALUE_BYTES;
+        if (file) {
+            memcpy(here->rows, file->rows, (size_t)from->rows * bytes);
+            memcpy(here->open, file->open, bytes);
+        } else {
+            fill_unknown(here, here->rows, from->rows);
+            fill_unknown(here, here->open, from->open_steps > 0 ? 1 : 0);
+        }
+    }
+    return true;
 }

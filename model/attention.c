@@ -14,7 +14,7 @@ typedef struct Attention {
 
 static AttentionRule attention_rule(const Work *work) {
     AttentionShape s = work->config->attention.shape;
-    return (AttentionRule){s, work->T, (float)(1.0 / sqrt((double)s.d_head))};
+    return (AttentionRule){s, work->shape.T, (float)(1.0 / sqrt((double)s.d_head))};
 }
 
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
@@ -45,7 +45,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     (void)stats;
     Attention *a = self;
     AttentionShape s = work->config->attention.shape;
-    int64_t N = work->N, W = attention_qkv_width(s);
+    int64_t N = work->shape.N, W = attention_qkv_width(s);
     a->qkv_rows = arena_2d(activations, work->storage, N, W);
     a->heads = arena_2d(activations, work->storage, N, s.heads * s.d_value);
     a->lse = arena_2d(activations, F32, N, s.heads);
@@ -58,10 +58,11 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
 static void cost(const void *self, const Work *work, LayerCost *cost) {
     (void)self;
     AttentionShape s = work->config->attention.shape;
-    double heads = (double)s.heads, mean_keys = (double)(work->T + 1) / 2; // causal: half of them
+    double mean_keys = (double)(work->shape.T + 1) / 2; // causal: half of them
+    double keys = (double)s.heads * mean_keys * (double)(s.d_head + s.d_value);
     double weights =
         (double)work->config->d_model * (double)(attention_qkv_width(s) + s.heads * s.d_value);
-    cost->flops_per_token += 2 * (weights + heads * mean_keys * (double)(s.d_head + s.d_value));
+    cost->flops_per_token += 2 * (weights + keys);
     cost->scratch.attention = s;
 }
 
@@ -71,7 +72,8 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     AttentionShape s = work->config->attention.shape;
     a->x = x;
     linear_forward(work, a->qkv, a->qkv_rows, x);
-    rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, work->T, 0, false);
+    rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, work->shape.T, 0,
+         false);
     attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(work));
     linear_forward(work, a->output, out, a->heads);
 }
@@ -82,7 +84,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     linear_backward(work, a->output, a->dheads, dout, a->heads);
     attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
                        attention_rule(work));
-    rope(work->dev, a->dqkv, s, work->rope->cosines, work->rope->sines, work->T, 0, true);
+    rope(work->dev, a->dqkv, s, work->rope->cosines, work->rope->sines, work->shape.T, 0, true);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
 

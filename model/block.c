@@ -34,7 +34,7 @@ static void layout_layer(Layer *layer, Work *work, Statistics *stats, Arena *act
 
 void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Arena *activations,
                   Arena *scratch) {
-    int64_t N = work->N, D = work->config->d_model;
+    int64_t N = work->shape.N, D = work->config->d_model;
     size_t mark = arena_mark(scratch);
     block->branch = arena_2d(scratch, work->storage, N, D);
     if (work->storage != F32) block->dout = arena_2d(scratch, work->storage, N, D);

@@ -1,38 +1,30 @@
 #include "model/dispatch.h"
 
-// Rows of one (expert, shard) when every expert takes its whole capacity from every shard.
-static int64_t padded_room(const Work *work, MoeShape shape) {
-    int64_t groups = routing_groups(work);
-    return moe_capacity(&work->config->moe, shape, work->N / groups) * (groups / work->shards);
-}
-
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
 static int64_t most_rows(const Dispatch *d, const Work *work) {
-    int64_t K = d->shape.top_k, local_experts = d->shape.experts / work->ep_size;
-    if (d->room >= 0) return d->room * work->shards * work->ep_size * local_experts;
-    int64_t choices = K < local_experts ? K : local_experts;
-    int64_t rows = work->even_routing ? work->N * K : work->N * work->ep_size * choices;
-    int64_t groups = routing_groups(work);
-    int64_t capacity = moe_capacity(&work->config->moe, d->shape, work->N / groups);
-    if (capacity < 0) return rows;
-    int64_t limit = capacity * groups * work->ep_size * local_experts;
+    int64_t E = d->shape.E, K = d->shape.K, N = work->shape.N, ep = work->shape.ep_size;
+    if (d->room >= 0) return d->room * work->shape.shards * E;
+    int64_t choices = K < E / ep ? K : E / ep;
+    int64_t rows = work->even_routing ? N * K : N * ep * choices;
+    if (d->shape.capacity < 0) return rows;
+    int64_t limit = d->shape.capacity * d->shape.groups * E;
     return limit < rows ? limit : rows;
 }
 
 // As many as were asked for at most, each with the same number of experts.
 static int64_t chunks_of(const Dispatch *d, const Work *work) {
-    if (work->ep_size == 1) return 1;
-    int64_t local_experts = d->shape.experts / work->ep_size, chunks = work->chunks;
+    if (work->shape.ep_size == 1) return 1;
+    int64_t local_experts = d->shape.E / work->shape.ep_size, chunks = work->shape.chunks;
     while (chunks > 1 && (local_experts % chunks != 0 || chunks > CHUNKS_MAX)) chunks--;
     return chunks;
 }
 
 // The three parts of `totals`; they lie where it lies.
 static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work) {
-    int64_t chunks = d->chunks, ep = work->ep_size;
-    int64_t offsets = d->shape.experts / ep * work->expert_parts + 1;
+    int64_t chunks = d->chunks, ep = work->shape.ep_size;
+    int64_t offsets = d->shape.E / ep * work->shape.expert_parts + 1;
     return (ExchangePlan){
         .offsets = tensor_range(totals, 0, offsets),
         .send_rows = tensor_reshape_2d(tensor_range(totals, offsets, chunks * ep), chunks, ep),
@@ -41,19 +33,18 @@ static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work)
     };
 }
 
-void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations) {
-    const MoeConfig *moe = &work->config->moe;
-    int64_t E = shape.experts, ep = work->ep_size;
+void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations) {
+    int64_t E = shape.E, ep = work->shape.ep_size;
     d->shape = shape;
-    d->room = moe->dispatch == DISPATCH_PADDED ? padded_room(work, shape) : -1;
+    d->room = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
     d->max_rows = most_rows(d, work);
-    d->max_sent = d->room >= 0 ? E * work->shards * d->room : work->N * shape.top_k;
+    d->max_sent = d->room >= 0 ? E * work->shape.shards * d->room : work->shape.N * shape.K;
     int64_t chunks = d->chunks = chunks_of(d, work);
-    d->slot_row = arena_2d(activations, I32, work->N, shape.top_k);
+    d->slot_row = arena_2d(activations, I32, work->shape.N, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
-    d->counts = arena_2d(activations, I32, E, work->shards);
-    d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shards);
-    d->totals = arena_1d(activations, I64, E / ep * work->expert_parts + 1 + 2 * chunks * ep);
+    d->counts = arena_2d(activations, I32, E, work->shape.shards);
+    d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shape.shards);
+    d->totals = arena_1d(activations, I64, E / ep * work->shape.expert_parts + 1 + 2 * chunks * ep);
     d->host_totals = arena_mirror(work->host, d->totals);
     d->plan = parts_of(d, d->totals, work);
     d->host_plan = parts_of(d, d->host_totals, work);
@@ -64,24 +55,22 @@ void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations
     d->planned_for = -1;
 }
 
-bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err) {
+bool dispatch_check(const Dispatch *d, Error *err) {
     if (d->max_rows <= INT32_MAX && d->max_sent <= INT32_MAX) return true;
-    bool padded = moe->dispatch == DISPATCH_PADDED;
     return error_set(err, EXIT_CONFIG,
                      "a rank would send up to %lld and receive up to %lld rows in a micro-batch, "
                      "which are numbered with 32 bits; use %smore train.micro_batches or a "
                      "smaller train.batch",
                      (long long)d->max_sent, (long long)d->max_rows,
-                     padded ? "moe.dispatch=exact, a smaller moe.capacity_factor or "
-                              "moe.min_capacity, "
-                            : "");
+                     d->shape.padded ? "moe.dispatch=exact, a smaller moe.capacity_factor or "
+                                       "moe.min_capacity, "
+                                     : "");
 }
 
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {
-    if (work->ep_size == 1) return;
-    int64_t D = work->config->d_model;
-    d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, D);
-    d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, D);
+    if (work->shape.ep_size == 1) return;
+    d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, d->shape.width);
+    d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, d->shape.width);
 }
 
 static int64_t sum_of(Tensor x) {
@@ -93,8 +82,8 @@ static int64_t sum_of(Tensor x) {
 // From the counts to everything the host must know: the one place where it waits for the device in
 // a layer.
 static void plan_exchange(Dispatch *d, Work *work) {
-    int64_t ep = work->ep_size, chunks = d->chunks;
-    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->expert_parts);
+    int64_t ep = work->shape.ep_size, chunks = d->chunks;
+    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->shape.expert_parts);
     device_download(work->dev, d->host_totals, d->totals);
     d->sent = sum_of(d->host_plan.send_rows);
     d->received = sum_of(d->host_plan.receive_rows);
@@ -129,10 +118,10 @@ static void plan_padded(Dispatch *d, Work *work) {
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
     if (d->room >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
-    permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept, work->shards,
-                     d->room);
+    permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept,
+                     work->shape.shards, d->room);
     if (d->room >= 0) return;
-    if (work->ep_size > 1) {
+    if (work->shape.ep_size > 1) {
         all_to_all(work->groups.expert_parallel, d->all_counts, d->counts, TRAFFIC_COUNTS);
     } else {
         copy(work->dev, d->all_counts, d->counts);
@@ -141,8 +130,8 @@ void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
 }
 
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
-    int64_t experts = d->shape.experts / work->ep_size / d->chunks;
-    int64_t parts = work->expert_parts, first = chunk * experts;
+    int64_t experts = d->shape.E / work->shape.ep_size / d->chunks;
+    int64_t parts = work->shape.expert_parts, first = chunk * experts;
     return (ExpertChunk){
         .first_expert = first,
         .rows = {.groups = experts,
@@ -154,8 +143,8 @@ ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
 }
 
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
-    gather_rows(work->dev, work->ep_size == 1 ? expert_rows : d->sent_buffer, x, d->row_choice,
-                d->sent, d->shape.top_k);
+    gather_rows(work->dev, work->shape.ep_size == 1 ? expert_rows : d->sent_buffer, x,
+                d->row_choice, d->sent, d->shape.K);
 }
 
 // ---- several ranks ------------------------------------------------------------------------------
@@ -168,8 +157,8 @@ typedef struct Travel {
 
 static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
-    int64_t ep = work->ep_size;
-    int64_t segments = d->shape.experts / ep / d->chunks * work->expert_parts;
+    int64_t ep = work->shape.ep_size;
+    int64_t segments = d->shape.E / ep / d->chunks * work->shape.expert_parts;
     RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
                      tensor_i64(d->send_first) + chunk * ep};
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};

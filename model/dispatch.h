@@ -7,13 +7,13 @@
 //     ▲ all-to-all back                        │ reorder
 //   combine, in slot order   expert rows (R, D): (expert, shard, token, slot) over the whole group
 //
-// `exact` (moe.dispatch): only kept choices travel; counts go first, and the host waits for them.
-// `padded`: every expert takes its whole capacity from every shard, with zeros where choices are
-// missing, so that all sizes are known beforehand and the host waits for nothing. The order of an
-// expert's rows depends on shards, never on ranks.
+// Exact: only kept choices travel; counts go first, and the host waits for them. Padded: every
+// expert takes its whole capacity from every shard, with zeros where choices are missing, so that
+// all sizes are known beforehand and the host waits for nothing. The order of an expert's rows
+// depends on shards, never on ranks.
 //
 // Rows travel in chunks of experts: while one chunk's experts compute, the next chunk is on its way
-// (work->chunks). With one rank in the group the sent rows are the expert rows and nothing is
+// (work->shape.chunks). With one rank in the group the sent rows are the expert rows and nothing is
 // copied twice.
 #ifndef MOETRAIN_MODEL_DISPATCH_H
 #define MOETRAIN_MODEL_DISPATCH_H
@@ -22,12 +22,25 @@
 
 enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 
+// What travels where. A model may have several of different shapes: it knows nothing of what an
+// expert is.
+typedef struct DispatchShape {
+    int64_t E;        // experts that share the rows, on all ranks together
+    int64_t K;        // choices of a token
+    int64_t width;    // of a row
+    int64_t groups;   // routing groups of this rank's tokens
+    int64_t capacity; // of an expert in a routing group; -1: as many as choose it
+    bool padded;      // needs a capacity
+} DispatchShape;
+
 typedef struct Dispatch {
-    MoeShape shape;
-    int64_t max_rows;  // R at worst: what the buffers hold
-    int64_t max_sent;  // M: all rows that are sent when padded, at most when exact
-    int64_t chunks;    // of the exchange; 1 with one rank in the group
-    int64_t room;      // rows of each (expert, shard) when padded; -1: as many as there are
+    DispatchShape shape;
+    int64_t chunks;   // of the exchange; 1 with one rank in the group
+    int64_t room;     // rows of each (expert, shard) when padded; -1: as many as there are
+    int64_t max_rows; // R at worst: what the buffers hold
+    int64_t max_sent; // M: all rows that are sent when padded, at most when exact
+
+    // The present micro-batch, kept for its backward pass.
     Tensor slot_row;   // (N, K) i32: where a choice lies among the sent rows, -1 when dropped
     Tensor row_choice; // (M) i32: the choice of each sent row, -1 for padding
     Tensor counts;     // (E, S) i32: kept choices by expert and shard of this rank
@@ -38,18 +51,20 @@ typedef struct Dispatch {
     ExchangePlan plan;      // on the device
     ExchangePlan host_plan; // the three parts of it that the host knows too
     Tensor send_first;      // (chunks, ep) i64 on the host: first sent row of each
+    int64_t sent, received; // rows
     // padded: the plan is the same until the memory was used otherwise (work->memory_uses); -1:
     // none
     int64_t planned_for;
-    int64_t sent, received; // rows of this micro-batch
-    Tensor sent_buffer;     // (M, D) stored, scratch, only with several ranks in the group
-    Tensor received_buffer; // (R, D) stored, scratch, likewise
+
+    // Scratch, only with several ranks in the group: rows that leave, and that have arrived.
+    Tensor sent_buffer;     // (M, width) stored
+    Tensor received_buffer; // (R, width) stored
 } Dispatch;
 
-void dispatch_layout(Dispatch *d, MoeShape shape, Work *work, Arena *activations);
+void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations);
 // Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after
 // measuring. Not collective.
-bool dispatch_check(const Dispatch *d, const MoeConfig *moe, Error *err);
+bool dispatch_check(const Dispatch *d, Error *err);
 // The travel buffers live in scratch while the caller's layout holds its mark.
 void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch);
 
@@ -64,16 +79,16 @@ typedef struct ExpertChunk {
 } ExpertChunk;
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
 
-// The sent rows (M, D) of the tokens x (N, D): in sent_buffer, or with one rank in the group
+// The sent rows (M, width) of the tokens x (N, D): in sent_buffer, or with one rank in the group
 // straight in expert_rows.
 void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
 // Several ranks in the group only, chunk by chunk, the same chunks on every rank. Collective over
-// expert_parallel. The way there: rows in send order (M, D) set out, arrive, and are put into their
-// expert's order (R, D).
+// expert_parallel. The way there: rows in send order (M, width) set out, arrive, and are put into
+// their expert's order (R, width).
 Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind);
 void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows);
-// The way back: a chunk's expert rows (R, D) set out for their places among sent_rows (M, D);
-// collective_wait ends it.
+// The way back: a chunk's expert rows (R, width) set out for their places among sent_rows
+// (M, width); collective_wait ends it.
 Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
                         Tensor expert_rows, TrafficKind kind);
 

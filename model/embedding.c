@@ -24,7 +24,7 @@ void head_declare(Embedding *embedding, Work *work) {
 }
 
 void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch) {
-    int64_t N = work->N, D = work->config->d_model, V = work->config->vocab_size;
+    int64_t N = work->shape.N, D = work->config->d_model, V = work->config->vocab_size;
     embedding->out = arena_2d(activations, F32, N, D);
     size_t mark = arena_mark(scratch);
     embedding->order = arena_1d(scratch, I32, N + V + 1);
@@ -39,7 +39,7 @@ Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens) 
 
 void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout) {
     embedding_backward(work->dev, work_gradient(work, embedding->table), dout, embedding->tokens,
-                       work->dense_parts, embedding->order);
+                       work->shape.dense_parts, embedding->order);
 }
 
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {

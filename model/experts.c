@@ -1,11 +1,10 @@
 #include "model/experts.h"
 
-void experts_declare(Experts *experts, Work *work, int64_t layer) {
+void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    experts->shape = moe_shape(config, layer);
-    int64_t E = experts->shape.experts, D = config->d_model, F = experts->shape.d_ff;
+    int64_t E = shape.experts, D = config->d_model, F = experts->d_ff = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    double active = (double)experts->shape.top_k / (double)E;
+    double active = (double)shape.top_k / (double)E;
     experts->gate_up = param_add(work->params,
                                  (Param){.kind = PARAM_EXPERT,
                                          .rank = 3,
@@ -24,7 +23,7 @@ void experts_declare(Experts *experts, Work *work, int64_t layer) {
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch) {
-    int64_t F = experts->shape.d_ff;
+    int64_t F = experts->d_ff;
     int64_t wide = activation_input_width(work->config->activation, F);
     experts->hidden = arena_2d(activations, work->storage, max_rows, wide);
     size_t mark = arena_mark(scratch);

@@ -7,14 +7,16 @@
 #include "model/dispatch.h"
 
 typedef struct Experts {
-    MoeShape shape;
+    int64_t d_ff;      // F
     int gate_up, down; // parameters (E, 2F or F, D) and (E, D, F)
     Tensor hidden;     // (R, 2F or F) stored, before the activation; becomes its own gradient
-    Tensor activated;  // (R, F) scratch, recomputed in the backward pass
-    Tensor dactivated; // (R, F) scratch
+
+    // scratch
+    Tensor activated;  // (R, F), recomputed in the backward pass
+    Tensor dactivated; // (R, F)
 } Experts;
 
-void experts_declare(Experts *experts, Work *work, int64_t layer);
+void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer);
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch);
 // The experts of a chunk over its rows.   out, x (R, D) stored; x must stay until the backward pass

@@ -26,7 +26,7 @@ static void declare(void *self, Work *work, int64_t layer) {
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     (void)stats;
     FeedForward *ffn = self;
-    int64_t N = work->N, F = work->config->d_ff;
+    int64_t N = work->shape.N, F = work->config->d_ff;
     ffn->hidden = arena_2d(activations, work->storage, N,
                            activation_input_width(work->config->activation, F));
     size_t mark = arena_mark(scratch);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 static bool by_tree(const Work *work) {
-    return work->reduce_order == REDUCE_FIXED_TREE;
+    return work->shape.reduce_order == REDUCE_FIXED_TREE;
 }
 
 // ---- layout -------------------------------------------------------------------------------------
@@ -68,14 +68,14 @@ void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scr
     work->gradients = gradients->sum = current.params;
     work->head_gradient = current.head;
     gradients->waiting_count = 0;
-    for (int64_t m = work->micro_batches - 1; by_tree(work) && m > 0; m /= 2) {
+    for (int64_t m = work->shape.micro_batches - 1; by_tree(work) && m > 0; m /= 2) {
         CHECK(gradients->waiting_count < WAITING_MAX, "%lld micro-batches",
-              (long long)work->micro_batches);
+              (long long)work->shape.micro_batches);
         gradients->waiting[gradients->waiting_count++] = layout_set(gradients, work, arena);
     }
-    if (!by_tree(work) && work->micro_batches > 1)
+    if (!by_tree(work) && work->shape.micro_batches > 1)
         gradients->sum = param_set_layout(work->params, arena, F32);
-    bool trees = by_tree(work) && work->total_shards > work->shards;
+    bool trees = by_tree(work) && work->shape.ranks > 1;
     gradients->scratch = arena_1d(scratch, F32, trees ? (longest(gradients, work) + 1) / 2 : 0);
     if (gradients->pending) return;
     size_t most = (size_t)gradients->count * GRADIENT_RUNS + 1;
@@ -89,7 +89,7 @@ size_t gradients_host_bytes(const Gradients *gradients) {
 }
 
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
-    int replicas = (int)work->expert_replicas, world = replicas * (int)work->ep_size;
+    int replicas = (int)work->shape.expert_replicas, world = (int)work->shape.ranks;
     int64_t bytes = 0;
     for (int i = 0; i < gradients->count; i++) {
         const int64_t *elements = gradients->buckets[i].elements;
@@ -98,14 +98,14 @@ int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
     }
     if (!by_tree(work)) return bytes;
     bytes += all_reduce_sum_sent_bytes(world, tied_elements(gradients, work), F32);
-    return work->micro_batches * bytes;
+    return work->shape.micro_batches * bytes;
 }
 
 // ---- one micro-batch ----------------------------------------------------------------------------
 
 static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tensor x) {
-    gradients->pending[gradients->pending_count++] =
-        all_reduce_sum_begin(group, x, work->reduce_order, gradients->scratch, TRAFFIC_GRADIENTS);
+    gradients->pending[gradients->pending_count++] = all_reduce_sum_begin(
+        group, x, work->shape.reduce_order, gradients->scratch, TRAFFIC_GRADIENTS);
 }
 
 // Adds the head's share to the gradient of a tied table: by the fixed tree after both were summed
@@ -128,13 +128,13 @@ void gradients_ready(Gradients *gradients, Work *work, int bucket) {
         int64_t first = ready->first[run], elements = ready->elements[run];
         if (elements == 0) continue;
         Tensor x = tensor_range(work->gradients.run[run], first, elements);
-        if (!by_tree(work) && work->micro_batches > 1) {
+        if (!by_tree(work) && work->shape.micro_batches > 1) {
             Tensor sum = tensor_range(gradients->sum.run[run], first, elements);
-            if (work->micro_batch == 0)
+            if (work->step.micro_batch == 0)
                 copy(work->dev, sum, x);
             else
                 add(work->dev, sum, sum, x);
-            if (work->micro_batch < work->micro_batches - 1) continue;
+            if (work->step.micro_batch < work->shape.micro_batches - 1) continue;
             x = sum;
         }
         begin_sum(gradients, work,
@@ -146,10 +146,10 @@ void gradients_ready(Gradients *gradients, Work *work, int bucket) {
 // binary counter: the sum over an aligned block of 1, 2, 4, … waits until its other half is there.
 // After the last one all that waits is added up, so that the sum is the whole step's.
 static void accumulate(Gradients *gradients, Work *work) {
-    bool last = work->micro_batch == work->micro_batches - 1;
+    bool last = work->step.micro_batch == work->shape.micro_batches - 1;
     for (int level = 0; level < gradients->waiting_count; level++) {
         GradientSet *waiting = &gradients->waiting[level];
-        if (work->micro_batch >> level & 1) {
+        if (work->step.micro_batch >> level & 1) {
             for (int run = 0; run < GRADIENT_RUNS; run++)
                 add(work->dev, work->gradients.run[run], waiting->params.run[run],
                     work->gradients.run[run]);

@@ -4,51 +4,62 @@
 
 // ---- layout -------------------------------------------------------------------------------------
 
-static void set_work(Model *model, ModelSplit split) {
-    Work *work = &model->work;
-    const ModelConfig *config = &model->config;
+// The fixed groups of shards over which an expert's gradient is summed: in each micro-batch this
+// rank's expert_parallel group has an equal share of them.
+static int64_t expert_parts(const ModelConfig *config, ModelSplit split) {
+    int64_t replicas = split.ranks / split.expert_parallel;
+    int64_t pieces = replicas * split.micro_batches;
+    int64_t fixed_groups = config->moe.max_expert_replicas;
+    if (split.shard_rows) return split.shards / split.ranks * split.expert_parallel;
+    CHECK(model_moe_layers(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
+          "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
+          (long long)replicas, (long long)split.micro_batches, (long long)fixed_groups);
+    return split.fixed_tree && fixed_groups >= pieces ? fixed_groups / pieces : 1;
+}
+
+static RankShape rank_shape(const ModelConfig *config, ModelSplit split) {
     CHECK(split.shards % split.ranks == 0 && split.sequences % split.shards == 0 &&
               split.ranks % split.expert_parallel == 0,
           "%lld sequences, %lld shards, %lld ranks, expert_parallel %lld do not divide",
           (long long)split.sequences, (long long)split.shards, (long long)split.ranks,
           (long long)split.expert_parallel);
-    work->config = config;
-    work->host = &model->host_arena;
-    work->storage = split.storage;
-    work->ep_size = split.expert_parallel;
-    work->ep_rank = split.rank % split.expert_parallel;
-    work->chunks = split.chunks > 0 ? split.chunks : 1;
-    work->expert_replicas = split.ranks / split.expert_parallel;
-    work->B = split.sequences / split.ranks;
-    work->T = split.context;
-    work->N = work->B * work->T;
-    work->total_shards = split.shards;
-    work->shards = split.shards / split.ranks;
-    work->rank = split.rank;
-    work->micro_batches = split.micro_batches;
-    work->training = split.training;
-    work->even_routing = split.even_routing;
-    work->params = &model->params;
+    RankShape shape = {
+        .B = split.sequences / split.ranks,
+        .T = split.context,
+        .N = split.sequences / split.ranks * split.context,
+        .micro_batches = split.micro_batches,
+        .shards = split.shards / split.ranks,
+        .ranks = split.ranks,
+        .rank = split.rank,
+        .ep_size = split.expert_parallel,
+        .ep_rank = split.rank % split.expert_parallel,
+        .expert_replicas = split.ranks / split.expert_parallel,
+        .chunks = split.chunks > 0 ? split.chunks : 1,
+        .dense_parts = split.fixed_tree || split.shard_rows ? split.shards / split.ranks : 1,
+        .expert_parts = expert_parts(config, split),
+        .reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER,
+    };
+    shape.dense_offsets = calloc((size_t)shape.dense_parts + 1, sizeof *shape.dense_offsets);
+    CHECK_MEMORY(shape.dense_offsets, "no memory for %lld shards", (long long)shape.shards);
+    for (int64_t p = 0; p <= shape.dense_parts; p++)
+        shape.dense_offsets[p] = shape.N / shape.dense_parts * p;
+    return shape;
+}
 
-    // The fixed groups of shards over which an expert's gradient is summed: in each micro-batch
-    // this rank's expert_parallel group has an equal share of them.
-    int64_t pieces = work->expert_replicas * split.micro_batches;
-    int64_t fixed_groups = config->moe.max_expert_replicas;
-    CHECK(model_moe_layers(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
-          "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
-          (long long)work->expert_replicas, (long long)split.micro_batches,
-          (long long)fixed_groups);
-    work->expert_parts = split.fixed_tree && fixed_groups >= pieces ? fixed_groups / pieces : 1;
-    if (split.shard_rows) work->expert_parts = work->shards * work->ep_size;
-    work->dense_parts = split.fixed_tree || split.shard_rows ? work->shards : 1;
-    work->reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER;
-    work->dense_offsets = calloc((size_t)work->dense_parts + 1, sizeof *work->dense_offsets);
-    CHECK_MEMORY(work->dense_offsets, "no memory for %lld shards", (long long)work->shards);
-    for (int64_t p = 0; p <= work->dense_parts; p++)
-        work->dense_offsets[p] = work->N / work->dense_parts * p;
-
-    model->params.ep_size = work->ep_size;
-    model->params.ep_rank = work->ep_rank;
+static void set_work(Model *model, ModelSplit split, Device *dev) {
+    model->work = (Work){
+        .dev = dev,
+        .config = &model->config,
+        .host = &model->host_arena,
+        .storage = split.storage,
+        .training = split.training,
+        .even_routing = split.even_routing,
+        .shape = rank_shape(&model->config, split),
+        .params = &model->params,
+        .rope = &model->rope,
+    };
+    model->params.ep_size = model->work.shape.ep_size;
+    model->params.ep_rank = model->work.shape.ep_rank;
 }
 
 static void declare_params(Model *model) {
@@ -89,7 +100,7 @@ static void layout(Model *model) {
     layout_parameters(model);
     statistics_begin(&model->stats);
     if (work->training) gradients_layout(&model->gradients, work, &model->gradient_arena, scratch);
-    model->dx = arena_2d(scratch, F32, work->N, model->config.d_model);
+    model->dx = arena_2d(scratch, F32, work->shape.N, model->config.d_model);
     embedding_layout(&model->embedding, work, activations, scratch);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
@@ -108,8 +119,7 @@ static void measure(Model *model, const ModelConfig *config, ModelSplit split, D
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
     CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
     model->positions = split.positions > split.context ? split.positions : split.context;
-    model->work.dev = dev;
-    set_work(model, split);
+    set_work(model, split, dev);
     declare_params(model);
     arena_measure(&model->parameter_arena, "parameters", dev);
     arena_measure(&model->gradient_arena, "gradients", dev);
@@ -172,7 +182,7 @@ bool model_check(const Model *model, Error *err) {
 
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.groups = groups;
-    model->work.seed = seed;
+    model->work.step.seed = seed;
     model->work.params = &model->params;
     model->work.config = &model->config;
     model->work.host = &model->host_arena;
@@ -210,7 +220,7 @@ void model_free(Model *model) {
         block_free(&model->blocks[layer]);
     free(model->blocks);
     gradients_free(&model->gradients);
-    free(model->work.dense_offsets);
+    free(model->work.shape.dense_offsets);
     statistics_free(&model->stats);
     param_table_free(&model->params);
     *model = (Model){0};
@@ -253,11 +263,10 @@ static void backward(Model *model) {
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step) {
     Work *work = &model->work;
-    work->micro_batch = micro_batch;
-    work->drop_purpose = RNG_DROP;
-    work->step = step;
-    int64_t all_tokens = work->N / work->shards * work->total_shards;
-    work->first_token = micro_batch * all_tokens + work->rank * work->N;
+    work->step.micro_batch = micro_batch;
+    work->step.number = step;
+    work->step.first_token =
+        micro_batch * micro_batch_tokens(work) + work->shape.rank * work->shape.N;
     if (micro_batch == 0) statistics_clear(&model->stats, work->dev);
     forward(model, tokens);
     loss_forward_backward(&model->loss, work, &model->stats, targets);
@@ -272,8 +281,7 @@ void model_after_step(Model *model) {
 const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token) {
     Work *work = &model->work;
     CHECK(!work->training, "a model that trains is not evaluated");
-    work->drop_purpose = RNG_EVALUATION_DROP;
-    work->first_token = first_token;
+    work->step.first_token = first_token;
     if (model->owner) model->owner->work.memory_uses++;
     forward(model, tokens);
     return loss_of_tokens(&model->loss, work, targets);
@@ -321,7 +329,7 @@ void kv_cache_close(KvCache *cache) {
 
 Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position) {
     Work *work = &model->work;
-    CHECK(work->N == 1, "decoding wants one token, not %lld", (long long)work->N);
+    CHECK(work->shape.N == 1, "decoding wants one token, not %lld", (long long)work->shape.N);
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, token)};
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_decode(&model->blocks[layer], work, &model->stats, x, cache->layers[layer],
@@ -355,12 +363,12 @@ LayerCost model_cost(const Model *model) {
     double head = (double)model->config.d_model * (double)model->config.vocab_size;
     LayerCost cost = {
         .flops_per_token = 2 * head,
-        .scratch = {.N = work->N,
-                    .T = work->T,
+        .scratch = {.N = work->shape.N,
+                    .T = work->shape.T,
                     .D = model->config.d_model,
                     .V = model->config.vocab_size,
-                    .parts = larger(work->shards, work->dense_parts),
-                    .group = work->N / work->shards,
+                    .parts = larger(work->shape.shards, work->shape.dense_parts),
+                    .group = work->shape.N / work->shape.shards,
                     .storage = work->storage},
     };
     for (int64_t layer = 0; layer < model->config.layers; layer++)

@@ -8,16 +8,30 @@ static bool check_device(const ModelConfig *config, int64_t layer, const Device 
 
 static void declare(void *self, Work *work, int64_t layer) {
     MoeLayer *moe = self;
-    router_declare(&moe->router, work, layer);
-    experts_declare(&moe->experts, work, layer);
+    moe->shape = moe_shape(work->config, layer);
+    router_declare(&moe->router, moe->shape, work, layer);
+    experts_declare(&moe->experts, moe->shape, work, layer);
+}
+
+static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
+    const MoeConfig *config = &work->config->moe;
+    int64_t groups = routing_groups(work);
+    return (DispatchShape){
+        .E = shape.experts,
+        .K = shape.top_k,
+        .width = work->config->d_model,
+        .groups = groups,
+        .capacity = moe_capacity(config, shape, work->shape.N / groups),
+        .padded = config->dispatch == DISPATCH_PADDED,
+    };
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     MoeLayer *moe = self;
-    int64_t D = work->config->d_model, K = moe->router.shape.top_k;
+    int64_t D = work->config->d_model, K = moe->shape.top_k;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, stats);
-    dispatch_layout(&moe->dispatch, moe->router.shape, work, activations);
+    dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work), work, activations);
     int64_t max_rows = moe->dispatch.max_rows;
     moe->expert_in = arena_2d(activations, work->storage, max_rows, D);
     moe->sent_out = arena_2d(activations, work->storage, moe->dispatch.max_sent, D);
@@ -25,8 +39,8 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     size_t mark = arena_mark(scratch);
     dispatch_layout_scratch(&moe->dispatch, work, scratch);
     moe->expert_out =
-        work->ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
-    moe->dweights = arena_2d(scratch, F32, work->N, K);
+        work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
+    moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
     experts_layout(&moe->experts, work, max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
@@ -34,8 +48,9 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
 }
 
 static bool check(const void *self, const Work *work, Error *err) {
+    (void)work;
     const MoeLayer *moe = self;
-    return dispatch_check(&moe->dispatch, &work->config->moe, err);
+    return dispatch_check(&moe->dispatch, err);
 }
 
 static int64_t larger(int64_t a, int64_t b) {
@@ -45,63 +60,72 @@ static int64_t larger(int64_t a, int64_t b) {
 static void cost(const void *self, const Work *work, LayerCost *cost) {
     const MoeLayer *moe = self;
     const ModelConfig *config = work->config;
-    MoeShape shape = moe->router.shape;
+    MoeShape shape = moe->shape;
     int64_t E = shape.experts, K = shape.top_k, F = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
     cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + E);
 
-    int64_t ep = work->ep_size;
-    double micro = (double)work->micro_batches;
+    int64_t ep = work->shape.ep_size;
+    double micro = (double)work->shape.micro_batches;
     // Forward and backward each dispatch once and combine once.
     double away = (double)moe->dispatch.max_sent * (double)(ep - 1) / (double)ep; // leave the rank
     double bytes = 2 * micro * away * (double)config->d_model * (double)dtype_bytes(work->storage);
     cost->sent_bytes[TRAFFIC_DISPATCH] += bytes;
     cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
-    if (config->moe.dispatch == DISPATCH_EXACT)
+    if (!moe->dispatch.shape.padded)
         cost->sent_bytes[TRAFFIC_COUNTS] +=
-            micro * (double)((ep - 1) * (E / ep) * work->shards * (int64_t)sizeof(int32_t));
+            micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
     if (config->moe.balance_scope == BALANCE_BATCH)
         cost->sent_bytes[TRAFFIC_STATISTICS] +=
-            micro *
-            (double)all_reduce_sum_sent_bytes((int)(work->total_shards / work->shards), E, I64);
+            micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
 
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, E);
     scratch->K = larger(scratch->K, K);
     scratch->F = larger(scratch->F, F);
-    scratch->parts = larger(scratch->parts, work->expert_parts);
-    scratch->group = larger(scratch->group, work->N / routing_groups(work));
+    scratch->parts = larger(scratch->parts, work->shape.expert_parts);
+    scratch->group = larger(scratch->group, work->shape.N / moe->dispatch.shape.groups);
 }
 
-// A pass of the experts over one chunk: expert_out or its gradient from what has arrived in
-// `arrived`.
-typedef void (*ChunkPass)(MoeLayer *moe, Work *work, ExpertChunk chunk);
+// ---- both passes --------------------------------------------------------------------------------
 
-static void forward_pass(MoeLayer *moe, Work *work, ExpertChunk chunk) {
+static void chunk_forward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_forward(&moe->experts, work, moe->expert_out, moe->expert_in, chunk);
 }
-static void backward_pass(MoeLayer *moe, Work *work, ExpertChunk chunk) {
+static void chunk_backward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_backward(&moe->experts, work, moe->expert_in, moe->expert_out, moe->expert_in, chunk);
 }
 
-// Rows `sent` travel to the experts, which turn `arrived` into `finished`, whose rows travel back
-// into moe->sent_out. While a chunk is computed the next one is on its way there and the one before
-// on its way back.
-static void there_and_back(MoeLayer *moe, Work *work, Tensor sent, TrafficKind there,
-                           Tensor arrived, ChunkPass pass, Tensor finished, TrafficKind back) {
+// How rows go through the experts. Backward, what is dispatched are gradients of outputs, whose way
+// is that of combine, and what is combined are gradients of inputs.
+typedef enum Pass { FORWARD, BACKWARD } Pass;
+static const struct PassRule {
+    TrafficKind dispatch, combine;
+    void (*compute)(MoeLayer *moe, Work *work, ExpertChunk chunk);
+} pass_rules[] = {
+    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward},
+    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward},
+};
+
+// Rows `sent` are dispatched; the experts turn the rows that have arrived into finished ones, which
+// are combined into moe->sent_out. While a chunk is computed, the next one is being dispatched and
+// the one before combined.
+static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent) {
     Dispatch *d = &moe->dispatch;
-    int64_t chunks = d->chunks;
-    Pending coming = dispatch_send(d, work, 0, sent, there), going = {0};
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    const struct PassRule *rule = &pass_rules[pass];
+    Tensor arrived = pass == FORWARD ? moe->expert_in : moe->expert_out;
+    Tensor finished = pass == FORWARD ? moe->expert_out : moe->expert_in;
+    Pending dispatched = dispatch_send(d, work, 0, sent, rule->dispatch), combined = {0};
+    for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
         Pending next = {0};
-        if (chunk + 1 < chunks) next = dispatch_send(d, work, chunk + 1, sent, there);
-        dispatch_arrive(d, work, chunk, &coming, arrived);
-        pass(moe, work, dispatch_chunk(d, work, chunk));
-        collective_wait(&going);
-        going = dispatch_return(d, work, chunk, moe->sent_out, finished, back);
-        coming = next;
+        if (chunk + 1 < d->chunks) next = dispatch_send(d, work, chunk + 1, sent, rule->dispatch);
+        dispatch_arrive(d, work, chunk, &dispatched, arrived);
+        rule->compute(moe, work, dispatch_chunk(d, work, chunk));
+        collective_wait(&combined);
+        combined = dispatch_return(d, work, chunk, moe->sent_out, finished, rule->combine);
+        dispatched = next;
     }
-    collective_wait(&going);
+    collective_wait(&combined);
 }
 
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
@@ -111,12 +135,10 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     router_choose(router, work, stats, x);
     dispatch_plan(d, work, router->ids, router->kept);
     dispatch_gather(d, work, moe->expert_in, x);
-    if (work->ep_size == 1) {
-        forward_pass(moe, work, dispatch_chunk(d, work, 0));
-    } else {
-        there_and_back(moe, work, d->sent_buffer, TRAFFIC_DISPATCH, moe->expert_in, forward_pass,
-                       moe->expert_out, TRAFFIC_COMBINE);
-    }
+    if (work->shape.ep_size == 1)
+        chunk_forward(moe, work, dispatch_chunk(d, work, 0));
+    else
+        exchange(moe, work, FORWARD, d->sent_buffer);
     combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
 }
 
@@ -130,12 +152,11 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     combine_backward(work->dev, moe->sent_out, moe->dweights, dout, moe->sent_out, d->slot_row,
                      padding, router->scaled);
     Tensor dsent = moe->sent_out;
-    if (work->ep_size == 1) {
-        backward_pass(moe, work, dispatch_chunk(d, work, 0));
+    if (work->shape.ep_size == 1) {
+        chunk_backward(moe, work, dispatch_chunk(d, work, 0));
         dsent = moe->expert_in;
     } else {
-        there_and_back(moe, work, moe->sent_out, TRAFFIC_COMBINE, moe->expert_out, backward_pass,
-                       moe->expert_in, TRAFFIC_DISPATCH);
+        exchange(moe, work, BACKWARD, moe->sent_out);
     }
     combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
     router_choose_backward(router, work, dx, moe->dweights);

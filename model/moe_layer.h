@@ -11,6 +11,7 @@
 
 // Its state, open to tests.
 typedef struct MoeLayer {
+    MoeShape shape;
     Router router;
     Dispatch dispatch;
     Experts experts;

@@ -4,12 +4,13 @@
 
 // Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
 static int64_t balance_parts(const Work *work) {
-    return work->config->moe.balance_scope == BALANCE_SEQUENCE ? work->B : work->shards;
+    bool sequences = work->config->moe.balance_scope == BALANCE_SEQUENCE;
+    return sequences ? work->shape.B : work->shape.shards;
 }
 
-void router_declare(Router *router, Work *work, int64_t layer) {
+void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    router->shape = moe_shape(config, layer);
+    router->shape = shape;
     router->layer = layer;
     router->weight = param_add(work->params,
                                (Param){.rank = 2,
@@ -20,7 +21,7 @@ void router_declare(Router *router, Work *work, int64_t layer) {
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t N = work->N, E = router->shape.experts, K = router->shape.top_k,
+    int64_t N = work->shape.N, E = router->shape.experts, K = router->shape.top_k,
             parts = balance_parts(work);
     router->logits = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
@@ -32,7 +33,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->balance = arena_2d(activations, F32, parts, E);
 
     size_t mark = arena_mark(scratch);
-    router->sums = (RouterSums){
+    router->scratch.sums = (RouterSums){
         .prob_sum = arena_2d(scratch, F64, parts, E),
         .entropy_sum = arena_1d(scratch, F64, parts),
         .lse2_sum = arena_1d(scratch, F64, parts),
@@ -40,20 +41,22 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
         .chosen = arena_2d(scratch, I32, parts, E),
         .dropped = arena_2d(scratch, I32, parts, E),
     };
-    if (work->storage != F32) router->wide_x = arena_2d(scratch, F32, N, work->config->d_model);
-    router->batch_chosen = arena_1d(scratch, I64, E);
-    router->group_chosen = arena_2d(scratch, I32, routing_groups(work), E);
-    router->group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
-    router->order = arena_1d(scratch, I32, N * K + E + 1);
+    if (work->storage != F32)
+        router->scratch.wide_x = arena_2d(scratch, F32, N, work->config->d_model);
+    router->scratch.batch_chosen = arena_1d(scratch, I64, E);
+    router->scratch.group_chosen = arena_2d(scratch, I32, routing_groups(work), E);
+    router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
+    router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
     arena_release(scratch, mark);
 }
 
 void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
-    router->dlogits = arena_2d(scratch, F32, work->N, router->shape.experts);
-    router->dx = arena_2d(scratch, F32, work->N, work->config->d_model);
+    router->backward_scratch.dlogits = arena_2d(scratch, F32, work->shape.N, router->shape.experts);
+    router->backward_scratch.dx = arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     if (work->storage != F32)
-        router->wide_x_again = arena_2d(scratch, F32, work->N, work->config->d_model);
+        router->backward_scratch.wide_x =
+            arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     arena_release(scratch, mark);
 }
 
@@ -153,8 +156,7 @@ static RouterTotals columns_in(const Statistics *stats, const Work *work, const 
 
 // 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
 static double per_step_token(const Work *work) {
-    double micro_batch_tokens = (double)(work->N / work->shards * work->total_shards);
-    return 1.0 / (micro_batch_tokens * (double)work->micro_batches);
+    return 1.0 / (double)(micro_batch_tokens(work) * work->shape.micro_batches);
 }
 
 // f_i, the share of choices that went to expert i before dropping, for each part; times E over the
@@ -167,17 +169,17 @@ static void account(Router *router, Work *work, Statistics *stats) {
     BalanceRule rule = {
         .coefficient = moe->balance_loss,
         .per_step_token = per_step_token(work),
-        .choices = (double)(router->shape.top_k * (work->N / parts)),
+        .choices = (double)(router->shape.top_k * (work->shape.N / parts)),
     };
     Tensor batch_chosen = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
-        batch_chosen = router->batch_chosen;
-        sum_columns(work->dev, batch_chosen, router->sums.chosen);
+        batch_chosen = router->scratch.batch_chosen;
+        sum_columns(work->dev, batch_chosen, router->scratch.sums.chosen);
         all_reduce_sum(work->groups.world, batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
-        rule.choices *= (double)(parts * work->total_shards / work->shards);
+        rule.choices *= (double)(parts * work->shape.ranks);
     }
-    router_totals(work->dev, columns_in(stats, work, router), router->balance, router->sums,
+    router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   batch_chosen, rule);
 }
 
@@ -197,21 +199,23 @@ static Routing routing_of(const Router *router) {
 void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
     router->x = x;
-    matmul_forward(work->dev, router->logits, in_f32(work, router->wide_x, x),
+    matmul_forward(work->dev, router->logits, in_f32(work, router->scratch.wide_x, x),
                    as_matrix(work_value(work, router->weight)), work_dense_rows(work));
-    router_forward(work->dev, routing_of(router), router->sums, router->logits, moe->router);
+    router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
+                   moe->router);
     CapacityRule rule = {
-        .capacity = moe_capacity(moe, router->shape, work->N / routing_groups(work)),
+        .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
         .policy = moe->drop,
-        .stream = {work->seed, work->drop_purpose, work->step, (uint32_t)router->layer},
-        .first_token = work->first_token,
+        .stream = work_stream(work, work->training ? RNG_DROP : RNG_EVALUATION_DROP, router->layer),
+        .first_token = work->step.first_token,
     };
-    capacity_assign(work->dev, router->kept, router->group_chosen, router->group_dropped,
-                    router->ids, router->weights, rule, router->order);
+    capacity_assign(work->dev, router->kept, router->scratch.group_chosen,
+                    router->scratch.group_dropped, router->ids, router->weights, rule,
+                    router->scratch.order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
-    expert_load(work->dev, router->sums, router->ids, router->scaled, router->kept);
+    expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept);
     account(router, work, stats);
 }
 
@@ -220,12 +224,13 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     if (moe->renormalize_after_drop)
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights, router->kept);
     float z_scale = (float)(moe->z_loss * per_step_token(work));
-    router_backward(work->dev, router->dlogits, dscaled, routing_of(router), router->logits,
-                    moe->router, router->balance, z_scale);
+    router_backward(work->dev, router->backward_scratch.dlogits, dscaled, routing_of(router),
+                    router->logits, moe->router, router->balance, z_scale);
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(work_gradient(work, router->weight)),
-                           router->dlogits, in_f32(work, router->wide_x_again, router->x), rows);
-    matmul_backward_input(work->dev, router->dx, router->dlogits,
+                           router->backward_scratch.dlogits,
+                           in_f32(work, router->backward_scratch.wide_x, router->x), rows);
+    matmul_backward_input(work->dev, router->backward_scratch.dx, router->backward_scratch.dlogits,
                           as_matrix(work_value(work, router->weight)), rows);
-    add(work->dev, dx, dx, router->dx);
+    add(work->dev, dx, dx, router->backward_scratch.dx);
 }

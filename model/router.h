@@ -22,21 +22,28 @@ typedef struct Router {
     MoeShape shape;
     int64_t layer;         // of the model: the counter of random drops
     RouterColumns columns; // of the statistics
-    Tensor x;              // (N, D) stored input, borrowed
-    Tensor wide_x;         // (N, D) f32 copy of x for the scores, scratch; unused when x is f32
-    Tensor logits, lse;    // (N, E), (N)
-    Tensor ids;            // (N, K) i32
-    Tensor weights,
-        scaled;  // (N, K) gate weights; after renormalize_after_drop (the same tensor without it)
-    Tensor kept; // (N, K) u8
-    RouterSums sums;     // of each balance part, scratch
-    Tensor balance;      // (balance parts, E) f32: what multiplies P in the loss
-    Tensor batch_chosen; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
-    Tensor group_chosen, group_dropped, order; // scratch of capacity_assign
-    Tensor dlogits, dx, wide_x_again;          // scratch of the backward pass
+
+    // What it has chosen, and what else the backward pass needs of the micro-batch.
+    Tensor ids;         // (N, K) i32
+    Tensor weights;     // (N, K) gate weights
+    Tensor scaled;      // (N, K) after renormalize_after_drop; the same tensor without it
+    Tensor kept;        // (N, K) u8
+    Tensor x;           // (N, D) stored input, borrowed
+    Tensor logits, lse; // (N, E), (N)
+    Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
+
+    struct {                 // of the forward pass
+        Tensor wide_x;       // (N, D) f32 copy of x for the scores; unused when x is f32
+        RouterSums sums;     // of each balance part
+        Tensor batch_chosen; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
+        Tensor group_chosen, group_dropped, order; // of capacity_assign
+    } scratch;
+    struct {                        // of the backward pass, while the caller's dscaled is alive
+        Tensor dlogits, dx, wide_x; // (N, E), (N, D), (N, D)
+    } backward_scratch;
 } Router;
 
-void router_declare(Router *router, Work *work, int64_t layer);
+void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer);
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.

@@ -62,11 +62,12 @@ void statistics_summarize(Statistics *stats, const Summary *summary) {
 }
 
 void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
-    stats->sums = arena_2d(arena, F64, work->micro_batches * work->shards, stats->width);
+    stats->sums =
+        arena_2d(arena, F64, work->shape.micro_batches * work->shape.shards, stats->width);
     stats->counts = arena_1d(arena, I64, stats->count_width);
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
-    stats->sums_scratch = arena_2d(work->host, F64, work->micro_batches, stats->width);
+    stats->sums_scratch = arena_2d(work->host, F64, work->shape.micro_batches, stats->width);
 }
 
 void statistics_free(Statistics *stats) {
@@ -82,7 +83,8 @@ void statistics_clear(Statistics *stats, Device *dev) {
 }
 
 Tensor statistics_rows(const Statistics *stats, const Work *work) {
-    return tensor_rows(stats->sums, work->micro_batch * work->shards, work->shards);
+    return tensor_rows(stats->sums, work->step.micro_batch * work->shape.shards,
+                       work->shape.shards);
 }
 
 Tensor statistics_count_range(const Statistics *stats, int first, int64_t n) {
@@ -99,17 +101,17 @@ static void sum_rows(double *sums, int64_t rows, int64_t columns) {
 }
 
 void statistics_reduce(Statistics *stats, Work *work) {
-    int64_t columns = stats->width, micro_batches = work->micro_batches;
+    int64_t columns = stats->width, micro_batches = work->shape.micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
     device_download(work->dev, stats->host_counts, stats->counts);
     double *sums = tensor_f64(stats->host_sums);
     for (int64_t m = 0; m < micro_batches; m++) {
-        double *rows = sums + m * work->shards * columns;
-        sum_rows(rows, work->shards, columns);
+        double *rows = sums + m * work->shape.shards * columns;
+        sum_rows(rows, work->shape.shards, columns);
         if (m > 0) memmove(sums + m * columns, rows, (size_t)columns * sizeof *sums);
     }
     all_reduce_sum(work->groups.world, tensor_1d(sums, F64, micro_batches * columns),
-                   work->reduce_order, stats->sums_scratch, TRAFFIC_STATISTICS);
+                   work->shape.reduce_order, stats->sums_scratch, TRAFFIC_STATISTICS);
     sum_rows(sums, micro_batches, columns);
     all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_STATISTICS);

@@ -23,55 +23,61 @@
 #include "model/params.h"
 #include "model/positions.h"
 
-typedef struct Work {
-    Device *dev;
-    const ModelConfig *config;
-    ProcessGroups groups; // NULL members while planning
-    DType storage;        // of activations that matrices multiply, and of the matrices' copies
-    Arena *host;          // the host's mirrors of device tensors
+// This rank's share, which never changes while a model lives.
+typedef struct RankShape {
+    int64_t B, T, N;
+    int64_t micro_batches; // of a step
+    int64_t shards;        // of a micro-batch that are this rank's
+    int64_t ranks, rank;
+    int64_t ep_size, ep_rank;
+    int64_t expert_replicas; // ranks that hold the same experts
     // Pieces at most in which tokens travel to their experts, so that one is on its way while
     // another is computed.
     int64_t chunks;
-    int64_t ep_size, ep_rank;
-    int64_t expert_replicas; // ranks that hold the same experts
-
-    int64_t B, T, N;
-    int64_t total_shards; // of a micro-batch, over all ranks
-    int64_t shards;       // of them this rank's
-    int64_t rank;
-    int64_t micro_batches; // of a step
-    int64_t micro_batch;   // the present one, from 0
-    uint64_t seed;
-    // What random drops are drawn for: (seed, purpose, step, layer) and the number of the token,
-    // which is counted through all ranks and micro-batches of the step, or from the beginning of a
-    // validation file.
-    RngPurpose drop_purpose;
-    uint32_t step;
-    int64_t first_token; // number of this rank's first token
-
     // Parts of the fixed tree (kernels.h, Segments) in a micro-batch. With reproducible: ranks,
     // dense gradients are summed shard by shard and expert gradients in fixed groups of shards,
     // max_expert_replicas of them in a step; otherwise in one part.
     int64_t dense_parts, expert_parts;
     int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
     ReduceOrder reduce_order;
+} RankShape;
 
-    const RopeTable *rope;
+// The micro-batch at work.
+typedef struct Step {
+    uint64_t seed;
+    uint32_t number;     // since the start of training
+    int64_t micro_batch; // of the step, from 0
+    // Number of this rank's first token, counted through all ranks and micro-batches of the step,
+    // or from the beginning of a validation file.
+    int64_t first_token;
+} Step;
+
+typedef struct Work {
+    Device *dev;
+    const ModelConfig *config;
+    ProcessGroups groups; // NULL members while planning
+    Arena *host;          // the host's mirrors of device tensors
+    DType storage;        // of activations that matrices multiply, and of the matrices' copies
+    bool training;        // false: forward passes keep no statistics
+    bool even_routing;    // planning only: see ModelSplit
+    RankShape shape;
 
     ParamTable *params;
     ParamSet values;
     ParamSet gradients;   // of the micro-batch at work (gradients.h)
     Tensor head_gradient; // (V, D) f32: the logits' share of the gradient of a tied table
     ParamSet matrices;    // the values for matrix products: a bf16 copy, or the values themselves
+    const RopeTable *rope;
+
+    Step step;
     // times that another model has used this one's activations, so that nothing in them has stayed
     int64_t memory_uses;
-    bool even_routing; // planning only: see ModelSplit
-    bool training;     // false: forward passes keep no statistics
 } Work;
 
 // The rows of a dense matrix product of this rank.
 static inline Segments work_dense_rows(const Work *work) {
-    return (Segments){.groups = 1, .parts = work->dense_parts, .offsets = work->dense_offsets};
+    return (Segments){
+        .groups = 1, .parts = work->shape.dense_parts, .offsets = work->shape.dense_offsets};
 }
 static inline Tensor work_value(const Work *work, int param) {
     return param_tensor(work->params, work->values, param);
@@ -83,9 +89,20 @@ static inline Tensor work_gradient(const Work *work, int param) {
     return param_tensor(work->params, work->gradients, param);
 }
 
+// Random numbers of a layer in this step. Their index begins with the token's number,
+// work->step.first_token + n, so that they are the same on any number of ranks.
+static inline RngStream work_stream(const Work *work, RngPurpose purpose, int64_t layer) {
+    return (RngStream){work->step.seed, purpose, work->step.number, (uint32_t)layer};
+}
+
 // Sets of tokens that compete for an expert's capacity.
 static inline int64_t routing_groups(const Work *work) {
-    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->B : work->shards;
+    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->shape.B : work->shape.shards;
+}
+
+// Tokens of a micro-batch over all ranks.
+static inline int64_t micro_batch_tokens(const Work *work) {
+    return work->shape.N * work->shape.ranks;
 }
 
 // A dense weight seen as the single matrix of a matmul: (N, K) to (1, N, K).

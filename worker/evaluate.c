@@ -42,7 +42,7 @@ bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *
                                int64_t ranks, int64_t rank, Error *err) {
     ModelConfig evaluated = evaluation_model_config(config);
     evaluated.vocab_size = trained->config.vocab_size;
-    for (int64_t windows = trained->work.B;; windows /= 2) {
+    for (int64_t windows = trained->work.shape.B;; windows /= 2) {
         ModelSplit split = evaluation_split(config, windows, ranks, rank);
         bool fits = model_measure_beside(model, trained, &evaluated, split);
         Error refused = {0};
@@ -132,7 +132,7 @@ static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Ses
         return false;
 
     Evaluation result;
-    batch_open(batch, &session->dev, restored->model.work.B, config->context, comm_rank(),
+    batch_open(batch, &session->dev, restored->model.work.shape.B, config->context, comm_rank(),
                comm_size());
     if (!evaluate_model(&restored->model, *file, batch, config, &result, err)) return false;
     if (result.signal)

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checkpoint/checkpoint.h"
@@ -37,33 +38,90 @@ static void print_parameters(const CheckpointInfo *info, const ModelConfig *conf
     printf("parameters     %lld, %lld active for a token\n", (long long)total, (long long)active);
 }
 
-static void print_heat_map(const UtilizationHistory *history) {
-    int64_t layers = history->layers, E = history->experts, row = history->rows - 1;
-    if (row < 0) return;
+static void print_shades(const double *values, int64_t count) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += values[i];
+    double mean = sum > 0 ? sum / (double)count : 1;
+    putchar('|');
+    for (int64_t i = 0; i < count; i++) {
+        double shade = values[i] > 0 ? values[i] / mean * 4.0 + 0.5 : 0; // 0 where unknown
+        putchar(shades[shade < 9 ? (int)shade : 9]);
+    }
+    putchar('|');
+}
+
+// What was asked of every expert, and what is known beside it.
+static void print_loads(const UtilizationHistory *history, int64_t row) {
+    const UtilizationSeries *routed = utilization_find(history, "routed");
+    const UtilizationSeries *dropped = utilization_find(history, "dropped");
+    const UtilizationSeries *entropy = utilization_find(history, "entropy");
+    // A file made by hand may have any shapes.
+    bool together = routed && dropped && entropy && routed->kind == STATISTICS_COUNTS &&
+                    dropped->kind == STATISTICS_COUNTS && entropy->kind == STATISTICS_SCALAR &&
+                    dropped->layers == routed->layers && dropped->width == routed->width &&
+                    entropy->layers == routed->layers;
+    if (!together || routed->layers == 0) return;
+    double *loads = calloc((size_t)routed->width + 1, sizeof *loads);
+    CHECK_MEMORY(loads, "no memory for %lld experts", (long long)routed->width);
     printf(
         "\nexpert load by layer, last %lld steps up to step %lld (even load = '%c', twice and more "
         "= '%c')\n",
         (long long)history->steps[row], (long long)history->step[row], shades[4], shades[9]);
-    for (int64_t layer = 0; layer < layers; layer++) {
-        const int64_t *routed = history->routed + (row * layers + layer) * E;
-        const int64_t *dropped = history->dropped + (row * layers + layer) * E;
-        int64_t sum = 0, lost = 0, busiest = 0;
+    for (int64_t layer = 0; layer < routed->layers; layer++) {
+        int64_t E = routed->of[layer].values, sum = 0, lost = 0;
+        double busiest = 0;
         for (int64_t e = 0; e < E; e++) {
-            int64_t load = routed[e] + dropped[e];
+            int64_t drops = utilization_counts(dropped, row, layer)[e];
+            int64_t load = utilization_counts(routed, row, layer)[e] + drops;
+            loads[e] = (double)load;
             sum += load;
-            lost += dropped[e];
-            if (load > busiest) busiest = load;
+            lost += drops;
+            if (loads[e] > busiest) busiest = loads[e];
         }
-        double mean = sum > 0 ? (double)sum / (double)E : 1;
-        printf("%3lld |", (long long)layer);
-        for (int64_t e = 0; e < E; e++) {
-            double share = (double)(routed[e] + dropped[e]) / mean;
-            int shade = (int)(share * 4.0 + 0.5);
-            putchar(shades[shade > 9 ? 9 : shade]);
-        }
-        printf("| max/mean %.2f, dropped %.1f%%, entropy %.3f nats\n", (double)busiest / mean,
+        printf("%3lld ", (long long)routed->of[layer].number);
+        print_shades(loads, E);
+        printf(" max/mean %.2f, dropped %.1f%%, entropy %.3f nats\n",
+               sum > 0 ? busiest * (double)E / (double)sum : 0.0,
                sum > 0 ? 100.0 * (double)lost / (double)sum : 0.0,
-               history->entropy[row * layers + layer]);
+               utilization_sums(entropy, row, layer)[0]);
+    }
+    free(loads);
+}
+
+// Every other series of the history: figures of a layer one after the other, lists as a map.
+static void print_series(const UtilizationSeries *series, int64_t row) {
+    if (series->layers == 0) return;
+    printf("\n%s by layer%s", series->name, series->kind == STATISTICS_SCALAR ? ":" : "\n");
+    double *values = calloc((size_t)series->width + 1, sizeof *values);
+    CHECK_MEMORY(values, "no memory for %lld values", (long long)series->width);
+    for (int64_t layer = 0; layer < series->layers; layer++) {
+        int64_t count = series->of[layer].values, number = series->of[layer].number;
+        for (int64_t i = 0; i < count; i++)
+            values[i] = series->kind == STATISTICS_COUNTS
+                            ? (double)utilization_counts(series, row, layer)[i]
+                            : utilization_sums(series, row, layer)[i];
+        if (series->kind == STATISTICS_SCALAR) {
+            printf(" %lld: %.4g%s", (long long)number, values[0],
+                   layer + 1 < series->layers ? "," : "\n");
+            continue;
+        }
+        printf("%3lld ", (long long)number);
+        print_shades(values, count);
+        putchar('\n');
+    }
+    free(values);
+}
+
+static void print_history(const UtilizationHistory *history) {
+    static const char *const with_loads[] = {"routed", "dropped", "entropy"};
+    int64_t row = history->rows - 1;
+    if (row < 0) return;
+    print_loads(history, row);
+    for (int i = 0; i < history->series_count; i++) {
+        bool shown = false;
+        for (size_t k = 0; k < sizeof with_loads / sizeof *with_loads; k++)
+            shown = shown || strcmp(history->series[i].name, with_loads[k]) == 0;
+        if (!shown) print_series(&history->series[i], row);
     }
 }
 
@@ -88,7 +146,7 @@ static void print_info(const CheckpointInfo *info, const TrainConfig *config,
     print_run(&state->run);
     print_parameters(info, &config->model);
     printf("digest         %s\n", info->digest);
-    print_heat_map(&info->utilization);
+    print_history(&info->utilization);
     printf("\ntensors\n");
     for (int i = 0; i < info->tensor_count; i++) {
         const SavedTensor *tensor = &info->tensors[i];

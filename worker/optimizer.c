@@ -108,7 +108,7 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     }
     // Dense slots are equal on all ranks and enter the sum once; each expert's slot is zero on all
     // ranks but one, so that no order of summing changes a bit.
-    if (work->ep_rank != 0) {
+    if (work->shape.ep_rank != 0) {
         slot = 0;
         for (int i = 0; i < model->params.count; i++) {
             const Param *row = &model->params.rows[i];

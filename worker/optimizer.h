@@ -24,8 +24,8 @@ void optimizer_measure(Optimizer *optimizer, const Model *model);
 void optimizer_allocate(Optimizer *optimizer, const Model *model);
 void optimizer_free(Optimizer *optimizer); // legal on a zeroed struct
 
-// ‖g‖ over model->gradients.sum, each dense parameter and each expert counted once; the same bits on
-// every rank and any number of ranks. Collective over expert_parallel.
+// ‖g‖ over model->gradients.sum, each dense parameter and each expert counted once; the same bits
+// on every rank and any number of ranks. Collective over expert_parallel.
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model);
 
 // One update with the accumulated gradients times grad_scale. `t` counts updates from 1. Not

@@ -13,7 +13,7 @@
 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
     const Work *work = &model->work;
-    int world = (int)ranks, ep = (int)work->ep_size;
+    int world = (int)ranks, ep = (int)work->shape.ep_size;
     plan->sent_bytes[TRAFFIC_GRADIENTS] += (double)gradients_sent_bytes(&model->gradients, work);
     plan->sent_bytes[TRAFFIC_STATISTICS] +=
         (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +

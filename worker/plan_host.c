@@ -19,7 +19,7 @@ static size_t table_bytes(const Model *model) {
         blocks += block_bytes(&model->blocks[layer]);
     return blocks + gradients_host_bytes(&model->gradients) +
            (size_t)model->params.capacity * sizeof(Param) +
-           (size_t)model->work.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
+           (size_t)model->work.shape.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
 }
 
 // Lists and hashes of a checkpoint that is written, read back and verified, and the block that is
@@ -39,24 +39,27 @@ static size_t checkpoint_bytes(const Model *model) {
 }
 
 static size_t history_bytes(const TrainConfig *config, const Model *model) {
-    int64_t layers = model_moe_layers(&model->config),
-            experts = model->config.moe.experts.values[0];
+    UtilizationHistory history;
+    utilization_shape(&history, model->stats.columns, model->stats.column_count);
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
-    int64_t room = utilization_room(layers, experts), rows = config->steps / every + 1;
+    int64_t room = utilization_room(&history), rows = config->steps / every + 1;
     double share = (double)(rows < room ? rows + 1 : room + 1) / (double)(room + 1);
-    return (size_t)(share * (double)utilization_bytes(layers, experts)) + 4096;
+    size_t bytes = (size_t)(share * (double)utilization_bytes(&history)) + 4096;
+    utilization_free(&history);
+    return bytes;
 }
 
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
                       const Model *evaluated, const PlanHost *host) {
     size_t scratch = thread_scratch_most(model_cost(trained).scratch);
-    plan->host_bytes = table_bytes(trained) + batch_bytes(trained->work.B, trained->work.T) +
+    plan->host_bytes = table_bytes(trained) +
+                       batch_bytes(trained->work.shape.B, trained->work.shape.T) +
                        checkpoint_bytes(trained) + history_bytes(config, trained);
     if (evaluated->blocks) {
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;
         plan->host_bytes +=
-            table_bytes(evaluated) + batch_bytes(evaluated->work.B, evaluated->work.T);
+            table_bytes(evaluated) + batch_bytes(evaluated->work.shape.B, evaluated->work.shape.T);
     }
     bool on_device = host->place == ON_DEVICE;
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;

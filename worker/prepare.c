@@ -143,24 +143,17 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("making the first parameters");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
-    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.B, config->context,
+    batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.shape.B, config->context,
                comm_rank(), comm_size());
     if (trainer->validation_file) {
         model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
-        batch_open(&trainer->evaluation_batch, &trainer->session.dev, trainer->evaluation.work.B,
-                   config->context, comm_rank(), comm_size());
+        batch_open(&trainer->evaluation_batch, &trainer->session.dev,
+                   trainer->evaluation.work.shape.B, config->context, comm_rank(), comm_size());
     }
-    int64_t moe_layers = model_moe_layers(&config->model);
     if (comm_rank() == 0) {
-        utilization_init(&trainer->utilization, moe_layers, config->model.moe.experts.values[0]);
-        size_t cells = (size_t)(moe_layers * config->model.moe.experts.values[0]) + 1;
-        trainer->routed = calloc(cells, sizeof *trainer->routed);
-        trainer->dropped = calloc(cells, sizeof *trainer->dropped);
-        trainer->weight_mass = calloc(cells, sizeof *trainer->weight_mass);
-        CHECK_MEMORY(trainer->routed && trainer->dropped && trainer->weight_mass,
-                     "no memory for %zu cells", cells);
-        trainer->entropy = calloc((size_t)moe_layers + 1, sizeof *trainer->entropy);
-        CHECK_MEMORY(trainer->entropy, "no memory for %lld layers", (long long)moe_layers);
+        const Statistics *stats = &trainer->model.stats;
+        utilization_shape(&trainer->utilization, stats->columns, stats->column_count);
+        utilization_allocate(&trainer->utilization);
     }
     watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;

@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "comm/comm.h"
 #include "kernels/host_memory.h"
@@ -38,23 +37,11 @@ void report_read_statistics(Trainer *trainer, StepMetrics *row) {
 }
 
 void report_utilization(Trainer *trainer) {
+    if (comm_rank() != 0 || trainer->utilization.series_count == 0) return;
     const Statistics *stats = &trainer->model.stats;
-    UtilizationHistory *history = &trainer->utilization;
-    int64_t layers = history->layers, E = history->experts;
-    if (layers == 0 || comm_rank() != 0) return;
-    int64_t *routed = trainer->routed, *dropped = trainer->dropped;
-    double *mass = trainer->weight_mass;
-    for (int64_t layer = 0, at = 0; layer < trainer->config.model.layers; layer++) {
-        if (!statistics_find(stats, "routed", layer)) continue;
-        size_t bytes = (size_t)E * 8;
-        memcpy(routed + at * E, statistics_count_values(stats, "routed", layer), bytes);
-        memcpy(dropped + at * E, statistics_count_values(stats, "dropped", layer), bytes);
-        const StatisticsColumn *column = statistics_find(stats, "weight_mass", layer);
-        memcpy(mass + at * E, statistics_sums_of(stats, column), bytes);
-        trainer->entropy[at++] = statistics_value(stats, "entropy", layer);
-    }
-    utilization_add(history, routed, dropped, mass, trainer->entropy);
     const TrainConfig *config = &trainer->config;
+    utilization_add(&trainer->utilization, tensor_f64(stats->host_sums),
+                    tensor_i64(stats->host_counts));
     int64_t every = config->utilization_every > 0 ? config->utilization_every : config->log_every;
     if (trainer->state.step % every == 0)
         utilization_close_row(&trainer->utilization, trainer->state.step);

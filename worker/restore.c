@@ -16,7 +16,7 @@ static SavedTensor saved_param(const Model *model, ParamSet set, int index, cons
         .first = row->first,
         .count = row->count,
         .replicated = row->kind == PARAM_DENSE,
-        .replica = (int)(comm_rank() / model->work.ep_size),
+        .replica = (int)(comm_rank() / model->work.shape.ep_size),
         .data = param_tensor(&model->params, set, index).data,
     };
     memcpy(saved.shape, row->shape, sizeof saved.shape);

@@ -202,10 +202,6 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     row_file_close(trainer->metrics);
     run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
-    free(trainer->entropy);
-    free(trainer->routed);
-    free(trainer->dropped);
-    free(trainer->weight_mass);
     batch_close(&trainer->batch);
     batch_close(&trainer->evaluation_batch);
     optimizer_free(&trainer->optimizer);

@@ -36,10 +36,7 @@ typedef struct Trainer {
     Optimizer optimizer;
     TrainState state;
     UtilizationHistory utilization; // rank 0
-    double *entropy;                // (MoE layers) of the step; rank 0
-    int64_t *routed, *dropped;      // (MoE layers, experts) of the step; rank 0
-    double *weight_mass;
-    RowFile *metrics; // rank 0
+    RowFile *metrics;               // rank 0
     Plan plan;
     double gemm_gflops;     // limit of all ranks together
     double flops_a_step;    // over all ranks

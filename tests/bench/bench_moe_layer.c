@@ -23,9 +23,9 @@ typedef struct Bench {
 static void layout(Bench *b) {
     b->work.values = b->work.matrices = param_values_layout(&b->params, &b->memory[0]);
     b->work.gradients = param_set_layout(&b->params, &b->memory[1], F32);
-    b->x = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
-    b->out = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
-    b->dx = arena_2d(&b->memory[2], F32, b->work.N, b->config.d_model);
+    b->x = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
+    b->out = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
+    b->dx = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
     statistics_begin(&b->stats);
     MOE_FEED_FORWARD.layout(&b->layer, &b->work, &b->stats, &b->memory[2], &b->memory[3]);
     statistics_layout(&b->stats, &b->work, &b->memory[2]);
@@ -37,26 +37,28 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
     memset(b, 0, sizeof *b);
     b->config = config;
     b->rows[1] = N;
-    b->work = (Work){.dev = dev,
-                     .host = &b->memory[4],
-                     .storage = F32,
-                     .chunks = 1,
-                     .config = &b->config,
-                     .groups = groups,
-                     .ep_size = 1,
-                     .expert_replicas = 1,
-                     .B = 1,
-                     .T = N,
-                     .N = N,
-                     .total_shards = 1,
-                     .shards = 1,
-                     .micro_batches = 1,
-                     .seed = 1,
-                     .dense_parts = 1,
-                     .dense_offsets = b->rows,
-                     .expert_parts = 1,
-                     .params = &b->params,
-                     .training = true};
+    b->work = (Work){
+        .dev = dev,
+        .config = &b->config,
+        .groups = groups,
+        .host = &b->memory[4],
+        .storage = F32,
+        .training = true,
+        .shape = {.B = 1,
+                  .T = N,
+                  .N = N,
+                  .micro_batches = 1,
+                  .shards = 1,
+                  .ranks = 1,
+                  .ep_size = 1,
+                  .expert_replicas = 1,
+                  .chunks = 1,
+                  .dense_parts = 1,
+                  .expert_parts = 1,
+                  .dense_offsets = b->rows},
+        .params = &b->params,
+        .step = {.seed = 1},
+    };
     MOE_FEED_FORWARD.declare(&b->layer, &b->work, 0);
     for (int i = 0; i < 5; i++) arena_measure(&b->memory[i], names[i], NULL);
     layout(b);

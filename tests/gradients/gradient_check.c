@@ -76,7 +76,7 @@ static void open_check(Check *check, const GradientCase *the_case) {
                         .training = true};
     model_measure(&check->model, &the_case->model, split, &check->dev);
     model_allocate(&check->model, process_groups_open(1, &check->dev), 0);
-    int64_t count = the_case->micro_batches * check->model.work.N;
+    int64_t count = the_case->micro_batches * check->model.work.shape.N;
     check->tokens = zeroed((size_t)count * sizeof *check->tokens);
     check->targets = zeroed((size_t)count * sizeof *check->targets);
     for (int64_t n = 0; n < count; n++) {
@@ -157,8 +157,9 @@ static double router_margin(const Check *check) {
     const Model *model = &check->model;
     const MoeConfig *config = &model->config.moe;
     int64_t E = config->experts.values[0], K = config->top_k.values[0];
-    int64_t choices = model->work.N * K;
-    int64_t groups = config->routing_group == GROUP_SEQUENCE ? model->work.B : model->work.shards;
+    int64_t choices = model->work.shape.N * K;
+    int64_t groups =
+        config->routing_group == GROUP_SEQUENCE ? model->work.shape.B : model->work.shape.shards;
     double margin = INFINITY;
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
@@ -173,7 +174,7 @@ static double router_margin(const Check *check) {
 // One step's loss; gradients in model->gradients.sum, choices noted.
 static double evaluate(Check *check) {
     Model *model = &check->model;
-    int64_t N = model->work.N;
+    int64_t N = model->work.shape.N;
     uint8_t *at = check->choices;
     check->margin = INFINITY;
     for (int64_t m = 0; m < check->the_case->micro_batches; m++) {

@@ -74,7 +74,7 @@ static void open_model(Fixture *f, ModelConfig config, int ep, int64_t chunks) {
     model_measure(&f->model, &config, split, &f->dev);
     model_allocate(&f->model, f->groups, 5);
     f->moe = f->model.blocks[0].feed_forward.state;
-    f->first_token = f->model.work.N * comm_rank();
+    f->first_token = f->model.work.shape.N * comm_rank();
 }
 
 static void close_model(Fixture *f) {
@@ -113,7 +113,7 @@ static Tensor new_tensor(DType dtype, int64_t n0, int64_t n1) {
 
 static void open_pattern(Fixture *f, Pattern pattern, int64_t K, int ep, int64_t chunks) {
     open_model(f, tiny_config(K), ep, chunks);
-    int64_t N = f->model.work.N;
+    int64_t N = f->model.work.shape.N;
     f->x = new_tensor(F32, N, D);
     f->out = new_tensor(F32, N, D);
     f->ids = new_tensor(I32, N, K);
@@ -158,7 +158,8 @@ static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKi
 static void dispatch_tokens(Fixture *f) {
     Dispatch *d = &f->moe->dispatch;
     dispatch_gather(d, &f->model.work, f->moe->expert_in, f->x);
-    if (f->model.work.ep_size > 1) send_all(f, f->moe->expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
+    if (f->model.work.shape.ep_size > 1)
+        send_all(f, f->moe->expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
 }
 
 // Runs `check` for every pattern, K, expert-parallel degree and number of chunks that this number
@@ -183,7 +184,7 @@ static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
     Tensor sent = f->moe->sent_out;
-    if (work->ep_size > 1) {
+    if (work->shape.ep_size > 1) {
         Pending pending[CHUNKS_MAX];
         for (int64_t c = 0; c < f->moe->dispatch.chunks; c++)
             pending[c] = dispatch_return(d, work, c, sent, f->moe->expert_in, TRAFFIC_COMBINE);
@@ -191,7 +192,7 @@ static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     } else
         memcpy(sent.data, f->moe->expert_in.data, (size_t)d->sent * D * sizeof(float));
     combine_forward(&f->dev, f->out, sent, d->slot_row, f->weights);
-    for (int64_t n = 0; n < work->N; n++) {
+    for (int64_t n = 0; n < work->shape.N; n++) {
         float survived = 0;
         for (int64_t k = 0; k < K; k++)
             if (is_kept(pattern, f->first_token + n, k)) survived += gate_weight(k, K);
@@ -199,7 +200,7 @@ static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
             float x = feature(f->first_token + n, i), y = tensor_f32(f->out)[n * D + i];
             EXPECT(y == x * survived,
                    "pattern %d, K %lld, ep %lld: token %lld gave %g, not %g of %g", (int)pattern,
-                   (long long)K, (long long)work->ep_size, (long long)(f->first_token + n),
+                   (long long)K, (long long)work->shape.ep_size, (long long)(f->first_token + n),
                    (double)y, (double)survived, (double)x);
         }
     }
@@ -225,8 +226,8 @@ static void check_order(Fixture *f, Pattern pattern, int64_t K) {
                "chunk %lld", (long long)c);
         first_segment += chunk.rows.groups * rows.parts;
     }
-    int64_t local = E / work->ep_size, group_tokens = work->N * work->ep_size;
-    int64_t group_first = f->first_token - work->N * work->ep_rank;
+    int64_t local = E / work->shape.ep_size, group_tokens = work->shape.N * work->shape.ep_size;
+    int64_t group_first = f->first_token - work->shape.N * work->shape.ep_rank;
     int64_t row = 0;
     for (int64_t e = 0; e < local; e++)
         for (int64_t part = 0; part < rows.parts; part++) {
@@ -235,14 +236,14 @@ static void check_order(Fixture *f, Pattern pattern, int64_t K) {
                    (long long)e, (long long)part);
             for (int64_t token = begin; token < begin + group_tokens / rows.parts; token++)
                 for (int64_t k = 0; k < K; k++) {
-                    if (choice(pattern, token, k) != work->ep_rank * local + e ||
+                    if (choice(pattern, token, k) != work->shape.ep_rank * local + e ||
                         !is_kept(pattern, token, k))
                         continue;
                     float *got = tensor_f32(f->moe->expert_in) + row++ * D;
                     for (int64_t i = 0; i < D; i++)
                         EXPECT(got[i] == feature(token, i),
                                "pattern %d, K %lld, ep %lld: expert %lld, row %lld", (int)pattern,
-                               (long long)K, (long long)work->ep_size, (long long)e,
+                               (long long)K, (long long)work->shape.ep_size, (long long)e,
                                (long long)(row - 1));
                 }
         }
@@ -260,9 +261,9 @@ static void rows_are_ordered_by_shard_token_slot(void) {
 static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
     Dispatch *d = &f->moe->dispatch;
-    if (work->ep_size == 1) return;
-    Tensor sent = new_tensor(F32, work->N * K, D), again = new_tensor(F32, d->max_rows, D);
-    for (int64_t n = 0; n < work->N; n++)
+    if (work->shape.ep_size == 1) return;
+    Tensor sent = new_tensor(F32, work->shape.N * K, D), again = new_tensor(F32, d->max_rows, D);
+    for (int64_t n = 0; n < work->shape.N; n++)
         for (int64_t k = 0; k < K; k++) {
             int32_t row = tensor_i32(d->slot_row)[n * K + k];
             EXPECT((row < 0) == !is_kept(pattern, f->first_token + n, k), "token %lld",
@@ -272,7 +273,8 @@ static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
         }
     send_all(f, again, sent, TRAFFIC_COMBINE);
     EXPECT(memcmp(again.data, f->moe->expert_in.data, (size_t)d->received * D * sizeof(float)) == 0,
-           "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K, (long long)work->ep_size);
+           "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K,
+           (long long)work->shape.ep_size);
     free(sent.data);
     free(again.data);
 }
@@ -284,16 +286,17 @@ static void rows_travel_as_tokens_do(void) {
 // Only kept choices travel, and nothing of what stays on the rank is counted.
 static void check_traffic(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    int64_t crossing = 0, local = E / work->ep_size;
-    for (int64_t n = 0; n < work->N; n++)
+    int64_t crossing = 0, local = E / work->shape.ep_size;
+    for (int64_t n = 0; n < work->shape.N; n++)
         for (int64_t k = 0; k < K; k++)
             if (is_kept(pattern, f->first_token + n, k) &&
-                choice(pattern, f->first_token + n, k) / local != work->ep_rank)
+                choice(pattern, f->first_token + n, k) / local != work->shape.ep_rank)
                 crossing++;
     int64_t before = traffic_sent_bytes(TRAFFIC_DISPATCH);
     dispatch_tokens(f);
     EXPECT(traffic_sent_bytes(TRAFFIC_DISPATCH) - before == crossing * D * 4,
-           "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K, (long long)work->ep_size);
+           "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K,
+           (long long)work->shape.ep_size);
 }
 
 static void only_kept_choices_travel(void) {
@@ -311,9 +314,9 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     Fixture f;
     open_model(&f, config, ep, 2);
     Work *work = &f.model.work;
-    Tensor tokens = new_tensor(I32, work->N, 1), targets = new_tensor(I32, work->N, 1);
+    Tensor tokens = new_tensor(I32, work->shape.N, 1), targets = new_tensor(I32, work->shape.N, 1);
     tokens.rank = targets.rank = 1;
-    for (int64_t n = 0; n < work->N; n++) {
+    for (int64_t n = 0; n < work->shape.N; n++) {
         tensor_i32(tokens)[n] = (int32_t)(hash(f.first_token + n, 2) % V);
         tensor_i32(targets)[n] = (int32_t)(hash(f.first_token + n, 3) % V);
     }

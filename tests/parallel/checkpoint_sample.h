@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "checkpoint/checkpoint.h"
+#include "tests/unit/history_sample.h"
 
 enum { SAMPLE_TENSORS = 9, SAMPLE_LAYERS = 2, SAMPLE_EXPERTS = 8 };
 
@@ -47,20 +48,37 @@ static inline bool sample_visit(const SavedTensor *tensor, int number, int64_t s
     return true;
 }
 
-static inline UtilizationHistory sample_utilization(int64_t step) {
-    enum { CELLS = SAMPLE_LAYERS * SAMPLE_EXPERTS };
+static inline HistorySample sample_columns(int64_t experts) {
+    int64_t of_layers[SAMPLE_LAYERS];
+    for (int layer = 0; layer < SAMPLE_LAYERS; layer++) of_layers[layer] = experts;
+    return history_sample(SAMPLE_LAYERS, of_layers);
+}
+
+// Without a step.
+static inline UtilizationHistory sample_empty_history(int64_t experts) {
     UtilizationHistory history;
-    utilization_init(&history, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+    HistorySample columns = sample_columns(experts);
+    history_sample_open(&columns, &history);
+    history_sample_free(&columns);
+    return history;
+}
+
+static inline UtilizationHistory sample_utilization(int64_t step) {
+    UtilizationHistory history = sample_empty_history(SAMPLE_EXPERTS);
+    HistorySample columns = sample_columns(SAMPLE_EXPERTS);
     for (int64_t s = 1; s <= 5 * (step % 100) + 2; s++) { // two steps stay in the open row
-        int64_t counts[CELLS];
-        double mass[CELLS], entropy[SAMPLE_LAYERS] = {1.0 / (double)s, 2.0};
-        for (int cell = 0; cell < CELLS; cell++) {
-            counts[cell] = s * cell;
-            mass[cell] = 0.1 * (double)(s + cell);
+        for (int cell = 0; cell < SAMPLE_LAYERS * SAMPLE_EXPERTS; cell++) {
+            int64_t layer = cell / SAMPLE_EXPERTS, e = cell % SAMPLE_EXPERTS;
+            step_counts(&columns, "routed", layer)[e] = s * cell;
+            step_counts(&columns, "dropped", layer)[e] = s * cell;
+            step_sums(&columns, "weight_mass", layer)[e] = 0.1 * (double)(s + cell);
         }
-        utilization_add(&history, counts, counts, mass, entropy);
+        *step_sums(&columns, "entropy", 0) = 1.0 / (double)s;
+        *step_sums(&columns, "entropy", 1) = 2.0;
+        history_sample_add(&columns, &history);
         if (s % 5 == 0) utilization_close_row(&history, s);
     }
+    history_sample_free(&columns);
     return history;
 }
 
@@ -126,24 +144,24 @@ static inline void sample_clear(Sample *sample) {
     }
     sample->checkpoint.state = (TrainState){0};
     utilization_free(&sample->utilization);
-    utilization_init(&sample->utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+    sample->utilization = sample_empty_history(SAMPLE_EXPERTS);
 }
 
 static inline bool sample_utilization_equals(const UtilizationHistory *a, int64_t step) {
     UtilizationHistory b = sample_utilization(step);
-    size_t layers = SAMPLE_LAYERS * sizeof(double), cells = SAMPLE_EXPERTS * layers;
     size_t rows = (size_t)b.rows;
-    bool equal = a->layers == b.layers && a->experts == b.experts && a->rows == b.rows &&
+    bool equal = a->series_count == b.series_count && a->rows == b.rows &&
                  a->open_steps == b.open_steps && memcmp(a->step, b.step, rows * 8) == 0 &&
-                 memcmp(a->steps, b.steps, rows * 8) == 0 &&
-                 memcmp(a->routed, b.routed, rows * cells) == 0 &&
-                 memcmp(a->dropped, b.dropped, rows * cells) == 0 &&
-                 memcmp(a->weight_mass, b.weight_mass, rows * cells) == 0 &&
-                 memcmp(a->entropy, b.entropy, rows * layers) == 0 &&
-                 memcmp(a->open_routed, b.open_routed, cells) == 0 &&
-                 memcmp(a->open_dropped, b.open_dropped, cells) == 0 &&
-                 memcmp(a->open_weight_mass, b.open_weight_mass, cells) == 0 &&
-                 memcmp(a->open_entropy, b.open_entropy, layers) == 0;
+                 memcmp(a->steps, b.steps, rows * 8) == 0;
+    for (int i = 0; equal && i < b.series_count; i++) {
+        const UtilizationSeries *want = &b.series[i], *got = utilization_find(a, want->name);
+        size_t cells = (size_t)(want->layers * want->width);
+        equal = got && got->kind == want->kind && got->layers == want->layers &&
+                got->width == want->width &&
+                memcmp(got->of, want->of, (size_t)want->layers * sizeof *want->of) == 0 &&
+                memcmp(got->rows, want->rows, rows * cells * 8) == 0 &&
+                memcmp(got->open, want->open, cells * 8) == 0;
+    }
     utilization_free(&b);
     return equal;
 }

@@ -243,8 +243,8 @@ static void assert_params_close(Fixture *f, Model *model, ParamSet set, const ch
 static void run_steps(Fixture *f, const char *name, Model *model, Optimizer *optimizer,
                       Reports *reports) {
     OptimizerConfig config = read_optimizer_config(f, name);
-    int64_t steps = fixture_int(f, "%s/config/steps", name), T = model->work.T;
-    int64_t B = model->work.B, micro_batches = model->work.micro_batches;
+    int64_t steps = fixture_int(f, "%s/config/steps", name), T = model->work.shape.T;
+    int64_t B = model->work.shape.B, micro_batches = model->work.shape.micro_batches;
     Tensor text = fixture_tensor(f, I32, "%s/text", name); // (steps, micro_batches · B, T + 1)
     Tensor tokens = fixture_result_1d(f, I32, B * T), targets = fixture_result_1d(f, I32, B * T);
     for (int64_t step = 0; step < steps; step++) {

@@ -318,7 +318,7 @@ static void fewer_parameters(Sample *sample) {
 }
 static void other_history(Sample *sample) {
     utilization_free(&sample->utilization);
-    utilization_init(&sample->utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS + 1);
+    sample->utilization = sample_empty_history(SAMPLE_EXPERTS + 1);
 }
 static void parameters_only(Sample *sample) {
     sample->checkpoint.tensor_count = 3;
@@ -336,7 +336,7 @@ static void a_mismatch_is_explained(void **state) {
     assert_non_null(strstr(refusal(other_name), "qarameters/embedding is not in the checkpoint"));
     assert_non_null(strstr(refusal(fewer_parameters),
                            "parameters/experts.bias is in the checkpoint and not in the model"));
-    assert_non_null(strstr(refusal(other_history), "2 layers of 8 experts"));
+    assert_non_null(strstr(refusal(other_history), "2 layers of up to 8 values in the checkpoint"));
 }
 
 static void a_reader_of_parameters_needs_no_optimizer(void **state) {
@@ -459,24 +459,27 @@ static void the_digest_is_of_content_alone(void **state) {
 // Saves step 5 with a history of ten steps, closed into a row each `every` steps; `more` choices
 // go to one expert in the last of them, `lost` are dropped there.
 static void save_history(int64_t every, int64_t more, int64_t lost) {
-    enum { CELLS = SAMPLE_LAYERS * SAMPLE_EXPERTS };
     Sample sample;
     Error err = {0};
     sample_init(&sample, 5, 0, 1, false);
     utilization_free(&sample.utilization);
-    utilization_init(&sample.utilization, SAMPLE_LAYERS, SAMPLE_EXPERTS);
+    sample.utilization = sample_empty_history(SAMPLE_EXPERTS);
+    HistorySample columns = sample_columns(SAMPLE_EXPERTS);
+    const int last = SAMPLE_EXPERTS - 1;
     for (int64_t step = 1; step <= 10; step++) {
-        int64_t routed[CELLS], dropped[CELLS] = {0};
-        double mass[CELLS], entropy[SAMPLE_LAYERS] = {0.1 * (double)step, 0.3};
-        for (int cell = 0; cell < CELLS; cell++) {
-            routed[cell] = step + cell;
-            mass[cell] = 0.1 * (double)(step * cell);
+        for (int cell = 0; cell < SAMPLE_LAYERS * SAMPLE_EXPERTS; cell++) {
+            int64_t layer = cell / SAMPLE_EXPERTS, e = cell % SAMPLE_EXPERTS;
+            step_counts(&columns, "routed", layer)[e] = step + cell;
+            step_sums(&columns, "weight_mass", layer)[e] = 0.1 * (double)(step * cell);
         }
-        routed[CELLS - 1] += step == 10 ? more : 0;
-        dropped[CELLS - 1] += step == 10 ? lost : 0;
-        utilization_add(&sample.utilization, routed, dropped, mass, entropy);
+        step_counts(&columns, "routed", 1)[last] += step == 10 ? more : 0;
+        step_counts(&columns, "dropped", 1)[last] = step == 10 ? lost : 0;
+        *step_sums(&columns, "entropy", 0) = 0.1 * (double)step;
+        *step_sums(&columns, "entropy", 1) = 0.3;
+        history_sample_add(&columns, &sample.utilization);
         if (step % every == 0) utilization_close_row(&sample.utilization, step);
     }
+    history_sample_free(&columns);
     if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
     sample_free(&sample);
 }

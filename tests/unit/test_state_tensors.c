@@ -59,15 +59,20 @@ static void absurd_step_count(TrainState *state, UtilizationHistory *history) {
 }
 static void negative_load(TrainState *state, UtilizationHistory *history) {
     (void)state;
-    history->routed[1] = -5;
+    ((int64_t *)utilization_find(history, "routed")->rows)[1] = -5;
 }
 static void negative_open_load(TrainState *state, UtilizationHistory *history) {
     (void)state;
-    history->open_dropped[0] = -5;
+    ((int64_t *)utilization_find(history, "dropped")->open)[0] = -5;
 }
 static void row_of_no_steps(TrainState *state, UtilizationHistory *history) {
     (void)state;
     history->steps[0] = 0;
+}
+
+static void layer_of_too_many(TrainState *state, UtilizationHistory *history) {
+    (void)state;
+    utilization_find(history, "routed")->of[1].values = SAMPLE_EXPERTS + 1;
 }
 
 static void numbers_that_cannot_be_are_refused(void **state) {
@@ -76,6 +81,7 @@ static void numbers_that_cannot_be_are_refused(void **state) {
     expect_refused(absurd_step_count, "state/adam_steps holds 9223372036854775807");
     expect_refused(negative_load, "utilization/routed holds -5");
     expect_refused(negative_open_load, "utilization/open/dropped holds -5");
+    expect_refused(layer_of_too_many, "utilization/layers/routed gives a layer 9 of 8 values");
     expect_refused(row_of_no_steps, "utilization/steps holds 0");
 }
 
