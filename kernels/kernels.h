@@ -258,11 +258,13 @@ void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, 
 //   out (N, D) T   y (R, D) T   slot_row (N, K) i32   weights (N, K)
 void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
 // dy[slot_row[n,k]] = w[n,k] · dout[n]; dweights[n,k] = dout[n] · y[slot_row[n,k]], 0 for dropped
-// choices. Rows of dy that no choice names are left alone.
+// choices; rows that row_choice says are padding become zeros.
 //   dy (R, D) T   dweights, weights (N, K)   dout (N, D) T
 //   y (R, D) T; dy may be y itself (in place)
+//   row_choice (at most R) i32: -1 where no choice names a row; data NULL: such rows of dy, if
+//     there are any, are left alone
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
-                      Tensor slot_row, Tensor weights);
+                      Tensor slot_row, Tensor row_choice, Tensor weights);
 // Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost
 // all keep 0.
 //   scaled (N, K) out   weights (N, K)   kept (N, K) u8

@@ -50,7 +50,7 @@
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
     OP(combine_backward, Tensor dy, Tensor dweights, Tensor dout, Tensor y, Tensor slot_row,       \
-       Tensor weights)                                                                             \
+       Tensor row_choice, Tensor weights)                                                          \
     OP(renormalize_forward, Tensor scaled, Tensor weights, Tensor kept)                            \
     OP(renormalize_backward, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept)           \
     /* loss */                                                                                     \

@@ -5,6 +5,7 @@
 #include "comm/comm.h"
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
+#include "kernels/self_test.h"
 #include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
 #include "worker/open_data.h"

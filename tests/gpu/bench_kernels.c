@@ -11,6 +11,7 @@
 #include "kernels/arena.h"
 #include "kernels/clock.h"
 #include "kernels/kernels.h"
+#include "kernels/self_test.h"
 
 enum {
     D = 2048,
@@ -246,8 +247,8 @@ CASE(run_plan,
      permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.routing.ids, t.kept, 4, -1))
 CASE(run_gather, gather_rows(&dev, t.rows, t.a, t.row_choice, N *K, K))
 CASE(run_combine, combine_forward(&dev, t.b, t.rows, t.slot_row, t.routing.weights))
-CASE(run_combine_backward,
-     combine_backward(&dev, t.rows_out, t.dweights, t.a, t.rows, t.slot_row, t.routing.weights))
+CASE(run_combine_backward, combine_backward(&dev, t.rows_out, t.dweights, t.a, t.rows, t.slot_row,
+                                            (Tensor){0}, t.routing.weights))
 CASE(run_loss, cross_entropy(&dev, t.losses, t.logits, t.targets, 1e-4f))
 CASE(run_embedding, embedding_forward(&dev, t.sum, t.tokens, t.table))
 CASE(run_embedding_backward,
