@@ -1,5 +1,7 @@
 #include "model/model.h"
 
+#include "kernels/integers.h"
+
 #include <stdlib.h>
 
 // ---- layout -------------------------------------------------------------------------------------
@@ -356,10 +358,6 @@ int64_t model_active_params(const Model *model) {
     for (int i = 0; i < model->params.count; i++)
         active += param_active_elements(&model->params.rows[i]);
     return active;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
 }
 
 LayerCost model_cost(const Model *model) {
