@@ -7,7 +7,7 @@
 #define MOETRAIN_MODEL_LAYER_KIND_H
 
 #include "kernels/choice.h"
-#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/scratch_plan.h"
 #include "model/statistics.h"
 
 // What layers need beside the rows that they add to the parameter table. Every layer of a model

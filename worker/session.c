@@ -7,6 +7,7 @@
 #include "comm/warm_up.h"
 #include "kernels/heartbeat.h"
 #include "kernels/log.h"
+#include "kernels/self_test.h"
 #include "worker/compare_ranks.h"
 
 // Ranks cannot share a GPU. Every rank finds the same error. Collective over all ranks.
