@@ -102,7 +102,7 @@ static bool make_up_evaluation(Trainer *trainer, int *signal, Error *err) {
     return save_checkpoint(trainer, err);
 }
 
-// False, with the state saved, when too many steps in a row were skipped. Collective over all ranks.
+// False, with the state saved, when too many steps in a row were skipped. Collective over ranks.
 static bool go_on_after_skips(Trainer *trainer, Error *err) {
     int64_t most = trainer->config.max_skipped, skipped = trainer->state.skipped_in_row;
     if (most == 0 || skipped < most) return true;
