@@ -26,17 +26,6 @@ int64_t traffic_sent_bytes(TrafficKind kind) {
     return sent_bytes[kind];
 }
 
-int64_t all_reduce_estimate(const Group *group, Tensor x) {
-    return 2 * (int64_t)tensor_bytes(x) * (group->size - 1) / group->size;
-}
-
-int64_t run_first(RowRuns runs, int p) {
-    if (runs.first) return runs.first[p];
-    int64_t first = 0;
-    for (int i = 0; i < p; i++) first += runs.rows[i];
-    return first;
-}
-
 // The way for tensors x and y, by where they lie.
 static const Transport *transport(const Group *group, const char *call, Tensor x, Tensor y) {
     CHECK(

@@ -14,6 +14,7 @@
 #define MOETRAIN_COMM_COLLECTIVES_H
 
 #include "comm/process_groups.h"
+#include "comm/row_runs.h"
 #include "kernels/tensor.h"
 
 typedef enum TrafficKind {
@@ -29,14 +30,6 @@ const char *traffic_name(TrafficKind kind);
 // Bytes this rank has sent to other ranks since start.
 int64_t traffic_sent_bytes(TrafficKind kind);
 
-// A collective on its way. Between begin and wait the tensors belong to it; the device goes on with
-// what needs neither. At most four host exchanges of a group at once, begun in the same order on
-// all ranks.
-typedef struct Pending {
-    Group *group; // NULL: nothing is on its way
-    Place place;
-    int slot;
-} Pending;
 // Makes the device's later ops, or the host, wait until it is done; *pending is zeroed. Legal on a
 // zeroed one. Collective over the group that began it.
 void collective_wait(Pending *pending);
@@ -78,14 +71,6 @@ void barrier(Group *group);
 // Element block p of `in` goes to rank p; block p of `out` comes from rank p. Equal blocks. i32.
 // in, out (size, n). Collective over the group.
 void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind);
-
-// For each rank of the group: how many rows, and the first of them. first NULL: one run after the
-// other from row 0. The arrays lie on the host and may change when the call that takes them
-// returns.
-typedef struct RowRuns {
-    const int64_t *rows;
-    const int64_t *first;
-} RowRuns;
 
 // Rows travel between ranks: run p of `send` of `in` goes to rank p, run p of `receive` of `out`
 // comes from rank p. Counts must match between the two sides; runs that are received do not

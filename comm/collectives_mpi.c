@@ -99,13 +99,13 @@ static int64_t mpi_all_reduce(Group *group, Tensor x, Pending *pending) {
         MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, element(x, i), (int)n, mpi_type(x.dtype), MPI_SUM,
                                 group->comm));
     }
-    return all_reduce_estimate(group, x);
+    return all_reduce_estimate(group->size, (int64_t)tensor_bytes(x));
 }
 
 int64_t mpi_all_reduce_max(Group *group, Tensor x) {
     MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x.data, (int)tensor_elements(x), mpi_type(x.dtype),
                             MPI_MAX, group->comm));
-    return all_reduce_estimate(group, x);
+    return all_reduce_estimate(group->size, (int64_t)tensor_bytes(x));
 }
 
 static int64_t mpi_reduce_scatter(Group *group, Tensor out, Tensor in) {

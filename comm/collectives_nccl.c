@@ -236,7 +236,7 @@ static int64_t nccl_all_reduce(Group *group, Tensor x, Pending *pending) {
                              ncclSum, way.comm, way.stream),
                way.comm);
     *pending = way_end(group, way);
-    return all_reduce_estimate(group, x);
+    return all_reduce_estimate(group->size, (int64_t)tensor_bytes(x));
 }
 
 // In a group of one every exchange is a copy, which needs no other stream.

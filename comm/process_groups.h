@@ -17,6 +17,15 @@ typedef struct Group Group; // hides the MPI and NCCL communicators
 int group_rank(const Group *group);
 int group_size(const Group *group);
 
+// A collective on its way. Between begin and wait the tensors belong to it; the device goes on with
+// what needs neither. At most four host exchanges of a group at once, begun in the same order on
+// all ranks.
+typedef struct Pending {
+    Group *group; // NULL: nothing is on its way
+    Place place;
+    int slot;
+} Pending;
+
 typedef struct ProcessGroups {
     Group *world;
     Group *expert_parallel;

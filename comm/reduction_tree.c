@@ -19,3 +19,7 @@ int64_t tree_sent_elements(const TreeStep *steps, int count) {
     for (int i = 0; i < count; i++) sent += steps[i].given_count + steps[i].kept_count;
     return sent;
 }
+
+int64_t all_reduce_estimate(int ranks, int64_t bytes) {
+    return 2 * bytes * (ranks - 1) / ranks;
+}

@@ -27,4 +27,8 @@ int tree_steps(TreeStep steps[MAX_TREE_STEPS], int rank, int size, int64_t eleme
 // The elements that this rank sends in all of them, there and back.
 int64_t tree_sent_elements(const TreeStep *steps, int count);
 
+// What a ring or halving all-reduce sends from one rank at best; the libraries do not tell what
+// they really do. Not collective.
+int64_t all_reduce_estimate(int ranks, int64_t bytes);
+
 #endif

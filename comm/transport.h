@@ -7,7 +7,8 @@
 #ifndef MOETRAIN_COMM_TRANSPORT_H
 #define MOETRAIN_COMM_TRANSPORT_H
 
-#include "comm/collectives.h"
+#include "comm/process_groups.h"
+#include "comm/row_runs.h"
 
 typedef struct Transport {
     int64_t (*tree_all_reduce)(Group *group, Tensor x, Tensor scratch, Pending *pending);
@@ -29,11 +30,5 @@ typedef struct Transport {
 
 // The transport of device buffers; NULL in a build without one. Not collective.
 const Transport *device_transport(void);
-
-// What a ring or halving all-reduce sends from one rank at best; the libraries do not tell what
-// they really do.
-int64_t all_reduce_estimate(const Group *group, Tensor x);
-// The first row of the run of rank p.
-int64_t run_first(RowRuns runs, int p);
 
 #endif

@@ -79,17 +79,6 @@ bool device_check_limit(const Device *dev, const char *key, int64_t size, int64_
 typedef void (*ProductLine)(void *context, const char *line);
 void device_products(Device *dev, ProductLine say, void *context);
 
-// Multiplies two known matrices through the backend's library and compares with exact results:
-// libraries that mistake the CPU have computed wrong numbers before. False with exit 7.
-bool device_self_test(Device *dev, Error *err);
-
-// The best rate of a product of matrices in this storage within 0.2 s, in GFLOP/s, through the op
-// that the model uses: the limit that the log's share is measured against. On all threads of a CPU
-// (512, 1024) by (1024, 1024). On a GPU squares of 256, and of twice that up to 8192 while one
-// takes less than a millisecond, many between two looks at the clock, and by whatever algorithm the
-// library likes best, with fixed_order too.
-double device_measure_gemm_gflops(Device *dev, DType storage);
-
 #ifdef __cplusplus
 }
 #endif

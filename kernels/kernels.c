@@ -372,16 +372,21 @@ void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor 
 }
 
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
-                      Tensor slot_row, Tensor weights) {
+                      Tensor slot_row, Tensor row_choice, Tensor weights) {
     int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
     DType T = storage(y);
     CHECK_SHAPE_2D(dout, T, N, D);
     CHECK_SHAPE_2D(y, T, y.shape[0], D);
     CHECK_SHAPE_2D(dy, T, y.shape[0], D);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
+    if (row_choice.data) {
+        CHECK_SHAPE_1D(row_choice, I32, row_choice.shape[0]);
+        CHECK(row_choice.shape[0] <= dy.shape[0], "choices of %lld rows, dy has %lld",
+              (long long)row_choice.shape[0], (long long)dy.shape[0]);
+    }
     CHECK_SHAPE_2D(weights, F32, N, K);
     CHECK_SHAPE_2D(dweights, F32, N, K);
-    dev->backend->op.combine_backward(dev, dy, dweights, dout, y, slot_row, weights);
+    dev->backend->op.combine_backward(dev, dy, dweights, dout, y, slot_row, row_choice, weights);
 }
 
 void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept) {
@@ -464,7 +469,7 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule) {
     int64_t n = w.shape[0];
     CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
@@ -472,7 +477,7 @@ void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor
     CHECK_SHAPE_1D(g, F32, n);
     CHECK_SHAPE_1D(m, F32, n);
     CHECK_SHAPE_1D(v, F32, n);
-    CHECK_SHAPE_1D(decay, U8, n / 16);
+    CHECK_SHAPE_1D(groups, U8, n / 16);
     if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
-    dev->backend->op.adamw_update(dev, w, copy, g, m, v, decay, rule);
+    dev->backend->op.adamw_update(dev, w, copy, g, m, v, groups, rule);
 }

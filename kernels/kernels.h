@@ -266,11 +266,13 @@ void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, 
 //   out (N, D) T   y (R, D) T   slot_row (N, K) i32   weights (N, K)
 void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
 // dy[slot_row[n,k]] = w[n,k] · dout[n]; dweights[n,k] = dout[n] · y[slot_row[n,k]], 0 for dropped
-// choices. Rows of dy that no choice names are left alone.
+// choices; rows that row_choice says are padding become zeros.
 //   dy (R, D) T   dweights, weights (N, K)   dout (N, D) T
 //   y (R, D) T; dy may be y itself (in place)
+//   row_choice (at most R) i32: -1 where no choice names a row; data NULL: such rows of dy, if
+//     there are any, are left alone
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
-                      Tensor slot_row, Tensor weights);
+                      Tensor slot_row, Tensor row_choice, Tensor weights);
 // Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost
 // all keep 0.
 //   scaled (N, K) out   weights (N, K)   kept (N, K) u8
@@ -303,17 +305,20 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets);
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
+// Groups of parameters that one update tells apart, each with its own rate and decay.
+enum { UPDATE_GROUPS = 8 };
+
 typedef struct AdamW {
-    float lr, beta1, beta2, eps, weight_decay;
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float beta1, beta2, eps;
     float bias_correction1, bias_correction2; // 1 - beta^t
     float grad_scale;                         // clipping: multiplies every gradient
 } AdamW;
 // Decoupled weight decay (arXiv:1711.05101): g' = g · grad_scale; m, v moments of g';
 // w -= lr · (m̂ / (sqrt(v̂) + eps) + weight_decay · w). All parameters of a run in one call.
 //   w, g, m, v (n)   copy (n) bf16: receives w rounded; data NULL: none
-//   decay (n / 16) u8: whether weight decay applies to
-//   each 16 elements; n is a multiple of 16
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+//   groups (n / 16) u8: which lr and weight_decay each 16 elements have; n is a multiple of 16
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule);
 
 #ifdef __cplusplus

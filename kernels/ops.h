@@ -50,7 +50,7 @@
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
     OP(combine_backward, Tensor dy, Tensor dweights, Tensor dout, Tensor y, Tensor slot_row,       \
-       Tensor weights)                                                                             \
+       Tensor row_choice, Tensor weights)                                                          \
     OP(renormalize_forward, Tensor scaled, Tensor weights, Tensor kept)                            \
     OP(renormalize_backward, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept)           \
     /* loss */                                                                                     \
@@ -63,6 +63,6 @@
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
-    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay, AdamW rule)
+    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups, AdamW rule)
 
 #endif

@@ -144,11 +144,11 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     MoeLayer *moe = self;
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
-    // sent_out, expert_out and expert_in turn into their own gradients one after the other. No
-    // choice writes the padding rows of sent_out: they keep what an expert without biases makes of
-    // zeros, zeros.
+    // sent_out, expert_out and expert_in turn into their own gradients one after the other. Padding
+    // rows of sent_out hold what the experts made of zeros: their gradient is zero.
+    Tensor padding = d->room >= 0 ? d->row_choice : (Tensor){0};
     combine_backward(work->dev, moe->sent_out, moe->dweights, dout, moe->sent_out, d->slot_row,
-                     router->scaled);
+                     padding, router->scaled);
     Tensor dsent = moe->sent_out;
     if (work->shape.ep_size == 1) {
         chunk_backward(moe, work, dispatch_chunk(d, work, 0));
@@ -167,8 +167,18 @@ static void for_generation(ModelConfig *config) {
     config->moe.dispatch = DISPATCH_EXACT;
 }
 
+static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
+    MoeShape shape = moe_shape(config, layer);
+    double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
+    double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
+    bound->parameters += E * D * (3 * F + 1);
+    bound->kept += rows * (3 * F + 4 * D) + E;
+    if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
+}
+
 const LayerKind MOE_FEED_FORWARD = {
     .state_bytes = sizeof(MoeLayer),
+    .bound = bound,
     .check_device = check_device,
     .declare = declare,
     .layout = layout,

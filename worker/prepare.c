@@ -5,6 +5,7 @@
 #include "comm/comm.h"
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
+#include "kernels/self_test.h"
 #include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
 #include "worker/open_data.h"
@@ -134,7 +135,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
-    optimizer_measure(&trainer->optimizer, &trainer->model);
+    optimizer_measure(&trainer->optimizer, &trainer->model, &config->optimizer);
     if (trainer->data.validation && // a second time after plan_make: nothing is refused here
         !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
                                    comm_rank(), err))

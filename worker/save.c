@@ -35,8 +35,9 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
 }
 
 bool save_prepare(Trainer *trainer, Error *err) {
-    // Values and two moments in f32 are nearly all of it.
-    int64_t bytes = trainer->plan.total_params * 3 * (int64_t)sizeof(float);
+    // Values and the optimizer's states in f32 are nearly all of it.
+    int64_t bytes =
+        trainer->plan.total_params * (1 + trainer->optimizer.state_count) * (int64_t)sizeof(float);
     return checkpoint_try_directory(trainer->config.run_dir, bytes, err);
 }
 

@@ -7,6 +7,7 @@
 #include "comm/warm_up.h"
 #include "kernels/heartbeat.h"
 #include "kernels/log.h"
+#include "kernels/self_test.h"
 #include "worker/compare_ranks.h"
 
 // Ranks cannot share a GPU. Every rank finds the same error. Collective over all ranks.
@@ -62,7 +63,15 @@ void session_close(Session *session) {
 }
 
 DType session_storage(const TrainConfig *config) {
-    return config->precision == PRECISION_BF16 ? BF16 : F32;
+    DType storage = F32;
+    switch (config->precision) {
+    case PRECISION_F32:
+        break;
+    case PRECISION_BF16:
+        storage = BF16;
+        break;
+    }
+    return storage;
 }
 
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training) {

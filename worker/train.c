@@ -44,8 +44,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         watchdog_beat("updating the parameters");
         double clip = config->optimizer.clip_norm;
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
-        optimizer_update(&trainer->optimizer, model, &config->optimizer, row->lr,
-                         ++state->adam_steps, scale);
+        optimizer_update(&trainer->optimizer, model, row->lr, ++state->adam_steps, scale);
         model_after_step(model);
         state->skipped_in_row = 0;
     } else {
@@ -102,7 +101,8 @@ static bool make_up_evaluation(Trainer *trainer, int *signal, Error *err) {
     return save_checkpoint(trainer, err);
 }
 
-// False, with the state saved, when too many steps in a row were skipped. Collective over ranks.
+// False, with the state saved, when too many steps in a row were skipped. Collective over all
+// ranks.
 static bool go_on_after_skips(Trainer *trainer, Error *err) {
     int64_t most = trainer->config.max_skipped, skipped = trainer->state.skipped_in_row;
     if (most == 0 || skipped < most) return true;

@@ -133,8 +133,16 @@ void combine_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor slot_row, Ten
     }
 }
 
+static void clear_padding(Tensor x, Tensor row_choice) {
+    size_t row_bytes = (size_t)x.shape[1] * dtype_bytes(x.dtype);
+    const int32_t *choice = tensor_i32(row_choice);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < row_choice.shape[0]; r++)
+        if (choice[r] < 0) memset((char *)x.data + (size_t)r * row_bytes, 0, row_bytes);
+}
+
 void combine_backward_cpu(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
-                          Tensor slot_row, Tensor weights) {
+                          Tensor slot_row, Tensor row_choice, Tensor weights) {
     int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
     float *dweight = tensor_f32(dweights);
     const float *weight = tensor_f32(weights);
@@ -155,6 +163,7 @@ void combine_backward_cpu(Device *dev, Tensor dy, Tensor dweights, Tensor dout, 
             if (!wide) round_to_bf16(tensor_bf16(dy) + row[c] * D, narrow, D);
         }
     }
+    if (row_choice.data) clear_padding(dy, row_choice);
 }
 
 void renormalize_forward_cpu(Device *dev, Tensor scaled, Tensor weights, Tensor kept) {

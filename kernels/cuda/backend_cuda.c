@@ -10,7 +10,6 @@
 #include "kernels/cuda/limits.h"
 #include "kernels/cuda/matmul_plan.h"
 
-enum { WORKSPACE_ALIGNMENT = 256 };
 // What NVIDIA recommends for Hopper (32 MiB); cuBLAS takes less on older GPUs.
 static const size_t LIBRARY_WORKSPACE_BYTES = (size_t)32 << 20;
 enum { LEAST_CAPABILITY = 80 };                     // bf16 tensor cores and cp.async
@@ -18,18 +17,6 @@ static const size_t UPLOAD_BYTES = (size_t)2 << 20; // of one of the UPLOADS
 // What cuda_workspace grows to: trees of parts, each level of which holds 16 MiB (matmul_cuda.c) or
 // a little more (grouped_matmul_cuda.cu), and 128 MiB for what sorts and scans.
 static const size_t WORKSPACE_BYTES = (size_t)384 << 20;
-
-// ---- failing ------------------------------------------------------------------------------------
-
-void cuda_die(const char *file, int line, const char *call, cudaError_t code) {
-    die(EXIT_COMMUNICATION, file, line, "%s: %s (%s)", call, cudaGetErrorString(code),
-        cudaGetErrorName(code));
-}
-
-void cublas_die(const char *file, int line, const char *call, cublasStatus_t code) {
-    die(EXIT_COMMUNICATION, file, line, "%s: %s (%s)", call, cublasGetStatusString(code),
-        cublasGetStatusName(code));
-}
 
 // ---- opening ------------------------------------------------------------------------------------
 
@@ -238,18 +225,6 @@ static void synchronize(Device *dev) {
     CUDA_CHECK(cudaStreamSynchronize(cuda_state(dev)->compute));
     CUDA_CHECK(cudaStreamSynchronize(cuda_state(dev)->exchange));
     CUDA_CHECK(cudaStreamSynchronize(cuda_state(dev)->sums));
-}
-
-void *cuda_workspace(Device *dev, size_t bytes) {
-    CudaState *state = cuda_state(dev);
-    if (bytes <= state->workspace_bytes) return state->workspace;
-    bytes =
-        (bytes + bytes / 4 + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
-    CUDA_CHECK(cudaStreamSynchronize(state->compute));
-    CUDA_CHECK(cudaFree(state->workspace));
-    state->workspace = device_allocate(dev, bytes, "the kernels' workspace");
-    state->workspace_bytes = bytes;
-    return state->workspace;
 }
 
 // ---- the table ----------------------------------------------------------------------------------

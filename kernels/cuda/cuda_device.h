@@ -51,10 +51,6 @@ static inline CudaState *cuda_state(const Device *dev) {
 // no memory.
 void *cuda_workspace(Device *dev, size_t bytes);
 
-// Free state->matmul_plans and state->grouped_call.
-void matmul_plans_free(CudaState *state);
-void grouped_call_free(CudaState *state);
-
 // A failed call ends the job with the library's words. Launch failures of kernels show here and in
 // device_synchronize.
 MOETRAIN_NORETURN void cuda_die(const char *file, int line, const char *call, cudaError_t code);

@@ -3,6 +3,7 @@
 #ifndef MOETRAIN_KERNELS_CUDA_MATMUL_PLAN_H
 #define MOETRAIN_KERNELS_CUDA_MATMUL_PLAN_H
 
+#include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/grouped_matmul.h"
 
 #ifdef __cplusplus
@@ -18,6 +19,10 @@ bool matmul_by_plan(Device *dev, MatrixProduct p);
 // Backend's `products`: a line for each kind of product that was met and whose bits other ranks
 // rely on, or which the library does not do.
 void matmul_plans_describe(Device *dev, ProductLine say, void *context);
+
+// Free state->matmul_plans, and state->grouped_call, which is matmul_cuda.c's.
+void matmul_plans_free(CudaState *state);
+void grouped_call_free(CudaState *state);
 
 // The device memory that a first product takes at most while algorithms are tried.
 size_t matmul_trial_bytes(void);

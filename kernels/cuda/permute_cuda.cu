@@ -440,12 +440,24 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     }
 }
 
+// The rows of x that no choice names become zeros: blockDim.x threads a row, blockDim.y rows a
+// block. Bytes: each such row once out, and 4 a row.
+template <typename T, int COUNT>
+static __global__ void __launch_bounds__(ROW_THREADS)
+    clear_padding(T *x, const int32_t *__restrict__ row_choice, int64_t rows, int64_t D) {
+    int64_t r = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+    if (r >= rows || row_choice[r] >= 0) return;
+    const float zeros[COUNT] = {};
+    for (int64_t d = (int64_t)threadIdx.x * COUNT; d < D; d += (int64_t)blockDim.x * COUNT)
+        store_piece<T, COUNT>(x + r * D + d, zeros);
+}
+
 // Pieces of a row that a warp still reads in few rounds; wider rows take a block.
 static const int WARP_PIECES = 4 * WARP;
 
 template <typename T>
 static void combine_backward_stored(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
-                                    Tensor slot_row, Tensor weights) {
+                                    Tensor slot_row, Tensor row_choice, Tensor weights) {
     int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
     T *to = device_data<T>(dy), *from = device_data<T>(y), *gradient = device_data<T>(dout);
     float *dweight = device_data<float>(dweights);
@@ -457,14 +469,20 @@ static void combine_backward_stored(Device *dev, Tensor dy, Tensor dweights, Ten
     launch(dev, vectors ? combine_backward_rows<T, Vector<T>::COUNT> : combine_backward_rows<T, 1>,
            grid_of(ceil_div(N, block.y)), block, 0, to, dweight, gradient, from,
            device_data<int32_t>(slot_row), weight, N, D, K);
+    if (!row_choice.data) return;
+    int64_t rows = row_choice.shape[0];
+    launch(dev, vectors ? clear_padding<T, Vector<T>::COUNT> : clear_padding<T, 1>,
+           grid_of(ceil_div(rows, block.y)), block, 0, to, device_data<int32_t>(row_choice), rows,
+           D);
 }
 
 extern "C" void combine_backward_cuda(Device *dev, Tensor dy, Tensor dweights, Tensor dout,
-                                      Tensor y, Tensor slot_row, Tensor weights) {
+                                      Tensor y, Tensor slot_row, Tensor row_choice,
+                                      Tensor weights) {
     if (y.dtype == BF16) {
-        combine_backward_stored<bf16>(dev, dy, dweights, dout, y, slot_row, weights);
+        combine_backward_stored<bf16>(dev, dy, dweights, dout, y, slot_row, row_choice, weights);
     } else {
-        combine_backward_stored<float>(dev, dy, dweights, dout, y, slot_row, weights);
+        combine_backward_stored<float>(dev, dy, dweights, dout, y, slot_row, row_choice, weights);
     }
 }
 

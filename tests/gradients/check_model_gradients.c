@@ -34,6 +34,18 @@ static void add_dense_cases(void) {
     model->tied_embeddings = false;
 }
 
+static void add_position_cases(void) {
+    ModelConfig *model = add_case("learned positions");
+    model->attention.positions = POSITIONS_LEARNED;
+    model = add_case("learned positions with an untied head, odd heads and two micro-batches");
+    model->attention = (AttentionConfig){{2, 1, 3, 5}, .positions = POSITIONS_LEARNED};
+    model->tied_embeddings = false;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+    model = add_case("no positions");
+    model->attention = (AttentionConfig){{2, 2, 5, 4}, .positions = POSITIONS_NONE};
+}
+
 static void add_router_cases(void) {
     add_case("experts chosen by softmax_topk, dropless");
     ModelConfig *model = add_case("experts of ReLU with an untied head");
@@ -91,6 +103,7 @@ static void add_accumulation_cases(void) {
 
 int main(int argc, char **argv) {
     add_dense_cases();
+    add_position_cases();
     add_router_cases();
     add_drop_cases();
     add_accumulation_cases();

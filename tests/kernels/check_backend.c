@@ -6,6 +6,7 @@
 
 #include "kernels/arena.h"
 #include "kernels/backend.h"
+#include "kernels/self_test.h"
 
 static const char *slot_name(size_t at) {
 #define OP(name, ...)                                                                              \

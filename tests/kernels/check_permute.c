@@ -16,6 +16,7 @@ typedef struct Case {
     int64_t rows; // of row_choice
     int64_t used; // rows that a choice has
     Tensor ids, weights, kept, slot_row, row_choice, counts;
+    Tensor padding; // row_choice where combine_backward clears the rows of no choice; else no data
     Tensor x, y, out, dout, dy, dweights; // x, out, dout (N, D) T; y, dy (rows, D) T
     Tensor scaled, dscaled;
 } Case;
@@ -156,7 +157,7 @@ static void run_combine_with_weights_1(Device *dev, void *context) {
 static void run_combine_backward(Device *dev, void *context) {
     Case *c = context;
     combine_backward(dev, matrix(c, c->dy), c->dweights, matrix(c, c->dout), matrix(c, c->y),
-                     c->slot_row, c->weights);
+                     c->slot_row, c->padding, c->weights);
 }
 static void run_rows(Device *dev, void *context) {
     run_gather(dev, context);
@@ -166,7 +167,7 @@ static void run_rows(Device *dev, void *context) {
 static void run_on_rows(Device *dev, void (*run)(Device *dev, void *context), Case *c) {
     run_on(dev, run, c,
            TENSORS(&c->slot_row, &c->row_choice, &c->weights, &c->x, &c->y, &c->out, &c->dout,
-                   &c->dy, &c->dweights));
+                   &c->dy, &c->dweights, &c->padding));
 }
 
 // Bytes of row r of a matrix.
@@ -207,8 +208,10 @@ static void check_combined(Case *c, Device *dev) {
     }
 }
 
-static void check_combine_backward(Case *c, Device *dev) {
-    Tensor y = copy_of(c->y);
+static void check_combine_backward(Case *c, bool clears, Device *dev) {
+    c->padding = clears ? copy_of(c->row_choice) : tensor_1d(NULL, I32, c->rows);
+    Tensor y = copy_of(c->y), zeros = new_rows(c, 1);
+    memset(zeros.data, 0, tensor_bytes(zeros));
     c->dy = new_rows(c, c->rows);
     c->dweights = new_2d(F32, c->N, c->K);
     double *dy = new_doubles(c->rows * c->D), *dweights = new_doubles(c->N * c->K);
@@ -223,8 +226,10 @@ static void check_combine_backward(Case *c, Device *dev) {
     Tensor got = matrix(c, c->dy), untouched = new_rows(c, 1);
     for (int64_t r = 0; r < c->rows; r++) {
         if (tensor_i32(c->row_choice)[r] < 0) {
-            expect(memcmp(row_of(c, c->dy, r), row_of(c, untouched, 0), row_bytes(c)) == 0,
-                   "row %lld of dy, which no choice names, is written", (long long)r);
+            Tensor want = clears ? zeros : untouched;
+            expect(memcmp(row_of(c, c->dy, r), row_of(c, want, 0), row_bytes(c)) == 0,
+                   "row %lld of dy, which no choice names, is %s", (long long)r,
+                   clears ? "not cleared" : "written");
         } else {
             expect_near("dy", tensor_rows(got, r, 1), dy + r * c->D, product, NULL, 0);
         }
@@ -237,8 +242,8 @@ static void check_combine_backward(Case *c, Device *dev) {
     c->dweights = new_2d(F32, c->N, c->K);
     run_on_rows(dev, run_combine_backward, c);
     for (int64_t r = 0; r < c->rows; r++) {
-        bool named = tensor_i32(c->row_choice)[r] >= 0;
-        expect(memcmp(row_of(c, c->dy, r), row_of(c, named ? apart : y, r), row_bytes(c)) == 0,
+        bool written = clears || tensor_i32(c->row_choice)[r] >= 0;
+        expect(memcmp(row_of(c, c->dy, r), row_of(c, written ? apart : y, r), row_bytes(c)) == 0,
                "row %lld of dy differs in place", (long long)r);
     }
     expect_same_bytes("dweights in place", c->dweights, dweights_apart.data);
@@ -280,7 +285,8 @@ static void check_rows(Case c, DType T, int64_t D, int64_t shift, int64_t room) 
         name_case(&c, "rows", dev);
         check_gathered(&c, dev);
         check_combined(&c, dev);
-        check_combine_backward(&c, dev);
+        check_combine_backward(&c, false, dev);
+        check_combine_backward(&c, true, dev);
         check_alone(&c, dev);
         Tensor outputs[] = {c.y, c.out, c.dweights};
         Tensor before[] = {copy_of(c.y), copy_of(c.out), copy_of(c.dweights)};
