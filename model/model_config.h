@@ -60,11 +60,15 @@ typedef struct MoeConfig {
 typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
+// What the model is trained for (loss.h).
+typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
+
 typedef struct ModelConfig {
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
     PerLayer mixer;        // MixerKind; count 0: attention
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
+    ObjectiveKind objective;
     bool tied_embeddings;
     Activation activation; // of dense feed-forwards and experts
     double norm_eps;
