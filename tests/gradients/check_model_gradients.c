@@ -79,7 +79,7 @@ static void add_ragged_cases(void) {
     model->moe.experts = (PerLayer){4, {3, 0, 6, 2}};
     model->moe.top_k = (PerLayer){4, {2, 9, 3, 1}};
     model->moe.d_ff = (PerLayer){3, {7, 4, 5}};
-    model->moe.router = (RouterRule){TOPK_SOFTMAX, false};
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
     model = add_case("layers of different sizes, drops, untied, two micro-batches");
     model->moe.experts = (PerLayer){2, {2, 5}};
     model->moe.top_k = (PerLayer){2, {2, 3}};
