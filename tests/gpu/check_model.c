@@ -182,7 +182,7 @@ static ModelConfig base_config(void) {
                                  .d_ff = {1, {24}},
                                  .every = 1,
                                  .first = true,
-                                 .router = {SOFTMAX_TOPK, false},
+                                 .router = {.kind = SOFTMAX_TOPK},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
                                  .balance_loss = 0.01,
@@ -206,7 +206,7 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0); // what was found stays when a check ends the process
     ModelConfig dropless = base_config(), drops = base_config(), dense = base_config();
     drops.moe.capacity_factor = (Rational){3, 4};
-    drops.moe.router = (RouterRule){TOPK_SOFTMAX, true};
+    drops.moe.router = (RouterRule){.kind = TOPK_SOFTMAX, .normalize_top_k = true};
     drops.moe.drop = DROP_PROBABILITY;
     drops.moe.renormalize_after_drop = true;
     drops.moe.balance_scope = BALANCE_SEQUENCE;

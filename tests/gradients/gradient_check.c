@@ -48,7 +48,7 @@ ModelConfig tiny_model(void) {
                                  .d_ff = {1, {7}},
                                  .every = 1,
                                  .first = true,
-                                 .router = {SOFTMAX_TOPK, false},
+                                 .router = {.kind = SOFTMAX_TOPK},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
                                  .balance_loss = 0.02,
