@@ -71,11 +71,15 @@ typedef struct BiasFacts {
 extern const BiasFacts BIASES[];
 extern const ChoiceTable BIAS_CHOICES;
 
+// What the model is trained for (loss.h).
+typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
+
 typedef struct ModelConfig {
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
     PerLayer mixer;        // MixerKind; count 0: attention
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
+    ObjectiveKind objective;
     bool tied_embeddings;
     BiasKind bias;
     Activation activation; // of dense feed-forwards and experts

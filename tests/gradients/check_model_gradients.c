@@ -70,6 +70,27 @@ static void add_router_cases(void) {
     model->moe.first = false;
 }
 
+// Layers of one model may differ in kind and in every size.
+static void add_ragged_cases(void) {
+    ModelConfig *model = add_case("layers of different kinds and sizes");
+    model->layers = 4;
+    model->feed_forward =
+        (PerLayer){4, {FEED_FORWARD_MOE, FEED_FORWARD_DENSE, FEED_FORWARD_MOE, FEED_FORWARD_MOE}};
+    model->moe.experts = (PerLayer){4, {3, 0, 6, 2}};
+    model->moe.top_k = (PerLayer){4, {2, 9, 3, 1}};
+    model->moe.d_ff = (PerLayer){3, {7, 4, 5}};
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
+    model = add_case("layers of different sizes, drops, untied, two micro-batches");
+    model->moe.experts = (PerLayer){2, {2, 5}};
+    model->moe.top_k = (PerLayer){2, {2, 3}};
+    model->moe.d_ff = (PerLayer){2, {3, 8}};
+    model->moe.capacity_factor = (Rational){3, 4};
+    model->moe.renormalize_after_drop = true;
+    model->moe.max_expert_replicas = 2;
+    model->tied_embeddings = false;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_drop_cases(void) {
     static const char *const sentences[2][3] = {
         {"choices dropped by position", "choices dropped by probability",
@@ -123,6 +144,7 @@ int main(int argc, char **argv) {
     add_dense_cases();
     add_position_cases();
     add_router_cases();
+    add_ragged_cases();
     add_drop_cases();
     add_bias_cases();
     add_accumulation_cases();
