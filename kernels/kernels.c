@@ -491,15 +491,30 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
-                  AdamW rule) {
+// What every update takes.
+static void check_update(Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups) {
     int64_t n = w.shape[0];
-    CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
+    CHECK(n % 16 == 0, "an update of %lld elements, wanted a multiple of 16", (long long)n);
     CHECK_SHAPE_1D(w, F32, n);
     CHECK_SHAPE_1D(g, F32, n);
     CHECK_SHAPE_1D(m, F32, n);
-    CHECK_SHAPE_1D(v, F32, n);
     CHECK_SHAPE_1D(groups, U8, n / 16);
     if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
+}
+
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
+                  AdamW rule) {
+    check_update(w, copy, g, m, groups);
+    CHECK_SHAPE_1D(v, F32, w.shape[0]);
     dev->backend->op.adamw_update(dev, w, copy, g, m, v, groups, rule);
+}
+
+void sgd_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule) {
+    check_update(w, copy, g, m, groups);
+    dev->backend->op.sgd_update(dev, w, copy, g, m, groups, rule);
+}
+
+void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule) {
+    check_update(w, copy, g, m, groups);
+    dev->backend->op.lion_update(dev, w, copy, g, m, groups, rule);
 }

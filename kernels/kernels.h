@@ -330,6 +330,26 @@ typedef struct AdamW {
 void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule);
 
+typedef struct Sgd {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float momentum;
+    bool nesterov;
+    float grad_scale; // as AdamW's
+} Sgd;
+// As torch.optim.SGD without dampening, its decay coupled: g' = g · grad_scale + weight_decay · w;
+// m = momentum · m + g'; w -= lr · (nesterov ? g' + momentum · m : m). Tensors as of adamw_update.
+void sgd_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule);
+
+typedef struct Lion {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float beta1, beta2;
+    float grad_scale; // as AdamW's
+} Lion;
+// Lion (arXiv:2302.06675): g' = g · grad_scale; w -= lr · (sign(beta1 · m + (1 - beta1) · g') +
+// weight_decay · w), where sign(0) is 0; then m = beta2 · m + (1 - beta2) · g'. Tensors as of
+// adamw_update.
+void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule);
+
 #ifdef __cplusplus
 }
 #endif

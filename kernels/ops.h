@@ -65,6 +65,9 @@
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
-    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups, AdamW rule)
+    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \
+       AdamW rule)                                                                                 \
+    OP(sgd_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule)             \
+    OP(lion_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule)
 
 #endif

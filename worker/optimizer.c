@@ -7,9 +7,13 @@
 #include "kernels/heartbeat.h"
 
 const OptimizerChoice OPTIMIZERS[] = {
-    [OPTIMIZER_ADAMW] = {{"adamw", "Adam with decoupled weight decay"}, &ADAMW},
+    [OPTIMIZER_ADAMW] = {{"adamw", "Adam with decoupled weight decay (arXiv:1711.05101)"}, &ADAMW},
+    [OPTIMIZER_SGD] = {{"sgd", "gradient descent with momentum, as torch.optim.SGD"}, &SGD},
+    [OPTIMIZER_LION] = {{"lion", "the sign of an interpolated momentum (arXiv:2302.06675)"}, &LION},
 };
 const ChoiceTable OPTIMIZER_CHOICES = CHOICE_TABLE(OPTIMIZERS);
+
+_Static_assert((int)PARAM_GROUPS <= (int)UPDATE_GROUPS, "every group has a place in an update");
 
 // ---- rules and states ---------------------------------------------------------------------------
 
@@ -196,6 +200,14 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
 // The part of a set that a range or a piece of it takes up.
 static Tensor piece_of(ParamSet set, const UpdateRange *piece) {
     return tensor_range(set.run[piece->run], piece->first, piece->elements);
+}
+
+void update_groups(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
+                   float weight_decay[UPDATE_GROUPS]) {
+    for (int group = 0; group < PARAM_GROUPS; group++) {
+        lr[group] = (float)(update->lr * param_groups[group].lr_scale);
+        weight_decay[group] = param_groups[group].decay ? (float)update->config->weight_decay : 0;
+    }
 }
 
 void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, double grad_scale) {

@@ -6,6 +6,7 @@
 #ifndef MOETRAIN_WORKER_OPTIMIZER_RULE_H
 #define MOETRAIN_WORKER_OPTIMIZER_RULE_H
 
+#include "kernels/kernels.h"
 #include "model/params.h"
 #include "worker/train_config.h"
 
@@ -33,6 +34,10 @@ typedef struct OptimizerRule {
     void (*update)(const OptimizerUpdate *update);
 } OptimizerRule;
 
-extern const OptimizerRule ADAMW;
+// Rates and decays of all groups, for an op's rule.
+void update_groups(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
+                   float weight_decay[UPDATE_GROUPS]);
+
+extern const OptimizerRule ADAMW, SGD, LION;
 
 #endif

@@ -367,3 +367,21 @@ void reference_adamw(double *w, double *m, double *v, double g, int group, AdamW
     *w -= (double)rule.lr[group] *
           (m_hat / (sqrt(v_hat) + (double)rule.eps) + (double)rule.weight_decay[group] * *w);
 }
+
+void reference_sgd(double *w, double *m, double g, int group, Sgd rule) {
+    double momentum = (double)rule.momentum;
+    g = g * (double)rule.grad_scale + (double)rule.weight_decay[group] * *w;
+    *m = momentum * *m + g;
+    *w -= (double)rule.lr[group] * (rule.nesterov ? g + momentum * *m : *m);
+}
+
+void reference_lion(double *w, double *m, double g, int group, Lion rule) {
+    double beta1 = (double)rule.beta1, beta2 = (double)rule.beta2;
+    g *= (double)rule.grad_scale;
+    double c = beta1 * *m + (1 - beta1) * g;
+    *w -= (double)rule.lr[group] * ((c > 0   ? 1
+                                     : c < 0 ? -1
+                                             : 0) +
+                                    (double)rule.weight_decay[group] * *w);
+    *m = beta2 * *m + (1 - beta2) * g;
+}

@@ -90,5 +90,7 @@ void reference_cross_entropy(double *losses, double *dlogits, const float *logit
 
 // One element of w, m and v.
 void reference_adamw(double *w, double *m, double *v, double g, int group, AdamW rule);
+void reference_sgd(double *w, double *m, double g, int group, Sgd rule);
+void reference_lion(double *w, double *m, double g, int group, Lion rule);
 
 #endif

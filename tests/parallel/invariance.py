@@ -83,6 +83,12 @@ CONFIGURATIONS = {
          "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "train.precision": "bf16",
          "parallel.exchange_chunks": 3},
         [(2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "sgd with momentum": (
+        {"train.optimizer": "sgd", "train.lr": 0.05, "train.min_lr": 0.005, "train.nesterov": "true"},
+        [(2, 1, 2, 1), (8, 1, 4, 1), (1, 2, 1, 4)]),
+    "lion, bf16": (
+        {"train.optimizer": "lion", "train.lr": 0.0003, "train.min_lr": 3e-05, "train.precision": "bf16"},
+        [(2, 1, 1, 2), (4, 1, 4, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),
