@@ -518,3 +518,31 @@ void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor 
     check_update(w, copy, g, m, groups);
     dev->backend->op.lion_update(dev, w, copy, g, m, groups, rule);
 }
+
+void momentum_direction(Device *dev, Tensor u, Tensor g, Tensor m, Momentum rule) {
+    int64_t n = u.shape[0];
+    CHECK(n % 16 == 0, "momentum of %lld elements, wanted a multiple of 16", (long long)n);
+    CHECK_SHAPE_1D(u, F32, n);
+    CHECK_SHAPE_1D(g, F32, n);
+    CHECK_SHAPE_1D(m, F32, n);
+    dev->backend->op.momentum_direction(dev, u, g, m, rule);
+}
+
+void normalize_segments(Device *dev, Tensor x, Tensor squares, Tensor offsets, float eps) {
+    CHECK_SHAPE_1D(squares, F64, offsets.shape[0] - 1);
+    CHECK_SHAPE_1D(offsets, I64, squares.shape[0] + 1);
+    CHECK_SHAPE_1D(x, F32, x.shape[0]);
+    dev->backend->op.normalize_segments(dev, x, squares, offsets, eps);
+}
+
+void matrix_polynomial(Device *dev, Tensor square, Tensor a, MatrixPolynomial p) {
+    CHECK_SHAPE_3D(square, F32, a.shape[0], a.shape[1], a.shape[1]);
+    CHECK_SHAPE_3D(a, F32, square.shape[0], square.shape[1], square.shape[1]);
+    dev->backend->op.matrix_polynomial(dev, square, a, p);
+}
+
+void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups,
+                  DecayedStep rule) {
+    check_update(w, copy, step, step, groups);
+    dev->backend->op.decayed_step(dev, w, copy, step, groups, rule);
+}

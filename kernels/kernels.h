@@ -350,6 +350,33 @@ typedef struct Lion {
 // adamw_update.
 void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule);
 
+// What Muon is made of beside matrix products.
+typedef struct Momentum {
+    float momentum;
+    bool nesterov;
+    float grad_scale; // as AdamW's
+} Momentum;
+// g' = g · grad_scale; m = momentum · m + g'; u = nesterov ? g' + momentum · m : m.
+//   u, g, m (n), n a multiple of 16
+void momentum_direction(Device *dev, Tensor u, Tensor g, Tensor m, Momentum rule);
+// x /= sqrt(squares[s]) + eps for elements offsets[s] .. offsets[s + 1]; others stay.
+//   x (n)   squares (S) f64   offsets (S + 1) i64, ascending within 0..n
+void normalize_segments(Device *dev, Tensor x, Tensor squares, Tensor offsets, float eps);
+
+typedef struct MatrixPolynomial {
+    float identity, linear, quadratic;
+} MatrixPolynomial;
+// square = identity · I + linear · a + quadratic · square, for each of G matrices; with a² in
+// `square` it is a polynomial of a.
+//   square, a (G, n, n)
+void matrix_polynomial(Device *dev, Tensor square, Tensor a, MatrixPolynomial p);
+
+typedef struct DecayedStep {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+} DecayedStep;
+// w -= lr · (step + weight_decay · w). Tensors as of adamw_update, step (n).
+void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule);
+
 #ifdef __cplusplus
 }
 #endif

@@ -68,6 +68,10 @@
     OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \
        AdamW rule)                                                                                 \
     OP(sgd_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule)             \
-    OP(lion_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule)
+    OP(lion_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule)           \
+    OP(momentum_direction, Tensor u, Tensor g, Tensor m, Momentum rule)                            \
+    OP(normalize_segments, Tensor x, Tensor squares, Tensor offsets, float eps)                    \
+    OP(matrix_polynomial, Tensor square, Tensor a, MatrixPolynomial p)                             \
+    OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)
 
 #endif
