@@ -34,11 +34,16 @@ static void declare(void *self, Work *work, int64_t layer) {
     const BiasFacts *bias = &BIASES[config->bias];
     a->qkv = linear_declare(
         work,
-        (Param){.rank = 2, .shape = {attention_qkv_width(s), D}, .init_std = config->init_std},
+        (Param){.rank = 2,
+                .shape = {attention_qkv_width(s), D},
+                .fused = {s.heads * s.d_head, s.kv_heads * s.d_head, s.kv_heads * s.d_value},
+                .group = GROUP_HIDDEN,
+                .init_std = config->init_std},
         bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, s.heads * s.d_value},
+                                       .group = GROUP_HIDDEN,
                                        .init_std = model_residual_std(config)},
                                bias->output, "layers.%lld.attention.output", (long long)layer);
 }

@@ -18,7 +18,14 @@ static void derive_beta2(void *section) {
 
 static void derive_momentum(void *section) {
     OptimizerConfig *optimizer = &((TrainConfig *)section)->optimizer;
-    optimizer->momentum = optimizer->kind == OPTIMIZER_SGD ? 0.9 : 0;
+    optimizer->momentum = optimizer->kind == OPTIMIZER_SGD    ? 0.9
+                          : optimizer->kind == OPTIMIZER_MUON ? 0.95
+                                                              : 0;
+}
+
+static void derive_nesterov(void *section) {
+    OptimizerConfig *optimizer = &((TrainConfig *)section)->optimizer;
+    optimizer->nesterov = optimizer->kind == OPTIMIZER_MUON;
 }
 
 static void derive_warmup(void *section) {
@@ -58,10 +65,11 @@ static const Option ROWS[] = {
     NUMBER("train.weight_decay", COURSE, optimizer.weight_decay, DEFAULT("0.1"), RANGE(0, 100),
         "decay of matrices, decoupled except with train.optimizer: sgd, which adds it to the gradient; norms and biases do not decay"),
     NUMBER("train.momentum", COURSE, optimizer.momentum,
-        DERIVED("0.9 with train.optimizer: sgd, otherwise 0", derive_momentum), RANGE(0, 0.999999),
-        "SGD: decay of the sum of gradients"),
-    FLAG("train.nesterov", COURSE, optimizer.nesterov, DEFAULT("false"),
-        "SGD: the step looks ahead by one more gradient"),
+        DERIVED("0.9 with train.optimizer: sgd, 0.95 with muon, otherwise 0", derive_momentum), RANGE(0, 0.999999),
+        "SGD, Muon: decay of the sum of gradients"),
+    FLAG("train.nesterov", COURSE, optimizer.nesterov,
+        DERIVED("true with train.optimizer: muon, otherwise false", derive_nesterov),
+        "SGD, Muon: the step looks ahead by one more gradient"),
     NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
         "largest norm of the whole gradient; 0: no clipping"),
 };
@@ -70,18 +78,23 @@ static const Option ROWS[] = {
 // A key that the chosen optimizer does not read, with another value than the one it has when left
 // out: the user takes it for something.
 static bool check_unused(const OptimizerConfig *optimizer, const OptionRules *rules) {
-    enum { A = 1 << OPTIMIZER_ADAMW, S = 1 << OPTIMIZER_SGD, L = 1 << OPTIMIZER_LION };
+    enum {
+        A = 1 << OPTIMIZER_ADAMW,
+        S = 1 << OPTIMIZER_SGD,
+        L = 1 << OPTIMIZER_LION,
+        M = 1 << OPTIMIZER_MUON
+    };
     const struct {
         const char *key;
         double value, unset;
         int readers; // bits of the optimizers that read it
         const char *of;
     } keys[] = {
-        {"train.beta1", optimizer->beta1, 0.9, A | L, "adamw and lion"},
-        {"train.beta2", optimizer->beta2, 0.95, A | L, "adamw and lion"},
-        {"train.eps", optimizer->eps, 1e-8, A, "adamw"},
-        {"train.momentum", optimizer->momentum, 0, S, "sgd"},
-        {"train.nesterov", optimizer->nesterov, 0, S, "sgd"},
+        {"train.beta1", optimizer->beta1, 0.9, A | L | M, "adamw, lion and muon"},
+        {"train.beta2", optimizer->beta2, 0.95, A | L | M, "adamw, lion and muon"},
+        {"train.eps", optimizer->eps, 1e-8, A | M, "adamw and muon"},
+        {"train.momentum", optimizer->momentum, 0, S | M, "sgd and muon"},
+        {"train.nesterov", optimizer->nesterov, 0, S | M, "sgd and muon"},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!(keys[i].readers >> optimizer->kind & 1) && keys[i].value != keys[i].unset)

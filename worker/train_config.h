@@ -27,7 +27,12 @@ typedef struct DataConfig {
     bool check;             // whether a file is refused whose content is not what it is taken for
 } DataConfig;
 
-typedef enum OptimizerKind { OPTIMIZER_ADAMW, OPTIMIZER_SGD, OPTIMIZER_LION } OptimizerKind;
+typedef enum OptimizerKind {
+    OPTIMIZER_ADAMW,
+    OPTIMIZER_SGD,
+    OPTIMIZER_LION,
+    OPTIMIZER_MUON
+} OptimizerKind;
 extern const ChoiceTable OPTIMIZER_CHOICES; // optimizer.h
 
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;

@@ -89,6 +89,14 @@ CONFIGURATIONS = {
     "lion, bf16": (
         {"train.optimizer": "lion", "train.lr": 0.0003, "train.min_lr": 3e-05, "train.precision": "bf16"},
         [(2, 1, 1, 2), (4, 1, 4, 1)]),
+    "muon": (  # an expert or eight on a rank; tall, wide and fused matrices of one and of several shapes
+        {"train.optimizer": "muon", "attention.heads": 4, "attention.kv_heads": 2, "attention.d_value": 6,
+         "moe.d_ff": 40, "model.feed_forward": "[moe, dense]", "model.bias": "true"},
+        [(1, 2, 1, 4), (2, 1, 2, 1), (4, 1, 4, 2), (8, 1, 8, 1)]),
+    "muon, bf16": (
+        {"train.optimizer": "muon", "train.precision": "bf16", "train.nesterov": "false", "train.momentum": 0.8,
+         "model.activation": "relu"},
+        [(2, 1, 2, 2), (8, 1, 4, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),

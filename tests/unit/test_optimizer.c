@@ -106,8 +106,8 @@ static void ranges_and_states_are_those_of_the_rules(void **state) {
     assert_int_equal(optimizer_state_count(&config), 2);
     assert_string_equal(optimizer->states[0].name, "m");
     assert_string_equal(optimizer->states[1].name, "v");
-    assert_true(optimizer_has_state(optimizer, 1, &f.model.params.rows[f.experts]));
-    assert_false(optimizer_has_state(optimizer, 1, &f.model.params.rows[f.rule]));
+    assert_true(optimizer_has_state(optimizer, 1, f.experts));
+    assert_false(optimizer_has_state(optimizer, 1, f.rule));
     close_fixture(&f);
 }
 
