@@ -12,7 +12,8 @@
 
 #define ACTIVATIONS(ROW)                                                                           \
     ROW(SWIGLU, swiglu, 2, "silu(gate) * up (arXiv:2002.05202)")                                   \
-    ROW(RELU, relu, 1, "max(0, x)")
+    ROW(RELU, relu, 1, "max(0, x)")                                                                \
+    ROW(GELU, gelu, 1, "x * P(normal < x) (arXiv:1606.08415)")
 
 #define ROW(value, word, inputs, meaning) value,
 typedef enum Activation { ACTIVATIONS(ROW) } Activation;

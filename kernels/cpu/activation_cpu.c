@@ -24,6 +24,18 @@ static inline void swiglu_gradient(float *dgate, float *dup, float dout, float g
     *dup = dout * gate * s;
 }
 
+// Φ(x) + x φ(x)
+static inline float gelu_slope(float x) {
+    return normal_share_f32(x) + x * normal_density_f32(x);
+}
+
+static inline float gelu(float x) {
+    return x * normal_share_f32(x);
+}
+static inline void gelu_gradient(float *dx, float dout, float x) {
+    *dx = dout * gelu_slope(x);
+}
+
 // ---- rows ---------------------------------------------------------------------------------------
 
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's

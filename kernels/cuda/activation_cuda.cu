@@ -45,6 +45,20 @@ struct swiglu { // of gate and up
     }
 };
 
+// Φ(x), the share of the normal distribution below x, and Φ(x) + x φ(x).
+__device__ static inline float normal_share(float x) {
+    return 0.5f * erfcf(-0.707106781f * x);
+}
+__device__ static inline float gelu_slope(float x) {
+    return normal_share(x) + x * (0.398942280f * expf(-0.5f * x * x));
+}
+
+struct gelu {
+    static const int INPUTS = 1;
+    __device__ static float value(const float *x) { return x[0] * normal_share(x[0]); }
+    __device__ static void gradient(float *x, float dout) { x[0] = dout * gelu_slope(x[0]); }
+};
+
 // ---- kernels ------------------------------------------------------------------------------------
 
 // A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'

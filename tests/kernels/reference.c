@@ -293,6 +293,8 @@ static double activated(Activation kind, double x, double up) {
         return x / (1 + exp(-x)) * up;
     case RELU:
         return fmax(0, x);
+    case GELU:
+        return x * 0.5 * erfc(-x * sqrt(0.5));
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -313,6 +315,8 @@ static double slope(Activation kind, double x) {
         return s + x * s * (1 - s);
     case RELU:
         return x > 0 ? 1 : 0;
+    case GELU: // Φ(x) + x φ(x)
+        return 0.5 * erfc(-x * sqrt(0.5)) + x * exp(-0.5 * x * x) / sqrt(2 * M_PI);
     }
     CHECK(false, "activation %d", (int)kind);
 }
