@@ -36,6 +36,19 @@ static inline void gelu_gradient(float *dx, float dout, float x) {
     *dx = dout * gelu_slope(x);
 }
 
+// (1 + tanh(u)) / 2 = σ(2u), 2u = 2 √(2/π) (x + 0.044715 x³)
+static inline float gelu_tanh_share(float x) {
+    return sigmoid_f32(x * (1.59576912f + 0.0713548163f * x * x));
+}
+
+static inline float gelu_tanh(float x) {
+    return x * gelu_tanh_share(x);
+}
+static inline void gelu_tanh_gradient(float *dx, float dout, float x) {
+    float s = gelu_tanh_share(x);
+    *dx = dout * (s + x * s * (1.0f - s) * (1.59576912f + 3.0f * 0.0713548163f * x * x));
+}
+
 // ---- rows ---------------------------------------------------------------------------------------
 
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's

@@ -59,6 +59,18 @@ struct gelu {
     __device__ static void gradient(float *x, float dout) { x[0] = dout * gelu_slope(x[0]); }
 };
 
+struct gelu_tanh { // (1 + tanh(u)) / 2 = σ(2u), 2u = 2 √(2/π) (x + 0.044715 x³)
+    static const int INPUTS = 1;
+    __device__ static float share(float x) {
+        return sigmoid(x * (1.59576912f + 0.0713548163f * x * x));
+    }
+    __device__ static float value(const float *x) { return x[0] * share(x[0]); }
+    __device__ static void gradient(float *x, float dout) {
+        float z = x[0], s = share(z);
+        x[0] = dout * (s + z * s * (1.0f - s) * (1.59576912f + 3.0f * 0.0713548163f * z * z));
+    }
+};
+
 // ---- kernels ------------------------------------------------------------------------------------
 
 // A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'

@@ -295,6 +295,8 @@ static double activated(Activation kind, double x, double up) {
         return fmax(0, x);
     case GELU:
         return x * 0.5 * erfc(-x * sqrt(0.5));
+    case GELU_TANH:
+        return x / (1 + exp(-2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -317,6 +319,9 @@ static double slope(Activation kind, double x) {
         return x > 0 ? 1 : 0;
     case GELU: // Φ(x) + x φ(x)
         return 0.5 * erfc(-x * sqrt(0.5)) + x * exp(-0.5 * x * x) / sqrt(2 * M_PI);
+    case GELU_TANH: // the derivative of tanh is 1 - tanh²
+        s = tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
+        return 0.5 * (1 + s) + 0.5 * x * (1 - s * s) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
     }
     CHECK(false, "activation %d", (int)kind);
 }
