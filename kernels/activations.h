@@ -14,7 +14,8 @@
     ROW(SWIGLU, swiglu, 2, "silu(gate) * up (arXiv:2002.05202)")                                   \
     ROW(RELU, relu, 1, "max(0, x)")                                                                \
     ROW(GELU, gelu, 1, "x * P(normal < x) (arXiv:1606.08415)")                                     \
-    ROW(GELU_TANH, gelu_tanh, 1, "x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, as GPT-2")
+    ROW(GELU_TANH, gelu_tanh, 1, "x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, as GPT-2")    \
+    ROW(GEGLU, geglu, 2, "gelu(gate) * up (arXiv:2002.05202)")
 
 #define ROW(value, word, inputs, meaning) value,
 typedef enum Activation { ACTIVATIONS(ROW) } Activation;

@@ -49,6 +49,14 @@ static inline void gelu_tanh_gradient(float *dx, float dout, float x) {
     *dx = dout * (s + x * s * (1.0f - s) * (1.59576912f + 3.0f * 0.0713548163f * x * x));
 }
 
+static inline float geglu(float gate, float up) {
+    return gelu(gate) * up;
+}
+static inline void geglu_gradient(float *dgate, float *dup, float dout, float gate, float up) {
+    *dgate = dout * up * gelu_slope(gate);
+    *dup = dout * gelu(gate);
+}
+
 // ---- rows ---------------------------------------------------------------------------------------
 
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's

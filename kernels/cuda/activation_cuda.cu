@@ -71,6 +71,16 @@ struct gelu_tanh { // (1 + tanh(u)) / 2 = σ(2u), 2u = 2 √(2/π) (x + 0.044715
     }
 };
 
+struct geglu { // of gate and up
+    static const int INPUTS = 2;
+    __device__ static float value(const float *x) { return x[0] * normal_share(x[0]) * x[1]; }
+    __device__ static void gradient(float *x, float dout) {
+        float gate = x[0], up = x[1];
+        x[0] = dout * up * gelu_slope(gate);
+        x[1] = dout * (gate * normal_share(gate));
+    }
+};
+
 // ---- kernels ------------------------------------------------------------------------------------
 
 // A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'

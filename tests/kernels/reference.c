@@ -297,6 +297,8 @@ static double activated(Activation kind, double x, double up) {
         return x * 0.5 * erfc(-x * sqrt(0.5));
     case GELU_TANH:
         return x / (1 + exp(-2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case GEGLU:
+        return activated(GELU, x, 1) * up;
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -322,6 +324,8 @@ static double slope(Activation kind, double x) {
     case GELU_TANH: // the derivative of tanh is 1 - tanh²
         s = tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
         return 0.5 * (1 + s) + 0.5 * x * (1 - s * s) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+    case GEGLU:
+        return slope(GELU, x);
     }
     CHECK(false, "activation %d", (int)kind);
 }
