@@ -57,6 +57,13 @@ static inline void geglu_gradient(float *dgate, float *dup, float dout, float ga
     *dup = dout * gelu(gate);
 }
 
+static inline float relu2(float x) {
+    return relu(x) * relu(x);
+}
+static inline void relu2_gradient(float *dx, float dout, float x) {
+    *dx = dout * (2.0f * relu(x));
+}
+
 // ---- rows ---------------------------------------------------------------------------------------
 
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's

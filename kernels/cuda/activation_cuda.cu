@@ -81,6 +81,15 @@ struct geglu { // of gate and up
     }
 };
 
+struct relu2 {
+    static const int INPUTS = 1;
+    __device__ static float value(const float *x) {
+        float y = relu::value(x);
+        return y * y;
+    }
+    __device__ static void gradient(float *x, float dout) { x[0] = dout * (2.0f * relu::value(x)); }
+};
+
 // ---- kernels ------------------------------------------------------------------------------------
 
 // A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'

@@ -299,6 +299,8 @@ static double activated(Activation kind, double x, double up) {
         return x / (1 + exp(-2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case GEGLU:
         return activated(GELU, x, 1) * up;
+    case RELU2:
+        return fmax(0, x) * fmax(0, x);
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -326,6 +328,8 @@ static double slope(Activation kind, double x) {
         return 0.5 * (1 + s) + 0.5 * x * (1 - s * s) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
     case GEGLU:
         return slope(GELU, x);
+    case RELU2:
+        return 2 * fmax(0, x);
     }
     CHECK(false, "activation %d", (int)kind);
 }
