@@ -29,12 +29,13 @@ typedef struct Paths {
 
 static bool name_paths(Paths *paths, const char *run_dir, int64_t step, Error *err) {
     const int room = CHECKPOINT_PATH_BYTES;
-    long long number = (long long)step;
+    char name[CHECKPOINT_NAME_BYTES];
+    checkpoint_name(step, name);
     // The longest of the three last: when it fits, all do.
     snprintf(paths->directory, (size_t)room, "%s/checkpoints", run_dir);
-    snprintf(paths->final, (size_t)room, "%s/checkpoints/step-%08lld.h5", run_dir, number);
-    return snprintf(paths->temporary, (size_t)room, "%s/checkpoints/step-%08lld.h5.tmp", run_dir,
-                    number) < room ||
+    snprintf(paths->final, (size_t)room, "%s/checkpoints/%s", run_dir, name);
+    return snprintf(paths->temporary, (size_t)room, "%s/checkpoints/%s.tmp", run_dir, name) <
+               room ||
            error_set(err, EXIT_IO, "path too long: %.60s...", run_dir);
 }
 
@@ -107,14 +108,14 @@ static void broadcast_manifest(Group *world, Manifest *manifest) {
 }
 
 // Writes and hashes the blocks of one tensor that fall to this writer: of a replicated tensor every
-// `writers`-th, of a sharded one those of the rows held here. written[block] counts the writers of
+// `writers`-th, of a sharded one those held here. written[block] counts the writers of
 // a block.
 static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const SavedTensor *tensor,
                          int writer, int writers, Error *err) {
     const Dataset *dataset = dataset_of_tensor(manifest, tensor, err);
     CHECK(dataset, "ranks save different tensors: %s", err->message);
-    int64_t begin = tensor->first * dataset->row_bytes;
-    int64_t end = begin + tensor->count * dataset->row_bytes;
+    int64_t width = (int64_t)dtype_bytes(tensor->dtype), begin = tensor->first_element * width;
+    int64_t end = begin + tensor->elements * width;
     for (int64_t i = 0; i < dataset->blocks; i++) {
         Span span = dataset_block(dataset, i);
         int64_t block = dataset->first_block + i;
@@ -122,6 +123,8 @@ static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const Sav
                         ? block % writers == writer
                         : tensor->replica == 0 && begin <= span.begin && span.begin < end;
         if (!mine) continue;
+        CHECK(span.begin + span.bytes <= end, "%s: a slice ends inside block %lld", tensor->name,
+              (long long)i);
         const char *bytes = (const char *)tensor->data + (span.begin - begin);
         manifest->hashes[block] = hash_bytes(bytes, (size_t)span.bytes);
         written[block]++;

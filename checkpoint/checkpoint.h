@@ -24,14 +24,15 @@ typedef struct SavedTensor {
     DType dtype;
     int rank;         // 1..3
     int64_t shape[3]; // global
-    int64_t first;    // first row of the first axis held here
-    int64_t count;    // rows held here
+    // What is held here, in row-major order over the whole tensor.
+    int64_t first_element, elements;
     // Every rank holds all of it (dense): the writing is shared out among ranks. Otherwise it is
-    // written by the ranks that hold [first, first + count) with replica == 0; each row must have
-    // one such rank.
+    // written by the ranks that hold a slice with replica == 0; each element must have one such
+    // rank. Blocks (manifest.h) never cross a row of the first axis then, and a slice consists of
+    // whole blocks; what is read may be any slice.
     bool replicated;
     int replica; // 0 for the rank that writes a sharded slice; its other replicas only read
-    void *data;  // host memory, count · shape[1] · shape[2] elements
+    void *data;  // host memory, `elements` of them
 } SavedTensor;
 
 // Which run a checkpoint belongs to and how that run began. Not part of the digest: the same bits

@@ -11,17 +11,22 @@
 #include "checkpoint/checkpoint.h"
 #include "kernels/log.h"
 
-static const char TEMPORARY_SUFFIX[] = ".h5.tmp";
+static const char TEMPORARY_SUFFIX[] = ".tmp";
 
-// True for "step-N" + suffix with N written as we write it.
+void checkpoint_name(int64_t step, char name[CHECKPOINT_NAME_BYTES]) {
+    snprintf(name, CHECKPOINT_NAME_BYTES, "step-%08lld.h5", (long long)step);
+}
+
+// True for the name of a checkpoint + suffix, with the step as checkpoint_name writes it.
 static bool name_parse(const char *name, const char *suffix, int64_t *step) {
-    char again[NAME_MAX + 1], *end;
+    char again[CHECKPOINT_NAME_BYTES], *end;
     if (strncmp(name, "step-", 5) != 0) return false;
     errno = 0;
     *step = strtoll(name + 5, &end, 10);
     if (errno != 0 || *step < 0) return false;
-    snprintf(again, sizeof again, "step-%08lld%s", (long long)*step, suffix);
-    return strcmp(name, again) == 0;
+    checkpoint_name(*step, again);
+    size_t length = strlen(again);
+    return strncmp(name, again, length) == 0 && strcmp(name + length, suffix) == 0;
 }
 
 static int compare_newest_first(const void *a, const void *b) {
@@ -38,7 +43,7 @@ bool checkpoint_list_read(CheckpointList *list, const char *directory, Error *er
     int64_t step, capacity = 0;
     errno = 0;
     for (struct dirent *entry; (entry = readdir(stream)); errno = 0) {
-        if (!name_parse(entry->d_name, ".h5", &step)) continue;
+        if (!name_parse(entry->d_name, "", &step)) continue;
         if (list->count == capacity) {
             capacity = capacity ? 2 * capacity : 64;
             list->steps = realloc(list->steps, (size_t)capacity * sizeof *list->steps);
@@ -85,10 +90,11 @@ void checkpoint_list_remove_temporary(const char *directory) {
 typedef enum Health { SICK, HEALTHY, UNKNOWN } Health;
 
 static Health health_of(const char *directory, int64_t step) {
-    char path[PATH_MAX];
+    char path[PATH_MAX], name[CHECKPOINT_NAME_BYTES];
     TrainState state;
     Error err = {0};
-    snprintf(path, sizeof path, "%s/step-%08lld.h5", directory, (long long)step);
+    checkpoint_name(step, name);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
     if (checkpoint_read_state(path, &state, &err)) return state.run.healthy ? HEALTHY : SICK;
     return err.exit_code == EXIT_CHECKPOINT ? SICK : UNKNOWN;
 }
@@ -110,8 +116,8 @@ void checkpoint_list_prune(const char *directory, int64_t step, int keep_last) {
         bool spared = kept++ < keep_last || health != SICK;
         if (health == HEALTHY) healthy_kept = true;
         if (spared) continue;
-        char name[64];
-        snprintf(name, sizeof name, "step-%08lld.h5", (long long)list.steps[i]);
+        char name[CHECKPOINT_NAME_BYTES];
+        checkpoint_name(list.steps[i], name);
         remove_file(directory, name);
     }
     checkpoint_list_free(&list);

@@ -8,6 +8,10 @@
 
 #include "kernels/check.h"
 
+enum { CHECKPOINT_NAME_BYTES = 32 };
+// The name of the checkpoint of a step: "step-00000010.h5".
+void checkpoint_name(int64_t step, char name[CHECKPOINT_NAME_BYTES]);
+
 typedef struct CheckpointList {
     int64_t *steps; // newest first
     int64_t count;

@@ -65,13 +65,14 @@ static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Err
     for (int i = 0; i < checkpoint->tensor_count; i++) {
         const SavedTensor *tensor = &checkpoint->tensors[i];
         const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
-        CHECK(tensor->first >= 0 && tensor->count >= 0 &&
-                  tensor->count <= tensor->shape[0] - tensor->first,
-              "rows %lld to %lld of %s with %lld rows", (long long)tensor->first,
-              (long long)(tensor->first + tensor->count), tensor->name,
-              (long long)tensor->shape[0]);
-        if (!checkpoint_file_read(file, dataset, tensor->first * dataset->row_bytes,
-                                  tensor->count * dataset->row_bytes, tensor->data, err))
+        int64_t width = (int64_t)dtype_bytes(tensor->dtype), whole = dataset->bytes / width;
+        CHECK(tensor->first_element >= 0 && tensor->elements >= 0 &&
+                  tensor->elements <= whole - tensor->first_element,
+              "elements %lld to %lld of %s with %lld", (long long)tensor->first_element,
+              (long long)(tensor->first_element + tensor->elements), tensor->name,
+              (long long)whole);
+        if (!checkpoint_file_read(file, dataset, tensor->first_element * width,
+                                  tensor->elements * width, tensor->data, err))
             return false;
     }
     return true;
@@ -230,8 +231,9 @@ static void list_tensors(const Manifest *manifest, CheckpointInfo *info) {
         const Dataset *dataset = &manifest->datasets[i];
         if (!is_tensor(dataset->name)) continue;
         SavedTensor *tensor = &info->tensors[info->tensor_count++];
-        *tensor = (SavedTensor){
-            .dtype = dataset->dtype, .rank = dataset->rank, .count = dataset->shape[0]};
+        *tensor = (SavedTensor){.dtype = dataset->dtype,
+                                .rank = dataset->rank,
+                                .elements = dataset->bytes / (int64_t)dtype_bytes(dataset->dtype)};
         memcpy(tensor->name, dataset->name, sizeof tensor->name);
         memcpy(tensor->shape, dataset->shape, sizeof tensor->shape);
     }

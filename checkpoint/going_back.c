@@ -84,9 +84,9 @@ static bool finish(const char *run_dir, const char *folder, int64_t step, Error 
     bool ok = true;
     int64_t moved = 0;
     for (int64_t i = 0; ok && i < list.count; i++) {
-        char name[64];
+        char name[CHECKPOINT_NAME_BYTES];
         if (list.steps[i] <= step) continue;
-        snprintf(name, sizeof name, "step-%08lld.h5", (long long)list.steps[i]);
+        checkpoint_name(list.steps[i], name);
         ok = join(from, checkpoints, name, err) && join(to, moving, name, err) &&
              move(from, to, err);
         moved++;

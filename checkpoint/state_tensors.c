@@ -9,7 +9,7 @@ static SavedTensor whole_tensor(const char *name, DType dtype, int rank, int64_t
     SavedTensor tensor = {.dtype = dtype,
                           .rank = rank,
                           .shape = {n0, n1, n2},
-                          .count = n0,
+                          .elements = n0 * n1 * n2,
                           .replicated = true,
                           .data = data};
     snprintf(tensor.name, sizeof tensor.name, "%s", name);

@@ -5,6 +5,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+static inline int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static inline int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
 static inline int64_t greatest_common_divisor(int64_t a, int64_t b) { // of a and 0: a
     return b == 0 ? a : greatest_common_divisor(b, a % b);
 }

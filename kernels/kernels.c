@@ -1,6 +1,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/backend.h"
+#include "kernels/integers.h"
 
 // Each front has the parameters of its row, or this does not compile.
 #define OP(name, ...) void name(Device *dev, __VA_ARGS__);
@@ -43,10 +44,6 @@ static void check_matmul(Tensor y, DType y_type, Tensor x, DType x_type, Tensor 
     int64_t end = rows.offsets[rows.groups * rows.parts];
     CHECK(rows.offsets[0] >= 0 && end <= M, "segments end at row %lld of %lld", (long long)end,
           (long long)M);
-}
-
-static bool is_power_of_two(int64_t x) {
-    return x > 0 && (x & (x - 1)) == 0;
 }
 
 static void check_parts(int64_t parts, int64_t rows) {
@@ -472,7 +469,7 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule) {
     int64_t n = w.shape[0];
     CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
@@ -480,7 +477,7 @@ void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor
     CHECK_SHAPE_1D(g, F32, n);
     CHECK_SHAPE_1D(m, F32, n);
     CHECK_SHAPE_1D(v, F32, n);
-    CHECK_SHAPE_1D(decay, U8, n / 16);
+    CHECK_SHAPE_1D(groups, U8, n / 16);
     if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
-    dev->backend->op.adamw_update(dev, w, copy, g, m, v, decay, rule);
+    dev->backend->op.adamw_update(dev, w, copy, g, m, v, groups, rule);
 }

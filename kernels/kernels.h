@@ -297,17 +297,20 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets);
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
+// Groups of parameters that one update tells apart, each with its own rate and decay.
+enum { UPDATE_GROUPS = 8 };
+
 typedef struct AdamW {
-    float lr, beta1, beta2, eps, weight_decay;
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float beta1, beta2, eps;
     float bias_correction1, bias_correction2; // 1 - beta^t
     float grad_scale;                         // clipping: multiplies every gradient
 } AdamW;
 // Decoupled weight decay (arXiv:1711.05101): g' = g · grad_scale; m, v moments of g';
 // w -= lr · (m̂ / (sqrt(v̂) + eps) + weight_decay · w). All parameters of a run in one call.
 //   w, g, m, v (n)   copy (n) bf16: receives w rounded; data NULL: none
-//   decay (n / 16) u8: whether weight decay applies to
-//   each 16 elements; n is a multiple of 16
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay,
+//   groups (n / 16) u8: which lr and weight_decay each 16 elements have; n is a multiple of 16
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule);
 
 #ifdef __cplusplus

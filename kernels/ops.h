@@ -63,6 +63,6 @@
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
-    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor decay, AdamW rule)
+    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups, AdamW rule)
 
 #endif

@@ -21,9 +21,11 @@ static bool find_newest(const char *folder, char found[CONFIG_PATH_BYTES], Error
     found[0] = '\0';
     if (!checkpoint_list_read(&list, folder, err)) return false;
     int length = 0;
-    if (list.count > 0)
-        length = snprintf(found, CONFIG_PATH_BYTES, "%s/step-%08lld.h5", folder,
-                          (long long)list.steps[0]);
+    char name[CHECKPOINT_NAME_BYTES];
+    if (list.count > 0) {
+        checkpoint_name(list.steps[0], name);
+        length = snprintf(found, CONFIG_PATH_BYTES, "%s/%s", folder, name);
+    }
     checkpoint_list_free(&list);
     return length < CONFIG_PATH_BYTES ||
            error_set(err, EXIT_CHECKPOINT, "%.400s: the path is too long", folder);

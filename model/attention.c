@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "model/linear.h"
+#include "model/positions.h"
 
 typedef struct Attention {
     int qkv, output;     // parameters (W, D) and (D, H·d_value)
@@ -69,22 +70,19 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     (void)stats;
     Attention *a = self;
-    AttentionShape s = work->config->attention.shape;
     a->x = x;
     linear_forward(work, a->qkv, a->qkv_rows, x);
-    rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, work->shape.T, 0,
-         false);
+    positions_rotate(work->positions, work, a->qkv_rows, 0, false);
     attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(work));
     linear_forward(work, a->output, out, a->heads);
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Attention *a = self;
-    AttentionShape s = work->config->attention.shape;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
     attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
                        attention_rule(work));
-    rope(work->dev, a->dqkv, s, work->rope->cosines, work->rope->sines, work->shape.T, 0, true);
+    positions_rotate(work->positions, work, a->dqkv, 0, true);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
 
@@ -93,7 +91,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     AttentionShape s = work->config->attention.shape;
     int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
     linear_forward(work, a->qkv, a->qkv_rows, x);
-    rope(work->dev, a->qkv_rows, s, work->rope->cosines, work->rope->sines, 1, position, false);
+    positions_rotate(work->positions, work, a->qkv_rows, position, false);
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);

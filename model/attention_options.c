@@ -1,5 +1,5 @@
 #include "kernels/option_rows.h"
-#include "model/model_config.h"
+#include "model/positions.h"
 
 static void derive_kv_heads(void *section) {
     AttentionShape *shape = &((ModelConfig *)section)->attention.shape;
@@ -30,6 +30,9 @@ static const Option ROWS[] = {
     INTEGER("attention.d_value", FUNCTION, attention.shape.d_value,
         DERIVED("attention.d_head", derive_d_value), RANGE(1, 4096),
         "width of a value head"),
+    CHOICE("attention.positions", FUNCTION, attention.positions, DEFAULT("rope"),
+        OF(POSITION_CHOICES),
+        "how a token's position is known"),
     NUMBER("attention.rope_theta", FUNCTION, attention.rope_theta, DEFAULT("10000"), RANGE(1, 1e9),
         "RoPE: base of the wavelengths"),
 };
@@ -53,7 +56,7 @@ static bool check(const void *section, const OptionRules *rules) {
                              "to one of %s, or give attention.d_head",
                              (long long)shape->heads, (long long)model->d_model, list);
     }
-    if (shape->d_head % 2 != 0)
+    if (POSITION_RULES[model->attention.positions].turns_pairs && shape->d_head % 2 != 0)
         return option_broken(
             rules, "attention.d_head", "attention.heads",
             "attention.d_head (%lld) is odd, but RoPE turns pairs; set attention.d_head=%lld",

@@ -1,5 +1,7 @@
 #include "model/model.h"
 
+#include "kernels/integers.h"
+
 #include <stdlib.h>
 
 // ---- layout -------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ static void set_work(Model *model, ModelSplit split, Device *dev) {
         .even_routing = split.even_routing,
         .shape = rank_shape(&model->config, split),
         .params = &model->params,
-        .rope = &model->rope,
+        .positions = &model->positions,
     };
     model->params.ep_size = model->work.shape.ep_size;
     model->params.ep_rank = model->work.shape.ep_rank;
@@ -66,6 +68,7 @@ static void declare_params(Model *model) {
     Work *work = &model->work;
     gradients_init(&model->gradients);
     embedding_declare(&model->embedding, work);
+    positions_declare(&model->positions, work);
     gradients_add_bucket(&model->gradients, &model->params);
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         block_declare(&model->blocks[layer], work, layer);
@@ -83,14 +86,12 @@ static void layout_parameters(Model *model) {
     if (model->owner) {
         model->values = work->values = model->owner->values;
         model->matrices = work->matrices = model->owner->matrices;
-        model->rope = model->owner->rope;
         return;
     }
     model->values = work->values = param_values_layout(&model->params, arena);
     model->matrices = work->matrices = work->storage == F32
                                            ? model->values
                                            : param_set_layout(&model->params, arena, work->storage);
-    rope_table_layout(&model->rope, &model->config, model->positions, arena, work->host);
 }
 
 // Places everything; run once to measure and once, with memory, to place.
@@ -102,6 +103,8 @@ static void layout(Model *model) {
     if (work->training) gradients_layout(&model->gradients, work, &model->gradient_arena, scratch);
     model->dx = arena_2d(scratch, F32, work->shape.N, model->config.d_model);
     embedding_layout(&model->embedding, work, activations, scratch);
+    positions_layout(&model->positions, model->owner ? &model->owner->positions : NULL, work,
+                     &model->parameter_arena, scratch);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
     norm_layout(&model->final_norm, work, true, activations, scratch);
@@ -118,7 +121,7 @@ static void measure(Model *model, const ModelConfig *config, ModelSplit split, D
     *model = (Model){.config = *config, .owner = owner};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
     CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
-    model->positions = split.positions > split.context ? split.positions : split.context;
+    model->positions.count = split.positions > split.context ? split.positions : split.context;
     set_work(model, split, dev);
     declare_params(model);
     arena_measure(&model->parameter_arena, "parameters", dev);
@@ -186,7 +189,7 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.params = &model->params;
     model->work.config = &model->config;
     model->work.host = &model->host_arena;
-    model->work.rope = &model->rope;
+    model->work.positions = &model->positions;
     arena_allocate(&model->host_arena);
     if (model->owner) {
         arena_share(&model->activation_arena, &model->owner->activation_arena);
@@ -199,7 +202,7 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     arena_allocate(&model->activation_arena);
     arena_allocate(&model->scratch_arena);
     layout(model);
-    rope_table_fill(&model->rope, model->work.dev, &model->config);
+    positions_fill(&model->positions, &model->work);
     param_init(&model->params, model->work.dev, model->values, seed);
     model_refresh_matrices(model);
 }
@@ -231,6 +234,7 @@ void model_free(Model *model) {
 static void forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
+    positions_embed(&model->positions, work, x.x, 0);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_forward(&model->blocks[layer], work, &model->stats, x);
     norm_forward(&model->final_norm, work, x);
@@ -256,6 +260,7 @@ static void backward(Model *model) {
         gradients_ready(gradients, work, --bucket);
     }
     embedding_layer_backward(&model->embedding, work, dx);
+    positions_embed_backward(&model->positions, work, dx);
     gradients_ready(gradients, work, --bucket);
     gradients_finish(gradients, work);
 }
@@ -331,6 +336,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position
     Work *work = &model->work;
     CHECK(work->shape.N == 1, "decoding wants one token, not %lld", (long long)work->shape.N);
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, token)};
+    positions_embed(&model->positions, work, x.x, position);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_decode(&model->blocks[layer], work, &model->stats, x, cache->layers[layer],
                          position);
@@ -352,10 +358,6 @@ int64_t model_active_params(const Model *model) {
     for (int i = 0; i < model->params.count; i++)
         active += param_active_elements(&model->params.rows[i]);
     return active;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
 }
 
 LayerCost model_cost(const Model *model) {

@@ -13,6 +13,7 @@
 #include "model/embedding.h"
 #include "model/gradients.h"
 #include "model/loss.h"
+#include "model/positions.h"
 
 // How a model is cut over ranks and micro-batches.
 typedef struct ModelSplit {
@@ -21,7 +22,7 @@ typedef struct ModelSplit {
     int64_t shards;          // of a micro-batch over all ranks; ranks divide it
     int64_t sequences;       // of a micro-batch over all ranks; shards divide it
     int64_t context;         // T
-    int64_t positions;       // that RoPE can name, at least T; 0 means T
+    int64_t positions;       // of the longest sequence, at least T; 0 means T
     int64_t micro_batches;   // of a step
     DType storage;           // of activations and of the matrices' copies: F32 or BF16
     int64_t chunks;          // pieces of the token exchange at most; 0 means 1
@@ -41,13 +42,12 @@ typedef struct Model {
     ParamTable params;
     ParamSet values;
     ParamSet matrices; // bf16 copies of the values, or the values themselves
-    int64_t positions;
     Gradients gradients;
     Arena parameter_arena, gradient_arena, activation_arena, scratch_arena; // the device's memory
     Arena host_arena;                                                       // the host's mirrors
 
     Embedding embedding;
-    RopeTable rope;
+    Positions positions;
     Block *blocks; // (layers)
     Norm final_norm;
     Loss loss;

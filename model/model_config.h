@@ -6,9 +6,13 @@
 #include "kernels/kernels.h"
 #include "kernels/option.h"
 
+// How a token's position is known (positions.h).
+typedef enum PositionKind { POSITIONS_ROPE } PositionKind;
+
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
     double rope_theta;
+    PositionKind positions;
 } AttentionConfig;
 
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every

@@ -1,5 +1,7 @@
 #include "model/moe_layer.h"
 
+#include "kernels/integers.h"
+
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
@@ -51,10 +53,6 @@ static bool check(const void *self, const Work *work, Error *err) {
     (void)work;
     const MoeLayer *moe = self;
     return dispatch_check(&moe->dispatch, err);
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
 }
 
 static void cost(const void *self, const Work *work, LayerCost *cost) {

@@ -10,8 +10,8 @@
 #include "kernels/rng.h"
 
 const ParamGroup param_groups[PARAM_GROUPS] = {
-    [GROUP_DECAY] = {.decay = true},
-    [GROUP_NO_DECAY] = {.decay = false},
+    [GROUP_DECAY] = {.decay = true, .lr_scale = 1},
+    [GROUP_NO_DECAY] = {.decay = false, .lr_scale = 1},
 };
 
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis

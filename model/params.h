@@ -22,7 +22,8 @@ typedef enum ParamUpdate { UPDATE_GRADIENT, UPDATE_RULE } ParamUpdate;
 // Parameters that the optimizer treats alike.
 typedef enum ParamGroupNumber { GROUP_DECAY, GROUP_NO_DECAY, PARAM_GROUPS } ParamGroupNumber;
 typedef struct ParamGroup {
-    bool decay; // weight decay applies
+    bool decay;      // weight decay applies
+    double lr_scale; // multiplies the learning rate
 } ParamGroup;
 extern const ParamGroup param_groups[PARAM_GROUPS];
 

@@ -1,18 +1,57 @@
-// How attention learns where tokens stand: by rotary positions (arXiv:2104.09864).
+// How the model knows where in its sequence a token stands (attention.positions): attention alone
+// does not see it. A rule acts on the tokens' vectors before the first block, or on the queries and
+// keys of every attention.
+//
+// A new rule is a word in model_config.h and a row in positions.c.
 #ifndef MOETRAIN_MODEL_POSITIONS_H
 #define MOETRAIN_MODEL_POSITIONS_H
 
-#include "kernels/arena.h"
-#include "model/model_config.h"
+#include "kernels/choice.h"
+#include "model/work.h"
 
-// cos and sin of every position and frequency; one for all layers.
-typedef struct RopeTable {
-    Tensor cosines, sines;           // (positions, d_head / 2)
-    Tensor host_cosines, host_sines; // the host's mirrors
-} RopeTable;
+// What the rule of a model keeps; one for all layers. Constants live as long as parameters.
+struct Positions {
+    int64_t count; // of positions: rows of the longest sequence
 
-void rope_table_layout(RopeTable *table, const ModelConfig *config, int64_t positions, Arena *arena,
-                       Arena *host);
-void rope_table_fill(RopeTable *table, Device *dev, const ModelConfig *config);
+    // rope: cos and sin of every position and frequency (count, d_head / 2), and the host's mirrors
+    Tensor cosines, sines, host_cosines, host_sines;
+
+    // learned
+    int table;            // parameter (count, D)
+    Tensor ids, host_ids; // i32: the position of each row (N; one sequence: count); the mirror
+    Tensor rows;          // (N, D) f32 scratch of the forward pass
+    Tensor order;         // scratch of the backward pass
+};
+
+// What a rule has nothing to do for is NULL.
+typedef struct PositionRule {
+    Choice choice;
+    bool turns_pairs; // d_head must be even
+
+    void (*declare)(Positions *positions, Work *work);
+    // owner: a model of the same T and as many rows at least, whose constants are used; or NULL.
+    void (*layout)(Positions *positions, const Positions *owner, Work *work, Arena *constants,
+                   Arena *scratch);
+    void (*fill)(Positions *positions, Work *work); // the constants
+    // Vectors x (N, D) f32 of tokens, in place: sequences of T rows, row r at first + r % T.
+    void (*embed)(Positions *positions, Work *work, Tensor x, int64_t first);
+    // The gradients of what embed has added, from its result's: dx (N, D) f32, which stays. first
+    // was 0.
+    void (*embed_backward)(Positions *positions, Work *work, Tensor dx);
+    // Query and key heads of qkv (N, W) stored, likewise in place; back: the backward pass.
+    void (*rotate)(const Positions *positions, Work *work, Tensor qkv, int64_t first, bool back);
+} PositionRule;
+
+extern const PositionRule POSITION_RULES[]; // by PositionKind
+extern const ChoiceTable POSITION_CHOICES;
+
+// What the configuration's rule does, each where it does it.
+void positions_declare(Positions *positions, Work *work);
+void positions_layout(Positions *positions, const Positions *owner, Work *work, Arena *constants,
+                      Arena *scratch);
+void positions_fill(Positions *positions, Work *work);
+void positions_embed(Positions *positions, Work *work, Tensor x, int64_t first);
+void positions_embed_backward(Positions *positions, Work *work, Tensor dx);
+void positions_rotate(const Positions *positions, Work *work, Tensor qkv, int64_t first, bool back);
 
 #endif

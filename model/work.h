@@ -21,7 +21,8 @@
 #include "model/model_config.h"
 #include "kernels/rng.h"
 #include "model/params.h"
-#include "model/positions.h"
+
+typedef struct Positions Positions; // positions.h
 
 // This rank's share, which never changes while a model lives.
 typedef struct RankShape {
@@ -67,7 +68,7 @@ typedef struct Work {
     ParamSet gradients;   // of the micro-batch at work (gradients.h)
     Tensor head_gradient; // (V, D) f32: the logits' share of the gradient of a tied table
     ParamSet matrices;    // the values for matrix products: a bf16 copy, or the values themselves
-    const RopeTable *rope;
+    const Positions *positions;
 
     Step step;
     // times that another model has used this one's activations, so that nothing in them has stayed

@@ -367,17 +367,19 @@ DataFormat data_format_resolve(const DataConfig *config) {
 }
 
 static const DataFormatFacts DATA_FORMATS[] = {
-    [DATA_AUTO] = {{"auto", "uint16 for data.train: *.bin, otherwise bytes"}},
-    [DATA_BYTES] = {{"bytes", "one token a byte, of text or of anything"}, .token_bytes = 1},
-    [DATA_CHARACTERS] = {{"characters", "one token a character of UTF-8 text"}, .token_bytes = 1},
-    [DATA_UINT16] = {{"uint16", "token numbers of 2 bytes, little-endian, without a header"},
-                     true,
-                     sizeof(uint16_t),
-                     1 << 16},
-    [DATA_UINT32] = {{"uint32", "token numbers of 4 bytes, little-endian, without a header"},
-                     true,
-                     sizeof(uint32_t),
-                     INT32_MAX},
+    [DATA_AUTO] = {.choice = {"auto", "uint16 for data.train: *.bin, otherwise bytes"}},
+    [DATA_BYTES] = {.choice = {"bytes", "one token a byte, of text or of anything"},
+                    .token_bytes = 1},
+    [DATA_CHARACTERS] = {.choice = {"characters", "one token a character of UTF-8 text"},
+                         .token_bytes = 1},
+    [DATA_UINT16] = {.choice = {"uint16", "token numbers of 2 bytes, little-endian, no header"},
+                     .numbers = true,
+                     .token_bytes = 2,
+                     .most_tokens = 1 << 16},
+    [DATA_UINT32] = {.choice = {"uint32", "token numbers of 4 bytes, little-endian, no header"},
+                     .numbers = true,
+                     .token_bytes = 4,
+                     .most_tokens = INT32_MAX},
 };
 const ChoiceTable DATA_FORMAT_CHOICES = CHOICE_TABLE(DATA_FORMATS);
 

@@ -1,9 +1,71 @@
 #include "worker/optimizer.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/heartbeat.h"
+
+const OptimizerChoice OPTIMIZERS[] = {
+    [OPTIMIZER_ADAMW] = {{"adamw", "Adam with decoupled weight decay"}, &ADAMW},
+};
+const ChoiceTable OPTIMIZER_CHOICES = CHOICE_TABLE(OPTIMIZERS);
+
+// ---- rules and states ---------------------------------------------------------------------------
+
+// The rule of a group: one for all, as configured.
+static const OptimizerRule *rule_of(const OptimizerConfig *config, uint8_t group) {
+    (void)group;
+    return OPTIMIZERS[config->kind].rule;
+}
+
+static int find_state(const Optimizer *optimizer, const char *name) {
+    for (int i = 0; i < optimizer->state_count; i++)
+        if (strcmp(optimizer->states[i].name, name) == 0) return i;
+    return -1;
+}
+
+static void add_states(Optimizer *optimizer, const OptimizerRule *rule) {
+    for (int i = 0; rule->states[i]; i++) {
+        if (find_state(optimizer, rule->states[i]) >= 0) continue;
+        CHECK(optimizer->state_count < OPTIMIZER_STATES_MAX, "more than %d states",
+              (int)OPTIMIZER_STATES_MAX);
+        optimizer->states[optimizer->state_count++].name = rule->states[i];
+    }
+}
+
+int optimizer_state_count(const OptimizerConfig *config) {
+    Optimizer optimizer = {0};
+    for (int group = 0; group < PARAM_GROUPS; group++)
+        add_states(&optimizer, rule_of(config, (uint8_t)group));
+    return optimizer.state_count;
+}
+
+bool optimizer_has_state(const Optimizer *optimizer, int state, const Param *row) {
+    if (row->run >= GRADIENT_RUNS) return false;
+    const OptimizerRule *rule = rule_of(&optimizer->config, row->group);
+    for (int i = 0; rule->states[i]; i++)
+        if (strcmp(rule->states[i], optimizer->states[state].name) == 0) return true;
+    return false;
+}
+
+// Ranges of one run with the same rule, as long as they can be. Padding belongs to the parameter
+// before it.
+static void add_ranges(Optimizer *optimizer, const ParamTable *table, ParamRun run) {
+    UpdateRange *last = NULL;
+    for (int i = 0; i < table->count; i++) {
+        const Param *row = &table->rows[i];
+        if (row->run != run) continue;
+        const OptimizerRule *rule = rule_of(&optimizer->config, row->group);
+        if (last && last->rule == rule) continue;
+        if (last) last->elements = row->offset - last->first;
+        last = &optimizer->ranges[optimizer->range_count++];
+        *last = (UpdateRange){.rule = rule, .run = run, .first = row->offset};
+    }
+    if (last) last->elements = table->elements[run] - last->first;
+}
+
+// ---- layout -------------------------------------------------------------------------------------
 
 // Slots of `norms`: one for a dense parameter, one for each expert, over all ranks, of an expert
 // parameter, none for what has no gradient.
@@ -26,10 +88,10 @@ static void layout(Optimizer *optimizer, const Model *model) {
         slots += norm_slots(row);
         segments[row->run] += segments_of(row);
     }
-    optimizer->m = param_set_layout(&model->params, arena, F32);
-    optimizer->v = param_set_layout(&model->params, arena, F32);
+    for (int i = 0; i < optimizer->state_count; i++)
+        optimizer->states[i].set = param_set_layout(&model->params, arena, F32);
     for (int run = 0; run < GRADIENT_RUNS; run++) {
-        optimizer->decays[run] = arena_1d(arena, U8, model->params.elements[run] / PARAM_ALIGNMENT);
+        optimizer->groups[run] = arena_1d(arena, U8, model->params.elements[run] / PARAM_ALIGNMENT);
         optimizer->offsets[run] = arena_1d(arena, I64, segments[run] + 1);
         optimizer->squares[run] = arena_1d(arena, F64, segments[run]);
         optimizer->host_squares[run] = arena_mirror(host, optimizer->squares[run]);
@@ -37,23 +99,29 @@ static void layout(Optimizer *optimizer, const Model *model) {
     optimizer->norms = arena_1d(host, F64, slots);
 }
 
-void optimizer_measure(Optimizer *optimizer, const Model *model) {
-    *optimizer = (Optimizer){0};
+void optimizer_measure(Optimizer *optimizer, const Model *model, const OptimizerConfig *config) {
+    *optimizer = (Optimizer){.config = *config};
+    for (int group = 0; group < PARAM_GROUPS; group++)
+        add_states(optimizer, rule_of(config, (uint8_t)group));
+    optimizer->ranges = calloc((size_t)model->params.count + 1, sizeof *optimizer->ranges);
+    CHECK_MEMORY(optimizer->ranges, "no memory for ranges of %d parameters", model->params.count);
+    for (int run = 0; run < GRADIENT_RUNS; run++)
+        add_ranges(optimizer, &model->params, (ParamRun)run);
     arena_measure(&optimizer->arena, "optimizer", model->work.dev);
     arena_measure(&optimizer->host_arena, "optimizer", NULL);
     layout(optimizer, model);
 }
 
-// Fills decays and offsets of one run from the table of parameters. Padding between parameters
+// Fills groups and offsets of one run from the table of parameters. Padding between parameters
 // belongs to the one before it: it is zero.
 static void describe_run(Optimizer *optimizer, const Model *model, ParamRun run) {
-    Tensor decays = optimizer->decays[run], offsets = optimizer->offsets[run];
+    Tensor groups = optimizer->groups[run], offsets = optimizer->offsets[run];
     Arena host;
     arena_measure(&host, "optimizer", NULL);
-    arena_mirror(&host, decays);
+    arena_mirror(&host, groups);
     arena_mirror(&host, offsets);
     arena_allocate(&host);
-    Tensor host_decays = arena_mirror(&host, decays), host_offsets = arena_mirror(&host, offsets);
+    Tensor host_groups = arena_mirror(&host, groups), host_offsets = arena_mirror(&host, offsets);
     int64_t segment = 0;
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
@@ -64,11 +132,10 @@ static void describe_run(Optimizer *optimizer, const Model *model, ParamRun run)
             tensor_i64(host_offsets)[segment++] = row->offset + elements / count * s;
         int64_t first = row->offset / PARAM_ALIGNMENT;
         int64_t end = (row->offset + elements + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT;
-        for (int64_t f = first; f < end; f++)
-            tensor_u8(host_decays)[f] = param_groups[row->group].decay;
+        for (int64_t f = first; f < end; f++) tensor_u8(host_groups)[f] = row->group;
     }
     tensor_i64(host_offsets)[segment] = model->params.elements[run];
-    device_upload(model->work.dev, decays, host_decays);
+    device_upload(model->work.dev, groups, host_groups);
     device_upload(model->work.dev, offsets, host_offsets);
     arena_free(&host);
 }
@@ -83,7 +150,11 @@ void optimizer_allocate(Optimizer *optimizer, const Model *model) {
 void optimizer_free(Optimizer *optimizer) {
     arena_free(&optimizer->arena);
     arena_free(&optimizer->host_arena);
+    free(optimizer->ranges);
+    *optimizer = (Optimizer){0};
 }
+
+// ---- a step -------------------------------------------------------------------------------------
 
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     Work *work = &model->work;
@@ -122,35 +193,36 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     return sqrt(total);
 }
 
-void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig *config, double lr,
-                      int64_t t, double grad_scale) {
-    AdamW rule = {
-        .lr = (float)lr,
-        .beta1 = (float)config->beta1,
-        .beta2 = (float)config->beta2,
-        .eps = (float)config->eps,
-        .bias_correction1 = (float)(1 - pow(config->beta1, (double)t)),
-        .bias_correction2 = (float)(1 - pow(config->beta2, (double)t)),
-        .grad_scale = (float)grad_scale,
-    };
-    rule.weight_decay = (float)config->weight_decay;
-    for (int run = 0; run < GRADIENT_RUNS; run++) {
-        // elements between two signs of life: the first step touches new memory
-        enum { PIECE = 1 << 24 };
-        int64_t elements = tensor_elements(model->values.run[run]);
-        for (int64_t at = 0; at < elements; at += PIECE) {
-            int64_t n = elements - at < PIECE ? elements - at : PIECE;
+// The part of a set that a range or a piece of it takes up.
+static Tensor piece_of(ParamSet set, const UpdateRange *piece) {
+    return tensor_range(set.run[piece->run], piece->first, piece->elements);
+}
+
+void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, double grad_scale) {
+    // elements between two signs of life: the first step touches new memory
+    enum { PIECE = 1 << 24 };
+    OptimizerUpdate update = {.dev = model->work.dev,
+                              .config = &optimizer->config,
+                              .lr = lr,
+                              .grad_scale = grad_scale,
+                              .t = t};
+    for (int i = 0; i < optimizer->range_count; i++) {
+        UpdateRange piece = optimizer->ranges[i];
+        int64_t end = piece.first + piece.elements;
+        for (; piece.first < end; piece.first += piece.elements) {
+            piece.elements = end - piece.first < PIECE ? end - piece.first : PIECE;
             watchdog_beat(NULL);
-            Tensor copy = model->work.storage == F32
-                              ? (Tensor){0}
-                              : tensor_range(model->matrices.run[run], at, n);
-            adamw_update(
-                model->work.dev, tensor_range(model->values.run[run], at, n), copy,
-                tensor_range(model->gradients.sum.run[run], at, n),
-                tensor_range(optimizer->m.run[run], at, n),
-                tensor_range(optimizer->v.run[run], at, n),
-                tensor_range(optimizer->decays[run], at / PARAM_ALIGNMENT, n / PARAM_ALIGNMENT),
-                rule);
+            update.values = piece_of(model->values, &piece);
+            if (model->work.storage != F32) update.copy = piece_of(model->matrices, &piece);
+            update.gradients = piece_of(model->gradients.sum, &piece);
+            for (int s = 0; piece.rule->states[s]; s++) {
+                int state = find_state(optimizer, piece.rule->states[s]);
+                update.states[s] = piece_of(optimizer->states[state].set, &piece);
+            }
+            update.groups =
+                tensor_range(optimizer->groups[piece.run], piece.first / PARAM_ALIGNMENT,
+                             piece.elements / PARAM_ALIGNMENT);
+            piece.rule->update(&update);
         }
     }
 }

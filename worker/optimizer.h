@@ -1,14 +1,39 @@
-// AdamW with decoupled weight decay (arXiv:1711.05101), and the global gradient norm for clipping.
+// The optimizer: the norm of the whole gradient, groups of parameters, and the loop that has every
+// parameter updated by the rule of its group. The rules are in optimizer_rule.h.
 #ifndef MOETRAIN_WORKER_OPTIMIZER_H
 #define MOETRAIN_WORKER_OPTIMIZER_H
 
 #include "model/model.h"
-#include "worker/train_config.h"
+#include "worker/optimizer_rule.h"
+
+// A row of the list, by OptimizerKind.
+typedef struct OptimizerChoice {
+    Choice choice;
+    const OptimizerRule *rule;
+} OptimizerChoice;
+extern const OptimizerChoice OPTIMIZERS[];
+
+typedef struct OptimizerState {
+    const char *name; // in checkpoints
+    ParamSet set;
+} OptimizerState;
+
+// A range of a run whose parameters have the same rule.
+typedef struct UpdateRange {
+    const OptimizerRule *rule;
+    ParamRun run;
+    int64_t first, elements;
+} UpdateRange;
 
 typedef struct Optimizer {
-    ParamSet m, v; // first and second moments
-    // By ParamRun. u8: whether each PARAM_ALIGNMENT elements of a run decay
-    Tensor decays[GRADIENT_RUNS];
+    OptimizerConfig config;
+    // Those of all rules in use, each name once: rules that share one have different parameters.
+    OptimizerState states[OPTIMIZER_STATES_MAX];
+    int state_count;
+    UpdateRange *ranges;
+    int range_count;
+    // By ParamRun. u8: the group of each PARAM_ALIGNMENT elements of a run
+    Tensor groups[GRADIENT_RUNS];
     // i64: where in a run each parameter, or each of this rank's experts of one, begins
     Tensor offsets[GRADIENT_RUNS];
     Tensor squares[GRADIENT_RUNS]; // f64: ‖g‖² of each of them
@@ -19,18 +44,22 @@ typedef struct Optimizer {
     Arena arena, host_arena;
 } Optimizer;
 
-// As the model's: measure, then allocate; moments start at zero. Not collective.
-void optimizer_measure(Optimizer *optimizer, const Model *model);
+// As the model's: measure, then allocate; states start at zero. Not collective.
+void optimizer_measure(Optimizer *optimizer, const Model *model, const OptimizerConfig *config);
 void optimizer_allocate(Optimizer *optimizer, const Model *model);
 void optimizer_free(Optimizer *optimizer); // legal on a zeroed struct
+
+// Values that are kept of a parameter beside itself.
+int optimizer_state_count(const OptimizerConfig *config);
+// Whether the rule of this parameter keeps the state.
+bool optimizer_has_state(const Optimizer *optimizer, int state, const Param *row);
 
 // ‖g‖ over model->gradients.sum, each dense parameter and each expert counted once; the same bits
 // on every rank and any number of ranks. Collective over expert_parallel.
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model);
 
-// One update with the accumulated gradients times grad_scale. `t` counts updates from 1. Not
-// collective: every rank that holds a parameter computes the same update.
-void optimizer_update(Optimizer *optimizer, Model *model, const OptimizerConfig *config, double lr,
-                      int64_t t, double grad_scale);
+// One update with the step's gradients times grad_scale. `t` counts updates from 1. Not collective:
+// every rank that holds a parameter computes the same update.
+void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, double grad_scale);
 
 #endif

@@ -24,6 +24,8 @@ static void derive_decay(void *section) {
 // clang-format off
 #define SECTION_STRUCT TrainConfig
 static const Option ROWS[] = {
+    CHOICE("train.optimizer", STATE, optimizer.kind, DEFAULT("adamw"), OF(OPTIMIZER_CHOICES),
+        "how gradients change parameters"),
     NUMBER("train.lr", COURSE, optimizer.lr, DEFAULT("0.001"), RANGE(0, 100),
         "learning rate after warm-up"),
     NUMBER("train.min_lr", COURSE, optimizer.min_lr, DERIVED("train.lr / 10", derive_min_lr), RANGE(0, 100),

@@ -44,7 +44,7 @@ bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err)
 
     split.even_routing = true;
     model_measure(&model, &config->model, split, NULL);
-    optimizer_measure(&optimizer, &model);
+    optimizer_measure(&optimizer, &model, &config->optimizer);
     plan.total_params = model_total_params(&model);
     plan.active_params = model_active_params(&model);
     plan.parameter_bytes = model.parameter_arena.peak_bytes;

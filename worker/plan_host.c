@@ -3,6 +3,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
 #include "worker/batch.h"
+#include "worker/optimizer.h"
 
 // Pages of libraries that training touches first, beyond what they had after the start: HDF5 and
 // its buffers at the first save, the MPI library's fragments by rank, a matrix library's packed
@@ -23,16 +24,16 @@ static size_t table_bytes(const Model *model) {
 }
 
 // Lists and hashes of a checkpoint that is written, read back and verified, and the block that is
-// in work. All datasets of parameters, three times: values and two moments.
-static size_t checkpoint_bytes(const Model *model) {
+// in work. All datasets of parameters `sets` times: values and the optimizer's states.
+static size_t checkpoint_bytes(const Model *model, int sets) {
     double blocks = 0;
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         double rows = row->kind == PARAM_EXPERT ? (double)row->shape[0] : 1;
         double bytes = 4.0 * (double)param_elements(row) / rows;
-        blocks += 3 * rows * (1 + bytes / BLOCK_BYTES);
+        blocks += sets * rows * (1 + bytes / BLOCK_BYTES);
     }
-    size_t datasets = 3 * (size_t)model->params.count + 64;
+    size_t datasets = (size_t)sets * (size_t)model->params.count + 64;
     size_t a_dataset = sizeof(SavedTensor) + 3 * sizeof(Dataset) + 2 * sizeof(ManifestRecord);
     return BLOCK_BYTES + datasets * a_dataset +
            (size_t)blocks * (2 * sizeof(Hash) + sizeof(int64_t));
@@ -52,9 +53,10 @@ static size_t history_bytes(const TrainConfig *config, const Model *model) {
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
                       const Model *evaluated, const PlanHost *host) {
     size_t scratch = thread_scratch_most(model_cost(trained).scratch);
+    int states = optimizer_state_count(&config->optimizer);
     plan->host_bytes = table_bytes(trained) +
                        batch_bytes(trained->work.shape.B, trained->work.shape.T) +
-                       checkpoint_bytes(trained) + history_bytes(config, trained);
+                       checkpoint_bytes(trained, 1 + states) + history_bytes(config, trained);
     if (evaluated->blocks) {
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;
@@ -63,11 +65,11 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     }
     bool on_device = host->place == ON_DEVICE;
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;
-    // A device's parameters and moments are copied to the host when they are saved or loaded.
+    // A device's parameters and their states are copied to the host when they are saved or loaded.
     if (on_device)
         for (int run = 0; run < PARAM_RUNS; run++)
             plan->host_bytes += (size_t)trained->params.elements[run] * sizeof(float) *
-                                (run < GRADIENT_RUNS ? 3 : 1);
+                                (size_t)(run < GRADIENT_RUNS ? 1 + states : 1);
     plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
                           library_bytes_a_thread * (size_t)host->threads;
 }

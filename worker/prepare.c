@@ -20,26 +20,27 @@
 static bool open_files(Trainer *trainer, Error *err) {
     TrainConfig *config = &trainer->config;
     const DataConfig *data = &config->data;
-    bool ok = vocabulary_open(&trainer->vocabulary, data, err);
+    bool ok = vocabulary_open(&trainer->data.vocabulary, data, err);
     if (!comm_agree(ok, err)) return false;
-    if (!open_data(&trainer->train_file, "data.train", data->train, &trainer->vocabulary,
+    if (!open_data(&trainer->data.training, "data.train", data->train, &trainer->data.vocabulary,
                    trainer->state.data_id, err) ||
-        !compare_vocabularies(&trainer->vocabulary, err))
+        !compare_vocabularies(&trainer->data.vocabulary, err))
         return false;
     char identity[40];
-    if (data->validation[0] && !open_data(&trainer->validation_file, "data.validation",
-                                          data->validation, &trainer->vocabulary, identity, err))
+    if (data->validation[0] &&
+        !open_data(&trainer->data.validation, "data.validation", data->validation,
+                   &trainer->data.vocabulary, identity, err))
         return false;
 
-    config->model.vocab_size = trainer->vocabulary.size;
-    trainer->windows = data_file_windows(trainer->train_file, config->context);
-    if (trainer->windows < 1)
+    config->model.vocab_size = trainer->data.vocabulary.size;
+    trainer->data.windows = data_file_windows(trainer->data.training, config->context);
+    if (trainer->data.windows < 1)
         return error_set(err, EXIT_DATA,
                          "%s: %lld tokens are too few for train.context %lld; give more data or a "
                          "smaller train.context",
-                         config->data.train, (long long)data_file_tokens(trainer->train_file),
+                         config->data.train, (long long)data_file_tokens(trainer->data.training),
                          (long long)config->context);
-    if (trainer->validation_file && data_file_tokens(trainer->validation_file) < 2)
+    if (trainer->data.validation && data_file_tokens(trainer->data.validation) < 2)
         return error_set(err, EXIT_DATA,
                          "%s: one token has no successor to predict; give a longer "
                          "data.validation",
@@ -101,8 +102,8 @@ static bool check_room(Trainer *trainer, Error *err) {
         model->activation_arena.peak_bytes + model->scratch_arena.peak_bytes + dev->reserve_bytes;
     size_t wanted = model->parameter_arena.peak_bytes + model->gradient_arena.peak_bytes +
                     trainer->optimizer.arena.peak_bytes + working;
-    trainer->free_before = device_free_bytes(dev);
-    bool ok = dev->place == ON_HOST || wanted <= trainer->free_before;
+    trainer->report.free_before = device_free_bytes(dev);
+    bool ok = dev->place == ON_HOST || wanted <= trainer->report.free_before;
     if (!ok)
         error_set(err, EXIT_IO,
                   "%s: a rank needs %.0f MiB (parameters %.0f, gradients %.0f, optimizer %.0f, "
@@ -113,7 +114,7 @@ static bool check_room(Trainer *trainer, Error *err) {
                   (double)model->parameter_arena.peak_bytes * mib,
                   (double)model->gradient_arena.peak_bytes * mib,
                   (double)trainer->optimizer.arena.peak_bytes * mib, (double)working * mib,
-                  (double)trainer->free_before * mib);
+                  (double)trainer->report.free_before * mib);
     return comm_agree(ok, err);
 }
 
@@ -125,17 +126,17 @@ bool prepare_run(Trainer *trainer, Error *err) {
                                    run_lock_take(config->run_dir, comm_size(), err));
     if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
     watchdog_beat("measuring the device");
-    trainer->gemm_gflops = measure_gemm(trainer);
-    trainer->resident_before = resident_bytes();
+    trainer->report.gemm_gflops = measure_gemm(trainer);
+    trainer->report.resident_before = resident_bytes();
 
     PlanHost host = {comm_size(), trainer->session.dev.threads, trainer->session.dev.place};
     if (!plan_make(config, host, &trainer->plan, err)) return false;
-    trainer->flops_a_step =
+    trainer->report.flops_a_step =
         trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
-    optimizer_measure(&trainer->optimizer, &trainer->model);
-    if (trainer->validation_file && // a second time after plan_make: nothing is refused here
+    optimizer_measure(&trainer->optimizer, &trainer->model, &config->optimizer);
+    if (trainer->data.validation && // a second time after plan_make: nothing is refused here
         !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
                                    comm_rank(), err))
         return false;
@@ -145,7 +146,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.shape.B, config->context,
                comm_rank(), comm_size());
-    if (trainer->validation_file) {
+    if (trainer->data.validation) {
         model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
         batch_open(&trainer->evaluation_batch, &trainer->session.dev,
                    trainer->evaluation.work.shape.B, config->context, comm_rank(), comm_size());
@@ -162,7 +163,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||
          ((finished || run_dir_write_config(config->run_dir, trainer->config_yaml, err)) &&
-          metrics_open(&trainer->metrics, config->run_dir, trainer->state.step, err));
+          metrics_open(&trainer->report.metrics, config->run_dir, trainer->state.step, err));
     if (ok && comm_rank() == 0) run_watch_begin(&trainer->run_watch, config->run_dir);
     return comm_follow(ok, err);
 }

@@ -4,8 +4,11 @@
 #include <stdio.h>
 
 #include "comm/comm.h"
+#include "kernels/clock.h"
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
+#include "worker/lr_schedule.h"
+#include "worker/trainer.h"
 
 void report_run(const Trainer *trainer) {
     const TrainConfig *config = &trainer->config;
@@ -19,13 +22,23 @@ void report_run(const Trainer *trainer) {
              (long long)config->model.vocab_size, (long long)config->expert_parallel,
              (long long)config->shards);
     log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
-             config->data.train, (long long)data_file_tokens(trainer->train_file),
-             (double)config->steps * (double)config->batch / (double)trainer->windows,
+             config->data.train, (long long)data_file_tokens(trainer->data.training),
+             (double)config->steps * (double)config->batch / (double)trainer->data.windows,
              (long long)config->steps, (long long)config->batch, (long long)config->context);
-    log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->gemm_gflops, config->run_dir);
+    log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->report.gemm_gflops,
+             config->run_dir);
 }
 
-void report_read_statistics(Trainer *trainer, StepMetrics *row) {
+StepMetrics report_begin_step(Trainer *trainer) {
+    Report *report = &trainer->report;
+    const TrainConfig *config = &trainer->config;
+    report->begin = clock_seconds();
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
+        report->sent_before[kind] = traffic_sent_bytes((TrafficKind)kind);
+    return (StepMetrics){.lr = lr_at(&config->optimizer, trainer->state.step, config->steps)};
+}
+
+void report_read_statistics(const Trainer *trainer, StepMetrics *row) {
     const Statistics *stats = &trainer->model.stats;
     row->loss = statistics_loss(stats);
     row->figure_count = stats->summary_count;
@@ -36,7 +49,8 @@ void report_read_statistics(Trainer *trainer, StepMetrics *row) {
     }
 }
 
-void report_utilization(Trainer *trainer) {
+// Rank 0 keeps the history, of a model whose layers report anything.
+static void add_to_utilization(Trainer *trainer) {
     if (comm_rank() != 0 || trainer->utilization.series_count == 0) return;
     const Statistics *stats = &trainer->model.stats;
     const TrainConfig *config = &trainer->config;
@@ -47,47 +61,82 @@ void report_utilization(Trainer *trainer) {
         utilization_close_row(&trainer->utilization, trainer->state.step);
 }
 
-void report_step(Trainer *trainer, StepMetrics *row) {
+void report_end_step(Trainer *trainer, StepMetrics *row) {
+    Report *report = &trainer->report;
     const TrainConfig *config = &trainer->config;
-    // The mean forgets slowly, so that the ETA follows a machine that becomes slower or faster.
-    double weight = trainer->steps_done < 20 ? 1.0 / (double)(trainer->steps_done + 1) : 0.05;
-    trainer->seconds_a_step += weight * (row->step_seconds - trainer->seconds_a_step);
-    trainer->steps_done++;
-    row->eta_seconds = trainer->seconds_a_step * (double)(config->steps - row->step);
-    trainer->row_seconds += row->step_seconds;
-    trainer->row_steps++;
+    add_to_utilization(trainer);
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
+        report->sent_in_steps[kind] +=
+            traffic_sent_bytes((TrafficKind)kind) - report->sent_before[kind];
+    row->step = trainer->state.step;
+    row->tokens = trainer->state.tokens;
+    row->skipped_steps = trainer->state.skipped_steps;
+    row->step_seconds = clock_seconds() - report->begin;
+    row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
+    row->gflops = report->flops_a_step / row->step_seconds / 1e9;
+    row->gemm_share = row->gflops / report->gemm_gflops;
+}
 
-    bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
-    bool skipped = !isfinite(row->loss) || !isfinite(row->gradient_norm);
-    if (!line_due && !skipped && !config->log_every_row) return;
-    double mean = trainer->row_seconds / (double)trainer->row_steps;
+// A row of metrics has means over the steps since the one before.
+static void take_means(Report *report, StepMetrics *row) {
+    double mean = report->row_seconds / (double)report->row_steps;
     double faster = row->step_seconds / mean;
     row->step_seconds = mean;
     row->tokens_per_second *= faster;
     row->gflops *= faster;
     row->gemm_share *= faster;
-    trainer->row_seconds = 0;
-    trainer->row_steps = 0;
+    report->row_seconds = 0;
+    report->row_steps = 0;
+}
+
+void report_step(Trainer *trainer, StepMetrics *row) {
+    Report *report = &trainer->report;
+    const TrainConfig *config = &trainer->config;
+    // The mean forgets slowly, so that the ETA follows a machine that becomes slower or faster.
+    double weight = report->steps_done < 20 ? 1.0 / (double)(report->steps_done + 1) : 0.05;
+    report->seconds_a_step += weight * (row->step_seconds - report->seconds_a_step);
+    report->steps_done++;
+    row->eta_seconds = report->seconds_a_step * (double)(config->steps - row->step);
+    report->row_seconds += row->step_seconds;
+    report->row_steps++;
+
+    bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
+    bool skipped = !isfinite(row->loss) || !isfinite(row->gradient_norm);
+    if (!line_due && !skipped && !config->log_every_row) return;
+    take_means(report, row);
     Error gone = {0}; // said by run_watch_look
     if (comm_rank() == 0 &&
         run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, &gone))
-        metrics_write_step(trainer->metrics, row);
+        metrics_write_step(report->metrics, row);
     if (!line_due) return;
     char line[512];
     metrics_format_step(row, config->steps, line, sizeof line);
     log_info("%s", line);
 }
 
+void report_evaluation(const Trainer *trainer, const Evaluation *result) {
+    long long step = (long long)trainer->state.step;
+    metrics_write_evaluation(trainer->report.metrics, step, result->loss, result->bits_per_byte,
+                             result->seconds);
+    char bits[64] = "", capacity[64];
+    if (result->bits_per_byte >= 0)
+        snprintf(bits, sizeof bits, " | %.4f bits per byte", result->bits_per_byte);
+    evaluation_describe_capacity(&trainer->config, capacity);
+    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s, %s", step,
+             result->loss, bits, (long long)result->tokens, result->seconds, capacity);
+}
+
 void report_plan(Trainer *trainer) {
+    const Report *report = &trainer->report;
     const double mib = 1.0 / 1048576.0;
     double worst = (double)plan_worst_bytes(&trainer->plan) * mib;
     if (trainer->session.dev.place == ON_DEVICE) {
         double free_now = (double)device_free_bytes(&trainer->session.dev);
         log_info("memory of rank 0's GPU: planned %.1f MiB for the worst routing, taken %.1f with "
                  "the kernels' workspace",
-                 worst, ((double)trainer->free_before - free_now) * mib);
+                 worst, ((double)report->free_before - free_now) * mib);
     } else {
-        double before = (double)trainer->resident_before * mib;
+        double before = (double)report->resident_before * mib;
         double beside = (double)plan_beside_bytes(&trainer->plan) * mib;
         double planned = before + beside + (double)plan_resident_bytes(&trainer->plan) * mib;
         double fact = (double)peak_resident_bytes() * mib;
@@ -96,7 +145,7 @@ void report_plan(Trainer *trainer) {
                  planned, before + beside + worst, before, fact, fact / planned);
     }
     for (int kind = 0; kind < TRAFFIC_OTHER && comm_size() > 1; kind++) {
-        double sent = (double)trainer->sent_in_steps[kind] / (double)trainer->steps_done;
+        double sent = (double)report->sent_in_steps[kind] / (double)report->steps_done;
         log_info("sent by rank 0 in a step, %-10s planned %14.0f bytes, fact %14.0f",
                  traffic_name((TrafficKind)kind), trainer->plan.sent_bytes[kind], sent);
     }

@@ -10,17 +10,18 @@ static const char code_points_name[] = "data/code_points";
 
 static SavedTensor saved_param(const Model *model, ParamSet set, int index, const char *folder) {
     const Param *row = &model->params.rows[index];
+    Tensor x = param_tensor(&model->params, set, index);
     SavedTensor saved = {
         .dtype = F32,
         .rank = row->rank,
-        .first = row->first,
-        .count = row->count,
+        .first_element = row->first * row->shape[1] * row->shape[2],
+        .elements = tensor_elements(x),
         .replicated = row->kind == PARAM_DENSE,
         .replica = (int)(comm_rank() / model->work.shape.ep_size),
-        .data = param_tensor(&model->params, set, index).data,
+        .data = x.data,
     };
     memcpy(saved.shape, row->shape, sizeof saved.shape);
-    snprintf(saved.name, sizeof saved.name, "%s/%.96s", folder, row->name);
+    snprintf(saved.name, sizeof saved.name, "%.24s/%.96s", folder, row->name);
     return saved;
 }
 
@@ -34,9 +35,8 @@ static ParamSet mirror(Arena *arena, ParamSet set, int runs) {
 
 static void layout(HostState *state) {
     state->values = mirror(&state->arena, state->model->values, PARAM_RUNS);
-    if (!state->optimizer) return;
-    state->m = mirror(&state->arena, state->optimizer->m, GRADIENT_RUNS);
-    state->v = mirror(&state->arena, state->optimizer->v, GRADIENT_RUNS);
+    for (int i = 0; state->optimizer && i < state->optimizer->state_count; i++)
+        state->states[i] = mirror(&state->arena, state->optimizer->states[i].set, GRADIENT_RUNS);
 }
 
 void host_state_open(HostState *state, Model *model, Optimizer *optimizer) {
@@ -53,22 +53,21 @@ void host_state_close(HostState *state) {
 
 void host_state_download(HostState *state) {
     Device *dev = state->model->work.dev;
-    for (int run = 0; run < PARAM_RUNS; run++) {
+    for (int run = 0; run < PARAM_RUNS; run++)
         device_download(dev, state->values.run[run], state->model->values.run[run]);
-        if (!state->optimizer || run >= GRADIENT_RUNS) continue;
-        device_download(dev, state->m.run[run], state->optimizer->m.run[run]);
-        device_download(dev, state->v.run[run], state->optimizer->v.run[run]);
-    }
+    for (int i = 0; state->optimizer && i < state->optimizer->state_count; i++)
+        for (int run = 0; run < GRADIENT_RUNS; run++)
+            device_download(dev, state->states[i].run[run],
+                            state->optimizer->states[i].set.run[run]);
 }
 
 void host_state_upload(HostState *state) {
     Device *dev = state->model->work.dev;
-    for (int run = 0; run < PARAM_RUNS; run++) {
+    for (int run = 0; run < PARAM_RUNS; run++)
         device_upload(dev, state->model->values.run[run], state->values.run[run]);
-        if (!state->optimizer || run >= GRADIENT_RUNS) continue;
-        device_upload(dev, state->optimizer->m.run[run], state->m.run[run]);
-        device_upload(dev, state->optimizer->v.run[run], state->v.run[run]);
-    }
+    for (int i = 0; state->optimizer && i < state->optimizer->state_count; i++)
+        for (int run = 0; run < GRADIENT_RUNS; run++)
+            device_upload(dev, state->optimizer->states[i].set.run[run], state->states[i].run[run]);
     model_refresh_matrices(state->model);
 }
 
@@ -77,20 +76,22 @@ void host_state_upload(HostState *state) {
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count) {
     const Model *model = state->model;
     int rows = model->params.count, n = 0;
-    SavedTensor *saved = calloc((size_t)rows * 3 + 1, sizeof *saved);
+    int states = state->optimizer ? state->optimizer->state_count : 0;
+    SavedTensor *saved = calloc((size_t)rows * (size_t)(1 + states) + 1, sizeof *saved);
     CHECK_MEMORY(saved, "no memory for the list of saved tensors");
     for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, state->values, i, "parameters");
-    for (int i = 0; i < rows && state->optimizer; i++)
-        if (model->params.rows[i].run != RUN_RULE)
-            saved[n++] = saved_param(model, state->m, i, "optimizer/m");
-    for (int i = 0; i < rows && state->optimizer; i++)
-        if (model->params.rows[i].run != RUN_RULE)
-            saved[n++] = saved_param(model, state->v, i, "optimizer/v");
+    for (int s = 0; s < states; s++) {
+        char folder[24];
+        snprintf(folder, sizeof folder, "optimizer/%.12s", state->optimizer->states[s].name);
+        for (int i = 0; i < rows; i++)
+            if (optimizer_has_state(state->optimizer, s, &model->params.rows[i]))
+                saved[n++] = saved_param(model, state->states[s], i, folder);
+    }
     if (vocabulary->code_points) {
         saved[n] = (SavedTensor){.dtype = I32,
                                  .rank = 1,
                                  .shape = {vocabulary->size, 1, 1},
-                                 .count = vocabulary->size,
+                                 .elements = vocabulary->size,
                                  .replicated = true,
                                  .data = vocabulary->code_points};
         snprintf(saved[n++].name, sizeof saved->name, "%s", code_points_name);
@@ -125,7 +126,7 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     SavedTensor saved = {.dtype = I32,
                          .rank = 1,
                          .shape = {size, 1, 1},
-                         .count = size,
+                         .elements = size,
                          .replicated = true,
                          .data = code_points};
     snprintf(saved.name, sizeof saved.name, "%s", code_points_name);

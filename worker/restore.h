@@ -9,12 +9,12 @@
 #include "worker/session.h"
 #include "worker/vocabulary.h"
 
-// Parameters and moments as the host sees them: the model's own memory on the CPU, a copy of a
-// GPU's. Files are written from and read into it.
+// Parameters and the optimizer's states as the host sees them: the model's own memory on the CPU, a
+// copy of a GPU's. Files are written from and read into it.
 typedef struct HostState {
     Model *model;
-    Optimizer *optimizer; // NULL: parameters only
-    ParamSet values, m, v;
+    Optimizer *optimizer;                          // NULL: parameters only
+    ParamSet values, states[OPTIMIZER_STATES_MAX]; // as the optimizer's
     Arena arena;
 } HostState;
 void host_state_open(HostState *state, Model *model, Optimizer *optimizer);
@@ -22,7 +22,7 @@ void host_state_close(HostState *state);    // legal on a zeroed struct
 void host_state_download(HostState *state); // before saving
 void host_state_upload(HostState *state);   // after loading; the matrices' copies follow
 
-// The saved tensors of a run: parameters, moments where there is an optimizer, and a character
+// The saved tensors of a run: parameters, an optimizer's states where there is one, and a character
 // vocabulary's code points. They borrow the state's memory. The list is to be freed by the caller.
 // Not collective.
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count);

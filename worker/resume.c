@@ -182,18 +182,19 @@ static bool check_init_fits(const Trainer *trainer, Error *err) {
     bool ok = run_changes_check(&changes, err) &&
               checkpoint_read_shape(config->init, "parameters/embedding", shape, err);
     free(yaml);
-    if (!ok || shape[0] == trainer->vocabulary.size) return ok;
+    if (!ok || shape[0] == trainer->data.vocabulary.size) return ok;
     return error_set(
         err, EXIT_DATA,
         "%s: a vocabulary of %lld tokens, while the weights of %s have %lld; they need "
         "data of exactly the same tokens",
-        config->data.train, (long long)trainer->vocabulary.size, config->init, (long long)shape[0]);
+        config->data.train, (long long)trainer->data.vocabulary.size, config->init,
+        (long long)shape[0]);
 }
 
 // The characters of the checkpoint are those of this run's data. `saved` holds what was loaded,
 // NULL without characters.
 static bool same_characters(const Trainer *trainer, const int32_t *saved, Error *err) {
-    const Vocabulary *vocabulary = &trainer->vocabulary;
+    const Vocabulary *vocabulary = &trainer->data.vocabulary;
     for (int64_t i = 0; saved && i < vocabulary->size; i++)
         if (saved[i] != vocabulary->code_points[i])
             return error_set(err, EXIT_DATA,
@@ -216,7 +217,7 @@ static bool load_weights(Trainer *trainer, Error *err) {
 
     HostState host;
     host_state_open(&host, &trainer->model, NULL);
-    Vocabulary saved = trainer->vocabulary; // with code points of its own, to be compared
+    Vocabulary saved = trainer->data.vocabulary; // with code points of its own, to be compared
     if (saved.code_points) {
         saved.code_points = calloc((size_t)saved.size, sizeof *saved.code_points);
         CHECK_MEMORY(saved.code_points, "no memory for %lld code points", (long long)saved.size);
@@ -265,10 +266,11 @@ static bool lies_in(const char *path, const char *folder) {
 // The identity of the run that the folder's checkpoint of this step belongs to; empty when there is
 // none that can be read.
 static RunIdentity run_at(const char *folder, int64_t step) {
-    char path[CHECKPOINT_PATH_BYTES + 64];
+    char path[CHECKPOINT_PATH_BYTES + 64], name[CHECKPOINT_NAME_BYTES];
     TrainState state = {0};
     Error ignored = {0};
-    snprintf(path, sizeof path, "%s/step-%08lld.h5", folder, (long long)step);
+    checkpoint_name(step, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
     return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
 }
 

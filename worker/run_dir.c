@@ -4,31 +4,17 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
+
+#include "checkpoint/file_io.h"
 
 enum { PATH_BYTES = 1280 };
 
-// mkdir -p
-static bool make_folders(const char *path, Error *err) {
-    char part[PATH_BYTES];
-    snprintf(part, sizeof part, "%s", path);
-    for (char *c = part + 1;; c++) {
-        if (*c != '/' && *c != 0) continue;
-        char kept = *c;
-        *c = 0;
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return error_set(
-                err, EXIT_IO,
-                "run.dir %s: cannot create %s: %s; choose a folder that can be written", path, part,
-                strerror(errno));
-        if (kept == 0) return true;
-        *c = kept;
-    }
-}
-
 bool run_dir_open(const char *run_dir, Error *err) {
-    if (!make_folders(run_dir, err)) return false;
+    Error cause = {0};
+    if (!directory_make(run_dir, &cause))
+        return error_set(err, EXIT_IO, "run.dir %s: %s; choose a folder that can be written",
+                         run_dir, cause.message);
     if (access(run_dir, W_OK | X_OK) == 0) return true;
     return error_set(err, EXIT_IO,
                      "run.dir %s: cannot write: %s; choose a folder that can be written", run_dir,

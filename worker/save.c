@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "checkpoint/checkpoint_list.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/clock.h"
@@ -29,13 +30,14 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
                              .utilization = &trainer->utilization,
                              .before_publish = run_lock_confirm};
     checkpoint.state.run.healthy = is_healthy(trainer);
-    checkpoint.tensors = saved_tensors(host, &trainer->vocabulary, &checkpoint.tensor_count);
+    checkpoint.tensors = saved_tensors(host, &trainer->data.vocabulary, &checkpoint.tensor_count);
     return checkpoint;
 }
 
 bool save_prepare(Trainer *trainer, Error *err) {
-    // Values and two moments in f32 are nearly all of it.
-    int64_t bytes = trainer->plan.total_params * 3 * (int64_t)sizeof(float);
+    // Values and the optimizer's states in f32 are nearly all of it.
+    int64_t bytes =
+        trainer->plan.total_params * (1 + trainer->optimizer.state_count) * (int64_t)sizeof(float);
     return checkpoint_try_directory(trainer->config.run_dir, bytes, err);
 }
 
@@ -58,8 +60,9 @@ static bool try_save(Trainer *trainer, Error *err) {
     if (!ok) return false;
     trainer->saved_step = trainer->state.step;
     trainer->retry = (SaveRetry){0};
-    log_info("saved %s/checkpoints/step-%08lld.h5 in %.2f s", config->run_dir,
-             (long long)trainer->state.step, clock_seconds() - begin);
+    char name[CHECKPOINT_NAME_BYTES];
+    checkpoint_name(trainer->state.step, name);
+    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, clock_seconds() - begin);
     return true;
 }
 

@@ -1,14 +1,11 @@
 #include "worker/train.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/compare_products.h"
 #include "worker/evaluate.h"
-#include "worker/lr_schedule.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
 #include "worker/run_lock.h"
@@ -17,44 +14,23 @@
 #include "worker/starts.h"
 #include "worker/watchdog.h"
 
-// What this rank has sent so far, by kind.
-typedef struct Sent {
-    int64_t bytes[TRAFFIC_KINDS];
-} Sent;
-
-static Sent sent_so_far(void) {
-    Sent sent;
-    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
-        sent.bytes[kind] = traffic_sent_bytes((TrafficKind)kind);
-    return sent;
-}
-
-// Only whole steps count: one that fails leaves nothing behind.
-static void count_sent(Trainer *trainer, Sent before) {
-    Sent now = sent_so_far();
-    for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
-        trainer->sent_in_steps[kind] += now.bytes[kind] - before.bytes[kind];
-}
-
 // One optimizer step, top to bottom. Collective over all ranks.
 static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     const TrainConfig *config = &trainer->config;
     TrainState *state = &trainer->state;
     Model *model = &trainer->model;
-    double begin = clock_seconds();
-    Sent sent_before = sent_so_far();
-    *row = (StepMetrics){.lr = lr_at(&config->optimizer, state->step, config->steps)};
+    *row = report_begin_step(trainer);
 
     // Forward and backward over the micro-batches; gradients and statistics add up.
     for (int64_t m = 0; m < config->micro_batches; m++) {
         watchdog_beat("forward and backward");
         DataCursor cursor = {state->data_epoch, state->data_index};
-        if (!batch_read_training(&trainer->batch, trainer->train_file, (uint64_t)config->seed,
+        if (!batch_read_training(&trainer->batch, trainer->data.training, (uint64_t)config->seed,
                                  cursor, err))
             return false;
         model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m,
                                 (uint32_t)state->step);
-        cursor = data_cursor_advance(cursor, trainer->batch.total, trainer->windows);
+        cursor = data_cursor_advance(cursor, trainer->batch.total, trainer->data.windows);
         state->data_epoch = cursor.epoch;
         state->data_index = cursor.index;
     }
@@ -68,8 +44,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         watchdog_beat("updating the parameters");
         double clip = config->optimizer.clip_norm;
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
-        optimizer_update(&trainer->optimizer, model, &config->optimizer, row->lr,
-                         ++state->adam_steps, scale);
+        optimizer_update(&trainer->optimizer, model, row->lr, ++state->adam_steps, scale);
         model_after_step(model);
         state->skipped_in_row = 0;
     } else {
@@ -81,17 +56,8 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     }
     state->step++;
     state->tokens += config->batch * config->context;
-    report_utilization(trainer);
-    count_sent(trainer, sent_before);
-
     trainer->last_loss = row->loss;
-    row->step = state->step;
-    row->tokens = state->tokens;
-    row->skipped_steps = state->skipped_steps;
-    row->step_seconds = clock_seconds() - begin;
-    row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
-    row->gflops = trainer->flops_a_step / row->step_seconds / 1e9;
-    row->gemm_share = row->gflops / trainer->gemm_gflops;
+    report_end_step(trainer, row);
     return true;
 }
 
@@ -101,23 +67,15 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
 // all ranks.
 static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     *signal = 0;
-    if (!trainer->validation_file) return true;
+    if (!trainer->data.validation) return true;
     Evaluation result;
-    if (!evaluate_model(&trainer->evaluation, trainer->validation_file, &trainer->evaluation_batch,
+    if (!evaluate_model(&trainer->evaluation, trainer->data.validation, &trainer->evaluation_batch,
                         &trainer->config, &result, err))
         return false;
     *signal = result.signal;
     trainer->state.evaluation_due = result.signal != 0;
     if (result.signal) return true;
-    metrics_write_evaluation(trainer->metrics, trainer->state.step, result.loss,
-                             result.bits_per_byte, result.seconds);
-    char bits[64] = "", capacity[64];
-    if (result.bits_per_byte >= 0)
-        snprintf(bits, sizeof bits, " | %.4f bits per byte", result.bits_per_byte);
-    evaluation_describe_capacity(&trainer->config, capacity);
-    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s, %s",
-             (long long)trainer->state.step, result.loss, bits, (long long)result.tokens,
-             result.seconds, capacity);
+    report_evaluation(trainer, &result);
     return true;
 }
 
@@ -143,6 +101,18 @@ static bool make_up_evaluation(Trainer *trainer, int *signal, Error *err) {
     return save_checkpoint(trainer, err);
 }
 
+// False, with the state saved, when too many steps in a row were skipped. Collective over all
+// ranks.
+static bool go_on_after_skips(Trainer *trainer, Error *err) {
+    int64_t most = trainer->config.max_skipped, skipped = trainer->state.skipped_in_row;
+    if (most == 0 || skipped < most) return true;
+    if (!save_checkpoint(trainer, err)) return false;
+    return error_set(err, EXIT_NUMERIC,
+                     "%lld steps in a row were not finite; the state is saved. Lower train.lr, or "
+                     "resume from an earlier checkpoint",
+                     (long long)skipped);
+}
+
 // Steps until the last one, a signal or an error. Returns the exit code. Collective over all ranks.
 static int train(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
@@ -160,16 +130,9 @@ static int train(Trainer *trainer, Error *err) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         run_lock_confirm();
         report_step(trainer, &row);
-        if (trainer->steps_done == 1 && !compare_products(&trainer->session.dev, err))
+        if (trainer->report.steps_done == 1 && !compare_products(&trainer->session.dev, err))
             return err->exit_code;
-        if (config->max_skipped > 0 && state->skipped_in_row >= config->max_skipped) {
-            if (!save_checkpoint(trainer, err)) return err->exit_code;
-            error_set(err, EXIT_NUMERIC,
-                      "%lld steps in a row were not finite; the state is saved. Lower train.lr, "
-                      "or resume from an earlier checkpoint",
-                      (long long)state->skipped_in_row);
-            return err->exit_code;
-        }
+        if (!go_on_after_skips(trainer, err)) return err->exit_code;
         if (!finish_step(trainer, &signal, err)) return err->exit_code;
     }
     if (state->step >= config->steps && !state->evaluation_due) return EXIT_DONE;
@@ -177,6 +140,21 @@ static int train(Trainer *trainer, Error *err) {
         "stopped by %s after step %lld, everything is saved; run the same command again to go on",
         signal_name(signal), (long long)state->step);
     return EXIT_REQUEUE;
+}
+
+static void close_run(Trainer *trainer) {
+    row_file_close(trainer->report.metrics);
+    run_lock_release(); // nothing is written from here on
+    utilization_free(&trainer->utilization);
+    batch_close(&trainer->batch);
+    batch_close(&trainer->evaluation_batch);
+    optimizer_free(&trainer->optimizer);
+    model_free(&trainer->evaluation);
+    model_free(&trainer->model);
+    data_file_close(trainer->data.training);
+    data_file_close(trainer->data.validation);
+    vocabulary_free(&trainer->data.vocabulary);
+    session_close(&trainer->session);
 }
 
 int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule *key_rules,
@@ -196,21 +174,10 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     } else {
         report_run(trainer);
         exit_code = starts_write(trainer, err) ? train(trainer, err) : err->exit_code;
-        if (trainer->steps_done > 0) report_plan(trainer);
+        if (trainer->report.steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
-    row_file_close(trainer->metrics);
-    run_lock_release(); // nothing is written from here on
-    utilization_free(&trainer->utilization);
-    batch_close(&trainer->batch);
-    batch_close(&trainer->evaluation_batch);
-    optimizer_free(&trainer->optimizer);
-    model_free(&trainer->evaluation);
-    model_free(&trainer->model);
-    data_file_close(trainer->train_file);
-    data_file_close(trainer->validation_file);
-    vocabulary_free(&trainer->vocabulary);
-    session_close(&trainer->session);
+    close_run(trainer);
     free(trainer);
     return exit_code;
 }

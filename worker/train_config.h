@@ -27,10 +27,14 @@ typedef struct DataConfig {
     bool check;             // whether a file is refused whose content is not what it is taken for
 } DataConfig;
 
+typedef enum OptimizerKind { OPTIMIZER_ADAMW } OptimizerKind;
+extern const ChoiceTable OPTIMIZER_CHOICES; // optimizer.h
+
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;
 extern const ChoiceTable LR_SCHEDULE_CHOICES; // lr_schedule.c
 
 typedef struct OptimizerConfig {
+    OptimizerKind kind;
     double lr, min_lr;
     LrSchedule schedule;
     int64_t warmup_steps;

@@ -5,6 +5,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/register_tile.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/integers.h"
 
 // Blockwise attention with a running softmax (FlashAttention, arXiv:2205.14135). One thread takes a
 // whole (sequence, head). It first copies the head's rows into tiles padded with zeros, so that no
@@ -74,9 +75,6 @@ static void multiply_add(Rows c, Factor a, Rows b, int64_t rows, int64_t columns
 
 // ---- tiles --------------------------------------------------------------------------------------
 
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 static Rows row_at(Rows r, int64_t row) {
     return (Rows){r.data + row * r.width, r.width};
 }
@@ -170,7 +168,7 @@ static void unpack(Stored to, int64_t to_width, Rows from, int64_t rows, int64_t
 // Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block
 // is one whose keys and queries are the same tokens: there no query sees a later key.
 static int64_t keys_seen(int64_t keys, int64_t query, bool diagonal) {
-    return diagonal ? least(keys, query + LANES) : keys;
+    return diagonal ? smaller(keys, query + LANES) : keys;
 }
 
 // Hides the later keys in the only squares of a diagonal block that are partly seen.
@@ -254,7 +252,7 @@ static void forward_block(ForwardTiles t, AttentionShape s, Stored out, float *l
         t.normaliser[i] = 0.0f;
     }
     for (int64_t key = 0; key <= first; key += BLOCK) {
-        int64_t keys = round_up(least(BLOCK, T - key), REGISTER_ROWS);
+        int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
         multiply(t.scores, plain(row_at(t.k, key)), t.q_t, keys, queries, s.d_head);
         if (key == first) mask(t.scores, keys);
         softmax_block(t, keys, queries, key == first);
@@ -293,7 +291,7 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
                                   stored_at(to, (b * T + i) * s.heads * s.d_value + h * s.d_value),
                                   lse_of + (b * T + i) * s.heads + h,
                                   stored_at(from, i * W + query_column(s, h)), W, i,
-                                  least(BLOCK, T - i), T, rule.scale);
+                                  smaller(BLOCK, T - i), T, rule.scale);
             }
     }
 }
@@ -355,8 +353,8 @@ static void softmax_gradient(BackwardTiles t, int64_t query, int64_t keys, int64
 // Adds what the scores between keys [key, …) and queries [query, …) say to dq, dk and dv.
 static void backward_block(BackwardTiles t, AttentionShape s, int64_t key, int64_t query, int64_t T,
                            float scale) {
-    int64_t keys = round_up(least(BLOCK, T - key), REGISTER_ROWS);
-    int64_t queries = round_up(least(BLOCK, T - query), LANES);
+    int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
+    int64_t queries = round_up(smaller(BLOCK, T - query), LANES);
     multiply(t.p, plain(row_at(t.k, key)), column_at(t.q_t, query), keys, queries, s.d_head);
     if (key == query) mask(t.p, keys);
     multiply(t.ds, plain(row_at(t.v, key)), column_at(t.dout_t, query), keys, queries, s.d_value);

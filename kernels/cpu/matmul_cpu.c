@@ -29,6 +29,7 @@
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/integers.h"
 
 enum {
     TILE_ROWS = 128,      // of a segment, for one call
@@ -56,10 +57,6 @@ static int64_t weight_wide_floats(DType storage) {
 int64_t matmul_scratch_floats(int64_t parts, DType storage) {
     int64_t weight = weight_tree_floats(parts) + weight_wide_floats(storage);
     return storage == BF16 && BF16_PRODUCT_FLOATS > weight ? BF16_PRODUCT_FLOATS : weight;
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 // c (m, n) = op(a) op(b) + beta c, row-major
@@ -101,7 +98,7 @@ static void multiply_rows(float *to, int64_t columns, const float *from, int64_t
     for (int64_t i = 0; i < rows.groups * rows.parts; i++)
         for (int64_t tile = 0; tile < tiles; tile++) {
             int64_t first = rows.offsets[i] + tile * TILE_ROWS;
-            int64_t count = least(TILE_ROWS, rows.offsets[i + 1] - first);
+            int64_t count = smaller(TILE_ROWS, rows.offsets[i + 1] - first);
             if (count > 0)
                 multiply('N', transpose_w, count, columns, depth, from + first * depth, depth,
                          w + i / rows.parts * columns * depth, w_width, to + first * columns,
@@ -136,12 +133,12 @@ static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, char transpose_
             for (int64_t tile = 0; tile < tiles; tile++)
                 for (int64_t n = 0; n < columns; n += BF16_COLUMNS) {
                     int64_t first = rows.offsets[i] + tile * TILE_ROWS;
-                    int64_t count = least(TILE_ROWS, rows.offsets[i + 1] - first);
-                    int64_t width = least(BF16_COLUMNS, columns - n);
+                    int64_t count = smaller(TILE_ROWS, rows.offsets[i + 1] - first);
+                    int64_t width = smaller(BF16_COLUMNS, columns - n);
                     if (count <= 0) continue;
                     const uint16_t *matrix = b + i / rows.parts * columns * depth;
                     for (int64_t k = 0; k < depth; k += BF16_DEPTH) {
-                        int64_t deep = least(BF16_DEPTH, depth - k);
+                        int64_t deep = smaller(BF16_DEPTH, depth - k);
                         widen_block(wide_a, a + first * depth + k, depth, count, deep);
                         if (transpose_w == 'T')
                             widen_block(wide_b, matrix + n * depth + k, depth, width, deep);
@@ -189,7 +186,7 @@ static void multiply_part(WeightTile t, float *sum, int64_t sum_width, int64_t f
         return;
     }
     for (int64_t r = 0; r < rows; r += BF16_DEPTH / 4) {
-        int64_t deep = least(BF16_DEPTH / 4, rows - r), from = first + r;
+        int64_t deep = smaller(BF16_DEPTH / 4, rows - r), from = first + r;
         float *wide_x = t.wide + deep * t.height;
         widen_block(t.wide, t.bf16_dy + from * t.N, t.N, deep, t.height);
         widen_block(wide_x, t.bf16_x + from * t.K, t.K, deep, t.width);
@@ -237,8 +234,8 @@ void matmul_backward_weight_cpu(Device *dev, Tensor dw, Tensor dy, Tensor x, Seg
                         t.bf16_dy = tensor_bf16(dy) + n, t.bf16_x = tensor_bf16(x) + k;
                     else
                         t.dy = tensor_f32(dy) + n, t.x = tensor_f32(x) + k;
-                    t.height = least(height, N - n);
-                    t.width = least(WEIGHT_COLUMNS, K - k);
+                    t.height = smaller(height, N - n);
+                    t.width = smaller(WEIGHT_COLUMNS, K - k);
                     sum_parts(t, to + (g * N + n) * K + k, K, rows.offsets + g * rows.parts,
                               rows.parts, spare);
                 }

@@ -18,16 +18,13 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/matmul_plan.h"
+#include "kernels/integers.h"
 
 static const size_t SLICE_BYTES = (size_t)16 << 20; // of dw, in a tree of parts
 enum {
     SLICE_ROWS = 512,  // a slice is a multiple
     VECTOR_BYTES = 16, // cuBLAS's grouped kernels want every row to start at a multiple
 };
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 static size_t bytes_of(DType type, int64_t n) {
     return (size_t)n * dtype_bytes(type);
@@ -94,14 +91,14 @@ static void dense_weight(Device *dev, MatrixProduct p, Segments rows) {
     int64_t slice = (int64_t)SLICE_BYTES / (int64_t)bytes_of(F32, p.n) / SLICE_ROWS * SLICE_ROWS;
     if (slice < SLICE_ROWS) slice = SLICE_ROWS;
     if (!dev->fixed_order && rows.parts == 1) slice = p.m;
-    slice = least(slice, p.m);
+    slice = smaller(slice, p.m);
     int levels = 0;
     while ((int64_t)1 << levels < rows.parts) levels++;
     float *spare = NULL;
     if (levels > 0) spare = cuda_workspace(dev, bytes_of(F32, levels * slice * p.c_width));
     for (int64_t first = 0; first < p.m; first += slice) {
         MatrixProduct part = p;
-        part.m = least(slice, p.m - first);
+        part.m = smaller(slice, p.m - first);
         part.a = (const char *)p.a + bytes_of(p.type, first);
         part.c = (char *)p.c + bytes_of(F32, first * p.c_width);
         sum_parts(dev, part, rows.offsets, rows.parts, spare);

@@ -32,6 +32,7 @@
 #include <string.h>
 
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/integers.h"
 
 enum {
     ROWS = 2048, // for which an algorithm is chosen that serves all row counts
@@ -100,10 +101,6 @@ void matmul_plans_free(CudaState *state) {
     empty_table(state->matmul_plans);
     free(state->matmul_plans);
     state->matmul_plans = NULL;
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 static size_t bytes_of(DType type, int64_t n) {
@@ -262,8 +259,8 @@ static int64_t trial_rows(Device *dev, MatrixProduct p) {
     int64_t tiles_across = (p.n + LARGEST_TILE - 1) / LARGEST_TILE;
     int64_t tiles_down = 2 * cuda_state(dev)->multiprocessors / tiles_across + 1;
     size_t row_bytes = bytes_of(p.type, p.a_width) + 2 * bytes_of(p.c_type, p.c_width);
-    return least(tiles_down * LARGEST_TILE,
-                 (int64_t)(ROWS_BYTES / row_bytes) / LEAST_ROWS * LEAST_ROWS);
+    return smaller(tiles_down * LARGEST_TILE,
+                   (int64_t)(ROWS_BYTES / row_bytes) / LEAST_ROWS * LEAST_ROWS);
 }
 
 static void download_bytes(Device *dev, void *to, const void *from, size_t bytes) {

@@ -110,7 +110,7 @@ static void equal_blocks_cannot_change_places(void **state) {
     // Rows of an expert tensor are blocks of one size, each intact for itself.
     Sample sample;
     sample_init(&sample, STEP, 0, 1, false);
-    size_t row = sample_row_bytes(&sample.tensors[1]);
+    size_t row = sample_bytes(&sample.tensors[1]) / SAMPLE_EXPERTS;
     const uint8_t *first = memmem(original, (size_t)file_bytes, sample.tensors[1].data, row);
     assert_non_null(first);
     overwrite(first - original, first + row, row);

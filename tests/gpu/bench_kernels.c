@@ -137,7 +137,7 @@ typedef struct Tensors {
     Tensor rows, rows_out; // (N·K, D) bf16
     Tensor table, dtable, tokens, embedding_order;
     Tensor dense, experts, dexperts, ddense; // (D, D), (E, D, D)
-    Tensor w, g, m, v, copy, decay, offsets, squares;
+    Tensor w, g, m, v, copy, groups, offsets, squares;
     int64_t expert_rows[E + 1];
     Tensor expert_offsets;
 } Tensors;
@@ -190,7 +190,7 @@ static void place(void) {
     t.g = tensor_reshape_1d(filled_2d(F32, 1, n), n);
     t.m = arena_1d(&arena, F32, n), t.v = arena_1d(&arena, F32, n);
     t.copy = arena_1d(&arena, BF16, n);
-    t.decay = arena_1d(&arena, U8, n / 16);
+    t.groups = arena_1d(&arena, U8, n / 16);
     t.offsets = arena_1d(&arena, I64, 2), t.squares = arena_1d(&arena, F64, 1);
     t.expert_offsets = arena_1d(&arena, I64, E + 1);
     for (int e = 0; e <= E; e++) t.expert_rows[e] = N * K / E * e;
@@ -253,8 +253,8 @@ CASE(run_loss, cross_entropy(&dev, t.losses, t.logits, t.targets, 1e-4f))
 CASE(run_embedding, embedding_forward(&dev, t.sum, t.tokens, t.table))
 CASE(run_embedding_backward,
      embedding_backward(&dev, t.dtable, t.x, t.tokens, 4, t.embedding_order))
-CASE(run_adamw, adamw_update(&dev, t.w, t.copy, t.g, t.m, t.v, t.decay,
-                             (AdamW){1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 1.0f}))
+CASE(run_adamw, adamw_update(&dev, t.w, t.copy, t.g, t.m, t.v, t.groups,
+                             (AdamW){{1e-4f}, {0.1f}, 0.9f, 0.95f, 1e-8f, 0.1f, 0.05f, 1.0f}))
 CASE(run_squares, sum_of_squares(&dev, t.squares, t.g, t.offsets))
 
 // Bytes are those that an op must move: every tensor of its contract (kernels.h) once, read and

@@ -383,36 +383,39 @@ static void check_sums(Device *dev) {
 // ---- AdamW --------------------------------------------------------------------------------------
 
 typedef struct Update {
-    Tensor w, copy, g, m, v, decay, w_before, m_before, v_before;
+    Tensor w, copy, g, m, v, groups, w_before, m_before, v_before;
     AdamW rule;
 } Update;
 
-enum { FLAG = 16 };
+enum { UNIT = 16 }; // elements of one group number
 
 // from_zero: weights of 0, so that they become the update itself and no rounding of theirs hides
 // its errors.
 static Update new_update(int64_t n, bool with_copy, float eps, bool from_zero) {
     Update c = {.w = new_1d(F32, n), .g = random_1d(n), .m = new_1d(F32, n), .v = new_1d(F32, n)};
     c.copy = with_copy ? new_1d(BF16, n) : (Tensor){0};
-    c.decay = new_1d(U8, n / FLAG);
-    for (int64_t f = 0; f < n / FLAG; f++) tensor_u8(c.decay)[f] = (uint8_t)random_below(2);
+    c.groups = new_1d(U8, n / UNIT);
+    for (int64_t u = 0; u < n / UNIT; u++)
+        tensor_u8(c.groups)[u] = (uint8_t)random_below(UPDATE_GROUPS);
     c.w_before = random_1d(n), c.m_before = random_1d(n), c.v_before = random_1d(n);
     for (int64_t i = 0; i < n; i++) tensor_f32(c.v_before)[i] = fabsf(tensor_f32(c.v_before)[i]);
     for (int64_t i = 0; i < n && from_zero; i++) tensor_f32(c.w_before)[i] = 0;
-    c.rule = (AdamW){.lr = 0.01f,
-                     .beta1 = 0.9f,
+    c.rule = (AdamW){.beta1 = 0.9f,
                      .beta2 = 0.999f,
                      .eps = eps,
-                     .weight_decay = 0.1f,
                      .bias_correction1 = 0.271f,
                      .bias_correction2 = 0.002997f,
                      .grad_scale = 0.5f};
+    for (int group = 0; group < UPDATE_GROUPS; group++) {
+        c.rule.lr[group] = 0.01f * (float)(1 + group % 3);
+        c.rule.weight_decay[group] = 0.1f * (float)(group % 4);
+    }
     return c;
 }
 
 static void run_adamw(Device *dev, void *context) {
     Update *c = context;
-    adamw_update(dev, c->w, c->copy, c->g, c->m, c->v, c->decay, c->rule);
+    adamw_update(dev, c->w, c->copy, c->g, c->m, c->v, c->groups, c->rule);
 }
 static void run_adamw_afresh(Device *dev, void *context) {
     Update *c = context;
@@ -429,16 +432,15 @@ static void check_adamw(Device *dev, int64_t n, bool with_copy, float eps, bool 
     Update c = new_update(n, with_copy, eps, from_zero);
     run_twice(
         dev, run_adamw_afresh, &c,
-        TENSORS(&c.w, &c.copy, &c.g, &c.m, &c.v, &c.decay, &c.w_before, &c.m_before, &c.v_before),
+        TENSORS(&c.w, &c.copy, &c.g, &c.m, &c.v, &c.groups, &c.w_before, &c.m_before, &c.v_before),
         TENSORS(&c.w, &c.m, &c.v));
     double *w = new_doubles(n), *m = new_doubles(n), *v = new_doubles(n), *unit = new_doubles(n);
     for (int64_t i = 0; i < n; i++) {
         w[i] = (double)tensor_f32(c.w_before)[i];
         m[i] = (double)tensor_f32(c.m_before)[i];
         v[i] = (double)tensor_f32(c.v_before)[i];
-        AdamW rule = c.rule;
-        if (!tensor_u8(c.decay)[i / FLAG]) rule.weight_decay = 0;
-        reference_adamw(w + i, m + i, v + i, (double)tensor_f32(c.g)[i], rule);
+        reference_adamw(w + i, m + i, v + i, (double)tensor_f32(c.g)[i],
+                        tensor_u8(c.groups)[i / UNIT], c.rule);
         // The step divides by sqrt(v̂): its rounding errors are relative to the step itself.
         unit[i] = fabs((double)tensor_f32(c.w_before)[i]) + fabs(w[i]) + (from_zero ? 1e-4 : 0.01);
     }
@@ -495,7 +497,7 @@ static void bench(int64_t n) {
 
 int main(int argc, char **argv) {
     if (wants_bench(argc, argv)) {
-        bench(9000000 / FLAG * FLAG);
+        bench(9000000 / UNIT * UNIT);
         return 0;
     }
     check_bf16_header();

@@ -363,12 +363,12 @@ void reference_cross_entropy(double *losses, double *dlogits, const float *logit
     }
 }
 
-void reference_adamw(double *w, double *m, double *v, double g, AdamW rule) {
+void reference_adamw(double *w, double *m, double *v, double g, int group, AdamW rule) {
     double beta1 = (double)rule.beta1, beta2 = (double)rule.beta2;
     g *= (double)rule.grad_scale;
     *m = beta1 * *m + (1 - beta1) * g;
     *v = beta2 * *v + (1 - beta2) * g * g;
     double m_hat = *m / (double)rule.bias_correction1, v_hat = *v / (double)rule.bias_correction2;
-    *w -= (double)rule.lr *
-          (m_hat / (sqrt(v_hat) + (double)rule.eps) + (double)rule.weight_decay * *w);
+    *w -= (double)rule.lr[group] *
+          (m_hat / (sqrt(v_hat) + (double)rule.eps) + (double)rule.weight_decay[group] * *w);
 }

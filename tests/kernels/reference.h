@@ -85,6 +85,6 @@ void reference_cross_entropy(double *losses, double *dlogits, const float *logit
                              const int32_t *targets, double scale, int64_t N, int64_t V);
 
 // One element of w, m and v.
-void reference_adamw(double *w, double *m, double *v, double g, AdamW rule);
+void reference_adamw(double *w, double *m, double *v, double g, int group, AdamW rule);
 
 #endif

@@ -27,18 +27,17 @@ static inline uint64_t sample_bits(int64_t step, int tensor, int64_t element) {
     return x ^ x >> 29;
 }
 
-static inline size_t sample_row_bytes(const SavedTensor *tensor) {
-    return (size_t)(tensor->shape[1] * tensor->shape[2]) * dtype_bytes(tensor->dtype);
+static inline size_t sample_bytes(const SavedTensor *tensor) { // held here
+    return (size_t)tensor->elements * dtype_bytes(tensor->dtype);
 }
 
 // Calls for each element held here: writes it, or compares and returns false at the first
 // difference.
 static inline bool sample_visit(const SavedTensor *tensor, int number, int64_t step, bool write) {
     size_t width = dtype_bytes(tensor->dtype);
-    int64_t row = tensor->shape[1] * tensor->shape[2];
     char *at = tensor->data;
-    for (int64_t i = tensor->first * row; i < (tensor->first + tensor->count) * row; i++) {
-        uint64_t bits = sample_bits(step, number, i);
+    for (int64_t i = 0; i < tensor->elements; i++) {
+        uint64_t bits = sample_bits(step, number, tensor->first_element + i);
         if (write)
             memcpy(at, &bits, width);
         else if (memcmp(at, &bits, width) != 0)
@@ -106,25 +105,26 @@ static inline void sample_init(Sample *sample, int64_t step, int rank, int ranks
     while (ep < 4 && ranks % (2 * ep) == 0 && (4 * ep <= ranks || ranks == 2)) ep *= 2;
     memset(sample, 0, sizeof *sample);
     const SavedTensor shapes[SAMPLE_TENSORS] = {
-        {"parameters/embedding", F32, 2, {97, 33, 1}, 0, 97, true, 0, NULL},
-        {"parameters/experts.up", F32, 3, {E, 6, 10}, 0, 0, false, 0, NULL},
-        {"parameters/experts.bias", F32, 2, {E, wide, 1}, 0, 0, false, 0, NULL},
-        {"optimizer/m/embedding", F32, 2, {2, wide, 1}, 0, 2, true, 0, NULL},
-        {"optimizer/m/experts.up", F32, 3, {E, 6, 10}, 0, 0, false, 0, NULL},
-        {"optimizer/counts", I64, 1, {E, 1, 1}, 0, 0, false, 0, NULL},
-        {"optimizer/empty", F32, 2, {E, 0, 1}, 0, 0, false, 0, NULL},
-        {"data/code_points", I32, 1, {50, 1, 1}, 0, 50, true, 0, NULL},
-        {"data/frequencies", F64, 2, {50, 2, 1}, 0, 50, true, 0, NULL},
+        {"parameters/embedding", F32, 2, {97, 33, 1}, .replicated = true},
+        {"parameters/experts.up", F32, 3, {E, 6, 10}, .replicated = false},
+        {"parameters/experts.bias", F32, 2, {E, wide, 1}, .replicated = false},
+        {"optimizer/m/embedding", F32, 2, {2, wide, 1}, .replicated = true},
+        {"optimizer/m/experts.up", F32, 3, {E, 6, 10}, .replicated = false},
+        {"optimizer/counts", I64, 1, {E, 1, 1}, .replicated = false},
+        {"optimizer/empty", F32, 2, {E, 0, 1}, .replicated = false},
+        {"data/code_points", I32, 1, {50, 1, 1}, .replicated = true},
+        {"data/frequencies", F64, 2, {50, 2, 1}, .replicated = true},
     };
     for (int i = 0; i < SAMPLE_TENSORS; i++) {
         SavedTensor *tensor = &sample->tensors[i];
         *tensor = shapes[i];
+        tensor->elements = tensor->shape[0] * tensor->shape[1] * tensor->shape[2];
         if (!tensor->replicated) {
-            tensor->first = rank % ep * (E / ep);
-            tensor->count = E / ep;
+            tensor->elements /= ep;
+            tensor->first_element = rank % ep * tensor->elements;
             tensor->replica = (int)(rank / ep);
         }
-        tensor->data = malloc((size_t)tensor->count * sample_row_bytes(tensor) + 1);
+        tensor->data = malloc(sample_bytes(tensor) + 1);
         CHECK(tensor->data, "no memory");
         sample_visit(tensor, i, step, true);
     }
@@ -140,7 +140,7 @@ static inline void sample_init(Sample *sample, int64_t step, int rank, int ranks
 static inline void sample_clear(Sample *sample) {
     for (int i = 0; i < SAMPLE_TENSORS; i++) {
         const SavedTensor *tensor = &sample->tensors[i];
-        memset(tensor->data, 0xee, (size_t)tensor->count * sample_row_bytes(tensor));
+        memset(tensor->data, 0xee, sample_bytes(tensor));
     }
     sample->checkpoint.state = (TrainState){0};
     utilization_free(&sample->utilization);

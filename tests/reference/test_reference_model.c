@@ -259,7 +259,7 @@ static void run_steps(Fixture *f, const char *name, Model *model, Optimizer *opt
         if (step == 0) assert_params_close(f, model, model->gradients.sum, name, "first_gradients");
         double norm = optimizer_gradient_norm(optimizer, model), lr = lr_at(&config, step, steps);
         double scale = norm > config.clip_norm ? config.clip_norm / norm : 1.0;
-        optimizer_update(optimizer, model, &config, lr, step + 1, scale);
+        optimizer_update(optimizer, model, lr, step + 1, scale);
         tensor_f64(reports->gradient_norm)[step] = norm;
         tensor_f64(reports->lr)[step] = lr;
     }
@@ -276,7 +276,8 @@ static void assert_training(const char *name) {
     Optimizer optimizer;
     model_measure(&model, &config, split, &dev);
     model_allocate(&model, groups, 1);
-    optimizer_measure(&optimizer, &model);
+    OptimizerConfig rule = read_optimizer_config(f, name);
+    optimizer_measure(&optimizer, &model, &rule);
     optimizer_allocate(&optimizer, &model);
     for (int i = 0; i < model.params.count; i++) {
         char dataset[PARAM_NAME_BYTES + 8] = "start/";

@@ -193,22 +193,21 @@ static void adamw_agrees_over_several_steps(void **state) {
     Tensor w = fixture_result_1d(f, F32, whole), g = fixture_result_1d(f, F32, whole);
     Tensor m = fixture_result_1d(f, F32, whole), v = fixture_result_1d(f, F32, whole);
     Tensor weights = fixture_result_2d(f, F32, steps, n); // after each step
-    Tensor decay = fixture_result_1d(f, U8, whole / 16);
+    Tensor groups = fixture_result_1d(f, U8, whole / 16);
     copy(&dev, tensor_rows(w, 0, n), start);
-    memset(decay.data, 1, tensor_bytes(decay));
     for (int64_t step = 0; step < steps; step++) {
         AdamW rule = {
-            .lr = (float)fixture_double(f, "adamw/config/lr"),
+            .lr = {(float)fixture_double(f, "adamw/config/lr")},
             .beta1 = (float)beta1,
             .beta2 = (float)beta2,
             .eps = (float)fixture_double(f, "adamw/config/eps"),
-            .weight_decay = (float)fixture_double(f, "adamw/config/weight_decay"),
+            .weight_decay = {(float)fixture_double(f, "adamw/config/weight_decay")},
             .bias_correction1 = (float)(1.0 - pow(beta1, (double)(step + 1))),
             .bias_correction2 = (float)(1.0 - pow(beta2, (double)(step + 1))),
             .grad_scale = tensor_f32(scales)[step],
         };
         copy(&dev, tensor_rows(g, 0, n), tensor_rows(gradients, step, 1));
-        adamw_update(&dev, w, (Tensor){0}, g, m, v, decay, rule);
+        adamw_update(&dev, w, (Tensor){0}, g, m, v, groups, rule);
         copy(&dev, tensor_rows(weights, step, 1), tensor_rows(w, 0, n));
     }
     fixture_assert_close(f, weights, OP_TOLERANCE, "adamw/weights");

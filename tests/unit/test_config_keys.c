@@ -1,0 +1,203 @@
+// What holds for every key of the configuration, whoever adds it: a name, a place, words and limits
+// of its own, a default that is legal, and help.
+#include "launcher/config_keys.h"
+
+#include <ctype.h>
+#include <float.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "launcher/config_value.h"
+
+enum { TEXT_BYTES = 2048 };
+
+// Parses a value of the key; what is refused is said.
+static bool takes(int number, const char *text, TrainConfig *config) {
+    Error err = {0};
+    void *field = config_key_field(config, number);
+    return config_value_parse(config_key(number), text, "/", field, &err);
+}
+
+static void every_key_is_found_by_its_name_and_no_other(void **state) {
+    (void)state;
+    assert_true(config_key_count() > 60);
+    for (int number = 0; number < config_key_count(); number++)
+        assert_int_equal(config_key_find(config_key(number)->name), number);
+    assert_int_equal(config_key_find("no.such_key"), -1);
+    assert_int_equal(config_key_find("moe"), -1);
+}
+
+// section.key or a word; lower case, as all the field's words are in code.
+static void names_are_of_one_kind_and_sections_stand_together(void **state) {
+    (void)state;
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    for (int number = 0; number < config_key_count(); number++) {
+        const char *name = config_key(number)->name;
+        size_t section = strspn(name, letters), rest = section;
+        if (name[section] == '.') rest = section + 1 + strspn(name + section + 1, letters);
+        if (section == 0 || name[rest] || name[rest - 1] == '.') fail_msg("the name '%s'", name);
+        bool left = false; // whether another section has stood since this one's last key
+        for (int later = number + 1; later < config_key_count() && name[section]; later++) {
+            bool same = strncmp(config_key(later)->name, name, section + 1) == 0;
+            if (same && left) fail_msg("%s stands apart from its section", config_key(later)->name);
+            left = left || !same;
+        }
+    }
+}
+
+static size_t bytes_of(const Option *key) {
+    switch (key->type) {
+    case OPTION_INTEGER:
+        return sizeof(int64_t);
+    case OPTION_NUMBER:
+        return sizeof(double);
+    case OPTION_RATIONAL:
+        return sizeof(Rational);
+    case OPTION_FLAG:
+        return sizeof(bool);
+    case OPTION_CHOICE:
+        return sizeof(int);
+    case OPTION_WORD:
+        return CONFIG_WORD_BYTES;
+    case OPTION_PATH:
+    case OPTION_NAMES:
+        return CONFIG_PATH_BYTES;
+    case OPTION_INTEGERS:
+    case OPTION_CHOICES:
+        return sizeof(PerLayer);
+    }
+    return 0;
+}
+
+static void every_key_has_a_field_of_its_own(void **state) {
+    (void)state;
+    TrainConfig *config = calloc(1, sizeof *config);
+    int *owner = malloc(sizeof(TrainConfig) * sizeof *owner);
+    assert_true(config && owner);
+    memset(owner, 0xFF, sizeof(TrainConfig) * sizeof *owner);
+    for (int number = 0; number < config_key_count(); number++) {
+        const char *field = config_key_field(config, number);
+        assert_ptr_equal(field, config_key_value(config, number));
+        size_t first = (size_t)(field - (const char *)config), bytes = bytes_of(config_key(number));
+        assert_true(first + bytes <= sizeof(TrainConfig));
+        for (size_t i = first; i < first + bytes; i++) {
+            if (owner[i] >= 0)
+                fail_msg("%s and %s have one field", config_key(number)->name,
+                         config_key(owner[i])->name);
+            owner[i] = number;
+        }
+    }
+    free(owner);
+    free(config);
+}
+
+static void every_key_has_help_and_a_kind(void **state) {
+    (void)state;
+    for (int number = 0; number < config_key_count(); number++) {
+        const Option *key = config_key(number);
+        char legal[CONFIG_LEGAL_BYTES];
+        config_value_legal(key, legal);
+        size_t length = key->help ? strlen(key->help) : 0;
+        // Words, not a sentence with a full stop: the default follows in brackets.
+        if (length < 10 || key->help[length - 1] == '.' || isspace((unsigned char)key->help[0]))
+            fail_msg("the help of %s", key->name);
+        if (key->kind < KIND_FREE || key->kind > KIND_STATE) fail_msg("the kind of %s", key->name);
+        if (!legal[0] || strlen(legal) >= CONFIG_LEGAL_BYTES - 1)
+            fail_msg("the legal values of %s: %s", key->name, legal);
+    }
+}
+
+static void tables_of_choices_are_complete(void **state) {
+    (void)state;
+    for (int number = 0; number < config_key_count(); number++) {
+        const Option *key = config_key(number);
+        bool needed =
+            key->type == OPTION_CHOICE || key->type == OPTION_CHOICES || key->type == OPTION_WORD;
+        if (needed && !key->choices) fail_msg("%s has no choices", key->name);
+        TrainConfig *config = calloc(1, sizeof *config);
+        for (int i = 0; key->choices && i < key->choices->count; i++) {
+            const char *word = choice_row(*key->choices, i)->word;
+            if (!word) fail_msg("%s: value %d of its table has no word", key->name, i);
+            assert_int_equal(choice_find(*key->choices, word), i); // no word stands twice
+            if (!takes(number, word, config)) fail_msg("%s refuses its word %s", key->name, word);
+        }
+        free(config);
+    }
+}
+
+// Defaults are legal, and printed as they are written: a resume compares the texts.
+static void defaults_are_legal_and_read_back(void **state) {
+    (void)state;
+    TrainConfig *config = calloc(1, sizeof *config);
+    for (int number = 0; number < config_key_count(); number++) {
+        const Option *key = config_key(number);
+        bool required = strcmp(key->name, "data.train") == 0;
+        if (required != (!key->initial && !key->derived) || (key->initial && key->derived))
+            fail_msg("%s has no default, or two", key->name);
+        if (key->derive && !key->derived) fail_msg("%s is derived without words", key->name);
+        if (!key->initial) continue;
+        if (!takes(number, key->initial, config)) fail_msg("the default of %s", key->name);
+        char text[TEXT_BYTES] = "";
+        FILE *out = fmemopen(text, sizeof text, "w");
+        config_value_print(out, key, config_key_value(config, number));
+        fclose(out);
+        bool empty = !key->initial[0] && (strcmp(text, "\"\"") == 0 || strcmp(text, "[]") == 0);
+        if (!empty && strcmp(text, key->initial) != 0)
+            fail_msg("the default of %s is %s, but printed as %s", key->name, key->initial, text);
+    }
+    free(config);
+}
+
+static void limits_are_legal_and_what_lies_beyond_is_not(void **state) {
+    (void)state;
+    TrainConfig *config = calloc(1, sizeof *config);
+    for (int number = 0; number < config_key_count(); number++) {
+        const Option *key = config_key(number);
+        bool whole = key->type == OPTION_INTEGER || key->type == OPTION_INTEGERS;
+        if (!whole && key->type != OPTION_NUMBER && key->type != OPTION_RATIONAL) continue;
+        if (key->min >= key->max) fail_msg("%s has no range", key->name);
+        double limits[] = {key->min, key->max};
+        for (int i = 0; i < 2; i++) {
+            char text[64], beyond[64];
+            snprintf(text, sizeof text, whole ? "%.0f" : "%.17g", limits[i]);
+            if (key->type == OPTION_RATIONAL) snprintf(text, sizeof text, "%.0f", limits[i]);
+            snprintf(beyond, sizeof beyond, whole ? "%.0f" : "%.17g",
+                     i ? limits[i] * (1 + 1e-15) + 1 : limits[i] - 1);
+            if (!takes(number, text, config)) fail_msg("%s refuses %s", key->name, text);
+            if (takes(number, beyond, config)) fail_msg("%s takes %s", key->name, beyond);
+        }
+    }
+    free(config);
+}
+
+// "train.steps / 10, at most 50": the keys that a derived value follows from, by which a resume
+// finds the cause of a change.
+static void derived_values_name_keys(void **state) {
+    (void)state;
+    for (int number = 0; number < config_key_count(); number++) {
+        const Option *key = config_key(number);
+        bool names = !key->derived || strcmp(key->name, "run.dir") == 0;
+        for (int other = 0; !names && other < config_key_count(); other++)
+            names = other != number && strstr(key->derived, config_key(other)->name);
+        if (!names) fail_msg("%s is derived from no key: %s", key->name, key->derived);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_key_is_found_by_its_name_and_no_other),
+        cmocka_unit_test(names_are_of_one_kind_and_sections_stand_together),
+        cmocka_unit_test(every_key_has_a_field_of_its_own),
+        cmocka_unit_test(every_key_has_help_and_a_kind),
+        cmocka_unit_test(tables_of_choices_are_complete),
+        cmocka_unit_test(defaults_are_legal_and_read_back),
+        cmocka_unit_test(limits_are_legal_and_what_lies_beyond_is_not),
+        cmocka_unit_test(derived_values_name_keys),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

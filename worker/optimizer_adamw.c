@@ -1,0 +1,26 @@
+// AdamW with decoupled weight decay (arXiv:1711.05101).
+#include <math.h>
+
+#include "worker/optimizer_rule.h"
+
+_Static_assert((int)PARAM_GROUPS <= (int)UPDATE_GROUPS, "every group has a place in AdamW");
+
+static void update_range(const OptimizerUpdate *update) {
+    const OptimizerConfig *config = update->config;
+    AdamW rule = {
+        .beta1 = (float)config->beta1,
+        .beta2 = (float)config->beta2,
+        .eps = (float)config->eps,
+        .bias_correction1 = (float)(1 - pow(config->beta1, (double)update->t)),
+        .bias_correction2 = (float)(1 - pow(config->beta2, (double)update->t)),
+        .grad_scale = (float)update->grad_scale,
+    };
+    for (int group = 0; group < PARAM_GROUPS; group++) {
+        rule.lr[group] = (float)(update->lr * param_groups[group].lr_scale);
+        rule.weight_decay[group] = param_groups[group].decay ? (float)config->weight_decay : 0;
+    }
+    adamw_update(update->dev, update->values, update->copy, update->gradients, update->states[0],
+                 update->states[1], update->groups, rule);
+}
+
+const OptimizerRule ADAMW = {.states = {"m", "v"}, .update = update_range};
