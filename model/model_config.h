@@ -67,6 +67,7 @@ typedef struct ModelConfig {
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
     bool tied_embeddings;
     Activation activation; // of dense feed-forwards and experts
+    NormKind norm;
     double norm_eps;
     double init_std;
     AttentionConfig attention;

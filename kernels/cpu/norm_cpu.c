@@ -6,16 +6,63 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 
+// ---- the norms ----------------------------------------------------------------------------------
+
+// What a norm does with a row of x. `rstd` and `mean` are the row's statistics; mean and bias are
+// NULL where the norm has none.
+typedef struct RowFunctions {
+    void (*forward)(float *y, float *rstd, float *mean, const float *x, const float *weight,
+                    const float *bias, float eps, int64_t D);
+    // dx += the gradient
+    void (*backward)(float *dx, const float *dout, const float *x, float rstd, float mean,
+                     const float *weight, int64_t D);
+} RowFunctions;
+
+static void rmsnorm_forward(float *y, float *rstd, float *mean, const float *x, const float *weight,
+                            const float *bias, float eps, int64_t D) {
+    (void)mean, (void)bias;
+    float scale = *rstd = 1.0f / sqrtf(dot_product(x, x, D) / (float)D + eps);
+    for (int64_t d = 0; d < D; d++) y[d] = x[d] * scale * weight[d];
+}
+
+// dx += rstd (g - x̂ mean(g x̂)), g = dout · weight, x̂ = x · rstd
+static void rmsnorm_backward(float *dx, const float *dout, const float *x, float rstd, float mean,
+                             const float *w, int64_t D) {
+    (void)mean;
+    Lanes sums = {0};
+    int64_t d = 0;
+    for (; d + LANES <= D; d += LANES)
+        sums = lanes_fma(lanes_load(dout + d) * lanes_load(w + d), lanes_load(x + d), sums);
+    float sum = lanes_sum(sums);
+    for (; d < D; d++) sum += dout[d] * w[d] * x[d];
+    float slope = sum * rstd * rstd / (float)D;
+    for (d = 0; d < D; d++) dx[d] += rstd * (dout[d] * w[d] - x[d] * slope);
+}
+
+static RowFunctions row_functions(NormKind kind) {
+    switch (kind) {
+#define ROW(value, word, params, statistics, meaning)                                              \
+    case value:                                                                                    \
+        return (RowFunctions){word##_forward, word##_backward};
+        NORMS(ROW)
+#undef ROW
+    }
+    CHECK(false, "norm %d", (int)kind);
+}
+
+// ---- forward ------------------------------------------------------------------------------------
+
 // bf16 rows pass through a row of f32 scratch; everything else is the same for both.
-void rmsnorm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
-                         Tensor weight, float eps) {
+void normalize_forward_cpu(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
+                           Tensor branch, NormParams params, NormRule rule) {
+    RowFunctions row_of = row_functions(rule.kind);
     int64_t N = x.shape[0], D = x.shape[1];
     bool wide = out.dtype == F32;
-    const float *w = tensor_f32(weight), *before = tensor_f32(x);
+    const float *w = tensor_f32(params.weight), *before = tensor_f32(x);
     const float *in = branch.data ? tensor_f32(sum) : before;
     const float *added = branch.data && wide ? tensor_f32(branch) : NULL;
     const uint16_t *added16 = branch.data && !wide ? tensor_bf16(branch) : NULL;
-    float *total = branch.data ? tensor_f32(sum) : NULL, *r = tensor_f32(rstd);
+    float *total = branch.data ? tensor_f32(sum) : NULL, *rstd = tensor_f32(statistics);
     float *to = wide ? tensor_f32(out) : NULL;
     uint16_t *to16 = wide ? NULL : tensor_bf16(out);
 #pragma omp parallel
@@ -31,26 +78,13 @@ void rmsnorm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tenso
 #pragma omp simd // total may be before: as in activation_cpu.c
                 for (int64_t d = 0; d < D; d++) total[n * D + d] = before[n * D + d] + b[d];
             }
-            float scale = 1.0f / sqrtf(dot_product(row, row, D) / (float)D + eps);
-            r[n] = scale;
-            for (int64_t d = 0; d < D; d++) y[d] = row[d] * scale * w[d];
+            row_of.forward(y, rstd + n, NULL, row, w, NULL, rule.eps, D);
             if (!wide) round_to_bf16(to16 + n * D, y, D);
         }
     }
 }
 
-// dx += rstd (g - x̂ mean(g x̂)), g = dout · weight, x̂ = x · rstd
-static void add_input_gradient(float *dx, const float *dout, const float *x, float rstd,
-                               const float *w, int64_t D) {
-    Lanes sums = {0};
-    int64_t d = 0;
-    for (; d + LANES <= D; d += LANES)
-        sums = lanes_fma(lanes_load(dout + d) * lanes_load(w + d), lanes_load(x + d), sums);
-    float sum = lanes_sum(sums);
-    for (; d < D; d++) sum += dout[d] * w[d] * x[d];
-    float slope = sum * rstd * rstd / (float)D;
-    for (d = 0; d < D; d++) dx[d] += rstd * (dout[d] * w[d] - x[d] * slope);
-}
+// ---- backward -----------------------------------------------------------------------------------
 
 enum { COLUMNS = 4 * LANES }; // of dweight that one task sums down a part's rows
 
@@ -73,28 +107,29 @@ static void sum_weight_gradient_bf16(float *sum, const uint16_t *dout, const flo
     memcpy(sum, total, (size_t)columns * sizeof *sum);
 }
 
-void rmsnorm_backward_cpu(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x,
-                          Tensor rstd, Tensor weight, int64_t parts, Tensor partial) {
-    int64_t N = x.shape[0], D = x.shape[1], rows = N / parts;
+void normalize_backward_cpu(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Tensor x,
+                            Tensor statistics, NormParams params, NormRule rule, Tensor partial) {
+    RowFunctions row_of = row_functions(rule.kind);
+    int64_t N = x.shape[0], D = x.shape[1], parts = partial.shape[0], rows = N / parts;
     bool wide = dout.dtype == F32;
     const float *dy = wide ? tensor_f32(dout) : NULL;
     const uint16_t *dy16 = wide ? NULL : tensor_bf16(dout);
-    const float *in = tensor_f32(x), *r = tensor_f32(rstd), *w = tensor_f32(weight);
-    float *to = tensor_f32(dx), *sums = tensor_f32(partial), *dw = tensor_f32(dweight);
+    const float *in = tensor_f32(x), *rstd = tensor_f32(statistics), *w = tensor_f32(params.weight);
+    float *to = tensor_f32(dx), *sums = tensor_f32(partial), *dw = tensor_f32(dparams.weight);
 #pragma omp parallel
     {
         float *spare = wide ? NULL : thread_scratch((size_t)D * sizeof *spare);
 #pragma omp for schedule(static) nowait
         for (int64_t n = 0; n < N; n++) {
             if (!wide) widen_bf16(spare, dy16 + n * D, D);
-            add_input_gradient(to + n * D, wide ? dy + n * D : spare, in + n * D, r[n], w, D);
+            row_of.backward(to + n * D, wide ? dy + n * D : spare, in + n * D, rstd[n], 0, w, D);
         }
 #pragma omp for schedule(static) collapse(2)
         for (int64_t p = 0; p < parts; p++)
             for (int64_t d = 0; d < D; d += COLUMNS) {
                 int64_t at = p * rows * D + d, columns = D - d < COLUMNS ? D - d : COLUMNS;
                 float *sum = sums + p * D + d;
-                const float *scale = r + p * rows;
+                const float *scale = rstd + p * rows;
                 if (wide) {
                     sum_weight_gradient(sum, dy + at, in + at, scale, rows, D, columns);
                 } else {

@@ -1,4 +1,4 @@
-// RMSNorm. A team of threads works on a row: a warp on narrow rows, a block on wider ones. Thread t
+// Norms of rows. A team of threads works on a row: a warp on narrow rows, a block on wider ones. Thread t
 // of a team of S threads owns the row's elements (r·S + t)·WIDTH … + WIDTH for r = 0, 1, …; the
 // first RUNS of these runs stay in its registers between the passes over a row, so that memory is
 // read once. Rows wider than all registers (8192) are read again for the rest. What is added in
@@ -36,15 +36,22 @@ template <bool WARP_ROW> __device__ static inline float team_sum(float value, fl
     return WARP_ROW ? warp_sum(value) : block_sum(value, spare);
 }
 
+// ---- the norms ----------------------------------------------------------------------------------
+
+// What a norm is made of, named by its word.
+struct rmsnorm {
+    static const int PARAMS = 1;
+};
+
 // ---- forward ------------------------------------------------------------------------------------
 
 // One team a row. Moves the least there is: reads x (and branch), writes out (and sum), each once;
 // the weights come from cache. x may be sum: a thread writes only where it has read itself.
-template <typename T, bool VECTORS, bool WARP_ROW>
+template <typename Norm, typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
-    rmsnorm_forward_kernel(T *out, float *rstd, float *sum, const float *x,
-                           const T *__restrict__ branch, const float *__restrict__ weight,
-                           float eps, int64_t N, int D) {
+    normalize_forward_kernel(T *out, float *rstd, float *sum, const float *x,
+                             const T *__restrict__ branch, const float *__restrict__ weight,
+                             float eps, int64_t N, int D) {
     constexpr int WIDTH = Vector<T>::COUNT, RUNS = KEPT / WIDTH;
     __shared__ float spare[WARP];
     int team = team_size<WARP_ROW>(), thread = threadIdx.x % team;
@@ -111,31 +118,36 @@ __global__ void __launch_bounds__(TEAM_MOST)
     }
 }
 
-template <typename T>
-static void forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
-                    Tensor weight, float eps) {
+template <typename Norm, typename T>
+static void forward(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x, Tensor branch,
+                    NormParams params, float eps) {
     int64_t N = x.shape[0], D = x.shape[1];
     bool vectors = rows_are_vectors<T>(out.data, D) && rows_are_vectors<T>(branch.data, D) &&
-                   rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(weight.data, D) &&
+                   rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(params.weight.data, D) &&
                    (!branch.data || rows_are_vectors<T>(sum.data, D));
     bool warps = is_warp_row(D);
-    auto kernel = vectors ? warps ? rmsnorm_forward_kernel<T, true, true>
-                                  : rmsnorm_forward_kernel<T, true, false>
-                  : warps ? rmsnorm_forward_kernel<T, false, true>
-                          : rmsnorm_forward_kernel<T, false, false>;
+    auto kernel = vectors ? warps ? normalize_forward_kernel<Norm, T, true, true>
+                                  : normalize_forward_kernel<Norm, T, true, false>
+                  : warps ? normalize_forward_kernel<Norm, T, false, true>
+                          : normalize_forward_kernel<Norm, T, false, false>;
     launch(dev, kernel, grid_of(warps ? ceil_div(N, WARP_ROWS_BLOCK) : N),
            warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<T>(out),
-           device_data<float>(rstd), branch.data ? device_data<float>(sum) : NULL,
+           device_data<float>(statistics), branch.data ? device_data<float>(sum) : NULL,
            device_data<float>(x), branch.data ? device_data<T>(branch) : NULL,
-           device_data<float>(weight), eps, N, D);
+           device_data<float>(params.weight), eps, N, D);
 }
 
-void rmsnorm_forward_cuda(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
-                          Tensor weight, float eps) {
-    if (out.dtype == BF16) {
-        forward<bf16>(dev, out, rstd, sum, x, branch, weight, eps);
-    } else {
-        forward<float>(dev, out, rstd, sum, x, branch, weight, eps);
+void normalize_forward_cuda(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
+                            Tensor branch, NormParams params, NormRule rule) {
+    bool wide = out.dtype == F32;
+    switch (rule.kind) {
+#define ROW(value, word, params_count, statistics_count, meaning)                                  \
+    case value:                                                                                    \
+        (wide ? forward<word, float> : forward<word, bf16>)(dev, out, statistics, sum, x, branch,  \
+                                                            params, rule.eps);                     \
+        break;
+        NORMS(ROW)
+#undef ROW
     }
 }
 
@@ -146,15 +158,15 @@ void rmsnorm_forward_cuda(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tens
 //   dx[n] += rstd (g - x · slope), g = dout · weight, slope = rstd² mean(g x)
 //   sums[run] = Σ dout · x · rstd, in the order of the rows, each column in the registers of its
 //     thread
-// Reads x, dout and dx and writes dx once each, the least there is, and besides writes one row of
-// sums a run. The sums of columns beyond the registers (rows wider than 8192) grow in memory, where
+// A row of sums holds the gradients of all params, one after the other. Reads x, dout and dx and
+// writes dx once each, the least there is, and besides writes one row of sums a run. The sums of columns beyond the registers (rows wider than 8192) grow in memory, where
 // no other thread touches them.
-template <typename T, bool VECTORS, bool WARP_ROW>
+template <typename Norm, typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
-    rmsnorm_backward_kernel(float *dx, float *sums, const T *__restrict__ dout,
-                            const float *__restrict__ x, const float *__restrict__ rstd,
-                            const float *__restrict__ weight, int64_t parts, int64_t rows,
-                            int64_t runs, int64_t run_rows, int D) {
+    normalize_backward_kernel(float *dx, float *sums, const T *__restrict__ dout,
+                              const float *__restrict__ x, const float *__restrict__ rstd,
+                              const float *__restrict__ weight, int64_t parts, int64_t rows,
+                              int64_t runs, int64_t run_rows, int D) {
     constexpr int WIDTH = Vector<T>::COUNT, RUNS = KEPT / WIDTH;
     __shared__ float spare[WARP];
     int team = team_size<WARP_ROW>(), thread = threadIdx.x % team;
@@ -163,7 +175,8 @@ __global__ void __launch_bounds__(TEAM_MOST)
     int64_t first = number % runs * run_rows;
     int64_t count = rows - first < run_rows ? rows - first : run_rows;
     first += number / runs * rows;
-    x += first * D, dout += first * D, dx += first * D, rstd += first, sums += number * D;
+    x += first * D, dout += first * D, dx += first * D, rstd += first;
+    sums += number * Norm::PARAMS * D;
     const int rest = WARP_ROW ? D : (RUNS * team + thread) * WIDTH; // no registers from here on
 
     float dweight[RUNS][WIDTH] = {};
@@ -229,8 +242,8 @@ __global__ void __launch_bounds__(TEAM_MOST)
     }
 }
 
-// partial[p] = Σ of the part's runs (column_sum). A block has WARP columns of one part; each sum is
-// read once.
+// partial[p] = Σ of the part's runs (column_sum), of D columns. A block has WARP columns of one
+// part; each sum is read once.
 __global__ void __launch_bounds__(COLUMN_THREADS)
     sum_runs_kernel(float *partial, const float *sums, int64_t runs, int D) {
     __shared__ float spare[COLUMN_WARPS][WARP];
@@ -240,50 +253,59 @@ __global__ void __launch_bounds__(COLUMN_THREADS)
     if (threadIdx.x < WARP && d < D) partial[p * D + d] = sum;
 }
 
-// dweight = the fixed binary tree over the parts' rows of `partial`, which it uses up; a thread a
-// column.
+// dweight, and then dbias, = the fixed binary tree over the parts' rows of `partial`, which it uses
+// up; a thread a column of all params together.
 __global__ void __launch_bounds__(256)
-    sum_parts_kernel(float *dweight, float *partial, int64_t parts, int D) {
-    int d = blockIdx.x * blockDim.x + threadIdx.x;
-    if (d >= D) return;
+    sum_parts_kernel(float *dweight, float *dbias, float *partial, int64_t parts, int params,
+                     int D) {
+    int columns = params * D, d = blockIdx.x * blockDim.x + threadIdx.x;
+    if (d >= columns) return;
     for (int64_t apart = 1; apart < parts; apart *= 2)
         for (int64_t p = 0; p < parts; p += 2 * apart)
-            partial[p * D + d] += partial[(p + apart) * D + d];
-    dweight[d] = partial[d];
+            partial[p * columns + d] += partial[(p + apart) * columns + d];
+    (d < D ? dweight : dbias - D)[d] = partial[d];
 }
 
-template <typename T>
-static void backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
-                     Tensor weight, int64_t parts, Tensor partial) {
-    int64_t N = x.shape[0], D = x.shape[1], rows = N / parts;
+template <typename Norm, typename T>
+static void backward(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Tensor x,
+                     Tensor statistics, NormParams params, Tensor partial) {
+    int64_t N = x.shape[0], D = x.shape[1], parts = partial.shape[0], rows = N / parts;
+    int64_t columns = Norm::PARAMS * D; // of all sums
     bool warps = is_warp_row(D);
     int64_t least = warps ? LEAST_ROWS_OF_WARP : LEAST_ROWS_OF_BLOCK;
     int64_t run_rows = ceil_div(rows, MOST_RUNS) > least ? ceil_div(rows, MOST_RUNS) : least;
     int64_t runs = ceil_div(rows, run_rows), teams = parts * runs;
     // Without rows there are no sums, but an address that kernels may count from.
     float *sums =
-        (float *)cuda_workspace(dev, (size_t)((teams > 0 ? teams : 1) * D) * sizeof *sums);
+        (float *)cuda_workspace(dev, (size_t)((teams > 0 ? teams : 1) * columns) * sizeof *sums);
     bool vectors = rows_are_vectors<T>(dx.data, D) && rows_are_vectors<T>(dout.data, D) &&
-                   rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(weight.data, D);
-    auto kernel = vectors ? warps ? rmsnorm_backward_kernel<T, true, true>
-                                  : rmsnorm_backward_kernel<T, true, false>
-                  : warps ? rmsnorm_backward_kernel<T, false, true>
-                          : rmsnorm_backward_kernel<T, false, false>;
+                   rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(params.weight.data, D);
+    auto kernel = vectors ? warps ? normalize_backward_kernel<Norm, T, true, true>
+                                  : normalize_backward_kernel<Norm, T, true, false>
+                  : warps ? normalize_backward_kernel<Norm, T, false, true>
+                          : normalize_backward_kernel<Norm, T, false, false>;
     launch(dev, kernel, grid_of(warps ? ceil_div(teams, WARP_ROWS_BLOCK) : teams),
            warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<float>(dx), sums,
-           device_data<T>(dout), device_data<float>(x), device_data<float>(rstd),
-           device_data<float>(weight), parts, rows, runs, run_rows, D);
-    launch(dev, sum_runs_kernel, grid_of(parts * ceil_div(D, WARP)), dim3(COLUMN_THREADS), 0,
-           device_data<float>(partial), sums, runs, D);
-    launch(dev, sum_parts_kernel, grid_of(ceil_div(D, 256)), dim3(256), 0,
-           device_data<float>(dweight), device_data<float>(partial), parts, D);
+           device_data<T>(dout), device_data<float>(x), device_data<float>(statistics),
+           device_data<float>(params.weight), parts, rows, runs, run_rows, D);
+    launch(dev, sum_runs_kernel, grid_of(parts * ceil_div(columns, WARP)), dim3(COLUMN_THREADS), 0,
+           device_data<float>(partial), sums, runs, columns);
+    launch(dev, sum_parts_kernel, grid_of(ceil_div(columns, 256)), dim3(256), 0,
+           device_data<float>(dparams.weight),
+           Norm::PARAMS > 1 ? device_data<float>(dparams.bias) : NULL, device_data<float>(partial),
+           parts, Norm::PARAMS, D);
 }
 
-void rmsnorm_backward_cuda(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x,
-                           Tensor rstd, Tensor weight, int64_t parts, Tensor partial) {
-    if (dout.dtype == BF16) {
-        backward<bf16>(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
-    } else {
-        backward<float>(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
+void normalize_backward_cuda(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Tensor x,
+                             Tensor statistics, NormParams params, NormRule rule, Tensor partial) {
+    bool wide = dout.dtype == F32;
+    switch (rule.kind) {
+#define ROW(value, word, params_count, statistics_count, meaning)                                  \
+    case value:                                                                                    \
+        (wide ? backward<word, float> : backward<word, bf16>)(dev, dx, dparams, dout, x,           \
+                                                              statistics, params, partial);        \
+        break;
+        NORMS(ROW)
+#undef ROW
     }
 }

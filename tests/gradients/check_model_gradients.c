@@ -49,6 +49,16 @@ static void add_activation_cases(void) {
     }
 }
 
+static void add_norm_cases(void) {
+    static char sentences[4][64];
+    CHECK(NORM_CHOICES.count <= 4, "%d norms", NORM_CHOICES.count);
+    for (int kind = 0; kind < NORM_CHOICES.count; kind++) {
+        snprintf(sentences[kind], sizeof sentences[kind], "layers with %s",
+                 choice_row(NORM_CHOICES, kind)->word);
+        add_case(sentences[kind])->norm = (NormKind)kind;
+    }
+}
+
 static void add_router_cases(void) {
     add_case("experts chosen by softmax_topk, dropless");
     ModelConfig *model = add_case("experts of ReLU with an untied head");
@@ -102,6 +112,7 @@ static void add_accumulation_cases(void) {
 int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
+    add_norm_cases();
     add_router_cases();
     add_drop_cases();
     add_accumulation_cases();

@@ -18,12 +18,14 @@ void reference_matmul_backward_weight(double *dw, double *magnitude, const float
 void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
                                   const int32_t *tokens, int64_t N, int64_t D, int64_t V);
 
-void reference_rmsnorm_forward(double *out, double *rstd, const float *x, const float *weight,
-                               float eps, int64_t N, int64_t D);
+// bias and dbias may be NULL where the norm has none; `magnitude` (2, D): Σ |terms| of dweight, dbias
+void reference_normalize_forward(double *out, double *statistics, const float *x,
+                                 const float *weight, const float *bias, NormRule rule, int64_t N,
+                                 int64_t D);
 // dx: the op's contribution, without what was there before
-void reference_rmsnorm_backward(double *dx, double *dweight, double *dweight_magnitude,
-                                const float *dout, const float *x, const float *weight, float eps,
-                                int64_t N, int64_t D);
+void reference_normalize_backward(double *dx, double *dweight, double *dbias, double *magnitude,
+                                  const float *dout, const float *x, const float *weight,
+                                  NormRule rule, int64_t N, int64_t D);
 
 // Rotates one row at `position`; the angles are given.
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
