@@ -5,11 +5,7 @@
 #ifndef MOETRAIN_LAUNCHER_CONFIG_VALUE_H
 #define MOETRAIN_LAUNCHER_CONFIG_VALUE_H
 
-#include <stdio.h>
-
 #include "kernels/option.h"
-
-enum { CONFIG_LEGAL_BYTES = 384 };
 
 // Reads text into the key's field. Relative paths start at base_folder. False with exit 2, value
 // and what is legal.
@@ -20,10 +16,5 @@ bool config_value_parse(const Option *key, const char *text, const char *base_fo
 bool config_items_parse(const Option *key, const char *const *items, int count, void *field,
                         int *wrong, Error *err);
 bool option_takes_list(const Option *key);
-
-// Writes the value as YAML that reads back to the same value.
-void config_value_print(FILE *out, const Option *key, const void *field);
-// What may be written: "a whole number from 1 to 64", "one of ranks, run, off", ….
-void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]);
 
 #endif

@@ -8,10 +8,7 @@
 #include <strings.h>
 
 #include "launcher/config_keys.h"
-
-typedef struct Habit {
-    const char *word, *meant;
-} Habit;
+#include "launcher/habit_words.h"
 
 static const char *find_habit(const Habit *habits, const char *word) {
     for (; habits->word; habits++)
@@ -21,79 +18,13 @@ static const char *find_habit(const Habit *habits, const char *word) {
 
 // ---- keys ---------------------------------------------------------------------------------------
 
-static const Habit KEYS[] = {
-    {"learning_rate", "train.lr"},
-    {"max_lr", "train.lr"},
-    {"batch_size", "train.batch"},
-    {"global_batch_size", "train.batch"},
-    {"max_steps", "train.steps"},
-    {"max_iters", "train.steps"},
-    {"train_iters", "train.steps"},
-    {"iters", "train.steps"},
-    {"warmup_steps", "train.warmup"},
-    {"warmup_iters", "train.warmup"},
-    {"lr_scheduler", "train.schedule"},
-    {"lr_decay_style", "train.schedule"},
-    {"gradient_accumulation_steps", "train.micro_batches"},
-    {"grad_accum", "train.micro_batches"},
-    {"block_size", "train.context"},
-    {"seq_len", "train.context"},
-    {"seq_length", "train.context"},
-    {"context_length", "train.context"},
-    {"max_seq_len", "train.context"},
-    {"dtype", "train.precision"},
-    {"beta1", "train.beta1"},
-    {"adam_beta1", "train.beta1"},
-    {"adam_beta2", "train.beta2"},
-    {"grad_clip", "train.clip_norm"},
-    {"max_grad_norm", "train.clip_norm"},
-    {"clip_grad", "train.clip_norm"},
-    {"n_layer", "model.layers"},
-    {"n_layers", "model.layers"},
-    {"num_layers", "model.layers"},
-    {"num_hidden_layers", "model.layers"},
-    {"n_embd", "model.d_model"},
-    {"hidden_size", "model.d_model"},
-    {"dim", "model.d_model"},
-    {"intermediate_size", "model.d_ff"},
-    {"n_head", "attention.heads"},
-    {"n_heads", "attention.heads"},
-    {"num_heads", "attention.heads"},
-    {"num_attention_heads", "attention.heads"},
-    {"num_key_value_heads", "attention.kv_heads"},
-    {"n_kv_heads", "attention.kv_heads"},
-    {"num_experts", "moe.experts"},
-    {"n_experts", "moe.experts"},
-    {"num_experts_per_tok", "moe.top_k"},
-    {"topk", "moe.top_k"},
-    {"output_dir", "run.dir"},
-    {"out_dir", "run.dir"},
-    {"save_dir", "run.dir"},
-    {"dataset", "data.train"},
-    {"train_file", "data.train"},
-    {"train_data", "data.train"},
-    {"data_path", "data.train"},
-    {"validation_file", "data.validation"},
-    {"val_data", "data.validation"},
-    {"vocab_size", "data.vocab_size"},
-    {"save_every", "checkpoint.every"},
-    {"save_steps", "checkpoint.every"},
-    {"save_interval", "checkpoint.every"},
-    {"logging_steps", "log.every"},
-    {"log_interval", "log.every"},
-    {"eval_interval", "eval.every"},
-    {"eval_steps", "eval.every"},
-    {"eval_iters", "eval.batches"},
-    {NULL, NULL},
-};
-
 const char *habit_key(const char *word) {
     char name[64];
     const char *last = strrchr(word, '.');
     snprintf(name, sizeof name, "%s", last ? last + 1 : word);
     for (char *c = name; *c; c++)
         if (*c == '-') *c = '_';
-    const char *key = find_habit(KEYS, name);
+    const char *key = find_habit(HABIT_KEYS, name);
     return key && config_key_find(key) >= 0 ? key : NULL;
 }
 
@@ -114,39 +45,8 @@ static const char *key_meant(const char *word) {
 
 // ---- the command --------------------------------------------------------------------------------
 
-static const Habit VERBS[] = {
-    {"train", ""},
-    {"training", ""},
-    {"run", ""},
-    {"fit", ""},
-    {"start", ""},
-    {"pretrain", ""},
-    {"finetune", ""},
-    {"continue", ""},
-    {"eval", "evaluate"},
-    {"test", "evaluate"},
-    {"validate", "evaluate"},
-    {"sample", "generate"},
-    {"infer", "generate"},
-    {"inference", "generate"},
-    {"predict", "generate"},
-    {"chat", "generate"},
-    {"complete", "generate"},
-    {"info", "inspect"},
-    {"show", "inspect"},
-    {"dump", "inspect"},
-    {"keys", "help"},
-    {"dryrun", "plan"},
-    {"dry-run", "plan"},
-    {"estimate", "plan"},
-    {"version", "--version"},
-    {"config", "--print-config"},
-    {"print-config", "--print-config"},
-    {NULL, NULL},
-};
-
 const char *habit_verb(const char *word) {
-    return find_habit(VERBS, word);
+    return find_habit(HABIT_VERBS, word);
 }
 
 // ---- options and words --------------------------------------------------------------------------
@@ -265,15 +165,7 @@ static void advise_number(const Option *key, const char *text, char advice[160])
 }
 
 static void advise_choice(const Option *key, const char *text, char advice[160]) {
-    static const Habit CHOICES[] = {{"gpu", "cuda"},        {"float32", "f32"},
-                                    {"fp32", "f32"},        {"float", "f32"},
-                                    {"bfloat16", "bf16"},   {"text", "bytes"},
-                                    {"txt", "bytes"},       {"utf-8", "characters"},
-                                    {"utf8", "characters"}, {"chars", "characters"},
-                                    {"u16", "uint16"},      {"u32", "uint32"},
-                                    {"int32", "uint32"},    {"linear_decay", "linear"},
-                                    {"silu", "swiglu"},     {NULL, NULL}};
-    const char *meant = find_habit(CHOICES, text);
+    const char *meant = find_habit(HABIT_WORDS, text);
     for (int i = 0; i < key->choices->count; i++) {
         const char *word = choice_row(*key->choices, i)->word;
         if (strcasecmp(word, text) == 0 || (meant && strcmp(word, meant) == 0))

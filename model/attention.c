@@ -104,8 +104,17 @@ static int64_t cache_width(const void *self, const Work *work) {
     return attention_kv_width(work->config->attention.shape);
 }
 
+static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
+    (void)layer;
+    AttentionShape s = config->attention.shape;
+    double width = (double)((s.heads + s.kv_heads) * (s.d_head + s.d_value));
+    bound->parameters += (double)config->d_model * width;
+    bound->kept += 2 * width;
+}
+
 const LayerKind ATTENTION = {
     .state_bytes = sizeof(Attention),
+    .bound = bound,
     .check_device = check_device,
     .declare = declare,
     .layout = layout,

@@ -62,8 +62,15 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     linear_backward(work, ffn->gate_up, dx, ffn->hidden, ffn->x);
 }
 
+static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
+    (void)layer;
+    bound->parameters += 3 * (double)config->d_model * (double)config->d_ff;
+    bound->kept += 3 * (double)config->d_ff;
+}
+
 const LayerKind DENSE_FEED_FORWARD = {
     .state_bytes = sizeof(FeedForward),
+    .bound = bound,
     .declare = declare,
     .layout = layout,
     .cost = cost,

@@ -21,10 +21,20 @@ typedef struct LayerCost {
     ScratchShape scratch; // largest sizes that ops are called with
 } LayerCost;
 
+// What layers are at most, known before anything is laid out: products of these sizes must fit into
+// 64 bits.
+typedef struct LayerBound {
+    double parameters;
+    double kept;    // numbers that stay of a token for the backward pass
+    double choices; // experts that work on a token, in the layer where they are most; 1 for none
+} LayerBound;
+
 // `self` is the layer's own state. Where a row says NULL, a kind may leave the function out.
 typedef struct LayerKind {
     size_t state_bytes; // zeroed before the first function sees it
 
+    // Raises the bound by the layer's share; of `choices` the most. Not collective.
+    void (*bound)(const ModelConfig *config, int64_t layer, LayerBound *bound);
     // Whether the device's kernels take this layer. False with exit 2 and the fix, the same on
     // every rank with such a device. NULL: any device does. Not collective.
     bool (*check_device)(const ModelConfig *config, int64_t layer, const Device *dev, Error *err);

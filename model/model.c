@@ -157,6 +157,18 @@ static void layers_of(const ModelConfig *config, int64_t layer, const LayerKind 
     kinds[1] = FEED_FORWARDS[model_feed_forward(config, layer)].kind;
 }
 
+LayerBound model_bound(const ModelConfig *config) {
+    LayerBound bound = {.choices = 1};
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++) kinds[i]->bound(config, layer, &bound);
+        bound.parameters += 2 * (double)config->d_model; // norms
+        bound.kept += 6 * (double)config->d_model;       // norms and the residual stream
+    }
+    return bound;
+}
+
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err) {
     const LayerKind *kinds[2];
     for (int64_t layer = 0; layer < config->layers; layer++) {

@@ -56,6 +56,9 @@ typedef struct Model {
     Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
 } Model;
 
+// What all layers are at most, without embedding and output. Not collective.
+LayerBound model_bound(const ModelConfig *config);
+
 // Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);

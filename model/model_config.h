@@ -7,7 +7,7 @@
 #include "kernels/option.h"
 
 // How a token's position is known (positions.h).
-typedef enum PositionKind { POSITIONS_ROPE } PositionKind;
+typedef enum PositionKind { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_NONE } PositionKind;
 
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value

@@ -167,8 +167,18 @@ static void for_generation(ModelConfig *config) {
     config->moe.dispatch = DISPATCH_EXACT;
 }
 
+static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
+    MoeShape shape = moe_shape(config, layer);
+    double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
+    double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
+    bound->parameters += E * D * (3 * F + 1);
+    bound->kept += rows * (3 * F + 4 * D) + E;
+    if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
+}
+
 const LayerKind MOE_FEED_FORWARD = {
     .state_bytes = sizeof(MoeLayer),
+    .bound = bound,
     .check_device = check_device,
     .declare = declare,
     .layout = layout,

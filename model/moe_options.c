@@ -122,8 +122,7 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
             return option_broken(
                 rules, "moe.every", "model.feed_forward",
                 "model.feed_forward says %s for layer %lld, but moe.every (%lld) and moe.first "
-                "(%s) "
-                "say the reverse; leave out either model.feed_forward or the other two",
+                "(%s) say the reverse; leave out either model.feed_forward or the other two",
                 is_moe ? "moe" : "dense", (long long)layer, (long long)moe->every,
                 moe->first ? "true" : "false");
     }

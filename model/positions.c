@@ -38,6 +38,57 @@ static void rope_rotate(const Positions *positions, Work *work, Tensor qkv, int6
          work->shape.T, first, back);
 }
 
+// ---- learned: a vector of each position is added to the token's (GPT-2) -------------------------
+
+static void learned_declare(Positions *positions, Work *work) {
+    positions->table = param_add(work->params,
+                                 (Param){.rank = 2,
+                                         .shape = {positions->count, work->config->d_model},
+                                         .init_std = work->config->init_std},
+                                 "positions");
+}
+
+// Rows of several sequences repeat; a single sequence may begin at any position, as in generation.
+static int64_t id_of_row(const Work *work, int64_t row) {
+    return work->shape.B > 1 ? row % work->shape.T : row;
+}
+
+static void learned_layout(Positions *positions, const Positions *owner, Work *work,
+                           Arena *constants, Arena *scratch) {
+    int64_t N = work->shape.N, D = work->config->d_model, count = positions->count;
+    int64_t rows = work->shape.B > 1 || N > count ? N : count;
+    if (owner) {
+        CHECK(tensor_elements(owner->ids) >= N, "%lld rows of the owner, %lld wanted",
+              (long long)tensor_elements(owner->ids), (long long)N);
+        positions->ids = owner->ids;
+    } else {
+        positions->ids = arena_1d(constants, I32, rows);
+        positions->host_ids = arena_mirror(work->host, positions->ids);
+    }
+    size_t mark = arena_mark(scratch);
+    positions->rows = arena_2d(scratch, F32, N, D);
+    positions->order = arena_1d(scratch, I32, N + count + 1);
+    arena_release(scratch, mark);
+}
+
+static void learned_fill(Positions *positions, Work *work) {
+    for (int64_t row = 0; row < tensor_elements(positions->host_ids); row++)
+        tensor_i32(positions->host_ids)[row] = (int32_t)id_of_row(work, row);
+    device_upload(work->dev, positions->ids, positions->host_ids);
+}
+
+static void learned_embed(Positions *positions, Work *work, Tensor x, int64_t first) {
+    Tensor ids = tensor_range(positions->ids, first, work->shape.N);
+    embedding_forward(work->dev, positions->rows, ids, work_value(work, positions->table));
+    add(work->dev, x, x, positions->rows);
+}
+
+static void learned_embed_backward(Positions *positions, Work *work, Tensor dx) {
+    embedding_backward(work->dev, work_gradient(work, positions->table), dx,
+                       tensor_range(positions->ids, 0, work->shape.N), work->shape.dense_parts,
+                       positions->order);
+}
+
 // ---- the rules ----------------------------------------------------------------------------------
 
 const PositionRule POSITION_RULES[] = {
@@ -46,6 +97,13 @@ const PositionRule POSITION_RULES[] = {
                         .layout = rope_layout,
                         .fill = rope_fill,
                         .rotate = rope_rotate},
+    [POSITIONS_LEARNED] = {{"learned", "a vector for each position is added to the token's"},
+                           .declare = learned_declare,
+                           .layout = learned_layout,
+                           .fill = learned_fill,
+                           .embed = learned_embed,
+                           .embed_backward = learned_embed_backward},
+    [POSITIONS_NONE] = {{"none", "only what the causal order of attention tells (NoPE)"}},
 };
 const ChoiceTable POSITION_CHOICES = CHOICE_TABLE(POSITION_RULES);
 

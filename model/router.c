@@ -4,8 +4,17 @@
 
 // Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
 static int64_t balance_parts(const Work *work) {
-    bool sequences = work->config->moe.balance_scope == BALANCE_SEQUENCE;
-    return sequences ? work->shape.B : work->shape.shards;
+    int64_t parts = 0;
+    switch (work->config->moe.balance_scope) {
+    case BALANCE_SHARD:
+    case BALANCE_BATCH: // whose f alone is of the whole micro-batch (account)
+        parts = work->shape.shards;
+        break;
+    case BALANCE_SEQUENCE:
+        parts = work->shape.B;
+        break;
+    }
+    return parts;
 }
 
 void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {

@@ -98,7 +98,16 @@ static inline RngStream work_stream(const Work *work, RngPurpose purpose, int64_
 
 // Sets of tokens that compete for an expert's capacity.
 static inline int64_t routing_groups(const Work *work) {
-    return work->config->moe.routing_group == GROUP_SEQUENCE ? work->shape.B : work->shape.shards;
+    int64_t groups = 0;
+    switch (work->config->moe.routing_group) {
+    case GROUP_SHARD:
+        groups = work->shape.shards;
+        break;
+    case GROUP_SEQUENCE:
+        groups = work->shape.B;
+        break;
+    }
+    return groups;
 }
 
 // Tokens of a micro-batch over all ranks.

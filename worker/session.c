@@ -63,7 +63,15 @@ void session_close(Session *session) {
 }
 
 DType session_storage(const TrainConfig *config) {
-    return config->precision == PRECISION_BF16 ? BF16 : F32;
+    DType storage = F32;
+    switch (config->precision) {
+    case PRECISION_F32:
+        break;
+    case PRECISION_BF16:
+        storage = BF16;
+        break;
+    }
+    return storage;
 }
 
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training) {

@@ -75,19 +75,6 @@ static bool check(const void *section, const OptionRules *rules) {
             "train.reproducible: ranks needs; set train.shards=%lld or "
             "train.reproducible=run",
             (long long)train->shards, (long long)train->micro_batches, (long long)most);
-    // Choices of a micro-batch are numbered with 32 bits.
-    int64_t top_k = 1;
-    for (int64_t layer = 0; layer < train->model.layers; layer++) {
-        int64_t of_layer = moe_shape(&train->model, layer).top_k;
-        if (model_feed_forward(&train->model, layer) == FEED_FORWARD_MOE && of_layer > top_k)
-            top_k = of_layer;
-    }
-    if ((double)sequences * (double)train->context * (double)top_k >= 2147483647.0)
-        return option_broken(
-            rules, "train.batch", "train.context",
-            "a micro-batch of %lld sequences x %lld tokens x top_k %lld has 2^31 choices "
-            "or more; raise train.micro_batches",
-            (long long)sequences, (long long)train->context, (long long)top_k);
     return true;
 }
 

@@ -41,11 +41,38 @@ VALUES = [
     ("moe.first", "yes", "write true"), ("moe.first", "True", "write true"), ("moe.first", "off", "write false"),
     ("train.precision", "BF16", "write bf16"), ("train.precision", "float32", "write f32"), ("device", "gpu", "write cuda"),
     ("data.format", "text", "write bytes"), ("data.validation", "null", "leave the key out"),
+    ("model.activation", "silu", "write swiglu"), ("moe.router", "Mixtral", "write softmax_topk"),
+    ("model.feed_forward", "mlp", "write dense"), ("model.feed_forward", "MoE", "write moe"),
+    ("moe.experts", "1_6", "write 16"), ("model.mixer", "self_attention", "write attention"),
     ("data.validation", "~", "leave the key out"), ("data.train", "~/x.txt", "the whole path"),
 ]
 
+# Names of the same in Hugging Face's configurations, Megatron's options and papers.
+FOREIGN_KEYS = {
+    "model.norm": ["normalization", "norm_type"], "model.norm_eps": ["rms_norm_eps", "layernorm-epsilon"],
+    "model.activation": ["hidden_act", "activation_function"], "model.bias": ["use_bias", "add-bias-linear"],
+    "model.d_ff": ["intermediate_size", "ffn-hidden-size"], "model.mixer": ["layer_types"],
+    "model.feed_forward": ["mlp_layer_types", "first_k_dense_replace"], "model.tied_embeddings": ["tie_word_embeddings"],
+    "attention.d_head": ["head_dim"], "attention.kv_heads": ["num_key_value_heads", "num-query-groups"],
+    "attention.positions": ["position_embedding_type", "position-embedding-type"],
+    "moe.experts": ["num_local_experts", "n_routed_experts", "num-experts"],
+    "moe.top_k": ["num_experts_per_tok", "moe-router-topk"], "moe.d_ff": ["moe_intermediate_size"],
+    "moe.every": ["decoder_sparse_step", "moe-layer-freq"], "moe.router": ["scoring_func"],
+    "moe.scaling_factor": ["routed_scaling_factor"], "moe.bias_update": ["e_score_correction_bias"],
+    "moe.bias_rate": ["moe-router-bias-update-rate"], "moe.balance_loss": ["router_aux_loss_coef"],
+    "parallel.expert": ["expert-model-parallel-size"],
+}
+
 
 class Habits(ProgramTest):
+    def test_names_of_other_programs_are_understood(self):
+        self.write_tiny()
+        known = self.run_program("help").out
+        for key, names in FOREIGN_KEYS.items():
+            for name in names if f"\n  {key} " in known else []:
+                with self.subTest(name):
+                    self.assert_error(self.run_program("tiny.yaml", f"{name}=1"), 2, f"did you mean '{key}'?")
+
     def test_each_command_line_is_told_what_to_write(self):
         self.write_tiny()
         for line, parts in COMMAND_LINES:

@@ -167,6 +167,23 @@ class Training(ProgramTest):
         self.assertEqual(sampled[0], sampled[1])
         self.assertNotEqual(sampled[0], sampled[2])
 
+    def test_positions_of_every_kind_are_known_in_generation(self):
+        all_losses = set()
+        for positions in ("rope", "learned", "none"):
+            self.train(positions, f"attention.positions={positions}", "model.init_std=0.3")
+            checkpoint = f"{positions}/{STEP_6}"
+            greedy = ["generate", checkpoint, "--prompt", "In the ", "--tokens", "50", "--temperature", "0"]
+            cached, recomputed = self.run_program(*greedy), self.run_program(*greedy, "--recompute")
+            self.assert_done(cached)
+            self.assertEqual(cached.out, recomputed.out)
+            losses = {re.search(r"loss ([0-9.]+)", self.run_program("evaluate", checkpoint, ranks=ranks).out)[1]
+                      for ranks in (None, 2)}
+            self.assertEqual(len(losses), 1, losses)
+            all_losses |= losses
+        self.assertEqual(len(all_losses), 3, all_losses)
+        other = self.run_program("evaluate", f"learned/{STEP_6}", "train.context=8")
+        self.assert_error(other, 4, "parameters/positions is f32 (", "here")
+
     def test_plan_needs_no_training(self):
         before = self.snapshot()
         outcome = self.run_program("plan", "tiny.yaml", "-np", "2")

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CASES_MAX = 40 };
+enum { CASES_MAX = 64 };
 static GradientCase cases[CASES_MAX];
 static int count;
 
@@ -57,6 +57,18 @@ static void add_norm_cases(void) {
                  choice_row(NORM_CHOICES, kind)->word);
         add_case(sentences[kind])->norm = (NormKind)kind;
     }
+}
+
+static void add_position_cases(void) {
+    ModelConfig *model = add_case("learned positions");
+    model->attention.positions = POSITIONS_LEARNED;
+    model = add_case("learned positions with an untied head, odd heads and two micro-batches");
+    model->attention = (AttentionConfig){{2, 1, 3, 5}, .positions = POSITIONS_LEARNED};
+    model->tied_embeddings = false;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+    model = add_case("no positions");
+    model->attention = (AttentionConfig){{2, 2, 5, 4}, .positions = POSITIONS_NONE};
 }
 
 static void add_router_cases(void) {
@@ -113,6 +125,7 @@ int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
     add_norm_cases();
+    add_position_cases();
     add_router_cases();
     add_drop_cases();
     add_accumulation_cases();

@@ -55,6 +55,13 @@ CONFIGURATIONS = {
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},
         [(1, 2, 0, 2), (2, 1, 0, 1), (4, 2, 0, 2), (8, 1, 0, 1), (2, 1, 0, 4)]),
+    "learned positions": (
+        {"attention.positions": "learned", "model.tied_embeddings": "false", "attention.d_head": 5,
+         "moe.capacity_factor": 1.25, "train.context": 19},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 1, 2), (8, 1, 4, 1)]),
+    "no positions, bf16": (
+        {"attention.positions": "none", "attention.d_head": 7, "train.precision": "bf16"},
+        [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "launcher/config_value.h"
+#include "launcher/value_text.h"
 
 enum { TEXT_BYTES = 2048 };
 

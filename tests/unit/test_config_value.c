@@ -13,6 +13,7 @@
 
 #include "kernels/rng.h"
 #include "launcher/config_path.h"
+#include "launcher/value_text.h"
 #include "model/model_config.h"
 
 enum { TEXT_BYTES = 16384 };

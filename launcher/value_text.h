@@ -1,0 +1,22 @@
+// Values of the configuration for people and for YAML: as they are printed, and what is legal. Not
+// collective.
+#ifndef MOETRAIN_LAUNCHER_VALUE_TEXT_H
+#define MOETRAIN_LAUNCHER_VALUE_TEXT_H
+
+#include <stdio.h>
+
+#include "kernels/option.h"
+
+enum {
+    CONFIG_LEGAL_BYTES = 384,
+    // Largest denominator of a rational: keeps the capacity's products inside 64 bits
+    // (model_config.c).
+    MOST_DECIMALS = 10000,
+};
+
+// Writes the value as YAML that reads back to the same value.
+void config_value_print(FILE *out, const Option *key, const void *field);
+// What may be written: "a whole number from 1 to 64", "one of ranks, run, off", ….
+void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]);
+
+#endif
