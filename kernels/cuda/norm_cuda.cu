@@ -1,8 +1,8 @@
-// Norms of rows. A team of threads works on a row: a warp on narrow rows, a block on wider ones. Thread t
-// of a team of S threads owns the row's elements (r·S + t)·WIDTH … + WIDTH for r = 0, 1, …; the
-// first RUNS of these runs stay in its registers between the passes over a row, so that memory is
-// read once. Rows wider than all registers (8192) are read again for the rest. What is added in
-// which order follows from D alone.
+// Norms of rows. A team of threads works on a row: a warp on narrow rows, a block on wider ones.
+// Thread t of a team of S threads owns the row's elements (r·S + t)·WIDTH … + WIDTH for r = 0, 1,
+// …; the first RUNS of these runs stay in its registers between the passes over a row, so that
+// memory is read once. Rows wider than all registers (8192) are read again for the rest. What is
+// added in which order follows from D alone.
 #include "kernels/cuda/column_sum.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/reduce.cuh"
