@@ -13,7 +13,9 @@
 #define MOETRAIN_KERNELS_NORMS_H
 
 #define NORMS(ROW)                                                                                 \
-    ROW(RMSNORM, rmsnorm, 1, 1, "x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)")
+    ROW(RMSNORM, rmsnorm, 1, 1, "x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)")           \
+    ROW(LAYERNORM, layernorm, 2, 2,                                                                \
+        "(x - mean) / sqrt(variance + eps) * weight + bias (arXiv:1607.06450)")
 
 #define ROW(value, word, params, statistics, meaning) value,
 typedef enum NormKind { NORMS(ROW) } NormKind;

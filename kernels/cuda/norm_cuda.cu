@@ -41,17 +41,37 @@ template <bool WARP_ROW> __device__ static inline float team_sum(float value, fl
 // What a norm is made of, named by its word.
 struct rmsnorm {
     static const int PARAMS = 1;
+    static const bool CENTRED = false; // the mean is subtracted
+};
+struct layernorm {
+    static const int PARAMS = 2;
+    static const bool CENTRED = true;
 };
 
 // ---- forward ------------------------------------------------------------------------------------
+
+// A run of the weight becomes the run of the result.
+template <typename Norm, bool VECTORS, int WIDTH>
+__device__ static inline void finish(float *w, const float *x, float centre, float scale,
+                                     const float *bias, int d, int D) {
+    if constexpr (Norm::CENTRED) {
+        float b[WIDTH];
+        load_run<VECTORS, WIDTH>(b, bias, d, D);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) w[i] = (x[i] - centre) * scale * w[i] + b[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) w[i] *= x[i] * scale;
+    }
+}
 
 // One team a row. Moves the least there is: reads x (and branch), writes out (and sum), each once;
 // the weights come from cache. x may be sum: a thread writes only where it has read itself.
 template <typename Norm, typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
-    normalize_forward_kernel(T *out, float *rstd, float *sum, const float *x,
+    normalize_forward_kernel(T *out, float *rstd, float *mean, float *sum, const float *x,
                              const T *__restrict__ branch, const float *__restrict__ weight,
-                             float eps, int64_t N, int D) {
+                             const float *__restrict__ bias, float eps, int64_t N, int D) {
     constexpr int WIDTH = Vector<T>::COUNT, RUNS = KEPT / WIDTH;
     __shared__ float spare[WARP];
     int team = team_size<WARP_ROW>(), thread = threadIdx.x % team;
@@ -60,7 +80,7 @@ __global__ void __launch_bounds__(TEAM_MOST)
     x += n * D, out += n * D;
     if (branch) branch += n * D, sum += n * D;
 
-    float kept[RUNS][WIDTH], added[RUNS][WIDTH], squares = 0.0f;
+    float kept[RUNS][WIDTH], added[RUNS][WIDTH], total = 0.0f; // of squares, or of elements
 #pragma unroll
     for (int r = 0; r < RUNS; r++) {
         int d = (r * team + thread) * WIDTH;
@@ -77,7 +97,8 @@ __global__ void __launch_bounds__(TEAM_MOST)
             store_run<VECTORS, WIDTH>(sum, kept[r], d, D);
         }
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) squares += kept[r][i] * kept[r][i];
+        for (int i = 0; i < WIDTH; i++)
+            total += Norm::CENTRED ? kept[r][i] : kept[r][i] * kept[r][i];
     }
     const int rest = WARP_ROW ? D : (RUNS * team + thread) * WIDTH; // no registers from here on
 #pragma unroll 1
@@ -91,10 +112,35 @@ __global__ void __launch_bounds__(TEAM_MOST)
             store_run<VECTORS, WIDTH>(sum, more, d, D);
         }
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) squares += more[i] * more[i];
+        for (int i = 0; i < WIDTH; i++) total += Norm::CENTRED ? more[i] : more[i] * more[i];
+    }
+    total = team_sum<WARP_ROW>(total, spare);
+
+    const float *again = branch ? sum : x;
+    float centre = 0.0f;
+    if constexpr (Norm::CENTRED) {
+        centre = total / (float)D;
+        total = 0.0f;
+#pragma unroll
+        for (int r = 0; r < RUNS; r++) {
+            int d = (r * team + thread) * WIDTH;
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                if (d + i < D) total += (kept[r][i] - centre) * (kept[r][i] - centre);
+        }
+#pragma unroll 1
+        for (int d = rest; d < D; d += team * WIDTH) {
+            float more[WIDTH];
+            load_run<VECTORS, WIDTH>(more, again, d, D);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                if (d + i < D) total += (more[i] - centre) * (more[i] - centre);
+        }
+        total = team_sum<WARP_ROW>(total, spare);
+        if (thread == 0) mean[n] = centre;
     }
 
-    float scale = 1.0f / sqrtf(team_sum<WARP_ROW>(squares, spare) / (float)D + eps);
+    float scale = 1.0f / sqrtf(total / (float)D + eps);
     if (thread == 0) rstd[n] = scale;
 #pragma unroll
     for (int r = 0; r < RUNS; r++) {
@@ -102,18 +148,15 @@ __global__ void __launch_bounds__(TEAM_MOST)
         if (d >= D) continue;
         float w[WIDTH];
         load_run<VECTORS, WIDTH>(w, weight, d, D);
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) w[i] *= kept[r][i] * scale;
+        finish<Norm, VECTORS, WIDTH>(w, kept[r], centre, scale, bias, d, D);
         store_run<VECTORS, WIDTH>(out, w, d, D);
     }
-    const float *again = branch ? sum : x;
 #pragma unroll 1
     for (int d = rest; d < D; d += team * WIDTH) {
         float more[WIDTH], w[WIDTH];
         load_run<VECTORS, WIDTH>(more, again, d, D);
         load_run<VECTORS, WIDTH>(w, weight, d, D);
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) w[i] *= more[i] * scale;
+        finish<Norm, VECTORS, WIDTH>(w, more, centre, scale, bias, d, D);
         store_run<VECTORS, WIDTH>(out, w, d, D);
     }
 }
@@ -124,17 +167,19 @@ static void forward(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tens
     int64_t N = x.shape[0], D = x.shape[1];
     bool vectors = rows_are_vectors<T>(out.data, D) && rows_are_vectors<T>(branch.data, D) &&
                    rows_are_vectors<T>(x.data, D) && rows_are_vectors<T>(params.weight.data, D) &&
+                   rows_are_vectors<T>(params.bias.data, D) &&
                    (!branch.data || rows_are_vectors<T>(sum.data, D));
+    float *rstd = device_data<float>(statistics);
     bool warps = is_warp_row(D);
     auto kernel = vectors ? warps ? normalize_forward_kernel<Norm, T, true, true>
                                   : normalize_forward_kernel<Norm, T, true, false>
                   : warps ? normalize_forward_kernel<Norm, T, false, true>
                           : normalize_forward_kernel<Norm, T, false, false>;
     launch(dev, kernel, grid_of(warps ? ceil_div(N, WARP_ROWS_BLOCK) : N),
-           warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<T>(out),
-           device_data<float>(statistics), branch.data ? device_data<float>(sum) : NULL,
-           device_data<float>(x), branch.data ? device_data<T>(branch) : NULL,
-           device_data<float>(params.weight), eps, N, D);
+           warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<T>(out), rstd,
+           rstd + N, branch.data ? device_data<float>(sum) : NULL, device_data<float>(x),
+           branch.data ? device_data<T>(branch) : NULL, device_data<float>(params.weight),
+           Norm::PARAMS > 1 ? device_data<float>(params.bias) : NULL, eps, N, D);
 }
 
 void normalize_forward_cuda(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
@@ -155,9 +200,10 @@ void normalize_forward_cuda(Device *dev, Tensor out, Tensor statistics, Tensor s
 
 // A part's rows are cut into `runs` runs of run_rows rows, a function of the part's own size; one
 // team works through a run:
-//   dx[n] += rstd (g - x · slope), g = dout · weight, slope = rstd² mean(g x)
-//   sums[run] = Σ dout · x · rstd, in the order of the rows, each column in the registers of its
-//     thread
+//   dx[n] += rstd (g - x · slope), g = dout · weight, slope = rstd² mean(g x); where the mean is
+//     subtracted, of x - mean for x and with - mean(g)
+//   sums[run] = Σ dout · x · rstd (and Σ dout), in the order of the rows, each column in the
+//     registers of its thread
 // A row of sums holds the gradients of all params, one after the other. Reads x, dout and dx and
 // writes dx once each, the least there is, and besides writes one row of sums a run. The sums of columns beyond the registers (rows wider than 8192) grow in memory, where
 // no other thread touches them.
@@ -165,8 +211,8 @@ template <typename Norm, typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
     normalize_backward_kernel(float *dx, float *sums, const T *__restrict__ dout,
                               const float *__restrict__ x, const float *__restrict__ rstd,
-                              const float *__restrict__ weight, int64_t parts, int64_t rows,
-                              int64_t runs, int64_t run_rows, int D) {
+                              const float *__restrict__ mean, const float *__restrict__ weight,
+                              int64_t parts, int64_t rows, int64_t runs, int64_t run_rows, int D) {
     constexpr int WIDTH = Vector<T>::COUNT, RUNS = KEPT / WIDTH;
     __shared__ float spare[WARP];
     int team = team_size<WARP_ROW>(), thread = threadIdx.x % team;
@@ -175,14 +221,14 @@ __global__ void __launch_bounds__(TEAM_MOST)
     int64_t first = number % runs * run_rows;
     int64_t count = rows - first < run_rows ? rows - first : run_rows;
     first += number / runs * rows;
-    x += first * D, dout += first * D, dx += first * D, rstd += first;
+    x += first * D, dout += first * D, dx += first * D, rstd += first, mean += first;
     sums += number * Norm::PARAMS * D;
     const int rest = WARP_ROW ? D : (RUNS * team + thread) * WIDTH; // no registers from here on
 
-    float dweight[RUNS][WIDTH] = {};
+    float dweight[RUNS][WIDTH] = {}, dbias[RUNS][WIDTH] = {};
     for (int64_t n = 0; n < count; n++, x += D, dout += D, dx += D) {
-        float in[RUNS][WIDTH], g[RUNS][WIDTH], before[RUNS][WIDTH], product = 0.0f;
-        const float scale = rstd[n];
+        float in[RUNS][WIDTH], g[RUNS][WIDTH], before[RUNS][WIDTH], product = 0.0f, sum = 0.0f;
+        const float scale = rstd[n], centre = Norm::CENTRED ? mean[n] : 0.0f;
 #pragma unroll
         for (int r = 0; r < RUNS; r++) {
             int d = (r * team + thread) * WIDTH;
@@ -194,6 +240,11 @@ __global__ void __launch_bounds__(TEAM_MOST)
             load_run<VECTORS, WIDTH>(w, weight, d, D);
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
+                if constexpr (Norm::CENTRED) {
+                    in[r][i] -= centre;
+                    dbias[r][i] += g[r][i];
+                    sum += g[r][i] * w[i];
+                }
                 dweight[r][i] += g[r][i] * (in[r][i] * scale);
                 g[r][i] *= w[i];
                 product += g[r][i] * in[r][i];
@@ -206,6 +257,17 @@ __global__ void __launch_bounds__(TEAM_MOST)
             load_run<VECTORS, WIDTH>(dy, dout, d, D);
             load_run<VECTORS, WIDTH>(w, weight, d, D);
             if (n > 0) load_run<VECTORS, WIDTH>(total, sums, d, D);
+            if constexpr (Norm::CENTRED) {
+                float shift[WIDTH] = {};
+                if (n > 0) load_run<VECTORS, WIDTH>(shift, sums + D, d, D);
+#pragma unroll
+                for (int i = 0; i < WIDTH; i++) {
+                    more[i] -= centre;
+                    shift[i] += dy[i];
+                    sum += dy[i] * w[i];
+                }
+                store_run<VECTORS, WIDTH>(sums + D, shift, d, D);
+            }
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
                 total[i] += dy[i] * (more[i] * scale);
@@ -214,13 +276,17 @@ __global__ void __launch_bounds__(TEAM_MOST)
             store_run<VECTORS, WIDTH>(sums, total, d, D);
         }
 
-        float slope = team_sum<WARP_ROW>(product, spare) * scale * scale / (float)D;
+        float slope = team_sum<WARP_ROW>(product, spare) * scale * scale / (float)D, shift = 0.0f;
+        if constexpr (Norm::CENTRED) shift = team_sum<WARP_ROW>(sum, spare) / (float)D;
 #pragma unroll
         for (int r = 0; r < RUNS; r++) {
             int d = (r * team + thread) * WIDTH;
             if (d >= D) continue;
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++) before[r][i] += scale * (g[r][i] - in[r][i] * slope);
+            for (int i = 0; i < WIDTH; i++) {
+                if constexpr (Norm::CENTRED) g[r][i] -= shift;
+                before[r][i] += scale * (g[r][i] - in[r][i] * slope);
+            }
             store_run<VECTORS, WIDTH>(dx, before[r], d, D);
         }
 #pragma unroll 1
@@ -231,7 +297,12 @@ __global__ void __launch_bounds__(TEAM_MOST)
             load_run<VECTORS, WIDTH>(w, weight, d, D);
             load_run<VECTORS, WIDTH>(total, dx, d, D);
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++) total[i] += scale * (dy[i] * w[i] - more[i] * slope);
+            for (int i = 0; i < WIDTH; i++) {
+                if constexpr (Norm::CENTRED)
+                    total[i] += scale * (dy[i] * w[i] - (more[i] - centre) * slope - shift);
+                else
+                    total[i] += scale * (dy[i] * w[i] - more[i] * slope);
+            }
             store_run<VECTORS, WIDTH>(dx, total, d, D);
         }
     }
@@ -239,6 +310,7 @@ __global__ void __launch_bounds__(TEAM_MOST)
     for (int r = 0; r < RUNS; r++) {
         int d = (r * team + thread) * WIDTH;
         if (d < D) store_run<VECTORS, WIDTH>(sums, dweight[r], d, D);
+        if (d < D && Norm::PARAMS > 1) store_run<VECTORS, WIDTH>(sums + D, dbias[r], d, D);
     }
 }
 
@@ -284,9 +356,10 @@ static void backward(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Te
                                   : normalize_backward_kernel<Norm, T, true, false>
                   : warps ? normalize_backward_kernel<Norm, T, false, true>
                           : normalize_backward_kernel<Norm, T, false, false>;
+    const float *rstd = device_data<float>(statistics);
     launch(dev, kernel, grid_of(warps ? ceil_div(teams, WARP_ROWS_BLOCK) : teams),
            warps ? dim3(WARP_ROWS_BLOCK * WARP) : block_of_row(D), 0, device_data<float>(dx), sums,
-           device_data<T>(dout), device_data<float>(x), device_data<float>(statistics),
+           device_data<T>(dout), device_data<float>(x), rstd, rstd + N,
            device_data<float>(params.weight), parts, rows, runs, run_rows, D);
     launch(dev, sum_runs_kernel, grid_of(parts * ceil_div(columns, WARP)), dim3(COLUMN_THREADS), 0,
            device_data<float>(partial), sums, runs, columns);

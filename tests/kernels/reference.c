@@ -89,11 +89,15 @@ typedef struct RowNorm {
 } RowNorm;
 
 static RowNorm row_norm(const float *x, int64_t D, NormRule rule) {
-    double sum = 0;
+    double mean = 0, sum = 0;
     switch (rule.kind) {
     case RMSNORM:
         for (int64_t d = 0; d < D; d++) sum += (double)x[d] * (double)x[d];
         return (RowNorm){0, 1.0 / sqrt(sum / (double)D + (double)rule.eps)};
+    case LAYERNORM:
+        for (int64_t d = 0; d < D; d++) mean += (double)x[d] / (double)D;
+        for (int64_t d = 0; d < D; d++) sum += ((double)x[d] - mean) * ((double)x[d] - mean);
+        return (RowNorm){mean, 1.0 / sqrt(sum / (double)D + (double)rule.eps)};
     }
     CHECK(false, "norm %d", (int)rule.kind);
 }
@@ -136,6 +140,8 @@ void reference_normalize_backward(double *dx, double *dweight, double *dbias, do
                             (centred ? sum / (double)D : 0));
             dweight[d] += (double)g[d] * unit;
             magnitude[d] += fabs((double)g[d] * unit);
+            // A mean is rounded, and made of rounded sums of numbers below 2.
+            if (centred) magnitude[d] += fabs((double)g[d]) * row.rstd * (fabs(row.mean) + 0.1);
             if (dbias) dbias[d] += (double)g[d];
             magnitude[D + d] += fabs((double)g[d]);
         }
