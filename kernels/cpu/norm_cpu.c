@@ -8,18 +8,11 @@
 
 // ---- the norms ----------------------------------------------------------------------------------
 
-// What a norm does with a row of x. `rstd` and `mean` are the row's statistics; mean and bias are
-// NULL where the norm has none.
-typedef struct RowFunctions {
-    void (*forward)(float *y, float *rstd, float *mean, const float *x, const float *weight,
-                    const float *bias, float eps, int64_t D);
-    // dx += the gradient
-    void (*backward)(float *dx, const float *dout, const float *x, float rstd, float mean,
-                     const float *weight, int64_t D);
-} RowFunctions;
+// Each is what it makes of a row of x, y, which is another one, and what it adds to dx. `rstd` and
+// `mean` are the row's statistics; mean and bias are NULL where the norm has none.
 
-static void rmsnorm_forward(float *y, float *rstd, float *mean, const float *x, const float *weight,
-                            const float *bias, float eps, int64_t D) {
+static void rmsnorm_forward(float *restrict y, float *rstd, float *mean, const float *x,
+                            const float *weight, const float *bias, float eps, int64_t D) {
     (void)mean, (void)bias;
     float scale = *rstd = 1.0f / sqrtf(dot_product(x, x, D) / (float)D + eps);
     for (int64_t d = 0; d < D; d++) y[d] = x[d] * scale * weight[d];
@@ -39,7 +32,7 @@ static void rmsnorm_backward(float *dx, const float *dout, const float *x, float
     for (d = 0; d < D; d++) dx[d] += rstd * (dout[d] * w[d] - x[d] * slope);
 }
 
-static void layernorm_forward(float *y, float *rstd, float *mean, const float *x,
+static void layernorm_forward(float *restrict y, float *rstd, float *mean, const float *x,
                               const float *weight, const float *bias, float eps, int64_t D) {
     float shift = *mean = sum_of(x, D) / (float)D;
     for (int64_t d = 0; d < D; d++) y[d] = x[d] - shift;
@@ -66,15 +59,28 @@ static void layernorm_backward(float *dx, const float *dout, const float *x, flo
     for (d = 0; d < D; d++) dx[d] += rstd * (dout[d] * w[d] - (x[d] - mean) * slope - shift);
 }
 
-static RowFunctions row_functions(NormKind kind) {
-    switch (kind) {
+static void forward_row(NormRule rule, float *y, float *rstd, float *mean, const float *x,
+                        const float *weight, const float *bias, int64_t D) {
+    switch (rule.kind) {
 #define ROW(value, word, params, statistics, meaning)                                              \
     case value:                                                                                    \
-        return (RowFunctions){word##_forward, word##_backward};
+        word##_forward(y, rstd, mean, x, weight, bias, rule.eps, D);                               \
+        break;
         NORMS(ROW)
 #undef ROW
     }
-    CHECK(false, "norm %d", (int)kind);
+}
+
+static void backward_row(NormRule rule, float *dx, const float *dout, const float *x, float rstd,
+                         float mean, const float *weight, int64_t D) {
+    switch (rule.kind) {
+#define ROW(value, word, params, statistics, meaning)                                              \
+    case value:                                                                                    \
+        word##_backward(dx, dout, x, rstd, mean, weight, D);                                       \
+        break;
+        NORMS(ROW)
+#undef ROW
+    }
 }
 
 // ---- forward ------------------------------------------------------------------------------------
@@ -82,7 +88,6 @@ static RowFunctions row_functions(NormKind kind) {
 // bf16 rows pass through a row of f32 scratch; everything else is the same for both.
 void normalize_forward_cpu(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
                            Tensor branch, NormParams params, NormRule rule) {
-    RowFunctions row_of = row_functions(rule.kind);
     int64_t N = x.shape[0], D = x.shape[1];
     bool wide = out.dtype == F32;
     const float *w = tensor_f32(params.weight), *before = tensor_f32(x);
@@ -107,7 +112,7 @@ void normalize_forward_cpu(Device *dev, Tensor out, Tensor statistics, Tensor su
 #pragma omp simd // total may be before: as in activation_cpu.c
                 for (int64_t d = 0; d < D; d++) total[n * D + d] = before[n * D + d] + b[d];
             }
-            row_of.forward(y, rstd + n, mean ? mean + n : NULL, row, w, bias, rule.eps, D);
+            forward_row(rule, y, rstd + n, mean ? mean + n : NULL, row, w, bias, D);
             if (!wide) round_to_bf16(to16 + n * D, y, D);
         }
     }
@@ -140,7 +145,6 @@ SUM_GRADIENTS(sum_gradients_bf16, uint16_t, f32_from_bf16)
 
 void normalize_backward_cpu(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Tensor x,
                             Tensor statistics, NormParams params, NormRule rule, Tensor partial) {
-    RowFunctions row_of = row_functions(rule.kind);
     int64_t N = x.shape[0], D = x.shape[1], parts = partial.shape[0], rows = N / parts;
     bool wide = dout.dtype == F32;
     const float *dy = wide ? tensor_f32(dout) : NULL;
@@ -156,8 +160,8 @@ void normalize_backward_cpu(Device *dev, Tensor dx, NormParams dparams, Tensor d
 #pragma omp for schedule(static) nowait
         for (int64_t n = 0; n < N; n++) {
             if (!wide) widen_bf16(spare, dy16 + n * D, D);
-            row_of.backward(to + n * D, wide ? dy + n * D : spare, in + n * D, rstd[n],
-                            mean ? mean[n] : 0, w, D);
+            backward_row(rule, to + n * D, wide ? dy + n * D : spare, in + n * D, rstd[n],
+                         mean ? mean[n] : 0, w, D);
         }
 #pragma omp for schedule(static) collapse(2)
         for (int64_t p = 0; p < parts; p++)

@@ -205,8 +205,9 @@ void normalize_forward_cuda(Device *dev, Tensor out, Tensor statistics, Tensor s
 //   sums[run] = Σ dout · x · rstd (and Σ dout), in the order of the rows, each column in the
 //     registers of its thread
 // A row of sums holds the gradients of all params, one after the other. Reads x, dout and dx and
-// writes dx once each, the least there is, and besides writes one row of sums a run. The sums of columns beyond the registers (rows wider than 8192) grow in memory, where
-// no other thread touches them.
+// writes dx once each, the least there is, and besides writes one row of sums a run. The sums of
+// columns beyond the registers (rows wider than 8192) grow in memory, where no other thread touches
+// them.
 template <typename Norm, typename T, bool VECTORS, bool WARP_ROW>
 __global__ void __launch_bounds__(TEAM_MOST)
     normalize_backward_kernel(float *dx, float *sums, const T *__restrict__ dout,
