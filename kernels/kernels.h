@@ -48,6 +48,15 @@ void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments
 //   dw (G, N, K) f32   dy (M, N) T   x (M, K) T
 void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows);
 
+// y[r] += bias[g] in the rows of each group; sums in f32, stored as T.
+//   y (M, N) T   bias (G, N) f32
+void bias_forward(Device *dev, Tensor y, Tensor bias, Segments rows);
+// dbias[g] = Σ_p Σ_r dy[g,p,r], overwriting: in each part an order that follows from its number of
+// rows alone, the parts as the fixed binary tree. Groups without rows get zeros. The parts of a
+// dense layer are equal runs of rows.
+//   dbias (G, N) f32   dy (M, N) T
+void bias_backward(Device *dev, Tensor dbias, Tensor dy, Segments rows);
+
 // ---- embedding ----------------------------------------------------------------------------------
 
 // out[n] = weight[tokens[n]].
@@ -143,13 +152,19 @@ typedef enum RouterKind {
     SOFTMAX_TOPK, // choose the K largest logits, softmax over those K (Mixtral, arXiv:2401.04088)
     // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
     TOPK_SOFTMAX,
+    // s = sigmoid(z): weights s_i / (Σ_chosen s + 1e-20), of a single choice s itself, times the
+    // scaling factor (DeepSeek-V3, arXiv:2412.19437)
+    SIGMOID,
 } RouterKind;
 extern const ChoiceTable ROUTER_CHOICES;
 typedef struct RouterRule {
     RouterKind kind;
-    bool normalize_top_k; // TOPK_SOFTMAX only
+    bool normalize_top_k;  // TOPK_SOFTMAX only
+    double scaling_factor; // SIGMOID only: what a token's weights sum to
 } RouterRule;
-bool router_weights_sum_to_1(RouterRule rule); // those of a token
+#define SIGMOID_SUM_LEAST 1e-20f
+// Whether a token's single weight is always the same, so that the router learns nothing from it.
+bool router_single_weight_is_1(RouterRule rule);
 
 // What the router decides about N tokens.
 typedef struct Routing {
@@ -159,14 +174,16 @@ typedef struct Routing {
 } Routing;
 // What router_forward and expert_load find in each of `parts` equal runs of tokens.
 typedef struct RouterSums {
-    Tensor prob_sum;        // (parts, E) f64: Σ of the full softmax, in token order
-    Tensor entropy_sum;     // (parts) f64: Σ of the full softmax's entropy, nats
+    Tensor prob_sum;        // (parts, E) f64: Σ of the probabilities P, in token order
+    Tensor entropy_sum;     // (parts) f64: Σ of the entropy of P, nats
     Tensor lse2_sum;        // (parts) f64: Σ lse²
     Tensor weight_mass;     // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
     Tensor chosen, dropped; // (parts, E) i32: choices before dropping, and choices dropped
 } RouterSums;
 
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
+// A token's probabilities P over all E are its scores over their sum: the softmax of its logits or,
+// by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
 //   logits (N, E)
 void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule);
 // Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss

@@ -41,15 +41,18 @@ int64_t norm_statistics(NormKind kind) {
 static const Choice ROUTERS[] = {
     [SOFTMAX_TOPK] = {"softmax_topk", "softmax over the chosen logits (Mixtral)"},
     [TOPK_SOFTMAX] = {"topk_softmax", "choose from the full softmax (Switch)"},
+    [SIGMOID] = {"sigmoid", "a sigmoid of each logit, over the sum of the chosen (DeepSeek-V3)"},
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
 
-bool router_weights_sum_to_1(RouterRule rule) {
+bool router_single_weight_is_1(RouterRule rule) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
         return true;
     case TOPK_SOFTMAX:
         return rule.normalize_top_k;
+    case SIGMOID: // the sigmoid itself
+        return false;
     }
     CHECK(false, "router %d", (int)rule.kind);
 }

@@ -108,7 +108,7 @@ static void layout(Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
     norm_layout(&model->final_norm, work, true, activations, scratch);
-    loss_layout(&model->loss, work, activations);
+    objective_of(work)->layout(&model->loss, work, activations);
     statistics_layout(&model->stats, work, activations);
     if (!work->training) {
         model->logits_row = arena_1d(activations, F32, model->config.vocab_size);
@@ -286,7 +286,7 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
         micro_batch * micro_batch_tokens(work) + work->shape.rank * work->shape.N;
     if (micro_batch == 0) statistics_clear(&model->stats, work->dev);
     forward(model, tokens);
-    loss_forward_backward(&model->loss, work, &model->stats, targets);
+    objective_of(work)->train(&model->loss, work, &model->stats, targets);
     backward(model);
 }
 
@@ -301,7 +301,7 @@ const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int
     work->step.first_token = first_token;
     if (model->owner) model->owner->work.memory_uses++;
     forward(model, tokens);
-    return loss_of_tokens(&model->loss, work, targets);
+    return objective_of(work)->evaluate(&model->loss, work, targets);
 }
 
 Tensor model_logits(Model *model, Tensor tokens) {

@@ -60,12 +60,28 @@ typedef struct MoeConfig {
 typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
+// Which linear layers have a bias. The router never has.
+typedef enum BiasKind { BIAS_NONE, BIAS_QKV, BIAS_ATTENTION, BIAS_LAYERS, BIAS_HEAD } BiasKind;
+typedef struct BiasFacts {
+    Choice choice;
+    bool qkv, output;  // of attention
+    bool feed_forward; // dense ones and experts
+    bool head;
+} BiasFacts;
+extern const BiasFacts BIASES[];
+extern const ChoiceTable BIAS_CHOICES;
+
+// What the model is trained for (loss.h).
+typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
+
 typedef struct ModelConfig {
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
     PerLayer mixer;        // MixerKind; count 0: attention
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
+    ObjectiveKind objective;
     bool tied_embeddings;
+    BiasKind bias;
     Activation activation; // of dense feed-forwards and experts
     NormKind norm;
     double norm_eps;

@@ -50,6 +50,8 @@ static const Option ROWS[] = {
         "how a token's logits choose its experts and become their gate weights"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum"),
+    NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
+        "sigmoid: what a token's gate weights sum to; with moe.top_k=1 its weight is the sigmoid times this"),
     RATIONAL("moe.capacity_factor", STATE, moe.capacity_factor, DEFAULT("0"), RANGE(0, 1000),
         "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
     CHOICE("moe.dispatch", FREE, moe.dispatch, DEFAULT("exact"), OF(DISPATCH_CHOICES),
@@ -96,7 +98,7 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             rules, "moe.top_k", "moe.experts",
             "moe.top_k (%lld) is more than moe.experts (%lld)%s; set it to at most %lld",
             (long long)shape.top_k, (long long)shape.experts, place, (long long)shape.experts);
-    bool weight_is_one = router_weights_sum_to_1(moe->router) || moe->renormalize_after_drop;
+    bool weight_is_one = router_single_weight_is_1(moe->router) || moe->renormalize_after_drop;
     if (shape.top_k == 1 && weight_is_one)
         return option_broken(
             rules, "moe.top_k", "moe.experts",
@@ -135,6 +137,23 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// The factor is the sigmoid's, and nothing may divide it out again.
+static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
+    double factor = moe->router.scaling_factor;
+    if (factor == 1) return true;
+    if (moe->router.kind != SIGMOID)
+        return option_broken(rules, "moe.scaling_factor", "moe.router",
+                             "moe.scaling_factor (%g) is used by moe.router=sigmoid alone; set "
+                             "that, or leave the factor out",
+                             factor);
+    if (moe->renormalize_after_drop)
+        return option_broken(rules, "moe.scaling_factor", "moe.renormalize_after_drop",
+                             "moe.renormalize_after_drop makes the weights sum to 1, whatever "
+                             "moe.scaling_factor (%g) says; leave one of them out",
+                             factor);
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
@@ -142,7 +161,7 @@ static bool check(const void *section, const OptionRules *rules) {
         if (model_feed_forward(model, layer) == FEED_FORWARD_MOE &&
             !check_layer(model, layer, rules))
             return false;
-    if (!check_places(model, rules)) return false;
+    if (!check_places(model, rules) || !check_scaling(moe, rules)) return false;
     if (model_moe_layers(model) > 0 && moe->dispatch == DISPATCH_PADDED &&
         moe->capacity_factor.numerator == 0)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",

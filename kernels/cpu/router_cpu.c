@@ -19,42 +19,128 @@ static void choose(int32_t *ids, const float *z, int64_t E, int64_t K) {
 }
 
 static bool over_chosen(RouterRule rule) { // the weights are a softmax over the chosen K alone
-    switch (rule.kind) {
-    case SOFTMAX_TOPK:
-        return true;
-    case TOPK_SOFTMAX:
-        return rule.normalize_top_k;
-    }
-    CHECK(false, "router %d", (int)rule.kind);
+    return rule.kind == SOFTMAX_TOPK || (rule.kind == TOPK_SOFTMAX && rule.normalize_top_k);
 }
 
-// Σ p log p over the full softmax = Σ p (z - lse), with the sign turned.
-static float entropy_of(const float *z, int64_t E, float lse) {
-    enum { BLOCK = 256 };
-    float term[BLOCK], sum = 0.0f;
+// ---- scores -------------------------------------------------------------------------------------
+
+// log(sigmoid(z)) = min(z, 0) - log(1 + u) with u = e^-|z|. The last is 2 artanh(u / (2 + u)),
+// whose series in r <= 1/3 ends within 2^-26 of it.
+static inline float log_sigmoid(float z) {
+    float u = exp_f32(-fabsf(z)), r = u / (2.0f + u), r2 = r * r;
+    float series = 1.0f / 13;
+    series = series * r2 + 1.0f / 11;
+    series = series * r2 + 1.0f / 9;
+    series = series * r2 + 1.0f / 7;
+    series = series * r2 + 1.0f / 5;
+    series = series * r2 + 1.0f / 3;
+    series = series * r2 + 1.0f;
+    return (z > 0.0f ? 0.0f : z) - 2.0f * r * series;
+}
+
+// The logarithms of the scores, of which a token's probabilities are the softmax: its logits
+// themselves, or those of their sigmoids, in `room`.
+static const float *log_scores(RouterKind kind, float *room, const float *z, int64_t count) {
+    switch (kind) {
+    case SOFTMAX_TOPK:
+    case TOPK_SOFTMAX:
+        return z;
+    case SIGMOID:
+        for (int64_t i = 0; i < count; i++) room[i] = log_sigmoid(z[i]);
+        return room;
+    }
+    CHECK(false, "router %d", (int)kind);
+}
+
+enum { BLOCK = 256 };
+
+// How a token's scores become its probabilities: exp(log score - shift) · scale.
+typedef struct Normaliser {
+    float shift, scale;
+} Normaliser;
+
+// `lse` is that of the logits, `largest` the largest of them.
+static Normaliser normaliser_of(RouterKind kind, const float *z, int64_t E, float largest,
+                                float lse) {
+    switch (kind) {
+    case SOFTMAX_TOPK:
+    case TOPK_SOFTMAX:
+        return (Normaliser){lse, 1.0f};
+    case SIGMOID:
+        break;
+    }
+    float room[BLOCK], best = log_sigmoid(largest), sum = 0.0f;
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
+        sum += sum_of_exp(log_scores(kind, room, z + first, count), count, best);
+    }
+    return (Normaliser){best, 1.0f / sum};
+}
+
+// Σ p log p over all experts, with the sign turned.
+static float entropy_of(RouterKind kind, const float *z, int64_t E, Normaliser by) {
+    float room[BLOCK], term[BLOCK], sum = 0.0f, log_scale = logf(by.scale);
+    for (int64_t first = 0; first < E; first += BLOCK) {
+        int64_t count = E - first < BLOCK ? E - first : BLOCK;
+        const float *log_score = log_scores(kind, room, z + first, count);
         for (int64_t i = 0; i < count; i++) {
-            float log_p = z[first + i] - lse;
-            term[i] = -exp_f32(log_p) * log_p;
+            float shifted = log_score[i] - by.shift;
+            term[i] = -(exp_f32(shifted) * by.scale) * (shifted + log_scale);
         }
         sum += sum_of(term, count);
     }
     return sum;
 }
 
+// The gate weights of the chosen experts, from their logits in w.
+static void softmax_weights(float *w, float lse, bool among_chosen, int64_t K) {
+    float shift = among_chosen ? w[0] : lse, sum = 0.0f;
+    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(w[k] - shift);
+    if (among_chosen)
+        for (int64_t k = 0; k < K; k++) w[k] /= sum;
+}
+
+// s_k / (Σ s + least), both over the largest s, so that no s is too small.
+static void sigmoid_weights(float *w, float factor, int64_t K) {
+    float best = log_sigmoid(w[0]), sum = 0.0f;
+    if (K == 1) {
+        w[0] = factor * exp_f32(best);
+        return;
+    }
+    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(log_sigmoid(w[k]) - best);
+    sum += SIGMOID_SUM_LEAST * exp_f32(-best);
+    for (int64_t k = 0; k < K; k++) w[k] = factor * w[k] / sum;
+}
+
+static void weigh(float *w, const int32_t *chosen, const float *z, float lse, RouterRule rule,
+                  int64_t K) {
+    for (int64_t k = 0; k < K; k++) w[k] = z[chosen[k]];
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+    case TOPK_SOFTMAX:
+        softmax_weights(w, lse, over_chosen(rule), K);
+        return;
+    case SIGMOID:
+        sigmoid_weights(w, (float)rule.scaling_factor, K);
+        return;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
+}
+
 enum { COLUMNS = 64 }; // experts whose probabilities one task sums down a part's tokens
 
-// sum[0..columns) = Σ over `rows` tokens, in order, of exp(z - lse)
-static void sum_probabilities(double *sum, const float *z, const float *lse, int64_t rows,
-                              int64_t E, int64_t columns) {
+// sum[0..columns) = Σ over `rows` tokens, in order, of the probabilities
+static void sum_probabilities(double *sum, RouterKind kind, const float *z, const Normaliser *by,
+                              int64_t rows, int64_t E, int64_t columns) {
     enum { AHEAD = 8, LINE = 16 }; // the columns of a few rows on: only pieces of rows are read
     double total[COLUMNS] = {0};
-    float p[COLUMNS];
+    float p[COLUMNS], room[COLUMNS];
     for (int64_t n = 0; n < rows; n++) {
         if (n + AHEAD < rows)
             for (int64_t e = 0; e < columns; e += LINE) __builtin_prefetch(z + (n + AHEAD) * E + e);
-        for (int64_t e = 0; e < columns; e++) p[e] = exp_f32(z[n * E + e] - lse[n]);
+        const float *log_score = log_scores(kind, room, z + n * E, columns);
+        for (int64_t e = 0; e < columns; e++)
+            p[e] = exp_f32(log_score[e] - by[n].shift) * by[n].scale;
         for (int64_t e = 0; e < columns; e++) total[e] += (double)p[e];
     }
     memcpy(sum, total, (size_t)columns * sizeof *sum);
@@ -69,28 +155,27 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
     float *weight = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
     double *prob = tensor_f64(sums.prob_sum), *entropy_of_part = tensor_f64(sums.entropy_sum);
     double *lse2_of_part = tensor_f64(sums.lse2_sum);
-    float *entropy = thread_scratch((size_t)N * sizeof *entropy); // (N), shared by the threads
+    // (N) each, shared by the threads
+    Normaliser *by = thread_scratch((size_t)N * (sizeof(Normaliser) + sizeof(float)));
+    float *entropy = (float *)(by + N);
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++) {
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
-            float *w = weight + n * K;
             choose(chosen, row, E, K);
             float largest = row[chosen[0]];
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
-            entropy[n] = entropy_of(row, E, lse_of[n]);
-            float shift = over_chosen(rule) ? largest : lse_of[n], sum = 0.0f;
-            for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(row[chosen[k]] - shift);
-            if (over_chosen(rule))
-                for (int64_t k = 0; k < K; k++) w[k] /= sum;
+            by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
+            entropy[n] = entropy_of(rule.kind, row, E, by[n]);
+            weigh(weight + n * K, chosen, row, lse_of[n], rule, K);
         }
 #pragma omp for schedule(static) collapse(2) nowait
         for (int64_t p = 0; p < parts; p++)
             for (int64_t e = 0; e < E; e += COLUMNS)
-                sum_probabilities(prob + p * E + e, z + p * rows * E + e, lse_of + p * rows, rows,
-                                  E, E - e < COLUMNS ? E - e : COLUMNS);
+                sum_probabilities(prob + p * E + e, rule.kind, z + p * rows * E + e, by + p * rows,
+                                  rows, E, E - e < COLUMNS ? E - e : COLUMNS);
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < parts; p++) {
             double sum_entropy = 0.0, sum_lse2 = 0.0;
@@ -104,20 +189,61 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
     }
 }
 
+// What one token's gradient is made of.
+typedef struct TokenBackward {
+    const float *dw, *w; // (K)
+    const int32_t *ids;  // (K)
+    const float *z;      // (E)
+    float lse;
+    const float *balance; // (E)
+    float z_scale;
+    int64_t E, K;
+} TokenBackward;
+
 // With p the softmax over all E, the terms on P and lse have the gradients
 //   balance:  p_e (b_e - Σ b p)        z-loss:  2 z_scale lse p_e
 // and the gate weights, as a softmax over the chosen or over all,
 //   w_k (dw_k - Σ dw w) for e = ids[k]   or   p_e ([e = ids[k]] dw_k - Σ dw w).
-static void row_backward(float *dz, const float *dw, const int32_t *ids, const float *w,
-                         const float *z, float lse, const float *balance, float z_scale,
-                         bool chosen_only, int64_t E, int64_t K) {
+static void softmax_backward(float *dz, TokenBackward t, bool chosen_only) {
     float inner = 0.0f;
-    for (int64_t k = 0; k < K; k++) inner += dw[k] * w[k];
-    for (int64_t e = 0; e < E; e++) dz[e] = exp_f32(z[e] - lse);
-    float shift = 2.0f * z_scale * lse - dot_product(balance, dz, E);
+    for (int64_t k = 0; k < t.K; k++) inner += t.dw[k] * t.w[k];
+    for (int64_t e = 0; e < t.E; e++) dz[e] = exp_f32(t.z[e] - t.lse);
+    float shift = 2.0f * t.z_scale * t.lse - dot_product(t.balance, dz, t.E);
     if (!chosen_only) shift -= inner;
-    for (int64_t e = 0; e < E; e++) dz[e] *= balance[e] + shift;
-    for (int64_t k = 0; k < K; k++) dz[ids[k]] += w[k] * (chosen_only ? dw[k] - inner : dw[k]);
+    for (int64_t e = 0; e < t.E; e++) dz[e] *= t.balance[e] + shift;
+    for (int64_t k = 0; k < t.K; k++)
+        dz[t.ids[k]] += t.w[k] * (chosen_only ? t.dw[k] - inner : t.dw[k]);
+}
+
+// With s the sigmoids, P = s / Σ s is the softmax of log s, whose derivative by z is 1 - s:
+//   balance:  (1 - s_e) P_e (b_e - Σ b P)   z-loss: as above
+// and, with c the scaling factor, the gate weights over the chosen, or a single one,
+//   (1 - s_e) w_k (dw_k - Σ dw w / c)   or   (1 - s_e) w_k dw_k, for e = ids[k].
+static void sigmoid_backward(float *dz, TokenBackward t, float factor) {
+    float inner = 0.0f;
+    for (int64_t k = 0; k < t.K && t.K > 1; k++) inner += t.dw[k] * t.w[k] / factor;
+    for (int64_t e = 0; e < t.E; e++) dz[e] = log_sigmoid(t.z[e]);
+    float best = max_of(dz, t.E), scale = 1.0f / sum_of_exp(dz, t.E, best);
+    for (int64_t e = 0; e < t.E; e++) dz[e] = exp_f32(dz[e] - best) * scale;
+    float shift = dot_product(t.balance, dz, t.E), of_z = 2.0f * t.z_scale * t.lse;
+    for (int64_t e = 0; e < t.E; e++)
+        dz[e] =
+            sigmoid_f32(-t.z[e]) * dz[e] * (t.balance[e] - shift) + of_z * exp_f32(t.z[e] - t.lse);
+    for (int64_t k = 0; k < t.K; k++)
+        dz[t.ids[k]] += sigmoid_f32(-t.z[t.ids[k]]) * t.w[k] * (t.dw[k] - inner);
+}
+
+static void token_backward(float *dz, TokenBackward t, RouterRule rule) {
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+    case TOPK_SOFTMAX:
+        softmax_backward(dz, t, over_chosen(rule));
+        return;
+    case SIGMOID:
+        sigmoid_backward(dz, t, (float)rule.scaling_factor);
+        return;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
 }
 
 void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
@@ -131,6 +257,15 @@ void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing r
     float *dz = tensor_f32(dlogits);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++)
-        row_backward(dz + n * E, dw + n * K, id + n * K, w + n * K, z + n * E, lse_of[n],
-                     b + n / rows * E, z_scale, over_chosen(rule), E, K);
+        token_backward(dz + n * E,
+                       (TokenBackward){.dw = dw + n * K,
+                                       .w = w + n * K,
+                                       .ids = id + n * K,
+                                       .z = z + n * E,
+                                       .lse = lse_of[n],
+                                       .balance = b + n / rows * E,
+                                       .z_scale = z_scale,
+                                       .E = E,
+                                       .K = K},
+                       rule);
 }

@@ -14,7 +14,7 @@ size_t thread_scratch_most(ScratchShape s) {
         s.storage == BF16 ? s.V * 4 : 0,     // cross_entropy
         s.storage == BF16 ? 3 * s.F * 4 : 0, // activations
         s.storage == BF16 ? s.attention.heads * s.attention.d_head * 4 : 0, // rope
-        s.N * 4,                                                            // router_forward
+        3 * s.N * 4,                                                        // router_forward
         s.E * s.parts * 4,                                                  // permutation_plan
         s.group * s.K * 8 + s.E * 4,                                        // capacity_assign
         sum_of_squares_scratch_bytes(s.elements, s.rows),

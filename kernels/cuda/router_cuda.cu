@@ -80,6 +80,32 @@ __device__ static inline float logit_of(uint32_t key) { // of 1, NaN
     return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
+// log(sigmoid(z)), in both directions without loss.
+__device__ static inline float log_sigmoid(float z) {
+    return fminf(z, 0.0f) - log1pf(expf(-fabsf(z)));
+}
+
+// How the kernels weigh the chosen experts; the scores are the sigmoids of the logits in the last
+// two, their exponentials otherwise.
+typedef enum Weighing {
+    OVER_ALL,    // score over the sum of all scores
+    OVER_CHOSEN, // score over the sum of the chosen ones' scores
+    SIGMOID_OVER_CHOSEN,
+    SIGMOID_ALONE, // the score itself
+} Weighing;
+
+static Weighing weighing_of(RouterRule rule, int64_t K) {
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+        return OVER_CHOSEN;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k ? OVER_CHOSEN : OVER_ALL;
+    case SIGMOID:
+        return K > 1 ? SIGMOID_OVER_CHOSEN : SIGMOID_ALONE;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
+}
+
 // ---- forward ------------------------------------------------------------------------------------
 
 // How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer
@@ -96,7 +122,8 @@ typedef struct ForwardArguments {
     const float *logits;  // (N, E)
     int64_t rows, chunks; // of a part
     int E, K;
-    bool over_chosen; // the weights are a softmax over the chosen K alone
+    Weighing weighing;
+    float factor; // of sigmoids' weights
 } ForwardArguments;
 
 // Finds the K largest keys one after the other, ties to the lower expert; a lane's keys ascend with
@@ -151,13 +178,23 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(z[j] - largest);
         sum = token_sum<LANES>(sum);
-        float lse = largest + logf(sum), scale = 1.0f / sum, entropy = 0;
+        float lse = largest + logf(sum), shift = lse, log_rest = 0, entropy = 0;
+        bool sigmoid = a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
+        if (sigmoid) {
+            shift = log_sigmoid(largest);
+            sum = 0;
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(log_sigmoid(z[j]) - shift);
+            sum = token_sum<LANES>(sum);
+            log_rest = logf(sum);
+        }
+        float scale = 1.0f / sum;
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++) {
             if (!inside || expert_of<LANES, VECTOR>(j) >= a.E) continue;
             p[j] *= scale;
             prob[j] += (double)p[j];
-            entropy -= p[j] * (z[j] - lse);
+            entropy -= p[j] * ((sigmoid ? log_sigmoid(z[j]) : z[j]) - shift - log_rest);
         }
         entropy = token_sum<LANES>(entropy);
         if (inside) entropy_sum += (double)entropy, lse2_sum += (double)lse * (double)lse;
@@ -169,19 +206,37 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
         for (int j = 0; j < PER_LANE; j++)
             key[j] = expert_of<LANES, VECTOR>(j) < a.E ? key_of(z[j]) : 0;
         choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
-        float shift = a.over_chosen ? largest : lse, chosen_sum = 0;
+        float chosen_sum = 0;
+        switch (a.weighing) {
+        case OVER_ALL:
+            shift = lse;
+            break;
+        case OVER_CHOSEN:
+            shift = largest;
+            break;
+        case SIGMOID_OVER_CHOSEN:
+            shift = log_sigmoid(largest);
+            break;
+        case SIGMOID_ALONE:
+            shift = 0.0f;
+            break;
+        }
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++) {
-            w[s] = s * LANES + lane < a.K ? expf(w[s] - shift) : 0.0f;
+            float log_score = sigmoid ? log_sigmoid(w[s]) : w[s];
+            w[s] = s * LANES + lane < a.K ? expf(log_score - shift) : 0.0f;
             chosen_sum += w[s];
         }
         chosen_sum = token_sum<LANES>(chosen_sum);
+        if (a.weighing == SIGMOID_OVER_CHOSEN) chosen_sum += SIGMOID_SUM_LEAST * expf(-shift);
+        bool over_chosen = a.weighing == OVER_CHOSEN || a.weighing == SIGMOID_OVER_CHOSEN;
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++) {
             int k = s * LANES + lane;
             if (!inside || k >= a.K) continue;
             a.ids[n * a.K + k] = chosen[s];
-            a.weights[n * a.K + k] = a.over_chosen ? w[s] / chosen_sum : w[s];
+            float weight = sigmoid ? a.factor * w[s] : w[s];
+            a.weights[n * a.K + k] = over_chosen ? weight / chosen_sum : weight;
         }
         if (inside && lane == 0) a.lse[n] = lse;
     }
@@ -232,16 +287,6 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
     }
 }
 
-static bool over_chosen(RouterRule rule) {
-    switch (rule.kind) {
-    case SOFTMAX_TOPK:
-        return true;
-    case TOPK_SOFTMAX:
-        return rule.normalize_top_k;
-    }
-    CHECK(false, "router %d", (int)rule.kind);
-}
-
 static int lanes_of_token(int64_t E) {
     return E <= 8 ? 8 : E <= 16 ? 16 : WARP;
 }
@@ -274,7 +319,8 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
                           chunks,
                           (int)E,
                           (int)K,
-                          over_chosen(rule)};
+                          weighing_of(rule, K),
+                          (float)rule.scaling_factor};
     ForwardKernel kernel = E <= 8                          ? route_tokens<8, 1, 1>
                            : E <= 16                       ? route_tokens<16, 1, 1>
                            : E <= 32                       ? route_tokens<32, 1, 1>
@@ -300,8 +346,45 @@ typedef struct BackwardArguments {
     int64_t N, rows;       // rows: tokens of a part
     int E, K;
     float z_scale;
-    bool over_chosen;
+    Weighing weighing;
+    float factor; // of sigmoids' weights
 } BackwardArguments;
+
+// From logits in p to the gradients through the probabilities and lse, of_z times the softmax; and
+// of weights over the sum of all scores, whose part for every expert is `inner`.
+template <int LANES, int PER_LANE>
+__device__ static inline void softmax_terms(float *p, const float *balance, float of_z, float lse,
+                                            float inner) {
+    float shift = 0;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) {
+        p[j] = expf(p[j] - lse);
+        shift += balance[j] * p[j];
+    }
+    shift = of_z - token_sum<LANES>(shift) - inner;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) p[j] *= balance[j] + shift;
+}
+
+// The same where the probabilities are sigmoids over their sum.
+template <int LANES, int PER_LANE>
+__device__ static inline void sigmoid_terms(float *p, const float *balance, float of_z, float lse) {
+    float best = -INFINITY, sum = 0, shift = 0;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) best = fmaxf(best, log_sigmoid(p[j]));
+    best = token_max<LANES>(best);
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) sum += expf(log_sigmoid(p[j]) - best);
+    float scale = 1.0f / token_sum<LANES>(sum);
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) shift += balance[j] * expf(log_sigmoid(p[j]) - best) * scale;
+    shift = token_sum<LANES>(shift);
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) {
+        float z = p[j], of_balance = expf(log_sigmoid(z) - best) * scale * (balance[j] - shift);
+        p[j] = expf(log_sigmoid(-z)) * of_balance + of_z * expf(z - lse);
+    }
+}
 
 // LANES lanes own a token; the formulas are router_cpu.c's. Bytes: 8 E + 12 K a token, once;
 // balance stays in the caches. Determinism: a token's gradient depends on its own numbers alone,
@@ -328,21 +411,23 @@ __global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArgumen
     }
     inner = token_sum<LANES>(inner);
 
-    float p[PER_LANE], balance[PER_LANE], lse = inside ? a.lse[n] : 0.0f, shift = 0;
+    float p[PER_LANE], balance[PER_LANE], lse = inside ? a.lse[n] : 0.0f;
     load_row<LANES, PER_LANE, VECTOR>(p, a.logits + n * a.E, a.E, inside, -INFINITY);
     load_row<LANES, PER_LANE, VECTOR>(balance, a.balance + n / a.rows * a.E, a.E, inside, 0.0f);
-#pragma unroll
-    for (int j = 0; j < PER_LANE; j++) {
-        p[j] = expf(p[j] - lse);
-        shift += balance[j] * p[j];
+    bool sigmoid = a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
+    bool over_chosen = a.weighing == OVER_CHOSEN || a.weighing == SIGMOID_OVER_CHOSEN;
+    if (sigmoid) {
+        inner /= a.factor;
+        sigmoid_terms<LANES, PER_LANE>(p, balance, 2.0f * a.z_scale * lse, lse);
+    } else {
+        softmax_terms<LANES, PER_LANE>(p, balance, 2.0f * a.z_scale * lse, lse,
+                                       over_chosen ? 0.0f : inner);
     }
-    shift = 2.0f * a.z_scale * lse - token_sum<LANES>(shift);
-    if (!a.over_chosen) shift -= inner;
-#pragma unroll
-    for (int j = 0; j < PER_LANE; j++) p[j] *= balance[j] + shift;
 #pragma unroll
     for (int s = 0; s < Slots<LANES>::COUNT; s++) {
-        float own = w[s] * (a.over_chosen ? dw[s] - inner : dw[s]);
+        float own = w[s] * (over_chosen ? dw[s] - inner : dw[s]);
+        if (sigmoid && chosen[s] >= 0)
+            own *= expf(log_sigmoid(-a.logits[n * a.E + chosen[s]])); // 1 - sigmoid
         for (int k = 0; k < LANES && s * LANES + k < a.K; k++) {
             int expert = __shfl_sync(ALL_LANES, chosen[s], k, LANES);
             float of_choice = __shfl_sync(ALL_LANES, own, k, LANES);
@@ -389,7 +474,8 @@ extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweight
                            (int)E,
                            (int)K,
                            z_scale,
-                           over_chosen(rule)};
+                           weighing_of(rule, K),
+                           (float)rule.scaling_factor};
     bool vectors = rows_are_vectors<float>(a.logits, E) && rows_are_vectors<float>(a.dlogits, E) &&
                    rows_are_vectors<float>(a.balance, E);
     BackwardKernel kernel = E <= 8    ? unroute_tokens<8, 1, 1>

@@ -146,7 +146,7 @@ typedef struct Tensors {
 static const AttentionShape shape = {HEADS, KV, HEAD, HEAD};
 static const AttentionRule attention_rule = {{HEADS, KV, HEAD, HEAD}, T, 0.088f};
 static const NormRule norm_rule = {RMSNORM, 1e-5f};
-static const RouterRule router_rule = {SOFTMAX_TOPK, false};
+static const RouterRule router_rule = {.kind = SOFTMAX_TOPK};
 static Tensors t;
 
 static void place(void) {

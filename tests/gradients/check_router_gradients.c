@@ -14,7 +14,7 @@ static GradientCase terms(const char *sentence, double balance_loss, BalanceScop
     the_case.model.moe.balance_loss = balance_loss;
     the_case.model.moe.balance_scope = scope;
     the_case.model.moe.z_loss = z_loss;
-    the_case.model.moe.router.kind = kind;
+    the_case.model.moe.router = (RouterRule){.kind = kind, .scaling_factor = 1};
     return the_case;
 }
 
@@ -27,6 +27,8 @@ int main(int argc, char **argv) {
               SOFTMAX_TOPK, 2),
         terms("z-loss", 0, BALANCE_SHARD, 2, SOFTMAX_TOPK, 1),
         terms("z-loss of two micro-batches", 0, BALANCE_SHARD, 2, TOPK_SOFTMAX, 2),
+        terms("balance loss over shards of sigmoids", 5, BALANCE_SHARD, 0, SIGMOID, 1),
+        terms("both over the batch of sigmoids", 3, BALANCE_BATCH, 1, SIGMOID, 2),
         terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
     };
     return gradient_cases_run(argc, argv, cases, (int)(sizeof cases / sizeof *cases));

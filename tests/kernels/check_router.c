@@ -160,10 +160,10 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
 
 // Logits that are not numbers must not produce ids outside of the experts, nor one twice: memory
 // safety depends on them.
-static void check_nan(int64_t E, int64_t K) {
+static void check_nan(int64_t E, int64_t K, RouterRule rule) {
     for (int d = 0; d < device_count(); d++) {
         begin_case("NaN logits on %s E=%lld", device_at(d)->name, (long long)E);
-        Case c = new_case(4, E, K, 1, (RouterRule){.kind = SOFTMAX_TOPK});
+        Case c = new_case(4, E, K, 1, rule);
         memset(c.logits.data, 0xFF, (size_t)E * sizeof(float)); // token 0: NaN of all ones
         for (int64_t e = 0; e < 2; e++) tensor_f32(c.logits)[E + e] = -NAN; // token 1: some
         tensor_f32(c.logits)[2 * E] = INFINITY;
@@ -176,6 +176,55 @@ static void check_nan(int64_t E, int64_t K) {
         }
         for (int n = 0; n < 3; n++) expect(isnan(tensor_f32(c.lse)[n]), "the NaN is hidden");
         expect(isfinite(tensor_f32(c.lse)[3]), "the NaN spreads to another token");
+        release_all();
+    }
+}
+
+// Logits of token n that a router may learn: very small ones together, where sums of sigmoids are
+// next to nothing, very large ones, and both.
+static float extreme_logit(int64_t n, int64_t E, int64_t e) {
+    static const float levels[] = {0, -20, -60, -86, -104, -1e4f, -1e30f, 20, 90, 1e4f};
+    enum { LEVELS = sizeof levels / sizeof *levels };
+    if (n < LEVELS) return levels[n]; // all the same
+    if (n < 2 * LEVELS)               // one, a hair better
+        return levels[n - LEVELS] * (e == E - 1 ? 0.999f : 1);
+    if (n < 3 * LEVELS) return e == 0 ? 0 : levels[n - 2 * LEVELS]; // one of another size
+    return levels[random_below(LEVELS)];
+}
+
+// A router cannot make the balance loss small by making its scores small: the probabilities of a
+// token sum to 1, and its chosen experts have at least their share of them, so that E·Σ f·P of a
+// token is at least 1. The gradients and weights stay finite.
+static void check_probabilities_cannot_vanish(int64_t E, int64_t K, RouterRule rule) {
+    const int64_t N = 64;
+    for (int d = 0; d < device_count(); d++) {
+        begin_case("probabilities of extreme logits on %s E=%lld K=%lld rule %d",
+                   device_at(d)->name, (long long)E, (long long)K, rule.kind);
+        Case c = new_case(N, E, K, N, rule); // each token is a part
+        for (int64_t i = 0; i < N * E; i++)
+            tensor_f32(c.logits)[i] = extreme_logit(i / E, E, i % E);
+        run_on_device(device_at(d), &c);
+        for (int64_t n = 0; n < N; n++) {
+            // Probabilities in f32 within 2^-21 (see check); a softmax by way of lse is as exact as
+            // that is, whose size is the logits'.
+            double delta = 32 * F32_EPS;
+            if (rule.kind != SIGMOID) delta += fabs((double)tensor_f32(c.lse)[n]) * F32_EPS;
+            const double *P = tensor_f64(c.prob_sum) + n * E;
+            double sum = 0, balance = 0;
+            for (int64_t e = 0; e < E; e++) sum += P[e];
+            for (int64_t k = 0; k < K; k++)
+                balance += (double)E / (double)K * P[tensor_i32(c.ids)[n * K + k]];
+            expect(fabs(sum - 1) <= delta, "token %lld: probabilities sum to %.9g", (long long)n,
+                   sum);
+            expect(balance >= 1 - delta, "token %lld: balance %.9g", (long long)n, balance);
+            double entropy = tensor_f64(c.entropy_sum)[n], most = log((double)E);
+            expect(entropy >= -delta && entropy <= most + delta * (1 + most),
+                   "token %lld: entropy %.9g", (long long)n, entropy);
+        }
+        for (int64_t i = 0; i < N * K; i++)
+            expect(isfinite(tensor_f32(c.weights)[i]), "weight %lld", (long long)i);
+        for (int64_t i = 0; i < N * E; i++)
+            expect(isfinite(tensor_f32(c.dlogits)[i]), "gradient %lld", (long long)i);
         release_all();
     }
 }
@@ -326,9 +375,12 @@ int main(int argc, char **argv) {
         bench(4096, 512, 8);
         return 0;
     }
-    static const RouterRule rules[] = {
-        {SOFTMAX_TOPK, false}, {TOPK_SOFTMAX, false}, {TOPK_SOFTMAX, true}};
-    for (int r = 0; r < 3; r++)
+    static const RouterRule rules[] = {{SOFTMAX_TOPK, false, 0},
+                                       {TOPK_SOFTMAX, false, 0},
+                                       {TOPK_SOFTMAX, true, 0},
+                                       {SIGMOID, false, 2.5}};
+    enum { RULES = sizeof rules / sizeof *rules };
+    for (int r = 0; r < RULES; r++)
         for (int ties = 0; ties < 2; ties++) {
             check(0, 4, 2, 1, rules[r], ties);
             check(1, 1, 1, 1, rules[r], ties);
@@ -341,12 +393,20 @@ int main(int argc, char **argv) {
     // to 128 tokens are a block's.
     static const int64_t widths[] = {7, 16, 31, 64, 128, 130, 256, 333, 1000, 1001};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
-        check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[i % 3], i % 2);
+        for (int r = 0; r < RULES; r++)
+            if (r == (int)(i % 3) || rules[r].kind == SIGMOID)
+                check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[r], i % 2);
     check(5, 100, 64, 1, rules[0], false); // more choices than lanes
+    check(5, 100, 64, 1, rules[3], false);
     check(5, 13, 13, 1, rules[1], true);
     check(2500, 5, 2, 1, rules[1], false); // more blocks than a warp sums at once
-    check_nan(6, 3);
-    check_nan(133, 5);
+    for (int r = 0; r < RULES; r++) {
+        check_nan(6, 3, rules[r]);
+        check_nan(133, 5, rules[r]);
+        check_probabilities_cannot_vanish(4, 2, rules[r]);
+        check_probabilities_cannot_vanish(70, 1, rules[r]);
+        check_probabilities_cannot_vanish(300, 8, rules[r]);
+    }
     check_totals(1, 1, 1, false);
     check_totals(8, 2, 5, false);
     check_totals(12, 4, 300, true);

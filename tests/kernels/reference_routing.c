@@ -18,20 +18,30 @@ static bool among(int64_t e, const int32_t *ids, int64_t count) {
     return false;
 }
 
-static double chosen_weight_sum(const float *z, const int32_t *ids, double lse, int64_t K) {
-    double sum = 0;
-    for (int64_t k = 0; k < K; k++) sum += exp((double)z[ids[k]] - lse);
-    return sum;
-}
-
-static bool normalised(RouterRule rule) {
+// What an expert's logit is worth, over a factor that all of a token have in common.
+static double score(double z, RouterRule rule, double lse) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
-        return true;
     case TOPK_SOFTMAX:
-        return rule.normalize_top_k;
+        return exp(z - lse);
+    case SIGMOID:
+        return 1 / (1 + exp(-z));
     }
     CHECK(false, "router %d", (int)rule.kind);
+}
+// Its derivative by z over the score itself, lse held fast.
+static double slope(double z, RouterRule rule) {
+    return rule.kind == SIGMOID ? 1 / (1 + exp(z)) : 1;
+}
+
+// What the scores of the chosen are divided by; 1 where the factor in common is that already.
+static double weight_divisor(const float *z, const int32_t *ids, RouterRule rule, double lse,
+                             int64_t K) {
+    bool over_chosen = rule.kind == SIGMOID ? K > 1 : router_single_weight_is_1(rule);
+    if (!over_chosen) return 1;
+    double sum = rule.kind == SIGMOID ? 1e-20 : 0;
+    for (int64_t k = 0; k < K; k++) sum += score((double)z[ids[k]], rule, lse);
+    return sum;
 }
 
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
@@ -49,39 +59,48 @@ void reference_router_forward(int32_t *ids, double *weights, double *lse, double
             chosen[k] = (int32_t)best;
         }
         lse[n] = log_sum_exp(z, E);
-        double total = normalised(rule) ? chosen_weight_sum(z, chosen, lse[n], K) : 1;
+        double divisor = weight_divisor(z, chosen, rule, lse[n], K), all = 0;
+        double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
         for (int64_t k = 0; k < K; k++)
-            weights[n * K + k] = exp((double)z[chosen[k]] - lse[n]) / total;
+            weights[n * K + k] = factor * score((double)z[chosen[k]], rule, lse[n]) / divisor;
+        for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse[n]);
         for (int64_t e = 0; e < E; e++) {
-            double p = exp((double)z[e] - lse[n]);
+            double p = score((double)z[e], rule, lse[n]) / all;
             prob_sum[e] += p;
-            *entropy_sum -= p * ((double)z[e] - lse[n]);
+            *entropy_sum -= p > 0 ? p * log(p) : 0;
         }
         *lse2_sum += lse[n] * lse[n];
     }
 }
 
-// Through the Jacobian of each softmax, element by element.
+// Through the Jacobian of each quotient, element by element.
 void reference_router_backward(double *dlogits, const float *dweights, const int32_t *ids,
                                const float *logits, RouterRule rule, const float *balance,
                                double z_scale, int64_t N, int64_t E, int64_t K) {
     for (int64_t n = 0; n < N; n++) {
         const float *z = logits + n * E, *dw = dweights + n * K;
         const int32_t *chosen = ids + n * K;
-        double lse = log_sum_exp(z, E);
-        double total = normalised(rule) ? chosen_weight_sum(z, chosen, lse, K) : 1;
+        double lse = log_sum_exp(z, E), all = 0;
+        double divisor = weight_divisor(z, chosen, rule, lse, K);
+        double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
+        for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse);
         for (int64_t e = 0; e < E; e++) {
-            double p_e = exp((double)z[e] - lse), sum = 2 * z_scale * lse * p_e;
+            double s_e = score((double)z[e], rule, lse), rise = slope((double)z[e], rule);
+            double p_e = s_e / all;
+            double sum = 2 * z_scale * lse * exp((double)z[e] - lse);
             for (int64_t i = 0; i < E; i++) {
-                double p_i = exp((double)z[i] - lse);
-                sum += (double)balance[i] * p_i * ((i == e ? 1 : 0) - p_e);
+                double p_i = score((double)z[i], rule, lse) / all;
+                sum += (double)balance[i] * p_i * ((i == e ? 1 : 0) - p_e) * rise;
             }
-            // ∂w_k/∂z_e = w_k ([e = ids_k] - share of e in the softmax that made w)
-            double share = p_e / total;
-            if (normalised(rule) && !among(e, chosen, K)) share = 0;
+            // ∂w_k/∂z_e = w_k ([e = ids_k] - share of e in what w is divided by) · slope; a sigmoid
+            // of its own is divided by nothing, a softmax over all by all.
+            double share = s_e / divisor;
+            bool alone = rule.kind == SIGMOID && K == 1;
+            bool over_all = rule.kind != SIGMOID && !router_single_weight_is_1(rule);
+            if (alone || (!over_all && !among(e, chosen, K))) share = 0;
             for (int64_t k = 0; k < K; k++) {
-                double w_k = exp((double)z[chosen[k]] - lse) / total;
-                sum += (double)dw[k] * w_k * ((chosen[k] == e ? 1 : 0) - share);
+                double w_k = factor * score((double)z[chosen[k]], rule, lse) / divisor;
+                sum += (double)dw[k] * w_k * ((chosen[k] == e ? 1 : 0) - share) * rise;
             }
             dlogits[n * E + e] = sum;
         }

@@ -97,7 +97,7 @@ static ModelConfig tiny_config(int64_t K) {
                                  .d_ff = {1, {5}},
                                  .every = 1,
                                  .first = true,
-                                 .router = {TOPK_SOFTMAX, false},
+                                 .router = {.kind = TOPK_SOFTMAX},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
                                  .balance_loss = 0.01,
