@@ -122,8 +122,8 @@ void normalize_forward_cpu(Device *dev, Tensor out, Tensor statistics, Tensor su
 
 enum { COLUMNS = 4 * LANES }; // of the gradients that one task sums down a part's rows
 
-// weight[0..columns) = Σ over the rows of dout · (x - mean) · rstd, bias[0..columns) = Σ dout, where
-// they are not NULL. A twin for each storage of dout.
+// weight[0..columns) = Σ over the rows of dout · (x - mean) · rstd, bias[0..columns) = Σ dout; mean
+// and bias may be NULL. A twin for each storage of dout.
 #define SUM_GRADIENTS(name, stored, wide)                                                          \
     static void name(float *weight, float *bias, const stored *dout, const float *x,               \
                      const float *rstd, const float *mean, int64_t rows, int64_t D,                \
