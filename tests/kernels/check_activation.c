@@ -53,10 +53,10 @@ static void check_on(Device *dev, int64_t N, int64_t F, DType T, Activation kind
     reference_activation_forward(out, tensor_f32(in), kind, N, F);
     reference_activation_backward(din, tensor_f32(dout), tensor_f32(in), kind, N, F);
     run_both(dev, &c);
-    // A handful of roundings and an exponential of 2 ulp, of an argument that may be rounded itself:
-    // it is at most x², or so large that the exponential is 0. Derivatives cancel: their terms
-    // are below 4, and below 20 for a gate, whose upstream factor is below 20. bf16 rounds the
-    // result once more.
+    // A handful of roundings and an exponential of 2 ulp, of an argument that may be rounded
+    // itself: it is at most x², or so large that the exponential is 0. Derivatives cancel: their
+    // terms are below 4, and below 20 for a gate, whose upstream factor is below 20. bf16 rounds
+    // the result once more.
     double eps = storage_eps(T), *unit = new_doubles(N * F);
     for (int64_t i = 0; i < N * F; i++) {
         double x = (double)tensor_f32(in)[i / F * W + i % F];

@@ -22,7 +22,7 @@ void reference_bias_backward(double *dbias, double *magnitude, const float *dy, 
 void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
                                   const int32_t *tokens, int64_t N, int64_t D, int64_t V);
 
-// bias and dbias may be NULL where the norm has none; `magnitude` (2, D): Σ |terms| of dweight, dbias
+// bias and dbias are NULL where the norm has none; magnitude (2, D): Σ |terms| of dweight and dbias
 void reference_normalize_forward(double *out, double *statistics, const float *x,
                                  const float *weight, const float *bias, NormRule rule, int64_t N,
                                  int64_t D);
