@@ -59,6 +59,9 @@ typedef struct Model {
 // What all layers are at most, without embedding and output. Not collective.
 LayerBound model_bound(const ModelConfig *config);
 
+// The largest number that divides the experts of every layer that has any; 0 where none has. Not
+// collective.
+int64_t model_experts_divisor(const ModelConfig *config);
 // Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);
