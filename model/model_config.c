@@ -3,6 +3,24 @@
 #include <math.h>
 #include <string.h>
 
+const BiasFacts BIASES[] = {
+    [BIAS_NONE] = {{"false", "none, as in Llama, Mixtral and DeepSeek"}},
+    [BIAS_QKV] = {{"qkv", "queries, keys and values alone, as in Qwen2"}, .qkv = true},
+    [BIAS_ATTENTION] = {{"attention", "these and attention's output, as in InternLM"},
+                        .qkv = true,
+                        .output = true},
+    [BIAS_LAYERS] = {{"true", "these, feed-forwards and experts, as in GPT-2"},
+                     .qkv = true,
+                     .output = true,
+                     .feed_forward = true},
+    [BIAS_HEAD] = {{"head", "these and the head, as in Phi-2"},
+                   .qkv = true,
+                   .output = true,
+                   .feed_forward = true,
+                   .head = true},
+};
+const ChoiceTable BIAS_CHOICES = CHOICE_TABLE(BIASES);
+
 double model_residual_std(const ModelConfig *config) {
     return config->init_std / sqrt(2.0 * (double)config->layers);
 }

@@ -60,6 +60,17 @@ typedef struct MoeConfig {
 typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
+// Which linear layers have a bias. The router never has.
+typedef enum BiasKind { BIAS_NONE, BIAS_QKV, BIAS_ATTENTION, BIAS_LAYERS, BIAS_HEAD } BiasKind;
+typedef struct BiasFacts {
+    Choice choice;
+    bool qkv, output;  // of attention
+    bool feed_forward; // dense ones and experts
+    bool head;
+} BiasFacts;
+extern const BiasFacts BIASES[];
+extern const ChoiceTable BIAS_CHOICES;
+
 // What the model is trained for (loss.h).
 typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
 
@@ -70,6 +81,7 @@ typedef struct ModelConfig {
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
     ObjectiveKind objective;
     bool tied_embeddings;
+    BiasKind bias;
     Activation activation; // of dense feed-forwards and experts
     double norm_eps;
     double init_std;

@@ -45,6 +45,8 @@ static const Option ROWS[] = {
         "what works on each token alone, in each layer"),
     FLAG("model.tied_embeddings", FUNCTION, tied_embeddings, DEFAULT("true"),
         "one matrix for token embedding and output"),
+    CHOICE("model.bias", FUNCTION, bias, DEFAULT("false"), OF(BIAS_CHOICES),
+        "linear layers that add a bias; the router never does"),
     NUMBER("model.norm_eps", FUNCTION, norm_eps, DEFAULT("1e-05"), RANGE(1e-12, 1),
         "RMSNorm: added to the mean square"),
     NUMBER("model.init_std", STATE, init_std, DEFAULT("0.02"), RANGE(1e-9, 10),

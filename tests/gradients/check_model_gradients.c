@@ -110,6 +110,24 @@ static void add_drop_cases(void) {
         }
 }
 
+static void add_bias_cases(void) {
+    ModelConfig *model = add_case("biases of every dense layer and an untied head");
+    model->moe.experts.values[0] = 0;
+    model->bias = BIAS_HEAD;
+    model->tied_embeddings = false;
+    model = add_case("biases of attention, experts and a tied head, in two micro-batches");
+    cases[count - 1].micro_batches = 2;
+    cases[count - 1].model.moe.max_expert_replicas = 2;
+    model->bias = BIAS_HEAD;
+    model = add_case("biases of experts whose rows are padded");
+    model->bias = BIAS_LAYERS;
+    model->moe.dispatch = DISPATCH_PADDED;
+    model->moe.capacity_factor = (Rational){5, 4};
+    model->moe.routing_group = GROUP_SEQUENCE;
+    model = add_case("biases of queries, keys and values alone");
+    model->bias = BIAS_QKV;
+}
+
 static void add_accumulation_cases(void) {
     add_case("three micro-batches");
     cases[count - 1].micro_batches = 3;
@@ -128,6 +146,7 @@ int main(int argc, char **argv) {
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();
+    add_bias_cases();
     add_accumulation_cases();
     return gradient_cases_run(argc, argv, cases, count);
 }

@@ -122,10 +122,10 @@ static uint8_t *note_choices(Check *check, uint8_t *at) {
 
 static void set_weights(Model *model, uint64_t seed) {
     param_init(&model->params, model->work.dev, model->values, seed);
-    // Norm weights begin at one, where a missing factor would not show.
+    // Norm weights begin at one and biases at zero, where what is missing would not show.
     for (int i = 0; i < model->params.count; i++) {
         Tensor w = param_tensor(&model->params, model->values, i);
-        if (model->params.rows[i].init != INIT_ONES) continue;
+        if (model->params.rows[i].init == INIT_NORMAL) continue;
         RngStream stream = rng_named(seed, RNG_TEST, model->params.rows[i].name);
         for (int64_t k = 0; k < tensor_elements(w); k++)
             tensor_f32(w)[k] += 0.3f * (float)rng_normal(stream, (uint64_t)k);

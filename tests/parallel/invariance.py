@@ -59,6 +59,13 @@ CONFIGURATIONS = {
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},
         [(1, 2, 0, 2), (2, 1, 0, 1), (4, 2, 0, 2), (8, 1, 0, 1), (2, 1, 0, 4)]),
+    "biases": (
+        {"model.bias": "head", "moe.capacity_factor": 1, "attention.kv_heads": 1, "attention.d_head": 6},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 1, 2), (4, 2, 4, 1), (8, 1, 4, 1)]),
+    "biases, padded, bf16": (
+        {"model.bias": "true", "moe.dispatch": "padded", "moe.capacity_factor": 1.1, "train.precision": "bf16",
+         "model.activation": "relu", "moe.every": 2},
+        [(1, 2, 1, 1), (2, 1, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
     "learned positions": (
         {"attention.positions": "learned", "model.tied_embeddings": "false", "attention.d_head": 5,
          "moe.capacity_factor": 1.25, "train.context": 19},
