@@ -105,10 +105,6 @@ bool moe_is_due(const MoeConfig *config, int64_t layer);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);
-// Layers that have experts, and the largest number that divides the experts of each of them: 0
-// where no layer has any.
-int64_t model_moe_layers(const ModelConfig *config);
-int64_t model_experts_divisor(const ModelConfig *config);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
 // max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);

@@ -2,6 +2,10 @@
 
 #include "kernels/integers.h"
 
+static int64_t experts(const ModelConfig *config, int64_t layer) {
+    return moe_shape(config, layer).experts;
+}
+
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
@@ -179,6 +183,7 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
 const LayerKind MOE_FEED_FORWARD = {
     .state_bytes = sizeof(MoeLayer),
     .bound = bound,
+    .experts = experts,
     .check_device = check_device,
     .declare = declare,
     .layout = layout,
