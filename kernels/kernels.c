@@ -26,12 +26,22 @@ static DType result_type(Tensor result, DType T) {
     return result.dtype == F32 ? F32 : T;
 }
 
+// Segments of a matrix with M rows.
+static void check_segments(Segments rows, int64_t M) {
+    CHECK(rows.groups >= 0 && rows.parts >= 1, "%lld groups of %lld parts", (long long)rows.groups,
+          (long long)rows.parts);
+    if (rows.device_offsets.data)
+        CHECK_SHAPE_1D(rows.device_offsets, I64, rows.groups * rows.parts + 1);
+    int64_t end = rows.offsets[rows.groups * rows.parts];
+    CHECK(rows.offsets[0] >= 0 && end <= M, "segments end at row %lld of %lld", (long long)end,
+          (long long)M);
+}
+
 // w (G, N, K); a dense layer may pass its (N, K) matrix as it is.
 static void check_matmul(Tensor y, DType y_type, Tensor x, DType x_type, Tensor w, DType w_type,
                          Segments rows) {
     int64_t N = y.shape[1], K = x.shape[1], M = x.shape[0];
-    CHECK(rows.groups >= 0 && rows.parts >= 1, "%lld groups of %lld parts", (long long)rows.groups,
-          (long long)rows.parts);
+    check_segments(rows, M);
     CHECK_SHAPE_2D(x, x_type, M, K);
     CHECK_SHAPE_2D(y, y_type, M, N);
     if (w.rank == 2 && rows.groups == 1) {
@@ -39,11 +49,6 @@ static void check_matmul(Tensor y, DType y_type, Tensor x, DType x_type, Tensor 
     } else {
         CHECK_SHAPE_3D(w, w_type, rows.groups, N, K);
     }
-    if (rows.device_offsets.data)
-        CHECK_SHAPE_1D(rows.device_offsets, I64, rows.groups * rows.parts + 1);
-    int64_t end = rows.offsets[rows.groups * rows.parts];
-    CHECK(rows.offsets[0] >= 0 && end <= M, "segments end at row %lld of %lld", (long long)end,
-          (long long)M);
 }
 
 static void check_parts(int64_t parts, int64_t rows) {
@@ -72,6 +77,23 @@ void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segment
     check_matmul(dy, T, x, T, dw, F32, rows);
     check_tree(rows.parts);
     dev->backend->op.matmul_backward_weight(dev, dw, dy, x, rows);
+}
+
+void bias_forward(Device *dev, Tensor y, Tensor bias, Segments rows) {
+    int64_t M = y.shape[0], N = y.shape[1];
+    check_segments(rows, M);
+    CHECK_SHAPE_2D(y, storage(y), M, N);
+    CHECK_SHAPE_2D(bias, F32, rows.groups, N);
+    dev->backend->op.bias_forward(dev, y, bias, rows);
+}
+
+void bias_backward(Device *dev, Tensor dbias, Tensor dy, Segments rows) {
+    int64_t M = dy.shape[0], N = dy.shape[1];
+    check_segments(rows, M);
+    check_tree(rows.parts);
+    CHECK_SHAPE_2D(dy, storage(dy), M, N);
+    CHECK_SHAPE_2D(dbias, F32, rows.groups, N);
+    dev->backend->op.bias_backward(dev, dbias, dy, rows);
 }
 
 // ---- embedding ----------------------------------------------------------------------------------

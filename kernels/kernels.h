@@ -47,6 +47,15 @@ void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments
 //   dw (G, N, K) f32   dy (M, N) T   x (M, K) T
 void matmul_backward_weight(Device *dev, Tensor dw, Tensor dy, Tensor x, Segments rows);
 
+// y[r] += bias[g] in the rows of each group; sums in f32, stored as T.
+//   y (M, N) T   bias (G, N) f32
+void bias_forward(Device *dev, Tensor y, Tensor bias, Segments rows);
+// dbias[g] = Σ_p Σ_r dy[g,p,r], overwriting: in each part an order that follows from its number of
+// rows alone, the parts as the fixed binary tree. Groups without rows get zeros. The parts of a
+// dense layer are equal runs of rows.
+//   dbias (G, N) f32   dy (M, N) T
+void bias_backward(Device *dev, Tensor dbias, Tensor dy, Segments rows);
+
 // ---- embedding ----------------------------------------------------------------------------------
 
 // out[n] = weight[tokens[n]].

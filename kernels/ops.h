@@ -13,6 +13,8 @@
     OP(matmul_forward, Tensor y, Tensor x, Tensor w, Segments rows)                                \
     OP(matmul_backward_input, Tensor dx, Tensor dy, Tensor w, Segments rows)                       \
     OP(matmul_backward_weight, Tensor dw, Tensor dy, Tensor x, Segments rows)                      \
+    OP(bias_forward, Tensor y, Tensor bias, Segments rows)                                         \
+    OP(bias_backward, Tensor dbias, Tensor dy, Segments rows)                                      \
     /* embedding */                                                                                \
     OP(embedding_forward, Tensor out, Tensor tokens, Tensor weight)                                \
     OP(embedding_backward, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,              \

@@ -36,9 +36,10 @@ typedef enum OptionType {
     OPTION_CHOICE,   // an enum: the value of the word in `choices`
     OPTION_WORD,     // char[CONFIG_WORD_BYTES]: one of `choices`
     OPTION_PATH,     // char[CONFIG_PATH_BYTES]: made absolute, except the words of `choices`
-    OPTION_NAMES, // char[CONFIG_PATH_BYTES]: names of keys, joined by commas; in YAML also a list
+    // char[CONFIG_PATH_BYTES]: names of keys, joined by commas; in YAML also a list
+    OPTION_NAMES,
     OPTION_INTEGERS, // PerLayer (model_config.h): a whole number, or a list of them
-    OPTION_CHOICES,  // PerLayer: values of one of `choices`, or of a list of them
+    OPTION_CHOICES,  // PerLayer: the value of a word in `choices`, or of a list of them
 } OptionType;
 
 enum {

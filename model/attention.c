@@ -6,7 +6,7 @@
 #include "model/positions.h"
 
 typedef struct Attention {
-    int qkv, output;     // parameters (W, D) and (D, H·d_value)
+    Linear qkv, output;  // weights (W, D) and (D, H·d_value)
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
     Tensor heads, lse;   // (N, H·d_value) stored, (N, H)
@@ -31,15 +31,16 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
-    a->qkv = param_add(
-        work->params,
+    const BiasFacts *bias = &BIASES[config->bias];
+    a->qkv = linear_declare(
+        work,
         (Param){.rank = 2, .shape = {attention_qkv_width(s), D}, .init_std = config->init_std},
-        "layers.%lld.attention.qkv", (long long)layer);
-    a->output = param_add(work->params,
-                          (Param){.rank = 2,
-                                  .shape = {D, s.heads * s.d_value},
-                                  .init_std = model_residual_std(config)},
-                          "layers.%lld.attention.output", (long long)layer);
+        bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
+    a->output = linear_declare(work,
+                               (Param){.rank = 2,
+                                       .shape = {D, s.heads * s.d_value},
+                                       .init_std = model_residual_std(config)},
+                               bias->output, "layers.%lld.attention.output", (long long)layer);
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {

@@ -1,7 +1,5 @@
 #include "model/embedding.h"
 
-#include "model/linear.h"
-
 void embedding_declare(Embedding *embedding, Work *work) {
     const ModelConfig *config = work->config;
     embedding->tied = config->tied_embeddings;
@@ -14,13 +12,11 @@ void embedding_declare(Embedding *embedding, Work *work) {
 
 void head_declare(Embedding *embedding, Work *work) {
     const ModelConfig *config = work->config;
-    embedding->head = embedding->tied
-                          ? embedding->table
-                          : param_add(work->params,
-                                      (Param){.rank = 2,
-                                              .shape = {config->vocab_size, config->d_model},
-                                              .init_std = config->init_std},
-                                      "head");
+    Param weight = {
+        .rank = 2, .shape = {config->vocab_size, config->d_model}, .init_std = config->init_std};
+    bool bias = BIASES[config->bias].head;
+    embedding->head = embedding->tied ? linear_share(work, embedding->table, bias, "head")
+                                      : linear_declare(work, weight, bias, "head");
 }
 
 void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch) {
@@ -47,9 +43,7 @@ void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {
 }
 
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x) {
-    Tensor dhead = embedding->tied ? work->head_gradient : work_gradient(work, embedding->head);
-    Segments rows = work_dense_rows(work);
-    matmul_backward_weight(work->dev, as_matrix(dhead), dlogits, x, rows);
-    matmul_backward_input(work->dev, dx, dlogits, as_matrix(work_matrix(work, embedding->head)),
-                          rows);
+    Tensor dhead =
+        embedding->tied ? work->head_gradient : work_gradient(work, embedding->head.weight);
+    linear_backward_into(work, embedding->head, dhead, dx, dlogits, x);
 }

@@ -3,11 +3,11 @@
 #ifndef MOETRAIN_MODEL_EMBEDDING_H
 #define MOETRAIN_MODEL_EMBEDDING_H
 
-#include "model/work.h"
+#include "model/linear.h"
 
 typedef struct Embedding {
-    int table; // parameter (V, D)
-    int head;  // parameter (V, D); the same number when tied
+    int table;   // parameter (V, D)
+    Linear head; // weight (V, D): the table when tied
     bool tied;
     Tensor tokens; // (N) i32, borrowed from the batch
     Tensor out;    // (N, D)

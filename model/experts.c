@@ -5,20 +5,21 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
     int64_t E = shape.experts, D = config->d_model, F = experts->d_ff = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
     double active = (double)shape.top_k / (double)E;
-    experts->gate_up = param_add(work->params,
-                                 (Param){.kind = PARAM_EXPERT,
-                                         .rank = 3,
-                                         .shape = {E, wide, D},
-                                         .init_std = config->init_std,
-                                         .active = active},
-                                 "layers.%lld.moe.experts.gate_up", (long long)layer);
-    experts->down = param_add(work->params,
-                              (Param){.kind = PARAM_EXPERT,
-                                      .rank = 3,
-                                      .shape = {E, D, F},
-                                      .init_std = model_residual_std(config),
-                                      .active = active},
-                              "layers.%lld.moe.experts.down", (long long)layer);
+    bool bias = BIASES[config->bias].feed_forward;
+    experts->gate_up = linear_declare(work,
+                                      (Param){.kind = PARAM_EXPERT,
+                                              .rank = 3,
+                                              .shape = {E, wide, D},
+                                              .init_std = config->init_std,
+                                              .active = active},
+                                      bias, "layers.%lld.moe.experts.gate_up", (long long)layer);
+    experts->down = linear_declare(work,
+                                   (Param){.kind = PARAM_EXPERT,
+                                           .rank = 3,
+                                           .shape = {E, D, F},
+                                           .init_std = model_residual_std(config),
+                                           .active = active},
+                                   bias, "layers.%lld.moe.experts.down", (long long)layer);
 }
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
@@ -44,29 +45,42 @@ static Tensor rows_of(Tensor buffer, ExpertChunk chunk) {
     int64_t first = chunk.rows.offsets[0];
     return tensor_rows(buffer, first, end_of(chunk) - first);
 }
-// The chunk's matrices.
+// The chunk's matrices or biases.
 static Tensor experts_of(Tensor weights, ExpertChunk chunk) {
     return tensor_rows(weights, chunk.first_expert, chunk.rows.groups);
 }
 
+static void chunk_linear_forward(Work *work, Linear linear, Tensor y, Tensor x, ExpertChunk chunk) {
+    Tensor weights = experts_of(work_matrix(work, linear.weight), chunk);
+    matmul_forward(work->dev, y, x, weights, chunk.rows);
+    if (linear.bias >= 0)
+        bias_forward(work->dev, y, experts_of(work_value(work, linear.bias), chunk), chunk.rows);
+}
+
+// dx may be x: it is written last.
+static void chunk_linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x,
+                                  ExpertChunk chunk) {
+    Tensor weights = experts_of(work_matrix(work, linear.weight), chunk);
+    Tensor dweights = experts_of(work_gradient(work, linear.weight), chunk);
+    matmul_backward_weight(work->dev, dweights, dy, x, chunk.rows);
+    if (linear.bias >= 0)
+        bias_backward(work->dev, experts_of(work_gradient(work, linear.bias), chunk), dy,
+                      chunk.rows);
+    matmul_backward_input(work->dev, dx, dy, weights, chunk.rows);
+}
+
 void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, ExpertChunk chunk) {
-    Tensor gate_up = experts_of(work_matrix(work, experts->gate_up), chunk);
-    Tensor down = experts_of(work_matrix(work, experts->down), chunk);
     Tensor hidden = rows_up_to(experts->hidden, chunk);
     Tensor activated = rows_up_to(experts->activated, chunk);
-    matmul_forward(work->dev, hidden, rows_up_to(x, chunk), gate_up, chunk.rows);
+    chunk_linear_forward(work, experts->gate_up, hidden, rows_up_to(x, chunk), chunk);
     activation_forward(work->dev, rows_of(activated, chunk), rows_of(hidden, chunk),
                        work->config->activation);
-    matmul_forward(work->dev, rows_up_to(out, chunk), activated, down, chunk.rows);
+    chunk_linear_forward(work, experts->down, rows_up_to(out, chunk), activated, chunk);
 }
 
 void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
                       ExpertChunk chunk) {
     Activation kind = work->config->activation;
-    Tensor gate_up = experts_of(work_matrix(work, experts->gate_up), chunk);
-    Tensor down = experts_of(work_matrix(work, experts->down), chunk);
-    Tensor dgate_up = experts_of(work_gradient(work, experts->gate_up), chunk);
-    Tensor ddown = experts_of(work_gradient(work, experts->down), chunk);
     Tensor hidden = rows_up_to(experts->hidden, chunk);
     Tensor activated = rows_up_to(experts->activated, chunk);
     Tensor dactivated = rows_up_to(experts->dactivated, chunk);
@@ -74,10 +88,8 @@ void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tens
     dout = rows_up_to(dout, chunk);
     x = rows_up_to(x, chunk);
     activation_forward(work->dev, rows_of(activated, chunk), rows_of(hidden, chunk), kind);
-    matmul_backward_weight(work->dev, ddown, dout, activated, chunk.rows);
-    matmul_backward_input(work->dev, dactivated, dout, down, chunk.rows);
+    chunk_linear_backward(work, experts->down, dactivated, dout, activated, chunk);
     activation_backward(work->dev, rows_of(hidden, chunk), rows_of(dactivated, chunk),
                         rows_of(hidden, chunk), kind);
-    matmul_backward_weight(work->dev, dgate_up, hidden, x, chunk.rows);
-    matmul_backward_input(work->dev, dx, hidden, gate_up, chunk.rows);
+    chunk_linear_backward(work, experts->gate_up, dx, hidden, x, chunk);
 }

@@ -1,15 +1,16 @@
-// This rank's experts: for each expert e, y = act(x W₁[e]ᵀ) W₂[e]ᵀ over the rows that were routed
-// to it, as one grouped matrix product over all of them (MegaBlocks, arXiv:2211.15841, without
-// padding).
+// This rank's experts: for each expert e, y = act(x W₁[e]ᵀ + b₁[e]) W₂[e]ᵀ + b₂[e] over the rows
+// that were routed to it, as one grouped matrix product over all of them (MegaBlocks,
+// arXiv:2211.15841, without padding). The biases b are optional.
 #ifndef MOETRAIN_MODEL_EXPERTS_H
 #define MOETRAIN_MODEL_EXPERTS_H
 
 #include "model/dispatch.h"
+#include "model/linear.h"
 
 typedef struct Experts {
-    int64_t d_ff;      // F
-    int gate_up, down; // parameters (E, 2F or F, D) and (E, D, F)
-    Tensor hidden;     // (R, 2F or F) stored, before the activation; becomes its own gradient
+    int64_t d_ff;         // F
+    Linear gate_up, down; // weights (E, 2F or F, D) and (E, D, F)
+    Tensor hidden;        // (R, 2F or F) stored, before the activation; becomes its own gradient
 
     // scratch
     Tensor activated;  // (R, F), recomputed in the backward pass

@@ -3,11 +3,11 @@
 #include "model/linear.h"
 
 typedef struct FeedForward {
-    int gate_up, down; // parameters (2F or F, D) and (D, F)
-    Tensor x;          // (N, D) input, borrowed
-    Tensor hidden;     // (N, 2F or F) before the activation; becomes its own gradient
-    Tensor activated;  // (N, F) scratch, recomputed in the backward pass
-    Tensor dactivated; // (N, F) scratch
+    Linear gate_up, down; // weights (2F or F, D) and (D, F)
+    Tensor x;             // (N, D) input, borrowed
+    Tensor hidden;        // (N, 2F or F) before the activation; becomes its own gradient
+    Tensor activated;     // (N, F) scratch, recomputed in the backward pass
+    Tensor dactivated;    // (N, F) scratch
 } FeedForward;
 
 static void declare(void *self, Work *work, int64_t layer) {
@@ -15,11 +15,12 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     int64_t D = config->d_model, F = config->d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    ffn->gate_up = param_add(work->params,
-                             (Param){.rank = 2, .shape = {wide, D}, .init_std = config->init_std},
-                             "layers.%lld.ffn.gate_up", (long long)layer);
-    ffn->down = param_add(
-        work->params, (Param){.rank = 2, .shape = {D, F}, .init_std = model_residual_std(config)},
+    bool bias = BIASES[config->bias].feed_forward;
+    ffn->gate_up =
+        linear_declare(work, (Param){.rank = 2, .shape = {wide, D}, .init_std = config->init_std},
+                       bias, "layers.%lld.ffn.gate_up", (long long)layer);
+    ffn->down = linear_declare(
+        work, (Param){.rank = 2, .shape = {D, F}, .init_std = model_residual_std(config)}, bias,
         "layers.%lld.ffn.down", (long long)layer);
 }
 

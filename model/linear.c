@@ -1,12 +1,51 @@
 #include "model/linear.h"
 
-void linear_forward(Work *work, int weight, Tensor y, Tensor x) {
-    matmul_forward(work->dev, y, x, as_matrix(work_matrix(work, weight)), work_dense_rows(work));
+#include <stdarg.h>
+#include <stdio.h>
+
+Linear linear_share(Work *work, int weight, bool has_bias, const char *name) {
+    if (!has_bias) return (Linear){.weight = weight, .bias = -1};
+    const Param *row = &work->params->rows[weight];
+    Param bias = {.kind = row->kind,
+                  .rank = row->rank - 1,
+                  .init = INIT_ZEROS,
+                  .group = GROUP_NO_DECAY,
+                  .active = row->active};
+    for (int i = 0; i < bias.rank; i++) bias.shape[i] = row->shape[i];
+    return (Linear){.weight = weight, .bias = param_add(work->params, bias, "%s.bias", name)};
 }
 
-void linear_backward(Work *work, int weight, Tensor dx, Tensor dy, Tensor x) {
+Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_format, ...) {
+    char name[PARAM_NAME_BYTES];
+    va_list args;
+    va_start(args, name_format);
+    int length = vsnprintf(name, sizeof name, name_format, args);
+    va_end(args);
+    CHECK(length < (int)sizeof name, "parameter name %s… is too long", name);
+    return linear_share(work, param_add(work->params, weight, "%s", name), has_bias, name);
+}
+
+// A dense bias seen as that of the single group: (out) to (1, out).
+static Tensor as_row(Tensor bias) {
+    return tensor_reshape_2d(bias, 1, bias.shape[0]);
+}
+
+void linear_forward(Work *work, Linear linear, Tensor y, Tensor x) {
     Segments rows = work_dense_rows(work);
-    matmul_backward_weight(work->dev, as_matrix(work_gradient(work, weight)), dy, x, rows);
+    matmul_forward(work->dev, y, x, as_matrix(work_matrix(work, linear.weight)), rows);
+    if (linear.bias >= 0) bias_forward(work->dev, y, as_row(work_value(work, linear.bias)), rows);
+}
+
+void linear_backward_into(Work *work, Linear linear, Tensor dweight, Tensor dx, Tensor dy,
+                          Tensor x) {
+    Segments rows = work_dense_rows(work);
+    matmul_backward_weight(work->dev, as_matrix(dweight), dy, x, rows);
+    if (linear.bias >= 0)
+        bias_backward(work->dev, as_row(work_gradient(work, linear.bias)), dy, rows);
     if (dx.data)
-        matmul_backward_input(work->dev, dx, dy, as_matrix(work_matrix(work, weight)), rows);
+        matmul_backward_input(work->dev, dx, dy, as_matrix(work_matrix(work, linear.weight)), rows);
+}
+
+void linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x) {
+    linear_backward_into(work, linear, work_gradient(work, linear.weight), dx, dy, x);
 }

@@ -1,13 +1,29 @@
-// A dense matrix without bias: y = x Wᵀ, W (out, in) as in nn.Linear.
+// A linear layer: y = x Wᵀ + b, W (out, in) as in nn.Linear; the bias b is optional.
 #ifndef MOETRAIN_MODEL_LINEAR_H
 #define MOETRAIN_MODEL_LINEAR_H
 
 #include "model/work.h"
 
-// y (N, out), x (N, in), both stored; `weight` the parameter's number.
-void linear_forward(Work *work, int weight, Tensor y, Tensor x);
-// The weight's gradient (overwritten), and dx (overwritten) unless dx.data is NULL. dy, x, dx
-// stored.
-void linear_backward(Work *work, int weight, Tensor dx, Tensor dy, Tensor x);
+typedef struct Linear {
+    int weight; // parameter (out, in), or (E, out, in) of experts
+    int bias;   // parameter (out), or (E, out), after the weight in the table; -1: none
+} Linear;
+
+// Adds the weight's row, and with has_bias one called NAME.bias, zero at first and without weight
+// decay.
+Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+// Of a weight that the table has already: it adds the bias alone.
+Linear linear_share(Work *work, int weight, bool has_bias, const char *name);
+
+// y (N, out), x (N, in), both stored.
+void linear_forward(Work *work, Linear linear, Tensor y, Tensor x);
+// The gradients of weight and bias (overwritten), and dx (overwritten) unless dx.data is NULL. dy,
+// x, dx stored.
+void linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x);
+// The same with another place for the weight's gradient, (out, in) f32.
+void linear_backward_into(Work *work, Linear linear, Tensor dweight, Tensor dx, Tensor dy,
+                          Tensor x);
 
 #endif

@@ -13,7 +13,7 @@ static int64_t expert_parts(const ModelConfig *config, ModelSplit split) {
     int64_t pieces = replicas * split.micro_batches;
     int64_t fixed_groups = config->moe.max_expert_replicas;
     if (split.shard_rows) return split.shards / split.ranks * split.expert_parallel;
-    CHECK(model_moe_layers(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
+    CHECK(model_experts_divisor(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
           "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
           (long long)replicas, (long long)split.micro_batches, (long long)fixed_groups);
     return split.fixed_tree && fixed_groups >= pieces ? fixed_groups / pieces : 1;
@@ -108,7 +108,7 @@ static void layout(Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
     norm_layout(&model->final_norm, work, true, activations, scratch);
-    loss_layout(&model->loss, work, activations);
+    objective_of(work)->layout(&model->loss, work, activations);
     statistics_layout(&model->stats, work, activations);
     if (!work->training) {
         model->logits_row = arena_1d(activations, F32, model->config.vocab_size);
@@ -167,6 +167,18 @@ LayerBound model_bound(const ModelConfig *config) {
         bound.kept += 6 * (double)config->d_model;       // norms and the residual stream
     }
     return bound;
+}
+
+int64_t model_experts_divisor(const ModelConfig *config) {
+    int64_t divisor = 0;
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++)
+            if (kinds[i]->experts)
+                divisor = greatest_common_divisor(divisor, kinds[i]->experts(config, layer));
+    }
+    return divisor;
 }
 
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err) {
@@ -286,7 +298,7 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
         micro_batch * micro_batch_tokens(work) + work->shape.rank * work->shape.N;
     if (micro_batch == 0) statistics_clear(&model->stats, work->dev);
     forward(model, tokens);
-    loss_forward_backward(&model->loss, work, &model->stats, targets);
+    objective_of(work)->train(&model->loss, work, &model->stats, targets);
     backward(model);
 }
 
@@ -301,7 +313,7 @@ const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int
     work->step.first_token = first_token;
     if (model->owner) model->owner->work.memory_uses++;
     forward(model, tokens);
-    return loss_of_tokens(&model->loss, work, targets);
+    return objective_of(work)->evaluate(&model->loss, work, targets);
 }
 
 Tensor model_logits(Model *model, Tensor tokens) {

@@ -66,12 +66,28 @@ typedef struct MoeConfig {
 typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
+// Which linear layers have a bias. The router never has.
+typedef enum BiasKind { BIAS_NONE, BIAS_QKV, BIAS_ATTENTION, BIAS_LAYERS, BIAS_HEAD } BiasKind;
+typedef struct BiasFacts {
+    Choice choice;
+    bool qkv, output;  // of attention
+    bool feed_forward; // dense ones and experts
+    bool head;
+} BiasFacts;
+extern const BiasFacts BIASES[];
+extern const ChoiceTable BIAS_CHOICES;
+
+// What the model is trained for (loss.h).
+typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
+
 typedef struct ModelConfig {
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
     PerLayer mixer;        // MixerKind; count 0: attention
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
+    ObjectiveKind objective;
     bool tied_embeddings;
+    BiasKind bias;
     Activation activation; // of dense feed-forwards and experts
     double norm_eps;
     double init_std;
@@ -94,10 +110,6 @@ bool moe_is_due(const MoeConfig *config, int64_t layer);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);
-// Layers that have experts, and the largest number that divides the experts of each of them: 0
-// where no layer has any.
-int64_t model_moe_layers(const ModelConfig *config);
-int64_t model_experts_divisor(const ModelConfig *config);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
 // max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);

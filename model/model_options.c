@@ -1,7 +1,7 @@
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
 #include "model/layer_kind.h"
-#include "model/model_config.h"
+#include "model/loss.h"
 
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
@@ -35,6 +35,8 @@ static const Option ROWS[] = {
         DERIVED("8/3 model.d_model rounded up to a multiple of 32 with a gated model.activation, else 4 model.d_model",
                 derive_d_ff), RANGE(1, 1e6),
         "hidden width of dense feed-forwards"),
+    CHOICE("model.objective", FUNCTION, objective, DEFAULT("causal"), OF(OBJECTIVE_CHOICES),
+        "what the model is trained for"),
     CHOICES("model.mixer", FUNCTION, mixer, DEFAULT("attention"), OF(MIXER_CHOICES),
         "what takes tokens of other positions in, in each layer"),
     CHOICES("model.feed_forward", FUNCTION, feed_forward,
@@ -43,6 +45,8 @@ static const Option ROWS[] = {
         "what works on each token alone, in each layer"),
     FLAG("model.tied_embeddings", FUNCTION, tied_embeddings, DEFAULT("true"),
         "one matrix for token embedding and output"),
+    CHOICE("model.bias", FUNCTION, bias, DEFAULT("false"), OF(BIAS_CHOICES),
+        "linear layers that add a bias; the router never does"),
     NUMBER("model.norm_eps", FUNCTION, norm_eps, DEFAULT("1e-05"), RANGE(1e-12, 1),
         "RMSNorm: added to the mean square"),
     NUMBER("model.init_std", STATE, init_std, DEFAULT("0.02"), RANGE(1e-9, 10),

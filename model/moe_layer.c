@@ -2,6 +2,10 @@
 
 #include "kernels/integers.h"
 
+static int64_t experts(const ModelConfig *config, int64_t layer) {
+    return moe_shape(config, layer).experts;
+}
+
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
@@ -184,6 +188,7 @@ static void after_step(void *self, Work *work, const Statistics *stats) {
 const LayerKind MOE_FEED_FORWARD = {
     .state_bytes = sizeof(MoeLayer),
     .bound = bound,
+    .experts = experts,
     .check_device = check_device,
     .declare = declare,
     .layout = layout,

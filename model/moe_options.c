@@ -168,13 +168,14 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
-    for (int64_t layer = 0; layer < model->layers; layer++)
-        if (model_feed_forward(model, layer) == FEED_FORWARD_MOE &&
-            !check_layer(model, layer, rules))
-            return false;
+    bool any = false;
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE) continue;
+        if (!check_layer(model, layer, rules)) return false;
+        any = true;
+    }
     if (!check_places(model, rules) || !check_scaling(moe, rules)) return false;
-    if (model_moe_layers(model) > 0 && moe->dispatch == DISPATCH_PADDED &&
-        moe->capacity_factor.numerator == 0)
+    if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "
                              "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "

@@ -3,8 +3,16 @@
 #define MOETRAIN_KERNELS_CUDA_COLUMN_SUM_CUH
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/storage.cuh"
 
 enum { COLUMN_WARPS = 16, COLUMN_THREADS = COLUMN_WARPS * WARP };
+
+template <typename Sum, typename Element> __device__ static inline Sum column_element(Element x) {
+    return (Sum)x;
+}
+template <> __device__ inline float column_element<float, bf16>(bf16 x) {
+    return to_float(x);
+}
 
 // Σ over `rows` of x[row * stride], for a block of COLUMN_THREADS in which lane l of every warp
 // passes the same column: warp w adds rows w, w + 16, … in order, then the warps' sums are added in
@@ -18,7 +26,8 @@ __device__ static inline Sum column_sum(const Element *x, int64_t rows, int64_t 
     Sum sum = 0;
     if (inside) {
 #pragma unroll 4
-        for (int64_t row = warp; row < rows; row += COLUMN_WARPS) sum += (Sum)x[row * stride];
+        for (int64_t row = warp; row < rows; row += COLUMN_WARPS)
+            sum += column_element<Sum>(x[row * stride]);
     }
     __syncthreads();
     spare[warp][lane] = sum;

@@ -94,6 +94,37 @@ class LayerListsTest(ProgramTest):
         self.assertRegex(tensors, r"layers\.3\.moe\.experts\.down +f32 \(8, 16, 8\)")
         self.assert_done(self.run_program("generate", "r", "--tokens", "3"))
 
+    def test_layers_of_different_sizes_send_what_was_planned(self):
+        config = self.write_tiny()
+        padded = [*SHAPES, "model.feed_forward=[moe,moe,dense]", "moe.dispatch=padded", "moe.capacity_factor=1",
+                  "moe.balance_scope=batch", "parallel.exchange_chunks=4"]
+        for precision in ("f32", "bf16"):
+            changes = [*padded, f"train.precision={precision}"]
+            trained = self.run_program(config, f"run.dir={precision}", *changes, ranks=2)
+            self.assert_done(trained)
+            planned = self.run_program("plan", config, "-np", "2", *changes).out
+            lines = re.findall(r"^sent by rank 0 in a step, (\w+) +planned +(\d+) bytes, fact +(\d+) \| ",
+                               trained.out, re.MULTILINE)
+            self.assertEqual(len(lines), 5, trained)
+            for kind, plan, fact in lines:
+                self.assertEqual(plan, fact, f"{precision}: {kind}")
+                self.assertRegex(planned, rf"(?m)^  {kind} +{plan}$")
+
+    def test_generation_with_a_cache_and_without_it_say_the_same(self):
+        self.assert_done(self.run_program(self.write_tiny(), "run.dir=r", *SHAPES, "model.init_std=0.3"))
+        greedy = ["generate", "r", "--prompt", "In the ", "--tokens", "40", "--temperature", "0"]
+        cached, recomputed = self.run_program(*greedy), self.run_program(*greedy, "--recompute")
+        self.assert_done(cached)
+        self.assertEqual(cached.out, recomputed.out)
+
+    def test_every_layer_has_a_history_of_its_own(self):
+        config = self.write_tiny(train__batch="8", train__context="16")
+        self.assert_done(self.run_program(config, "run.dir=r", *SHAPES, "model.feed_forward=[moe,moe,dense]",
+                                          "log.every=1", ranks=2))
+        heat = self.run_program("inspect", "r").out
+        rows = re.findall(r"^ *(\d+) \|(.*)\| max/mean", heat, re.MULTILINE)
+        self.assertEqual([(layer, len(experts)) for layer, experts in rows], [("0", 2), ("1", 8), ("3", 8)], heat)
+
     def test_a_changed_list_is_another_function(self):
         tiny = self.write_tiny()
         self.assert_done(self.run_program(tiny, "run.dir=r", *SHAPES))

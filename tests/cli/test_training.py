@@ -184,6 +184,29 @@ class Training(ProgramTest):
         other = self.run_program("evaluate", f"learned/{STEP_6}", "train.context=8")
         self.assert_error(other, 4, "parameters/positions is f32 (", "here")
 
+    def test_biases_of_every_kind_are_known_in_generation(self):
+        kinds = {"qkv": ["attention.qkv"], "attention": ["attention.qkv", "attention.output"],
+                 "true": ["attention.qkv", "attention.output", "moe.experts.gate_up", "moe.experts.down"],
+                 "head": ["attention.qkv", "attention.output", "moe.experts.gate_up", "moe.experts.down", "head"]}
+        self.train("false", "train.lr=0.1", "train.clip_norm=0")
+        for kind, biased in kinds.items():
+            self.train(kind, f"model.bias={kind}", "train.lr=0.1", "train.clip_norm=0")
+            checkpoint = f"{kind}/{STEP_6}"
+            inside = self.run_program("inspect", checkpoint).out
+            named = set(re.findall(r"parameters/(?:layers\.\d+\.)?(\S+)\.bias ", inside))
+            self.assertEqual(named, set(biased))
+            greedy = ["generate", checkpoint, "--prompt", "In the ", "--tokens", "50", "--temperature", "0"]
+            cached, recomputed = self.run_program(*greedy), self.run_program(*greedy, "--recompute")
+            self.assert_done(cached)
+            self.assertEqual(cached.out, recomputed.out)
+        losses = {re.search(r"loss ([0-9.]+)", self.run_program("evaluate", f"{kind}/{STEP_6}").out)[1]
+                  for kind in ["false", *kinds]}
+        self.assertEqual(len(losses), 5, losses)
+        without = ["tiny.yaml", "run.dir=qkv", "model.bias=false", "train.steps=7"]
+        self.assert_error(self.run_program(*without), 2, "model.bias qkv -> false")
+        self.assert_error(self.run_program(*without, "resume.allow=model.bias"), 4,
+                          "attention.qkv.bias is in the checkpoint and not in the model")
+
     def test_plan_needs_no_training(self):
         before = self.snapshot()
         outcome = self.run_program("plan", "tiny.yaml", "-np", "2")

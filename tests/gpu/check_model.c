@@ -161,7 +161,7 @@ static bool check(const Case *c) {
     expect_close(c->name, "z", gpu.z, cpu.z, c->loss_tolerance);
     double worst = compare_gradients(c, &gpu, &cpu);
     if (c->storage == F32) compare_counts(c, &gpu, &cpu);
-    printf("%-40s loss %.7f, worst gradient error %.2g\n", c->name, gpu.loss, worst);
+    printf("%-52s loss %.7f, worst gradient error %.2g\n", c->name, gpu.loss, worst);
     close_run(&gpu);
     close_run(&cpu);
     return true;
@@ -217,12 +217,23 @@ int main(int argc, char **argv) {
     padded.moe.dispatch = DISPATCH_PADDED;
     padded.moe.drop = DROP_POSITION;
     padded.moe.balance_scope = BALANCE_BATCH;
+    ModelConfig biased = padded;
+    biased.bias = BIAS_HEAD;
     dense.moe = (MoeConfig){0};
     dense.activation = RELU;
+    ModelConfig ragged = padded;
+    ragged.layers = 3;
+    ragged.feed_forward = (PerLayer){3, {FEED_FORWARD_MOE, FEED_FORWARD_DENSE, FEED_FORWARD_MOE}};
+    ragged.moe.experts = (PerLayer){3, {4, 0, 6}};
+    ragged.moe.top_k = (PerLayer){3, {2, 9, 3}};
+    ragged.moe.d_ff = (PerLayer){3, {24, 1, 10}};
+    ragged.attention.positions = POSITIONS_LEARNED;
     const Case cases[] = {
         {"dropless, f32", dropless, F32, F32_GRADIENT, F32_LOSS},
         {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS},
         {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS},
+        {"padded, biases everywhere, f32", biased, F32, F32_GRADIENT, F32_LOSS},
+        {"layers of different sizes, learned positions, f32", ragged, F32, F32_GRADIENT, F32_LOSS},
         {"dense, relu, f32", dense, F32, F32_GRADIENT, F32_LOSS},
         {"dropless, bf16", dropless, BF16, BF16_GRADIENT, BF16_LOSS},
         {"drops, renormalised, odd heads, bf16", drops, BF16, BF16_DECISIONS, BF16_LOSS},

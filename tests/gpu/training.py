@@ -28,6 +28,10 @@ CONFIGURATIONS = {
         {"train.precision": "bf16", "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "moe.drop": "probability",
          "attention.heads": 4, "attention.kv_heads": 2, "train.micro_batches": 2, "train.shards": 8},
         [(2, 2), (4, 4)]),
+    "layers of different sizes, learned positions, f32": (
+        {"model.layers": 3, "model.feed_forward": "[moe, dense, moe]", "moe.experts": "[2, 0, 6]", "moe.top_k": "[1, 2]",
+         "moe.router": "topk_softmax", "attention.positions": "learned", "parallel.exchange_chunks": 2},
+        [(2, 2), (4, 1)]),
     "random drops, bf16": (
         {"train.precision": "bf16", "moe.capacity_factor": 0.75, "moe.drop": "random", "moe.every": 2},
         [(4, 2)]),

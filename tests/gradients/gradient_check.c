@@ -62,6 +62,13 @@ static void *zeroed(size_t bytes) {
     return memory;
 }
 
+// The router of a layer, or NULL.
+static const Router *router_of(const Model *model, int64_t layer) {
+    const Layer *feed_forward = &model->blocks[layer].feed_forward;
+    if (feed_forward->kind != &MOE_FEED_FORWARD) return NULL;
+    return &((const MoeLayer *)feed_forward->state)->router;
+}
+
 static void open_check(Check *check, const GradientCase *the_case) {
     *check = (Check){.the_case = the_case};
     Error err = {0};
@@ -85,9 +92,11 @@ static void open_check(Check *check, const GradientCase *the_case) {
         check->tokens[n] = (int32_t)(words[0] % (uint32_t)the_case->model.vocab_size);
         check->targets[n] = (int32_t)(words[1] % (uint32_t)the_case->model.vocab_size);
     }
-    int64_t cells =
-        count * the_case->model.moe.top_k.values[0] * model_moe_layers(&the_case->model);
-    check->choices_bytes = (size_t)cells * (sizeof(int32_t) + 1);
+    for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
+        const Router *router = router_of(&check->model, layer);
+        if (router)
+            check->choices_bytes += (size_t)(count * router->shape.top_k) * (sizeof(int32_t) + 1);
+    }
     check->choices = zeroed(check->choices_bytes);
 }
 
@@ -101,9 +110,8 @@ static void close_check(Check *check) {
 
 static uint8_t *note_choices(Check *check, uint8_t *at) {
     for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
-        if (model_feed_forward(&check->model.config, layer) != FEED_FORWARD_MOE) continue;
-        const MoeLayer *moe = check->model.blocks[layer].feed_forward.state;
-        const Router *router = &moe->router;
+        const Router *router = router_of(&check->model, layer);
+        if (!router) continue;
         memcpy(at, router->ids.data, tensor_bytes(router->ids));
         at += tensor_bytes(router->ids);
         memcpy(at, router->kept.data, tensor_bytes(router->kept));
@@ -114,10 +122,10 @@ static uint8_t *note_choices(Check *check, uint8_t *at) {
 
 static void set_weights(Model *model, uint64_t seed) {
     param_init(&model->params, model->work.dev, model->values, seed);
-    // Norm weights begin at one, where a missing factor would not show.
+    // Norm weights begin at one and biases at zero, where what is missing would not show.
     for (int i = 0; i < model->params.count; i++) {
         Tensor w = param_tensor(&model->params, model->values, i);
-        if (model->params.rows[i].init != INIT_ONES) continue;
+        if (model->params.rows[i].init == INIT_NORMAL) continue;
         RngStream stream = rng_named(seed, RNG_TEST, model->params.rows[i].name);
         for (int64_t k = 0; k < tensor_elements(w); k++)
             tensor_f32(w)[k] += 0.3f * (float)rng_normal(stream, (uint64_t)k);
@@ -126,7 +134,9 @@ static void set_weights(Model *model, uint64_t seed) {
 
 // The smallest distance between the logits of a chosen expert and the next lower one, over all
 // tokens.
-static double choice_margin(const Router *router, int64_t choices, int64_t E, int64_t K) {
+static double choice_margin(const Router *router) {
+    int64_t choices = tensor_elements(router->ids);
+    int64_t E = router->shape.experts, K = router->shape.top_k;
     double margin = INFINITY;
     for (int64_t i = 0; i < choices; i++) {
         const float *logits = tensor_f32(router->logits) + i / K * E;
@@ -139,7 +149,8 @@ static double choice_margin(const Router *router, int64_t choices, int64_t E, in
 
 // Where drops go by weight: the smallest distance between a choice that was kept and one that was
 // dropped for the same expert. Weights move at most a quarter as far as logits do.
-static double drop_margin(const Router *router, int64_t choices, int64_t groups) {
+static double drop_margin(const Router *router, int64_t groups) {
+    int64_t choices = tensor_elements(router->ids);
     double margin = INFINITY;
     const int32_t *ids = tensor_i32(router->ids);
     const uint8_t *kept = tensor_u8(router->kept);
@@ -155,18 +166,13 @@ static double drop_margin(const Router *router, int64_t choices, int64_t groups)
 // The smaller of the two margins over all layers with experts, for the latest micro-batch.
 static double router_margin(const Check *check) {
     const Model *model = &check->model;
-    const MoeConfig *config = &model->config.moe;
-    int64_t E = config->experts.values[0], K = config->top_k.values[0];
-    int64_t choices = model->work.shape.N * K;
-    int64_t groups =
-        config->routing_group == GROUP_SEQUENCE ? model->work.shape.B : model->work.shape.shards;
     double margin = INFINITY;
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
-        if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
-        const MoeLayer *moe = model->blocks[layer].feed_forward.state;
-        margin = fmin(margin, choice_margin(&moe->router, choices, E, K));
-        if (config->drop == DROP_PROBABILITY)
-            margin = fmin(margin, drop_margin(&moe->router, choices, groups));
+        const Router *router = router_of(model, layer);
+        if (!router) continue;
+        margin = fmin(margin, choice_margin(router));
+        if (model->config.moe.drop == DROP_PROBABILITY)
+            margin = fmin(margin, drop_margin(router, routing_groups(&model->work)));
     }
     return margin;
 }

@@ -70,6 +70,18 @@ void reference_matmul_backward_weight(double *dw, double *magnitude, const float
 
 // ---- embedding ----------------------------------------------------------------------------------
 
+void reference_bias_backward(double *dbias, double *magnitude, const float *dy, Segments rows,
+                             int64_t N) {
+    for (int64_t i = 0; i < rows.groups * N; i++) dbias[i] = magnitude[i] = 0;
+    for (int64_t g = 0; g < rows.groups; g++)
+        for (int64_t row = rows.offsets[g * rows.parts]; row < rows.offsets[(g + 1) * rows.parts];
+             row++)
+            for (int64_t i = 0; i < N; i++) {
+                dbias[g * N + i] += (double)dy[row * N + i];
+                magnitude[g * N + i] += fabs((double)dy[row * N + i]);
+            }
+}
+
 void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
                                   const int32_t *tokens, int64_t N, int64_t D, int64_t V) {
     memset(dweight, 0, (size_t)(V * D) * sizeof *dweight);

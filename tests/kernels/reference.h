@@ -15,6 +15,10 @@ void reference_matmul_backward_input(double *dx, double *magnitude, const float 
 void reference_matmul_backward_weight(double *dw, double *magnitude, const float *dy,
                                       const float *x, Segments rows, int64_t N, int64_t K);
 
+// magnitude: Σ |dy|, for the bound of the rounding errors
+void reference_bias_backward(double *dbias, double *magnitude, const float *dy, Segments rows,
+                             int64_t N);
+
 void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
                                   const int32_t *tokens, int64_t N, int64_t D, int64_t V);
 

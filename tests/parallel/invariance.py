@@ -64,6 +64,13 @@ CONFIGURATIONS = {
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},
         [(1, 2, 0, 2), (2, 1, 0, 1), (4, 2, 0, 2), (8, 1, 0, 1), (2, 1, 0, 4)]),
+    "biases": (
+        {"model.bias": "head", "moe.capacity_factor": 1, "attention.kv_heads": 1, "attention.d_head": 6},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 1, 2), (4, 2, 4, 1), (8, 1, 4, 1)]),
+    "biases, padded, bf16": (
+        {"model.bias": "true", "moe.dispatch": "padded", "moe.capacity_factor": 1.1, "train.precision": "bf16",
+         "model.activation": "relu", "moe.every": 2},
+        [(1, 2, 1, 1), (2, 1, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
     "learned positions": (
         {"attention.positions": "learned", "model.tied_embeddings": "false", "attention.d_head": 5,
          "moe.capacity_factor": 1.25, "train.context": 19},
@@ -71,6 +78,16 @@ CONFIGURATIONS = {
     "no positions, bf16": (
         {"attention.positions": "none", "attention.d_head": 7, "train.precision": "bf16"},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "layers of different kinds and sizes": (
+        {"model.layers": 4, "model.feed_forward": "[moe, dense, moe, moe]", "moe.experts": "[8, 0, 4, 16]",
+         "moe.top_k": "[2, 1, 3]", "moe.d_ff": "[24, 8, 12]", "moe.capacity_factor": 1.1, "moe.drop": "random",
+         "parallel.exchange_chunks": 2, "moe.balance_scope": "batch"},
+        [(2, 2, 2, 1), (4, 1, 4, 1), (8, 1, 4, 1), (8, 1, 2, 1)]),
+    "layers of different sizes, padded, bf16": (
+        {"model.layers": 3, "moe.experts": "[2, 6, 4]", "moe.top_k": "[2, 3]", "moe.d_ff": "[20, 24]",
+         "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "train.precision": "bf16",
+         "parallel.exchange_chunks": 3},
+        [(2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 1, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),
