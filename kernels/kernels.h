@@ -172,7 +172,7 @@ typedef struct RouterSums {
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
 // A token's probabilities P over all E are its scores over their sum: the softmax of its logits or,
 // by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
-// Choices are by logit; with a bias, whose data is not NULL, by score + bias, where the score is the
+// Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being the
 // sigmoid or, of the other rules, P. Nothing else depends on the bias.
 //   logits (N, E)   bias (E)
 void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,

@@ -34,7 +34,7 @@ typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } Bal
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 
 // How the bias of the choice follows the load.
-typedef enum BiasUpdate { BIAS_NONE, BIAS_SIGN } BiasUpdate;
+typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
 extern const ChoiceTable BIAS_UPDATE_CHOICES;
 
 // What travels to the experts (dispatch.h).

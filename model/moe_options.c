@@ -19,9 +19,10 @@ static const Choice BALANCE_SCOPES[] = {
 const ChoiceTable BALANCE_SCOPE_CHOICES = CHOICE_TABLE(BALANCE_SCOPES);
 
 static const Choice BIAS_UPDATES[] = {
-    [BIAS_NONE] = {"none", "there is no bias"},
-    [BIAS_SIGN] = {"sign", "after each step a step of moe.bias_rate towards the mean load, up or "
-                           "down (DeepSeek-V3)"},
+    [BIAS_UPDATE_NONE] = {"none", "there is no bias"},
+    [BIAS_UPDATE_SIGN] = {"sign",
+                          "after each step a step of moe.bias_rate towards the mean load, up or "
+                          "down (DeepSeek-V3)"},
 };
 const ChoiceTable BIAS_UPDATE_CHOICES = CHOICE_TABLE(BIAS_UPDATES);
 

@@ -28,9 +28,9 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
                                "layers.%lld.moe.router", (long long)layer);
     router->bias = -1;
     switch (config->moe.bias_update) {
-    case BIAS_NONE:
+    case BIAS_UPDATE_NONE:
         break;
-    case BIAS_SIGN:
+    case BIAS_UPDATE_SIGN:
         router->bias = param_add(work->params,
                                  (Param){.rank = 1,
                                          .shape = {router->shape.experts},
