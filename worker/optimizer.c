@@ -41,13 +41,6 @@ static void add_states(Optimizer *optimizer, const OptimizerRule *rule) {
     }
 }
 
-int optimizer_state_count(const OptimizerConfig *config) {
-    Optimizer optimizer = {0};
-    for (int group = 0; group < PARAM_GROUPS; group++)
-        add_states(&optimizer, rule_of(config, (uint8_t)group));
-    return optimizer.state_count;
-}
-
 bool optimizer_has_state(const Optimizer *optimizer, int state, int param) {
     return optimizer->states[state].has[param];
 }

@@ -56,8 +56,6 @@ void optimizer_measure(Optimizer *optimizer, const Model *model, const Optimizer
 void optimizer_allocate(Optimizer *optimizer, const Model *model);
 void optimizer_free(Optimizer *optimizer); // legal on a zeroed struct
 
-// Values that are kept of a parameter beside itself.
-int optimizer_state_count(const OptimizerConfig *config);
 // Whether the rule of parameter `param` keeps the state.
 bool optimizer_has_state(const Optimizer *optimizer, int state, int param);
 

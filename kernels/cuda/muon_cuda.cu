@@ -34,10 +34,10 @@ enum { SPLIT = 32 };
 
 __global__ void __launch_bounds__(THREADS)
     normalize_kernel(float *x, const double *squares, const int64_t *offsets, float eps) {
-    int64_t s = blockIdx.x / SPLIT, block = blockIdx.x % SPLIT;
+    int64_t s = blockIdx.x / (int)SPLIT, block = blockIdx.x % (int)SPLIT;
     float factor = (float)(1.0 / (sqrt(squares[s]) + (double)eps));
     for (int64_t i = offsets[s] + block * THREADS + threadIdx.x; i < offsets[s + 1];
-         i += SPLIT * THREADS)
+         i += (int64_t)SPLIT * THREADS)
         x[i] *= factor;
 }
 
