@@ -13,8 +13,8 @@
 
 // Where it adds up what it finds: scalars "balance" (E·Σ f·P without its coefficient α: 1 when
 // tokens spread evenly), "z" (mean lse² without its coefficient c) and "entropy" (of the router's
-// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights) and
-// the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
+// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights)
+// and the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
 typedef struct RouterColumns {
     int balance, z, entropy, weight_mass, routed, dropped;
 } RouterColumns;
