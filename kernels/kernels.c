@@ -292,23 +292,25 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
                                      z_scale);
 }
 
-void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
+void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1];
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    CHECK_SHAPE_2D(chosen, I32, groups, E);
+    CHECK_SHAPE_2D(tokens_per_expert, I32, groups, E);
     CHECK_SHAPE_2D(dropped, I32, groups, E);
     CHECK_SHAPE_1D(order, I32, N * K + E + 1);
     check_parts(groups, N);
-    dev->backend->op.capacity_assign(dev, kept, chosen, dropped, ids, weights, rule, order);
+    dev->backend->op.capacity_assign(dev, kept, tokens_per_expert, dropped, ids, weights, rule,
+                                     order);
 }
 
 void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
     int64_t N = ids.shape[0], K = ids.shape[1];
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     check_parts(parts, N);
-    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
     CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
     check_choices(ids, weights, N, K);
@@ -317,10 +319,10 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                   Tensor batch_chosen, BalanceRule rule) {
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+                   Tensor batch_tokens_per_expert, BalanceRule rule) {
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t rows = to.totals.shape[0], columns = to.totals.shape[1];
-    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
     CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
     CHECK_SHAPE_2D(sums.prob_sum, F64, parts, E);
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
@@ -330,7 +332,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
     CHECK_SHAPE_2D(to.totals, F64, rows, columns);
     CHECK_SHAPE_1D(to.routed, I64, E);
     CHECK_SHAPE_1D(to.dropped, I64, E);
-    if (batch_chosen.data) CHECK_SHAPE_1D(batch_chosen, I64, E);
+    if (batch_tokens_per_expert.data) CHECK_SHAPE_1D(batch_tokens_per_expert, I64, E);
     CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
           (long long)parts, (long long)rows);
     CHECK(to.balance >= 0 && to.balance < columns && to.z >= 0 && to.z < columns &&
@@ -339,7 +341,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
           "columns %lld, %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
           (long long)to.balance, (long long)to.z, (long long)to.entropy, (long long)E,
           (long long)to.weight_mass, (long long)columns);
-    dev->backend->op.router_totals(dev, to, balance, sums, batch_chosen, rule);
+    dev->backend->op.router_totals(dev, to, balance, sums, batch_tokens_per_expert, rule);
 }
 
 void sum_columns(Device *dev, Tensor out, Tensor x) {

@@ -174,11 +174,12 @@ typedef struct Routing {
 } Routing;
 // What router_forward and expert_load find in each of `parts` equal runs of tokens.
 typedef struct RouterSums {
-    Tensor prob_sum;        // (parts, E) f64: Σ of the probabilities P, in token order
-    Tensor entropy_sum;     // (parts) f64: Σ of the entropy of P, nats
-    Tensor lse2_sum;        // (parts) f64: Σ lse²
-    Tensor weight_mass;     // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
-    Tensor chosen, dropped; // (parts, E) i32: choices before dropping, and choices dropped
+    Tensor prob_sum;    // (parts, E) f64: Σ of the probabilities P, in token order
+    Tensor entropy_sum; // (parts) f64: Σ of the entropy of P, nats
+    Tensor lse2_sum;    // (parts) f64: Σ lse²
+    Tensor weight_mass; // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
+    Tensor tokens_per_expert; // (parts, E) i32: choices before dropping
+    Tensor dropped;           // (parts, E) i32: those of them that were dropped
 } RouterSums;
 
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
@@ -216,9 +217,9 @@ typedef struct CapacityRule {
 // Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and
 // each expert.
 //   kept (N, K) u8   ids (N, K) i32   weights (N, K)
-//   chosen, dropped (groups, E) i32: choices before dropping, and choices dropped
+//   tokens_per_expert, dropped (groups, E) i32: choices before dropping, and choices dropped
 //   order (N·K + E + 1) i32 scratch
-void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
+void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order);
 // What each part's tokens asked of each expert, for the balance loss and the utilization history:
 // fills the last three of the sums.
@@ -239,14 +240,15 @@ typedef struct BalanceRule {
     double choices;        // that a count is a share of: K times the tokens over which f is taken
 } BalanceRule;
 // Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count
-// the choices of an expert in the part, or in `batch_chosen` (E) i64 when its data is not NULL:
+// the choices of an expert in the part, or in `batch_tokens_per_expert` (E) i64 when its data is
+// not NULL:
 //   share[p, e] = E · per_step_token · count / choices;
 //   balance (parts, E) f32 = coefficient · share
 //   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;
 //     weight_mass
-//   routed += chosen - dropped;  dropped += dropped
+//   routed += tokens_per_expert - dropped;  dropped += dropped
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                   Tensor batch_chosen, BalanceRule rule);
+                   Tensor batch_tokens_per_expert, BalanceRule rule);
 // out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
 void sum_columns(Device *dev, Tensor out, Tensor x);
 

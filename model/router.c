@@ -66,13 +66,13 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
         .entropy_sum = arena_1d(scratch, F64, parts),
         .lse2_sum = arena_1d(scratch, F64, parts),
         .weight_mass = arena_2d(scratch, F64, parts, E),
-        .chosen = arena_2d(scratch, I32, parts, E),
+        .tokens_per_expert = arena_2d(scratch, I32, parts, E),
         .dropped = arena_2d(scratch, I32, parts, E),
     };
     if (work->storage != F32)
         router->scratch.wide_x = arena_2d(scratch, F32, N, work->config->d_model);
-    router->scratch.batch_chosen = arena_1d(scratch, I64, E);
-    router->scratch.group_chosen = arena_2d(scratch, I32, routing_groups(work), E);
+    router->scratch.batch_tokens_per_expert = arena_1d(scratch, I64, E);
+    router->scratch.group_tokens_per_expert = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
     arena_release(scratch, mark);
@@ -202,16 +202,16 @@ static void account(Router *router, Work *work, Statistics *stats) {
         .per_step_token = per_step_token(work),
         .choices = (double)(router->shape.top_k * (work->shape.N / parts)),
     };
-    Tensor batch_chosen = {0};
+    Tensor batch_tokens_per_expert = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
-        batch_chosen = router->scratch.batch_chosen;
-        sum_columns(work->dev, batch_chosen, router->scratch.sums.chosen);
-        all_reduce_sum(work->groups.world, batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
+        batch_tokens_per_expert = router->scratch.batch_tokens_per_expert;
+        sum_columns(work->dev, batch_tokens_per_expert, router->scratch.sums.tokens_per_expert);
+        all_reduce_sum(work->groups.world, batch_tokens_per_expert, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
         rule.choices *= (double)(parts * work->shape.ranks);
     }
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
-                  batch_chosen, rule);
+                  batch_tokens_per_expert, rule);
 }
 
 // ---- choosing ----------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
         .stream = work_stream(work, work->training ? RNG_DROP : RNG_EVALUATION_DROP, router->layer),
         .first_token = work->step.first_token,
     };
-    capacity_assign(work->dev, router->kept, router->scratch.group_chosen,
+    capacity_assign(work->dev, router->kept, router->scratch.group_tokens_per_expert,
                     router->scratch.group_dropped, router->ids, router->weights, rule,
                     router->scratch.order);
     if (moe->renormalize_after_drop)

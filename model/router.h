@@ -13,8 +13,8 @@
 
 // Where it adds up what it finds: scalars "balance" (E·Σ f·P without its coefficient α: 1 when
 // tokens spread evenly), "z" (mean lse² without its coefficient c) and "entropy" (of the router's
-// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights) and
-// the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
+// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights)
+// and the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
 typedef struct RouterColumns {
     int balance, z, entropy, weight_mass, routed, dropped;
 } RouterColumns;
@@ -35,11 +35,12 @@ typedef struct Router {
     Tensor logits, lse; // (N, E), (N)
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
 
-    struct {                 // of the forward pass
-        Tensor wide_x;       // (N, D) f32 copy of x for the scores; unused when x is f32
-        RouterSums sums;     // of each balance part
-        Tensor batch_chosen; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
-        Tensor group_chosen, group_dropped, order; // of capacity_assign
+    struct {             // of the forward pass
+        Tensor wide_x;   // (N, D) f32 copy of x for the scores; unused when x is f32
+        RouterSums sums; // of each balance part
+        // (E) i64: over the global micro-batch, for BALANCE_BATCH
+        Tensor batch_tokens_per_expert;
+        Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
     } scratch;
     struct {                        // of the backward pass, while the caller's dscaled is alive
         Tensor dlogits, dx, wide_x; // (N, E), (N, D), (N, D)
