@@ -353,29 +353,30 @@ void sum_columns(Device *dev, Tensor out, Tensor x) {
 // ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts, int64_t room) {
+                      Tensor kept, int64_t parts, int64_t padded_rows) {
     int64_t N = ids.shape[0], K = ids.shape[1];
-    int64_t rows = room < 0 ? N * K : counts.shape[0] * parts * room;
+    int64_t rows = padded_rows < 0 ? N * K : counts.shape[0] * parts * padded_rows;
     CHECK_SHAPE_2D(ids, I32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
     CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
     check_parts(parts, N);
-    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts, room);
+    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts,
+                                      padded_rows);
 }
 
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
                    int64_t parts) {
     int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
-    int64_t chunks = plan.send_rows.shape[0], room = plan.to_expert.shape[0];
+    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
     CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
     CHECK_SHAPE_2D(counts, I32, ep * local, S);
     CHECK_SHAPE_1D(plan.offsets, I64, local * parts + 1);
     CHECK_SHAPE_2D(plan.send_rows, I64, chunks, ep);
     CHECK_SHAPE_2D(plan.receive_rows, I64, chunks, ep);
-    CHECK_SHAPE_1D(plan.to_expert, I32, room);
-    CHECK_SHAPE_1D(plan.to_received, I32, room);
+    CHECK_SHAPE_1D(plan.to_expert, I32, max_rows);
+    CHECK_SHAPE_1D(plan.to_received, I32, max_rows);
     CHECK(chunks > 0 && local % chunks == 0 && parts > 0 && ep * S % parts == 0,
           "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
           (long long)chunks, (long long)(ep * S), (long long)parts);

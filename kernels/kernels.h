@@ -258,11 +258,12 @@ void sum_columns(Device *dev, Tensor out, Tensor x);
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
 //   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
 //   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
-// With room < 0 rows follow each other without gaps. With room ≥ 0 every (expert, part) has exactly
-// `room` rows, the first ones used, and row_choice is (E·parts·room): sizes that nobody has to wait
-// for. No (expert, part) may keep more than that.
+// With padded_rows < 0 rows follow each other without gaps. With padded_rows ≥ 0 every (expert,
+// part) has exactly `padded_rows` rows, the first ones used, and row_choice is
+// (E·parts·padded_rows): sizes that nobody has to wait for. No (expert, part) may keep more than
+// that.
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts, int64_t room);
+                      Tensor kept, int64_t parts, int64_t padded_rows);
 
 // Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order
 // received rows serve the experts. Sent rows are ordered (expert, shard, …). They travel in
@@ -274,7 +275,7 @@ typedef struct ExchangePlan {
     Tensor offsets;
     Tensor send_rows;    // (chunks, ep) i64
     Tensor receive_rows; // (chunks, ep) i64
-    Tensor to_expert;    // (R) i32: received row of each expert row; R is the room
+    Tensor to_expert;    // (R) i32: received row of each expert row; R as many as there may be
     Tensor to_received;  // (R) i32: expert row of each received row; rows past the last: -1 in both
 } ExchangePlan;
 //   counts (E, S) i32: what this rank sends

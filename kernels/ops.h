@@ -48,7 +48,7 @@
     OP(sum_columns, Tensor out, Tensor x)                                                          \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
-       Tensor kept, int64_t parts, int64_t room)                                                   \
+       Tensor kept, int64_t parts, int64_t padded_rows)                                            \
     OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts)          \
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
