@@ -232,7 +232,7 @@ typedef struct RouterTotals {
     Tensor totals;               // (S, columns) f64
     int64_t balance, z, entropy; // the column of each
     int64_t weight_mass;         // first of E columns
-    Tensor routed, dropped;      // (E) i64: choices kept, and lost
+    Tensor routed, dropped;      // (E) i64: choices kept, and dropped
 } RouterTotals;
 typedef struct BalanceRule {
     double coefficient;    // α of the balance loss

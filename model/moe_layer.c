@@ -134,7 +134,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     MoeLayer *moe = self;
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
-    router_choose(router, work, stats, x);
+    router_route(router, work, stats, x);
     dispatch_plan(d, work, router->ids, router->kept);
     dispatch_gather(d, work, moe->expert_in, x);
     if (work->shape.ep_size == 1)

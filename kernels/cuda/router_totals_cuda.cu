@@ -7,10 +7,10 @@ enum { THREADS = 256 };
 enum { SCALARS = 3 }; // columns beside the weight mass: balance loss, z-loss, entropy
 
 typedef struct TotalsArguments {
-    double *totals;         // (rows, columns)
-    int64_t *routed, *lost; // (E)
-    float *balance;         // (parts, E)
-    double *loss;           // (parts) scratch: each part's balance loss
+    double *totals;                  // (rows, columns)
+    int64_t *routed, *dropped_total; // (E)
+    float *balance;                  // (parts, E)
+    double *loss;                    // (parts) scratch: each part's balance loss
     const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
     const int32_t *tokens_per_expert, *dropped;
     const int64_t *batch_tokens_per_expert; // or NULL
@@ -53,7 +53,7 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
             out += a.dropped[p * a.E + i];
         }
         a.routed[i] += in - out;
-        a.lost[i] += out;
+        a.dropped_total[i] += out;
         return;
     }
     if (i >= a.E + SCALARS) return;
