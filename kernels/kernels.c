@@ -9,7 +9,7 @@ OPS(OP)
 #undef OP
 
 static void check_storage(Tensor x) {
-    CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, wanted f32 or bf16",
+    CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, expected f32 or bf16",
           dtype_name(x.dtype));
 }
 
@@ -57,7 +57,7 @@ static void check_parts(int64_t parts, int64_t rows) {
 }
 
 static void check_tree(int64_t parts) {
-    CHECK(is_power_of_two(parts), "%lld parts, wanted a power of two", (long long)parts);
+    CHECK(is_power_of_two(parts), "%lld parts, expected a power of two", (long long)parts);
 }
 
 void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
@@ -175,7 +175,7 @@ static void check_sequences(int64_t T, int64_t rows) {
 }
 
 static void check_scale(float scale) {
-    CHECK(scale > 0.0f, "attention scores times %g, wanted a positive number", (double)scale);
+    CHECK(scale > 0.0f, "attention scores times %g, expected a positive number", (double)scale);
 }
 
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
@@ -505,7 +505,7 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
 void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule) {
     int64_t n = w.shape[0];
-    CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
+    CHECK(n % 16 == 0, "adamw over %lld elements, expected a multiple of 16", (long long)n);
     CHECK_SHAPE_1D(w, F32, n);
     CHECK_SHAPE_1D(g, F32, n);
     CHECK_SHAPE_1D(m, F32, n);

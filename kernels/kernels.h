@@ -6,7 +6,7 @@
 // mismatches are fatal with the tensor's name. Results do not depend on the number of threads, and
 // with dev->fixed_order each row's result depends only on its own segment (see Segments): that is
 // what makes training bit-identical on any number of ranks. No op adds floats in an order that
-// chance decides.
+// timing decides.
 //
 // Letters: N tokens (rows), D model width, F hidden width, V vocabulary, E experts, K choices a
 // token, H query heads, KV key/value heads, T tokens of a sequence.
