@@ -268,14 +268,16 @@ static void check_routing(Routing routing, Tensor logits) {
     CHECK_SHAPE_1D(routing.lse, F32, N);
 }
 
-void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule) {
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
+                    RouterRule rule) {
     int64_t parts = sums.prob_sum.shape[0];
     check_routing(routing, logits);
     CHECK_SHAPE_2D(sums.prob_sum, F64, parts, logits.shape[1]);
     CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
     CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
     check_parts(parts, logits.shape[0]);
-    dev->backend->op.router_forward(dev, routing, sums, logits, rule);
+    if (bias.data) CHECK_SHAPE_1D(bias, F32, logits.shape[1]);
+    dev->backend->op.router_forward(dev, routing, sums, logits, bias, rule);
 }
 
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,

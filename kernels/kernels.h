@@ -184,8 +184,11 @@ typedef struct RouterSums {
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
 // A token's probabilities P over all E are its scores over their sum: the softmax of its logits or,
 // by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
-//   logits (N, E)
-void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule);
+// Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being the
+// sigmoid or, of the other rules, P. Nothing else depends on the bias.
+//   logits (N, E)   bias (E)
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
+                    RouterRule rule);
 // Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss
 // z_scale · Σ lse².
 //   dlogits (N, E) overwritten   dweights (N, K)   logits (N, E)

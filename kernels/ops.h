@@ -36,7 +36,8 @@
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
     /* router */                                                                                   \
-    OP(router_forward, Routing routing, RouterSums sums, Tensor logits, RouterRule rule)           \
+    OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
+       RouterRule rule)                                                                            \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
     OP(capacity_assign, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids, Tensor weights,    \

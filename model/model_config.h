@@ -33,6 +33,10 @@ extern const ChoiceTable ROUTING_GROUP_CHOICES;
 typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 
+// How the bias of the choice follows the load.
+typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
+extern const ChoiceTable BIAS_UPDATE_CHOICES;
+
 // What travels to the experts (dispatch.h).
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
 extern const ChoiceTable DISPATCH_CHOICES;
@@ -51,6 +55,8 @@ typedef struct MoeConfig {
     bool renormalize_after_drop;
     RoutingGroup routing_group;
     double balance_loss; // α
+    BiasUpdate bias_update;
+    double bias_rate; // u
     BalanceScope balance_scope;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards

@@ -236,7 +236,7 @@ CASE(run_attention_backward,
      attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, attention_rule))
 CASE(run_activation, activation_forward(&dev, t.act, t.hidden, SWIGLU))
 CASE(run_activation_backward, activation_backward(&dev, t.dhidden, t.act, t.hidden, SWIGLU))
-CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, router_rule))
+CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, (Tensor){0}, router_rule))
 CASE(run_router_backward, router_backward(&dev, t.router_dlogits, t.dweights, t.routing,
                                           t.router_logits, router_rule, t.balance, 1e-3f))
 CASE(run_capacity,

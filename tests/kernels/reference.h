@@ -54,7 +54,9 @@ void reference_activation_backward(double *din, const float *dout, const float *
 // Exact choices; the sums are over all N tokens (one part).
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
                               double *entropy_sum, double *lse2_sum, const float *logits,
-                              RouterRule rule, int64_t N, int64_t E, int64_t K);
+                              const float *bias, RouterRule rule, int64_t N, int64_t E, int64_t K);
+// What expert e of a token is chosen by; bias NULL: none.
+double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e);
 // balance (E): one part
 void reference_router_backward(double *dlogits, const float *dweights, const int32_t *ids,
                                const float *logits, RouterRule rule, const float *balance,
