@@ -190,7 +190,7 @@ static void step_of_paper(Fixture *f, const OptimizerConfig *c, double lr, int t
 
 // ---- the tests ----------------------------------------------------------------------------------
 
-// Five steps of up to 0.1: f32 rounds values of up to 1 five times, by 6e-8, and Newton–Schulz's errors
+// Five steps of up to 0.1: f32 rounds values of up to 1 five times, by 6e-8; Newton–Schulz's errors
 // of a few 1e-6, of singular values that it magnifies, come in times the rate. Seen: 2e-7.
 static void assert_rule(const OptimizerConfig *config) {
     const double tolerance = 1e-6;
