@@ -97,6 +97,7 @@ const Habit HABIT_KEYS[] = {
     {"position_embeddings", "attention.positions"},
     {"positional_encoding", "attention.positions"},
     {"pos_emb", "attention.positions"},
+    {"softmax_type", "attention.softmax"},
     {"num_experts", "moe.experts"},
     {"n_experts", "moe.experts"},
     {"num_experts_per_tok", "moe.top_k"},

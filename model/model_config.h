@@ -13,6 +13,7 @@ typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
     double rope_theta;
     PositionKind positions;
+    AttentionSoftmax softmax;
 } AttentionConfig;
 
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every

@@ -189,6 +189,24 @@ static int64_t value_column(AttentionShape s, int64_t kv) {
     return (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
 }
 
+// Where the running softmax of a head begins: as if it had seen one score, `largest`, whose
+// exponential adds to the normaliser and to no output.
+typedef struct SoftmaxStart {
+    float largest, normaliser;
+} SoftmaxStart;
+
+static SoftmaxStart softmax_start(AttentionRule rule, int64_t h) {
+    switch (rule.softmax) {
+    case SOFTMAX_PLAIN:
+        break;
+    case SOFTMAX_OFF_BY_ONE:
+        return (SoftmaxStart){0.0f, 1.0f};
+    case SOFTMAX_SINK:
+        return (SoftmaxStart){tensor_f32(rule.sinks)[h], 1.0f};
+    }
+    return (SoftmaxStart){-INFINITY, 0.0f};
+}
+
 // ---- forward ------------------------------------------------------------------------------------
 
 typedef struct ForwardTiles {
@@ -241,15 +259,16 @@ static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries, bool di
 }
 
 // Queries [first, first + count) of one head; out and lse point at the first one's numbers.
-static void forward_block(ForwardTiles t, AttentionShape s, Stored out, float *lse, Stored q,
-                          int64_t W, int64_t first, int64_t count, int64_t T, float scale) {
-    int64_t queries = round_up(count, LANES), dv = t.v.width;
+static void forward_block(ForwardTiles t, AttentionRule rule, SoftmaxStart start, Stored out,
+                          float *lse, Stored q, int64_t W, int64_t first, int64_t count) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, queries = round_up(count, LANES), dv = t.v.width;
     pack(t.q, queries, q, W, count, s.d_head);
-    transpose_scaled(t.q_t, t.q, queries, s.d_head, scale);
+    transpose_scaled(t.q_t, t.q, queries, s.d_head, rule.scale);
     clear(t.sum, queries);
     for (int64_t i = 0; i < queries; i++) {
-        t.largest[i] = -INFINITY;
-        t.normaliser[i] = 0.0f;
+        t.largest[i] = start.largest;
+        t.normaliser[i] = start.normaliser;
     }
     for (int64_t key = 0; key <= first; key += BLOCK) {
         int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
@@ -287,11 +306,11 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
                 pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
                 pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
                 for (int64_t i = 0; i < T; i += BLOCK)
-                    forward_block(t, s,
+                    forward_block(t, rule, softmax_start(rule, h),
                                   stored_at(to, (b * T + i) * s.heads * s.d_value + h * s.d_value),
                                   lse_of + (b * T + i) * s.heads + h,
                                   stored_at(from, i * W + query_column(s, h)), W, i,
-                                  smaller(BLOCK, T - i), T, rule.scale);
+                                  smaller(BLOCK, T - i));
             }
     }
 }
@@ -438,9 +457,11 @@ void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, Att
             p[j] =
                 rule.scale *
                 dot_product(q, as_f32(stored_at(k, j * W), s.d_head, q_room + s.d_head), s.d_head);
-        float largest = max_of(p, keys);
+        SoftmaxStart start = softmax_start(rule, h);
+        float largest = fmaxf(max_of(p, keys), start.largest);
         for (int64_t j = 0; j < keys; j++) p[j] = exp_f32(p[j] - largest);
-        float inverse = 1.0f / sum_of(p, keys);
+        float more = start.normaliser * exp_f32(start.largest - largest);
+        float inverse = 1.0f / (sum_of(p, keys) + more);
         memset(sum, 0, (size_t)s.d_value * sizeof *sum);
         for (int64_t j = 0; j < keys; j++) {
             const float *value = as_f32(stored_at(v, j * W), s.d_value, v_room);

@@ -8,6 +8,7 @@
 // to last. No bit depends on the batch.
 //
 // Bytes moved: own tiles and results once; the tiles walked over once a block, from the L2 cache.
+#include "kernels/cuda/attention_delta.cuh"
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
@@ -25,38 +26,6 @@ __device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t 
     int tile = (int)(block % tiles), pair = (int)(block / tiles);
     if (last_first) tile = tiles - 1 - tile;
     return {(int64_t)(pair / heads) * T, pair % heads, tile * tokens, min((tile + 1) * tokens, T)};
-}
-
-// ---- delta --------------------------------------------------------------------------------------
-
-enum { DELTA_LANES = 8, DELTA_THREADS = 256 };
-
-// delta (N, H) = Σ dout · out. 8 lanes a head, so that a warp reads 4 heads one after the other in
-// memory.
-template <typename T>
-__global__ void __launch_bounds__(DELTA_THREADS)
-    attention_delta(float *delta, const T *dout, const T *out, int64_t heads, int d_value,
-                    bool vectors) {
-    const int COUNT = Vector<T>::COUNT;
-    int64_t head = ((int64_t)blockIdx.x * DELTA_THREADS + threadIdx.x) / DELTA_LANES;
-    int lane = threadIdx.x % DELTA_LANES;
-    const T *a = dout + head * d_value, *b = out + head * d_value;
-    float sum = 0.0f;
-    if (head < heads && vectors) {
-        for (int c = lane * COUNT; c < d_value; c += DELTA_LANES * COUNT) {
-            float x[COUNT], y[COUNT];
-            load_vector(x, a + c);
-            load_vector(y, b + c);
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) sum += x[i] * y[i];
-        }
-    } else if (head < heads) {
-        for (int c = lane; c < d_value; c += DELTA_LANES) sum += to_float(a[c]) * to_float(b[c]);
-    }
-#pragma unroll
-    for (int distance = DELTA_LANES / 2; distance > 0; distance /= 2)
-        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
-    if (head < heads && lane == 0) delta[head] = sum;
 }
 
 // ---- bf16 ---------------------------------------------------------------------------------------
@@ -388,67 +357,59 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
 // ---- the op -------------------------------------------------------------------------------------
 
 template <typename T>
-static float *launch_delta(Device *dev, Tensor dout, Tensor out, AttentionShape s) {
-    int64_t heads = dout.shape[0] * s.heads;
-    float *delta = static_cast<float *>(cuda_workspace(dev, (size_t)heads * sizeof(float)));
-    bool vectors =
-        rows_are_vectors<T>(dout.data, s.d_value) && rows_are_vectors<T>(out.data, s.d_value);
-    launch(dev, attention_delta<T>, grid_of(ceil_div(heads * DELTA_LANES, DELTA_THREADS)),
-           dim3(DELTA_THREADS), 0, delta, device_data<T>(dout), device_data<T>(out), heads,
-           s.d_value, vectors);
-    return delta;
-}
-
-template <typename T>
-static Heads backward_heads(Tensor dqkv, Tensor dout, Tensor qkv, AttentionShape s,
-                            int64_t tokens) {
-    Heads g = heads_of<T>(s, tokens, qkv.data, dout.data);
-    g.vectors = g.vectors && rows_are_vectors<T>(dqkv.data, s.d_head);
+static Heads backward_heads(Tensor dqkv, Tensor dout, Tensor qkv, AttentionRule rule) {
+    Heads g = heads_of<T>(rule, rule.T, qkv.data, dout.data);
+    g.vectors = g.vectors && rows_are_vectors<T>(dqkv.data, rule.shape.d_head);
     return g;
 }
 
 template <int P>
 static void backward_bf16(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
-                          const float *delta, AttentionShape s, int64_t T, float scale) {
+                          const float *delta, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     typedef BackwardTiles<P> S;
-    Heads g = backward_heads<bf16>(dqkv, dout, qkv, s, T);
+    Heads g = backward_heads<bf16>(dqkv, dout, qkv, rule);
     int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
     launch(dev, attention_backward_keys_bf16<P>, grid_of(tiles * s.kv_heads * S::SLICES),
            dim3(S::THREADS), S::BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout),
-           device_data<bf16>(qkv), device_data<float>(lse), delta, g, scale);
+           device_data<bf16>(qkv), device_data<float>(lse), delta, g, rule.scale);
     launch(dev, attention_backward_queries_bf16<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
            S::TILE_BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout), device_data<bf16>(qkv),
-           device_data<float>(lse), delta, g, scale);
+           device_data<float>(lse), delta, g, rule.scale);
 }
 
 template <int P>
 static void backward_f32(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
-                         const float *delta, AttentionShape s, int64_t T, float scale) {
+                         const float *delta, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     typedef PlainTiles<P> S;
-    Heads g = backward_heads<float>(dqkv, dout, qkv, s, T);
+    Heads g = backward_heads<float>(dqkv, dout, qkv, rule);
     int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
     launch(dev, attention_backward_keys_f32<P>, grid_of(tiles * s.kv_heads), dim3(S::THREADS),
            keys_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
-           device_data<float>(qkv), device_data<float>(lse), delta, g, scale);
+           device_data<float>(qkv), device_data<float>(lse), delta, g, rule.scale);
     launch(dev, attention_backward_queries_f32<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
            queries_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
-           device_data<float>(qkv), device_data<float>(lse), delta, g, scale);
+           device_data<float>(qkv), device_data<float>(lse), delta, g, rule.scale);
 }
 
 void attention_backward_cuda(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
                              Tensor lse, AttentionRule rule) {
     AttentionShape s = rule.shape;
-    int64_t T = rule.T;
     int width = padded_head(s);
+    size_t bytes = (size_t)(dout.shape[0] * s.heads) * sizeof(float);
+    float *delta = static_cast<float *>(cuda_workspace(dev, bytes));
     if (qkv.dtype == F32) {
-        const float *delta = launch_delta<float>(dev, dout, out, s);
+        launch_delta<float>(dev, delta, dout, out, s.d_value);
         (width == 64    ? backward_f32<64>
          : width == 128 ? backward_f32<128>
-                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, rule.scale);
+                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, rule);
     } else {
-        const float *delta = launch_delta<bf16>(dev, dout, out, s);
+        launch_delta<bf16>(dev, delta, dout, out, s.d_value);
         (width == 64    ? backward_bf16<64>
          : width == 128 ? backward_bf16<128>
-                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, rule.scale);
+                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, rule);
     }
 }

@@ -98,10 +98,12 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
     int warp_first = tile.first + warp_row, warp_last = warp_first + STRIPS * STRIP - 1;
     float sum[STRIPS][WIDTH][4] = {}, scores[STRIPS][COLUMNS][4] = {};
     float largest[STRIPS][2], normaliser[STRIPS][2];
+    float top = first_largest(g, tile.head, scale_log2);
+    float counted = threadIdx.x % 4 == 0 ? first_normaliser(g) : 0.0f; // in one of a row's lanes
 #pragma unroll
     for (int m = 0; m < STRIPS; m++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) largest[m][half] = -INFINITY, normaliser[m][half] = 0;
+        for (int half = 0; half < 2; half++) largest[m][half] = top, normaliser[m][half] = counted;
 
     for (int key = 0; key < tile.end; key += S::KEYS) {
         bool seen = key <= warp_last && warp_first < g.T; // by some query of this warp
@@ -215,7 +217,10 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     int row = S::sum_row(), column = S::sum_column();
     float sum[8][4] = {}, largest[S::DOWN], normaliser[S::DOWN];
 #pragma unroll
-    for (int i = 0; i < S::DOWN; i++) largest[i] = -INFINITY, normaliser[i] = 0.0f;
+    for (int i = 0; i < S::DOWN; i++) {
+        largest[i] = first_largest(g, tile.head, scale_log2);
+        normaliser[i] = x == 0 ? first_normaliser(g) : 0.0f; // in one of a row's threads
+    }
 
     for (int key = 0; key < tile.end; key += OTHER) {
         float scores[S::DOWN][S::ACROSS];
@@ -278,37 +283,37 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
 // ---- the op -------------------------------------------------------------------------------------
 
 template <int P>
-static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
-                         int64_t T, float scale_log2) {
+static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
     typedef ForwardTiles<P> S;
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::QUERIES);
     launch(dev, attention_forward_bf16<P>, grid_of(blocks), dim3(S::THREADS), S::BYTES,
            device_data<bf16>(out), device_data<float>(lse), device_data<bf16>(qkv),
-           heads_of<bf16>(s, T, qkv.data, out.data), scale_log2);
+           heads_of<bf16>(rule, T, qkv.data, out.data), rule.scale * LOG2_E);
 }
 
 template <int P>
-static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
-                        int64_t T, float scale_log2) {
+static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
     typedef PlainTiles<P> S;
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::OWN);
     launch(dev, attention_forward_f32<P>, grid_of(blocks), dim3(S::THREADS), forward_f32_bytes<P>(),
            device_data<float>(out), device_data<float>(lse), device_data<float>(qkv),
-           heads_of<float>(s, T, qkv.data, out.data), scale_log2);
+           heads_of<float>(rule, T, qkv.data, out.data), rule.scale * LOG2_E);
 }
 
 void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
-    AttentionShape s = rule.shape;
-    float scale_log2 = rule.scale * LOG2_E;
     bool wide = qkv.dtype == F32;
-    switch (padded_head(s)) {
+    switch (padded_head(rule.shape)) {
     case 64:
-        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, s, rule.T, scale_log2);
+        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, rule);
         break;
     case 128:
-        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, s, rule.T, scale_log2);
+        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, rule);
         break;
     default:
-        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, s, rule.T, scale_log2);
+        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, rule);
     }
 }
