@@ -172,6 +172,7 @@ static void check_rule(AttentionRule rule) {
     check_heads(rule.shape);
     CHECK(rule.scale > 0.0f, "attention scores times %g, wanted a positive number",
           (double)rule.scale);
+    CHECK(rule.window >= 0, "a window of %lld keys", (long long)rule.window);
     if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_1D(rule.sinks, F32, rule.shape.heads);
 }
 

@@ -114,7 +114,8 @@ typedef struct AttentionRule {
     int64_t T;   // rows of a sequence; attention_decode does not ask
     float scale; // of the scores; positive
     AttentionSoftmax softmax;
-    Tensor sinks; // (H) f32, SOFTMAX_SINK alone: a logit of each query head
+    Tensor sinks;   // (H) f32, SOFTMAX_SINK alone: a logit of each query head
+    int64_t window; // a query sees so many keys, its own the last of them; 0: all before it
 } AttentionRule;
 
 //   out (N, H·d_value) T   lse (N, H) f32 logarithm of what the softmax divides by

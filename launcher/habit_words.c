@@ -98,6 +98,8 @@ const Habit HABIT_KEYS[] = {
     {"positional_encoding", "attention.positions"},
     {"pos_emb", "attention.positions"},
     {"softmax_type", "attention.softmax"},
+    {"sliding_window", "attention.window"},
+    {"window_size", "attention.window"},
     {"num_experts", "moe.experts"},
     {"n_experts", "moe.experts"},
     {"num_experts_per_tok", "moe.top_k"},

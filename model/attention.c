@@ -7,6 +7,7 @@
 
 typedef struct Attention {
     Linear qkv, output;  // weights (W, D) and (D, H·d_value)
+    int64_t window;      // of this layer; 0: whole
     int sinks;           // parameter (H): with attention.softmax sink alone
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
@@ -20,7 +21,8 @@ static AttentionRule attention_rule(const Attention *a, const Work *work) {
     AttentionRule rule = {.shape = config->shape,
                           .T = work->shape.T,
                           .scale = (float)(1.0 / sqrt((double)config->shape.d_head)),
-                          .softmax = config->softmax};
+                          .softmax = config->softmax,
+                          .window = a->window};
     if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
     return rule;
 }
@@ -38,6 +40,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
+    a->window = layer_value(&config->attention.window, layer);
     const BiasFacts *bias = &BIASES[config->bias];
     a->qkv = linear_declare(
         work,
@@ -73,11 +76,15 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     arena_release(scratch, mark);
 }
 
+// Keys that a query sees, in the mean over a sequence: the first ones see fewer.
+static double mean_keys(const Attention *a, const Work *work) {
+    int64_t T = work->shape.T, most = a->window > 0 && a->window < T ? a->window : T;
+    return (double)most - (double)(most * (most - 1)) / (double)(2 * T);
+}
+
 static void cost(const void *self, const Work *work, LayerCost *cost) {
-    (void)self;
     AttentionShape s = work->config->attention.shape;
-    double mean_keys = (double)(work->shape.T + 1) / 2; // causal: half of them
-    double keys = (double)s.heads * mean_keys * (double)(s.d_head + s.d_value);
+    double keys = (double)s.heads * mean_keys(self, work) * (double)(s.d_head + s.d_value);
     double weights =
         (double)work->config->d_model * (double)(attention_qkv_width(s) + s.heads * s.d_value);
     cost->flops_per_token += 2 * (weights + keys);

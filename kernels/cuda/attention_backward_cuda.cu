@@ -28,6 +28,11 @@ __device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t 
     return {(int64_t)(pair / heads) * T, pair % heads, tile * tokens, min((tile + 1) * tokens, T)};
 }
 
+// The last query that sees some key of the tile.
+__device__ static inline int last_query(Heads g, OwnTile own) {
+    return min(own.end - 1 + g.window, g.T) - 1;
+}
+
 // ---- bf16 ---------------------------------------------------------------------------------------
 
 // A block owns OWN tokens, 16 a warp, and walks over tiles of OTHER tokens in two buffers: one
@@ -70,7 +75,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     float *numbers = reinterpret_cast<float *>(buffers + 2 * S::STAGE); // (2, 2, OTHER)
     OwnTile own = own_tile(g.T, g.kv_heads, OWN, blockIdx.x / S::SLICES, false);
     int slice = (int)(blockIdx.x % S::SLICES) * S::COLUMNS;
-    int group = g.heads / g.kv_heads, tiles = (g.T - own.first + OTHER - 1) / OTHER;
+    int group = g.heads / g.kv_heads, tiles = (last_query(g, own) - own.first + OTHER) / OTHER;
     int thread = threadIdx.x, lane = thread % WARP, warp_row = thread / WARP * STRIP;
     float scale_log2 = scale * LOG2_E;
     const bf16 *from = qkv + own.row * g.width + own.first * g.width;
@@ -103,19 +108,20 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
         }
         cp_async_commit();
         int query = step % tiles * OTHER;
-        if (step >= 0 && query + OTHER > warp_row) { // some query sees some key of this warp
+        // Some query sees some key of this warp.
+        if (step >= 0 && query + OTHER > warp_row && query - (warp_row + STRIP - 1) < g.window) {
             const bf16 *queries = buffers + step % 2 * S::STAGE, *douts = queries + OTHER * P;
             const float *lse_log2 = numbers + step % 2 * 2 * OTHER, *deltas = lse_log2 + OTHER;
             float p[1][ACROSS][4], ds[1][ACROSS][4];
             multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
-            bool diagonal = query < warp_row + STRIP;
+            bool partly = query < warp_row + STRIP || query + OTHER - 1 - warp_row >= g.window;
 #pragma unroll
             for (int n = 0; n < ACROSS; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
                     float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
-                    if (diagonal && warp_row + row > query + column) e = 0.0f;
+                    if (partly && !sees(g, query + column, warp_row + row)) e = 0.0f;
                     p[0][n][i] = e;
                 }
             add_product<P, 1, ACROSS, WIDTH>(dv, p, douts, slice);
@@ -175,7 +181,8 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     QueryNumbers lower = query_numbers(lse, delta, own.row, warp_first + lane / 4 + 8, own.head, g);
 
     float dq[1][WIDTH][4] = {};
-    for (int key = -OTHER; key < own.end; key += OTHER) { // the first turn only loads
+    int first_key = first_key_seen(g, own.first) / OTHER * OTHER;
+    for (int key = first_key - OTHER; key < own.end; key += OTHER) { // the first turn only loads
         cp_async_wait<0>();
         __syncthreads(); // this step's buffer is there, nobody reads the other one
         int coming = key + OTHER;
@@ -188,12 +195,16 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                                                g.width, g.T - coming, g.d_value, g.vectors);
         }
         cp_async_commit();
-        if (key < 0 || key >= warp_first + STRIP) continue; // later than all queries of this warp
+        // Later than all queries of this warp, or before all their windows.
+        if (key < first_key || key >= warp_first + STRIP ||
+            key + OTHER <= first_key_seen(g, warp_first))
+            continue;
         const bf16 *keys = buffers + key / OTHER % 2 * S::STAGE, *values = keys + OTHER * P;
         float p[1][ACROSS][4], ds[1][ACROSS][4];
         multiply_tiles<P, 1, ACROSS>(p, queries, warp_row, keys);
         multiply_tiles<P, 1, ACROSS>(ds, douts, warp_row, values);
-        bool diagonal = key + OTHER > warp_first + 1;
+        bool partly =
+            key + OTHER > warp_first + 1 || key < first_key_seen(g, warp_first + STRIP - 1);
 #pragma unroll
         for (int n = 0; n < ACROSS; n++)
 #pragma unroll
@@ -201,7 +212,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                 QueryNumbers of = i < 2 ? upper : lower;
                 int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
                 float e = exp2f(fmaf(p[0][n][i], scale_log2, -of.lse_log2));
-                if (diagonal && key + column > warp_first + row) e = 0.0f;
+                if (partly && !sees(g, warp_first + row, key + column)) e = 0.0f;
                 ds[0][n][i] = e * (ds[0][n][i] - of.delta);
             }
         add_product<P, 1, ACROSS, WIDTH>(dq, ds, keys, 0);
@@ -263,7 +274,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                       g.d_value, g.vectors);
     float dk[8][4] = {}, dv[8][4] = {};
     for (int head = own.head * group; head < (own.head + 1) * group; head++)
-        for (int query = own.first; query < g.T; query += OTHER) {
+        for (int query = own.first; query <= last_query(g, own); query += OTHER) {
             const float *q = qkv + (own.row + query) * g.width + query_column(g, head);
             const float *dy = dout + (own.row + query) * g.out_width + head * g.d_value;
             __syncthreads(); // nobody reads the last queries
@@ -288,7 +299,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                 for (int j = 0; j < S::ACROSS; j++) {
                     int row = y + 8 * i, column = x + 16 * j;
                     float e = exp2f(fmaf(p[i][j], scale_log2, -numbers[column]));
-                    if (own.first + row > query + column) e = 0.0f;
+                    if (!sees(g, query + column, own.first + row)) e = 0.0f;
                     p_tile[row * S::SCORE_ROW + column] = e;
                     ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - numbers[OTHER + column]);
                 }
@@ -326,7 +337,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
     for (int i = 0; i < S::DOWN; i++)
         of[i] = query_numbers(lse, delta, own.row, own.first + y + 8 * i, own.head, g);
     float dq[8][4] = {};
-    for (int key = 0; key < own.end; key += OTHER) {
+    for (int key = first_key_seen(g, own.first) / OTHER * OTHER; key < own.end; key += OTHER) {
         __syncthreads(); // nobody reads the last keys
         load_tile<float, P, OTHER, THREADS>(keys, from + key * g.width + key_column(g, kv_head),
                                             g.width, g.T - key, g.d_head, g.vectors);
@@ -344,7 +355,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
             for (int j = 0; j < S::ACROSS; j++) {
                 int row = y + 8 * i, column = x + 16 * j;
                 float e = exp2f(fmaf(p[i][j], scale_log2, -of[i].lse_log2));
-                if (key + column > own.first + row) e = 0.0f;
+                if (!sees(g, own.first + row, key + column)) e = 0.0f;
                 ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - of[i].delta);
             }
         __syncthreads(); // ds is there

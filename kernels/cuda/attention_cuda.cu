@@ -35,9 +35,11 @@ template <int P> struct ForwardTiles {
     static const int BYTES = (QUERIES + 2 * KEYS) * P * (int)sizeof(bf16);
 };
 
-// Hides later keys: the strip's first row is query `query`, its first column key `key`.
+// Hides keys that queries do not see: the strip's first row is query `query`, its first column key
+// `key`.
 template <int COLUMNS>
-__device__ static inline void hide_later_keys(float scores[COLUMNS][4], int query, int key) {
+__device__ static inline void hide_unseen_keys(float scores[COLUMNS][4], Heads g, int query,
+                                               int key) {
     int lane = threadIdx.x % WARP;
     query += lane / 4;
     key += lane % 4 * 2;
@@ -45,7 +47,7 @@ __device__ static inline void hide_later_keys(float scores[COLUMNS][4], int quer
     for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (key + n * 8 + i % 2 > query + i / 2 * 8) scores[n][i] = -INFINITY;
+            if (!sees(g, query + i / 2 * 8, key + n * 8 + i % 2)) scores[n][i] = -INFINITY;
 }
 
 // One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns
@@ -91,7 +93,9 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
     load_tile<bf16, P, S::QUERIES, THREADS>(
         queries, from + tile.first * g.width + query_column(g, tile.head), g.width,
         tile.end - tile.first, g.d_head, g.vectors);
-    load_tile<bf16, P, S::KEYS, THREADS>(keys, k, g.width, g.T, g.d_head, g.vectors);
+    int first_key = first_key_seen(g, tile.first) / S::KEYS * S::KEYS;
+    load_tile<bf16, P, S::KEYS, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
+                                         g.d_head, g.vectors);
     cp_async_commit();
 
     int warp_row = threadIdx.x / WARP * STRIPS * STRIP; // within the tile
@@ -105,8 +109,9 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
 #pragma unroll
         for (int half = 0; half < 2; half++) largest[m][half] = top, normaliser[m][half] = counted;
 
-    for (int key = 0; key < tile.end; key += S::KEYS) {
-        bool seen = key <= warp_last && warp_first < g.T; // by some query of this warp
+    for (int key = first_key; key < tile.end; key += S::KEYS) {
+        bool seen = key <= warp_last && warp_first < g.T && // by some query of this warp
+                    key + S::KEYS > first_key_seen(g, warp_first);
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values
         load_tile<bf16, P, S::KEYS, THREADS>(values, v + key * g.width, g.width, g.T - key,
@@ -124,7 +129,8 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
 #pragma unroll
         for (int m = 0; m < STRIPS; m++) {
             int query = warp_first + m * STRIP;
-            if (next > query + 1) hide_later_keys<COLUMNS>(scores[m], query, key);
+            if (next > query + 1 || key < first_key_seen(g, query + STRIP - 1))
+                hide_unseen_keys<COLUMNS>(scores[m], g, query, key);
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 softmax_step<COLUMNS, WIDTH>(scores[m], sum[m], half, &largest[m][half],
@@ -210,7 +216,9 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     load_tile<float, P, OWN, THREADS>(queries,
                                       from + tile.first * g.width + query_column(g, tile.head),
                                       g.width, tile.end - tile.first, g.d_head, g.vectors);
-    load_tile<float, P, OTHER, THREADS>(keys, k, g.width, g.T, g.d_head, g.vectors);
+    int first_key = first_key_seen(g, tile.first) / OTHER * OTHER;
+    load_tile<float, P, OTHER, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
+                                        g.d_head, g.vectors);
     cp_async_commit();
 
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
@@ -222,7 +230,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
         normaliser[i] = x == 0 ? first_normaliser(g) : 0.0f; // in one of a row's threads
     }
 
-    for (int key = 0; key < tile.end; key += OTHER) {
+    for (int key = first_key; key < tile.end; key += OTHER) {
         float scores[S::DOWN][S::ACROSS];
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values and exponentials
@@ -230,12 +238,13 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                             g.d_value, g.vectors);
         cp_async_commit();
         multiply_tiles<P>(scores, queries, keys);
-        if (key + OTHER > tile.first + 1)
+        if (key + OTHER > tile.first + 1 || key < first_key_seen(g, tile.first + OWN - 1))
 #pragma unroll
             for (int i = 0; i < S::DOWN; i++)
 #pragma unroll
                 for (int j = 0; j < S::ACROSS; j++)
-                    if (key + x + 16 * j > tile.first + y + 8 * i) scores[i][j] = -INFINITY;
+                    if (!sees(g, tile.first + y + 8 * i, key + x + 16 * j))
+                        scores[i][j] = -INFINITY;
         softmax_step<P>(scores, exponentials, factors, largest, normaliser, scale_log2);
         cp_async_wait<0>();
         __syncthreads(); // values and exponentials are there, nobody reads keys

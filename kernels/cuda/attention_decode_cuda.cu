@@ -120,15 +120,18 @@ static void decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionR
                    int64_t position) {
     AttentionShape s = rule.shape;
     const int COUNT = Vector<T>::COUNT;
-    Heads g = heads_of<T>(rule, position + 1, cache.data, out.data);
+    // A window is a shorter cache.
+    int64_t first = rule.window > 0 && position >= rule.window ? position - rule.window + 1 : 0;
+    const T *rows = device_data<T>(cache) + first * cache.shape[1];
+    Heads g = heads_of<T>(rule, position + 1 - first, rows, out.data);
     g.width = attention_kv_width(s);
-    int64_t count = ceil_div(position + 1, SPLIT_KEYS);
+    int64_t count = ceil_div(position + 1 - first, SPLIT_KEYS);
     size_t bytes = (size_t)(count * s.heads * (SPLIT_SUM + s.d_value)) * sizeof(float);
     float *splits = static_cast<float *>(cuda_workspace(dev, bytes));
     launch(dev, g.vectors ? attention_decode_split<T, COUNT> : attention_decode_split<T, 1>,
            grid_of(count * s.heads), dim3(DECODE_THREADS),
-           split_shared_bytes(s, g.vectors ? COUNT : 1), splits, device_data<T>(qkv),
-           device_data<T>(cache), g, g.T, rule.scale * LOG2_E);
+           split_shared_bytes(s, g.vectors ? COUNT : 1), splits, device_data<T>(qkv), rows, g, g.T,
+           rule.scale * LOG2_E);
     launch(dev, attention_decode_join<T>, grid_of(s.heads), dim3(JOIN_THREADS), 0,
            device_data<T>(out), splits, count, g);
 }

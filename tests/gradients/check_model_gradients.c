@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-enum { CASES_MAX = 32 };
+enum { CASES_MAX = 64 };
 static GradientCase cases[CASES_MAX];
 static int count;
 
@@ -53,6 +53,15 @@ static void add_softmax_cases(void) {
     model->attention.softmax = SOFTMAX_SINK;
     model->moe.max_expert_replicas = 2;
     cases[count - 1].micro_batches = 2;
+}
+
+static void add_window_cases(void) {
+    ModelConfig *model = add_case("a window of two tokens");
+    model->attention.window = (PerLayer){1, {2}};
+    model = add_case("windows in every second layer, with sinks");
+    model->layers = 3;
+    model->attention.window = (PerLayer){2, {3, 0}};
+    model->attention.softmax = SOFTMAX_SINK;
 }
 
 static void add_router_cases(void) {
@@ -153,6 +162,7 @@ int main(int argc, char **argv) {
     add_dense_cases();
     add_position_cases();
     add_softmax_cases();
+    add_window_cases();
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();

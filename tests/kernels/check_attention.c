@@ -172,10 +172,12 @@ static void check_sinks(Case c, const double *want, const double *tolerance) {
 static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequences, float size) {
     AttentionShape s = rule.shape;
     int64_t T = rule.T, N = sequences * T;
-    begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g, softmax %s",
+    begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g, softmax %s, "
+               "window %lld",
                dev->name, dtype_name(stored), (long long)sequences, (long long)T,
                (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head, (long long)s.d_value,
-               (double)size, choice_row(ATTENTION_SOFTMAX_CHOICES, (int)rule.softmax)->word);
+               (double)size, choice_row(ATTENTION_SOFTMAX_CHOICES, (int)rule.softmax)->word,
+               (long long)rule.window);
     Case c = new_case(stored, rule, sequences, size);
     double *out = new_doubles(tensor_elements(c.out)), *lse = new_doubles(N * s.heads);
     double *dqkv = new_doubles(tensor_elements(c.qkv)), *dsinks = new_doubles(s.heads);
@@ -209,6 +211,31 @@ static void check(AttentionShape s, int64_t sequences, int64_t T, float size) {
 static void check_softmax(AttentionShape s, int64_t sequences, int64_t T, float size) {
     check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_OFF_BY_ONE}, sequences, size);
     check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_SINK}, sequences, size);
+}
+
+static void check_window(AttentionShape s, int64_t sequences, int64_t T, int64_t window) {
+    check_rule((AttentionRule){.shape = s, .T = T, .window = window}, sequences, 1.0f);
+    check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_SINK, .window = window},
+               sequences, 1.0f);
+}
+
+// A window that holds all keys changes no bit.
+static void check_wide_window(AttentionShape s, int64_t sequences, int64_t T) {
+    for (int i = 0; i < device_count(); i++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            begin_case("%s: a window of all %lld keys", device_at(i)->name, (long long)T);
+            AttentionRule rule = {.shape = s, .T = T};
+            Case c = new_case(narrow ? BF16 : F32, rule, sequences, 1.0f);
+            run_both(device_at(i), &c);
+            void *out = copy_of(c.out).data, *lse = copy_of(c.lse).data;
+            void *dqkv = copy_of(c.dqkv).data;
+            c.rule.window = T;
+            run_both(device_at(i), &c);
+            expect_same_bytes("out", c.out, out);
+            expect_same_bytes("lse", c.lse, lse);
+            expect_same_bytes("dqkv", c.dqkv, dqkv);
+            release_all();
+        }
 }
 
 static void check_no_rows(void) {
@@ -314,38 +341,45 @@ static void time_both(Device *dev, void *context) {
     double forward_flops = score_flops * (double)(s.d_head + s.d_value);
     double backward_flops = score_flops * (double)(3 * s.d_head + 2 * s.d_value);
     double f = time_call(forward_and_wait, dev, c), b = time_call(backward_and_wait, dev, c);
-    if (c->rule.softmax == SOFTMAX_PLAIN) plain_seconds = (Seconds){f, b};
-    printf("%s %s, %d threads, %3lld x T %4lld, %lld/%lld heads of %lld, softmax %-10s: forward "
+    bool plain = c->rule.softmax == SOFTMAX_PLAIN && c->rule.window == 0;
+    if (plain) plain_seconds = (Seconds){f, b};
+    printf("%s %s, %d threads, %3lld x T %4lld, %lld/%lld heads of %lld, softmax %-10s, window "
+           "%4lld: forward "
            "%.1f us a head, %.0f GFLOP/s, %.2f x plain; backward %.1f us, %.0f GFLOP/s, %.2f x\n",
            dev->name, dtype_name(c->qkv.dtype), dev->threads, (long long)sequences, (long long)T,
            (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head,
            choice_row(ATTENTION_SOFTMAX_CHOICES, (int)c->rule.softmax)->word,
-           1e6 * f / (double)heads, 1e-9 * forward_flops / f, f / plain_seconds.forward,
-           1e6 * b / (double)heads, 1e-9 * backward_flops / b, b / plain_seconds.backward);
+           (long long)c->rule.window, 1e6 * f / (double)heads, 1e-9 * forward_flops / f,
+           f / plain_seconds.forward, 1e6 * b / (double)heads, 1e-9 * backward_flops / b,
+           b / plain_seconds.backward);
 }
 
-static void time_on(Device *dev, Case *c) {
-    run_on(dev, time_both, c,
-           TENSORS(&c->qkv, &c->out, &c->lse, &c->dout, &c->dqkv, &c->dsinks, &c->rule.sinks));
+static void time_on(Device *dev, DType stored, AttentionRule rule, int64_t sequences) {
+    Case c = new_case(stored, rule, sequences, 1.0f);
+    run_on(dev, time_both, &c,
+           TENSORS(&c.qkv, &c.out, &c.lse, &c.dout, &c.dqkv, &c.dsinks, &c.rule.sinks));
+    release_all();
+}
+
+// Every kind of softmax, and a window of a quarter of the keys.
+static void time_rules(Device *dev, DType stored, AttentionShape s, int64_t sequences, int64_t T) {
+    AttentionRule rule = {.shape = s, .T = T};
+    for (int softmax = 0; softmax < ATTENTION_SOFTMAX_CHOICES.count; softmax++) {
+        rule.softmax = (AttentionSoftmax)softmax;
+        time_on(dev, stored, rule, sequences);
+    }
+    time_on(dev, stored, (AttentionRule){.shape = s, .T = T, .window = T / 4}, sequences);
 }
 
 static void bench(AttentionShape s, int64_t sequences, int64_t T) {
-    for (int threads = 1; threads <= 2; threads++)
-        for (int softmax = 0; softmax < ATTENTION_SOFTMAX_CHOICES.count; softmax++) {
-            AttentionRule rule = {.shape = s, .T = T, .softmax = (AttentionSoftmax)softmax};
-            Case c = new_case(F32, rule, sequences, 1.0f);
-            Device dev = open_cpu(threads);
-            time_both(&dev, &c);
-            release_all();
-        }
-    for (int i = 1; i < device_count(); i++)
-        for (int narrow = 0; narrow < 2; narrow++)
-            for (int softmax = 0; softmax < ATTENTION_SOFTMAX_CHOICES.count; softmax++) {
-                AttentionRule rule = {.shape = s, .T = T, .softmax = (AttentionSoftmax)softmax};
-                Case c = new_case(narrow ? BF16 : F32, rule, sequences, 1.0f);
-                time_on(device_at(i), &c);
-                release_all();
-            }
+    for (int threads = 1; threads <= 2; threads++) {
+        Device dev = open_cpu(threads);
+        time_rules(&dev, F32, s, sequences, T);
+    }
+    for (int i = 1; i < device_count(); i++) {
+        time_rules(device_at(i), F32, s, sequences, T);
+        time_rules(device_at(i), BF16, s, sequences, T);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -375,6 +409,13 @@ int main(int argc, char **argv) {
     check_softmax((AttentionShape){2, 2, 128, 72}, 1, 65, 1.0f);
     check_softmax((AttentionShape){1, 1, 200, 40}, 2, 35, 1.0f);
     check_softmax((AttentionShape){2, 1, 32, 32}, 1, 70, 30.0f);
+    check_window((AttentionShape){4, 2, 16, 16}, 2, 32, 5);
+    check_window((AttentionShape){2, 1, 5, 3}, 2, 9, 1);
+    check_window((AttentionShape){2, 1, 64, 64}, 1, 200, 64);
+    check_window((AttentionShape){1, 1, 33, 16}, 1, 257, 30);
+    check_window((AttentionShape){2, 2, 128, 72}, 1, 170, 65);
+    check_window((AttentionShape){1, 1, 200, 40}, 2, 60, 17);
+    check_wide_window((AttentionShape){2, 1, 24, 40}, 2, 150);
     check_no_rows();
     check_rope((AttentionShape){4, 2, 16, 8}, 3, 9, 0, false);
     check_rope((AttentionShape){4, 2, 6, 6}, 2, 5, 11, true);

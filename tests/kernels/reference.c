@@ -153,19 +153,20 @@ static void head_probabilities(double *p, double *sink_p, double *lse, const flo
     if (rule.softmax == SOFTMAX_OFF_BY_ONE) sink = 0;
     if (rule.softmax == SOFTMAX_SINK) sink = (double)tensor_f32(rule.sinks)[h];
     for (int64_t i = 0; i < T; i++) {
+        int64_t first = rule.window > 0 && i >= rule.window ? i - rule.window + 1 : 0;
         double largest = sink, sum = 0;
-        for (int64_t j = 0; j <= i; j++) {
+        for (int64_t j = first; j <= i; j++) {
             double score = 0;
             for (int64_t d = 0; d < d_head; d++)
                 score += (double)q[i * W + d] * (double)k[j * W + d];
             p[i * T + j] = score * scale;
             largest = fmax(largest, score * scale);
         }
-        for (int64_t j = 0; j <= i; j++) sum += exp(p[i * T + j] - largest);
+        for (int64_t j = first; j <= i; j++) sum += exp(p[i * T + j] - largest);
         sum += exp(sink - largest);
         sink_p[i] = exp(sink - largest) / sum;
         for (int64_t j = 0; j < T; j++)
-            p[i * T + j] = j <= i ? exp(p[i * T + j] - largest) / sum : 0;
+            p[i * T + j] = first <= j && j <= i ? exp(p[i * T + j] - largest) / sum : 0;
         if (lse) lse[i * rule.shape.heads] = largest + log(sum);
     }
 }
