@@ -160,6 +160,7 @@ static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
             merge_sums(series, to, first);
             break;
         case STATISTICS_SCALAR:
+        case STATISTICS_STATE:
             merge_means(series, to, first, (double)steps[first], (double)steps[first + 1]);
             break;
         }
@@ -188,7 +189,7 @@ static void merge_older_half(UtilizationHistory *history) {
 static void close_series(UtilizationSeries *series, int64_t row, double steps) {
     int64_t cells = cells_of(series);
     size_t bytes = (size_t)cells * VALUE_BYTES;
-    if (series->kind == STATISTICS_SCALAR)
+    if (series->kind == STATISTICS_SCALAR || series->kind == STATISTICS_STATE)
         for (int64_t c = 0; c < cells; c++) ((double *)series->open)[c] /= steps;
     memcpy((char *)series->rows + (size_t)row * bytes, series->open, bytes);
     memset(series->open, 0, bytes);
@@ -210,7 +211,9 @@ void utilization_close_row(UtilizationHistory *history, int64_t step) {
 
 static bool check_same_layers(const UtilizationSeries *file, const UtilizationSeries *here,
                               Error *err) {
-    bool same = file->kind == here->kind && file->layers == here->layers;
+    // A file does not tell a state from sums.
+    bool state = here->kind == STATISTICS_STATE && file->kind == STATISTICS_VECTOR;
+    bool same = (file->kind == here->kind || state) && file->layers == here->layers;
     for (int64_t layer = 0; same && layer < here->layers; layer++) {
         // Files of earlier programs count the layers that have it instead of naming them.
         bool named = file->of[layer].number == here->of[layer].number;

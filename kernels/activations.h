@@ -12,7 +12,11 @@
 
 #define ACTIVATIONS(ROW)                                                                           \
     ROW(SWIGLU, swiglu, 2, "silu(gate) * up (arXiv:2002.05202)")                                   \
-    ROW(RELU, relu, 1, "max(0, x)")
+    ROW(RELU, relu, 1, "max(0, x)")                                                                \
+    ROW(GELU, gelu, 1, "x * P(normal < x) (arXiv:1606.08415)")                                     \
+    ROW(GELU_TANH, gelu_tanh, 1, "x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, as GPT-2")    \
+    ROW(GEGLU, geglu, 2, "gelu(gate) * up (arXiv:2002.05202)")                                     \
+    ROW(RELU2, relu2, 1, "max(0, x)^2 (arXiv:2109.08668)")
 
 #define ROW(value, word, inputs, meaning) value,
 typedef enum Activation { ACTIVATIONS(ROW) } Activation;

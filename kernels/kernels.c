@@ -117,36 +117,42 @@ void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens,
     dev->backend->op.embedding_backward(dev, dweight, dout, tokens, parts, order);
 }
 
-// ---- RMSNorm ------------------------------------------------------------------------------------
+// ---- norms --------------------------------------------------------------------------------------
 
-void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
-                     Tensor weight, float eps) {
+static void check_norm_params(NormParams params, NormRule rule, int64_t D) {
+    CHECK_SHAPE_1D(params.weight, F32, D);
+    if (norm_has_bias(rule.kind)) CHECK_SHAPE_1D(params.bias, F32, D);
+}
+
+void normalize_forward(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
+                       Tensor branch, NormParams params, NormRule rule) {
     int64_t N = x.shape[0], D = x.shape[1];
     DType T = storage(out);
     CHECK_SHAPE_2D(x, F32, N, D);
     CHECK_SHAPE_2D(out, T, N, D);
-    CHECK_SHAPE_1D(rstd, F32, N);
-    CHECK_SHAPE_1D(weight, F32, D);
+    CHECK_SHAPE_2D(statistics, F32, norm_statistics(rule.kind), N);
+    check_norm_params(params, rule, D);
     if (branch.data) {
         CHECK_SHAPE_2D(branch, T, N, D);
         CHECK_SHAPE_2D(sum, F32, N, D);
     }
-    dev->backend->op.rmsnorm_forward(dev, out, rstd, sum, x, branch, weight, eps);
+    dev->backend->op.normalize_forward(dev, out, statistics, sum, x, branch, params, rule);
 }
 
-void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
-                      Tensor weight, int64_t parts, Tensor partial) {
-    int64_t N = x.shape[0], D = x.shape[1];
+void normalize_backward(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Tensor x,
+                        Tensor statistics, NormParams params, NormRule rule, Tensor partial) {
+    int64_t N = x.shape[0], D = x.shape[1], parts = partial.shape[0];
     CHECK_SHAPE_2D(x, F32, N, D);
     CHECK_SHAPE_2D(dx, F32, N, D);
     CHECK_SHAPE_2D(dout, storage(dout), N, D);
-    CHECK_SHAPE_1D(rstd, F32, N);
-    CHECK_SHAPE_1D(weight, F32, D);
-    CHECK_SHAPE_1D(dweight, F32, D);
-    CHECK_SHAPE_2D(partial, F32, parts, D);
+    CHECK_SHAPE_2D(statistics, F32, norm_statistics(rule.kind), N);
+    check_norm_params(params, rule, D);
+    check_norm_params(dparams, rule, D);
+    CHECK_SHAPE_2D(partial, F32, parts, norm_has_bias(rule.kind) ? 2 * D : D);
     check_parts(parts, N);
     check_tree(parts);
-    dev->backend->op.rmsnorm_backward(dev, dx, dweight, dout, x, rstd, weight, parts, partial);
+    dev->backend->op.normalize_backward(dev, dx, dparams, dout, x, statistics, params, rule,
+                                        partial);
 }
 
 // ---- attention ----------------------------------------------------------------------------------
@@ -277,14 +283,16 @@ static void check_routing(Routing routing, Tensor logits) {
     CHECK_SHAPE_1D(routing.lse, F32, N);
 }
 
-void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule) {
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
+                    RouterRule rule) {
     int64_t parts = sums.prob_sum.shape[0];
     check_routing(routing, logits);
     CHECK_SHAPE_2D(sums.prob_sum, F64, parts, logits.shape[1]);
     CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
     CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
     check_parts(parts, logits.shape[0]);
-    dev->backend->op.router_forward(dev, routing, sums, logits, rule);
+    if (bias.data) CHECK_SHAPE_1D(bias, F32, logits.shape[1]);
+    dev->backend->op.router_forward(dev, routing, sums, logits, bias, rule);
 }
 
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,

@@ -16,6 +16,7 @@
 #include "kernels/activations.h"
 #include "kernels/choice.h"
 #include "kernels/device.h"
+#include "kernels/norms.h"
 #include "kernels/rng.h"
 
 #ifdef __cplusplus // .cu files
@@ -68,21 +69,32 @@ void embedding_forward(Device *dev, Tensor out, Tensor tokens, Tensor weight);
 void embedding_backward(Device *dev, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,
                         Tensor order);
 
-// ---- RMSNorm (arXiv:1910.07467) -----------------------------------------------------------------
+// ---- norms --------------------------------------------------------------------------------------
+
+// norms.h has their list.
+extern const ChoiceTable NORM_CHOICES;
+bool norm_has_bias(NormKind kind);
+int64_t norm_statistics(NormKind kind); // of each row, kept for the backward pass
+typedef struct NormRule {
+    NormKind kind;
+    float eps;
+} NormRule;
+typedef struct NormParams { // or their gradients
+    Tensor weight, bias;    // (D); the bias has no data where the norm has none
+} NormParams;
 
 // The residual stream takes in a branch and is normalised, in one pass over memory:
-// sum = x + branch; out = sum · rstd · weight, rstd = 1 / sqrt(mean(sum²) + eps).
-//   out (N, D) T   rstd (N)   sum, x (N, D) f32; sum may be x
+// sum = x + branch; out = the norm of each row of sum.
+//   out (N, D) T   statistics (norm_statistics, N)   sum, x (N, D) f32; sum may be x
 //   branch (N, D) T; data NULL: none, sum is then not written
-//   weight (D)
-void rmsnorm_forward(Device *dev, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,
-                     Tensor weight, float eps);
-// dx += (the residual stream's gradient is already there); dweight overwritten, tree over `parts`
+void normalize_forward(Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
+                       Tensor branch, NormParams params, NormRule rule);
+// dx += (the residual stream's gradient is already there); dparams overwritten, tree over `parts`
 // equal runs of rows.
-//   dx, x (N, D) f32; x is the forward pass's sum   dout (N, D) T   dweight, weight (D)   rstd (N)
-//   partial (parts, D) scratch
-void rmsnorm_backward(Device *dev, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,
-                      Tensor weight, int64_t parts, Tensor partial);
+//   dx, x (N, D) f32; x is the forward pass's sum   dout (N, D) T   statistics as they were written
+//   partial (parts, D, or 2D with a bias) scratch
+void normalize_backward(Device *dev, Tensor dx, NormParams dparams, Tensor dout, Tensor x,
+                        Tensor statistics, NormParams params, NormRule rule, Tensor partial);
 
 // ---- attention ----------------------------------------------------------------------------------
 
@@ -184,8 +196,11 @@ typedef struct RouterSums {
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
 // A token's probabilities P over all E are its scores over their sum: the softmax of its logits or,
 // by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
-//   logits (N, E)
-void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, RouterRule rule);
+// Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being the
+// sigmoid or, of the other rules, P. Nothing else depends on the bias.
+//   logits (N, E)   bias (E)
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
+                    RouterRule rule);
 // Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss
 // z_scale · Σ lse².
 //   dlogits (N, E) overwritten   dweights (N, K)   logits (N, E)

@@ -28,6 +28,25 @@ static const Choice SOFTMAXES[] = {
 };
 const ChoiceTable ATTENTION_SOFTMAX_CHOICES = CHOICE_TABLE(SOFTMAXES);
 
+static const struct NormFacts {
+    Choice choice;
+    int64_t params, statistics;
+} NORM_ROWS[] = {
+#define ROW(value, word, params, statistics, meaning)                                              \
+    [value] = {{#word, meaning}, params, statistics},
+    NORMS(ROW)
+#undef ROW
+};
+const ChoiceTable NORM_CHOICES = CHOICE_TABLE(NORM_ROWS);
+
+bool norm_has_bias(NormKind kind) {
+    return NORM_ROWS[kind].params == 2;
+}
+
+int64_t norm_statistics(NormKind kind) {
+    return NORM_ROWS[kind].statistics;
+}
+
 static const Choice ROUTERS[] = {
     [SOFTMAX_TOPK] = {"softmax_topk", "softmax over the chosen logits (Mixtral)"},
     [TOPK_SOFTMAX] = {"topk_softmax", "choose from the full softmax (Switch)"},

@@ -19,11 +19,11 @@
     OP(embedding_forward, Tensor out, Tensor tokens, Tensor weight)                                \
     OP(embedding_backward, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,              \
        Tensor order)                                                                               \
-    /* RMSNorm */                                                                                  \
-    OP(rmsnorm_forward, Tensor out, Tensor rstd, Tensor sum, Tensor x, Tensor branch,              \
-       Tensor weight, float eps)                                                                   \
-    OP(rmsnorm_backward, Tensor dx, Tensor dweight, Tensor dout, Tensor x, Tensor rstd,            \
-       Tensor weight, int64_t parts, Tensor partial)                                               \
+    /* norms */                                                                                    \
+    OP(normalize_forward, Tensor out, Tensor statistics, Tensor sum, Tensor x, Tensor branch,      \
+       NormParams params, NormRule rule)                                                           \
+    OP(normalize_backward, Tensor dx, NormParams dparams, Tensor dout, Tensor x,                   \
+       Tensor statistics, NormParams params, NormRule rule, Tensor partial)                        \
     /* attention */                                                                                \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
@@ -37,7 +37,8 @@
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
     /* router */                                                                                   \
-    OP(router_forward, Routing routing, RouterSums sums, Tensor logits, RouterRule rule)           \
+    OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
+       RouterRule rule)                                                                            \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
     OP(capacity_assign, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids, Tensor weights,    \

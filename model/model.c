@@ -13,7 +13,7 @@ static int64_t expert_parts(const ModelConfig *config, ModelSplit split) {
     int64_t pieces = replicas * split.micro_batches;
     int64_t fixed_groups = config->moe.max_expert_replicas;
     if (split.shard_rows) return split.shards / split.ranks * split.expert_parallel;
-    CHECK(model_moe_layers(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
+    CHECK(model_experts_divisor(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
           "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
           (long long)replicas, (long long)split.micro_batches, (long long)fixed_groups);
     return split.fixed_tree && fixed_groups >= pieces ? fixed_groups / pieces : 1;
@@ -167,6 +167,18 @@ LayerBound model_bound(const ModelConfig *config) {
         bound.kept += 6 * (double)config->d_model;       // norms and the residual stream
     }
     return bound;
+}
+
+int64_t model_experts_divisor(const ModelConfig *config) {
+    int64_t divisor = 0;
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++)
+            if (kinds[i]->experts)
+                divisor = greatest_common_divisor(divisor, kinds[i]->experts(config, layer));
+    }
+    return divisor;
 }
 
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err) {

@@ -39,26 +39,36 @@ typedef struct Model {
     // it has its own.
     struct Model *owner;
     Work work;
+
+    // What is trained.
     ParamTable params;
     ParamSet values;
     ParamSet matrices; // bf16 copies of the values, or the values themselves
     Gradients gradients;
-    Arena parameter_arena, gradient_arena, activation_arena, scratch_arena; // the device's memory
-    Arena host_arena;                                                       // the host's mirrors
 
+    // What computes, bottom to top.
     Embedding embedding;
     Positions positions;
     Block *blocks; // (layers)
     Norm final_norm;
     Loss loss;
+    Tensor dx; // (N, D) scratch: gradient of the residual stream
+
+    // What is told of a step, and of a row of logits: (V) f32, see model_read_logits.
     Statistics stats;
-    Tensor dx;                          // (N, D) scratch: gradient of the residual stream
-    Tensor logits_row, host_logits_row; // (V) f32: one row for the host, see model_read_logits
+    Tensor logits_row, host_logits_row;
+
+    // The device's memory by lifetime, and the host's mirrors.
+    Arena parameter_arena, gradient_arena, activation_arena, scratch_arena;
+    Arena host_arena;
 } Model;
 
 // What all layers are at most, without embedding and output. Not collective.
 LayerBound model_bound(const ModelConfig *config);
 
+// The largest number that divides the experts of every layer that has any; 0 where none has. Not
+// collective.
+int64_t model_experts_divisor(const ModelConfig *config);
 // Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);

@@ -3,8 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/integers.h"
-
 const BiasFacts BIASES[] = {
     [BIAS_NONE] = {{"false", "none, as in Llama, Mixtral and DeepSeek"}},
     [BIAS_QKV] = {{"qkv", "queries, keys and values alone, as in Qwen2"}, .qkv = true},
@@ -58,21 +56,6 @@ MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
     return (MoeShape){.experts = layer_value(&moe->experts, layer),
                       .top_k = layer_value(&moe->top_k, layer),
                       .d_ff = layer_value(&moe->d_ff, layer)};
-}
-
-int64_t model_moe_layers(const ModelConfig *config) {
-    int64_t count = 0;
-    for (int64_t layer = 0; layer < config->layers; layer++)
-        if (model_feed_forward(config, layer) == FEED_FORWARD_MOE) count++;
-    return count;
-}
-
-int64_t model_experts_divisor(const ModelConfig *config) {
-    int64_t divisor = 0;
-    for (int64_t layer = 0; layer < config->layers; layer++)
-        if (model_feed_forward(config, layer) == FEED_FORWARD_MOE)
-            divisor = greatest_common_divisor(divisor, moe_shape(config, layer).experts);
-    return divisor;
 }
 
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {

@@ -35,6 +35,10 @@ extern const ChoiceTable ROUTING_GROUP_CHOICES;
 typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 
+// How the bias of the choice follows the load.
+typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
+extern const ChoiceTable BIAS_UPDATE_CHOICES;
+
 // What travels to the experts (dispatch.h).
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
 extern const ChoiceTable DISPATCH_CHOICES;
@@ -53,6 +57,8 @@ typedef struct MoeConfig {
     bool renormalize_after_drop;
     RoutingGroup routing_group;
     double balance_loss; // α
+    BiasUpdate bias_update;
+    double bias_rate; // u
     BalanceScope balance_scope;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
@@ -85,6 +91,7 @@ typedef struct ModelConfig {
     bool tied_embeddings;
     BiasKind bias;
     Activation activation; // of dense feed-forwards and experts
+    NormKind norm;
     double norm_eps;
     double init_std;
     AttentionConfig attention;
@@ -106,10 +113,6 @@ bool moe_is_due(const MoeConfig *config, int64_t layer);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);
-// Layers that have experts, and the largest number that divides the experts of each of them: 0
-// where no layer has any.
-int64_t model_moe_layers(const ModelConfig *config);
-int64_t model_experts_divisor(const ModelConfig *config);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
 // max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);

@@ -47,8 +47,10 @@ static const Option ROWS[] = {
         "one matrix for token embedding and output"),
     CHOICE("model.bias", FUNCTION, bias, DEFAULT("false"), OF(BIAS_CHOICES),
         "linear layers that add a bias; the router never does"),
+    CHOICE("model.norm", FUNCTION, norm, DEFAULT("rmsnorm"), OF(NORM_CHOICES),
+        "of the residual stream, before each mixer, feed-forward and the output"),
     NUMBER("model.norm_eps", FUNCTION, norm_eps, DEFAULT("1e-05"), RANGE(1e-12, 1),
-        "RMSNorm: added to the mean square"),
+        "added to the mean square (variance) that a norm divides by the root of"),
     NUMBER("model.init_std", STATE, init_std, DEFAULT("0.02"), RANGE(1e-9, 10),
         "standard deviation of initial weights"),
 };

@@ -2,6 +2,10 @@
 
 #include "kernels/integers.h"
 
+static int64_t experts(const ModelConfig *config, int64_t layer) {
+    return moe_shape(config, layer).experts;
+}
+
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
@@ -32,7 +36,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     MoeLayer *moe = self;
     int64_t D = work->config->d_model, K = moe->shape.top_k;
     router_layout(&moe->router, work, activations, scratch);
-    router_report(&moe->router, stats);
+    router_report(&moe->router, work, stats);
     dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work), work, activations);
     int64_t max_rows = moe->dispatch.max_rows;
     moe->expert_in = arena_2d(activations, work->storage, max_rows, D);
@@ -176,9 +180,15 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
 }
 
+static void after_step(void *self, Work *work, const Statistics *stats) {
+    MoeLayer *moe = self;
+    router_after_step(&moe->router, work, stats);
+}
+
 const LayerKind MOE_FEED_FORWARD = {
     .state_bytes = sizeof(MoeLayer),
     .bound = bound,
+    .experts = experts,
     .check_device = check_device,
     .declare = declare,
     .layout = layout,
@@ -186,5 +196,6 @@ const LayerKind MOE_FEED_FORWARD = {
     .cost = cost,
     .forward = forward,
     .backward = backward,
+    .after_step = after_step,
     .for_generation = for_generation,
 };

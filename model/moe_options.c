@@ -18,6 +18,14 @@ static const Choice BALANCE_SCOPES[] = {
 };
 const ChoiceTable BALANCE_SCOPE_CHOICES = CHOICE_TABLE(BALANCE_SCOPES);
 
+static const Choice BIAS_UPDATES[] = {
+    [BIAS_UPDATE_NONE] = {"none", "there is no bias"},
+    [BIAS_UPDATE_SIGN] = {"sign",
+                          "after each step a step of moe.bias_rate towards the mean load, up or "
+                          "down (DeepSeek-V3)"},
+};
+const ChoiceTable BIAS_UPDATE_CHOICES = CHOICE_TABLE(BIAS_UPDATES);
+
 static const Choice DISPATCHES[] = {
     [DISPATCH_EXACT] = {"exact", "kept choices travel, after their counts"},
     [DISPATCH_PADDED] = {"padded",
@@ -68,6 +76,10 @@ static const Option ROWS[] = {
         "factor of the load-balancing loss; 0: off"),
     CHOICE("moe.balance_scope", COURSE, moe.balance_scope, DEFAULT("shard"), OF(BALANCE_SCOPE_CHOICES),
         "tokens over which the load is balanced"),
+    CHOICE("moe.bias_update", FUNCTION, moe.bias_update, DEFAULT("none"), OF(BIAS_UPDATE_CHOICES),
+        "a bias for each expert that is added to its score when experts are chosen, nowhere else, and evens out their load"),
+    NUMBER("moe.bias_rate", COURSE, moe.bias_rate, DEFAULT("0.001"), RANGE(0, 1),
+        "step of that bias; scores lie between 0 and 1"),
     NUMBER("moe.z_loss", COURSE, moe.z_loss, DEFAULT("0.001"), RANGE(0, 1000),
         "factor of the router's z-loss, which keeps its logits small; 0: off"),
 };
@@ -157,13 +169,14 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
-    for (int64_t layer = 0; layer < model->layers; layer++)
-        if (model_feed_forward(model, layer) == FEED_FORWARD_MOE &&
-            !check_layer(model, layer, rules))
-            return false;
+    bool any = false;
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE) continue;
+        if (!check_layer(model, layer, rules)) return false;
+        any = true;
+    }
     if (!check_places(model, rules) || !check_scaling(moe, rules)) return false;
-    if (model_moe_layers(model) > 0 && moe->dispatch == DISPATCH_PADDED &&
-        moe->capacity_factor.numerator == 0)
+    if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "
                              "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "

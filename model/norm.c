@@ -2,29 +2,46 @@
 
 void norm_declare(Norm *norm, Work *work, const char *name) {
     int64_t D = work->config->d_model;
-    norm->weight = param_add(
-        work->params, (Param){.rank = 1, .shape = {D}, .init = INIT_ONES, .group = GROUP_NO_DECAY},
-        "%s", name);
+    Param weight = {.rank = 1, .shape = {D}, .init = INIT_ONES, .group = GROUP_NO_DECAY};
+    Param bias = {.rank = 1, .shape = {D}, .init = INIT_ZEROS, .group = GROUP_NO_DECAY};
+    norm->weight = param_add(work->params, weight, "%s", name);
+    norm->bias = -1;
+    if (norm_has_bias(work->config->norm))
+        norm->bias = param_add(work->params, bias, "%s.bias", name);
 }
 
 void norm_layout(Norm *norm, Work *work, bool takes_branch, Arena *activations, Arena *scratch) {
     int64_t N = work->shape.N, D = work->config->d_model;
-    norm->rstd = arena_1d(activations, F32, N);
+    norm->statistics = arena_2d(activations, F32, norm_statistics(work->config->norm), N);
     norm->out = arena_2d(activations, work->storage, N, D);
     if (takes_branch) norm->sum = arena_2d(activations, F32, N, D);
     size_t mark = arena_mark(scratch);
-    norm->partial = arena_2d(scratch, F32, work->shape.dense_parts, D);
+    norm->partial = arena_2d(scratch, F32, work->shape.dense_parts, norm->bias < 0 ? D : 2 * D);
     arena_release(scratch, mark);
+}
+
+static NormRule norm_rule(const Work *work) {
+    return (NormRule){work->config->norm, (float)work->config->norm_eps};
+}
+
+static NormParams norm_values(const Norm *norm, Work *work) {
+    return (NormParams){work_value(work, norm->weight),
+                        norm->bias < 0 ? (Tensor){0} : work_value(work, norm->bias)};
+}
+
+static NormParams norm_gradients(const Norm *norm, Work *work) {
+    return (NormParams){work_gradient(work, norm->weight),
+                        norm->bias < 0 ? (Tensor){0} : work_gradient(work, norm->bias)};
 }
 
 Tensor norm_forward(Norm *norm, Work *work, Residual in) {
     norm->x = in.branch.data ? norm->sum : in.x;
-    rmsnorm_forward(work->dev, norm->out, norm->rstd, norm->sum, in.x, in.branch,
-                    work_value(work, norm->weight), (float)work->config->norm_eps);
+    normalize_forward(work->dev, norm->out, norm->statistics, norm->sum, in.x, in.branch,
+                      norm_values(norm, work), norm_rule(work));
     return norm->x;
 }
 
 void norm_backward(Norm *norm, Work *work, Tensor dx, Tensor dout) {
-    rmsnorm_backward(work->dev, dx, work_gradient(work, norm->weight), dout, norm->x, norm->rstd,
-                     work_value(work, norm->weight), work->shape.dense_parts, norm->partial);
+    normalize_backward(work->dev, dx, norm_gradients(norm, work), dout, norm->x, norm->statistics,
+                       norm_values(norm, work), norm_rule(work), norm->partial);
 }

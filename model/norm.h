@@ -1,5 +1,4 @@
-// RMSNorm (arXiv:1910.07467) over the residual stream: out = x / sqrt(mean(x²) + eps) · weight, for
-// each row.
+// A norm of each row of the residual stream; model.norm says which (kernels/norms.h).
 //
 // The stream takes in a branch (the output of attention or of a feed-forward) where it is
 // normalised next, in the same pass over memory: until then it travels as the pair of both.
@@ -15,12 +14,12 @@ typedef struct Residual {
 } Residual;
 
 typedef struct Norm {
-    int weight;  // parameter (D)
-    Tensor sum;  // (N, D) the stream after taking in a branch; no data where none is ever taken
-    Tensor x;    // (N, D) what was normalised: sum, or the caller's x; kept for the backward pass
-    Tensor rstd; // (N)
-    Tensor out;  // (N, D) stored
-    Tensor partial; // (dense_parts, D) scratch of the backward pass
+    int weight, bias; // parameters (D); the bias -1 where the norm has none
+    Tensor sum; // (N, D) the stream after taking in a branch; no data where none is ever taken
+    Tensor x;   // (N, D) what was normalised: sum, or the caller's x; kept for the backward pass
+    Tensor statistics; // (numbers of a row, N)
+    Tensor out;        // (N, D) stored
+    Tensor partial;    // (dense_parts, D for each parameter) scratch of the backward pass
 } Norm;
 
 void norm_declare(Norm *norm, Work *work, const char *name);

@@ -26,6 +26,25 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
                                        .shape = {router->shape.experts, config->d_model},
                                        .init_std = config->init_std},
                                "layers.%lld.moe.router", (long long)layer);
+    router->bias = -1;
+    switch (config->moe.bias_update) {
+    case BIAS_UPDATE_NONE:
+        break;
+    case BIAS_UPDATE_SIGN:
+        router->bias = param_add(work->params,
+                                 (Param){.rank = 1,
+                                         .shape = {router->shape.experts},
+                                         .init = INIT_ZEROS,
+                                         .group = GROUP_NO_DECAY,
+                                         .update = UPDATE_RULE},
+                                 "layers.%lld.moe.router_bias", (long long)layer);
+        break;
+    }
+}
+
+// Data NULL: none.
+static Tensor bias_of(const Router *router, const Work *work) {
+    return router->bias < 0 ? (Tensor){0} : work_value(work, router->bias);
 }
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
@@ -107,6 +126,8 @@ static double load_imbalance(const Statistics *stats, const char *column) {
     return worst;
 }
 
+static const char BIAS_COLUMN[] = "router_bias";
+
 static const Summary SUMMARIES[] = {
     {.field = "balance_loss",
      .digits = 17,
@@ -134,7 +155,7 @@ static const Summary SUMMARIES[] = {
      .column = "entropy"},
 };
 
-void router_report(Router *router, Statistics *stats) {
+void router_report(Router *router, const Work *work, Statistics *stats) {
     int64_t layer = router->layer, E = router->shape.experts;
     router->columns = (RouterColumns){
         .balance = statistics_scalar(stats, "balance", layer),
@@ -144,6 +165,7 @@ void router_report(Router *router, Statistics *stats) {
         .routed = statistics_counts(stats, "routed", layer, E),
         .dropped = statistics_counts(stats, "dropped", layer, E),
     };
+    if (router->bias >= 0) statistics_state(stats, BIAS_COLUMN, layer, bias_of(router, work));
     for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
         statistics_summarize(stats, &SUMMARIES[i]);
 }
@@ -211,7 +233,7 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
     matmul_forward(work->dev, router->logits, in_f32(work, router->scratch.wide_x, x),
                    as_matrix(work_value(work, router->weight)), work_dense_rows(work));
     router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
-                   moe->router);
+                   bias_of(router, work), moe->router);
     CapacityRule rule = {
         .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
         .policy = moe->drop,
@@ -242,4 +264,30 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     matmul_backward_input(work->dev, router->backward_scratch.dx, router->backward_scratch.dlogits,
                           as_matrix(work_value(work, router->weight)), rows);
     add(work->dev, dx, dx, router->backward_scratch.dx);
+}
+
+// ---- after a step -------------------------------------------------------------------------------
+
+// -1, 0 or 1: how c compares with its mean over E experts that have `total` together.
+static int below_mean(int64_t c, int64_t total, int64_t E) {
+    return (total > E * c) - (total < E * c);
+}
+
+void router_after_step(Router *router, Work *work, const Statistics *stats) {
+    if (router->bias < 0) return;
+    const StatisticsColumn *column = statistics_find(stats, BIAS_COLUMN, router->layer);
+    const double *before = statistics_sums_of(stats, column);
+    const int64_t *routed = tensor_i64(stats->host_counts) + router->columns.routed;
+    const int64_t *dropped = tensor_i64(stats->host_counts) + router->columns.dropped;
+    int64_t E = router->shape.experts, total = 0;
+    double rate = work->config->moe.bias_rate, sum = 0;
+    for (int64_t e = 0; e < E; e++) total += routed[e] + dropped[e];
+    for (int64_t e = 0; e < E; e++)
+        sum += before[e] + rate * below_mean(routed[e] + dropped[e], total, E);
+    float *after = tensor_f32(column->host_state);
+    for (int64_t e = 0; e < E; e++) {
+        double moved = before[e] + rate * below_mean(routed[e] + dropped[e], total, E);
+        after[e] = (float)(moved - sum / (double)E);
+    }
+    device_upload(work->dev, bias_of(router, work), column->host_state);
 }

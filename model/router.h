@@ -4,6 +4,8 @@
 //     arXiv:2101.03961)
 //   capacity C = max(min_capacity, ⌈cf·K·G / E⌉) for each routing group of G tokens and expert
 //   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) (ST-MoE, arXiv:2202.08906)
+//   instead of, or beside, the first: a bias b of the choice alone, which follows the load,
+//     b_i += u·sign(mean c - c_i) after each step, then b -= mean(b) (arXiv:2408.15664)
 #ifndef MOETRAIN_MODEL_ROUTER_H
 #define MOETRAIN_MODEL_ROUTER_H
 
@@ -11,14 +13,15 @@
 
 // Where it adds up what it finds: scalars "balance" (E·Σ f·P without its coefficient α: 1 when
 // tokens spread evenly), "z" (mean lse² without its coefficient c) and "entropy" (of the router's
-// full softmax, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights) and
-// the counts "routed" and "dropped", together N·K.
+// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights) and
+// the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
 typedef struct RouterColumns {
     int balance, z, entropy, weight_mass, routed, dropped;
 } RouterColumns;
 
 typedef struct Router {
     int weight; // parameter (E, D)
+    int bias;   // parameter (E) that a rule changes; -1: none
     MoeShape shape;
     int64_t layer;         // of the model: the counter of random drops
     RouterColumns columns; // of the statistics
@@ -49,7 +52,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
 // Asks for its columns of the statistics, and for what is told of them.
-void router_report(Router *router, Statistics *stats);
+void router_report(Router *router, const Work *work, Statistics *stats);
 // Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
 // balance_scope is batch.
 //   x (N, D) stored; must stay until the backward pass
@@ -57,5 +60,8 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x);
 // dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.
 //   dscaled (N, K), destroyed
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled);
+// Moves the bias by the step's load of all ranks, c counted before dropping: the same bits on every
+// rank. Not collective.
+void router_after_step(Router *router, Work *work, const Statistics *stats);
 
 #endif

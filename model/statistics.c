@@ -53,6 +53,12 @@ int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_
     return add_column(stats, STATISTICS_COUNTS, name, layer, n);
 }
 
+int statistics_state(Statistics *stats, const char *name, int64_t layer, Tensor state) {
+    int first = add_column(stats, STATISTICS_STATE, name, layer, tensor_elements(state));
+    stats->columns[stats->column_count - 1].state = state;
+    return first;
+}
+
 void statistics_summarize(Statistics *stats, const Summary *summary) {
     for (int i = 0; i < stats->summary_count; i++)
         if (stats->summaries[i] == summary) return;
@@ -68,6 +74,9 @@ void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
     stats->sums_scratch = arena_2d(work->host, F64, work->shape.micro_batches, stats->width);
+    for (int i = 0; i < stats->column_count; i++)
+        if (stats->columns[i].kind == STATISTICS_STATE)
+            stats->columns[i].host_state = arena_mirror(work->host, stats->columns[i].state);
 }
 
 void statistics_free(Statistics *stats) {
@@ -100,6 +109,17 @@ static void sum_rows(double *sums, int64_t rows, int64_t columns) {
                 sums[p * columns + c] += sums[(p + distance) * columns + c];
 }
 
+static void read_states(Statistics *stats, Device *dev) {
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *column = &stats->columns[i];
+        if (column->kind != STATISTICS_STATE) continue;
+        device_download(dev, column->host_state, column->state);
+        double *to = tensor_f64(stats->host_sums) + column->first;
+        for (int64_t k = 0; k < column->count; k++)
+            to[k] = (double)tensor_f32(column->host_state)[k];
+    }
+}
+
 void statistics_reduce(Statistics *stats, Work *work) {
     int64_t columns = stats->width, micro_batches = work->shape.micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
@@ -115,6 +135,7 @@ void statistics_reduce(Statistics *stats, Work *work) {
     sum_rows(sums, micro_batches, columns);
     all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_STATISTICS);
+    read_states(stats, work->dev);
 }
 
 // ---- the totals ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ typedef enum StatisticsKind {
     STATISTICS_SCALAR, // f64, a mean over the tokens of the step: steps are averaged
     STATISTICS_VECTOR, // f64, a sum over the tokens of the step, as the counts are
     STATISTICS_COUNTS, // i64
+    STATISTICS_STATE,  // f64, a vector of the layer as it was in the step: steps are averaged
 } StatisticsKind;
 
 enum { STATISTICS_NAME_BYTES = 32, STATISTICS_SUMMARIES_MAX = 32 };
@@ -30,6 +31,8 @@ typedef struct StatisticsColumn {
     StatisticsKind kind;
     int first;     // its first place among the columns of `sums`, or among the counts
     int64_t count; // places; 1 for a scalar
+    // STATISTICS_STATE: (count) f32 on the device, and its mirror on the host.
+    Tensor state, host_state;
 } StatisticsColumn;
 
 typedef struct Statistics Statistics;
@@ -71,6 +74,8 @@ void statistics_begin(Statistics *stats);
 int statistics_scalar(Statistics *stats, const char *name, int64_t layer);
 int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_t n);
 int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n);
+// Of a tensor (n) f32 that is the same on every rank, read at the end of the step: nobody adds it up.
+int statistics_state(Statistics *stats, const char *name, int64_t layer, Tensor state);
 // Has a figure told at each step, in the order of the first calls; calls with the same one are one.
 void statistics_summarize(Statistics *stats, const Summary *summary);
 // After the last column: takes the memory.

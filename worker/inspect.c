@@ -1,6 +1,7 @@
 #include "worker/inspect.h"
 
 #include <math.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,8 +106,16 @@ static void print_series(const UtilizationSeries *series, int64_t row) {
                    layer + 1 < series->layers ? "," : "\n");
             continue;
         }
+        double least = values[0], most = values[0];
+        for (int64_t i = 1; i < count; i++) {
+            least = fmin(least, values[i]);
+            most = fmax(most, values[i]);
+        }
         printf("%3lld ", (long long)number);
-        print_shades(values, count);
+        if (least < 0)
+            printf("from %.4g to %.4g", least, most);
+        else
+            print_shades(values, count);
         putchar('\n');
     }
     free(values);

@@ -2,6 +2,7 @@
 
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
+#include "model/model.h"
 
 static void derive_max_expert_replicas(void *section) {
     TrainConfig *config = section;

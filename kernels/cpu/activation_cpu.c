@@ -24,6 +24,46 @@ static inline void swiglu_gradient(float *dgate, float *dup, float dout, float g
     *dup = dout * gate * s;
 }
 
+// Φ(x) + x φ(x)
+static inline float gelu_slope(float x) {
+    return normal_share_f32(x) + x * normal_density_f32(x);
+}
+
+static inline float gelu(float x) {
+    return x * normal_share_f32(x);
+}
+static inline void gelu_gradient(float *dx, float dout, float x) {
+    *dx = dout * gelu_slope(x);
+}
+
+// (1 + tanh(u)) / 2 = σ(2u), 2u = 2 √(2/π) (x + 0.044715 x³)
+static inline float gelu_tanh_share(float x) {
+    return sigmoid_f32(x * (1.59576912f + 0.0713548163f * x * x));
+}
+
+static inline float gelu_tanh(float x) {
+    return x * gelu_tanh_share(x);
+}
+static inline void gelu_tanh_gradient(float *dx, float dout, float x) {
+    float s = gelu_tanh_share(x);
+    *dx = dout * (s + x * s * (1.0f - s) * (1.59576912f + 3.0f * 0.0713548163f * x * x));
+}
+
+static inline float geglu(float gate, float up) {
+    return gelu(gate) * up;
+}
+static inline void geglu_gradient(float *dgate, float *dup, float dout, float gate, float up) {
+    *dgate = dout * up * gelu_slope(gate);
+    *dup = dout * gelu(gate);
+}
+
+static inline float relu2(float x) {
+    return relu(x) * relu(x);
+}
+static inline void relu2_gradient(float *dx, float dout, float x) {
+    *dx = dout * (2.0f * relu(x));
+}
+
 // ---- rows ---------------------------------------------------------------------------------------
 
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's

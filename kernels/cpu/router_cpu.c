@@ -5,19 +5,6 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 
-// ---- choosing -----------------------------------------------------------------------------------
-
-// The K largest of z[0..E), best first; equal ones in ascending order. Valid ids even for NaN.
-static void choose(int32_t *ids, const float *z, int64_t E, int64_t K) {
-    int64_t count = 0;
-    for (int64_t e = 0; e < E; e++) {
-        if (count == K && !(z[e] > z[ids[K - 1]])) continue;
-        int64_t at = count < K ? count++ : K - 1;
-        for (; at > 0 && z[e] > z[ids[at - 1]]; at--) ids[at] = ids[at - 1];
-        ids[at] = (int32_t)e;
-    }
-}
-
 static bool over_chosen(RouterRule rule) { // the weights are a softmax over the chosen K alone
     return rule.kind == SOFTMAX_TOPK || (rule.kind == TOPK_SOFTMAX && rule.normalize_top_k);
 }
@@ -92,9 +79,58 @@ static float entropy_of(RouterKind kind, const float *z, int64_t E, Normaliser b
     return sum;
 }
 
+// ---- choosing -----------------------------------------------------------------------------------
+
+// What a token's experts are chosen by: their logits, or their scores plus a bias.
+typedef struct Keys {
+    const float *z, *bias; // (E); bias NULL: none
+    RouterKind kind;
+    Normaliser by;
+} Keys;
+
+static inline float biased_score(const Keys *k, float log_score, int64_t e) {
+    switch (k->kind) {
+    case SOFTMAX_TOPK:
+    case TOPK_SOFTMAX:
+        return exp_f32(log_score - k->by.shift) * k->by.scale + k->bias[e];
+    case SIGMOID:
+        return exp_f32(log_score) + k->bias[e];
+    }
+    CHECK(false, "router %d", (int)k->kind);
+}
+
+static const float *keys_from(const Keys *k, float *room, int64_t first, int64_t count) {
+    if (!k->bias) return k->z + first;
+    const float *log_score = log_scores(k->kind, room, k->z + first, count);
+    for (int64_t i = 0; i < count; i++) room[i] = biased_score(k, log_score[i], first + i);
+    return room;
+}
+
+static float key_of(const Keys *k, int64_t e) {
+    float room;
+    return *keys_from(k, &room, e, 1);
+}
+
+// The K largest keys, best first; equal ones in ascending order. Valid ids even for NaN.
+static void choose(int32_t *ids, const Keys *keys, int64_t E, int64_t K) {
+    int64_t found = 0;
+    float room[BLOCK], last = 0.0f; // the key of the last one found
+    for (int64_t first = 0; first < E; first += BLOCK) {
+        int64_t count = E - first < BLOCK ? E - first : BLOCK;
+        const float *key = keys_from(keys, room, first, count);
+        for (int64_t i = 0; i < count; i++) {
+            if (found == K && !(key[i] > last)) continue;
+            int64_t at = found < K ? found++ : K - 1;
+            for (; at > 0 && key[i] > key_of(keys, ids[at - 1]); at--) ids[at] = ids[at - 1];
+            ids[at] = (int32_t)(first + i);
+            last = key_of(keys, ids[found - 1]);
+        }
+    }
+}
+
 // The gate weights of the chosen experts, from their logits in w.
 static void softmax_weights(float *w, float lse, bool among_chosen, int64_t K) {
-    float shift = among_chosen ? w[0] : lse, sum = 0.0f;
+    float shift = among_chosen ? max_of(w, K) : lse, sum = 0.0f;
     for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(w[k] - shift);
     if (among_chosen)
         for (int64_t k = 0; k < K; k++) w[k] /= sum;
@@ -102,7 +138,7 @@ static void softmax_weights(float *w, float lse, bool among_chosen, int64_t K) {
 
 // s_k / (Σ s + least), both over the largest s, so that no s is too small.
 static void sigmoid_weights(float *w, float factor, int64_t K) {
-    float best = log_sigmoid(w[0]), sum = 0.0f;
+    float best = log_sigmoid(max_of(w, K)), sum = 0.0f;
     if (K == 1) {
         w[0] = factor * exp_f32(best);
         return;
@@ -146,11 +182,11 @@ static void sum_probabilities(double *sum, RouterKind kind, const float *z, cons
     memcpy(sum, total, (size_t)columns * sizeof *sum);
 }
 
-void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor logits,
+void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
                         RouterRule rule) {
     int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
     int64_t parts = sums.prob_sum.shape[0], rows = N / parts;
-    const float *z = tensor_f32(logits);
+    const float *z = tensor_f32(logits), *bias_of = bias.data ? tensor_f32(bias) : NULL;
     int32_t *id = tensor_i32(routing.ids);
     float *weight = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
     double *prob = tensor_f64(sums.prob_sum), *entropy_of_part = tensor_f64(sums.entropy_sum);
@@ -164,11 +200,12 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
         for (int64_t n = 0; n < N; n++) {
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
-            choose(chosen, row, E, K);
-            float largest = row[chosen[0]];
+            float largest = max_of(row, E);
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
             entropy[n] = entropy_of(rule.kind, row, E, by[n]);
+            Keys keys = {row, bias_of, rule.kind, by[n]};
+            choose(chosen, &keys, E, K);
             weigh(weight + n * K, chosen, row, lse_of[n], rule, K);
         }
 #pragma omp for schedule(static) collapse(2) nowait

@@ -155,4 +155,26 @@ static inline float sigmoid_f32(float x) {
     return 1.0f / (1.0f + exp_f32(-x));
 }
 
+// The normal distribution: its density, and Φ(x) = (1 + erf(x / √2)) / 2, its share below x. For a
+// >= 0 is Φ(-a) = e^(-a²/2) P(t) t, t = 1 / (1 + 0.35 a), P fitted to a relative error of 3.2e-8 at
+// any a; with roundings 4e-7, and what a rounded exponent adds: up to a²/2 · 2^-23. 0 below -13.2;
+// NaN stays NaN.
+static inline float normal_density_f32(float x) {
+    return 0.398942280f * exp_f32(-0.5f * x * x);
+}
+static inline float normal_share_f32(float x) {
+    float a = fabsf(x), t = 1.0f / (1.0f + 0.35f * a);
+    float p = -2.91149784e-2f;
+    p = p * t + 1.43818259e-1f;
+    p = p * t - 2.55390733e-1f;
+    p = p * t + 1.58796310e-1f;
+    p = p * t - 2.28432920e-2f;
+    p = p * t + 1.05392106e-1f;
+    p = p * t + 1.19863093e-1f;
+    p = p * t + 1.39857560e-1f;
+    p = p * t + 1.39621660e-1f;
+    float below = exp_f32(-0.5f * a * a) * (p * t);
+    return x < 0.0f ? below : 1.0f - below;
+}
+
 #endif

@@ -45,6 +45,51 @@ struct swiglu { // of gate and up
     }
 };
 
+// Φ(x), the share of the normal distribution below x, and Φ(x) + x φ(x).
+__device__ static inline float normal_share(float x) {
+    return 0.5f * erfcf(-0.707106781f * x);
+}
+__device__ static inline float gelu_slope(float x) {
+    return normal_share(x) + x * (0.398942280f * expf(-0.5f * x * x));
+}
+
+struct gelu {
+    static const int INPUTS = 1;
+    __device__ static float value(const float *x) { return x[0] * normal_share(x[0]); }
+    __device__ static void gradient(float *x, float dout) { x[0] = dout * gelu_slope(x[0]); }
+};
+
+struct gelu_tanh { // (1 + tanh(u)) / 2 = σ(2u), 2u = 2 √(2/π) (x + 0.044715 x³)
+    static const int INPUTS = 1;
+    __device__ static float share(float x) {
+        return sigmoid(x * (1.59576912f + 0.0713548163f * x * x));
+    }
+    __device__ static float value(const float *x) { return x[0] * share(x[0]); }
+    __device__ static void gradient(float *x, float dout) {
+        float z = x[0], s = share(z);
+        x[0] = dout * (s + z * s * (1.0f - s) * (1.59576912f + 3.0f * 0.0713548163f * z * z));
+    }
+};
+
+struct geglu { // of gate and up
+    static const int INPUTS = 2;
+    __device__ static float value(const float *x) { return x[0] * normal_share(x[0]) * x[1]; }
+    __device__ static void gradient(float *x, float dout) {
+        float gate = x[0], up = x[1];
+        x[0] = dout * up * gelu_slope(gate);
+        x[1] = dout * (gate * normal_share(gate));
+    }
+};
+
+struct relu2 {
+    static const int INPUTS = 1;
+    __device__ static float value(const float *x) {
+        float y = relu::value(x);
+        return y * y;
+    }
+    __device__ static void gradient(float *x, float dout) { x[0] = dout * (2.0f * relu::value(x)); }
+};
+
 // ---- kernels ------------------------------------------------------------------------------------
 
 // A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'

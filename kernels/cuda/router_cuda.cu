@@ -120,6 +120,7 @@ typedef struct ForwardArguments {
     float *lse;           // (N)
     double *partial;      // (parts, chunks, E + 2): sums of a chunk's probabilities, entropy, lse²
     const float *logits;  // (N, E)
+    const float *bias;    // (E), or NULL
     int64_t rows, chunks; // of a part
     int E, K;
     Weighing weighing;
@@ -145,6 +146,20 @@ __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, i
         for (int s = 0; s < Slots<LANES>::COUNT; s++)
             if (k == s * LANES + lane) chosen[s] = (int)expert, logit[s] = logit_of(top);
     }
+}
+
+// Reads the logits of a token's choices, which were chosen by something else; returns the largest.
+template <int LANES>
+__device__ static inline float logits_of_chosen(float *logit, const int *chosen, const float *row,
+                                                int K, bool inside) {
+    float best = -INFINITY;
+#pragma unroll
+    for (int s = 0; s < Slots<LANES>::COUNT; s++) {
+        bool has = inside && s * LANES + (int)threadIdx.x % LANES < K;
+        logit[s] = has ? row[chosen[s]] : -INFINITY;
+        best = fmaxf(best, logit[s]);
+    }
+    return token_max<LANES>(best);
 }
 
 // A block owns a chunk of a part's tokens, LANES lanes a token at a time, ROUNDS times; it reads
@@ -203,19 +218,25 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
         int chosen[Slots<LANES>::COUNT] = {0};
         float w[Slots<LANES>::COUNT] = {0};
 #pragma unroll
-        for (int j = 0; j < PER_LANE; j++)
-            key[j] = expert_of<LANES, VECTOR>(j) < a.E ? key_of(z[j]) : 0;
+        for (int j = 0; j < PER_LANE; j++) {
+            int e = expert_of<LANES, VECTOR>(j);
+            float by = z[j];
+            if (a.bias && e < a.E) by = (sigmoid ? expf(log_sigmoid(z[j])) : p[j]) + a.bias[e];
+            key[j] = e < a.E ? key_of(by) : 0;
+        }
         choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
+        float best = largest; // logit of the chosen
+        if (a.bias) best = logits_of_chosen<LANES>(w, chosen, a.logits + n * a.E, a.K, inside);
         float chosen_sum = 0;
         switch (a.weighing) {
         case OVER_ALL:
             shift = lse;
             break;
         case OVER_CHOSEN:
-            shift = largest;
+            shift = best;
             break;
         case SIGMOID_OVER_CHOSEN:
-            shift = log_sigmoid(largest);
+            shift = log_sigmoid(best);
             break;
         case SIGMOID_ALONE:
             shift = 0.0f;
@@ -302,7 +323,7 @@ template <int VECTOR> static ForwardKernel forward_kernel(int64_t E) {
 }
 
 extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sums, Tensor logits,
-                                    RouterRule rule) {
+                                    Tensor bias, RouterRule rule) {
     int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
     int64_t parts = sums.prob_sum.shape[0], rows = N / parts;
     CHECK_ROUTING(E, K);
@@ -315,6 +336,7 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
                           device_data<float>(routing.lse),
                           partial,
                           z,
+                          bias.data ? device_data<float>(bias) : NULL,
                           rows,
                           chunks,
                           (int)E,

@@ -126,7 +126,8 @@ static void report(const char *name, Op op, void *context, double bytes, double 
 typedef struct Tensors {
     Tensor a, b, c; // (N, D) bf16
     Tensor x, sum;  // (N, D) f32
-    Tensor weight, rstd, dweight, partial, wide_x;
+    NormParams norm, dnorm;
+    Tensor rstd, partial, wide_x;
     Tensor hidden, dhidden, act; // (N, 2F), (N, 2F), (N, F) bf16
     Tensor qkv, dqkv, heads, dheads, lse, cosines, sines;
     Tensor logits, losses, targets; // (N, V) bf16
@@ -145,15 +146,16 @@ typedef struct Tensors {
 static const AttentionShape shape = {HEADS, KV, HEAD, HEAD};
 static const AttentionRule attention_rule = {
     .shape = {HEADS, KV, HEAD, HEAD}, .T = T, .scale = 0.088f};
+static const NormRule norm_rule = {RMSNORM, 1e-5f};
 static const RouterRule router_rule = {.kind = SOFTMAX_TOPK};
 static Tensors t;
 
 static void place(void) {
     t.a = filled_2d(BF16, N, D), t.b = filled_2d(BF16, N, D), t.c = filled_2d(BF16, N, D);
     t.x = filled_2d(F32, N, D), t.sum = device_2d(F32, N, D);
-    t.weight = tensor_reshape_1d(filled_2d(F32, 1, D), D);
-    t.rstd = arena_1d(&arena, F32, N);
-    t.dweight = arena_1d(&arena, F32, D);
+    t.norm.weight = tensor_reshape_1d(filled_2d(F32, 1, D), D);
+    t.rstd = device_2d(F32, 1, N);
+    t.dnorm.weight = arena_1d(&arena, F32, D);
     t.partial = device_2d(F32, 4, D);
     t.hidden = filled_2d(BF16, N, 2 * F), t.dhidden = device_2d(BF16, N, 2 * F);
     t.act = filled_2d(BF16, N, F);
@@ -226,16 +228,16 @@ CASE(run_grouped, matmul_forward(&dev, t.rows_out, t.rows, t.experts, expert_row
 CASE(run_grouped_input, matmul_backward_input(&dev, t.rows_out, t.rows, t.experts, expert_rows()))
 CASE(run_grouped_weight,
      matmul_backward_weight(&dev, t.dexperts, t.rows_out, t.rows, expert_rows()))
-CASE(run_norm, rmsnorm_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.weight, 1e-5f))
+CASE(run_norm, normalize_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.norm, norm_rule))
 CASE(run_norm_backward,
-     rmsnorm_backward(&dev, t.sum, t.dweight, t.a, t.x, t.rstd, t.weight, 4, t.partial))
+     normalize_backward(&dev, t.sum, t.dnorm, t.a, t.x, t.rstd, t.norm, norm_rule, t.partial))
 CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, T, 0, false))
 CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, attention_rule))
 CASE(run_attention_backward,
      attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, attention_rule))
 CASE(run_activation, activation_forward(&dev, t.act, t.hidden, SWIGLU))
 CASE(run_activation_backward, activation_backward(&dev, t.dhidden, t.act, t.hidden, SWIGLU))
-CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, router_rule))
+CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, (Tensor){0}, router_rule))
 CASE(run_router_backward, router_backward(&dev, t.router_dlogits, t.dweights, t.routing,
                                           t.router_logits, router_rule, t.balance, 1e-3f))
 CASE(run_capacity,

@@ -1,6 +1,7 @@
 // The gradient of the whole loss for every kind of attention, feed-forward, router and embedding.
 #include "gradient_check.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { CASES_MAX = 64 };
@@ -32,6 +33,30 @@ static void add_dense_cases(void) {
     model->layers = 1;
     model->attention.shape = (AttentionShape){1, 1, 8, 3};
     model->tied_embeddings = false;
+}
+
+// Every activation, of a dense layer and of experts.
+static void add_activation_cases(void) {
+    static char sentences[8][64];
+    CHECK(ACTIVATION_CHOICES.count <= 8, "%d activations", ACTIVATION_CHOICES.count);
+    for (int kind = 0; kind < ACTIVATION_CHOICES.count; kind++) {
+        snprintf(sentences[kind], sizeof sentences[kind], "a dense layer and experts of %s",
+                 choice_row(ACTIVATION_CHOICES, kind)->word);
+        ModelConfig *model = add_case(sentences[kind]);
+        model->activation = (Activation)kind;
+        model->moe.every = 2;
+        model->moe.first = false;
+    }
+}
+
+static void add_norm_cases(void) {
+    static char sentences[4][64];
+    CHECK(NORM_CHOICES.count <= 4, "%d norms", NORM_CHOICES.count);
+    for (int kind = 0; kind < NORM_CHOICES.count; kind++) {
+        snprintf(sentences[kind], sizeof sentences[kind], "layers with %s",
+                 choice_row(NORM_CHOICES, kind)->word);
+        add_case(sentences[kind])->norm = (NormKind)kind;
+    }
 }
 
 static void add_position_cases(void) {
@@ -160,6 +185,8 @@ static void add_accumulation_cases(void) {
 
 int main(int argc, char **argv) {
     add_dense_cases();
+    add_activation_cases();
+    add_norm_cases();
     add_position_cases();
     add_softmax_cases();
     add_window_cases();

@@ -1,5 +1,5 @@
 // Every activation against the reference on every device, also in place, and the CPU's exponential
-// below them against libm.
+// and normal distribution below them against libm.
 #include "harness.h"
 #include "reference.h"
 
@@ -53,12 +53,18 @@ static void check_on(Device *dev, int64_t N, int64_t F, DType T, Activation kind
     reference_activation_forward(out, tensor_f32(in), kind, N, F);
     reference_activation_backward(din, tensor_f32(dout), tensor_f32(in), kind, N, F);
     run_both(dev, &c);
-    // A handful of roundings and an exponential of 2 ulp; the derivative 1 + g(1-σ) cancels for g <
-    // 0, where its terms are below 20 and the upstream factors below 20. bf16 rounds the result
-    // once more.
-    double eps = storage_eps(T);
-    expect_near("out", c.out, out, 12 * F32_EPS + eps, NULL, 1e-30);
-    expect_near("din", c.din, din, 16 * F32_EPS + eps, NULL, kind == RELU ? 0 : 20 * 8 * F32_EPS);
+    // A handful of roundings and an exponential of 2 ulp, of an argument that may be rounded
+    // itself: it is at most x², or so large that the exponential is 0. Derivatives cancel: their
+    // terms are below 4, and below 20 for a gate, whose upstream factor is below 20. bf16 rounds
+    // the result once more.
+    double eps = storage_eps(T), *unit = new_doubles(N * F);
+    for (int64_t i = 0; i < N * F; i++) {
+        double x = (double)tensor_f32(in)[i / F * W + i % F];
+        unit[i] = fabs(out[i]) * fmin(2 * x * x, 200) + 1e-22;
+    }
+    expect_near("out", c.out, out, 16 * F32_EPS + eps, unit, F32_EPS);
+    expect_near("din", c.din, din, 16 * F32_EPS + eps, NULL,
+                kind == RELU ? 0 : (activation_is_gated(kind) ? 20 : 4) * 8 * F32_EPS);
     Tensor first = copy_of(c.din);
     run_in_place(dev, &c);
     expect_same_bytes("din in place", c.din, first.data);
@@ -124,6 +130,29 @@ static void check_exp(void) {
     expect(isnan(exp_f32(NAN)), "NaN is lost");
 }
 
+// Every 1009th f32 of the range, against libm in double; the tolerance is what vector_math.h says.
+static void check_normal(void) {
+    begin_case("normal_share_f32");
+    double worst = 0;
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (uint32_t bits = 0; bits < 0x41500000u; bits += 1009) { // up to 13
+            float x;
+            memcpy(&x, &bits, sizeof x);
+            x *= (float)sign;
+            double want = 0.5 * erfc(-(double)x * sqrt(0.5));
+            double error = fabs((double)normal_share_f32(x) - want) / want;
+            double rounded = x < 0 ? 0.5 * (double)x * (double)x * 0x1p-23 : 0;
+            worst = fmax(worst, error - rounded);
+            double density = exp(-0.5 * (double)x * (double)x) / sqrt(8 * atan(1));
+            error = fabs((double)normal_density_f32(x) - density) / density;
+            worst = fmax(worst, error - 0.5 * (double)x * (double)x * 0x1p-23);
+        }
+    expect(worst < 4e-7, "relative error %.3g", worst);
+    expect(normal_share_f32(0.0f) == 0.5f, "%.9g for 0", (double)normal_share_f32(0.0f));
+    expect(normal_share_f32(INFINITY) == 1.0f && normal_share_f32(-INFINITY) == 0.0f, "infinity");
+    expect(isnan(normal_share_f32(NAN)) && isnan(normal_density_f32(NAN)), "NaN is lost");
+}
+
 // The sums of vector_math.h at lengths around its blocks: all terms are whole numbers, so sums are
 // exact.
 static void check_sums(void) {
@@ -175,6 +204,7 @@ int main(int argc, char **argv) {
     check(35, 333);
     for (int i = 0; i < device_count(); i++) check_nan(device_at(i));
     check_exp();
+    check_normal();
     check_sums();
     return failures();
 }

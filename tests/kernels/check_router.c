@@ -10,6 +10,7 @@
 
 typedef struct Case {
     Tensor logits, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, dweights, dlogits, balance;
+    Tensor bias; // data NULL: none
     RouterRule rule;
     int64_t parts;
 } Case;
@@ -44,7 +45,7 @@ static void run_forward(Device *dev, void *context) {
     Case *c = context;
     RouterSums sums = {
         .prob_sum = c->prob_sum, .entropy_sum = c->entropy_sum, .lse2_sum = c->lse2_sum};
-    router_forward(dev, routing_of(c), sums, c->logits, c->rule);
+    router_forward(dev, routing_of(c), sums, c->logits, c->bias, c->rule);
 }
 static void run_backward(Device *dev, void *context) {
     Case *c = context;
@@ -58,7 +59,7 @@ static void run_both(Device *dev, void *context) {
 static void run_on_device(Device *dev, Case *c) {
     run_on(dev, run_both, c,
            TENSORS(&c->logits, &c->ids, &c->weights, &c->lse, &c->prob_sum, &c->entropy_sum,
-                   &c->lse2_sum, &c->dweights, &c->dlogits, &c->balance));
+                   &c->lse2_sum, &c->dweights, &c->dlogits, &c->balance, &c->bias));
 }
 
 // Rows [first, first + count) and parts [first_part, …) of `whole` have the bits of `part`, which
@@ -114,27 +115,67 @@ static void expect_same_on_other_schedule(Device *dev, const Case *c) {
     expect_same_results("when run again", &again, c, 0, 0);
 }
 
-static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rule, bool ties) {
+// Whether each of a token's K choices beats the next best by more than rounding in f32 can tell,
+// with keys of size 1.
+static bool is_decided(const float *z, const float *bias, RouterRule rule, int64_t E, int64_t K) {
+    double lse = 0, last = INFINITY;
+    for (int64_t e = 0; e < E; e++) lse += exp((double)z[e]);
+    lse = log(lse);
+    for (int64_t k = 0; k <= K && k < E; k++) {
+        double next = -INFINITY;
+        for (int64_t e = 0; e < E; e++) {
+            double key = reference_key(z, bias, rule, lse, e);
+            if (key < last && key > next) next = key;
+        }
+        if (last - next < 64 * F32_EPS) return false;
+        last = next;
+    }
+    return true;
+}
+
+static float tied_logit(void) { // the two zeros tie
+    return random_below(2) ? -0.0f : (float)random_below(3) - 1.0f;
+}
+
+// With ties the biases are 0 or 1, so that keys are equal or far from each other.
+static void give_bias(Case *c, bool ties) {
+    int64_t N = c->logits.shape[0], E = c->logits.shape[1], K = c->dweights.shape[1];
+    c->bias = new_1d(F32, E);
+    for (int64_t e = 0; e < E; e++)
+        tensor_f32(c->bias)[e] =
+            (float)(ties ? random_below(2) : random_below(1000)) / (ties ? 1.0f : 3000.0f);
+    for (int64_t n = 0; n < N && !ties; n++) {
+        float *z = tensor_f32(c->logits) + n * E;
+        for (int64_t e = 0; e < E; e++) z[e] *= 0.25f;
+        while (!is_decided(z, tensor_f32(c->bias), c->rule, E, K))
+            for (int64_t e = 0; e < E; e++) z[e] += (float)random_below(1000) / 1000.0f;
+    }
+}
+
+static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rule, bool ties,
+                  bool biased) {
     Case c = new_case(N, E, K, parts, rule);
     float *z = tensor_f32(c.logits);
-    for (int64_t i = 0; i < N * E; i++) // the two zeros tie
-        z[i] = !ties ? 8.0f * z[i] : random_below(2) ? -0.0f : (float)random_below(3) - 1.0f;
+    for (int64_t i = 0; i < N * E; i++) z[i] = ties ? tied_logit() : 8.0f * z[i];
+    if (biased) give_bias(&c, ties);
+    const float *bias = biased ? tensor_f32(c.bias) : NULL;
     int32_t *ids = new_2d(I32, N, K).data;
     double *weights = new_doubles(N * K), *lse = new_doubles(N), *prob = new_doubles(parts * E);
     double *entropy = new_doubles(parts), *lse2 = new_doubles(parts), *dz = new_doubles(N * E);
     for (int64_t p = 0, rows = N / parts; p < parts; p++) {
         int64_t n = p * rows;
         reference_router_forward(ids + n * K, weights + n * K, lse + n, prob + p * E, entropy + p,
-                                 lse2 + p, z + n * E, rule, rows, E, K);
+                                 lse2 + p, z + n * E, bias, rule, rows, E, K);
         reference_router_backward(dz + n * E, tensor_f32(c.dweights) + n * K, ids + n * K,
                                   z + n * E, rule, tensor_f32(c.balance) + p * E, (double)z_scale,
                                   rows, E, K);
     }
     for (int d = 0; d < device_count(); d++) {
         Device *dev = device_at(d);
-        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s", dev->name,
+        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s%s", dev->name,
                    (long long)N, (long long)E, (long long)K, (long long)parts, rule.kind,
-                   rule.normalize_top_k ? " normalised" : "", ties ? " ties" : "");
+                   rule.normalize_top_k ? " normalised" : "", ties ? " ties" : "",
+                   biased ? " bias" : "");
         new_outputs(&c);
         run_on_device(dev, &c);
         expect_same_bytes("ids", c.ids, ids);
@@ -381,13 +422,14 @@ int main(int argc, char **argv) {
                                        {SIGMOID, false, 2.5}};
     enum { RULES = sizeof rules / sizeof *rules };
     for (int r = 0; r < RULES; r++)
-        for (int ties = 0; ties < 2; ties++) {
-            check(0, 4, 2, 1, rules[r], ties);
-            check(1, 1, 1, 1, rules[r], ties);
-            check(5, 3, 3, 1, rules[r], ties);
-            check(32, 8, 2, 4, rules[r], ties);
-            check(33, 65, 1, 1, rules[r], ties);
-            check(12, 512, 8, 2, rules[r], ties);
+        for (int variant = 0; variant < 4; variant++) {
+            bool ties = variant & 1, biased = variant & 2;
+            check(0, 4, 2, 1, rules[r], ties, biased);
+            check(1, 1, 1, 1, rules[r], ties, biased);
+            check(5, 3, 3, 1, rules[r], ties, biased);
+            check(32, 8, 2, 4, rules[r], ties, biased);
+            check(33, 65, 1, 1, rules[r], ties, biased);
+            check(12, 512, 8, 2, rules[r], ties, biased);
         }
     // How many lanes and registers of a GPU hold a token depends on E, how it is read on E % 4; 32
     // to 128 tokens are a block's.
@@ -395,11 +437,11 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (int r = 0; r < RULES; r++)
             if (r == (int)(i % 3) || rules[r].kind == SIGMOID)
-                check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[r], i % 2);
-    check(5, 100, 64, 1, rules[0], false); // more choices than lanes
-    check(5, 100, 64, 1, rules[3], false);
-    check(5, 13, 13, 1, rules[1], true);
-    check(2500, 5, 2, 1, rules[1], false); // more blocks than a warp sums at once
+                check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[r], i % 2, i % 3 == 1);
+    check(5, 100, 64, 1, rules[0], false, false); // more choices than lanes
+    check(5, 100, 64, 1, rules[3], false, true);
+    check(5, 13, 13, 1, rules[1], true, false);
+    check(2500, 5, 2, 1, rules[1], false, false); // more blocks than a warp sums at once
     for (int r = 0; r < RULES; r++) {
         check_nan(6, 3, rules[r]);
         check_nan(133, 5, rules[r]);

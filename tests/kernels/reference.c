@@ -93,37 +93,69 @@ void reference_embedding_backward(double *dweight, double *magnitude, const floa
         }
 }
 
-// ---- RMSNorm ------------------------------------------------------------------------------------
+// ---- norms --------------------------------------------------------------------------------------
 
-static double inverse_root_mean_square(const float *x, int64_t D, float eps) {
-    double sum = 0;
-    for (int64_t d = 0; d < D; d++) sum += (double)x[d] * (double)x[d];
-    return 1.0 / sqrt(sum / (double)D + (double)eps);
+// What a norm does to a row: x̂ = (x - mean) rstd.
+typedef struct RowNorm {
+    double mean, rstd;
+} RowNorm;
+
+static RowNorm row_norm(const float *x, int64_t D, NormRule rule) {
+    double mean = 0, sum = 0;
+    switch (rule.kind) {
+    case RMSNORM:
+        for (int64_t d = 0; d < D; d++) sum += (double)x[d] * (double)x[d];
+        return (RowNorm){0, 1.0 / sqrt(sum / (double)D + (double)rule.eps)};
+    case LAYERNORM:
+        for (int64_t d = 0; d < D; d++) mean += (double)x[d] / (double)D;
+        for (int64_t d = 0; d < D; d++) sum += ((double)x[d] - mean) * ((double)x[d] - mean);
+        return (RowNorm){mean, 1.0 / sqrt(sum / (double)D + (double)rule.eps)};
+    }
+    CHECK(false, "norm %d", (int)rule.kind);
 }
 
-void reference_rmsnorm_forward(double *out, double *rstd, const float *x, const float *weight,
-                               float eps, int64_t N, int64_t D) {
+void reference_normalize_forward(double *out, double *statistics, const float *x,
+                                 const float *weight, const float *bias, NormRule rule, int64_t N,
+                                 int64_t D) {
     for (int64_t n = 0; n < N; n++) {
-        rstd[n] = inverse_root_mean_square(x + n * D, D, eps);
+        RowNorm row = row_norm(x + n * D, D, rule);
+        statistics[n] = row.rstd;
+        if (norm_statistics(rule.kind) > 1) statistics[N + n] = row.mean;
         for (int64_t d = 0; d < D; d++)
-            out[n * D + d] = (double)x[n * D + d] * rstd[n] * (double)weight[d];
+            out[n * D + d] = ((double)x[n * D + d] - row.mean) * row.rstd * (double)weight[d] +
+                             (bias ? (double)bias[d] : 0);
     }
 }
 
-// y_i = x_i r w_i and ∂r/∂x_j = -r³ x_j / D, hence dx_j = r w_j g_j - r³ x_j / D · Σ_i g_i w_i x_i.
-void reference_rmsnorm_backward(double *dx, double *dweight, double *dweight_magnitude,
-                                const float *dout, const float *x, const float *weight, float eps,
-                                int64_t N, int64_t D) {
-    for (int64_t d = 0; d < D; d++) dweight[d] = dweight_magnitude[d] = 0;
+// y_i = x̂_i w_i + b_i. With h = g · w: ∂rstd/∂x_j = -rstd³ (x_j - mean) / D and, where the mean is
+// subtracted, ∂mean/∂x_j = 1 / D; hence dx_j = rstd (h_j - x̂_j Σ h x̂ / D - Σ h / D).
+void reference_normalize_backward(double *dx, double *dweight, double *dbias, double *magnitude,
+                                  const float *dout, const float *x, const float *weight,
+                                  NormRule rule, int64_t N, int64_t D) {
+    bool centred = norm_statistics(rule.kind) > 1;
+    memset(magnitude, 0, (size_t)(2 * D) * sizeof *magnitude);
+    for (int64_t d = 0; d < D; d++) dweight[d] = 0;
+    for (int64_t d = 0; d < D && dbias; d++) dbias[d] = 0;
     for (int64_t n = 0; n < N; n++) {
-        const float *g = dout + n * D, *row = x + n * D;
-        double r = inverse_root_mean_square(row, D, eps), sum = 0;
-        for (int64_t d = 0; d < D; d++) sum += (double)g[d] * (double)weight[d] * (double)row[d];
+        const float *g = dout + n * D;
+        RowNorm row = row_norm(x + n * D, D, rule);
+        double sum = 0, product = 0;
         for (int64_t d = 0; d < D; d++) {
+            double unit = ((double)x[n * D + d] - row.mean) * row.rstd;
+            sum += (double)g[d] * (double)weight[d];
+            product += (double)g[d] * (double)weight[d] * unit;
+        }
+        for (int64_t d = 0; d < D; d++) {
+            double unit = ((double)x[n * D + d] - row.mean) * row.rstd;
             dx[n * D + d] =
-                r * (double)weight[d] * (double)g[d] - r * r * r * (double)row[d] / (double)D * sum;
-            dweight[d] += (double)g[d] * (double)row[d] * r;
-            dweight_magnitude[d] += fabs((double)g[d] * (double)row[d] * r);
+                row.rstd * ((double)g[d] * (double)weight[d] - unit * product / (double)D -
+                            (centred ? sum / (double)D : 0));
+            dweight[d] += (double)g[d] * unit;
+            magnitude[d] += fabs((double)g[d] * unit);
+            // A mean is rounded, and made of rounded sums of numbers below 2.
+            if (centred) magnitude[d] += fabs((double)g[d]) * row.rstd * (fabs(row.mean) + 0.1);
+            if (dbias) dbias[d] += (double)g[d];
+            magnitude[D + d] += fabs((double)g[d]);
         }
     }
 }
@@ -325,6 +357,14 @@ static double activated(Activation kind, double x, double up) {
         return x / (1 + exp(-x)) * up;
     case RELU:
         return fmax(0, x);
+    case GELU:
+        return x * 0.5 * erfc(-x * sqrt(0.5));
+    case GELU_TANH:
+        return x / (1 + exp(-2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case GEGLU:
+        return activated(GELU, x, 1) * up;
+    case RELU2:
+        return fmax(0, x) * fmax(0, x);
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -345,6 +385,15 @@ static double slope(Activation kind, double x) {
         return s + x * s * (1 - s);
     case RELU:
         return x > 0 ? 1 : 0;
+    case GELU: // Φ(x) + x φ(x)
+        return 0.5 * erfc(-x * sqrt(0.5)) + x * exp(-0.5 * x * x) / sqrt(2 * M_PI);
+    case GELU_TANH: // the derivative of tanh is 1 - tanh²
+        s = tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
+        return 0.5 * (1 + s) + 0.5 * x * (1 - s * s) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+    case GEGLU:
+        return slope(GELU, x);
+    case RELU2:
+        return 2 * fmax(0, x);
     }
     CHECK(false, "activation %d", (int)kind);
 }

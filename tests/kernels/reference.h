@@ -22,12 +22,14 @@ void reference_bias_backward(double *dbias, double *magnitude, const float *dy, 
 void reference_embedding_backward(double *dweight, double *magnitude, const float *dout,
                                   const int32_t *tokens, int64_t N, int64_t D, int64_t V);
 
-void reference_rmsnorm_forward(double *out, double *rstd, const float *x, const float *weight,
-                               float eps, int64_t N, int64_t D);
+// bias and dbias are NULL where the norm has none; magnitude (2, D): Σ |terms| of dweight and dbias
+void reference_normalize_forward(double *out, double *statistics, const float *x,
+                                 const float *weight, const float *bias, NormRule rule, int64_t N,
+                                 int64_t D);
 // dx: the op's contribution, without what was there before
-void reference_rmsnorm_backward(double *dx, double *dweight, double *dweight_magnitude,
-                                const float *dout, const float *x, const float *weight, float eps,
-                                int64_t N, int64_t D);
+void reference_normalize_backward(double *dx, double *dweight, double *dbias, double *magnitude,
+                                  const float *dout, const float *x, const float *weight,
+                                  NormRule rule, int64_t N, int64_t D);
 
 // Rotates one row at `position`; the angles are given.
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
@@ -53,7 +55,9 @@ void reference_activation_backward(double *din, const float *dout, const float *
 // Exact choices; the sums are over all N tokens (one part).
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
                               double *entropy_sum, double *lse2_sum, const float *logits,
-                              RouterRule rule, int64_t N, int64_t E, int64_t K);
+                              const float *bias, RouterRule rule, int64_t N, int64_t E, int64_t K);
+// What expert e of a token is chosen by; bias NULL: none.
+double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e);
 // balance (E): one part
 void reference_router_backward(double *dlogits, const float *dweights, const int32_t *ids,
                                const float *logits, RouterRule rule, const float *balance,

@@ -44,21 +44,28 @@ static double weight_divisor(const float *z, const int32_t *ids, RouterRule rule
     return sum;
 }
 
+double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e) {
+    return bias ? score((double)z[e], rule, lse) + (double)bias[e] : (double)z[e];
+}
+
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
                               double *entropy_sum, double *lse2_sum, const float *logits,
-                              RouterRule rule, int64_t N, int64_t E, int64_t K) {
+                              const float *bias, RouterRule rule, int64_t N, int64_t E, int64_t K) {
     for (int64_t e = 0; e < E; e++) prob_sum[e] = 0;
     *entropy_sum = *lse2_sum = 0;
     for (int64_t n = 0; n < N; n++) {
         const float *z = logits + n * E;
         int32_t *chosen = ids + n * K;
+        lse[n] = log_sum_exp(z, E);
         for (int64_t k = 0; k < K; k++) { // K times the largest that is left
             int64_t best = -1;
             for (int64_t e = 0; e < E; e++)
-                if (!among(e, chosen, k) && (best < 0 || z[e] > z[best])) best = e;
+                if (!among(e, chosen, k) &&
+                    (best < 0 || reference_key(z, bias, rule, lse[n], e) >
+                                     reference_key(z, bias, rule, lse[n], best)))
+                    best = e;
             chosen[k] = (int32_t)best;
         }
-        lse[n] = log_sum_exp(z, E);
         double divisor = weight_divisor(z, chosen, rule, lse[n], K), all = 0;
         double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
         for (int64_t k = 0; k < K; k++)

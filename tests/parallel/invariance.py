@@ -51,6 +51,11 @@ CONFIGURATIONS = {
         {"moe.router": "sigmoid", "moe.scaling_factor": 2.5, "moe.capacity_factor": 1.1, "moe.drop": "probability",
          "moe.balance_scope": "batch", "moe.balance_loss": 0.1},
         [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 4, 1)]),
+    "a bias of the choice": (
+        {"moe.bias_update": "sign", "moe.bias_rate": 0.02, "moe.router": "topk_softmax", "moe.capacity_factor": 1,
+         "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,
+         "train.shards": 16},
+        [(1, 2, 1, 4), (2, 1, 2, 2), (4, 1, 4, 2), (8, 1, 4, 1)]),
     "bf16, a chunk for each expert": (
         {"train.precision": "bf16", "parallel.exchange_chunks": 16, "moe.top_k": 1, "moe.router": "topk_softmax",
          "moe.balance_loss": 0, "model.tied_embeddings": "false", "model.d_model": 40, "moe.d_ff": 20},

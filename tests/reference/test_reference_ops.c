@@ -118,7 +118,7 @@ static void assert_router(const char *name) {
     RouterSums sums = {.prob_sum = fixture_result_2d(f, F64, parts, E),
                        .entropy_sum = fixture_result_1d(f, F64, parts),
                        .lse2_sum = fixture_result_1d(f, F64, parts)};
-    router_forward(&dev, routing, sums, logits, rule);
+    router_forward(&dev, routing, sums, logits, (Tensor){0}, rule);
     fixture_assert_equal(f, routing.ids, "%s/ids", name);
     fixture_assert_close(f, routing.weights, OP_TOLERANCE, "%s/weights", name);
     fixture_assert_close(f, routing.lse, OP_TOLERANCE, "%s/lse", name);
