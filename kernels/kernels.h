@@ -115,8 +115,8 @@ attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a r
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 
-// What the softmax divides by beside Σ exp(score) over the keys that a query sees, so that a head may
-// attend to nothing.
+// What the softmax divides by beside Σ exp(score) over the keys that a query sees, so that a head
+// may attend to nothing.
 typedef enum AttentionSoftmax { SOFTMAX_PLAIN, SOFTMAX_OFF_BY_ONE, SOFTMAX_SINK } AttentionSoftmax;
 extern const ChoiceTable ATTENTION_SOFTMAX_CHOICES;
 

@@ -52,8 +52,8 @@ __device__ static inline int value_column(Heads g, int kv_head) {
 // window hides the first tile of keys from a query. A power of two: its products are exact.
 #define NOTHING_SEEN (-0x1p100f)
 
-// Where the running softmax of a head begins: as if it had seen one score, whose exponential adds to
-// the normaliser and to no output. The score is one before scores are multiplied by scale_log2.
+// Where the running softmax of a head begins: as if it had seen one score, whose exponential adds
+// to the normaliser and to no output. The score is one before scores are multiplied by scale_log2.
 __device__ static inline float first_largest(Heads g, int head, float scale_log2) {
     if (g.softmax == SOFTMAX_SINK) return g.sinks[head] * LOG2_E / scale_log2;
     return g.softmax == SOFTMAX_OFF_BY_ONE ? 0.0f : NOTHING_SEEN;
