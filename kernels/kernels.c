@@ -174,8 +174,12 @@ static void check_sequences(int64_t T, int64_t rows) {
     CHECK(T > 0 && rows % T == 0, "%lld rows in sequences of %lld", (long long)rows, (long long)T);
 }
 
-static void check_scale(float scale) {
-    CHECK(scale > 0.0f, "attention scores times %g, expected a positive number", (double)scale);
+static void check_rule(AttentionRule rule) {
+    check_heads(rule.shape);
+    CHECK(rule.scale > 0.0f, "attention scores times %g, expected a positive number",
+          (double)rule.scale);
+    CHECK(rule.window >= 0, "a window of %lld keys", (long long)rule.window);
+    if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_1D(rule.sinks, F32, rule.shape.heads);
 }
 
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
@@ -197,9 +201,8 @@ void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, Attentio
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_heads(s);
+    check_rule(rule);
     check_sequences(rule.T, N);
-    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
@@ -211,9 +214,8 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tenso
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_heads(s);
+    check_rule(rule);
     check_sequences(rule.T, N);
-    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(dqkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
@@ -222,11 +224,24 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tenso
     dev->backend->op.attention_backward(dev, dqkv, dout, qkv, out, lse, rule);
 }
 
+void attention_sink_backward(Device *dev, Tensor dsinks, Tensor dout, Tensor out, Tensor lse,
+                             Tensor sinks) {
+    int64_t N = lse.shape[0], H = lse.shape[1];
+    DType stored = storage(out);
+    CHECK(H > 0 && out.shape[1] % H == 0, "%lld heads in rows of %lld", (long long)H,
+          (long long)out.shape[1]);
+    CHECK_SHAPE_2D(dout, stored, N, out.shape[1]);
+    CHECK_SHAPE_2D(out, stored, N, out.shape[1]);
+    CHECK_SHAPE_2D(lse, F32, N, H);
+    CHECK_SHAPE_2D(dsinks, F32, N, H);
+    CHECK_SHAPE_1D(sinks, F32, H);
+    dev->backend->op.attention_sink_backward(dev, dsinks, dout, out, lse, sinks);
+}
+
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                       int64_t position) {
     AttentionShape s = rule.shape;
-    check_heads(s);
-    check_scale(rule.scale);
+    check_rule(rule);
     DType T = storage(qkv);
     CHECK_SHAPE_2D(out, T, 1, s.heads * s.d_value);
     CHECK_SHAPE_2D(qkv, T, 1, attention_qkv_width(s));

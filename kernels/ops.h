@@ -30,6 +30,7 @@
     OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
     OP(attention_backward, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,           \
        AttentionRule rule)                                                                         \
+    OP(attention_sink_backward, Tensor dsinks, Tensor dout, Tensor out, Tensor lse, Tensor sinks)  \
     OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,                 \
        int64_t position)                                                                           \
     /* feed-forward */                                                                             \

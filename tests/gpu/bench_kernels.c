@@ -144,7 +144,8 @@ typedef struct Tensors {
 } Tensors;
 
 static const AttentionShape shape = {HEADS, KV, HEAD, HEAD};
-static const AttentionRule attention_rule = {{HEADS, KV, HEAD, HEAD}, T, 0.088f};
+static const AttentionRule attention_rule = {
+    .shape = {HEADS, KV, HEAD, HEAD}, .T = T, .scale = 0.088f};
 static const NormRule norm_rule = {RMSNORM, 1e-5f};
 static const RouterRule router_rule = {.kind = SOFTMAX_TOPK};
 static Tensors t;

@@ -35,16 +35,17 @@ void reference_normalize_backward(double *dx, double *dweight, double *dbias, do
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
                     int64_t position, bool inverse);
 
-void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionShape s,
-                                 int64_t N, int64_t T, double scale);
-void reference_attention_backward(double *dqkv, const float *dout, const float *qkv,
-                                  AttentionShape s, int64_t N, int64_t T, double scale);
+void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
+                                 int64_t N);
+// dsinks (H): with SOFTMAX_SINK alone.
+void reference_attention_backward(double *dqkv, double *dsinks, const float *dout, const float *qkv,
+                                  AttentionRule rule, int64_t N);
 // How far results stray when p, the gradient of the scores and `out` are each rounded with a
 // relative error of at most 1: such errors are independent, so the root of the sum of their
-// squares. out_unit (N, H·d_value) dqkv_unit (N, W)
-void reference_attention_rounding(double *out_unit, double *dqkv_unit, const float *dout,
-                                  const float *qkv, AttentionShape s, int64_t N, int64_t T,
-                                  double scale);
+// squares. out_unit (N, H·d_value) dqkv_unit (N, W) dsinks_unit (H)
+void reference_attention_rounding(double *out_unit, double *dqkv_unit, double *dsinks_unit,
+                                  const float *dout, const float *qkv, AttentionRule rule,
+                                  int64_t N);
 
 void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,
                                   int64_t F);
