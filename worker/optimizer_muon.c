@@ -8,8 +8,8 @@
 //   X₀ = u / (‖u‖ + 1e-7);  A = X Xᵀ;  X ← (a I + b A + c A²) X, five times
 //   w -= lr · (0.2 · sqrt(max(rows, columns)) · X + weight_decay · w)
 //
-// Embeddings, head, router, norms and biases go by AdamW, as in both. Each expert is a matrix of its
-// own, and so are query, key, value, gate and up, although they lie in one parameter: they are
+// Embeddings, head, router, norms and biases go by AdamW, as in both. Each expert is a matrix of
+// its own, and so are query, key, value, gate and up, although they lie in one parameter: they are
 // different maps, whose updates would otherwise share one spectrum. The heads of one projection
 // stay together, as in both sources. All of it in f32.
 #include <math.h>
