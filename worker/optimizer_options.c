@@ -63,7 +63,7 @@ static const Option ROWS[] = {
     NUMBER("train.eps", COURSE, optimizer.eps, DEFAULT("1e-08"), RANGE(1e-30, 1),
         "AdamW: added to the root of the mean squared gradient"),
     NUMBER("train.weight_decay", COURSE, optimizer.weight_decay, DEFAULT("0.1"), RANGE(0, 100),
-        "decay of matrices, decoupled except with train.optimizer: sgd, which adds it to the gradient; norms and biases do not decay"),
+        "decay of matrices, not of norms and biases; decoupled, except that train.optimizer: sgd adds it to the gradient"),
     NUMBER("train.momentum", COURSE, optimizer.momentum,
         DERIVED("0.9 with train.optimizer: sgd, 0.95 with muon, otherwise 0", derive_momentum), RANGE(0, 0.999999),
         "SGD, Muon: decay of the sum of gradients"),
