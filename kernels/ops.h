@@ -40,15 +40,15 @@
        RouterRule rule)                                                                            \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
-    OP(capacity_assign, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids, Tensor weights,    \
-       CapacityRule rule, Tensor order)                                                            \
+    OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
+       Tensor weights, CapacityRule rule, Tensor order)                                            \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
-    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor batch_chosen,       \
-       BalanceRule rule)                                                                           \
+    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
+       Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
     OP(sum_columns, Tensor out, Tensor x)                                                          \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
-       Tensor kept, int64_t parts, int64_t room)                                                   \
+       Tensor kept, int64_t parts, int64_t padded_rows)                                            \
     OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts)          \
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \

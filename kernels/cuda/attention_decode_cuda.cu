@@ -23,10 +23,10 @@ template <int COUNT, typename T> __device__ static inline void load_some(float *
     }
 }
 
-// A block owns a split of one head: first 8 lanes to a key for the scores, then a thread to COUNT
-// columns and every so-manieth key for the sum, which adds its keys in order, groups of keys after
-// another. Blocks of one split are neighbours: query heads that share a key/value head find its
-// rows in the L2 cache. Bytes moved: the cache once.
+// A block owns a split of one head. First, for the scores, 8 lanes have a key. Then, for the sum, a
+// thread has COUNT columns of every n-th key, n threads the same columns; each adds its keys in
+// order, then their sums are added one after another. Blocks of one split are neighbours: query
+// heads that share a key/value head find its rows in the L2 cache. Bytes moved: the cache once.
 template <typename T, int COUNT>
 __global__ void __launch_bounds__(DECODE_THREADS)
     attention_decode_split(float *splits, const T *qkv, const T *cache, Heads g, int keys,

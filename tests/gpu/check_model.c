@@ -228,6 +228,8 @@ int main(int argc, char **argv) {
     padded.moe.balance_scope = BALANCE_BATCH;
     ModelConfig biased = padded;
     biased.bias = BIAS_HEAD;
+    biased.norm = LAYERNORM;
+    biased.activation = GEGLU;
     dense.moe = (MoeConfig){0};
     dense.activation = RELU;
     ModelConfig sigmoids = base_config();
@@ -246,7 +248,7 @@ int main(int argc, char **argv) {
         {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS},
         {"sigmoids with a bias of the choice, f32", sigmoids, F32, F32_GRADIENT, F32_LOSS},
         {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS},
-        {"padded, biases everywhere, f32", biased, F32, F32_GRADIENT, F32_LOSS},
+        {"padded, biases everywhere, layernorm, geglu, f32", biased, F32, F32_GRADIENT, F32_LOSS},
         {"layers of different sizes, learned positions, f32", ragged, F32, F32_GRADIENT, F32_LOSS},
         {"dense, relu, f32", dense, F32, F32_GRADIENT, F32_LOSS},
         {"dropless, bf16", dropless, BF16, BF16_GRADIENT, BF16_LOSS},

@@ -42,7 +42,7 @@ CONFIGURATIONS = {
          "moe.routing_group": "sequence", "moe.renormalize_after_drop": "true", "moe.max_expert_replicas": 4,
          "model.d_model": 40, "attention.heads": 4, "model.activation": "relu", "train.shards": 16},
         [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4)]),
-    "padded, routing by sequence": (  # two sequences a shard: two capacities in the room of each expert and shard
+    "padded, routing by sequence": (  # two sequences a shard: two capacities in the rows of each expert and shard
         {"moe.dispatch": "padded", "moe.capacity_factor": 1.1, "moe.routing_group": "sequence",
          "moe.min_capacity": 3, "moe.renormalize_after_drop": "true", "parallel.exchange_chunks": 3,
          "train.batch": 32, "train.shards": 16},
@@ -60,6 +60,10 @@ CONFIGURATIONS = {
         {"train.precision": "bf16", "parallel.exchange_chunks": 16, "moe.top_k": 1, "moe.router": "topk_softmax",
          "moe.balance_loss": 0, "model.tied_embeddings": "false", "model.d_model": 40, "moe.d_ff": 20},
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 2, 2, 2), (4, 1, 4, 1), (8, 1, 8, 1)]),
+    "layernorm, geglu, padded, bf16": (
+        {"model.norm": "layernorm", "model.activation": "geglu", "train.precision": "bf16", "moe.dispatch": "padded",
+         "moe.capacity_factor": 1.1, "model.d_model": 40, "attention.heads": 4, "moe.d_ff": 20},
+        [(1, 2, 1, 1), (2, 1, 2, 2), (4, 1, 4, 1), (8, 1, 2, 1)]),
     "dense": (
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},
