@@ -243,9 +243,14 @@ int main(int argc, char **argv) {
     ragged.moe.top_k = (PerLayer){3, {2, 9, 3}};
     ragged.moe.d_ff = (PerLayer){3, {24, 1, 10}};
     ragged.attention.positions = POSITIONS_LEARNED;
+    ModelConfig windows = base_config();
+    windows.attention.softmax = SOFTMAX_SINK;
+    windows.attention.window = (PerLayer){2, {5, 0}};
     const Case cases[] = {
         {"dropless, f32", dropless, F32, F32_GRADIENT, F32_LOSS},
         {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS},
+        {"sinks and windows, f32", windows, F32, F32_GRADIENT, F32_LOSS},
+        {"sinks and windows, bf16", windows, BF16, BF16_GRADIENT, BF16_LOSS},
         {"sigmoids with a bias of the choice, f32", sigmoids, F32, F32_GRADIENT, F32_LOSS},
         {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS},
         {"padded, biases everywhere, layernorm, geglu, f32", biased, F32, F32_GRADIENT, F32_LOSS},
