@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(ADD_THREADS)
 
 template <typename T> static void add_bias(Device *dev, Tensor y, Tensor bias, Segments rows) {
     int64_t N = y.shape[1], count = rows.offsets[rows.groups * rows.parts] - rows.offsets[0];
-    int64_t blocks = ceil_div(count, ADD_WARPS * (rows.groups > 0 ? rows.groups : 1));
+    if (count == 0) return;
+    int64_t blocks = ceil_div(count, ADD_WARPS * rows.groups);
     if (blocks > ADD_BLOCKS) blocks = ADD_BLOCKS;
     launch(dev, bias_forward_kernel<T>, grid_of(rows.groups * blocks * ceil_div(N, WARP)),
            dim3(ADD_THREADS), 0, device_data<T>(y), device_data<float>(bias), runs_of(rows), blocks,
