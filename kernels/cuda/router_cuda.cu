@@ -107,7 +107,8 @@ static Weighing weighing_of(RouterRule rule, int64_t K) {
 }
 
 // The kernels come in two: PLAIN ones know of no sigmoids and no bias, and do not pay for them with
-// registers.
+// registers. The others take what registers they need: left to itself the compiler spills some, to
+// have more blocks at once.
 static inline bool is_plain(Weighing weighing, const float *bias) {
     return weighing < SIGMOID_OVER_CHOSEN && !bias;
 }
@@ -174,7 +175,7 @@ __device__ static inline float logits_of_chosen(float *logit, const int *chosen,
 // its logits alone. A chunk's sums run over a lane's tokens in order, over the tokens of a warp as
 // a butterfly, over the warps in order; chunks start with their part.
 template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
-__global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments a) {
+__global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(ForwardArguments a) {
     const int TOKENS = WARP / LANES;
     __shared__ double sums[LANES * PER_LANE + 2];
     int lane = (int)threadIdx.x % LANES, warp = (int)threadIdx.x / WARP;
@@ -426,7 +427,8 @@ __device__ static inline void sigmoid_terms(float *p, const float *balance, floa
 // balance stays in the caches. Determinism: a token's gradient depends on its own numbers alone,
 // sums over experts are butterflies.
 template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
-__global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArguments a) {
+__global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
+    unroute_tokens(BackwardArguments a) {
     const int TOKENS = WARP / LANES;
     int lane = (int)threadIdx.x % LANES, within_warp = (int)threadIdx.x % WARP / LANES;
     int64_t of_warp = ((int64_t)blockIdx.x * WARPS + threadIdx.x / WARP) * TOKENS;
