@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(TEAM_MOST)
             float w[WIDTH];
             load_run<VECTORS, WIDTH>(in[r], x, d, D);
             load_run<VECTORS, WIDTH>(g[r], dout, d, D);
-            load_run<VECTORS, WIDTH>(before[r], dx, d, D);
+            if (!Norm::CENTRED) load_run<VECTORS, WIDTH>(before[r], dx, d, D);
             load_run<VECTORS, WIDTH>(w, weight, d, D);
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
@@ -283,11 +283,16 @@ __global__ void __launch_bounds__(TEAM_MOST)
         for (int r = 0; r < RUNS; r++) {
             int d = (r * team + thread) * WIDTH;
             if (d >= D) continue;
+            if constexpr (Norm::CENTRED) { // in[], dweight[] and dbias[] leave g[] no registers
+                float w[WIDTH];
+                load_run<VECTORS, WIDTH>(before[r], dx, d, D);
+                load_run<VECTORS, WIDTH>(g[r], dout, d, D);
+                load_run<VECTORS, WIDTH>(w, weight, d, D);
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++) {
-                if constexpr (Norm::CENTRED) g[r][i] -= shift;
-                before[r][i] += scale * (g[r][i] - in[r][i] * slope);
+                for (int i = 0; i < WIDTH; i++) g[r][i] = g[r][i] * w[i] - shift;
             }
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) before[r][i] += scale * (g[r][i] - in[r][i] * slope);
             store_run<VECTORS, WIDTH>(dx, before[r], d, D);
         }
 #pragma unroll 1

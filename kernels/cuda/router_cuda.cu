@@ -106,6 +106,13 @@ static Weighing weighing_of(RouterRule rule, int64_t K) {
     CHECK(false, "router %d", (int)rule.kind);
 }
 
+// The kernels come in two: PLAIN ones know of no sigmoids and no bias, and do not pay for them with
+// registers. The others take what registers they need: left to itself the compiler spills some, to
+// have more blocks at once.
+static inline bool is_plain(Weighing weighing, const float *bias) {
+    return weighing < SIGMOID_OVER_CHOSEN && !bias;
+}
+
 // ---- forward ------------------------------------------------------------------------------------
 
 // How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer
@@ -167,8 +174,8 @@ __device__ static inline float logits_of_chosen(float *logit, const int *chosen,
 // E = 256 and 32 tokens a chunk, 6 % more than the logits. Determinism: a token's results depend on
 // its logits alone. A chunk's sums run over a lane's tokens in order, over the tokens of a warp as
 // a butterfly, over the warps in order; chunks start with their part.
-template <int LANES, int PER_LANE, int VECTOR>
-__global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments a) {
+template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
+__global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(ForwardArguments a) {
     const int TOKENS = WARP / LANES;
     __shared__ double sums[LANES * PER_LANE + 2];
     int lane = (int)threadIdx.x % LANES, warp = (int)threadIdx.x / WARP;
@@ -194,7 +201,7 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
         for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(z[j] - largest);
         sum = token_sum<LANES>(sum);
         float lse = largest + logf(sum), shift = lse, log_rest = 0, entropy = 0;
-        bool sigmoid = a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
+        bool sigmoid = !PLAIN && a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
         if (sigmoid) {
             shift = log_sigmoid(largest);
             sum = 0;
@@ -221,12 +228,14 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
         for (int j = 0; j < PER_LANE; j++) {
             int e = expert_of<LANES, VECTOR>(j);
             float by = z[j];
-            if (a.bias && e < a.E) by = (sigmoid ? expf(log_sigmoid(z[j])) : p[j]) + a.bias[e];
+            if (!PLAIN && a.bias && e < a.E)
+                by = (sigmoid ? expf(log_sigmoid(z[j])) : p[j]) + a.bias[e];
             key[j] = e < a.E ? key_of(by) : 0;
         }
         choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
         float best = largest; // logit of the chosen
-        if (a.bias) best = logits_of_chosen<LANES>(w, chosen, a.logits + n * a.E, a.K, inside);
+        if (!PLAIN && a.bias)
+            best = logits_of_chosen<LANES>(w, chosen, a.logits + n * a.E, a.K, inside);
         float chosen_sum = 0;
         switch (a.weighing) {
         case OVER_ALL:
@@ -236,7 +245,7 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
             shift = best;
             break;
         case SIGMOID_OVER_CHOSEN:
-            shift = log_sigmoid(best);
+            shift = PLAIN ? best : log_sigmoid(best); // never, in a plain one
             break;
         case SIGMOID_ALONE:
             shift = 0.0f;
@@ -249,7 +258,8 @@ __global__ static void __launch_bounds__(THREADS) route_tokens(ForwardArguments 
             chosen_sum += w[s];
         }
         chosen_sum = token_sum<LANES>(chosen_sum);
-        if (a.weighing == SIGMOID_OVER_CHOSEN) chosen_sum += SIGMOID_SUM_LEAST * expf(-shift);
+        if (!PLAIN && a.weighing == SIGMOID_OVER_CHOSEN)
+            chosen_sum += SIGMOID_SUM_LEAST * expf(-shift);
         bool over_chosen = a.weighing == OVER_CHOSEN || a.weighing == SIGMOID_OVER_CHOSEN;
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++) {
@@ -315,11 +325,19 @@ static int lanes_of_token(int64_t E) {
 // Rows are read as vectors or not, which orders the sums over experts. Arenas align their tensors,
 // so that E alone decides.
 typedef void (*ForwardKernel)(ForwardArguments);
-template <int VECTOR> static ForwardKernel forward_kernel(int64_t E) {
-    return E <= 128   ? route_tokens<32, 4, VECTOR>
-           : E <= 256 ? route_tokens<32, 8, VECTOR>
-           : E <= 512 ? route_tokens<32, 16, VECTOR>
-                      : route_tokens<32, 32, VECTOR>;
+template <int VECTOR, bool PLAIN> static ForwardKernel wide_forward_kernel(int64_t E) {
+    return E <= 128   ? route_tokens<32, 4, VECTOR, PLAIN>
+           : E <= 256 ? route_tokens<32, 8, VECTOR, PLAIN>
+           : E <= 512 ? route_tokens<32, 16, VECTOR, PLAIN>
+                      : route_tokens<32, 32, VECTOR, PLAIN>;
+}
+template <bool PLAIN> static ForwardKernel forward_kernel(int64_t E, bool vectors) {
+    return E <= 8    ? route_tokens<8, 1, 1, PLAIN>
+           : E <= 16 ? route_tokens<16, 1, 1, PLAIN>
+           : E <= 32 ? route_tokens<32, 1, 1, PLAIN>
+           : E <= 64 ? route_tokens<32, 2, 1, PLAIN>
+           : vectors ? wide_forward_kernel<4, PLAIN>(E)
+                     : wide_forward_kernel<1, PLAIN>(E);
 }
 
 extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sums, Tensor logits,
@@ -343,12 +361,9 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
                           (int)K,
                           weighing_of(rule, K),
                           (float)rule.scaling_factor};
-    ForwardKernel kernel = E <= 8                          ? route_tokens<8, 1, 1>
-                           : E <= 16                       ? route_tokens<16, 1, 1>
-                           : E <= 32                       ? route_tokens<32, 1, 1>
-                           : E <= 64                       ? route_tokens<32, 2, 1>
-                           : rows_are_vectors<float>(z, E) ? forward_kernel<4>(E)
-                                                           : forward_kernel<1>(E);
+    auto choose_kernel =
+        is_plain(a.weighing, a.bias) ? forward_kernel<true> : forward_kernel<false>;
+    ForwardKernel kernel = choose_kernel(E, rows_are_vectors<float>(z, E));
     launch(dev, kernel, grid_of(parts * chunks), dim3(THREADS), 0, a);
     launch(dev, add_chunks, grid_of(parts * ceil_div(E + 2, WARP)), dim3(COLUMN_THREADS), 0,
            device_data<double>(sums.prob_sum), device_data<double>(sums.entropy_sum),
@@ -411,8 +426,9 @@ __device__ static inline void sigmoid_terms(float *p, const float *balance, floa
 // LANES lanes own a token; the formulas are router_cpu.c's. Bytes: 8 E + 12 K a token, once;
 // balance stays in the caches. Determinism: a token's gradient depends on its own numbers alone,
 // sums over experts are butterflies.
-template <int LANES, int PER_LANE, int VECTOR>
-__global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArguments a) {
+template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
+__global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
+    unroute_tokens(BackwardArguments a) {
     const int TOKENS = WARP / LANES;
     int lane = (int)threadIdx.x % LANES, within_warp = (int)threadIdx.x % WARP / LANES;
     int64_t of_warp = ((int64_t)blockIdx.x * WARPS + threadIdx.x / WARP) * TOKENS;
@@ -436,7 +452,7 @@ __global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArgumen
     float p[PER_LANE], balance[PER_LANE], lse = inside ? a.lse[n] : 0.0f;
     load_row<LANES, PER_LANE, VECTOR>(p, a.logits + n * a.E, a.E, inside, -INFINITY);
     load_row<LANES, PER_LANE, VECTOR>(balance, a.balance + n / a.rows * a.E, a.E, inside, 0.0f);
-    bool sigmoid = a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
+    bool sigmoid = !PLAIN && a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
     bool over_chosen = a.weighing == OVER_CHOSEN || a.weighing == SIGMOID_OVER_CHOSEN;
     if (sigmoid) {
         inner /= a.factor;
@@ -472,11 +488,19 @@ __global__ static void __launch_bounds__(THREADS) unroute_tokens(BackwardArgumen
 }
 
 typedef void (*BackwardKernel)(BackwardArguments);
-template <int VECTOR> static BackwardKernel backward_kernel(int64_t E) {
-    return E <= 128   ? unroute_tokens<32, 4, VECTOR>
-           : E <= 256 ? unroute_tokens<32, 8, VECTOR>
-           : E <= 512 ? unroute_tokens<32, 16, VECTOR>
-                      : unroute_tokens<32, 32, VECTOR>;
+template <int VECTOR, bool PLAIN> static BackwardKernel wide_backward_kernel(int64_t E) {
+    return E <= 128   ? unroute_tokens<32, 4, VECTOR, PLAIN>
+           : E <= 256 ? unroute_tokens<32, 8, VECTOR, PLAIN>
+           : E <= 512 ? unroute_tokens<32, 16, VECTOR, PLAIN>
+                      : unroute_tokens<32, 32, VECTOR, PLAIN>;
+}
+template <bool PLAIN> static BackwardKernel backward_kernel(int64_t E, bool vectors) {
+    return E <= 8    ? unroute_tokens<8, 1, 1, PLAIN>
+           : E <= 16 ? unroute_tokens<16, 1, 1, PLAIN>
+           : E <= 32 ? unroute_tokens<32, 1, 1, PLAIN>
+           : E <= 64 ? unroute_tokens<32, 2, 1, PLAIN>
+           : vectors ? wide_backward_kernel<4, PLAIN>(E)
+                     : wide_backward_kernel<1, PLAIN>(E);
 }
 
 extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
@@ -500,11 +524,7 @@ extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweight
                            (float)rule.scaling_factor};
     bool vectors = rows_are_vectors<float>(a.logits, E) && rows_are_vectors<float>(a.dlogits, E) &&
                    rows_are_vectors<float>(a.balance, E);
-    BackwardKernel kernel = E <= 8    ? unroute_tokens<8, 1, 1>
-                            : E <= 16 ? unroute_tokens<16, 1, 1>
-                            : E <= 32 ? unroute_tokens<32, 1, 1>
-                            : E <= 64 ? unroute_tokens<32, 2, 1>
-                            : vectors ? backward_kernel<4>(E)
-                                      : backward_kernel<1>(E);
+    BackwardKernel kernel = is_plain(a.weighing, NULL) ? backward_kernel<true>(E, vectors)
+                                                       : backward_kernel<false>(E, vectors);
     launch(dev, kernel, grid_of(ceil_div(N, THREADS / lanes_of_token(E))), dim3(THREADS), 0, a);
 }
