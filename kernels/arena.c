@@ -64,7 +64,7 @@ static Tensor place(Arena *arena, Tensor x) {
     x.place = memory_place(arena);
     if (arena->base) {
         CHECK(arena->used_bytes + bytes <= arena->capacity_bytes,
-              "arena %s is full: %zu of %zu bytes used, %zu more wanted", arena->name,
+              "arena %s is full: %zu of %zu bytes used, %zu more needed", arena->name,
               arena->used_bytes, arena->capacity_bytes, bytes);
         x.data = arena->base + arena->used_bytes;
         if (x.place == ON_HOST) ASAN_UNPOISON_MEMORY_REGION(x.data, bytes);

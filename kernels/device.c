@@ -83,7 +83,7 @@ void *device_allocate(Device *dev, size_t bytes, const char *purpose) {
     void *data = backend->allocate(dev, bytes);
     if (!data)
         die(EXIT_IO, __FILE__, __LINE__,
-            "no %s memory for %s: %.1f MiB wanted, %.1f MiB free; `moetrain plan` shows what a "
+            "no %s memory for %s: %.1f MiB needed, %.1f MiB free; `moetrain plan` shows what a "
             "rank "
             "needs; use more ranks, a smaller train.batch or more train.micro_batches",
             backend->name, purpose, (double)bytes / 1048576.0,

@@ -9,7 +9,7 @@ OPS(OP)
 #undef OP
 
 static void check_storage(Tensor x) {
-    CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, wanted f32 or bf16",
+    CHECK(x.dtype == F32 || x.dtype == BF16, "a %s tensor, expected f32 or bf16",
           dtype_name(x.dtype));
 }
 
@@ -57,7 +57,7 @@ static void check_parts(int64_t parts, int64_t rows) {
 }
 
 static void check_tree(int64_t parts) {
-    CHECK(is_power_of_two(parts), "%lld parts, wanted a power of two", (long long)parts);
+    CHECK(is_power_of_two(parts), "%lld parts, expected a power of two", (long long)parts);
 }
 
 void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
@@ -174,8 +174,12 @@ static void check_sequences(int64_t T, int64_t rows) {
     CHECK(T > 0 && rows % T == 0, "%lld rows in sequences of %lld", (long long)rows, (long long)T);
 }
 
-static void check_scale(float scale) {
-    CHECK(scale > 0.0f, "attention scores times %g, wanted a positive number", (double)scale);
+static void check_rule(AttentionRule rule) {
+    check_heads(rule.shape);
+    CHECK(rule.scale > 0.0f, "attention scores times %g, expected a positive number",
+          (double)rule.scale);
+    CHECK(rule.window >= 0, "a window of %lld keys", (long long)rule.window);
+    if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_1D(rule.sinks, F32, rule.shape.heads);
 }
 
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
@@ -197,9 +201,8 @@ void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, Attentio
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_heads(s);
+    check_rule(rule);
     check_sequences(rule.T, N);
-    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
@@ -211,9 +214,8 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tenso
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_heads(s);
+    check_rule(rule);
     check_sequences(rule.T, N);
-    check_scale(rule.scale);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(dqkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
@@ -222,11 +224,24 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tenso
     dev->backend->op.attention_backward(dev, dqkv, dout, qkv, out, lse, rule);
 }
 
+void attention_sink_backward(Device *dev, Tensor dsinks, Tensor dout, Tensor out, Tensor lse,
+                             Tensor sinks) {
+    int64_t N = lse.shape[0], H = lse.shape[1];
+    DType stored = storage(out);
+    CHECK(H > 0 && out.shape[1] % H == 0, "%lld heads in rows of %lld", (long long)H,
+          (long long)out.shape[1]);
+    CHECK_SHAPE_2D(dout, stored, N, out.shape[1]);
+    CHECK_SHAPE_2D(out, stored, N, out.shape[1]);
+    CHECK_SHAPE_2D(lse, F32, N, H);
+    CHECK_SHAPE_2D(dsinks, F32, N, H);
+    CHECK_SHAPE_1D(sinks, F32, H);
+    dev->backend->op.attention_sink_backward(dev, dsinks, dout, out, lse, sinks);
+}
+
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                       int64_t position) {
     AttentionShape s = rule.shape;
-    check_heads(s);
-    check_scale(rule.scale);
+    check_rule(rule);
     DType T = storage(qkv);
     CHECK_SHAPE_2D(out, T, 1, s.heads * s.d_value);
     CHECK_SHAPE_2D(qkv, T, 1, attention_qkv_width(s));
@@ -292,23 +307,25 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
                                      z_scale);
 }
 
-void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
+void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1];
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    CHECK_SHAPE_2D(chosen, I32, groups, E);
+    CHECK_SHAPE_2D(tokens_per_expert, I32, groups, E);
     CHECK_SHAPE_2D(dropped, I32, groups, E);
     CHECK_SHAPE_1D(order, I32, N * K + E + 1);
     check_parts(groups, N);
-    dev->backend->op.capacity_assign(dev, kept, chosen, dropped, ids, weights, rule, order);
+    dev->backend->op.capacity_assign(dev, kept, tokens_per_expert, dropped, ids, weights, rule,
+                                     order);
 }
 
 void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
     int64_t N = ids.shape[0], K = ids.shape[1];
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     check_parts(parts, N);
-    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
     CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
     check_choices(ids, weights, N, K);
@@ -317,10 +334,10 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                   Tensor batch_chosen, BalanceRule rule) {
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+                   Tensor batch_tokens_per_expert, BalanceRule rule) {
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t rows = to.totals.shape[0], columns = to.totals.shape[1];
-    CHECK_SHAPE_2D(sums.chosen, I32, parts, E);
+    CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
     CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
     CHECK_SHAPE_2D(sums.prob_sum, F64, parts, E);
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
@@ -330,7 +347,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
     CHECK_SHAPE_2D(to.totals, F64, rows, columns);
     CHECK_SHAPE_1D(to.routed, I64, E);
     CHECK_SHAPE_1D(to.dropped, I64, E);
-    if (batch_chosen.data) CHECK_SHAPE_1D(batch_chosen, I64, E);
+    if (batch_tokens_per_expert.data) CHECK_SHAPE_1D(batch_tokens_per_expert, I64, E);
     CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
           (long long)parts, (long long)rows);
     CHECK(to.balance >= 0 && to.balance < columns && to.z >= 0 && to.z < columns &&
@@ -339,7 +356,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
           "columns %lld, %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
           (long long)to.balance, (long long)to.z, (long long)to.entropy, (long long)E,
           (long long)to.weight_mass, (long long)columns);
-    dev->backend->op.router_totals(dev, to, balance, sums, batch_chosen, rule);
+    dev->backend->op.router_totals(dev, to, balance, sums, batch_tokens_per_expert, rule);
 }
 
 void sum_columns(Device *dev, Tensor out, Tensor x) {
@@ -351,29 +368,30 @@ void sum_columns(Device *dev, Tensor out, Tensor x) {
 // ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts, int64_t room) {
+                      Tensor kept, int64_t parts, int64_t padded_rows) {
     int64_t N = ids.shape[0], K = ids.shape[1];
-    int64_t rows = room < 0 ? N * K : counts.shape[0] * parts * room;
+    int64_t rows = padded_rows < 0 ? N * K : counts.shape[0] * parts * padded_rows;
     CHECK_SHAPE_2D(ids, I32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
     CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
     check_parts(parts, N);
-    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts, room);
+    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts,
+                                      padded_rows);
 }
 
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
                    int64_t parts) {
     int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
-    int64_t chunks = plan.send_rows.shape[0], room = plan.to_expert.shape[0];
+    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
     CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
     CHECK_SHAPE_2D(counts, I32, ep * local, S);
     CHECK_SHAPE_1D(plan.offsets, I64, local * parts + 1);
     CHECK_SHAPE_2D(plan.send_rows, I64, chunks, ep);
     CHECK_SHAPE_2D(plan.receive_rows, I64, chunks, ep);
-    CHECK_SHAPE_1D(plan.to_expert, I32, room);
-    CHECK_SHAPE_1D(plan.to_received, I32, room);
+    CHECK_SHAPE_1D(plan.to_expert, I32, max_rows);
+    CHECK_SHAPE_1D(plan.to_received, I32, max_rows);
     CHECK(chunks > 0 && local % chunks == 0 && parts > 0 && ep * S % parts == 0,
           "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
           (long long)chunks, (long long)(ep * S), (long long)parts);
@@ -499,15 +517,58 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
 
 // ---- optimizer ----------------------------------------------------------------------------------
 
-void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
-                  AdamW rule) {
+// What every update takes.
+static void check_update(Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups) {
     int64_t n = w.shape[0];
-    CHECK(n % 16 == 0, "adamw over %lld elements, wanted a multiple of 16", (long long)n);
+    CHECK(n % 16 == 0, "an update of %lld elements, expected a multiple of 16", (long long)n);
     CHECK_SHAPE_1D(w, F32, n);
     CHECK_SHAPE_1D(g, F32, n);
     CHECK_SHAPE_1D(m, F32, n);
-    CHECK_SHAPE_1D(v, F32, n);
     CHECK_SHAPE_1D(groups, U8, n / 16);
     if (copy.data) CHECK_SHAPE_1D(copy, BF16, n);
+}
+
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
+                  AdamW rule) {
+    check_update(w, copy, g, m, groups);
+    CHECK_SHAPE_1D(v, F32, w.shape[0]);
     dev->backend->op.adamw_update(dev, w, copy, g, m, v, groups, rule);
+}
+
+void sgd_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule) {
+    check_update(w, copy, g, m, groups);
+    dev->backend->op.sgd_update(dev, w, copy, g, m, groups, rule);
+}
+
+void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule) {
+    check_update(w, copy, g, m, groups);
+    dev->backend->op.lion_update(dev, w, copy, g, m, groups, rule);
+}
+
+void momentum_direction(Device *dev, Tensor u, Tensor g, Tensor m, Momentum rule) {
+    int64_t n = u.shape[0];
+    CHECK(n % 16 == 0, "momentum of %lld elements, expected a multiple of 16", (long long)n);
+    CHECK_SHAPE_1D(u, F32, n);
+    CHECK_SHAPE_1D(g, F32, n);
+    CHECK_SHAPE_1D(m, F32, n);
+    dev->backend->op.momentum_direction(dev, u, g, m, rule);
+}
+
+void normalize_segments(Device *dev, Tensor x, Tensor squares, Tensor offsets, float eps) {
+    CHECK_SHAPE_1D(squares, F64, offsets.shape[0] - 1);
+    CHECK_SHAPE_1D(offsets, I64, squares.shape[0] + 1);
+    CHECK_SHAPE_1D(x, F32, x.shape[0]);
+    dev->backend->op.normalize_segments(dev, x, squares, offsets, eps);
+}
+
+void matrix_polynomial(Device *dev, Tensor square, Tensor a, MatrixPolynomial p) {
+    CHECK_SHAPE_3D(square, F32, a.shape[0], a.shape[1], a.shape[1]);
+    CHECK_SHAPE_3D(a, F32, square.shape[0], square.shape[1], square.shape[1]);
+    dev->backend->op.matrix_polynomial(dev, square, a, p);
+}
+
+void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups,
+                  DecayedStep rule) {
+    check_update(w, copy, step, step, groups);
+    dev->backend->op.decayed_step(dev, w, copy, step, groups, rule);
 }

@@ -6,7 +6,7 @@
 // mismatches are fatal with the tensor's name. Results do not depend on the number of threads, and
 // with dev->fixed_order each row's result depends only on its own segment (see Segments): that is
 // what makes training bit-identical on any number of ranks. No op adds floats in an order that
-// chance decides.
+// timing decides.
 //
 // Letters: N tokens (rows), D model width, F hidden width, V vocabulary, E experts, K choices a
 // token, H query heads, KV key/value heads, T tokens of a sequence.
@@ -115,20 +115,32 @@ attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a r
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 
+// What the softmax divides by beside Σ exp(score) over the keys that a query sees, so that a head
+// may attend to nothing.
+typedef enum AttentionSoftmax { SOFTMAX_PLAIN, SOFTMAX_OFF_BY_ONE, SOFTMAX_SINK } AttentionSoftmax;
+extern const ChoiceTable ATTENTION_SOFTMAX_CHOICES;
+
 // What attends to what, and how: causal softmax attention within each sequence.
 typedef struct AttentionRule {
     AttentionShape shape;
     int64_t T;   // rows of a sequence; attention_decode does not ask
     float scale; // of the scores; positive
+    AttentionSoftmax softmax;
+    Tensor sinks;   // (H) f32, SOFTMAX_SINK alone: a logit of each query head
+    int64_t window; // a query sees so many keys, its own the last of them; 0: all before it
 } AttentionRule;
 
-//   out (N, H·d_value) T   lse (N, H) f32 log-sum-exp of the scaled scores
+//   out (N, H·d_value) T   lse (N, H) f32 logarithm of what the softmax divides by
 //   qkv (N, W) T after rope; N a multiple of T
 // O(T) extra memory.
 void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule);
 //   dqkv (N, W) T overwritten   dout, out (N, H·d_value) T
 void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
                         AttentionRule rule);
+// What each row and head adds to the gradient of its sink: -exp(sink - lse) · Σ dout · out.
+//   dsinks (N, H) f32 overwritten   dout, out (N, H·d_value) T   lse (N, H)   sinks (H)
+void attention_sink_backward(Device *dev, Tensor dsinks, Tensor dout, Tensor out, Tensor lse,
+                             Tensor sinks);
 // Attention of one new token against a cache: row `position` of the cache is the token itself
 // (already stored).
 //   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T
@@ -174,11 +186,12 @@ typedef struct Routing {
 } Routing;
 // What router_forward and expert_load find in each of `parts` equal runs of tokens.
 typedef struct RouterSums {
-    Tensor prob_sum;        // (parts, E) f64: Σ of the probabilities P, in token order
-    Tensor entropy_sum;     // (parts) f64: Σ of the entropy of P, nats
-    Tensor lse2_sum;        // (parts) f64: Σ lse²
-    Tensor weight_mass;     // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
-    Tensor chosen, dropped; // (parts, E) i32: choices before dropping, and choices dropped
+    Tensor prob_sum;    // (parts, E) f64: Σ of the probabilities P, in token order
+    Tensor entropy_sum; // (parts) f64: Σ of the entropy of P, nats
+    Tensor lse2_sum;    // (parts) f64: Σ lse²
+    Tensor weight_mass; // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
+    Tensor tokens_per_expert; // (parts, E) i32: choices before dropping
+    Tensor dropped;           // (parts, E) i32: those of them that were dropped
 } RouterSums;
 
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
@@ -216,9 +229,9 @@ typedef struct CapacityRule {
 // Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and
 // each expert.
 //   kept (N, K) u8   ids (N, K) i32   weights (N, K)
-//   chosen, dropped (groups, E) i32: choices before dropping, and choices dropped
+//   tokens_per_expert, dropped (groups, E) i32: choices before dropping, and choices dropped
 //   order (N·K + E + 1) i32 scratch
-void capacity_assign(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
+void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order);
 // What each part's tokens asked of each expert, for the balance loss and the utilization history:
 // fills the last three of the sums.
@@ -231,7 +244,7 @@ typedef struct RouterTotals {
     Tensor totals;               // (S, columns) f64
     int64_t balance, z, entropy; // the column of each
     int64_t weight_mass;         // first of E columns
-    Tensor routed, dropped;      // (E) i64: choices kept, and lost
+    Tensor routed, dropped;      // (E) i64: choices kept, and dropped
 } RouterTotals;
 typedef struct BalanceRule {
     double coefficient;    // α of the balance loss
@@ -239,14 +252,15 @@ typedef struct BalanceRule {
     double choices;        // that a count is a share of: K times the tokens over which f is taken
 } BalanceRule;
 // Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count
-// the choices of an expert in the part, or in `batch_chosen` (E) i64 when its data is not NULL:
+// the choices of an expert in the part, or in `batch_tokens_per_expert` (E) i64 when its data is
+// not NULL:
 //   share[p, e] = E · per_step_token · count / choices;
 //   balance (parts, E) f32 = coefficient · share
 //   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;
 //     weight_mass
-//   routed += chosen - dropped;  dropped += dropped
+//   routed += tokens_per_expert - dropped;  dropped += dropped
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                   Tensor batch_chosen, BalanceRule rule);
+                   Tensor batch_tokens_per_expert, BalanceRule rule);
 // out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
 void sum_columns(Device *dev, Tensor out, Tensor x);
 
@@ -256,11 +270,12 @@ void sum_columns(Device *dev, Tensor out, Tensor x);
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
 //   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
 //   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
-// With room < 0 rows follow each other without gaps. With room ≥ 0 every (expert, part) has exactly
-// `room` rows, the first ones used, and row_choice is (E·parts·room): sizes that nobody has to wait
-// for. No (expert, part) may keep more than that.
+// With padded_rows < 0 rows follow each other without gaps. With padded_rows ≥ 0 every (expert,
+// part) has exactly `padded_rows` rows, the first ones used, and row_choice is
+// (E·parts·padded_rows): sizes that nobody has to wait for. No (expert, part) may keep more than
+// that.
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts, int64_t room);
+                      Tensor kept, int64_t parts, int64_t padded_rows);
 
 // Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order
 // received rows serve the experts. Sent rows are ordered (expert, shard, …). They travel in
@@ -272,7 +287,7 @@ typedef struct ExchangePlan {
     Tensor offsets;
     Tensor send_rows;    // (chunks, ep) i64
     Tensor receive_rows; // (chunks, ep) i64
-    Tensor to_expert;    // (R) i32: received row of each expert row; R is the room
+    Tensor to_expert;    // (R) i32: received row of each expert row; R as many as there may be
     Tensor to_received;  // (R) i32: expert row of each received row; rows past the last: -1 in both
 } ExchangePlan;
 //   counts (E, S) i32: what this rank sends
@@ -344,6 +359,53 @@ typedef struct AdamW {
 //   groups (n / 16) u8: which lr and weight_decay each 16 elements have; n is a multiple of 16
 void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule);
+
+typedef struct Sgd {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float momentum;
+    bool nesterov;
+    float grad_scale; // as AdamW's
+} Sgd;
+// As torch.optim.SGD without dampening, its decay coupled: g' = g · grad_scale + weight_decay · w;
+// m = momentum · m + g'; w -= lr · (nesterov ? g' + momentum · m : m). Tensors as of adamw_update.
+void sgd_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule);
+
+typedef struct Lion {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float beta1, beta2;
+    float grad_scale; // as AdamW's
+} Lion;
+// Lion (arXiv:2302.06675): g' = g · grad_scale; w -= lr · (sign(beta1 · m + (1 - beta1) · g') +
+// weight_decay · w), where sign(0) is 0; then m = beta2 · m + (1 - beta2) · g'. Tensors as of
+// adamw_update.
+void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule);
+
+// What Muon is made of beside matrix products.
+typedef struct Momentum {
+    float momentum;
+    bool nesterov;
+    float grad_scale; // as AdamW's
+} Momentum;
+// g' = g · grad_scale; m = momentum · m + g'; u = nesterov ? g' + momentum · m : m.
+//   u, g, m (n), n a multiple of 16
+void momentum_direction(Device *dev, Tensor u, Tensor g, Tensor m, Momentum rule);
+// x /= sqrt(squares[s]) + eps for elements offsets[s] .. offsets[s + 1]; others stay.
+//   x (n)   squares (S) f64   offsets (S + 1) i64, ascending within 0..n
+void normalize_segments(Device *dev, Tensor x, Tensor squares, Tensor offsets, float eps);
+
+typedef struct MatrixPolynomial {
+    float identity, linear, quadratic;
+} MatrixPolynomial;
+// square = identity · I + linear · a + quadratic · square, for each of G matrices; with a² in
+// `square` it is a polynomial of a.
+//   square, a (G, n, n)
+void matrix_polynomial(Device *dev, Tensor square, Tensor a, MatrixPolynomial p);
+
+typedef struct DecayedStep {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+} DecayedStep;
+// w -= lr · (step + weight_decay · w). Tensors as of adamw_update, step (n).
+void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,15 @@ int64_t activation_input_width(Activation kind, int64_t F) {
     return ACTIVATION_ROWS[kind].inputs * F;
 }
 
+static const Choice SOFTMAXES[] = {
+    [SOFTMAX_PLAIN] = {"plain", "the weights of a query sum to 1"},
+    [SOFTMAX_OFF_BY_ONE] = {"off_by_one",
+                            "1 more in the denominator (Miller 2023, Attention Is Off By One)"},
+    [SOFTMAX_SINK] = {"sink",
+                      "exp of a learned logit of each query head more (gpt-oss, arXiv:2508.10925)"},
+};
+const ChoiceTable ATTENTION_SOFTMAX_CHOICES = CHOICE_TABLE(SOFTMAXES);
+
 static const struct NormFacts {
     Choice choice;
     int64_t params, statistics;

@@ -30,6 +30,7 @@
     OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
     OP(attention_backward, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,           \
        AttentionRule rule)                                                                         \
+    OP(attention_sink_backward, Tensor dsinks, Tensor dout, Tensor out, Tensor lse, Tensor sinks)  \
     OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,                 \
        int64_t position)                                                                           \
     /* feed-forward */                                                                             \
@@ -40,15 +41,15 @@
        RouterRule rule)                                                                            \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
-    OP(capacity_assign, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids, Tensor weights,    \
-       CapacityRule rule, Tensor order)                                                            \
+    OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
+       Tensor weights, CapacityRule rule, Tensor order)                                            \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
-    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor batch_chosen,       \
-       BalanceRule rule)                                                                           \
+    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
+       Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
     OP(sum_columns, Tensor out, Tensor x)                                                          \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
-       Tensor kept, int64_t parts, int64_t room)                                                   \
+       Tensor kept, int64_t parts, int64_t padded_rows)                                            \
     OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts)          \
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
@@ -66,6 +67,13 @@
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
-    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups, AdamW rule)
+    OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \
+       AdamW rule)                                                                                 \
+    OP(sgd_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule)             \
+    OP(lion_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule)           \
+    OP(momentum_direction, Tensor u, Tensor g, Tensor m, Momentum rule)                            \
+    OP(normalize_segments, Tensor x, Tensor squares, Tensor offsets, float eps)                    \
+    OP(matrix_polynomial, Tensor square, Tensor a, MatrixPolynomial p)                             \
+    OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)
 
 #endif

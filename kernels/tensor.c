@@ -106,7 +106,7 @@ void check_shape(const char *name, const char *file, int line, Tensor x, DType d
         x.shape[2] == n2)
         return;
     die(EXIT_BUG, file, line,
-        "tensor %s is %s rank %d (%lld, %lld, %lld), wanted %s rank %d (%lld, %lld, %lld)", name,
+        "tensor %s is %s rank %d (%lld, %lld, %lld), expected %s rank %d (%lld, %lld, %lld)", name,
         dtype_name(x.dtype), x.rank, (long long)x.shape[0], (long long)x.shape[1],
         (long long)x.shape[2], dtype_name(dtype), rank, (long long)n0, (long long)n1,
         (long long)n2);

@@ -7,15 +7,24 @@
 
 typedef struct Attention {
     Linear qkv, output;  // weights (W, D) and (D, H·d_value)
+    int64_t window;      // of this layer; 0: whole
+    int sinks;           // parameter (H): with attention.softmax sink alone
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
     Tensor heads, lse;   // (N, H·d_value) stored, (N, H)
     Tensor dheads, dqkv; // scratch of the backward pass
+    Tensor dsinks;       // (N, H), likewise
 } Attention;
 
-static AttentionRule attention_rule(const Work *work) {
-    AttentionShape s = work->config->attention.shape;
-    return (AttentionRule){s, work->shape.T, (float)(1.0 / sqrt((double)s.d_head))};
+static AttentionRule attention_rule(const Attention *a, const Work *work) {
+    const AttentionConfig *config = &work->config->attention;
+    AttentionRule rule = {.shape = config->shape,
+                          .T = work->shape.T,
+                          .scale = (float)(1.0 / sqrt((double)config->shape.d_head)),
+                          .softmax = config->softmax,
+                          .window = a->window};
+    if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
+    return rule;
 }
 
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
@@ -31,16 +40,29 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
+    a->window = layer_value(&config->attention.window, layer);
     const BiasFacts *bias = &BIASES[config->bias];
     a->qkv = linear_declare(
         work,
-        (Param){.rank = 2, .shape = {attention_qkv_width(s), D}, .init_std = config->init_std},
+        (Param){.rank = 2,
+                .shape = {attention_qkv_width(s), D},
+                .fused = {s.heads * s.d_head, s.kv_heads * s.d_head, s.kv_heads * s.d_value},
+                .group = GROUP_HIDDEN,
+                .init_std = config->init_std},
         bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, s.heads * s.d_value},
+                                       .group = GROUP_HIDDEN,
                                        .init_std = model_residual_std(config)},
                                bias->output, "layers.%lld.attention.output", (long long)layer);
+    if (config->attention.softmax == SOFTMAX_SINK)
+        a->sinks = param_add(work->params,
+                             (Param){.rank = 1,
+                                     .shape = {s.heads},
+                                     .init_std = config->init_std,
+                                     .group = GROUP_NO_DECAY},
+                             "layers.%lld.attention.sinks", (long long)layer);
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
@@ -54,14 +76,20 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     size_t mark = arena_mark(scratch);
     a->dheads = arena_2d(scratch, work->storage, N, s.heads * s.d_value);
     a->dqkv = arena_2d(scratch, work->storage, N, W);
+    if (work->config->attention.softmax == SOFTMAX_SINK)
+        a->dsinks = arena_2d(scratch, F32, N, s.heads);
     arena_release(scratch, mark);
 }
 
+// Keys that a query sees, in the mean over a sequence: the first ones see fewer.
+static double mean_keys(const Attention *a, const Work *work) {
+    int64_t T = work->shape.T, most = a->window > 0 && a->window < T ? a->window : T;
+    return (double)most - (double)(most * (most - 1)) / (double)(2 * T);
+}
+
 static void cost(const void *self, const Work *work, LayerCost *cost) {
-    (void)self;
     AttentionShape s = work->config->attention.shape;
-    double mean_keys = (double)(work->shape.T + 1) / 2; // causal: half of them
-    double keys = (double)s.heads * mean_keys * (double)(s.d_head + s.d_value);
+    double keys = (double)s.heads * mean_keys(self, work) * (double)(s.d_head + s.d_value);
     double weights =
         (double)work->config->d_model * (double)(attention_qkv_width(s) + s.heads * s.d_value);
     cost->flops_per_token += 2 * (weights + keys);
@@ -74,7 +102,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     a->x = x;
     linear_forward(work, a->qkv, a->qkv_rows, x);
     positions_rotate(work->positions, work, a->qkv_rows, 0, false);
-    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(work));
+    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
     linear_forward(work, a->output, out, a->heads);
 }
 
@@ -82,7 +110,14 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Attention *a = self;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
     attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
-                       attention_rule(work));
+                       attention_rule(a, work));
+    if (work->config->attention.softmax == SOFTMAX_SINK) {
+        attention_sink_backward(work->dev, a->dsinks, a->dheads, a->heads, a->lse,
+                                work_value(work, a->sinks));
+        Tensor gradient = work_gradient(work, a->sinks);
+        bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
+                      work_dense_rows(work));
+    }
     positions_rotate(work->positions, work, a->dqkv, 0, true);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
@@ -96,7 +131,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
-    attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(work), position);
+    attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(a, work), position);
     linear_forward(work, a->output, out, a->heads);
 }
 
@@ -109,7 +144,7 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     (void)layer;
     AttentionShape s = config->attention.shape;
     double width = (double)((s.heads + s.kv_heads) * (s.d_head + s.d_value));
-    bound->parameters += (double)config->d_model * width;
+    bound->parameters += (double)config->d_model * width + (double)s.heads;
     bound->kept += 2 * width;
 }
 

@@ -1,8 +1,10 @@
 // Causal grouped-query attention:
 //   [q k v] = x Wqkvᵀ;  q, k rotated;  out = softmax(q kᵀ / sqrt(d_head), causal) v · Woᵀ
 // (arXiv:1706.03762, GQA arXiv:2305.13245.) Query head h uses key/value head h / (H / KV); kv_heads
-// = heads is plain multi-head, 1 is multi-query attention. Whether and how queries and keys are
-// rotated by their positions is said in positions.h.
+// = heads is plain multi-head, 1 is multi-query attention. attention.softmax adds 1 or exp of a
+// learned logit of each head, its sink, to the denominators (arXiv:2508.10925); with
+// attention.window a query sees the last so many keys alone (Mistral, arXiv:2310.06825). Whether
+// and how queries and keys are rotated by their positions is said in positions.h.
 #ifndef MOETRAIN_MODEL_ATTENTION_H
 #define MOETRAIN_MODEL_ATTENTION_H
 

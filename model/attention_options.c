@@ -35,6 +35,11 @@ static const Option ROWS[] = {
         "how a token's position is known"),
     NUMBER("attention.rope_theta", FUNCTION, attention.rope_theta, DEFAULT("10000"), RANGE(1, 1e9),
         "RoPE: base of the wavelengths"),
+    CHOICE("attention.softmax", FUNCTION, attention.softmax, DEFAULT("plain"),
+        OF(ATTENTION_SOFTMAX_CHOICES),
+        "what stands in the softmax's denominator beside the keys that a query sees"),
+    INTEGERS("attention.window", FUNCTION, attention.window, DEFAULT("0"), RANGE(0, 1 << 30),
+        "sliding window: a token sees so many, itself the last of them (Mistral, arXiv:2310.06825); 0: all before it"),
 };
 // clang-format on
 

@@ -26,8 +26,9 @@ void block_cost(const Block *block, const Work *work, LayerCost *cost);
 size_t block_bytes(const Block *block); // of the host's memory
 // Width of the cache that block_decode needs; 0: none.
 int64_t block_cache_width(const Block *block, const Work *work);
-// Returns y; `in` must stay until the backward pass where it has no branch. The branch returned
-// lives until the next block's norm has taken it in. Collective where its layers are.
+// Returns y; `in` must stay until the backward pass where it has no branch. The branch of y lies
+// in scratch: it is valid until the next block's norm has added it to the stream. Collective where
+// its layers are.
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in);
 // dx (N, D) f32 comes as the gradient of y and leaves as the gradient of x. Collective likewise.
 void block_backward(Block *block, Work *work, Tensor dx);

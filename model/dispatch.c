@@ -5,7 +5,7 @@
 // is being planned.
 static int64_t most_rows(const Dispatch *d, const Work *work) {
     int64_t E = d->shape.E, K = d->shape.K, N = work->shape.N, ep = work->shape.ep_size;
-    if (d->room >= 0) return d->room * work->shape.shards * E;
+    if (d->padded_rows >= 0) return d->padded_rows * work->shape.shards * E;
     int64_t choices = K < E / ep ? K : E / ep;
     int64_t rows = work->even_routing ? N * K : N * ep * choices;
     if (d->shape.capacity < 0) return rows;
@@ -36,9 +36,10 @@ static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work)
 void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations) {
     int64_t E = shape.E, ep = work->shape.ep_size;
     d->shape = shape;
-    d->room = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
+    d->padded_rows = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
     d->max_rows = most_rows(d, work);
-    d->max_sent = d->room >= 0 ? E * work->shape.shards * d->room : work->shape.N * shape.K;
+    d->max_sent =
+        d->padded_rows >= 0 ? E * work->shape.shards * d->padded_rows : work->shape.N * shape.K;
     int64_t chunks = d->chunks = chunks_of(d, work);
     d->slot_row = arena_2d(activations, I32, work->shape.N, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
@@ -100,7 +101,7 @@ static void plan_exchange(Dispatch *d, Work *work) {
         }
 }
 
-// Padded: every count is the room. Done once as long as the memory stays, with numbers that the
+// Padded: every count is padded_rows. Done once as long as the memory stays, with numbers that the
 // host knows.
 static void plan_padded(Dispatch *d, Work *work) {
     Arena host;
@@ -108,7 +109,7 @@ static void plan_padded(Dispatch *d, Work *work) {
     arena_1d(&host, I32, tensor_elements(d->counts));
     arena_allocate(&host);
     Tensor full = arena_1d(&host, I32, tensor_elements(d->counts));
-    for (int64_t i = 0; i < full.shape[0]; i++) tensor_i32(full)[i] = (int32_t)d->room;
+    for (int64_t i = 0; i < full.shape[0]; i++) tensor_i32(full)[i] = (int32_t)d->padded_rows;
     device_upload(work->dev, d->counts, full);
     device_upload(work->dev, d->all_counts, full);
     arena_free(&host);
@@ -117,10 +118,10 @@ static void plan_padded(Dispatch *d, Work *work) {
 }
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
-    if (d->room >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
+    if (d->padded_rows >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
     permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept,
-                     work->shape.shards, d->room);
-    if (d->room >= 0) return;
+                     work->shape.shards, d->padded_rows);
+    if (d->padded_rows >= 0) return;
     if (work->shape.ep_size > 1) {
         all_to_all(work->groups.expert_parallel, d->all_counts, d->counts, TRAFFIC_COUNTS);
     } else {
@@ -164,7 +165,7 @@ static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};
     // Padded and in one piece both sides are the same equal runs: said by form, it becomes one
     // all-to-all of fixed size.
-    if (d->room >= 0 && d->chunks == 1) there = back;
+    if (d->padded_rows >= 0 && d->chunks == 1) there = back;
     return (Travel){offsets[0], offsets[segments] - offsets[0], there, back};
 }
 

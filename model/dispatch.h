@@ -35,10 +35,10 @@ typedef struct DispatchShape {
 
 typedef struct Dispatch {
     DispatchShape shape;
-    int64_t chunks;   // of the exchange; 1 with one rank in the group
-    int64_t room;     // rows of each (expert, shard) when padded; -1: as many as there are
-    int64_t max_rows; // R at worst: what the buffers hold
-    int64_t max_sent; // M: all rows that are sent when padded, at most when exact
+    int64_t chunks;      // of the exchange; 1 with one rank in the group
+    int64_t padded_rows; // rows of each (expert, shard) when padded; -1: as many as there are
+    int64_t max_rows;    // R at worst: what the buffers hold
+    int64_t max_sent;    // M: all rows that are sent when padded, at most when exact
 
     // The present micro-batch, kept for its backward pass.
     Tensor slot_row;   // (N, K) i32: where a choice lies among the sent rows, -1 when dropped

@@ -10,6 +10,8 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                                       (Param){.kind = PARAM_EXPERT,
                                               .rank = 3,
                                               .shape = {E, wide, D},
+                                              .fused = {F, wide - F},
+                                              .group = GROUP_HIDDEN,
                                               .init_std = config->init_std,
                                               .active = active},
                                       bias, "layers.%lld.moe.experts.gate_up", (long long)layer);
@@ -17,6 +19,7 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                                    (Param){.kind = PARAM_EXPERT,
                                            .rank = 3,
                                            .shape = {E, D, F},
+                                           .group = GROUP_HIDDEN,
                                            .init_std = model_residual_std(config),
                                            .active = active},
                                    bias, "layers.%lld.moe.experts.down", (long long)layer);

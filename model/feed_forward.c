@@ -16,12 +16,19 @@ static void declare(void *self, Work *work, int64_t layer) {
     int64_t D = config->d_model, F = config->d_ff;
     int64_t wide = activation_input_width(config->activation, F);
     bool bias = BIASES[config->bias].feed_forward;
-    ffn->gate_up =
-        linear_declare(work, (Param){.rank = 2, .shape = {wide, D}, .init_std = config->init_std},
-                       bias, "layers.%lld.ffn.gate_up", (long long)layer);
-    ffn->down = linear_declare(
-        work, (Param){.rank = 2, .shape = {D, F}, .init_std = model_residual_std(config)}, bias,
-        "layers.%lld.ffn.down", (long long)layer);
+    ffn->gate_up = linear_declare(work,
+                                  (Param){.rank = 2,
+                                          .shape = {wide, D},
+                                          .fused = {F, wide - F},
+                                          .group = GROUP_HIDDEN,
+                                          .init_std = config->init_std},
+                                  bias, "layers.%lld.ffn.gate_up", (long long)layer);
+    ffn->down = linear_declare(work,
+                               (Param){.rank = 2,
+                                       .shape = {D, F},
+                                       .group = GROUP_HIDDEN,
+                                       .init_std = model_residual_std(config)},
+                               bias, "layers.%lld.ffn.down", (long long)layer);
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {

@@ -9,12 +9,6 @@
 // How a token's position is known (positions.h).
 typedef enum PositionKind { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_NONE } PositionKind;
 
-typedef struct AttentionConfig {
-    AttentionShape shape; // heads, kv_heads, d_head, d_value
-    double rope_theta;
-    PositionKind positions;
-} AttentionConfig;
-
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every
 // layer's and a short list repeats. count 0 is what nobody has given: values[0] for all.
 enum { PER_LAYER_MAX = 1024 };
@@ -25,6 +19,14 @@ static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
     return list->values[list->count > 1 ? layer % list->count : 0];
 }
 void per_layer_shorten(PerLayer *list); // [8, 16, 8, 16] to [8, 16], so that equal ones look equal
+
+typedef struct AttentionConfig {
+    AttentionShape shape; // heads, kv_heads, d_head, d_value
+    double rope_theta;
+    PositionKind positions;
+    AttentionSoftmax softmax;
+    PerLayer window; // keys that a query sees; 0: all before it
+} AttentionConfig;
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;

@@ -134,7 +134,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     MoeLayer *moe = self;
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
-    router_choose(router, work, stats, x);
+    router_route(router, work, stats, x);
     dispatch_plan(d, work, router->ids, router->kept);
     dispatch_gather(d, work, moe->expert_in, x);
     if (work->shape.ep_size == 1)
@@ -150,7 +150,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Dispatch *d = &moe->dispatch;
     // sent_out, expert_out and expert_in turn into their own gradients one after the other. Padding
     // rows of sent_out hold what the experts made of zeros: their gradient is zero.
-    Tensor padding = d->room >= 0 ? d->row_choice : (Tensor){0};
+    Tensor padding = d->padded_rows >= 0 ? d->row_choice : (Tensor){0};
     combine_backward(work->dev, moe->sent_out, moe->dweights, dout, moe->sent_out, d->slot_row,
                      padding, router->scaled);
     Tensor dsent = moe->sent_out;

@@ -12,6 +12,7 @@
 const ParamGroup param_groups[PARAM_GROUPS] = {
     [GROUP_DECAY] = {.decay = true, .lr_scale = 1},
     [GROUP_NO_DECAY] = {.decay = false, .lr_scale = 1},
+    [GROUP_HIDDEN] = {.decay = true, .lr_scale = 1, .matrices = true},
 };
 
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis
@@ -20,10 +21,22 @@ static int64_t row_stride(const Param *row) { // elements of one step along the 
     return n;
 }
 
+static int64_t padded(int64_t elements) {
+    return (elements + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
+}
+
+static void check_fused(const Param *row) {
+    int64_t rows = 0;
+    for (int i = 0; i < PARAM_FUSED_MAX; i++) rows += row->fused[i];
+    CHECK(rows == 0 || rows == row->shape[row->rank - 2], "%s: %lld fused rows of %lld", row->name,
+          (long long)rows, (long long)row->shape[row->rank - 2]);
+}
+
 // Names `row`, finds this rank's share of it and its place in its run.
 static void place_row(ParamTable *table, Param *row) {
     CHECK(row->rank >= 1 && row->rank <= 3, "%s has %d axes", row->name, row->rank);
     CHECK(row->group < PARAM_GROUPS, "%s is in group %d", row->name, (int)row->group);
+    if (row->rank > 1) check_fused(row);
     for (int i = row->rank; i < 3; i++) row->shape[i] = 1;
     bool expert = row->kind == PARAM_EXPERT, shared = expert && table->ep_size > 1;
     row->count = shared ? row->shape[0] / table->ep_size : row->shape[0];
@@ -31,8 +44,7 @@ static void place_row(ParamTable *table, Param *row) {
     if (row->active == 0) row->active = 1;
     row->run = row->update == UPDATE_RULE ? RUN_RULE : expert ? RUN_EXPERT : RUN_DENSE;
     row->offset = table->elements[row->run];
-    int64_t local = row->count * row_stride(row);
-    table->elements[row->run] += (local + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
+    table->elements[row->run] += padded(row->count * row_stride(row));
 }
 
 int param_add(ParamTable *table, Param row, const char *name_format, ...) {
@@ -49,6 +61,22 @@ int param_add(ParamTable *table, Param row, const char *name_format, ...) {
     place_row(table, &row);
     table->rows[table->count] = row;
     return table->count++;
+}
+
+ParamTable param_table_selection(const ParamTable *table, const bool *keep) {
+    ParamTable selection = *table;
+    selection.capacity = table->count;
+    selection.rows = calloc((size_t)table->count + 1, sizeof *selection.rows);
+    CHECK_MEMORY(selection.rows, "no memory for a table of %d parameters", table->count);
+    for (int run = 0; run < PARAM_RUNS; run++) selection.elements[run] = 0;
+    for (int i = 0; i < table->count; i++) {
+        Param *row = &selection.rows[i];
+        *row = table->rows[i];
+        if (!keep[i]) continue;
+        row->offset = selection.elements[row->run];
+        selection.elements[row->run] += padded(row->count * row_stride(row));
+    }
+    return selection;
 }
 
 void param_table_free(ParamTable *table) {

@@ -20,9 +20,16 @@ typedef enum ParamInit { INIT_NORMAL, INIT_ONES, INIT_ZEROS } ParamInit;
 typedef enum ParamUpdate { UPDATE_GRADIENT, UPDATE_RULE } ParamUpdate;
 
 // Parameters that the optimizer treats alike.
-typedef enum ParamGroupNumber { GROUP_DECAY, GROUP_NO_DECAY, PARAM_GROUPS } ParamGroupNumber;
+typedef enum ParamGroupNumber {
+    GROUP_DECAY,    // embeddings, head, router
+    GROUP_NO_DECAY, // norms, biases
+    // matrices between hidden layers: rank 2, or rank 3 with experts first
+    GROUP_HIDDEN,
+    PARAM_GROUPS
+} ParamGroupNumber;
 typedef struct ParamGroup {
     bool decay;      // weight decay applies
+    bool matrices;   // an optimizer may treat each as a matrix (Muon)
     double lr_scale; // multiplies the learning rate
 } ParamGroup;
 extern const ParamGroup param_groups[PARAM_GROUPS];
@@ -38,7 +45,7 @@ typedef enum ParamRun {
 
 // Rows start at multiples of PARAM_ALIGNMENT elements, one cache line of f32; the padding between
 // them stays zero.
-enum { PARAM_NAME_BYTES = 96, PARAM_ALIGNMENT = 16 };
+enum { PARAM_NAME_BYTES = 96, PARAM_ALIGNMENT = 16, PARAM_FUSED_MAX = 3 };
 
 // One parameter. Zero is the usual value of most members, so that a layer names what is special.
 typedef struct Param {
@@ -48,6 +55,9 @@ typedef struct Param {
     ParamInit init;
     double init_std; // INIT_NORMAL
     uint8_t group;   // ParamGroupNumber
+    // Rows of each of the matrices that lie below one another in this one (query, key and value;
+    // gate and up); all 0: it is one.
+    int64_t fused[PARAM_FUSED_MAX];
     ParamUpdate update;
     double active; // the share of it that one token uses, as K/E of experts; 0 means all of it
 
@@ -78,6 +88,9 @@ int param_add(ParamTable *table, Param row, const char *name_format, ...)
     __attribute__((format(printf, 3, 4)));
 
 void param_table_free(ParamTable *table); // legal on a zeroed one
+// The same rows under the same numbers, of which only those with keep[i] take room in the runs of a
+// set; param_tensor must not be asked for others.
+ParamTable param_table_selection(const ParamTable *table, const bool *keep);
 
 // Places the f32 values of all rows in the arena.
 ParamSet param_values_layout(const ParamTable *table, Arena *arena);

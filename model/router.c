@@ -66,13 +66,13 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
         .entropy_sum = arena_1d(scratch, F64, parts),
         .lse2_sum = arena_1d(scratch, F64, parts),
         .weight_mass = arena_2d(scratch, F64, parts, E),
-        .chosen = arena_2d(scratch, I32, parts, E),
+        .tokens_per_expert = arena_2d(scratch, I32, parts, E),
         .dropped = arena_2d(scratch, I32, parts, E),
     };
     if (work->storage != F32)
-        router->scratch.wide_x = arena_2d(scratch, F32, N, work->config->d_model);
-    router->scratch.batch_chosen = arena_1d(scratch, I64, E);
-    router->scratch.group_chosen = arena_2d(scratch, I32, routing_groups(work), E);
+        router->scratch.x_f32 = arena_2d(scratch, F32, N, work->config->d_model);
+    router->scratch.batch_tokens_per_expert = arena_1d(scratch, I64, E);
+    router->scratch.group_tokens_per_expert = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
     arena_release(scratch, mark);
@@ -83,7 +83,7 @@ void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     router->backward_scratch.dlogits = arena_2d(scratch, F32, work->shape.N, router->shape.experts);
     router->backward_scratch.dx = arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     if (work->storage != F32)
-        router->backward_scratch.wide_x =
+        router->backward_scratch.x_f32 =
             arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     arena_release(scratch, mark);
 }
@@ -194,7 +194,7 @@ static double per_step_token(const Work *work) {
 // tokens of the step, so that its product with Σ P over the part's tokens is the part's share of
 // E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
 // Switch, arXiv:2101.03961, eq. 4).
-static void account(Router *router, Work *work, Statistics *stats) {
+static void add_statistics(Router *router, Work *work, Statistics *stats) {
     const MoeConfig *moe = &work->config->moe;
     int64_t parts = balance_parts(work);
     BalanceRule rule = {
@@ -202,16 +202,16 @@ static void account(Router *router, Work *work, Statistics *stats) {
         .per_step_token = per_step_token(work),
         .choices = (double)(router->shape.top_k * (work->shape.N / parts)),
     };
-    Tensor batch_chosen = {0};
+    Tensor batch_tokens_per_expert = {0};
     if (moe->balance_scope == BALANCE_BATCH) {
-        batch_chosen = router->scratch.batch_chosen;
-        sum_columns(work->dev, batch_chosen, router->scratch.sums.chosen);
-        all_reduce_sum(work->groups.world, batch_chosen, REDUCE_ANY_ORDER, (Tensor){0},
+        batch_tokens_per_expert = router->scratch.batch_tokens_per_expert;
+        sum_columns(work->dev, batch_tokens_per_expert, router->scratch.sums.tokens_per_expert);
+        all_reduce_sum(work->groups.world, batch_tokens_per_expert, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);
         rule.choices *= (double)(parts * work->shape.ranks);
     }
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
-                  batch_chosen, rule);
+                  batch_tokens_per_expert, rule);
 }
 
 // ---- choosing ----------------------------------------------------------------------------------
@@ -227,10 +227,10 @@ static Routing routing_of(const Router *router) {
     return (Routing){router->ids, router->weights, router->lse};
 }
 
-void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
+void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
     router->x = x;
-    matmul_forward(work->dev, router->logits, in_f32(work, router->scratch.wide_x, x),
+    matmul_forward(work->dev, router->logits, in_f32(work, router->scratch.x_f32, x),
                    as_matrix(work_value(work, router->weight)), work_dense_rows(work));
     router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
                    bias_of(router, work), moe->router);
@@ -240,14 +240,14 @@ void router_choose(Router *router, Work *work, Statistics *stats, Tensor x) {
         .stream = work_stream(work, work->training ? RNG_DROP : RNG_EVALUATION_DROP, router->layer),
         .first_token = work->step.first_token,
     };
-    capacity_assign(work->dev, router->kept, router->scratch.group_chosen,
+    capacity_assign(work->dev, router->kept, router->scratch.group_tokens_per_expert,
                     router->scratch.group_dropped, router->ids, router->weights, rule,
                     router->scratch.order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
     expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept);
-    account(router, work, stats);
+    add_statistics(router, work, stats);
 }
 
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled) {
@@ -260,7 +260,7 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(work_gradient(work, router->weight)),
                            router->backward_scratch.dlogits,
-                           in_f32(work, router->backward_scratch.wide_x, router->x), rows);
+                           in_f32(work, router->backward_scratch.x_f32, router->x), rows);
     matmul_backward_input(work->dev, router->backward_scratch.dx, router->backward_scratch.dlogits,
                           as_matrix(work_value(work, router->weight)), rows);
     add(work->dev, dx, dx, router->backward_scratch.dx);

@@ -13,8 +13,8 @@
 
 // Where it adds up what it finds: scalars "balance" (E·Σ f·P without its coefficient α: 1 when
 // tokens spread evenly), "z" (mean lse² without its coefficient c) and "entropy" (of the router's
-// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights) and
-// the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
+// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights)
+// and the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
 typedef struct RouterColumns {
     int balance, z, entropy, weight_mass, routed, dropped;
 } RouterColumns;
@@ -35,14 +35,15 @@ typedef struct Router {
     Tensor logits, lse; // (N, E), (N)
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
 
-    struct {                 // of the forward pass
-        Tensor wide_x;       // (N, D) f32 copy of x for the scores; unused when x is f32
-        RouterSums sums;     // of each balance part
-        Tensor batch_chosen; // (E) i64: choices over the global micro-batch, for BALANCE_BATCH
-        Tensor group_chosen, group_dropped, order; // of capacity_assign
+    struct {             // of the forward pass
+        Tensor x_f32;    // (N, D) f32 copy of x for the scores; unused when x is f32
+        RouterSums sums; // of each balance part
+        // (E) i64: over the global micro-batch, for BALANCE_BATCH
+        Tensor batch_tokens_per_expert;
+        Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
     } scratch;
-    struct {                        // of the backward pass, while the caller's dscaled is alive
-        Tensor dlogits, dx, wide_x; // (N, E), (N, D), (N, D)
+    struct {                       // of the backward pass, while the caller's dscaled is alive
+        Tensor dlogits, dx, x_f32; // (N, E), (N, D), (N, D)
     } backward_scratch;
 } Router;
 
@@ -56,7 +57,7 @@ void router_report(Router *router, const Work *work, Statistics *stats);
 // Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
 // balance_scope is batch.
 //   x (N, D) stored; must stay until the backward pass
-void router_choose(Router *router, Work *work, Statistics *stats, Tensor x);
+void router_route(Router *router, Work *work, Statistics *stats, Tensor x);
 // dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.
 //   dscaled (N, K), destroyed
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled);

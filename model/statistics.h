@@ -74,7 +74,8 @@ void statistics_begin(Statistics *stats);
 int statistics_scalar(Statistics *stats, const char *name, int64_t layer);
 int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_t n);
 int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n);
-// Of a tensor (n) f32 that is the same on every rank, read at the end of the step: nobody adds it up.
+// Of a tensor (n) f32 that is the same on every rank, read at the end of the step: nobody adds it
+// up.
 int statistics_state(Statistics *stats, const char *name, int64_t layer, Tensor state);
 // Has a figure told at each step, in the order of the first calls; calls with the same one are one.
 void statistics_summarize(Statistics *stats, const Summary *summary);

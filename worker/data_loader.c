@@ -61,7 +61,7 @@ static bool token_error(const DataFile *file, int64_t position, int64_t token, E
 static bool read_tokens(const DataFile *file, int64_t first, int64_t count, int32_t *tokens,
                         Error *err) {
     if (first < 0 || count > file->tokens - first)
-        return error_set(err, EXIT_DATA, "%s: tokens %lld to %lld wanted but it has %lld",
+        return error_set(err, EXIT_DATA, "%s: tokens %lld to %lld needed but it has %lld",
                          file->source.path, (long long)first, (long long)(first + count),
                          (long long)file->tokens);
     if (file->characters) {

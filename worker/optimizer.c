@@ -5,18 +5,25 @@
 #include <string.h>
 
 #include "kernels/heartbeat.h"
+#include "kernels/integers.h"
 
 const OptimizerChoice OPTIMIZERS[] = {
-    [OPTIMIZER_ADAMW] = {{"adamw", "Adam with decoupled weight decay"}, &ADAMW},
+    [OPTIMIZER_ADAMW] = {{"adamw", "Adam with decoupled weight decay (arXiv:1711.05101)"}, &ADAMW},
+    [OPTIMIZER_SGD] = {{"sgd", "gradient descent with momentum, as torch.optim.SGD"}, &SGD},
+    [OPTIMIZER_LION] = {{"lion", "the sign of an interpolated momentum (arXiv:2302.06675)"}, &LION},
+    [OPTIMIZER_MUON] = {{"muon", "orthogonalised momentum of hidden matrices (Jordan 2024, "
+                                 "arXiv:2502.16982); the rest by AdamW"},
+                        &MUON},
 };
 const ChoiceTable OPTIMIZER_CHOICES = CHOICE_TABLE(OPTIMIZERS);
 
+_Static_assert((int)PARAM_GROUPS <= (int)UPDATE_GROUPS, "every group has a place in an update");
+
 // ---- rules and states ---------------------------------------------------------------------------
 
-// The rule of a group: one for all, as configured.
 static const OptimizerRule *rule_of(const OptimizerConfig *config, uint8_t group) {
-    (void)group;
-    return OPTIMIZERS[config->kind].rule;
+    const OptimizerRule *rule = OPTIMIZERS[config->kind].rule;
+    return rule->others && !param_groups[group].matrices ? rule->others : rule;
 }
 
 static int find_state(const Optimizer *optimizer, const char *name) {
@@ -34,33 +41,50 @@ static void add_states(Optimizer *optimizer, const OptimizerRule *rule) {
     }
 }
 
-int optimizer_state_count(const OptimizerConfig *config) {
-    Optimizer optimizer = {0};
-    for (int group = 0; group < PARAM_GROUPS; group++)
-        add_states(&optimizer, rule_of(config, (uint8_t)group));
-    return optimizer.state_count;
+bool optimizer_has_state(const Optimizer *optimizer, int state, int param) {
+    return optimizer->states[state].has[param];
 }
 
-bool optimizer_has_state(const Optimizer *optimizer, int state, const Param *row) {
+static bool keeps(const OptimizerConfig *config, const Param *row, const char *name) {
     if (row->run >= GRADIENT_RUNS) return false;
-    const OptimizerRule *rule = rule_of(&optimizer->config, row->group);
+    const OptimizerRule *rule = rule_of(config, row->group);
     for (int i = 0; rule->states[i]; i++)
-        if (strcmp(rule->states[i], optimizer->states[state].name) == 0) return true;
+        if (strcmp(rule->states[i], name) == 0) return true;
     return false;
 }
 
-// Ranges of one run with the same rule, as long as they can be. Padding belongs to the parameter
-// before it.
+// Finds which parameters have each state, and where in its runs.
+static void place_states(Optimizer *optimizer, const ParamTable *table) {
+    for (int s = 0; s < optimizer->state_count; s++) {
+        OptimizerState *state = &optimizer->states[s];
+        state->has = calloc((size_t)table->count + 1, sizeof *state->has);
+        CHECK_MEMORY(state->has, "no memory for states of %d parameters", table->count);
+        for (int i = 0; i < table->count; i++)
+            state->has[i] = keeps(&optimizer->config, &table->rows[i], state->name);
+        state->params = param_table_selection(table, state->has);
+    }
+}
+
+// Ranges of one run with the same rule, as long as they can be, or one for each parameter where the
+// rule is for matrices. Padding belongs to the parameter before it.
 static void add_ranges(Optimizer *optimizer, const ParamTable *table, ParamRun run) {
     UpdateRange *last = NULL;
     for (int i = 0; i < table->count; i++) {
         const Param *row = &table->rows[i];
         if (row->run != run) continue;
         const OptimizerRule *rule = rule_of(&optimizer->config, row->group);
-        if (last && last->rule == rule) continue;
+        if (last && last->rule == rule && !rule->others) continue;
         if (last) last->elements = row->offset - last->first;
         last = &optimizer->ranges[optimizer->range_count++];
         *last = (UpdateRange){.rule = rule, .run = run, .first = row->offset};
+        for (int s = 0; rule->states[s]; s++) {
+            int state = find_state(optimizer, rule->states[s]);
+            last->state_first[s] = optimizer->states[state].params.rows[i].offset;
+        }
+        if (rule->others) {
+            last->matrices = &optimizer->matrices[i];
+            *last->matrices = hidden_matrices_of(row);
+        }
     }
     if (last) last->elements = table->elements[run] - last->first;
 }
@@ -80,6 +104,21 @@ static int64_t segments_of(const Param *row) {
     return row->kind == PARAM_EXPERT ? row->count : 1;
 }
 
+static void layout_matrices(Optimizer *optimizer) {
+    int64_t largest = 0, gram = 0;
+    for (int i = 0; i < optimizer->range_count; i++) {
+        const UpdateRange *range = &optimizer->ranges[i];
+        if (!range->matrices) continue;
+        hidden_matrices_layout(range->matrices, &optimizer->arena, &optimizer->host_arena);
+        largest = larger(largest, range->elements);
+        gram = larger(gram, hidden_matrices_gram_elements(range->matrices));
+    }
+    for (int i = 0; i < 2 && largest > 0; i++) {
+        optimizer->scratch[i] = arena_1d(&optimizer->arena, F32, largest);
+        optimizer->gram[i] = arena_1d(&optimizer->arena, F32, gram);
+    }
+}
+
 static void layout(Optimizer *optimizer, const Model *model) {
     Arena *arena = &optimizer->arena, *host = &optimizer->host_arena;
     int64_t slots = 0, segments[PARAM_RUNS] = {0};
@@ -89,7 +128,7 @@ static void layout(Optimizer *optimizer, const Model *model) {
         segments[row->run] += segments_of(row);
     }
     for (int i = 0; i < optimizer->state_count; i++)
-        optimizer->states[i].set = param_set_layout(&model->params, arena, F32);
+        optimizer->states[i].set = param_set_layout(&optimizer->states[i].params, arena, F32);
     for (int run = 0; run < GRADIENT_RUNS; run++) {
         optimizer->groups[run] = arena_1d(arena, U8, model->params.elements[run] / PARAM_ALIGNMENT);
         optimizer->offsets[run] = arena_1d(arena, I64, segments[run] + 1);
@@ -97,6 +136,7 @@ static void layout(Optimizer *optimizer, const Model *model) {
         optimizer->host_squares[run] = arena_mirror(host, optimizer->squares[run]);
     }
     optimizer->norms = arena_1d(host, F64, slots);
+    layout_matrices(optimizer);
 }
 
 void optimizer_measure(Optimizer *optimizer, const Model *model, const OptimizerConfig *config) {
@@ -105,6 +145,10 @@ void optimizer_measure(Optimizer *optimizer, const Model *model, const Optimizer
         add_states(optimizer, rule_of(config, (uint8_t)group));
     optimizer->ranges = calloc((size_t)model->params.count + 1, sizeof *optimizer->ranges);
     CHECK_MEMORY(optimizer->ranges, "no memory for ranges of %d parameters", model->params.count);
+    optimizer->matrices = calloc((size_t)model->params.count + 1, sizeof *optimizer->matrices);
+    CHECK_MEMORY(optimizer->matrices, "no memory for matrices of %d parameters",
+                 model->params.count);
+    place_states(optimizer, &model->params);
     for (int run = 0; run < GRADIENT_RUNS; run++)
         add_ranges(optimizer, &model->params, (ParamRun)run);
     arena_measure(&optimizer->arena, "optimizer", model->work.dev);
@@ -145,12 +189,20 @@ void optimizer_allocate(Optimizer *optimizer, const Model *model) {
     arena_allocate(&optimizer->host_arena);
     layout(optimizer, model);
     for (int run = 0; run < GRADIENT_RUNS; run++) describe_run(optimizer, model, (ParamRun)run);
+    for (int i = 0; i < optimizer->range_count; i++)
+        if (optimizer->ranges[i].matrices)
+            hidden_matrices_fill(optimizer->ranges[i].matrices, model->work.dev);
 }
 
 void optimizer_free(Optimizer *optimizer) {
     arena_free(&optimizer->arena);
     arena_free(&optimizer->host_arena);
+    for (int i = 0; i < optimizer->state_count; i++) {
+        param_table_free(&optimizer->states[i].params);
+        free(optimizer->states[i].has);
+    }
     free(optimizer->ranges);
+    free(optimizer->matrices);
     *optimizer = (Optimizer){0};
 }
 
@@ -198,6 +250,14 @@ static Tensor piece_of(ParamSet set, const UpdateRange *piece) {
     return tensor_range(set.run[piece->run], piece->first, piece->elements);
 }
 
+void update_groups(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
+                   float weight_decay[UPDATE_GROUPS]) {
+    for (int group = 0; group < PARAM_GROUPS; group++) {
+        lr[group] = (float)(update->lr * param_groups[group].lr_scale);
+        weight_decay[group] = param_groups[group].decay ? (float)update->config->weight_decay : 0;
+    }
+}
+
 void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, double grad_scale) {
     // elements between two signs of life: the first step touches new memory
     enum { PIECE = 1 << 24 };
@@ -208,16 +268,24 @@ void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, 
                               .t = t};
     for (int i = 0; i < optimizer->range_count; i++) {
         UpdateRange piece = optimizer->ranges[i];
-        int64_t end = piece.first + piece.elements;
+        int64_t begin = piece.first, end = begin + piece.elements;
+        int64_t most = piece.matrices ? piece.elements : PIECE;
+        update.matrices = piece.matrices;
+        for (int k = 0; k < 2 && piece.matrices; k++) {
+            update.scratch[k] = tensor_range(optimizer->scratch[k], 0, piece.elements);
+            update.gram[k] = optimizer->gram[k];
+        }
         for (; piece.first < end; piece.first += piece.elements) {
-            piece.elements = end - piece.first < PIECE ? end - piece.first : PIECE;
+            piece.elements = smaller(end - piece.first, most);
             watchdog_beat(NULL);
             update.values = piece_of(model->values, &piece);
             if (model->work.storage != F32) update.copy = piece_of(model->matrices, &piece);
             update.gradients = piece_of(model->gradients.sum, &piece);
             for (int s = 0; piece.rule->states[s]; s++) {
                 int state = find_state(optimizer, piece.rule->states[s]);
-                update.states[s] = piece_of(optimizer->states[state].set, &piece);
+                update.states[s] =
+                    tensor_range(optimizer->states[state].set.run[piece.run],
+                                 piece.state_first[s] + piece.first - begin, piece.elements);
             }
             update.groups =
                 tensor_range(optimizer->groups[piece.run], piece.first / PARAM_ALIGNMENT,

@@ -14,7 +14,9 @@ typedef struct OptimizerChoice {
 extern const OptimizerChoice OPTIMIZERS[];
 
 typedef struct OptimizerState {
-    const char *name; // in checkpoints
+    const char *name;  // in checkpoints
+    ParamTable params; // the model's, of which only those that have the state take room
+    bool *has;         // by parameter
     ParamSet set;
 } OptimizerState;
 
@@ -23,6 +25,9 @@ typedef struct UpdateRange {
     const OptimizerRule *rule;
     ParamRun run;
     int64_t first, elements;
+    int64_t
+        state_first[OPTIMIZER_STATES_MAX]; // where the range begins in each of the rule's states
+    HiddenMatrices *matrices;              // of a rule for them
 } UpdateRange;
 
 typedef struct Optimizer {
@@ -32,6 +37,8 @@ typedef struct Optimizer {
     int state_count;
     UpdateRange *ranges;
     int range_count;
+    HiddenMatrices *matrices;   // by parameter
+    Tensor scratch[2], gram[2]; // of a rule for matrices
     // By ParamRun. u8: the group of each PARAM_ALIGNMENT elements of a run
     Tensor groups[GRADIENT_RUNS];
     // i64: where in a run each parameter, or each of this rank's experts of one, begins
@@ -49,10 +56,8 @@ void optimizer_measure(Optimizer *optimizer, const Model *model, const Optimizer
 void optimizer_allocate(Optimizer *optimizer, const Model *model);
 void optimizer_free(Optimizer *optimizer); // legal on a zeroed struct
 
-// Values that are kept of a parameter beside itself.
-int optimizer_state_count(const OptimizerConfig *config);
-// Whether the rule of this parameter keeps the state.
-bool optimizer_has_state(const Optimizer *optimizer, int state, const Param *row);
+// Whether the rule of parameter `param` keeps the state.
+bool optimizer_has_state(const Optimizer *optimizer, int state, int param);
 
 // ‖g‖ over model->gradients.sum, each dense parameter and each expert counted once; the same bits
 // on every rank and any number of ranks. Collective over expert_parallel.

@@ -3,8 +3,6 @@
 
 #include "worker/optimizer_rule.h"
 
-_Static_assert((int)PARAM_GROUPS <= (int)UPDATE_GROUPS, "every group has a place in AdamW");
-
 static void update_range(const OptimizerUpdate *update) {
     const OptimizerConfig *config = update->config;
     AdamW rule = {
@@ -15,10 +13,7 @@ static void update_range(const OptimizerUpdate *update) {
         .bias_correction2 = (float)(1 - pow(config->beta2, (double)update->t)),
         .grad_scale = (float)update->grad_scale,
     };
-    for (int group = 0; group < PARAM_GROUPS; group++) {
-        rule.lr[group] = (float)(update->lr * param_groups[group].lr_scale);
-        rule.weight_decay[group] = param_groups[group].decay ? (float)config->weight_decay : 0;
-    }
+    update_groups(update, rule.lr, rule.weight_decay);
     adamw_update(update->dev, update->values, update->copy, update->gradients, update->states[0],
                  update->states[1], update->groups, rule);
 }

@@ -11,6 +11,23 @@ static void derive_min_lr(void *section) {
     optimizer->min_lr = strtod(decimal, NULL);
 }
 
+static void derive_beta2(void *section) {
+    OptimizerConfig *optimizer = &((TrainConfig *)section)->optimizer;
+    optimizer->beta2 = optimizer->kind == OPTIMIZER_LION ? 0.99 : 0.95;
+}
+
+static void derive_momentum(void *section) {
+    OptimizerConfig *optimizer = &((TrainConfig *)section)->optimizer;
+    optimizer->momentum = optimizer->kind == OPTIMIZER_SGD    ? 0.9
+                          : optimizer->kind == OPTIMIZER_MUON ? 0.95
+                                                              : 0;
+}
+
+static void derive_nesterov(void *section) {
+    OptimizerConfig *optimizer = &((TrainConfig *)section)->optimizer;
+    optimizer->nesterov = optimizer->kind == OPTIMIZER_MUON;
+}
+
 static void derive_warmup(void *section) {
     TrainConfig *config = section;
     config->optimizer.warmup_steps = config->steps / 10 < 50 ? config->steps / 10 : 50;
@@ -39,17 +56,58 @@ static const Option ROWS[] = {
         DERIVED("train.steps / 5 with train.schedule: wsd, otherwise 0", derive_decay), RANGE(0, MANY_STEPS),
         "steps of the final fall with train.schedule: wsd"),
     NUMBER("train.beta1", COURSE, optimizer.beta1, DEFAULT("0.9"), RANGE(0, 0.999999),
-        "AdamW: decay of the mean gradient"),
-    NUMBER("train.beta2", COURSE, optimizer.beta2, DEFAULT("0.95"), RANGE(0, 0.999999),
-        "AdamW: decay of the mean squared gradient"),
+        "AdamW: decay of the mean gradient; Lion: share of it in the step"),
+    NUMBER("train.beta2", COURSE, optimizer.beta2,
+        DERIVED("0.99 with train.optimizer: lion, otherwise 0.95", derive_beta2), RANGE(0, 0.999999),
+        "AdamW: decay of the mean squared gradient; Lion: of the mean gradient"),
     NUMBER("train.eps", COURSE, optimizer.eps, DEFAULT("1e-08"), RANGE(1e-30, 1),
         "AdamW: added to the root of the mean squared gradient"),
     NUMBER("train.weight_decay", COURSE, optimizer.weight_decay, DEFAULT("0.1"), RANGE(0, 100),
-        "AdamW: decoupled decay of matrices; norms and biases do not decay"),
+        "decay of matrices, not of norms and biases; decoupled, except that train.optimizer: sgd adds it to the gradient"),
+    NUMBER("train.momentum", COURSE, optimizer.momentum,
+        DERIVED("0.9 with train.optimizer: sgd, 0.95 with muon, otherwise 0", derive_momentum), RANGE(0, 0.999999),
+        "SGD, Muon: decay of the sum of gradients"),
+    FLAG("train.nesterov", COURSE, optimizer.nesterov,
+        DERIVED("true with train.optimizer: muon, otherwise false", derive_nesterov),
+        "SGD, Muon: the step looks ahead by one more gradient"),
     NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
         "largest norm of the whole gradient; 0: no clipping"),
 };
 // clang-format on
+
+// A key that the chosen optimizer does not read, with another value than the one it has when left
+// out: the user takes it for something.
+static bool check_unused(const OptimizerConfig *optimizer, const OptionRules *rules) {
+    enum {
+        A = 1 << OPTIMIZER_ADAMW,
+        S = 1 << OPTIMIZER_SGD,
+        L = 1 << OPTIMIZER_LION,
+        M = 1 << OPTIMIZER_MUON
+    };
+    const struct {
+        const char *key;
+        double value, unset;
+        int readers; // bits of the optimizers that read it
+        const char *of;
+    } keys[] = {
+        {"train.beta1", optimizer->beta1, 0.9, A | L | M, "adamw, lion and muon"},
+        {"train.beta2", optimizer->beta2, 0.95, A | L | M, "adamw, lion and muon"},
+        {"train.eps", optimizer->eps, 1e-8, A | M, "adamw and muon"},
+        {"train.momentum", optimizer->momentum, 0, S | M, "sgd and muon"},
+        {"train.nesterov", optimizer->nesterov, 0, S | M, "sgd and muon"},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!(keys[i].readers >> optimizer->kind & 1) && keys[i].value != keys[i].unset)
+            return option_broken(
+                rules, keys[i].key, "train.optimizer",
+                "%s is of train.optimizer: %s; leave it out or change train.optimizer", keys[i].key,
+                keys[i].of);
+    if (optimizer->nesterov && optimizer->momentum == 0)
+        return option_broken(rules, "train.nesterov", "train.momentum",
+                             "train.nesterov needs a momentum; set train.momentum=0.9 or "
+                             "train.nesterov=false");
+    return true;
+}
 
 static bool check(const void *section, const OptionRules *rules) {
     const TrainConfig *train = section;
@@ -64,6 +122,7 @@ static bool check(const void *section, const OptionRules *rules) {
             "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
             "train.schedule=wsd",
             (long long)optimizer->decay_steps);
+    if (!check_unused(optimizer, rules)) return false;
     // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it
     // ended is one.
     int64_t left = train->steps - optimizer->warmup_steps;

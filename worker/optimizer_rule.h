@@ -6,7 +6,7 @@
 #ifndef MOETRAIN_WORKER_OPTIMIZER_RULE_H
 #define MOETRAIN_WORKER_OPTIMIZER_RULE_H
 
-#include "model/params.h"
+#include "worker/hidden_matrices.h"
 #include "worker/train_config.h"
 
 enum { OPTIMIZER_STATES_MAX = 4 };
@@ -23,6 +23,10 @@ typedef struct OptimizerUpdate {
     Tensor gradients;                    // (n) f32, summed over the step
     Tensor states[OPTIMIZER_STATES_MAX]; // (n) f32, as the rule names them
     Tensor groups; // (n / PARAM_ALIGNMENT) u8: the ParamGroupNumber of each of them
+    // For a rule with `others`: the range is one parameter and its padding.
+    const HiddenMatrices *matrices;
+    Tensor scratch[2]; // (n) f32
+    Tensor gram[2];    // f32, enough for the Gram matrices of a stack
 } OptimizerUpdate;
 
 typedef struct OptimizerRule {
@@ -31,8 +35,15 @@ typedef struct OptimizerRule {
     const char *states[OPTIMIZER_STATES_MAX + 1];
     // Every rank that holds a parameter computes the same bits. Not collective.
     void (*update)(const OptimizerUpdate *update);
+    // Where this is a rule for hidden matrices (GROUP_HIDDEN): the rule of all other parameters;
+    // `update` then gets one parameter at a time. NULL: a rule for all.
+    const struct OptimizerRule *others;
 } OptimizerRule;
 
-extern const OptimizerRule ADAMW;
+// Rates and decays of all groups, for an op's rule.
+void update_groups(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
+                   float weight_decay[UPDATE_GROUPS]);
+
+extern const OptimizerRule ADAMW, SGD, LION, MUON;
 
 #endif

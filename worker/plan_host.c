@@ -24,16 +24,20 @@ static size_t table_bytes(const Model *model) {
 }
 
 // Lists and hashes of a checkpoint that is written, read back and verified, and the block that is
-// in work. All datasets of parameters `sets` times: values and the optimizer's states.
-static size_t checkpoint_bytes(const Model *model, int sets) {
+// in work. A dataset for each parameter's values and each state that the optimizer keeps of it.
+static size_t checkpoint_bytes(const Model *model, const Optimizer *optimizer) {
     double blocks = 0;
+    size_t datasets = 64;
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
+        int sets = 1;
+        for (int s = 0; s < optimizer->state_count; s++)
+            sets += optimizer_has_state(optimizer, s, i);
+        datasets += (size_t)sets;
         double rows = row->kind == PARAM_EXPERT ? (double)row->shape[0] : 1;
         double bytes = 4.0 * (double)param_elements(row) / rows;
         blocks += sets * rows * (1 + bytes / BLOCK_BYTES);
     }
-    size_t datasets = (size_t)sets * (size_t)model->params.count + 64;
     size_t a_dataset = sizeof(SavedTensor) + 3 * sizeof(Dataset) + 2 * sizeof(ManifestRecord);
     return BLOCK_BYTES + datasets * a_dataset +
            (size_t)blocks * (2 * sizeof(Hash) + sizeof(int64_t));
@@ -50,13 +54,22 @@ static size_t history_bytes(const TrainConfig *config, const Model *model) {
     return bytes;
 }
 
+// Elements of a run's values and of all its states.
+static int64_t elements_saved(const Model *model, const Optimizer *optimizer, int run) {
+    int64_t elements = model->params.elements[run];
+    for (int s = 0; s < optimizer->state_count && run < GRADIENT_RUNS; s++)
+        elements += optimizer->states[s].params.elements[run];
+    return elements;
+}
+
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
                       const Model *evaluated, const PlanHost *host) {
     size_t scratch = thread_scratch_most(model_cost(trained).scratch);
-    int states = optimizer_state_count(&config->optimizer);
+    Optimizer optimizer;
+    optimizer_measure(&optimizer, trained, &config->optimizer);
     plan->host_bytes = table_bytes(trained) +
                        batch_bytes(trained->work.shape.B, trained->work.shape.T) +
-                       checkpoint_bytes(trained, 1 + states) + history_bytes(config, trained);
+                       checkpoint_bytes(trained, &optimizer) + history_bytes(config, trained);
     if (evaluated->blocks) {
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;
@@ -68,8 +81,8 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     // A device's parameters and their states are copied to the host when they are saved or loaded.
     if (on_device)
         for (int run = 0; run < PARAM_RUNS; run++)
-            plan->host_bytes += (size_t)trained->params.elements[run] * sizeof(float) *
-                                (size_t)(run < GRADIENT_RUNS ? 1 + states : 1);
+            plan->host_bytes += (size_t)elements_saved(trained, &optimizer, run) * sizeof(float);
+    optimizer_free(&optimizer);
     plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
                           library_bytes_a_thread * (size_t)host->threads;
 }

@@ -8,9 +8,10 @@
 
 static const char code_points_name[] = "data/code_points";
 
-static SavedTensor saved_param(const Model *model, ParamSet set, int index, const char *folder) {
-    const Param *row = &model->params.rows[index];
-    Tensor x = param_tensor(&model->params, set, index);
+static SavedTensor saved_param(const Model *model, const ParamTable *table, ParamSet set, int index,
+                               const char *folder) {
+    const Param *row = &table->rows[index];
+    Tensor x = param_tensor(table, set, index);
     SavedTensor saved = {
         .dtype = F32,
         .rank = row->rank,
@@ -79,13 +80,15 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     int states = state->optimizer ? state->optimizer->state_count : 0;
     SavedTensor *saved = calloc((size_t)rows * (size_t)(1 + states) + 1, sizeof *saved);
     CHECK_MEMORY(saved, "no memory for the list of saved tensors");
-    for (int i = 0; i < rows; i++) saved[n++] = saved_param(model, state->values, i, "parameters");
+    for (int i = 0; i < rows; i++)
+        saved[n++] = saved_param(model, &model->params, state->values, i, "parameters");
     for (int s = 0; s < states; s++) {
         char folder[24];
         snprintf(folder, sizeof folder, "optimizer/%.12s", state->optimizer->states[s].name);
         for (int i = 0; i < rows; i++)
-            if (optimizer_has_state(state->optimizer, s, &model->params.rows[i]))
-                saved[n++] = saved_param(model, state->states[s], i, folder);
+            if (optimizer_has_state(state->optimizer, s, i))
+                saved[n++] = saved_param(model, &state->optimizer->states[s].params,
+                                         state->states[s], i, folder);
     }
     if (vocabulary->code_points) {
         saved[n] = (SavedTensor){.dtype = I32,

@@ -36,8 +36,15 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
 
 bool save_prepare(Trainer *trainer, Error *err) {
     // Values and the optimizer's states in f32 are nearly all of it.
-    int64_t bytes =
-        trainer->plan.total_params * (1 + trainer->optimizer.state_count) * (int64_t)sizeof(float);
+    const Model *model = &trainer->model;
+    int64_t elements = 0;
+    for (int i = 0; i < model->params.count; i++) {
+        int sets = 1;
+        for (int s = 0; s < trainer->optimizer.state_count; s++)
+            sets += optimizer_has_state(&trainer->optimizer, s, i);
+        elements += sets * param_elements(&model->params.rows[i]);
+    }
+    int64_t bytes = elements * (int64_t)sizeof(float);
     return checkpoint_try_directory(trainer->config.run_dir, bytes, err);
 }
 

@@ -27,7 +27,12 @@ typedef struct DataConfig {
     bool check;             // whether a file is refused whose content is not what it is taken for
 } DataConfig;
 
-typedef enum OptimizerKind { OPTIMIZER_ADAMW } OptimizerKind;
+typedef enum OptimizerKind {
+    OPTIMIZER_ADAMW,
+    OPTIMIZER_SGD,
+    OPTIMIZER_LION,
+    OPTIMIZER_MUON
+} OptimizerKind;
 extern const ChoiceTable OPTIMIZER_CHOICES; // optimizer.h
 
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;
@@ -40,6 +45,8 @@ typedef struct OptimizerConfig {
     int64_t warmup_steps;
     int64_t decay_steps; // WSD: length of the final decay
     double beta1, beta2, eps, weight_decay;
+    double momentum; // of the optimizers that have one, otherwise 0
+    bool nesterov;
     double clip_norm; // 0: no clipping
 } OptimizerConfig;
 

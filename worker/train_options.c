@@ -21,7 +21,7 @@ static const Option ROWS[] = {
     INTEGER("train.context", COURSE, context, DEFAULT("128"), RANGE(1, 1e6),
         "tokens of a sequence"),
     INTEGER("train.micro_batches", FREE, micro_batches, DEFAULT("1"), RANGE(1, 1e6),
-        "pieces in which a rank works off its part of the batch (gradient accumulation): less memory for activations, the "
+        "pieces in which a rank computes its part of the batch (gradient accumulation): less memory for activations, the "
         "same step; with train.reproducible: ranks a power of two where train.shards is one, and log2 of it more gradients"),
     INTEGER("train.shards", STATE, shards,
         DERIVED("largest power of two up to 8, or train.micro_batches, that divides train.batch", derive_shards),

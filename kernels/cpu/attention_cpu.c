@@ -165,6 +165,11 @@ static void unpack(Stored to, int64_t to_width, Rows from, int64_t rows, int64_t
     }
 }
 
+// The keys that the query at `query` sees begin here: 0, or `window` - 1 tokens before it.
+static int64_t first_key_seen(AttentionRule rule, int64_t query) {
+    return rule.window > 0 && query >= rule.window ? query - rule.window + 1 : 0;
+}
+
 // Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block
 // is one whose keys and queries are the same tokens: there no query sees a later key.
 static int64_t keys_seen(int64_t keys, int64_t query, bool diagonal) {
@@ -178,6 +183,18 @@ static void mask(Rows scores, int64_t keys) {
             scores.data[key * scores.width + query] = -INFINITY;
 }
 
+// Hides the keys that lie before the window of a query: in a block of keys [key, …) and queries
+// [query, query + queries).
+static void mask_early(Rows scores, AttentionRule rule, int64_t key, int64_t keys, int64_t query,
+                       int64_t queries) {
+    if (first_key_seen(rule, query + queries - 1) <= key) return;
+    for (int64_t j = 0; j < keys; j++) {
+        int64_t first = key + j + rule.window - query; // of the queries that are too late for it
+        for (int64_t i = first > 0 ? first : 0; i < queries; i++)
+            scores.data[j * scores.width + i] = -INFINITY;
+    }
+}
+
 // Where head h and its key/value head lie in a row of the fused projection.
 static int64_t query_column(AttentionShape s, int64_t h) {
     return h * s.d_head;
@@ -187,6 +204,28 @@ static int64_t key_column(AttentionShape s, int64_t kv) {
 }
 static int64_t value_column(AttentionShape s, int64_t kv) {
     return (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
+}
+
+// Less than any score, and finite: the difference of two of them is no NaN, which counts where a
+// window hides the first block of keys from a query.
+#define NOTHING_SEEN (-0x1p100f)
+
+// Where the running softmax of a head begins: as if it had seen one score, `largest`, whose
+// exponential adds to the normaliser and to no output.
+typedef struct SoftmaxStart {
+    float largest, normaliser;
+} SoftmaxStart;
+
+static SoftmaxStart softmax_start(AttentionRule rule, int64_t h) {
+    switch (rule.softmax) {
+    case SOFTMAX_PLAIN:
+        break;
+    case SOFTMAX_OFF_BY_ONE:
+        return (SoftmaxStart){0.0f, 1.0f};
+    case SOFTMAX_SINK:
+        return (SoftmaxStart){tensor_f32(rule.sinks)[h], 1.0f};
+    }
+    return (SoftmaxStart){NOTHING_SEEN, 0.0f};
 }
 
 // ---- forward ------------------------------------------------------------------------------------
@@ -241,22 +280,25 @@ static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries, bool di
 }
 
 // Queries [first, first + count) of one head; out and lse point at the first one's numbers.
-static void forward_block(ForwardTiles t, AttentionShape s, Stored out, float *lse, Stored q,
-                          int64_t W, int64_t first, int64_t count, int64_t T, float scale) {
-    int64_t queries = round_up(count, LANES), dv = t.v.width;
+static void forward_block(ForwardTiles t, AttentionRule rule, SoftmaxStart start, Stored out,
+                          float *lse, Stored q, int64_t W, int64_t first, int64_t count) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, queries = round_up(count, LANES), dv = t.v.width;
     pack(t.q, queries, q, W, count, s.d_head);
-    transpose_scaled(t.q_t, t.q, queries, s.d_head, scale);
+    transpose_scaled(t.q_t, t.q, queries, s.d_head, rule.scale);
     clear(t.sum, queries);
     for (int64_t i = 0; i < queries; i++) {
-        t.largest[i] = -INFINITY;
-        t.normaliser[i] = 0.0f;
+        t.largest[i] = start.largest;
+        t.normaliser[i] = start.normaliser;
     }
-    for (int64_t key = 0; key <= first; key += BLOCK) {
+    int64_t first_block = first_key_seen(rule, first) / BLOCK * BLOCK;
+    for (int64_t key = first_block; key <= first; key += BLOCK) {
         int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
         multiply(t.scores, plain(row_at(t.k, key)), t.q_t, keys, queries, s.d_head);
         if (key == first) mask(t.scores, keys);
+        mask_early(t.scores, rule, key, keys, first, queries);
         softmax_block(t, keys, queries, key == first);
-        if (key > 0)
+        if (key > first_block)
             for (int64_t i = 0; i < queries; i++)
                 for (int64_t c = 0; c < dv; c++) t.sum.data[i * dv + c] *= t.factor[i];
         multiply_add(t.sum, transposed(t.scores), row_at(t.v, key), queries, dv, keys);
@@ -287,11 +329,11 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
                 pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
                 pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
                 for (int64_t i = 0; i < T; i += BLOCK)
-                    forward_block(t, s,
+                    forward_block(t, rule, softmax_start(rule, h),
                                   stored_at(to, (b * T + i) * s.heads * s.d_value + h * s.d_value),
                                   lse_of + (b * T + i) * s.heads + h,
                                   stored_at(from, i * W + query_column(s, h)), W, i,
-                                  smaller(BLOCK, T - i), T, rule.scale);
+                                  smaller(BLOCK, T - i));
             }
     }
 }
@@ -351,14 +393,15 @@ static void softmax_gradient(BackwardTiles t, int64_t query, int64_t keys, int64
 }
 
 // Adds what the scores between keys [key, …) and queries [query, …) say to dq, dk and dv.
-static void backward_block(BackwardTiles t, AttentionShape s, int64_t key, int64_t query, int64_t T,
-                           float scale) {
-    int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
+static void backward_block(BackwardTiles t, AttentionRule rule, int64_t key, int64_t query) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
     int64_t queries = round_up(smaller(BLOCK, T - query), LANES);
     multiply(t.p, plain(row_at(t.k, key)), column_at(t.q_t, query), keys, queries, s.d_head);
     if (key == query) mask(t.p, keys);
+    mask_early(t.p, rule, key, keys, query, queries);
     multiply(t.ds, plain(row_at(t.v, key)), column_at(t.dout_t, query), keys, queries, s.d_value);
-    softmax_gradient(t, query, keys, queries, key == query, scale);
+    softmax_gradient(t, query, keys, queries, key == query, rule.scale);
     multiply_add(row_at(t.dv, key), plain(t.p), row_at(t.dout, query), keys, t.dv.width, queries);
     multiply_add(row_at(t.dk, key), plain(t.ds), row_at(t.q, query), keys, t.dk.width, queries);
     multiply_add(row_at(t.dq, query), transposed(t.ds), row_at(t.k, key), queries, t.dq.width,
@@ -367,9 +410,11 @@ static void backward_block(BackwardTiles t, AttentionShape s, int64_t key, int64
 
 // One query head of one sequence against its packed keys and values; q, dout, out and lse point at
 // its first row.
-static void backward_head(BackwardTiles t, AttentionShape s, Stored q, Stored dout, Stored out,
-                          const float *lse, int64_t T, float scale) {
-    int64_t rows = round_up(T, LANES), W = attention_qkv_width(s), O = s.heads * s.d_value;
+static void backward_head(BackwardTiles t, AttentionRule rule, Stored q, Stored dout, Stored out,
+                          const float *lse) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, rows = round_up(T, LANES), W = attention_qkv_width(s),
+            O = s.heads * s.d_value;
     for (int64_t i = 0; i < rows; i++) { // padding queries get finite numbers that multiply zeros
         float *room = t.dout.data, *more = room + t.dout.width; // still free, BLOCK rows or more
         t.lse[i] = i < T ? lse[i * s.heads] : 0.0f;
@@ -378,13 +423,14 @@ static void backward_head(BackwardTiles t, AttentionShape s, Stored q, Stored do
                            : 0.0f;
     }
     pack(t.q, rows, q, W, T, s.d_head);
-    transpose_scaled(t.q_t, t.q, rows, s.d_head, scale);
+    transpose_scaled(t.q_t, t.q, rows, s.d_head, rule.scale);
     pack(t.dout, rows, dout, O, T, s.d_value);
     transpose(t.dout_t.data, t.dout_t.width, t.dout.data, t.dout.width, rows, s.d_value);
     clear(t.dq, rows);
     for (int64_t key = 0; key < T; key += BLOCK)
-        for (int64_t query = key; query < T; query += BLOCK)
-            backward_block(t, s, key, query, T, scale);
+        for (int64_t query = key; query < T && first_key_seen(rule, query) < key + BLOCK;
+             query += BLOCK)
+            backward_block(t, rule, key, query);
 }
 
 // One thread takes a key/value head with all its query heads, in order: dk and dv have one owner.
@@ -408,8 +454,8 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
                 clear(t.dv, rows);
                 for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
                     int64_t at = b * T * O + h * s.d_value;
-                    backward_head(t, s, stored_at(from, query_column(s, h)), stored_at(dy, at),
-                                  stored_at(y, at), lse_of + b * T * s.heads + h, T, rule.scale);
+                    backward_head(t, rule, stored_at(from, query_column(s, h)), stored_at(dy, at),
+                                  stored_at(y, at), lse_of + b * T * s.heads + h);
                     unpack(stored_at(to, query_column(s, h)), W, t.dq, T, s.d_head);
                 }
                 unpack(stored_at(to, key_column(s, kv)), W, t.dk, T, s.d_head);
@@ -424,8 +470,8 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, T
 void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                           int64_t position) {
     AttentionShape s = rule.shape;
-    int64_t W = cache.shape[1], keys = position + 1;
-    Stored x = stored(qkv), rows = stored(cache), to = stored(out);
+    int64_t W = cache.shape[1], first = first_key_seen(rule, position), keys = position + 1 - first;
+    Stored x = stored(qkv), rows = stored_at(stored(cache), first * W), to = stored(out);
 #pragma omp parallel for schedule(static)
     for (int64_t h = 0; h < s.heads; h++) {
         int64_t kv = h / (s.heads / s.kv_heads);
@@ -438,9 +484,11 @@ void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, Att
             p[j] =
                 rule.scale *
                 dot_product(q, as_f32(stored_at(k, j * W), s.d_head, q_room + s.d_head), s.d_head);
-        float largest = max_of(p, keys);
+        SoftmaxStart start = softmax_start(rule, h);
+        float largest = fmaxf(max_of(p, keys), start.largest);
         for (int64_t j = 0; j < keys; j++) p[j] = exp_f32(p[j] - largest);
-        float inverse = 1.0f / sum_of(p, keys);
+        float more = start.normaliser * exp_f32(start.largest - largest);
+        float inverse = 1.0f / (sum_of(p, keys) + more);
         memset(sum, 0, (size_t)s.d_value * sizeof *sum);
         for (int64_t j = 0; j < keys; j++) {
             const float *value = as_f32(stored_at(v, j * W), s.d_value, v_room);

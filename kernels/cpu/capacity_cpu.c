@@ -8,7 +8,7 @@ typedef struct Group {
     const int32_t *ids;
     const float *weights;
     uint8_t *kept;
-    int32_t *chosen, *dropped; // (E)
+    int32_t *tokens_per_expert, *dropped; // (E)
     int64_t tokens, K, E, capacity;
 } Group;
 
@@ -17,7 +17,7 @@ static void keep_first(Group g) {
     for (int64_t k = 0; k < g.K; k++)
         for (int64_t c = k; c < g.tokens * g.K; c += g.K) {
             int32_t e = g.ids[c];
-            g.kept[c] = g.chosen[e]++ < g.capacity;
+            g.kept[c] = g.tokens_per_expert[e]++ < g.capacity;
             g.dropped[e] += !g.kept[c];
         }
 }
@@ -72,16 +72,16 @@ static void keep_best(Group g, CapacityRule rule, uint64_t first_choice, int32_t
     int32_t *end = (int32_t *)(key + choices); // (E): one past an expert's list in `order`
     for (int64_t c = 0; c < choices; c++) {
         g.kept[c] = 1;
-        g.chosen[g.ids[c]]++;
+        g.tokens_per_expert[g.ids[c]]++;
     }
     int32_t listed = 0;
     for (int64_t e = 0; e < g.E; e++) {
         end[e] = listed;
-        listed += g.chosen[e];
+        listed += g.tokens_per_expert[e];
     }
     for (int64_t c = 0; c < choices; c++) order[end[g.ids[c]]++] = (int32_t)c;
     for (int64_t e = 0; e < g.E; e++) {
-        int64_t count = g.chosen[e];
+        int64_t count = g.tokens_per_expert[e];
         if (count <= g.capacity) continue;
         const int32_t *list = order + end[e] - count;
         for (int64_t i = 0; i < count; i++)
@@ -93,15 +93,17 @@ static void keep_best(Group g, CapacityRule rule, uint64_t first_choice, int32_t
     }
 }
 
-void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped, Tensor ids,
-                         Tensor weights, CapacityRule rule, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
+void capacity_assign_cpu(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped,
+                         Tensor ids, Tensor weights, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1];
     int64_t tokens = N / groups, choices = tokens * K;
     const int32_t *id = tensor_i32(ids);
     const float *weight = tensor_f32(weights);
     uint8_t *keep = tensor_u8(kept);
-    int32_t *in = tensor_i32(chosen), *out = tensor_i32(dropped), *list = tensor_i32(order);
-    memset(in, 0, tensor_bytes(chosen));
+    int32_t *in = tensor_i32(tokens_per_expert), *out = tensor_i32(dropped),
+            *list = tensor_i32(order);
+    memset(in, 0, tensor_bytes(tokens_per_expert));
     memset(out, 0, tensor_bytes(dropped));
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t i = 0; i < groups; i++) {
@@ -127,10 +129,11 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor chosen, Tensor dropped
 }
 
 void expert_load_cpu(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
-    Tensor chosen = sums.chosen, dropped = sums.dropped, weight_mass = sums.weight_mass;
-    int64_t parts = chosen.shape[0], E = chosen.shape[1];
+    Tensor tokens_per_expert = sums.tokens_per_expert, dropped = sums.dropped,
+           weight_mass = sums.weight_mass;
+    int64_t parts = tokens_per_expert.shape[0], E = tokens_per_expert.shape[1];
     int64_t choices = ids.shape[0] / parts * ids.shape[1];
-    memset(chosen.data, 0, tensor_bytes(chosen));
+    memset(tokens_per_expert.data, 0, tensor_bytes(tokens_per_expert));
     memset(dropped.data, 0, tensor_bytes(dropped));
     memset(weight_mass.data, 0, tensor_bytes(weight_mass));
 #pragma omp parallel for schedule(static)
@@ -138,7 +141,7 @@ void expert_load_cpu(Device *dev, RouterSums sums, Tensor ids, Tensor weights, T
         const int32_t *id = tensor_i32(ids) + p * choices;
         const float *weight = tensor_f32(weights) + p * choices;
         const uint8_t *keep = tensor_u8(kept) + p * choices;
-        int32_t *in = tensor_i32(chosen) + p * E, *out = tensor_i32(dropped) + p * E;
+        int32_t *in = tensor_i32(tokens_per_expert) + p * E, *out = tensor_i32(dropped) + p * E;
         double *mass = tensor_f64(weight_mass) + p * E;
         for (int64_t c = 0; c < choices; c++) {
             in[id[c]]++;

@@ -8,7 +8,7 @@
 // A counting sort by (expert, part): count, turn counts into first rows, deal the rows out in
 // (token, slot) order. Each part counts and deals alone.
 void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
-                          Tensor ids, Tensor kept, int64_t parts, int64_t room) {
+                          Tensor ids, Tensor kept, int64_t parts, int64_t padded_rows) {
     int64_t choices = tensor_elements(ids), E = counts.shape[0], per_part = choices / parts;
     int64_t runs = E * parts, end = row_choice.shape[0];
     const int32_t *id = tensor_i32(ids);
@@ -24,11 +24,11 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
             count[id[c] * parts + p] += keep[c] != 0;
     int64_t rows = 0;
     for (int64_t run = 0; run < runs; run++) {
-        CHECK(room < 0 || count[run] <= room,
+        CHECK(padded_rows < 0 || count[run] <= padded_rows,
               "expert %lld keeps %d choices of part %lld, room for %lld", (long long)(run / parts),
-              count[run], (long long)(run % parts), (long long)room);
+              count[run], (long long)(run % parts), (long long)padded_rows);
         next[run] = (int32_t)rows;
-        rows += room < 0 ? count[run] : room;
+        rows += padded_rows < 0 ? count[run] : padded_rows;
     }
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
@@ -38,8 +38,8 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
             if (row >= 0) choice_of[row] = (int32_t)c;
         }
     // What the choices left of the rows: of each run's own ones, or of all behind the last run.
-    for (int64_t run = 0; run < runs && room >= 0; run++)
-        for (int64_t r = next[run]; r < (run + 1) * room; r++) choice_of[r] = -1;
+    for (int64_t run = 0; run < runs && padded_rows >= 0; run++)
+        for (int64_t r = next[run]; r < (run + 1) * padded_rows; r++) choice_of[r] = -1;
     for (int64_t r = rows; r < end; r++) choice_of[r] = -1;
 }
 
@@ -49,7 +49,7 @@ void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all
                        int64_t parts) {
     int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
     int64_t chunks = plan.send_rows.shape[0], chunk_experts = local / chunks;
-    int64_t part_shards = ep * S / parts, room = plan.to_expert.shape[0];
+    int64_t part_shards = ep * S / parts, max_rows = plan.to_expert.shape[0];
     const int32_t *mine = tensor_i32(counts), *count = tensor_i32(all_counts);
     int64_t *offsets = tensor_i64(plan.offsets);
     int64_t *send = tensor_i64(plan.send_rows), *receive = tensor_i64(plan.receive_rows);
@@ -63,7 +63,8 @@ void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all
         }
     offsets[part] = row;
     // When all rows have room the walk below enters each row before the last.
-    for (int64_t r = row <= room ? row : 0; r < room; r++) to_expert[r] = to_received[r] = -1;
+    for (int64_t r = row <= max_rows ? row : 0; r < max_rows; r++)
+        to_expert[r] = to_received[r] = -1;
 
     int64_t received = 0;
     for (int64_t chunk = 0; chunk < chunks; chunk++)
@@ -76,7 +77,7 @@ void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all
                     target += count[(shard / S * local + e) * S + shard % S];
                 for (int64_t s = 0; s < S; s++)
                     for (int32_t j = 0; j < count[(peer * local + e) * S + s]; j++) {
-                        if (target < room && received < room) {
+                        if (target < max_rows && received < max_rows) {
                             to_expert[target] = (int32_t)received;
                             to_received[received] = (int32_t)target;
                         }

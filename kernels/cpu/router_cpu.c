@@ -27,7 +27,7 @@ static inline float log_sigmoid(float z) {
 
 // The logarithms of the scores, of which a token's probabilities are the softmax: its logits
 // themselves, or those of their sigmoids, in `room`.
-static const float *log_scores(RouterKind kind, float *room, const float *z, int64_t count) {
+static inline const float *log_scores(RouterKind kind, float *room, const float *z, int64_t count) {
     switch (kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
@@ -47,8 +47,8 @@ typedef struct Normaliser {
 } Normaliser;
 
 // `lse` is that of the logits, `largest` the largest of them.
-static Normaliser normaliser_of(RouterKind kind, const float *z, int64_t E, float largest,
-                                float lse) {
+static inline Normaliser normaliser_of(RouterKind kind, const float *z, int64_t E, float largest,
+                                       float lse) {
     switch (kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
@@ -66,7 +66,8 @@ static Normaliser normaliser_of(RouterKind kind, const float *z, int64_t E, floa
 
 // Σ p log p over all experts, with the sign turned.
 static float entropy_of(RouterKind kind, const float *z, int64_t E, Normaliser by) {
-    float room[BLOCK], term[BLOCK], sum = 0.0f, log_scale = logf(by.scale);
+    float room[BLOCK], term[BLOCK], sum = 0.0f,
+                                    log_scale = by.scale == 1.0f ? 0.0f : logf(by.scale);
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
         const float *log_score = log_scores(kind, room, z + first, count);
@@ -99,65 +100,76 @@ static inline float biased_score(const Keys *k, float log_score, int64_t e) {
     CHECK(false, "router %d", (int)k->kind);
 }
 
-static const float *keys_from(const Keys *k, float *room, int64_t first, int64_t count) {
-    if (!k->bias) return k->z + first;
+static inline const float *keys_from(const Keys *k, float *room, int64_t first, int64_t count,
+                                     bool biased) {
+    if (!biased) return k->z + first;
     const float *log_score = log_scores(k->kind, room, k->z + first, count);
     for (int64_t i = 0; i < count; i++) room[i] = biased_score(k, log_score[i], first + i);
     return room;
 }
 
-static float key_of(const Keys *k, int64_t e) {
+static inline float key_of(const Keys *k, int64_t e, bool biased) {
     float room;
-    return *keys_from(k, &room, e, 1);
+    return *keys_from(k, &room, e, 1, biased);
 }
 
-// The K largest keys, best first; equal ones in ascending order. Valid ids even for NaN.
-static void choose(int32_t *ids, const Keys *keys, int64_t E, int64_t K) {
+// The K largest keys, best first; equal ones in ascending order. Valid ids even for NaN. Compiled
+// twice, since logits alone are chosen among in a third of the time.
+static inline __attribute__((always_inline)) void choose_by(int32_t *ids, const Keys *keys,
+                                                            int64_t E, int64_t K, bool biased) {
     int64_t found = 0;
     float room[BLOCK], last = 0.0f; // the key of the last one found
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
-        const float *key = keys_from(keys, room, first, count);
+        const float *key = keys_from(keys, room, first, count, biased);
         for (int64_t i = 0; i < count; i++) {
             if (found == K && !(key[i] > last)) continue;
             int64_t at = found < K ? found++ : K - 1;
-            for (; at > 0 && key[i] > key_of(keys, ids[at - 1]); at--) ids[at] = ids[at - 1];
+            for (; at > 0 && key[i] > key_of(keys, ids[at - 1], biased); at--)
+                ids[at] = ids[at - 1];
             ids[at] = (int32_t)(first + i);
-            last = key_of(keys, ids[found - 1]);
+            last = key_of(keys, ids[found - 1], biased);
         }
     }
 }
+static void choose(int32_t *ids, const Keys *keys, int64_t E, int64_t K) {
+    if (keys->bias)
+        choose_by(ids, keys, E, K, true);
+    else
+        choose_by(ids, keys, E, K, false);
+}
 
-// The gate weights of the chosen experts, from their logits in w.
-static void softmax_weights(float *w, float lse, bool among_chosen, int64_t K) {
-    float shift = among_chosen ? max_of(w, K) : lse, sum = 0.0f;
+// The gate weights of the chosen experts, from their logits in w, of which `best` is the largest.
+static void softmax_weights(float *w, float best, float lse, bool among_chosen, int64_t K) {
+    float shift = among_chosen ? best : lse, sum = 0.0f;
     for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(w[k] - shift);
     if (among_chosen)
         for (int64_t k = 0; k < K; k++) w[k] /= sum;
 }
 
 // s_k / (Σ s + least), both over the largest s, so that no s is too small.
-static void sigmoid_weights(float *w, float factor, int64_t K) {
-    float best = log_sigmoid(max_of(w, K)), sum = 0.0f;
+static void sigmoid_weights(float *w, float best, float factor, int64_t K) {
+    float log_best = log_sigmoid(best), sum = 0.0f;
     if (K == 1) {
-        w[0] = factor * exp_f32(best);
+        w[0] = factor * exp_f32(log_best);
         return;
     }
-    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(log_sigmoid(w[k]) - best);
-    sum += SIGMOID_SUM_LEAST * exp_f32(-best);
+    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(log_sigmoid(w[k]) - log_best);
+    sum += SIGMOID_SUM_LEAST * exp_f32(-log_best);
     for (int64_t k = 0; k < K; k++) w[k] = factor * w[k] / sum;
 }
 
-static void weigh(float *w, const int32_t *chosen, const float *z, float lse, RouterRule rule,
+static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, RouterRule rule,
                   int64_t K) {
-    for (int64_t k = 0; k < K; k++) w[k] = z[chosen[k]];
+    for (int64_t k = 0; k < K; k++) w[k] = keys->z[chosen[k]];
+    float best = keys->bias ? max_of(w, K) : w[0];
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
-        softmax_weights(w, lse, over_chosen(rule), K);
+        softmax_weights(w, best, lse, over_chosen(rule), K);
         return;
     case SIGMOID:
-        sigmoid_weights(w, (float)rule.scaling_factor, K);
+        sigmoid_weights(w, best, (float)rule.scaling_factor, K);
         return;
     }
     CHECK(false, "router %d", (int)rule.kind);
@@ -200,13 +212,17 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
         for (int64_t n = 0; n < N; n++) {
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
-            float largest = max_of(row, E);
+            Keys keys = {.z = row, .bias = bias_of, .kind = rule.kind};
+            if (!bias_of) choose(chosen, &keys, E, K); // which finds the largest, too
+            float largest = bias_of ? max_of(row, E) : row[chosen[0]];
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
             entropy[n] = entropy_of(rule.kind, row, E, by[n]);
-            Keys keys = {row, bias_of, rule.kind, by[n]};
-            choose(chosen, &keys, E, K);
-            weigh(weight + n * K, chosen, row, lse_of[n], rule, K);
+            if (bias_of) {
+                keys.by = by[n];
+                choose(chosen, &keys, E, K);
+            }
+            weigh(weight + n * K, chosen, &keys, lse_of[n], rule, K);
         }
 #pragma omp for schedule(static) collapse(2) nowait
         for (int64_t p = 0; p < parts; p++)

@@ -3,23 +3,25 @@
 #include "kernels/cpu/cpu_ops.h"
 
 void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                       Tensor batch_chosen, BalanceRule rule) {
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+                       Tensor batch_tokens_per_expert, BalanceRule rule) {
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t columns = to.totals.shape[1], parts_per_row = parts / to.totals.shape[0];
-    const int32_t *chosen = tensor_i32(sums.chosen), *dropped = tensor_i32(sums.dropped);
+    const int32_t *tokens_per_expert = tensor_i32(sums.tokens_per_expert),
+                  *dropped = tensor_i32(sums.dropped);
     const double *prob_sum = tensor_f64(sums.prob_sum), *mass = tensor_f64(sums.weight_mass);
-    const int64_t *of_batch = batch_chosen.data ? tensor_i64(batch_chosen) : NULL;
+    const int64_t *of_batch =
+        batch_tokens_per_expert.data ? tensor_i64(batch_tokens_per_expert) : NULL;
     float *coefficient = tensor_f32(balance);
     int64_t *routed_total = tensor_i64(to.routed), *dropped_total = tensor_i64(to.dropped);
     for (int64_t p = 0; p < parts; p++) {
         double *row = tensor_f64(to.totals) + p / parts_per_row * columns, loss = 0;
         for (int64_t e = 0; e < E; e++) {
-            int64_t count = of_batch ? of_batch[e] : chosen[p * E + e];
+            int64_t count = of_batch ? of_batch[e] : tokens_per_expert[p * E + e];
             double share = (double)E * rule.per_step_token * (double)count / rule.choices;
             coefficient[p * E + e] = (float)(rule.coefficient * share);
             loss += share * prob_sum[p * E + e];
             row[to.weight_mass + e] += mass[p * E + e];
-            routed_total[e] += chosen[p * E + e] - dropped[p * E + e];
+            routed_total[e] += tokens_per_expert[p * E + e] - dropped[p * E + e];
             dropped_total[e] += dropped[p * E + e];
         }
         row[to.balance] += loss;

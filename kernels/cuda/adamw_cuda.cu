@@ -1,8 +1,6 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/storage.cuh"
-
-enum { THREADS = 256, PER_THREAD = 4, UNIT = 16 }; // elements of one group number
+#include "kernels/cuda/update.cuh"
 
 // One launch for all parameters of a run. A thread owns four consecutive elements: 16 bytes of w,
 // g, m and v, 8 of the copy, and a quarter of a group number. Reads w, g, m, v and writes w, m, v
@@ -34,16 +32,6 @@ __global__ void __launch_bounds__(THREADS)
     store_four(v + i, second);
     store_four(w + i, weight);
     if (copy) store_four(copy + i, weight);
-}
-
-// Fatal unless groups of four elements can be read at once; parameter runs begin at multiples of 16
-// elements.
-template <typename T> static T *aligned_data(Tensor x, const char *name) {
-    T *data = device_data<T>(x);
-    CHECK((uintptr_t)data % (PER_THREAD * sizeof(T)) == 0,
-          "adamw: %s begins at address %p, which is not aligned to %d elements", name, (void *)data,
-          (int)PER_THREAD);
-    return data;
 }
 
 void adamw_update_cuda(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,

@@ -8,6 +8,7 @@
 // to last. No bit depends on the batch.
 //
 // Bytes moved: own tiles and results once; the tiles walked over once a block, from the L2 cache.
+#include "kernels/cuda/attention_delta.cuh"
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
@@ -27,36 +28,9 @@ __device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t 
     return {(int64_t)(pair / heads) * T, pair % heads, tile * tokens, min((tile + 1) * tokens, T)};
 }
 
-// ---- delta --------------------------------------------------------------------------------------
-
-enum { DELTA_LANES = 8, DELTA_THREADS = 256 };
-
-// delta (N, H) = Σ dout · out. 8 lanes a head, so that a warp reads 4 heads one after the other in
-// memory.
-template <typename T>
-__global__ void __launch_bounds__(DELTA_THREADS)
-    attention_delta(float *delta, const T *dout, const T *out, int64_t heads, int d_value,
-                    bool vectors) {
-    const int COUNT = Vector<T>::COUNT;
-    int64_t head = ((int64_t)blockIdx.x * DELTA_THREADS + threadIdx.x) / DELTA_LANES;
-    int lane = threadIdx.x % DELTA_LANES;
-    const T *a = dout + head * d_value, *b = out + head * d_value;
-    float sum = 0.0f;
-    if (head < heads && vectors) {
-        for (int c = lane * COUNT; c < d_value; c += DELTA_LANES * COUNT) {
-            float x[COUNT], y[COUNT];
-            load_vector(x, a + c);
-            load_vector(y, b + c);
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) sum += x[i] * y[i];
-        }
-    } else if (head < heads) {
-        for (int c = lane; c < d_value; c += DELTA_LANES) sum += to_float(a[c]) * to_float(b[c]);
-    }
-#pragma unroll
-    for (int distance = DELTA_LANES / 2; distance > 0; distance /= 2)
-        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
-    if (head < heads && lane == 0) delta[head] = sum;
+// The last query that sees some key of the tile.
+__device__ static inline int last_query(Heads g, OwnTile own) {
+    return min(own.end - 1 + g.window, g.T) - 1;
 }
 
 // ---- bf16 ---------------------------------------------------------------------------------------
@@ -101,7 +75,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     float *numbers = reinterpret_cast<float *>(buffers + 2 * S::STAGE); // (2, 2, OTHER)
     OwnTile own = own_tile(g.T, g.kv_heads, OWN, blockIdx.x / S::SLICES, false);
     int slice = (int)(blockIdx.x % S::SLICES) * S::COLUMNS;
-    int group = g.heads / g.kv_heads, tiles = (g.T - own.first + OTHER - 1) / OTHER;
+    int group = g.heads / g.kv_heads, tiles = (last_query(g, own) - own.first + OTHER) / OTHER;
     int thread = threadIdx.x, lane = thread % WARP, warp_row = thread / WARP * STRIP;
     float scale_log2 = scale * LOG2_E;
     const bf16 *from = qkv + own.row * g.width + own.first * g.width;
@@ -134,19 +108,20 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
         }
         cp_async_commit();
         int query = step % tiles * OTHER;
-        if (step >= 0 && query + OTHER > warp_row) { // some query sees some key of this warp
+        // Some query sees some key of this warp.
+        if (step >= 0 && query + OTHER > warp_row && query - (warp_row + STRIP - 1) < g.window) {
             const bf16 *queries = buffers + step % 2 * S::STAGE, *douts = queries + OTHER * P;
             const float *lse_log2 = numbers + step % 2 * 2 * OTHER, *deltas = lse_log2 + OTHER;
             float p[1][ACROSS][4], ds[1][ACROSS][4];
             multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
-            bool diagonal = query < warp_row + STRIP;
+            bool partly = query < warp_row + STRIP || query + OTHER - 1 - warp_row >= g.window;
 #pragma unroll
             for (int n = 0; n < ACROSS; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
                     float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
-                    if (diagonal && warp_row + row > query + column) e = 0.0f;
+                    if (partly && !sees(g, query + column, warp_row + row)) e = 0.0f;
                     p[0][n][i] = e;
                 }
             add_product<P, 1, ACROSS, WIDTH>(dv, p, douts, slice);
@@ -206,7 +181,8 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     QueryNumbers lower = query_numbers(lse, delta, own.row, warp_first + lane / 4 + 8, own.head, g);
 
     float dq[1][WIDTH][4] = {};
-    for (int key = -OTHER; key < own.end; key += OTHER) { // the first turn only loads
+    int first_key = first_key_seen(g, own.first) / OTHER * OTHER;
+    for (int key = first_key - OTHER; key < own.end; key += OTHER) { // the first turn only loads
         cp_async_wait<0>();
         __syncthreads(); // this step's buffer is there, nobody reads the other one
         int coming = key + OTHER;
@@ -219,12 +195,16 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                                                g.width, g.T - coming, g.d_value, g.vectors);
         }
         cp_async_commit();
-        if (key < 0 || key >= warp_first + STRIP) continue; // later than all queries of this warp
+        // Later than all queries of this warp, or before all their windows.
+        if (key < first_key || key >= warp_first + STRIP ||
+            key + OTHER <= first_key_seen(g, warp_first))
+            continue;
         const bf16 *keys = buffers + key / OTHER % 2 * S::STAGE, *values = keys + OTHER * P;
         float p[1][ACROSS][4], ds[1][ACROSS][4];
         multiply_tiles<P, 1, ACROSS>(p, queries, warp_row, keys);
         multiply_tiles<P, 1, ACROSS>(ds, douts, warp_row, values);
-        bool diagonal = key + OTHER > warp_first + 1;
+        bool partly =
+            key + OTHER > warp_first + 1 || key < first_key_seen(g, warp_first + STRIP - 1);
 #pragma unroll
         for (int n = 0; n < ACROSS; n++)
 #pragma unroll
@@ -232,7 +212,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
                 QueryNumbers of = i < 2 ? upper : lower;
                 int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
                 float e = exp2f(fmaf(p[0][n][i], scale_log2, -of.lse_log2));
-                if (diagonal && key + column > warp_first + row) e = 0.0f;
+                if (partly && !sees(g, warp_first + row, key + column)) e = 0.0f;
                 ds[0][n][i] = e * (ds[0][n][i] - of.delta);
             }
         add_product<P, 1, ACROSS, WIDTH>(dq, ds, keys, 0);
@@ -294,7 +274,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                       g.d_value, g.vectors);
     float dk[8][4] = {}, dv[8][4] = {};
     for (int head = own.head * group; head < (own.head + 1) * group; head++)
-        for (int query = own.first; query < g.T; query += OTHER) {
+        for (int query = own.first; query <= last_query(g, own); query += OTHER) {
             const float *q = qkv + (own.row + query) * g.width + query_column(g, head);
             const float *dy = dout + (own.row + query) * g.out_width + head * g.d_value;
             __syncthreads(); // nobody reads the last queries
@@ -319,7 +299,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                 for (int j = 0; j < S::ACROSS; j++) {
                     int row = y + 8 * i, column = x + 16 * j;
                     float e = exp2f(fmaf(p[i][j], scale_log2, -numbers[column]));
-                    if (own.first + row > query + column) e = 0.0f;
+                    if (!sees(g, query + column, own.first + row)) e = 0.0f;
                     p_tile[row * S::SCORE_ROW + column] = e;
                     ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - numbers[OTHER + column]);
                 }
@@ -357,7 +337,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
     for (int i = 0; i < S::DOWN; i++)
         of[i] = query_numbers(lse, delta, own.row, own.first + y + 8 * i, own.head, g);
     float dq[8][4] = {};
-    for (int key = 0; key < own.end; key += OTHER) {
+    for (int key = first_key_seen(g, own.first) / OTHER * OTHER; key < own.end; key += OTHER) {
         __syncthreads(); // nobody reads the last keys
         load_tile<float, P, OTHER, THREADS>(keys, from + key * g.width + key_column(g, kv_head),
                                             g.width, g.T - key, g.d_head, g.vectors);
@@ -375,7 +355,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
             for (int j = 0; j < S::ACROSS; j++) {
                 int row = y + 8 * i, column = x + 16 * j;
                 float e = exp2f(fmaf(p[i][j], scale_log2, -of[i].lse_log2));
-                if (key + column > own.first + row) e = 0.0f;
+                if (!sees(g, own.first + row, key + column)) e = 0.0f;
                 ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - of[i].delta);
             }
         __syncthreads(); // ds is there
@@ -388,67 +368,59 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
 // ---- the op -------------------------------------------------------------------------------------
 
 template <typename T>
-static float *launch_delta(Device *dev, Tensor dout, Tensor out, AttentionShape s) {
-    int64_t heads = dout.shape[0] * s.heads;
-    float *delta = static_cast<float *>(cuda_workspace(dev, (size_t)heads * sizeof(float)));
-    bool vectors =
-        rows_are_vectors<T>(dout.data, s.d_value) && rows_are_vectors<T>(out.data, s.d_value);
-    launch(dev, attention_delta<T>, grid_of(ceil_div(heads * DELTA_LANES, DELTA_THREADS)),
-           dim3(DELTA_THREADS), 0, delta, device_data<T>(dout), device_data<T>(out), heads,
-           s.d_value, vectors);
-    return delta;
-}
-
-template <typename T>
-static Heads backward_heads(Tensor dqkv, Tensor dout, Tensor qkv, AttentionShape s,
-                            int64_t tokens) {
-    Heads g = heads_of<T>(s, tokens, qkv.data, dout.data);
-    g.vectors = g.vectors && rows_are_vectors<T>(dqkv.data, s.d_head);
+static Heads backward_heads(Tensor dqkv, Tensor dout, Tensor qkv, AttentionRule rule) {
+    Heads g = heads_of<T>(rule, rule.T, qkv.data, dout.data);
+    g.vectors = g.vectors && rows_are_vectors<T>(dqkv.data, rule.shape.d_head);
     return g;
 }
 
 template <int P>
 static void backward_bf16(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
-                          const float *delta, AttentionShape s, int64_t T, float scale) {
+                          const float *delta, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     typedef BackwardTiles<P> S;
-    Heads g = backward_heads<bf16>(dqkv, dout, qkv, s, T);
+    Heads g = backward_heads<bf16>(dqkv, dout, qkv, rule);
     int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
     launch(dev, attention_backward_keys_bf16<P>, grid_of(tiles * s.kv_heads * S::SLICES),
            dim3(S::THREADS), S::BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout),
-           device_data<bf16>(qkv), device_data<float>(lse), delta, g, scale);
+           device_data<bf16>(qkv), device_data<float>(lse), delta, g, rule.scale);
     launch(dev, attention_backward_queries_bf16<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
            S::TILE_BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout), device_data<bf16>(qkv),
-           device_data<float>(lse), delta, g, scale);
+           device_data<float>(lse), delta, g, rule.scale);
 }
 
 template <int P>
 static void backward_f32(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
-                         const float *delta, AttentionShape s, int64_t T, float scale) {
+                         const float *delta, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     typedef PlainTiles<P> S;
-    Heads g = backward_heads<float>(dqkv, dout, qkv, s, T);
+    Heads g = backward_heads<float>(dqkv, dout, qkv, rule);
     int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
     launch(dev, attention_backward_keys_f32<P>, grid_of(tiles * s.kv_heads), dim3(S::THREADS),
            keys_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
-           device_data<float>(qkv), device_data<float>(lse), delta, g, scale);
+           device_data<float>(qkv), device_data<float>(lse), delta, g, rule.scale);
     launch(dev, attention_backward_queries_f32<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
            queries_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
-           device_data<float>(qkv), device_data<float>(lse), delta, g, scale);
+           device_data<float>(qkv), device_data<float>(lse), delta, g, rule.scale);
 }
 
 void attention_backward_cuda(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
                              Tensor lse, AttentionRule rule) {
     AttentionShape s = rule.shape;
-    int64_t T = rule.T;
     int width = padded_head(s);
+    size_t bytes = (size_t)(dout.shape[0] * s.heads) * sizeof(float);
+    float *delta = static_cast<float *>(cuda_workspace(dev, bytes));
     if (qkv.dtype == F32) {
-        const float *delta = launch_delta<float>(dev, dout, out, s);
+        launch_delta<float>(dev, delta, dout, out, s.d_value);
         (width == 64    ? backward_f32<64>
          : width == 128 ? backward_f32<128>
-                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, rule.scale);
+                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, rule);
     } else {
-        const float *delta = launch_delta<bf16>(dev, dout, out, s);
+        launch_delta<bf16>(dev, delta, dout, out, s.d_value);
         (width == 64    ? backward_bf16<64>
          : width == 128 ? backward_bf16<128>
-                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, s, T, rule.scale);
+                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, rule);
     }
 }

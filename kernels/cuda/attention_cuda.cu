@@ -35,9 +35,11 @@ template <int P> struct ForwardTiles {
     static const int BYTES = (QUERIES + 2 * KEYS) * P * (int)sizeof(bf16);
 };
 
-// Hides later keys: the strip's first row is query `query`, its first column key `key`.
+// Hides keys that queries do not see: the strip's first row is query `query`, its first column key
+// `key`.
 template <int COLUMNS>
-__device__ static inline void hide_later_keys(float scores[COLUMNS][4], int query, int key) {
+__device__ static inline void hide_unseen_keys(float scores[COLUMNS][4], Heads g, int query,
+                                               int key) {
     int lane = threadIdx.x % WARP;
     query += lane / 4;
     key += lane % 4 * 2;
@@ -45,7 +47,7 @@ __device__ static inline void hide_later_keys(float scores[COLUMNS][4], int quer
     for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (key + n * 8 + i % 2 > query + i / 2 * 8) scores[n][i] = -INFINITY;
+            if (!sees(g, query + i / 2 * 8, key + n * 8 + i % 2)) scores[n][i] = -INFINITY;
 }
 
 // One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns
@@ -91,20 +93,25 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
     load_tile<bf16, P, S::QUERIES, THREADS>(
         queries, from + tile.first * g.width + query_column(g, tile.head), g.width,
         tile.end - tile.first, g.d_head, g.vectors);
-    load_tile<bf16, P, S::KEYS, THREADS>(keys, k, g.width, g.T, g.d_head, g.vectors);
+    int first_key = first_key_seen(g, tile.first) / S::KEYS * S::KEYS;
+    load_tile<bf16, P, S::KEYS, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
+                                         g.d_head, g.vectors);
     cp_async_commit();
 
     int warp_row = threadIdx.x / WARP * STRIPS * STRIP; // within the tile
     int warp_first = tile.first + warp_row, warp_last = warp_first + STRIPS * STRIP - 1;
     float sum[STRIPS][WIDTH][4] = {}, scores[STRIPS][COLUMNS][4] = {};
     float largest[STRIPS][2], normaliser[STRIPS][2];
+    float top = first_largest(g, tile.head, scale_log2);
+    float counted = threadIdx.x % 4 == 0 ? first_normaliser(g) : 0.0f; // in one of a row's lanes
 #pragma unroll
     for (int m = 0; m < STRIPS; m++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) largest[m][half] = -INFINITY, normaliser[m][half] = 0;
+        for (int half = 0; half < 2; half++) largest[m][half] = top, normaliser[m][half] = counted;
 
-    for (int key = 0; key < tile.end; key += S::KEYS) {
-        bool seen = key <= warp_last && warp_first < g.T; // by some query of this warp
+    for (int key = first_key; key < tile.end; key += S::KEYS) {
+        bool seen = key <= warp_last && warp_first < g.T && // by some query of this warp
+                    key + S::KEYS > first_key_seen(g, warp_first);
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values
         load_tile<bf16, P, S::KEYS, THREADS>(values, v + key * g.width, g.width, g.T - key,
@@ -122,7 +129,8 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
 #pragma unroll
         for (int m = 0; m < STRIPS; m++) {
             int query = warp_first + m * STRIP;
-            if (next > query + 1) hide_later_keys<COLUMNS>(scores[m], query, key);
+            if (next > query + 1 || key < first_key_seen(g, query + STRIP - 1))
+                hide_unseen_keys<COLUMNS>(scores[m], g, query, key);
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 softmax_step<COLUMNS, WIDTH>(scores[m], sum[m], half, &largest[m][half],
@@ -208,16 +216,21 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     load_tile<float, P, OWN, THREADS>(queries,
                                       from + tile.first * g.width + query_column(g, tile.head),
                                       g.width, tile.end - tile.first, g.d_head, g.vectors);
-    load_tile<float, P, OTHER, THREADS>(keys, k, g.width, g.T, g.d_head, g.vectors);
+    int first_key = first_key_seen(g, tile.first) / OTHER * OTHER;
+    load_tile<float, P, OTHER, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
+                                        g.d_head, g.vectors);
     cp_async_commit();
 
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
     int row = S::sum_row(), column = S::sum_column();
     float sum[8][4] = {}, largest[S::DOWN], normaliser[S::DOWN];
 #pragma unroll
-    for (int i = 0; i < S::DOWN; i++) largest[i] = -INFINITY, normaliser[i] = 0.0f;
+    for (int i = 0; i < S::DOWN; i++) {
+        largest[i] = first_largest(g, tile.head, scale_log2);
+        normaliser[i] = x == 0 ? first_normaliser(g) : 0.0f; // in one of a row's threads
+    }
 
-    for (int key = 0; key < tile.end; key += OTHER) {
+    for (int key = first_key; key < tile.end; key += OTHER) {
         float scores[S::DOWN][S::ACROSS];
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values and exponentials
@@ -225,12 +238,13 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                             g.d_value, g.vectors);
         cp_async_commit();
         multiply_tiles<P>(scores, queries, keys);
-        if (key + OTHER > tile.first + 1)
+        if (key + OTHER > tile.first + 1 || key < first_key_seen(g, tile.first + OWN - 1))
 #pragma unroll
             for (int i = 0; i < S::DOWN; i++)
 #pragma unroll
                 for (int j = 0; j < S::ACROSS; j++)
-                    if (key + x + 16 * j > tile.first + y + 8 * i) scores[i][j] = -INFINITY;
+                    if (!sees(g, tile.first + y + 8 * i, key + x + 16 * j))
+                        scores[i][j] = -INFINITY;
         softmax_step<P>(scores, exponentials, factors, largest, normaliser, scale_log2);
         cp_async_wait<0>();
         __syncthreads(); // values and exponentials are there, nobody reads keys
@@ -278,37 +292,37 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
 // ---- the op -------------------------------------------------------------------------------------
 
 template <int P>
-static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
-                         int64_t T, float scale_log2) {
+static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
     typedef ForwardTiles<P> S;
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::QUERIES);
     launch(dev, attention_forward_bf16<P>, grid_of(blocks), dim3(S::THREADS), S::BYTES,
            device_data<bf16>(out), device_data<float>(lse), device_data<bf16>(qkv),
-           heads_of<bf16>(s, T, qkv.data, out.data), scale_log2);
+           heads_of<bf16>(rule, T, qkv.data, out.data), rule.scale * LOG2_E);
 }
 
 template <int P>
-static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionShape s,
-                        int64_t T, float scale_log2) {
+static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
     typedef PlainTiles<P> S;
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T;
     int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::OWN);
     launch(dev, attention_forward_f32<P>, grid_of(blocks), dim3(S::THREADS), forward_f32_bytes<P>(),
            device_data<float>(out), device_data<float>(lse), device_data<float>(qkv),
-           heads_of<float>(s, T, qkv.data, out.data), scale_log2);
+           heads_of<float>(rule, T, qkv.data, out.data), rule.scale * LOG2_E);
 }
 
 void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
-    AttentionShape s = rule.shape;
-    float scale_log2 = rule.scale * LOG2_E;
     bool wide = qkv.dtype == F32;
-    switch (padded_head(s)) {
+    switch (padded_head(rule.shape)) {
     case 64:
-        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, s, rule.T, scale_log2);
+        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, rule);
         break;
     case 128:
-        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, s, rule.T, scale_log2);
+        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, rule);
         break;
     default:
-        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, s, rule.T, scale_log2);
+        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, rule);
     }
 }

@@ -23,10 +23,10 @@ template <int COUNT, typename T> __device__ static inline void load_some(float *
     }
 }
 
-// A block owns a split of one head: first 8 lanes to a key for the scores, then a thread to COUNT
-// columns and every so-manieth key for the sum, which adds its keys in order, groups of keys after
-// another. Blocks of one split are neighbours: query heads that share a key/value head find its
-// rows in the L2 cache. Bytes moved: the cache once.
+// A block owns a split of one head. First, for the scores, 8 lanes have a key. Then, for the sum, a
+// thread has COUNT columns of every n-th key, n threads the same columns; each adds its keys in
+// order, then their sums are added one after another. Blocks of one split are neighbours: query
+// heads that share a key/value head find its rows in the L2 cache. Bytes moved: the cache once.
 template <typename T, int COUNT>
 __global__ void __launch_bounds__(DECODE_THREADS)
     attention_decode_split(float *splits, const T *qkv, const T *cache, Heads g, int keys,
@@ -98,9 +98,11 @@ __global__ void __launch_bounds__(JOIN_THREADS)
     int head = blockIdx.x;
     int64_t width = SPLIT_SUM + g.d_value, step = g.heads * width;
     const float *first = splits + head * width;
-    float largest = -INFINITY, normaliser = 0.0f;
+    float largest = first_largest(g, head, 1.0f); // scores are to base 2 already
+    float begin = largest, normaliser = first_normaliser(g);
     for (int split = 0; split < count; split++)
         largest = fmaxf(largest, first[split * step + SPLIT_LARGEST]);
+    if (g.softmax != SOFTMAX_PLAIN) normaliser *= exp2f(begin - largest);
     for (int split = 0; split < count; split++)
         normaliser += first[split * step + SPLIT_NORMALISER] *
                       exp2f(first[split * step + SPLIT_LARGEST] - largest);
@@ -114,24 +116,27 @@ __global__ void __launch_bounds__(JOIN_THREADS)
 }
 
 template <typename T>
-static void decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionShape s,
-                   int64_t position, float scale) {
+static void decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                   int64_t position) {
+    AttentionShape s = rule.shape;
     const int COUNT = Vector<T>::COUNT;
-    Heads g = heads_of<T>(s, position + 1, cache.data, out.data);
+    // A window is a shorter cache.
+    int64_t first = rule.window > 0 && position >= rule.window ? position - rule.window + 1 : 0;
+    const T *rows = device_data<T>(cache) + first * cache.shape[1];
+    Heads g = heads_of<T>(rule, position + 1 - first, rows, out.data);
     g.width = attention_kv_width(s);
-    int64_t count = ceil_div(position + 1, SPLIT_KEYS);
+    int64_t count = ceil_div(position + 1 - first, SPLIT_KEYS);
     size_t bytes = (size_t)(count * s.heads * (SPLIT_SUM + s.d_value)) * sizeof(float);
     float *splits = static_cast<float *>(cuda_workspace(dev, bytes));
     launch(dev, g.vectors ? attention_decode_split<T, COUNT> : attention_decode_split<T, 1>,
            grid_of(count * s.heads), dim3(DECODE_THREADS),
-           split_shared_bytes(s, g.vectors ? COUNT : 1), splits, device_data<T>(qkv),
-           device_data<T>(cache), g, g.T, scale * LOG2_E);
+           split_shared_bytes(s, g.vectors ? COUNT : 1), splits, device_data<T>(qkv), rows, g, g.T,
+           rule.scale * LOG2_E);
     launch(dev, attention_decode_join<T>, grid_of(s.heads), dim3(JOIN_THREADS), 0,
            device_data<T>(out), splits, count, g);
 }
 
 void attention_decode_cuda(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                            int64_t position) {
-    (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, out, qkv, cache, rule.shape, position,
-                                                      rule.scale);
+    (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, out, qkv, cache, rule, position);
 }

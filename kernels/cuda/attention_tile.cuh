@@ -25,7 +25,18 @@ typedef struct Heads {
     int64_t width, out_width; // of a row of qkv and of out, in elements
     int T, heads, kv_heads, d_head, d_value;
     int vectors; // whether every head's row is whole 16-byte vectors
+    AttentionSoftmax softmax;
+    const float *sinks; // SOFTMAX_SINK alone
+    int window;         // T where a query sees all keys before it
 } Heads;
+
+// Keys [first_key_seen, query] are those that a query sees.
+__device__ static inline int first_key_seen(Heads g, int query) {
+    return max(query - g.window + 1, 0);
+}
+__device__ static inline bool sees(Heads g, int query, int key) {
+    return key <= query && query - key < g.window;
+}
 
 __device__ static inline int query_column(Heads g, int head) {
     return head * g.d_head;
@@ -37,9 +48,24 @@ __device__ static inline int value_column(Heads g, int kv_head) {
     return (g.heads + g.kv_heads) * g.d_head + kv_head * g.d_value;
 }
 
+// Less than any score, and finite: the difference of two of them is no NaN, which counts where a
+// window hides the first tile of keys from a query. A power of two: its products are exact.
+#define NOTHING_SEEN (-0x1p100f)
+
+// Where the running softmax of a head begins: as if it had seen one score, whose exponential adds
+// to the normaliser and to no output. The score is one before scores are multiplied by scale_log2.
+__device__ static inline float first_largest(Heads g, int head, float scale_log2) {
+    if (g.softmax == SOFTMAX_SINK) return g.sinks[head] * LOG2_E / scale_log2;
+    return g.softmax == SOFTMAX_OFF_BY_ONE ? 0.0f : NOTHING_SEEN;
+}
+__device__ static inline float first_normaliser(Heads g) {
+    return g.softmax == SOFTMAX_PLAIN ? 0.0f : 1.0f;
+}
+
 // For rows of qkv's and of out's width at these addresses.
 template <typename T>
-static inline Heads heads_of(AttentionShape s, int64_t tokens, const void *qkv, const void *out) {
+static inline Heads heads_of(AttentionRule rule, int64_t tokens, const void *qkv, const void *out) {
+    AttentionShape s = rule.shape;
     CHECK(tokens <= 1 << 30, "sequences of %lld tokens", (long long)tokens);
     Heads g = {.width = attention_qkv_width(s),
                .out_width = s.heads * s.d_value,
@@ -48,8 +74,10 @@ static inline Heads heads_of(AttentionShape s, int64_t tokens, const void *qkv, 
                .kv_heads = (int)s.kv_heads,
                .d_head = (int)s.d_head,
                .d_value = (int)s.d_value,
-               .vectors =
-                   rows_are_vectors<T>(qkv, s.d_head) && rows_are_vectors<T>(out, s.d_value)};
+               .vectors = rows_are_vectors<T>(qkv, s.d_head) && rows_are_vectors<T>(out, s.d_value),
+               .softmax = rule.softmax,
+               .sinks = rule.softmax == SOFTMAX_SINK ? device_data<float>(rule.sinks) : NULL,
+               .window = (int)(rule.window > 0 && rule.window < tokens ? rule.window : tokens)};
     return g;
 }
 

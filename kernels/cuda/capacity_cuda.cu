@@ -113,7 +113,7 @@ __device__ static inline void rank_choices(int *rank, const int *expert, int *co
 // before it, a warp a run of chunks, and writes the totals. Bytes: 4 read and written for each
 // chunk and expert, the second time from the cache.
 __global__ static void __launch_bounds__(COLUMN_THREADS)
-    sum_chunks(int32_t *chosen, int32_t *dropped, int32_t *counts, int chunks, int E,
+    sum_chunks(int32_t *tokens_per_expert, int32_t *dropped, int32_t *counts, int chunks, int E,
                int capacity) {
     __shared__ int sums[COLUMN_WARPS][WARP];
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
@@ -141,7 +141,7 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
         before += of_chunk;
     }
     if (warp > 0) return;
-    chosen[(int64_t)group * E + e] = total;
+    tokens_per_expert[(int64_t)group * E + e] = total;
     dropped[(int64_t)group * E + e] = total > capacity ? total - capacity : 0;
 }
 
@@ -163,13 +163,13 @@ __global__ static void __launch_bounds__(THREADS)
 
 // ---- who is best --------------------------------------------------------------------------------
 
-// A block owns a group: start[g, e] = Σ chosen[g, 0 … e-1], the place of expert e's list within the
-// group's choices.
+// A block owns a group: start[g, e] = Σ tokens_per_expert[g, 0 … e-1], the place of expert e's list
+// within the group's choices.
 __global__ static void __launch_bounds__(MOST_EXPERTS)
-    start_lists(int32_t *start, const int32_t *chosen, int E) {
+    start_lists(int32_t *start, const int32_t *tokens_per_expert, int E) {
     __shared__ int sums[WARP];
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, e = (int)threadIdx.x;
-    int own = e < E ? chosen[(int64_t)blockIdx.x * E + e] : 0, sum = own;
+    int own = e < E ? tokens_per_expert[(int64_t)blockIdx.x * E + e] : 0, sum = own;
 #pragma unroll
     for (int distance = 1; distance < WARP; distance *= 2) {
         int below = __shfl_up_sync(ALL_LANES, sum, distance);
@@ -256,11 +256,12 @@ __device__ static inline void find_digit(int *found, const int *digits, int want
 // keys the first in the list are kept. Reads a list's keys five times, the last four from the
 // cache. Exact; the atomics count integers.
 __global__ static void __launch_bounds__(1024)
-    keep_best(uint8_t *kept, const int32_t *order, const uint32_t *key, const int32_t *chosen,
-              const int32_t *start, int E, int choices, int capacity) {
+    keep_best(uint8_t *kept, const int32_t *order, const uint32_t *key,
+              const int32_t *tokens_per_expert, const int32_t *start, int E, int choices,
+              int capacity) {
     __shared__ int digits[DIGITS], found[3], equal_in[WARP];
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
-    int count = chosen[blockIdx.x];
+    int count = tokens_per_expert[blockIdx.x];
     if (count <= capacity) return; // the whole block
     int64_t list = (int64_t)(blockIdx.x / (unsigned)E) * choices + start[blockIdx.x];
     order += list;
@@ -311,9 +312,11 @@ static int list_threads(int64_t average) {
     return threads;
 }
 
-extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Tensor dropped,
-                                     Tensor ids, Tensor weights, CapacityRule rule, Tensor order) {
-    int64_t N = ids.shape[0], K = ids.shape[1], groups = chosen.shape[0], E = chosen.shape[1];
+extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor tokens_per_expert,
+                                     Tensor dropped, Tensor ids, Tensor weights, CapacityRule rule,
+                                     Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1];
     int64_t tokens = N / groups, choices = tokens * K, chunks = ceil_div(choices, CHUNK);
     CHECK_ROUTING(E, K);
     CHECK(N * K <= INT32_MAX - CHUNK, "%lld choices in one capacity_assign, at most %d",
@@ -326,7 +329,8 @@ extern "C" void capacity_assign_cuda(Device *dev, Tensor kept, Tensor chosen, Te
     int32_t *start = (int32_t *)(workspace + counts_bytes);
     uint32_t *key = (uint32_t *)(workspace + counts_bytes + start_bytes);
     uint8_t *keep = device_data<uint8_t>(kept);
-    int32_t *of_expert = device_data<int32_t>(chosen), *list = device_data<int32_t>(order);
+    int32_t *of_expert = device_data<int32_t>(tokens_per_expert),
+            *list = device_data<int32_t>(order);
     bool in_order = false, random = false; // else by weight
     switch (rule.policy) {
     case DROP_POSITION:
@@ -371,14 +375,14 @@ enum { LOAD_WARPS = 4, LOAD_THREADS = LOAD_WARPS * WARP, LOAD_CHUNK = LOAD_WARPS
 
 typedef struct LoadChunks { // of each of the parts, sums over its choices by expert
     double *mass;           // (parts, chunks, E)
-    int32_t *chosen, *dropped;
+    int32_t *tokens_per_expert, *dropped;
     int64_t chunks; // of a part
 } LoadChunks;
 
 // A block owns a chunk of a part's choices, a warp SHARE of them, and sums them by expert: lanes
 // with the same expert by lane, a warp's rounds and then the warps in order, so the mass has one
 // order, given by the part. Bytes: 9 a choice and 16 E a chunk (1024 choices). Shared memory: for
-// each warp and expert the mass, and chosen + 2^16 dropped.
+// each warp and expert the mass, and tokens_per_expert + 2^16 dropped.
 __global__ static void __launch_bounds__(LOAD_THREADS)
     load_chunks(LoadChunks out, const int32_t *ids, const float *weights, const uint8_t *kept,
                 int64_t choices, int E) {
@@ -426,7 +430,7 @@ __global__ static void __launch_bounds__(LOAD_THREADS)
         for (int w = 0; w < LOAD_WARPS; w++) mass += masses[w * E + e], count += counts[w * E + e];
         int64_t at = (int64_t)blockIdx.x * E + e;
         out.mass[at] = mass;
-        out.chosen[at] = (int32_t)(count & 0xffffu);
+        out.tokens_per_expert[at] = (int32_t)(count & 0xffffu);
         out.dropped[at] = (int32_t)(count >> 16);
     }
 }
@@ -434,8 +438,8 @@ __global__ static void __launch_bounds__(LOAD_THREADS)
 // A block owns WARP experts of a part and adds the chunks in column_sum's order. Reads what
 // load_chunks wrote.
 __global__ static void __launch_bounds__(COLUMN_THREADS)
-    add_load_chunks(int32_t *chosen, int32_t *dropped, double *weight_mass, LoadChunks from,
-                    int64_t E) {
+    add_load_chunks(int32_t *tokens_per_expert, int32_t *dropped, double *weight_mass,
+                    LoadChunks from, int64_t E) {
     __shared__ double spare[COLUMN_WARPS][WARP];
     __shared__ int spare_counts[COLUMN_WARPS][WARP];
     int64_t tiles = (E + WARP - 1) / WARP, part = blockIdx.x / tiles;
@@ -443,29 +447,29 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
     int64_t first = part * from.chunks * E + e;
     bool inside = e < E;
     double mass = column_sum<double>(from.mass + first, from.chunks, E, inside, spare);
-    int in = column_sum<int>(from.chosen + first, from.chunks, E, inside, spare_counts);
+    int in = column_sum<int>(from.tokens_per_expert + first, from.chunks, E, inside, spare_counts);
     int out = column_sum<int>(from.dropped + first, from.chunks, E, inside, spare_counts);
     if (threadIdx.x >= WARP || !inside) return;
     weight_mass[part * E + e] = mass;
-    chosen[part * E + e] = in;
+    tokens_per_expert[part * E + e] = in;
     dropped[part * E + e] = out;
 }
 
 extern "C" void expert_load_cuda(Device *dev, RouterSums sums, Tensor ids, Tensor weights,
                                  Tensor kept) {
     int64_t N = ids.shape[0], K = ids.shape[1];
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1];
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t choices = N / parts * K, chunks = ceil_div(choices, LOAD_CHUNK);
     CHECK_ROUTING(E, K);
     size_t count = (size_t)(parts * chunks * E);
     double *mass = (double *)cuda_workspace(dev, count * (sizeof(double) + 2 * sizeof(int32_t)));
-    int32_t *chosen = (int32_t *)(mass + count);
-    LoadChunks of_chunks = {mass, chosen, chosen + count, chunks};
+    int32_t *tokens_per_expert = (int32_t *)(mass + count);
+    LoadChunks of_chunks = {mass, tokens_per_expert, tokens_per_expert + count, chunks};
     launch(dev, load_chunks, grid_of(parts * chunks), dim3(LOAD_THREADS),
            (size_t)(LOAD_WARPS * E) * (sizeof(double) + sizeof(unsigned)), of_chunks,
            device_data<int32_t>(ids), device_data<float>(weights), device_data<uint8_t>(kept),
            choices, E);
     launch(dev, add_load_chunks, grid_of(parts * ceil_div(E, WARP)), dim3(COLUMN_THREADS), 0,
-           device_data<int32_t>(sums.chosen), device_data<int32_t>(sums.dropped),
+           device_data<int32_t>(sums.tokens_per_expert), device_data<int32_t>(sums.dropped),
            device_data<double>(sums.weight_mass), of_chunks, E);
 }

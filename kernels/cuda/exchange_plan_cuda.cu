@@ -101,11 +101,11 @@ __device__ static inline int32_t segment_of(const int64_t *first, int32_t segmen
 static __global__ void __launch_bounds__(ENTER_THREADS)
     enter_rows(int32_t *__restrict__ to_expert, int32_t *__restrict__ to_received,
                int64_t *__restrict__ offsets, SegmentRows first,
-               const int32_t *__restrict__ all_counts, ExchangeShape s, int64_t room) {
+               const int32_t *__restrict__ all_counts, ExchangeShape s, int64_t max_rows) {
     int64_t i = (int64_t)blockIdx.x * ENTER_THREADS + threadIdx.x;
     int32_t segments = s.ep * s.local;
     int64_t rows = first.expert[segments];
-    if (i < room) {
+    if (i < max_rows) {
         int64_t received = -1, expert = -1;
         if (i < rows) {
             int32_t g = segment_of(first.expert, segments, i), e = g / s.ep, source = g % s.ep;
@@ -118,8 +118,8 @@ static __global__ void __launch_bounds__(ENTER_THREADS)
             e = h / s.chunk_experts / s.ep * s.chunk_experts + h % s.chunk_experts;
             expert = first.expert[e * s.ep + source] + (i - first.received[h]);
         }
-        to_expert[i] = received < room ? (int32_t)received : -1;
-        to_received[i] = expert < room ? (int32_t)expert : -1;
+        to_expert[i] = received < max_rows ? (int32_t)received : -1;
+        to_received[i] = expert < max_rows ? (int32_t)expert : -1;
     }
     int64_t last = (int64_t)s.local * s.parts;
     if (i > last) return;
@@ -139,10 +139,10 @@ static __global__ void __launch_bounds__(ENTER_THREADS)
 extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
                                    int64_t parts) {
     int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
-    int64_t chunks = plan.send_rows.shape[0], room = plan.to_expert.shape[0];
-    CHECK(room <= INT32_MAX && ep * local < INT32_MAX && local * parts < INT32_MAX,
-          "%lld rows of %lld experts in %lld parts cannot be numbered by 31 bits", (long long)room,
-          (long long)(ep * local), (long long)parts);
+    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
+    CHECK(max_rows <= INT32_MAX && ep * local < INT32_MAX && local * parts < INT32_MAX,
+          "%lld rows of %lld experts in %lld parts cannot be numbered by 31 bits",
+          (long long)max_rows, (long long)(ep * local), (long long)parts);
     ExchangeShape s = {(int32_t)ep,
                        (int32_t)local,
                        (int32_t)S,
@@ -159,8 +159,8 @@ extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts
     launch(dev, place_segments, grid_of(2 + ceil_div(chunks * ep, PLACE_WARPS)),
            dim3(PLACE_THREADS), 0, first, device_data<int64_t>(plan.send_rows),
            device_data<int64_t>(plan.receive_rows), device_data<int32_t>(counts), count, s);
-    int64_t offsets = local * parts + 1, longest = room > offsets ? room : offsets;
+    int64_t offsets = local * parts + 1, longest = max_rows > offsets ? max_rows : offsets;
     launch(dev, enter_rows, grid_of(ceil_div(longest, ENTER_THREADS)), dim3(ENTER_THREADS), 0,
            device_data<int32_t>(plan.to_expert), device_data<int32_t>(plan.to_received),
-           device_data<int64_t>(plan.offsets), first, count, s, room);
+           device_data<int64_t>(plan.offsets), first, count, s, max_rows);
 }

@@ -6,7 +6,7 @@
 //   count_choices   a block a chunk: how many choices it keeps for each expert
 //   chunk_rows (E, parts, chunks of a part)
 //   number_chunks   a few lanes a run: sums over the chunks before each one, and counts (E, parts)
-//   number_runs     one block: first row of each run (only without `room`)
+//   number_runs     one block: first row of each run (only without `padded_rows`)
 //   deal_rows       a block a chunk: the rows of its choices; and what is left of row_choice
 // Integers only; atomics count, in any order with the same result.
 #include "kernels/cuda/cuda_ops.h"
@@ -104,9 +104,9 @@ static const int DROPPED = -1, NOT_MINE = -2;
 typedef struct RowPlan {
     int32_t *slot_row, *row_choice;
     const int32_t *chunk_rows; // of number_chunks
-    const int32_t *first_row;  // of number_runs; not read with room
+    const int32_t *first_row;  // of number_runs; not read with padded_rows
     const int32_t *counts;
-    int32_t room, rows; // rows of row_choice
+    int32_t padded_rows, rows; // rows of row_choice
 } RowPlan;
 
 // A block deals out the rows of one chunk. Each of its warps has WARP_CHOICES neighbouring choices
@@ -114,7 +114,7 @@ typedef struct RowPlan {
 // of (expert, warp), then each warp takes its choices 32 at a time, in which lanes with the same
 // expert find each other by match. Lanes below come first: the order is that of the choices. The
 // choices of a run in a chunk lie together in row_choice. Bytes: 5 read and 8 written a choice. A
-// choice beyond `room`, which the caller must not have, gets no row. Five blocks on a
+// choice beyond `padded_rows`, which the caller must not have, gets no row. Five blocks on a
 // multiprocessor leave 48 registers a thread; for six a register would be missing.
 static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     deal_rows(RowPlan plan, const int32_t *__restrict__ ids, const uint8_t *__restrict__ kept,
@@ -148,7 +148,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     __syncthreads();
     for (int32_t i = (int32_t)threadIdx.x; i < experts; i += PLAN_THREADS) {
         int32_t run = (first_expert + i) * cut.parts + part;
-        int32_t row = plan.room < 0 ? plan.first_row[run] : run * plan.room;
+        int32_t row = plan.padded_rows < 0 ? plan.first_row[run] : run * plan.padded_rows;
         row += plan.chunk_rows[(int64_t)(first_expert + i) * cut.chunks + blockIdx.x];
         for (int w = 0; w < PLAN_WARPS; w++) {
             int32_t count = next_row[w * experts + i];
@@ -167,9 +167,9 @@ static __global__ void __launch_bounds__(PLAN_THREADS, 5)
         __syncwarp();
         if (expert[i] >= 0 && before == 0) mine[expert[i]] = row + __popc(peers);
         __syncwarp();
-        if (plan.room >= 0 && expert[i] >= 0) {
+        if (plan.padded_rows >= 0 && expert[i] >= 0) {
             int32_t run = (first_expert + expert[i]) * cut.parts + part;
-            if (row - run * plan.room >= plan.room) row = -1;
+            if (row - run * plan.padded_rows >= plan.padded_rows) row = -1;
         }
         if (row >= 0) plan.row_choice[row] = c;
         if (expert[i] != NOT_MINE) plan.slot_row[c] = row;
@@ -178,15 +178,16 @@ static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     if (blockIdx.y > 0) return;
     for (int64_t r = (int64_t)blockIdx.x * PLAN_THREADS + threadIdx.x; r < plan.rows;
          r += (int64_t)gridDim.x * PLAN_THREADS) {
-        bool used = plan.room < 0 ? r < plan.first_row[(int64_t)E * cut.parts]
-                                  : (int32_t)r % plan.room < plan.counts[(int32_t)r / plan.room];
+        bool used = plan.padded_rows < 0 ? r < plan.first_row[(int64_t)E * cut.parts]
+                                         : (int32_t)r % plan.padded_rows <
+                                               plan.counts[(int32_t)r / plan.padded_rows];
         if (!used) plan.row_choice[r] = -1;
     }
 }
 
 extern "C" void permutation_plan_cuda(Device *dev, Tensor slot_row, Tensor row_choice,
                                       Tensor counts, Tensor ids, Tensor kept, int64_t parts,
-                                      int64_t room) {
+                                      int64_t padded_rows) {
     int64_t choices = tensor_elements(ids), E = counts.shape[0], runs = E * parts;
     int64_t per_part = choices / parts, part_chunks = ceil_div(per_part, CHUNK_CHOICES);
     if (part_chunks == 0) part_chunks = 1; // counts and row_choice are written without tokens, too
@@ -208,13 +209,14 @@ extern "C" void permutation_plan_cuda(Device *dev, Tensor slot_row, Tensor row_c
     while (lanes < WARP && lanes < part_chunks) lanes *= 2;
     launch(dev, number_chunks, grid_of(ceil_div(runs * lanes, PLAN_THREADS)), dim3(PLAN_THREADS), 0,
            chunk_rows, count, runs, part_chunks, lanes);
-    if (room < 0) launch(dev, number_runs, dim3(1), dim3(SCAN_THREADS), 0, first_row, count, runs);
+    if (padded_rows < 0)
+        launch(dev, number_runs, dim3(1), dim3(SCAN_THREADS), 0, first_row, count, runs);
     RowPlan plan = {device_data<int32_t>(slot_row),
                     device_data<int32_t>(row_choice),
                     chunk_rows,
                     first_row,
                     count,
-                    (int32_t)room,
+                    (int32_t)padded_rows,
                     (int32_t)rows};
     size_t tile = (size_t)(E < TILE_EXPERTS ? E : (int64_t)TILE_EXPERTS);
     launch(dev, deal_rows, grid, dim3(PLAN_THREADS), PLAN_WARPS * tile * sizeof(int32_t), plan, id,

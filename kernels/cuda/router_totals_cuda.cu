@@ -7,13 +7,13 @@ enum { THREADS = 256 };
 enum { SCALARS = 3 }; // columns beside the weight mass: balance loss, z-loss, entropy
 
 typedef struct TotalsArguments {
-    double *totals;         // (rows, columns)
-    int64_t *routed, *lost; // (E)
-    float *balance;         // (parts, E)
-    double *loss;           // (parts) scratch: each part's balance loss
+    double *totals;                  // (rows, columns)
+    int64_t *routed, *dropped_total; // (E)
+    float *balance;                  // (parts, E)
+    double *loss;                    // (parts) scratch: each part's balance loss
     const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
-    const int32_t *chosen, *dropped;
-    const int64_t *batch_chosen; // or NULL
+    const int32_t *tokens_per_expert, *dropped;
+    const int64_t *batch_tokens_per_expert; // or NULL
     int64_t parts, parts_per_row, E, columns, mass_column;
     int64_t scalar_columns[SCALARS];
     BalanceRule rule;
@@ -27,7 +27,8 @@ __global__ static void __launch_bounds__(THREADS) balance_part(TotalsArguments a
     double loss = 0;
 #pragma unroll 1
     for (int64_t e = threadIdx.x; e < a.E; e += THREADS) {
-        int64_t count = a.batch_chosen ? a.batch_chosen[e] : a.chosen[first + e];
+        int64_t count = a.batch_tokens_per_expert ? a.batch_tokens_per_expert[e]
+                                                  : a.tokens_per_expert[first + e];
         double share = (double)a.E * a.rule.per_step_token * (double)count / a.rule.choices;
         a.balance[first + e] = (float)(a.rule.coefficient * share);
         loss += share * a.prob_sum[first + e];
@@ -48,11 +49,11 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
         int64_t in = 0, out = 0;
 #pragma unroll 4
         for (int64_t p = 0; p < a.parts; p++) {
-            in += a.chosen[p * a.E + i];
+            in += a.tokens_per_expert[p * a.E + i];
             out += a.dropped[p * a.E + i];
         }
         a.routed[i] += in - out;
-        a.lost[i] += out;
+        a.dropped_total[i] += out;
         return;
     }
     if (i >= a.E + SCALARS) return;
@@ -74,27 +75,29 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
 }
 
 extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                                   Tensor batch_chosen, BalanceRule rule) {
-    int64_t parts = sums.chosen.shape[0], E = sums.chosen.shape[1], rows = to.totals.shape[0];
-    TotalsArguments a = {device_data<double>(to.totals),
-                         device_data<int64_t>(to.routed),
-                         device_data<int64_t>(to.dropped),
-                         device_data<float>(balance),
-                         (double *)cuda_workspace(dev, (size_t)parts * sizeof(double)),
-                         device_data<double>(sums.prob_sum),
-                         device_data<double>(sums.entropy_sum),
-                         device_data<double>(sums.lse2_sum),
-                         device_data<double>(sums.weight_mass),
-                         device_data<int32_t>(sums.chosen),
-                         device_data<int32_t>(sums.dropped),
-                         batch_chosen.data ? device_data<int64_t>(batch_chosen) : NULL,
-                         parts,
-                         parts / rows,
-                         E,
-                         to.totals.shape[1],
-                         to.weight_mass,
-                         {to.balance, to.z, to.entropy},
-                         rule};
+                                   Tensor batch_tokens_per_expert, BalanceRule rule) {
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1],
+            rows = to.totals.shape[0];
+    TotalsArguments a = {
+        device_data<double>(to.totals),
+        device_data<int64_t>(to.routed),
+        device_data<int64_t>(to.dropped),
+        device_data<float>(balance),
+        (double *)cuda_workspace(dev, (size_t)parts * sizeof(double)),
+        device_data<double>(sums.prob_sum),
+        device_data<double>(sums.entropy_sum),
+        device_data<double>(sums.lse2_sum),
+        device_data<double>(sums.weight_mass),
+        device_data<int32_t>(sums.tokens_per_expert),
+        device_data<int32_t>(sums.dropped),
+        batch_tokens_per_expert.data ? device_data<int64_t>(batch_tokens_per_expert) : NULL,
+        parts,
+        parts / rows,
+        E,
+        to.totals.shape[1],
+        to.weight_mass,
+        {to.balance, to.z, to.entropy},
+        rule};
     launch(dev, balance_part, grid_of(parts), dim3(THREADS), 0, a);
     launch(dev, add_parts, grid_of((rows + 1) * ceil_div(E + SCALARS, THREADS)), dim3(THREADS), 0,
            a);

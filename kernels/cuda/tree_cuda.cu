@@ -33,6 +33,6 @@ void tree_add_cuda(void *x, const void *y, int64_t count, DType dtype, cudaStrea
         return tree_add<int64_t>(x, y, count, stream);
     case U8:
     case BF16:
-        die(EXIT_BUG, __FILE__, __LINE__, "a sum of %s is not meant", dtype_name(dtype));
+        die(EXIT_BUG, __FILE__, __LINE__, "no sum is defined for %s", dtype_name(dtype));
     }
 }

@@ -55,6 +55,8 @@ FOREIGN_KEYS = {
     "model.feed_forward": ["mlp_layer_types", "first_k_dense_replace"], "model.tied_embeddings": ["tie_word_embeddings"],
     "attention.d_head": ["head_dim"], "attention.kv_heads": ["num_key_value_heads", "num-query-groups"],
     "attention.positions": ["position_embedding_type", "position-embedding-type"],
+    "attention.softmax": ["softmax_type", "softmax-type"],
+    "attention.window": ["sliding_window", "window-size"],
     "moe.experts": ["num_local_experts", "n_routed_experts", "num-experts"],
     "moe.top_k": ["num_experts_per_tok", "moe-router-topk"], "moe.d_ff": ["moe_intermediate_size"],
     "moe.every": ["decoder_sparse_step", "moe-layer-freq"], "moe.router": ["scoring_func"],

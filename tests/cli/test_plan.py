@@ -37,6 +37,9 @@ class PlanTest(ProgramTest):
     def test_two_threads_in_bf16(self):
         self.expect_at_most(1, "train.precision=bf16", threads="2")
 
+    def test_muon(self):
+        self.expect_at_most(2, "train.optimizer=muon")
+
     def test_a_dense_model_of_long_sequences(self):
         self.expect_at_most(1, "moe.experts=0", "train.batch=2", "train.context=768")
 

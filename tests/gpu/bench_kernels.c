@@ -134,7 +134,7 @@ typedef struct Tensors {
     Tensor router_logits, router_dlogits, dweights, balance;
     Routing routing;
     RouterSums sums;
-    Tensor kept, chosen, dropped, order, slot_row, row_choice, counts;
+    Tensor kept, tokens_per_expert, dropped, order, slot_row, row_choice, counts;
     Tensor rows, rows_out; // (N·K, D) bf16
     Tensor table, dtable, tokens, embedding_order;
     Tensor dense, experts, dexperts, ddense; // (D, D), (E, D, D)
@@ -144,7 +144,8 @@ typedef struct Tensors {
 } Tensors;
 
 static const AttentionShape shape = {HEADS, KV, HEAD, HEAD};
-static const AttentionRule attention_rule = {{HEADS, KV, HEAD, HEAD}, T, 0.088f};
+static const AttentionRule attention_rule = {
+    .shape = {HEADS, KV, HEAD, HEAD}, .T = T, .scale = 0.088f};
 static const NormRule norm_rule = {RMSNORM, 1e-5f};
 static const RouterRule router_rule = {.kind = SOFTMAX_TOPK};
 static Tensors t;
@@ -174,7 +175,7 @@ static void place(void) {
     t.sums.entropy_sum = arena_1d(&arena, F64, 4), t.sums.lse2_sum = arena_1d(&arena, F64, 4);
     t.balance = filled_2d(F32, 4, E);
     t.kept = device_2d(U8, N, K);
-    t.chosen = device_2d(I32, 4, E), t.dropped = device_2d(I32, 4, E);
+    t.tokens_per_expert = device_2d(I32, 4, E), t.dropped = device_2d(I32, 4, E);
     t.order = arena_1d(&arena, I32, N * K + E + 1);
     t.slot_row = device_2d(I32, N, K);
     t.row_choice = arena_1d(&arena, I32, N * K);
@@ -240,10 +241,10 @@ CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, (Tenso
 CASE(run_router_backward, router_backward(&dev, t.router_dlogits, t.dweights, t.routing,
                                           t.router_logits, router_rule, t.balance, 1e-3f))
 CASE(run_capacity,
-     capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.routing.ids, t.routing.weights,
+     capacity_assign(&dev, t.kept, t.tokens_per_expert, t.dropped, t.routing.ids, t.routing.weights,
                      (CapacityRule){N / 4 * K / E * 5 / 4, DROP_PROBABILITY, {0}, 0}, t.order))
 CASE(run_dropless,
-     capacity_assign(&dev, t.kept, t.chosen, t.dropped, t.routing.ids, t.routing.weights,
+     capacity_assign(&dev, t.kept, t.tokens_per_expert, t.dropped, t.routing.ids, t.routing.weights,
                      (CapacityRule){-1, DROP_POSITION, {0}, 0}, t.order))
 CASE(run_plan,
      permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.routing.ids, t.kept, 4, -1))

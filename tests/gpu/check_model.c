@@ -28,6 +28,7 @@ typedef struct Run {
     Arena batch, host;
     Tensor tokens, targets, host_tokens, host_targets;
     Tensor dense, experts; // gradients on the host
+    Tensor rules;          // values that rules have changed after the step, on the host
     double loss, balance, z;
 } Run;
 
@@ -38,6 +39,7 @@ static void layout(Run *run) {
     run->host_targets = arena_mirror(&run->host, run->targets);
     run->dense = arena_mirror(&run->host, run->model.gradients.sum.run[RUN_DENSE]);
     run->experts = arena_mirror(&run->host, run->model.gradients.sum.run[RUN_EXPERT]);
+    run->rules = arena_mirror(&run->host, run->model.values.run[RUN_RULE]);
 }
 
 static bool open_run(Run *run, const Case *c, const char *kind) {
@@ -96,6 +98,8 @@ static void train(Run *run) {
     }
     device_download(dev, run->dense, run->model.gradients.sum.run[RUN_DENSE]);
     device_download(dev, run->experts, run->model.gradients.sum.run[RUN_EXPERT]);
+    model_after_step(&run->model);
+    device_download(dev, run->rules, run->model.values.run[RUN_RULE]);
 }
 
 static void expect_close(const char *name, const char *what, double got, double want,
@@ -114,6 +118,7 @@ static double compare_gradients(const Case *c, Run *gpu, Run *cpu) {
     double worst = 0;
     for (int i = 0; i < table->count; i++) {
         const Param *row = &table->rows[i];
+        if (row->run == RUN_RULE) continue; // no gradient
         int64_t n = tensor_elements(param_tensor(table, cpu->model.values, i));
         const float *got = tensor_f32(row->run == RUN_DENSE ? gpu->dense : gpu->experts);
         const float *want = tensor_f32(row->run == RUN_DENSE ? cpu->dense : cpu->experts);
@@ -161,6 +166,10 @@ static bool check(const Case *c) {
     expect_close(c->name, "z", gpu.z, cpu.z, c->loss_tolerance);
     double worst = compare_gradients(c, &gpu, &cpu);
     if (c->storage == F32) compare_counts(c, &gpu, &cpu);
+    if (memcmp(gpu.rules.data, cpu.rules.data, tensor_bytes(cpu.rules)) != 0) {
+        printf("FAILED %s: biases of the choice differ\n", c->name); // they follow the same counts
+        failed = 1;
+    }
     printf("%-52s loss %.7f, worst gradient error %.2g\n", c->name, gpu.loss, worst);
     close_run(&gpu);
     close_run(&cpu);
@@ -223,6 +232,10 @@ int main(int argc, char **argv) {
     biased.activation = GEGLU;
     dense.moe = (MoeConfig){0};
     dense.activation = RELU;
+    ModelConfig sigmoids = base_config();
+    sigmoids.moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 2.5};
+    sigmoids.moe.bias_update = BIAS_UPDATE_SIGN;
+    sigmoids.moe.bias_rate = 0.001;
     ModelConfig ragged = padded;
     ragged.layers = 3;
     ragged.feed_forward = (PerLayer){3, {FEED_FORWARD_MOE, FEED_FORWARD_DENSE, FEED_FORWARD_MOE}};
@@ -230,9 +243,15 @@ int main(int argc, char **argv) {
     ragged.moe.top_k = (PerLayer){3, {2, 9, 3}};
     ragged.moe.d_ff = (PerLayer){3, {24, 1, 10}};
     ragged.attention.positions = POSITIONS_LEARNED;
+    ModelConfig windows = base_config();
+    windows.attention.softmax = SOFTMAX_SINK;
+    windows.attention.window = (PerLayer){2, {5, 0}};
     const Case cases[] = {
         {"dropless, f32", dropless, F32, F32_GRADIENT, F32_LOSS},
         {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS},
+        {"sinks and windows, f32", windows, F32, F32_GRADIENT, F32_LOSS},
+        {"sinks and windows, bf16", windows, BF16, BF16_GRADIENT, BF16_LOSS},
+        {"sigmoids with a bias of the choice, f32", sigmoids, F32, F32_GRADIENT, F32_LOSS},
         {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS},
         {"padded, biases everywhere, layernorm, geglu, f32", biased, F32, F32_GRADIENT, F32_LOSS},
         {"layers of different sizes, learned positions, f32", ragged, F32, F32_GRADIENT, F32_LOSS},

@@ -71,6 +71,24 @@ static void add_position_cases(void) {
     model->attention = (AttentionConfig){{2, 2, 5, 4}, .positions = POSITIONS_NONE};
 }
 
+static void add_softmax_cases(void) {
+    ModelConfig *model = add_case("one more in the softmax's denominator");
+    model->attention.softmax = SOFTMAX_OFF_BY_ONE;
+    model = add_case("a sink for each query head, two micro-batches");
+    model->attention.softmax = SOFTMAX_SINK;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
+static void add_window_cases(void) {
+    ModelConfig *model = add_case("a window of two tokens");
+    model->attention.window = (PerLayer){1, {2}};
+    model = add_case("windows in every second layer, with sinks");
+    model->layers = 3;
+    model->attention.window = (PerLayer){2, {3, 0}};
+    model->attention.softmax = SOFTMAX_SINK;
+}
+
 static void add_router_cases(void) {
     add_case("experts chosen by softmax_topk, dropless");
     ModelConfig *model = add_case("experts of ReLU with an untied head");
@@ -170,6 +188,8 @@ int main(int argc, char **argv) {
     add_activation_cases();
     add_norm_cases();
     add_position_cases();
+    add_softmax_cases();
+    add_window_cases();
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();

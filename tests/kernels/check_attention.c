@@ -10,15 +10,17 @@
 typedef struct Case {
     Tensor qkv, out, lse, dout, dqkv;
     Tensor qkv_f32, dout_f32; // the same numbers as qkv and dout
-    AttentionShape s;
-    int64_t T;
-    float scale;
+    Tensor dsinks;            // (N, H)
+    AttentionRule rule;
 } Case;
 
-// Queries and keys are below `size`, all else below 1.
-static Case new_case(DType stored, AttentionShape s, int64_t sequences, int64_t T, float size) {
-    int64_t N = sequences * T, W = attention_qkv_width(s), O = s.heads * s.d_value;
-    Case c = {.s = s, .T = T, .scale = 1.0f / sqrtf((float)s.d_head)};
+// Queries and keys are below `size`, all else below 1. The rule's scale and sinks are made here.
+static Case new_case(DType stored, AttentionRule rule, int64_t sequences, float size) {
+    AttentionShape s = rule.shape;
+    int64_t N = sequences * rule.T, W = attention_qkv_width(s), O = s.heads * s.d_value;
+    Case c = {.rule = rule};
+    c.rule.scale = 1.0f / sqrtf((float)s.d_head);
+    if (rule.softmax == SOFTMAX_SINK) c.rule.sinks = random_1d(s.heads);
     c.qkv_f32 = random_2d(N, W);
     for (int64_t n = 0; n < N; n++)
         for (int64_t i = 0; i < (s.heads + s.kv_heads) * s.d_head; i++)
@@ -29,45 +31,48 @@ static Case new_case(DType stored, AttentionShape s, int64_t sequences, int64_t 
     c.out = new_2d(stored, N, O);
     c.lse = new_2d(F32, N, s.heads);
     c.dqkv = new_2d(stored, N, W);
+    c.dsinks = new_2d(F32, N, s.heads);
     return c;
 }
 
 static void forward(Device *dev, void *context) {
     Case *c = context;
-    attention_forward(dev, c->out, c->lse, c->qkv, (AttentionRule){c->s, c->T, c->scale});
+    attention_forward(dev, c->out, c->lse, c->qkv, c->rule);
 }
 static void backward(Device *dev, void *context) {
     Case *c = context;
-    attention_backward(dev, c->dqkv, c->dout, c->qkv, c->out, c->lse,
-                       (AttentionRule){c->s, c->T, c->scale});
+    attention_backward(dev, c->dqkv, c->dout, c->qkv, c->out, c->lse, c->rule);
+    if (c->rule.softmax == SOFTMAX_SINK)
+        attention_sink_backward(dev, c->dsinks, c->dout, c->out, c->lse, c->rule.sinks);
 }
 static void both(Device *dev, void *context) {
     forward(dev, context);
     backward(dev, context);
 }
 static void run_both(Device *dev, Case *c) {
-    run_on(dev, both, c, TENSORS(&c->qkv, &c->out, &c->lse, &c->dout, &c->dqkv));
+    run_on(dev, both, c,
+           TENSORS(&c->qkv, &c->out, &c->lse, &c->dout, &c->dqkv, &c->dsinks, &c->rule.sinks));
 }
 
 // What results may differ from the reference by, element by element.
 typedef struct Tolerance {
-    double *out, *dqkv;
+    double *out, *dqkv, *dsinks;
     double lse;
 } Tolerance;
 
 static Tolerance tolerance(Case c, float size) {
     int64_t N = c.qkv.shape[0], O = c.out.shape[1], W = c.qkv.shape[1];
-    int64_t rotated = (c.s.heads + c.s.kv_heads) * c.s.d_head;
-    Tolerance t = {new_doubles(N * O), new_doubles(N * W), 0};
-    reference_attention_rounding(t.out, t.dqkv, tensor_f32(c.dout_f32), tensor_f32(c.qkv_f32), c.s,
-                                 N, c.T, (double)c.scale);
+    AttentionShape s = c.rule.shape;
+    int64_t rotated = (s.heads + s.kv_heads) * s.d_head;
+    Tolerance t = {new_doubles(N * O), new_doubles(N * W), new_doubles(s.heads), 0};
+    reference_attention_rounding(t.out, t.dqkv, t.dsinks, tensor_f32(c.dout_f32),
+                                 tensor_f32(c.qkv_f32), c.rule, N);
     // f32: queries and keys are below `size`, so scores are below size² √d_head and carry errors of
     // d_head roundings at most; outputs are averages of values below 1. A key's gradient sums over
     // up to T queries of `group` heads; |dp| is below d_value.
-    double score_error = F32_EPS * (4.0 + (double)(size * size) * sqrt((double)c.s.d_head) *
-                                              sqrt((double)c.s.d_head));
-    double terms = sqrt((double)(c.T * (c.s.heads / c.s.kv_heads)));
-    double gradient_error = 8 * (score_error + F32_EPS * sqrt((double)c.s.d_value)) * terms;
+    double score_error = F32_EPS * (4.0 + (double)(size * size) * (double)s.d_head);
+    double terms = sqrt((double)(c.rule.T * (s.heads / s.kv_heads)));
+    double gradient_error = 8 * (score_error + F32_EPS * sqrt((double)s.d_value)) * terms;
     // bf16: tensor cores take p and ds rounded to bf16, and delta is made of a rounded `out`. An
     // error spreads evenly over ± 2^-9, so its standard deviation is 2^-9 / √3: seven of them. (The
     // result's own rounding is the caller's.)
@@ -77,20 +82,25 @@ static Tolerance tolerance(Case c, float size) {
     for (int64_t i = 0; i < N * W; i++)
         t.dqkv[i] = rounding * t.dqkv[i] +
                     gradient_error * (i % W < rotated ? fmax(1.0, (double)size) : 1.0);
+    // Each row's share is below d_value; a row's errors do not depend on another's.
+    for (int64_t h = 0; h < s.heads; h++)
+        t.dsinks[h] =
+            rounding * t.dsinks[h] + 8 * (score_error + F32_EPS) * sqrt((double)(N * s.d_value));
     t.lse = 4 * score_error;
     return t;
 }
 
 // The last sequence alone, somewhere else in memory: the same bits.
 static void check_alone(Device *dev, Case c) {
-    Case alone = new_case(c.qkv.dtype, c.s, 1, c.T, 1.0f);
-    int64_t first = c.qkv.shape[0] - c.T;
-    memcpy(alone.qkv.data, tensor_rows(c.qkv, first, c.T).data, tensor_bytes(alone.qkv));
-    memcpy(alone.dout.data, tensor_rows(c.dout, first, c.T).data, tensor_bytes(alone.dout));
+    Case alone = new_case(c.qkv.dtype, c.rule, 1, 1.0f);
+    alone.rule = c.rule;
+    int64_t T = c.rule.T, first = c.qkv.shape[0] - T;
+    memcpy(alone.qkv.data, tensor_rows(c.qkv, first, T).data, tensor_bytes(alone.qkv));
+    memcpy(alone.dout.data, tensor_rows(c.dout, first, T).data, tensor_bytes(alone.dout));
     run_both(dev, &alone);
-    expect_same_bytes("out of a lone sequence", alone.out, tensor_rows(c.out, first, c.T).data);
-    expect_same_bytes("lse of a lone sequence", alone.lse, tensor_rows(c.lse, first, c.T).data);
-    expect_same_bytes("dqkv of a lone sequence", alone.dqkv, tensor_rows(c.dqkv, first, c.T).data);
+    expect_same_bytes("out of a lone sequence", alone.out, tensor_rows(c.out, first, T).data);
+    expect_same_bytes("lse of a lone sequence", alone.lse, tensor_rows(c.lse, first, T).data);
+    expect_same_bytes("dqkv of a lone sequence", alone.dqkv, tensor_rows(c.dqkv, first, T).data);
 }
 
 // Whatever runs first, the same bits. (The emulated GPU takes another order of blocks, warps and
@@ -111,36 +121,34 @@ static void check_any_order(Device *dev, Case *c) {
 
 typedef struct DecodeCase {
     Tensor out, qkv, cache;
-    AttentionShape s;
+    AttentionRule rule;
     int64_t position;
-    float scale;
 } DecodeCase;
 
 static void decode(Device *dev, void *context) {
     DecodeCase *c = context;
-    attention_decode(dev, c->out, c->qkv, c->cache,
-                     (AttentionRule){.shape = c->s, .scale = c->scale}, c->position);
+    attention_decode(dev, c->out, c->qkv, c->cache, c->rule, c->position);
 }
 
 // Decoding the last token against the cache is the last row of the forward pass; later rows of the
 // cache, NaN here, and how many there are do not matter.
 static void check_decode(Device *dev, Case c, const double *out, const double *out_tolerance) {
-    int64_t N = c.qkv.shape[0], O = c.out.shape[1];
+    AttentionShape s = c.rule.shape;
+    int64_t N = c.qkv.shape[0], O = c.out.shape[1], T = c.rule.T;
     size_t bytes = dtype_bytes(c.qkv.dtype);
     Tensor first = {0};
     for (int64_t room = 0; room <= 3; room += 3) {
         DecodeCase d = {.out = new_2d(c.qkv.dtype, 1, O),
                         .qkv = tensor_rows(c.qkv, N - 1, 1),
-                        .cache = new_2d(c.qkv.dtype, c.T + room, attention_kv_width(c.s)),
-                        .s = c.s,
-                        .position = c.T - 1,
-                        .scale = c.scale};
-        for (int64_t t = 0; t < c.T; t++) {
-            Tensor row = tensor_rows(d.cache, t, 1), from = tensor_rows(c.qkv, N - c.T + t, 1);
-            memcpy(row.data, (char *)from.data + (size_t)(c.s.heads * c.s.d_head) * bytes,
+                        .cache = new_2d(c.qkv.dtype, T + room, attention_kv_width(s)),
+                        .rule = c.rule,
+                        .position = T - 1};
+        for (int64_t t = 0; t < T; t++) {
+            Tensor row = tensor_rows(d.cache, t, 1), from = tensor_rows(c.qkv, N - T + t, 1);
+            memcpy(row.data, (char *)from.data + (size_t)(s.heads * s.d_head) * bytes,
                    tensor_bytes(row));
         }
-        run_on(dev, decode, &d, TENSORS(&d.out, &d.qkv, &d.cache));
+        run_on(dev, decode, &d, TENSORS(&d.out, &d.qkv, &d.cache, &d.rule.sinks));
         expect_near("decoded", d.out, out + (N - 1) * O, storage_eps(c.qkv.dtype),
                     out_tolerance + (N - 1) * O, 1.0);
         if (room == 0) first = copy_of(d.out);
@@ -148,41 +156,94 @@ static void check_decode(Device *dev, Case c, const double *out, const double *o
     }
 }
 
-static void check_on(Device *dev, DType stored, AttentionShape s, int64_t sequences, int64_t T,
-                     float size) {
-    begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g", dev->name,
-               dtype_name(stored), (long long)sequences, (long long)T, (long long)s.heads,
-               (long long)s.kv_heads, (long long)s.d_head, (long long)s.d_value, (double)size);
-    Case c = new_case(stored, s, sequences, T, size);
-    int64_t N = sequences * T;
+// The sums over rows are the caller's: here in double.
+static void check_sinks(Case c, const double *want, const double *tolerance) {
+    int64_t H = c.rule.shape.heads;
+    Tensor sums = new_1d(F64, H);
+    for (int64_t h = 0; h < H; h++) {
+        double sum = 0;
+        for (int64_t n = 0; n < c.dsinks.shape[0]; n++)
+            sum += (double)tensor_f32(c.dsinks)[n * H + h];
+        tensor_f64(sums)[h] = sum;
+    }
+    expect_near("dsinks", sums, want, 4 * F32_EPS, tolerance, 1.0);
+}
+
+static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequences, float size) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, N = sequences * T;
+    begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g, softmax %s, "
+               "window %lld",
+               dev->name, dtype_name(stored), (long long)sequences, (long long)T,
+               (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head, (long long)s.d_value,
+               (double)size, choice_row(ATTENTION_SOFTMAX_CHOICES, (int)rule.softmax)->word,
+               (long long)rule.window);
+    Case c = new_case(stored, rule, sequences, size);
     double *out = new_doubles(tensor_elements(c.out)), *lse = new_doubles(N * s.heads);
-    double *dqkv = new_doubles(tensor_elements(c.qkv));
-    reference_attention_forward(out, lse, tensor_f32(c.qkv_f32), s, N, T, (double)c.scale);
-    reference_attention_backward(dqkv, tensor_f32(c.dout_f32), tensor_f32(c.qkv_f32), s, N, T,
-                                 (double)c.scale);
+    double *dqkv = new_doubles(tensor_elements(c.qkv)), *dsinks = new_doubles(s.heads);
+    reference_attention_forward(out, lse, tensor_f32(c.qkv_f32), c.rule, N);
+    reference_attention_backward(dqkv, dsinks, tensor_f32(c.dout_f32), tensor_f32(c.qkv_f32),
+                                 c.rule, N);
     Tolerance t = tolerance(c, size);
     run_both(dev, &c);
     expect_near("out", c.out, out, storage_eps(stored), t.out, 1.0);
     expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, t.lse);
     expect_near("dqkv", c.dqkv, dqkv, storage_eps(stored), t.dqkv, 1.0);
+    if (rule.softmax == SOFTMAX_SINK) check_sinks(c, dsinks, t.dsinks);
     if (dev->place == ON_HOST || T <= 70) check_any_order(dev, &c); // an emulated GPU is slow
     if (dev->place == ON_HOST || sequences > 1) check_alone(dev, c);
     check_decode(dev, c, out, t.out);
     release_all();
 }
 
-static void check(AttentionShape s, int64_t sequences, int64_t T, float size) {
+static void check_rule(AttentionRule rule, int64_t sequences, float size) {
     for (int i = 0; i < device_count(); i++) {
-        check_on(device_at(i), F32, s, sequences, T, size);
-        check_on(device_at(i), BF16, s, sequences, T, size);
+        check_on(device_at(i), F32, rule, sequences, size);
+        check_on(device_at(i), BF16, rule, sequences, size);
     }
 }
 
+static void check(AttentionShape s, int64_t sequences, int64_t T, float size) {
+    check_rule((AttentionRule){.shape = s, .T = T}, sequences, size);
+}
+
+// Denominators with more in them than exponentials of scores.
+static void check_softmax(AttentionShape s, int64_t sequences, int64_t T, float size) {
+    check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_OFF_BY_ONE}, sequences, size);
+    check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_SINK}, sequences, size);
+}
+
+static void check_window(AttentionShape s, int64_t sequences, int64_t T, int64_t window) {
+    check_rule((AttentionRule){.shape = s, .T = T, .window = window}, sequences, 1.0f);
+    check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_SINK, .window = window},
+               sequences, 1.0f);
+}
+
+// A window that holds all keys changes no bit.
+static void check_wide_window(AttentionShape s, int64_t sequences, int64_t T) {
+    for (int i = 0; i < device_count(); i++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            begin_case("%s: a window of all %lld keys", device_at(i)->name, (long long)T);
+            AttentionRule rule = {.shape = s, .T = T};
+            Case c = new_case(narrow ? BF16 : F32, rule, sequences, 1.0f);
+            run_both(device_at(i), &c);
+            void *out = copy_of(c.out).data, *lse = copy_of(c.lse).data;
+            void *dqkv = copy_of(c.dqkv).data;
+            c.rule.window = T;
+            run_both(device_at(i), &c);
+            expect_same_bytes("out", c.out, out);
+            expect_same_bytes("lse", c.lse, lse);
+            expect_same_bytes("dqkv", c.dqkv, dqkv);
+            release_all();
+        }
+}
+
 static void check_no_rows(void) {
+    AttentionRule rule = {.shape = {2, 1, 8, 8}, .T = 16, .softmax = SOFTMAX_SINK};
     for (int i = 0; i < device_count(); i++)
         for (int narrow = 0; narrow < 2; narrow++) {
             begin_case("%s: no rows", device_at(i)->name);
-            Case c = new_case(narrow ? BF16 : F32, (AttentionShape){2, 1, 8, 8}, 0, 16, 1.0f);
+            Case c = new_case(narrow ? BF16 : F32, rule, 0, 1.0f);
             run_both(device_at(i), &c);
             release_all();
         }
@@ -266,33 +327,59 @@ static void backward_and_wait(Device *dev, void *context) {
     device_synchronize(dev);
 }
 
+typedef struct Seconds {
+    double forward, backward;
+} Seconds;
+
+static Seconds plain_seconds; // what the plain softmax took of the same shape on the same device
+
 static void time_both(Device *dev, void *context) {
     Case *c = context;
-    int64_t sequences = c->qkv.shape[0] / c->T, heads = sequences * c->s.heads;
-    double score_flops = (double)(heads * c->T * c->T); // two per score and channel, half masked
-    double forward_flops = score_flops * (double)(c->s.d_head + c->s.d_value);
-    double backward_flops = score_flops * (double)(3 * c->s.d_head + 2 * c->s.d_value);
+    AttentionShape s = c->rule.shape;
+    int64_t T = c->rule.T, sequences = c->qkv.shape[0] / T, heads = sequences * s.heads;
+    double score_flops = (double)(heads * T * T); // two per score and channel, half masked
+    double forward_flops = score_flops * (double)(s.d_head + s.d_value);
+    double backward_flops = score_flops * (double)(3 * s.d_head + 2 * s.d_value);
     double f = time_call(forward_and_wait, dev, c), b = time_call(backward_and_wait, dev, c);
-    printf("%s %s, %d threads, %3lld x T %4lld, %lld/%lld heads of %lld: forward %.1f us a head, "
-           "%.0f GFLOP/s; backward %.1f us, %.0f GFLOP/s\n",
-           dev->name, dtype_name(c->qkv.dtype), dev->threads, (long long)sequences, (long long)c->T,
-           (long long)c->s.heads, (long long)c->s.kv_heads, (long long)c->s.d_head,
-           1e6 * f / (double)heads, 1e-9 * forward_flops / f, 1e6 * b / (double)heads,
-           1e-9 * backward_flops / b);
+    bool plain = c->rule.softmax == SOFTMAX_PLAIN && c->rule.window == 0;
+    if (plain) plain_seconds = (Seconds){f, b};
+    printf("%s %s, %d threads, %3lld x T %4lld, %lld/%lld heads of %lld, softmax %-10s, window "
+           "%4lld: forward "
+           "%.1f us a head, %.0f GFLOP/s, %.2f x plain; backward %.1f us, %.0f GFLOP/s, %.2f x\n",
+           dev->name, dtype_name(c->qkv.dtype), dev->threads, (long long)sequences, (long long)T,
+           (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head,
+           choice_row(ATTENTION_SOFTMAX_CHOICES, (int)c->rule.softmax)->word,
+           (long long)c->rule.window, 1e6 * f / (double)heads, 1e-9 * forward_flops / f,
+           f / plain_seconds.forward, 1e6 * b / (double)heads, 1e-9 * backward_flops / b,
+           b / plain_seconds.backward);
+}
+
+static void time_on(Device *dev, DType stored, AttentionRule rule, int64_t sequences) {
+    Case c = new_case(stored, rule, sequences, 1.0f);
+    run_on(dev, time_both, &c,
+           TENSORS(&c.qkv, &c.out, &c.lse, &c.dout, &c.dqkv, &c.dsinks, &c.rule.sinks));
+    release_all();
+}
+
+// Every kind of softmax, and a window of a quarter of the keys.
+static void time_rules(Device *dev, DType stored, AttentionShape s, int64_t sequences, int64_t T) {
+    AttentionRule rule = {.shape = s, .T = T};
+    for (int softmax = 0; softmax < ATTENTION_SOFTMAX_CHOICES.count; softmax++) {
+        rule.softmax = (AttentionSoftmax)softmax;
+        time_on(dev, stored, rule, sequences);
+    }
+    time_on(dev, stored, (AttentionRule){.shape = s, .T = T, .window = T / 4}, sequences);
 }
 
 static void bench(AttentionShape s, int64_t sequences, int64_t T) {
-    Case c = new_case(F32, s, sequences, T, 1.0f), narrow = new_case(BF16, s, sequences, T, 1.0f);
     for (int threads = 1; threads <= 2; threads++) {
         Device dev = open_cpu(threads);
-        time_both(&dev, &c);
+        time_rules(&dev, F32, s, sequences, T);
     }
     for (int i = 1; i < device_count(); i++) {
-        run_on(device_at(i), time_both, &c, TENSORS(&c.qkv, &c.out, &c.lse, &c.dout, &c.dqkv));
-        run_on(device_at(i), time_both, &narrow,
-               TENSORS(&narrow.qkv, &narrow.out, &narrow.lse, &narrow.dout, &narrow.dqkv));
+        time_rules(device_at(i), F32, s, sequences, T);
+        time_rules(device_at(i), BF16, s, sequences, T);
     }
-    release_all();
 }
 
 int main(int argc, char **argv) {
@@ -316,6 +403,19 @@ int main(int argc, char **argv) {
     check((AttentionShape){1, 1, 7, 255}, 2, 40, 1.0f);
     check((AttentionShape){2, 1, 32, 32}, 1, 70,
           30.0f); // scores up to 5000: the softmax must not overflow
+    check_softmax((AttentionShape){4, 2, 16, 16}, 3, 32, 1.0f);
+    check_softmax((AttentionShape){3, 3, 5, 3}, 2, 7, 1.0f);
+    check_softmax((AttentionShape){2, 1, 64, 64}, 1, 130, 1.0f);
+    check_softmax((AttentionShape){2, 2, 128, 72}, 1, 65, 1.0f);
+    check_softmax((AttentionShape){1, 1, 200, 40}, 2, 35, 1.0f);
+    check_softmax((AttentionShape){2, 1, 32, 32}, 1, 70, 30.0f);
+    check_window((AttentionShape){4, 2, 16, 16}, 2, 32, 5);
+    check_window((AttentionShape){2, 1, 5, 3}, 2, 9, 1);
+    check_window((AttentionShape){2, 1, 64, 64}, 1, 200, 64);
+    check_window((AttentionShape){1, 1, 33, 16}, 1, 257, 30);
+    check_window((AttentionShape){2, 2, 128, 72}, 1, 170, 65);
+    check_window((AttentionShape){1, 1, 200, 40}, 2, 60, 17);
+    check_wide_window((AttentionShape){2, 1, 24, 40}, 2, 150);
     check_no_rows();
     check_rope((AttentionShape){4, 2, 16, 8}, 3, 9, 0, false);
     check_rope((AttentionShape){4, 2, 6, 6}, 2, 5, 11, true);

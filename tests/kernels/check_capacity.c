@@ -12,8 +12,9 @@ typedef struct Case {
     int64_t N, K, E, groups, capacity, first_token;
     DropPolicy policy;
     Tensor ids, weights;
-    Tensor kept, chosen, dropped, order;           // of capacity_assign
-    Tensor load_chosen, load_dropped, weight_mass; // of expert_load, over as many parts as groups
+    Tensor kept, tokens_per_expert, dropped, order; // of capacity_assign
+    // of expert_load, over as many parts as groups
+    Tensor load_tokens_per_expert, load_dropped, weight_mass;
 } Case;
 
 // Every word of the stream and of the counter is in use.
@@ -22,10 +23,10 @@ static const RngStream drop_stream = {
 
 static void new_outputs(Case *c) {
     c->kept = new_2d(U8, c->N, c->K);
-    c->chosen = new_2d(I32, c->groups, c->E);
+    c->tokens_per_expert = new_2d(I32, c->groups, c->E);
     c->dropped = new_2d(I32, c->groups, c->E);
     c->order = new_1d(I32, c->N * c->K + c->E + 1);
-    c->load_chosen = new_2d(I32, c->groups, c->E);
+    c->load_tokens_per_expert = new_2d(I32, c->groups, c->E);
     c->load_dropped = new_2d(I32, c->groups, c->E);
     c->weight_mass = new_2d(F64, c->groups, c->E);
 }
@@ -53,12 +54,14 @@ static Case new_case(int64_t N, int64_t K, int64_t E, int64_t used, int64_t grou
 static void run_assign(Device *dev, void *context) {
     Case *c = context;
     CapacityRule rule = {c->capacity, c->policy, drop_stream, c->first_token};
-    capacity_assign(dev, c->kept, c->chosen, c->dropped, c->ids, c->weights, rule, c->order);
+    capacity_assign(dev, c->kept, c->tokens_per_expert, c->dropped, c->ids, c->weights, rule,
+                    c->order);
 }
 static void run_load(Device *dev, void *context) {
     Case *c = context;
-    RouterSums sums = {
-        .weight_mass = c->weight_mass, .chosen = c->load_chosen, .dropped = c->load_dropped};
+    RouterSums sums = {.weight_mass = c->weight_mass,
+                       .tokens_per_expert = c->load_tokens_per_expert,
+                       .dropped = c->load_dropped};
     expert_load(dev, sums, c->ids, c->weights, c->kept);
 }
 static void run_both(Device *dev, void *context) {
@@ -67,8 +70,8 @@ static void run_both(Device *dev, void *context) {
 }
 static void run_on_device(Device *dev, Case *c) {
     run_on(dev, run_both, c,
-           TENSORS(&c->ids, &c->weights, &c->kept, &c->chosen, &c->dropped, &c->order,
-                   &c->load_chosen, &c->load_dropped, &c->weight_mass));
+           TENSORS(&c->ids, &c->weights, &c->kept, &c->tokens_per_expert, &c->dropped, &c->order,
+                   &c->load_tokens_per_expert, &c->load_dropped, &c->weight_mass));
 }
 
 // Another order of blocks and threads changes no bit.
@@ -80,9 +83,11 @@ static void expect_same_on_other_schedule(Device *dev, const Case *c) {
     run_on_device(dev, &again);
     end_other_schedule();
     expect_same_bytes("kept, run again,", again.kept, c->kept.data);
-    expect_same_bytes("chosen, run again,", again.chosen, c->chosen.data);
+    expect_same_bytes("tokens_per_expert, run again,", again.tokens_per_expert,
+                      c->tokens_per_expert.data);
     expect_same_bytes("dropped, run again,", again.dropped, c->dropped.data);
-    expect_same_bytes("load_chosen, run again,", again.load_chosen, c->load_chosen.data);
+    expect_same_bytes("load_tokens_per_expert, run again,", again.load_tokens_per_expert,
+                      c->load_tokens_per_expert.data);
     expect_same_bytes("load_dropped, run again,", again.load_dropped, c->load_dropped.data);
     expect_same_bytes("weight_mass, run again,", again.weight_mass, c->weight_mass.data);
 }
@@ -108,18 +113,18 @@ static void expect_parts_alone(Device *dev, const Case *c) {
 
 // Straight from the definition, with the kept choices given.
 static void expect_load(const Case *c, const uint8_t *kept) {
-    int32_t *chosen = new_2d(I32, c->groups, c->E).data,
+    int32_t *tokens_per_expert = new_2d(I32, c->groups, c->E).data,
             *dropped = new_2d(I32, c->groups, c->E).data;
     double *mass = new_doubles(c->groups * c->E);
-    for (int64_t i = 0; i < c->groups * c->E; i++) mass[i] = chosen[i] = dropped[i] = 0;
+    for (int64_t i = 0; i < c->groups * c->E; i++) mass[i] = tokens_per_expert[i] = dropped[i] = 0;
     int64_t choices = c->N / c->groups * c->K;
     for (int64_t i = 0; i < c->N * c->K; i++) {
         int64_t at = i / choices * c->E + tensor_i32(c->ids)[i];
-        chosen[at]++;
+        tokens_per_expert[at]++;
         dropped[at] += !kept[i];
         mass[at] += kept[i] ? (double)tensor_f32(c->weights)[i] : 0;
     }
-    expect_same_bytes("load_chosen", c->load_chosen, chosen);
+    expect_same_bytes("load_tokens_per_expert", c->load_tokens_per_expert, tokens_per_expert);
     expect_same_bytes("load_dropped", c->load_dropped, dropped);
     // Numbers that are not negative, added in another order: each addition rounds by 2^-53 of the
     // sum.
@@ -138,10 +143,11 @@ static void check(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups,
             c.capacity = capacities[i];
             c.policy = (DropPolicy)policy;
             uint8_t *kept = new_2d(U8, N, K).data;
-            int32_t *chosen = new_2d(I32, groups, E).data, *dropped = new_2d(I32, groups, E).data;
+            int32_t *tokens_per_expert = new_2d(I32, groups, E).data,
+                    *dropped = new_2d(I32, groups, E).data;
             for (int64_t g = 0, tokens = N / groups; g < groups; g++)
                 reference_capacity_assign(
-                    kept + g * tokens * K, chosen + g * E, dropped + g * E,
+                    kept + g * tokens * K, tokens_per_expert + g * E, dropped + g * E,
                     tensor_i32(c.ids) + g * tokens * K, tensor_f32(c.weights) + g * tokens * K,
                     tokens, K, E, c.capacity, c.policy, drop_stream, c.first_token + g * tokens);
             for (int d = 0; d < device_count(); d++) {
@@ -154,7 +160,7 @@ static void check(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups,
                 new_outputs(&c);
                 run_on_device(dev, &c);
                 expect_same_bytes("kept", c.kept, kept);
-                expect_same_bytes("chosen", c.chosen, chosen);
+                expect_same_bytes("tokens_per_expert", c.tokens_per_expert, tokens_per_expert);
                 expect_same_bytes("dropped", c.dropped, dropped);
                 expect_load(&c, kept);
                 if (c.capacity == 3) {
@@ -164,8 +170,9 @@ static void check(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups,
             }
             new_outputs(&c);
             expect_same_for_any_threads(run_both, &c,
-                                        (Tensor[]){c.kept, c.chosen, c.dropped, c.load_chosen,
-                                                   c.load_dropped, c.weight_mass},
+                                        (Tensor[]){c.kept, c.tokens_per_expert, c.dropped,
+                                                   c.load_tokens_per_expert, c.load_dropped,
+                                                   c.weight_mass},
                                         6);
             release_all();
         }
@@ -189,7 +196,7 @@ static void check_large(int64_t N, int64_t K, int64_t E, int64_t used, int64_t g
             new_outputs(&c);
             run_on_device(device_at(d), &c);
             expect_same_bytes("kept", c.kept, cpu.kept.data);
-            expect_same_bytes("chosen", c.chosen, cpu.chosen.data);
+            expect_same_bytes("tokens_per_expert", c.tokens_per_expert, cpu.tokens_per_expert.data);
             expect_same_bytes("dropped", c.dropped, cpu.dropped.data);
             expect_load(&c, tensor_u8(cpu.kept));
         }
@@ -205,8 +212,9 @@ static void check_random_words(int64_t N) {
         for (c.capacity = 0; c.capacity < N; c.capacity++) {
             begin_case("random words on %s, capacity %lld of %lld", device_at(d)->name,
                        (long long)c.capacity, (long long)N);
-            run_on(device_at(d), run_assign, &c,
-                   TENSORS(&c.ids, &c.weights, &c.kept, &c.chosen, &c.dropped, &c.order));
+            run_on(
+                device_at(d), run_assign, &c,
+                TENSORS(&c.ids, &c.weights, &c.kept, &c.tokens_per_expert, &c.dropped, &c.order));
             bool same = true;
             for (int64_t n = 0; n < N; n++) {
                 uint32_t own = rng_u32(drop_stream, (uint64_t)(c.first_token + n));

@@ -12,7 +12,7 @@
 // either device, so that rows can start at addresses that no vector load may touch.
 typedef struct Case {
     DType T;
-    int64_t N, K, E, parts, D, room, shift;
+    int64_t N, K, E, parts, D, padded_rows, shift;
     int64_t rows; // of row_choice
     int64_t used; // rows that a choice has
     Tensor ids, weights, kept, slot_row, row_choice, counts;
@@ -39,7 +39,7 @@ static void keep(Case *c, int64_t capacity) {
 // Routing of N tokens to K different experts; `used` experts get all the tokens, the others starve.
 static Case new_case(int64_t N, int64_t K, int64_t E, int64_t used, int64_t parts,
                      int64_t capacity) {
-    Case c = {.T = F32, .N = N, .K = K, .E = E, .parts = parts, .room = -1};
+    Case c = {.T = F32, .N = N, .K = K, .E = E, .parts = parts, .padded_rows = -1};
     c.ids = new_2d(I32, N, K);
     c.weights = random_2d(N, K);
     for (int64_t n = 0; n < N; n++) {
@@ -55,16 +55,17 @@ static Case new_case(int64_t N, int64_t K, int64_t E, int64_t used, int64_t part
 }
 
 static void name_case(const Case *c, const char *what, const Device *dev) {
-    begin_case("%s on %s: N=%lld K=%lld E=%lld parts=%lld D=%lld room=%lld shift=%lld %s", what,
-               dev->name, (long long)c->N, (long long)c->K, (long long)c->E, (long long)c->parts,
-               (long long)c->D, (long long)c->room, (long long)c->shift, dtype_name(c->T));
+    begin_case("%s on %s: N=%lld K=%lld E=%lld parts=%lld D=%lld padded_rows=%lld shift=%lld %s",
+               what, dev->name, (long long)c->N, (long long)c->K, (long long)c->E,
+               (long long)c->parts, (long long)c->D, (long long)c->padded_rows, (long long)c->shift,
+               dtype_name(c->T));
 }
 
 // ---- plan ---------------------------------------------------------------------------------------
 
-static void new_plan(Case *c, int64_t room) {
-    c->room = room;
-    c->rows = room < 0 ? c->N * c->K : c->E * c->parts * room;
+static void new_plan(Case *c, int64_t padded_rows) {
+    c->padded_rows = padded_rows;
+    c->rows = padded_rows < 0 ? c->N * c->K : c->E * c->parts * padded_rows;
     c->slot_row = new_2d(I32, c->N, c->K);
     c->row_choice = new_1d(I32, c->rows);
     c->counts = new_2d(I32, c->E, c->parts);
@@ -73,26 +74,26 @@ static void new_plan(Case *c, int64_t room) {
 static void run_plan(Device *dev, void *context) {
     Case *c = context;
     permutation_plan(dev, c->slot_row, c->row_choice, c->counts, c->ids, c->kept, c->parts,
-                     c->room);
+                     c->padded_rows);
 }
 
-static void make_reference_plan(Case *c, int64_t room) {
-    new_plan(c, room);
+static void make_reference_plan(Case *c, int64_t padded_rows) {
+    new_plan(c, padded_rows);
     reference_permutation_plan(tensor_i32(c->slot_row), tensor_i32(c->row_choice),
                                tensor_i32(c->counts), tensor_i32(c->ids), tensor_u8(c->kept), c->N,
-                               c->K, c->E, c->parts, room);
+                               c->K, c->E, c->parts, padded_rows);
     c->used = 0;
     for (int64_t i = 0; i < c->E * c->parts; i++) c->used += tensor_i32(c->counts)[i];
 }
 
 // The emulated GPU runs blocks and warps in an order that the seed draws: a result that it changes
 // is wrong.
-static void check_plan(Case *c, int64_t room) {
-    make_reference_plan(c, room);
+static void check_plan(Case *c, int64_t padded_rows) {
+    make_reference_plan(c, padded_rows);
     Tensor slot_row = c->slot_row, row_choice = c->row_choice, counts = c->counts;
     for (int i = 0; i < device_count(); i++)
         for (int run = 0; run < 2; run++) {
-            new_plan(c, room);
+            new_plan(c, padded_rows);
             name_case(c, run ? "plan, another order" : "plan", device_at(i));
             if (run) begin_other_schedule();
             run_on(device_at(i), run_plan, c,
@@ -142,7 +143,7 @@ static Tensor random_rows(const Case *c, int64_t rows) {
 
 static void run_gather(Device *dev, void *context) {
     Case *c = context;
-    int64_t rows = c->room < 0 ? c->used : c->rows;
+    int64_t rows = c->padded_rows < 0 ? c->used : c->rows;
     gather_rows(dev, matrix(c, c->y), matrix(c, c->x), c->row_choice, rows, c->K);
 }
 static void run_combine(Device *dev, void *context) {
@@ -181,7 +182,7 @@ static size_t row_bytes(const Case *c) {
 static void check_gathered(Case *c, Device *dev) {
     c->y = new_rows(c, c->rows);
     Tensor want = copy_of(c->y);
-    for (int64_t r = 0; r < (c->room < 0 ? c->used : c->rows); r++) {
+    for (int64_t r = 0; r < (c->padded_rows < 0 ? c->used : c->rows); r++) {
         int32_t choice = tensor_i32(c->row_choice)[r];
         memset(row_of(c, want, r), 0, row_bytes(c));
         if (choice >= 0) memcpy(row_of(c, want, r), row_of(c, c->x, choice / c->K), row_bytes(c));
@@ -270,11 +271,11 @@ static void check_alone(const Case *c, Device *dev) {
                       tensor_rows(c->dweights, c->N - 1, 1).data);
 }
 
-static void check_rows(Case c, DType T, int64_t D, int64_t shift, int64_t room) {
+static void check_rows(Case c, DType T, int64_t D, int64_t shift, int64_t padded_rows) {
     c.T = T;
     c.D = D;
     c.shift = shift;
-    make_reference_plan(&c, room);
+    make_reference_plan(&c, padded_rows);
     c.x = random_rows(&c, c.N);
     c.dout = random_rows(&c, c.N);
     c.out = new_rows(&c, c.N);
@@ -317,7 +318,7 @@ static void check_all_rows(int64_t N, int64_t K, int64_t E, int64_t parts, int64
 
 // Without a divisor: any rows in any order, again and again, and zeros.
 static void check_gather_any(DType T, int64_t D) {
-    Case c = {.T = T, .N = 7, .K = 1, .D = D, .rows = 41, .room = 0};
+    Case c = {.T = T, .N = 7, .K = 1, .D = D, .rows = 41, .padded_rows = 0};
     c.x = random_rows(&c, c.N);
     c.row_choice = new_1d(I32, c.rows);
     for (int64_t r = 0; r < c.rows; r++)
@@ -392,15 +393,15 @@ static void run_exchange_plan(Device *dev, void *context) {
 }
 
 static ExchangePlan new_exchange(int64_t ep, int64_t local, int64_t chunks, int64_t parts,
-                                 int64_t room) {
+                                 int64_t max_rows) {
     return (ExchangePlan){.offsets = new_1d(I64, local * parts + 1),
                           .send_rows = new_2d(I64, chunks, ep),
                           .receive_rows = new_2d(I64, chunks, ep),
-                          .to_expert = new_1d(I32, room),
-                          .to_received = new_1d(I32, room)};
+                          .to_expert = new_1d(I32, max_rows),
+                          .to_received = new_1d(I32, max_rows)};
 }
 
-// Every rank's plan from the counts of all; `spare` more or fewer rows of room than the rank
+// Every rank's plan from the counts of all; `spare` more or fewer rows than the rank
 // receives.
 static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks, int64_t parts,
                            int64_t most, int64_t spare) {
@@ -419,19 +420,19 @@ static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks,
                 tensor_i32(x.all_counts)[source * local * S + i] = rows;
                 received += rows;
             }
-        int64_t room = received + spare < 0 ? 0 : received + spare;
-        ExchangePlan want = new_exchange(ep, local, chunks, parts, room);
+        int64_t max_rows = received + spare < 0 ? 0 : received + spare;
+        ExchangePlan want = new_exchange(ep, local, chunks, parts, max_rows);
         reference_exchange_plan((ReferenceExchange){want.offsets.data, want.send_rows.data,
                                                     want.receive_rows.data, want.to_expert.data,
                                                     want.to_received.data},
-                                tensor_i32(counts), rank, ep, local, S, chunks, parts, room);
+                                tensor_i32(counts), rank, ep, local, S, chunks, parts, max_rows);
         for (int i = 0; i < device_count(); i++) {
             begin_case("exchange plan on %s: rank %lld of %lld, %lld experts, %lld shards, %lld "
-                       "chunks, %lld parts, room %lld of %lld",
+                       "chunks, %lld parts, max_rows %lld of %lld",
                        device_at(i)->name, (long long)rank, (long long)ep, (long long)local,
-                       (long long)S, (long long)chunks, (long long)parts, (long long)room,
+                       (long long)S, (long long)chunks, (long long)parts, (long long)max_rows,
                        (long long)received);
-            x.plan = new_exchange(ep, local, chunks, parts, room);
+            x.plan = new_exchange(ep, local, chunks, parts, max_rows);
             run_on(device_at(i), run_exchange_plan, &x,
                    TENSORS(&x.plan.offsets, &x.plan.send_rows, &x.plan.receive_rows,
                            &x.plan.to_expert, &x.plan.to_received, &x.counts, &x.all_counts));
@@ -454,7 +455,7 @@ static void check_exchanges(void) {
     check_exchange(2, 6, 4, 6, 8, 2, 1);
     check_exchange(4, 2, 2, 2, 4, 6, 0);
     check_exchange(4, 4, 1, 4, 2, 40, 5);
-    check_exchange(4, 3, 2, 3, 8, 7, -1); // rows without room
+    check_exchange(4, 3, 2, 3, 8, 7, -1); // not every row fits
     check_exchange(2, 4, 2, 2, 2, 6, -11);
     check_exchange(4, 4, 2, 1, 1, 6, -1000);
     check_exchange(2, 700, 1, 7, 2, 1, 4); // more segments than a block has threads

@@ -275,13 +275,13 @@ static void check_probabilities_cannot_vanish(int64_t E, int64_t K, RouterRule r
 typedef struct TotalsCase {
     RouterTotals to;
     RouterSums sums;
-    Tensor balance, batch_chosen;
+    Tensor balance, batch_tokens_per_expert;
     BalanceRule rule;
 } TotalsCase;
 
 static void run_totals(Device *dev, void *context) {
     TotalsCase *c = context;
-    router_totals(dev, c->to, c->balance, c->sums, c->batch_chosen, c->rule);
+    router_totals(dev, c->to, c->balance, c->sums, c->batch_tokens_per_expert, c->rule);
 }
 
 static Tensor random_f64(Tensor x) {
@@ -302,7 +302,7 @@ static Tensor random_i64(int64_t E, int64_t bound) {
 
 // What the op adds to the totals, element by element from its formula.
 static double wanted_addition(const TotalsCase *c, int64_t row, int64_t column) {
-    int64_t parts = c->sums.chosen.shape[0], E = c->sums.chosen.shape[1];
+    int64_t parts = c->sums.tokens_per_expert.shape[0], E = c->sums.tokens_per_expert.shape[1];
     int64_t of_row = parts / c->to.totals.shape[0];
     double sum = 0;
     for (int64_t p = row * of_row; p < (row + 1) * of_row; p++) {
@@ -312,8 +312,9 @@ static double wanted_addition(const TotalsCase *c, int64_t row, int64_t column) 
         if (column == c->to.entropy)
             sum += c->rule.per_step_token * tensor_f64(c->sums.entropy_sum)[p];
         for (int64_t e = 0; e < E && column == c->to.balance; e++) {
-            double count = c->batch_chosen.data ? (double)tensor_i64(c->batch_chosen)[e]
-                                                : (double)tensor_i32(c->sums.chosen)[p * E + e];
+            double count = c->batch_tokens_per_expert.data
+                               ? (double)tensor_i64(c->batch_tokens_per_expert)[e]
+                               : (double)tensor_i32(c->sums.tokens_per_expert)[p * E + e];
             sum += (double)E * c->rule.per_step_token * count / c->rule.choices *
                    tensor_f64(c->sums.prob_sum)[p * E + e];
         }
@@ -327,7 +328,7 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
     c.sums = (RouterSums){random_f64(new_2d(F64, parts, E)), random_f64(new_1d(F64, parts)),
                           random_f64(new_1d(F64, parts)),    random_f64(new_2d(F64, parts, E)),
                           random_counts(parts, E, 1000),     random_counts(parts, E, 100)};
-    c.batch_chosen = of_batch ? random_i64(E, 100000) : (Tensor){0};
+    c.batch_tokens_per_expert = of_batch ? random_i64(E, 100000) : (Tensor){0};
     Tensor before = random_f64(new_2d(F64, rows, columns)), routed = random_i64(E, 1000);
     Tensor dropped = random_i64(E, 1000);
     double *totals = new_doubles(rows * columns), *balance = new_doubles(parts * E);
@@ -338,11 +339,12 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
         totals[i] = tensor_f64(before)[i] + wanted_addition(&c, i / columns, i % columns);
     for (int64_t i = 0; i < parts * E; i++)
         balance[i] = c.rule.coefficient * (double)E * c.rule.per_step_token / c.rule.choices *
-                     (of_batch ? (double)tensor_i64(c.batch_chosen)[i % E]
-                               : (double)tensor_i32(c.sums.chosen)[i]);
+                     (of_batch ? (double)tensor_i64(c.batch_tokens_per_expert)[i % E]
+                               : (double)tensor_i32(c.sums.tokens_per_expert)[i]);
     int64_t *routed_want = copy_of(routed).data, *dropped_want = copy_of(dropped).data;
     for (int64_t i = 0; i < parts * E; i++) {
-        routed_want[i % E] += tensor_i32(c.sums.chosen)[i] - tensor_i32(c.sums.dropped)[i];
+        routed_want[i % E] +=
+            tensor_i32(c.sums.tokens_per_expert)[i] - tensor_i32(c.sums.dropped)[i];
         dropped_want[i % E] += tensor_i32(c.sums.dropped)[i];
     }
     void *first_balance = NULL;
@@ -356,8 +358,8 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
         c.balance = new_2d(F32, parts, E);
         run_on(dev, run_totals, &c,
                TENSORS(&c.to.totals, &c.to.routed, &c.to.dropped, &c.balance, &c.sums.prob_sum,
-                       &c.sums.entropy_sum, &c.sums.lse2_sum, &c.sums.weight_mass, &c.sums.chosen,
-                       &c.sums.dropped, &c.batch_chosen));
+                       &c.sums.entropy_sum, &c.sums.lse2_sum, &c.sums.weight_mass,
+                       &c.sums.tokens_per_expert, &c.sums.dropped, &c.batch_tokens_per_expert));
         // Numbers that are not negative: each of the additions rounds by 2^-53 of the sum, each
         // product by as much.
         expect_near("totals", c.to.totals, totals, (double)(parts * E + 8) * 0x1p-53, NULL, 0);

@@ -176,36 +176,45 @@ void reference_rope(double *row, AttentionShape s, const float *cosines, const f
         }
 }
 
-// Softmax probabilities p (T, T) of one head; returns them and, if wanted, each row's log-sum-exp.
-static void head_probabilities(double *p, double *lse, int64_t lse_step, const float *q,
-                               const float *k, int64_t W, int64_t d_head, int64_t T, double scale) {
+// Softmax probabilities p (T, T) of head h, what its sink gets of each row (T), and, if wanted, the
+// logarithm of each row's denominator.
+static void head_probabilities(double *p, double *sink_p, double *lse, const float *q,
+                               const float *k, AttentionRule rule, int64_t h) {
+    int64_t T = rule.T, W = attention_qkv_width(rule.shape), d_head = rule.shape.d_head;
+    double scale = (double)rule.scale, sink = -INFINITY;
+    if (rule.softmax == SOFTMAX_OFF_BY_ONE) sink = 0;
+    if (rule.softmax == SOFTMAX_SINK) sink = (double)tensor_f32(rule.sinks)[h];
     for (int64_t i = 0; i < T; i++) {
-        double largest = -INFINITY, sum = 0;
-        for (int64_t j = 0; j <= i; j++) {
+        int64_t first = rule.window > 0 && i >= rule.window ? i - rule.window + 1 : 0;
+        double largest = sink, sum = 0;
+        for (int64_t j = first; j <= i; j++) {
             double score = 0;
             for (int64_t d = 0; d < d_head; d++)
                 score += (double)q[i * W + d] * (double)k[j * W + d];
             p[i * T + j] = score * scale;
             largest = fmax(largest, score * scale);
         }
-        for (int64_t j = 0; j <= i; j++) sum += exp(p[i * T + j] - largest);
+        for (int64_t j = first; j <= i; j++) sum += exp(p[i * T + j] - largest);
+        sum += exp(sink - largest);
+        sink_p[i] = exp(sink - largest) / sum;
         for (int64_t j = 0; j < T; j++)
-            p[i * T + j] = j <= i ? exp(p[i * T + j] - largest) / sum : 0;
-        if (lse) lse[i * lse_step] = largest + log(sum);
+            p[i * T + j] = first <= j && j <= i ? exp(p[i * T + j] - largest) / sum : 0;
+        if (lse) lse[i * rule.shape.heads] = largest + log(sum);
     }
 }
 
-void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionShape s,
-                                 int64_t N, int64_t T, double scale) {
-    int64_t W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
-    double *p = zeros(T * T);
+void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
+                                 int64_t N) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
+    double *p = zeros(T * T), *sink_p = zeros(T);
     for (int64_t first = 0; first < N; first += T)
         for (int64_t h = 0; h < s.heads; h++) {
             int64_t kv = h / (s.heads / s.kv_heads);
             const float *q = qkv + first * W + h * s.d_head;
             const float *k = qkv + first * W + (s.heads + kv) * s.d_head;
             const float *v = qkv + first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
-            head_probabilities(p, lse + first * s.heads + h, s.heads, q, k, W, s.d_head, T, scale);
+            head_probabilities(p, sink_p, lse + first * s.heads + h, q, k, rule, h);
             for (int64_t i = 0; i < T; i++)
                 for (int64_t c = 0; c < s.d_value; c++) {
                     double sum = 0;
@@ -214,21 +223,24 @@ void reference_attention_forward(double *out, double *lse, const float *qkv, Att
                 }
         }
     free(p);
+    free(sink_p);
 }
 
-void reference_attention_backward(double *dqkv, const float *dout, const float *qkv,
-                                  AttentionShape s, int64_t N, int64_t T, double scale) {
-    int64_t W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
+void reference_attention_backward(double *dqkv, double *dsinks, const float *dout, const float *qkv,
+                                  AttentionRule rule, int64_t N) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
     int64_t O = s.heads * s.d_value;
     memset(dqkv, 0, (size_t)(N * W) * sizeof *dqkv);
-    double *p = zeros(T * T), *dp = zeros(T);
+    memset(dsinks, 0, (size_t)s.heads * sizeof *dsinks);
+    double *p = zeros(T * T), *dp = zeros(T), *sink_p = zeros(T);
     for (int64_t first = 0; first < N; first += T)
         for (int64_t h = 0; h < s.heads; h++) {
             int64_t kv = h / (s.heads / s.kv_heads);
             int64_t at_q = first * W + h * s.d_head;
             int64_t at_k = first * W + (s.heads + kv) * s.d_head;
             int64_t at_v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
-            head_probabilities(p, NULL, 0, qkv + at_q, qkv + at_k, W, s.d_head, T, scale);
+            head_probabilities(p, sink_p, NULL, qkv + at_q, qkv + at_k, rule, h);
             for (int64_t i = 0; i < T; i++) {
                 const float *g = dout + (first + i) * O + h * s.d_value;
                 double mean = 0;
@@ -240,8 +252,9 @@ void reference_attention_backward(double *dqkv, const float *dout, const float *
                     }
                     mean += p[i * T + j] * dp[j];
                 }
+                dsinks[h] -= sink_p[i] * mean;
                 for (int64_t j = 0; j <= i; j++) {
-                    double ds = p[i * T + j] * (dp[j] - mean) * scale;
+                    double ds = p[i * T + j] * (dp[j] - mean) * (double)rule.scale;
                     for (int64_t d = 0; d < s.d_head; d++) {
                         dqkv[at_q + i * W + d] += ds * (double)qkv[at_k + j * W + d];
                         dqkv[at_k + j * W + d] += ds * (double)qkv[at_q + i * W + d];
@@ -251,15 +264,16 @@ void reference_attention_backward(double *dqkv, const float *dout, const float *
         }
     free(p);
     free(dp);
+    free(sink_p);
 }
 
 // Adds the squares of one head's errors. Pointers are at the head's first number in the sequence's
 // first row.
 typedef struct HeadRounding {
-    double *out, *dq, *dk, *dv; // squares
+    double *out, *dq, *dk, *dv, *dsink; // squares
     const float *q, *k, *v, *dout;
-    const double *p; // (T, T)
-    int64_t W, O;    // row lengths of qkv and of out
+    const double *p, *sink_p; // (T, T), (T)
+    int64_t W, O;             // row lengths of qkv and of out
     int64_t d_head, d_value, T;
     double scale;
 } HeadRounding;
@@ -286,6 +300,7 @@ static void head_rounding(HeadRounding r) {
             delta += (double)g[c] * out;
             delta_error += square((double)g[c]) * (errors + square(out));
         }
+        *r.dsink += square(r.sink_p[i]) * delta_error;
         memset(mean_key, 0, (size_t)r.d_head * sizeof *mean_key);
         for (int64_t j = 0; j <= i; j++) {
             dp[j] = 0;
@@ -307,26 +322,31 @@ static void head_rounding(HeadRounding r) {
     free(mean_key);
 }
 
-void reference_attention_rounding(double *out_unit, double *dqkv_unit, const float *dout,
-                                  const float *qkv, AttentionShape s, int64_t N, int64_t T,
-                                  double scale) {
-    int64_t W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
+void reference_attention_rounding(double *out_unit, double *dqkv_unit, double *dsinks_unit,
+                                  const float *dout, const float *qkv, AttentionRule rule,
+                                  int64_t N) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
     int64_t O = s.heads * s.d_value;
     memset(dqkv_unit, 0, (size_t)(N * W) * sizeof *dqkv_unit);
-    double *p = zeros(T * T);
+    memset(dsinks_unit, 0, (size_t)s.heads * sizeof *dsinks_unit);
+    double *p = zeros(T * T), *sink_p = zeros(T);
     for (int64_t first = 0; first < N; first += T)
         for (int64_t h = 0; h < s.heads; h++) {
             int64_t kv = h / (s.heads / s.kv_heads), out = first * O + h * s.d_value;
             int64_t q = first * W + h * s.d_head, k = first * W + (s.heads + kv) * s.d_head;
             int64_t v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
-            head_probabilities(p, NULL, 0, qkv + q, qkv + k, W, s.d_head, T, scale);
+            head_probabilities(p, sink_p, NULL, qkv + q, qkv + k, rule, h);
             head_rounding((HeadRounding){out_unit + out, dqkv_unit + q, dqkv_unit + k,
-                                         dqkv_unit + v, qkv + q, qkv + k, qkv + v, dout + out, p, W,
-                                         O, s.d_head, s.d_value, T, scale});
+                                         dqkv_unit + v, dsinks_unit + h, qkv + q, qkv + k, qkv + v,
+                                         dout + out, p, sink_p, W, O, s.d_head, s.d_value, T,
+                                         (double)rule.scale});
         }
     for (int64_t i = 0; i < N * O; i++) out_unit[i] = sqrt(out_unit[i]);
     for (int64_t i = 0; i < N * W; i++) dqkv_unit[i] = sqrt(dqkv_unit[i]);
+    for (int64_t h = 0; h < s.heads; h++) dsinks_unit[h] = sqrt(dsinks_unit[h]);
     free(p);
+    free(sink_p);
 }
 
 // ---- feed-forward -------------------------------------------------------------------------------
@@ -415,4 +435,22 @@ void reference_adamw(double *w, double *m, double *v, double g, int group, AdamW
     double m_hat = *m / (double)rule.bias_correction1, v_hat = *v / (double)rule.bias_correction2;
     *w -= (double)rule.lr[group] *
           (m_hat / (sqrt(v_hat) + (double)rule.eps) + (double)rule.weight_decay[group] * *w);
+}
+
+void reference_sgd(double *w, double *m, double g, int group, Sgd rule) {
+    double momentum = (double)rule.momentum;
+    g = g * (double)rule.grad_scale + (double)rule.weight_decay[group] * *w;
+    *m = momentum * *m + g;
+    *w -= (double)rule.lr[group] * (rule.nesterov ? g + momentum * *m : *m);
+}
+
+void reference_lion(double *w, double *m, double g, int group, Lion rule) {
+    double beta1 = (double)rule.beta1, beta2 = (double)rule.beta2;
+    g *= (double)rule.grad_scale;
+    double c = beta1 * *m + (1 - beta1) * g;
+    *w -= (double)rule.lr[group] * ((c > 0   ? 1
+                                     : c < 0 ? -1
+                                             : 0) +
+                                    (double)rule.weight_decay[group] * *w);
+    *m = beta2 * *m + (1 - beta2) * g;
 }

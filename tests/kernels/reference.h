@@ -35,16 +35,17 @@ void reference_normalize_backward(double *dx, double *dweight, double *dbias, do
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
                     int64_t position, bool inverse);
 
-void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionShape s,
-                                 int64_t N, int64_t T, double scale);
-void reference_attention_backward(double *dqkv, const float *dout, const float *qkv,
-                                  AttentionShape s, int64_t N, int64_t T, double scale);
+void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
+                                 int64_t N);
+// dsinks (H): with SOFTMAX_SINK alone.
+void reference_attention_backward(double *dqkv, double *dsinks, const float *dout, const float *qkv,
+                                  AttentionRule rule, int64_t N);
 // How far results stray when p, the gradient of the scores and `out` are each rounded with a
 // relative error of at most 1: such errors are independent, so the root of the sum of their
-// squares. out_unit (N, H·d_value) dqkv_unit (N, W)
-void reference_attention_rounding(double *out_unit, double *dqkv_unit, const float *dout,
-                                  const float *qkv, AttentionShape s, int64_t N, int64_t T,
-                                  double scale);
+// squares. out_unit (N, H·d_value) dqkv_unit (N, W) dsinks_unit (H)
+void reference_attention_rounding(double *out_unit, double *dqkv_unit, double *dsinks_unit,
+                                  const float *dout, const float *qkv, AttentionRule rule,
+                                  int64_t N);
 
 void reference_activation_forward(double *out, const float *in, Activation kind, int64_t N,
                                   int64_t F);
@@ -70,14 +71,15 @@ void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped,
 // Exact.
 void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
                                 const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
-                                int64_t E, int64_t parts, int64_t room);
+                                int64_t E, int64_t parts, int64_t padded_rows);
 // Exact: what `rank` must find.   counts (ep, E, S): what every rank of the group sends
 typedef struct ReferenceExchange { // as ExchangePlan
     int64_t *offsets, *send_rows, *receive_rows;
     int32_t *to_expert, *to_received;
 } ReferenceExchange;
 void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_t rank, int64_t ep,
-                             int64_t local, int64_t S, int64_t chunks, int64_t parts, int64_t room);
+                             int64_t local, int64_t S, int64_t chunks, int64_t parts,
+                             int64_t max_rows);
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,
                                const float *weights, int64_t N, int64_t D, int64_t K);
 // Rows of dy that no choice names are left alone.
@@ -94,5 +96,7 @@ void reference_cross_entropy(double *losses, double *dlogits, const float *logit
 
 // One element of w, m and v.
 void reference_adamw(double *w, double *m, double *v, double g, int group, AdamW rule);
+void reference_sgd(double *w, double *m, double g, int group, Sgd rule);
+void reference_lion(double *w, double *m, double g, int group, Lion rule);
 
 #endif

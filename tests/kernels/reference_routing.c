@@ -153,13 +153,14 @@ void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped,
 
 void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
                                 const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
-                                int64_t E, int64_t parts, int64_t room) {
+                                int64_t E, int64_t parts, int64_t padded_rows) {
     int32_t row = 0;
     for (int64_t c = 0; c < N * K; c++) slot_row[c] = -1;
-    for (int64_t r = 0; r < (room < 0 ? N * K : E * parts * room); r++) row_choice[r] = -1;
+    for (int64_t r = 0; r < (padded_rows < 0 ? N * K : E * parts * padded_rows); r++)
+        row_choice[r] = -1;
     for (int64_t e = 0; e < E; e++)
         for (int64_t p = 0; p < parts; p++) {
-            if (room >= 0) row = (int32_t)((e * parts + p) * room);
+            if (padded_rows >= 0) row = (int32_t)((e * parts + p) * padded_rows);
             counts[e * parts + p] = 0;
             for (int64_t c = 0; c < N * K; c++) {
                 if (ids[c] != e || !kept[c] || c / K / (N / parts) != p) continue;
@@ -197,12 +198,12 @@ static int64_t rows_before(const Run *run, const Run *runs, int64_t count,
 
 void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_t rank, int64_t ep,
                              int64_t local, int64_t S, int64_t chunks, int64_t parts,
-                             int64_t room) {
+                             int64_t max_rows) {
     int64_t E = ep * local, count = 0;
     Run *runs = calloc((size_t)(ep * local * S), sizeof *runs);
     CHECK(runs, "no memory for %lld runs", (long long)(ep * local * S));
     for (int64_t t = 0; t < chunks * ep; t++) to.send_rows[t] = to.receive_rows[t] = 0;
-    for (int64_t r = 0; r < room; r++) to.to_expert[r] = to.to_received[r] = -1;
+    for (int64_t r = 0; r < max_rows; r++) to.to_expert[r] = to.to_received[r] = -1;
     for (int64_t i = 0; i <= local * parts; i++) to.offsets[i] = 0;
     for (int64_t source = 0; source < ep; source++)
         for (int64_t e = 0; e < E; e++)
@@ -222,7 +223,7 @@ void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_
         int64_t received = rows_before(&runs[i], runs, count, earlier_received);
         int64_t expert_row = rows_before(&runs[i], runs, count, earlier_expert_row);
         for (int64_t j = 0; j < runs[i].rows; j++, received++, expert_row++)
-            if (received < room && expert_row < room) {
+            if (received < max_rows && expert_row < max_rows) {
                 to.to_expert[expert_row] = (int32_t)received;
                 to.to_received[received] = (int32_t)expert_row;
             }

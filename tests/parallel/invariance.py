@@ -42,7 +42,7 @@ CONFIGURATIONS = {
          "moe.routing_group": "sequence", "moe.renormalize_after_drop": "true", "moe.max_expert_replicas": 4,
          "model.d_model": 40, "attention.heads": 4, "model.activation": "relu", "train.shards": 16},
         [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4)]),
-    "padded, routing by sequence": (  # two sequences a shard: two capacities in the room of each expert and shard
+    "padded, routing by sequence": (  # two sequences a shard: two capacities in the rows of each expert and shard
         {"moe.dispatch": "padded", "moe.capacity_factor": 1.1, "moe.routing_group": "sequence",
          "moe.min_capacity": 3, "moe.renormalize_after_drop": "true", "parallel.exchange_chunks": 3,
          "train.batch": 32, "train.shards": 16},
@@ -82,6 +82,15 @@ CONFIGURATIONS = {
     "no positions, bf16": (
         {"attention.positions": "none", "attention.d_head": 7, "train.precision": "bf16"},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "sinks": (
+        {"attention.softmax": "sink", "attention.heads": 4, "attention.kv_heads": 2, "model.d_model": 48},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 1, 2), (8, 1, 4, 1)]),
+    "sinks, bf16": (
+        {"attention.softmax": "sink", "train.precision": "bf16", "train.context": 70},
+        [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "windows": (
+        {"attention.window": "[9, 0, 70]", "model.layers": 3, "train.context": 90},
+        [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
     "layers of different kinds and sizes": (
         {"model.layers": 4, "model.feed_forward": "[moe, dense, moe, moe]", "moe.experts": "[8, 0, 4, 16]",
          "moe.top_k": "[2, 1, 3]", "moe.d_ff": "[24, 8, 12]", "moe.capacity_factor": 1.1, "moe.drop": "random",
@@ -92,6 +101,20 @@ CONFIGURATIONS = {
          "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "train.precision": "bf16",
          "parallel.exchange_chunks": 3},
         [(2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "sgd with momentum": (
+        {"train.optimizer": "sgd", "train.lr": 0.05, "train.min_lr": 0.005, "train.nesterov": "true"},
+        [(2, 1, 2, 1), (8, 1, 4, 1), (1, 2, 1, 4)]),
+    "lion, bf16": (
+        {"train.optimizer": "lion", "train.lr": 0.0003, "train.min_lr": 3e-05, "train.precision": "bf16"},
+        [(2, 1, 1, 2), (4, 1, 4, 1)]),
+    "muon": (  # an expert or eight on a rank; tall, wide and fused matrices of one and of several shapes
+        {"train.optimizer": "muon", "attention.heads": 4, "attention.kv_heads": 2, "attention.d_value": 6,
+         "moe.d_ff": 40, "model.feed_forward": "[moe, dense]", "model.bias": "true"},
+        [(1, 2, 1, 4), (2, 1, 2, 1), (4, 1, 4, 2), (8, 1, 8, 1)]),
+    "muon, bf16": (
+        {"train.optimizer": "muon", "train.precision": "bf16", "train.nesterov": "false", "train.momentum": 0.8,
+         "model.activation": "relu"},
+        [(2, 1, 2, 2), (8, 1, 4, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),

@@ -49,7 +49,8 @@ static void assert_attention(const char *name) {
     Fixture *f = fixture_open("attention");
     AttentionShape s = read_attention_shape(f, name);
     int64_t T = fixture_int(f, "%s/config/T", name);
-    AttentionRule rule = {s, T, (float)fixture_double(f, "%s/config/scale", name)};
+    AttentionRule rule = {
+        .shape = s, .T = T, .scale = (float)fixture_double(f, "%s/config/scale", name)};
     Tensor cosines = fixture_result_2d(f, F32, T, s.d_head / 2), sines = result_like(f, cosines);
     fill_rotations(cosines, sines, fixture_double(f, "%s/config/theta", name));
 
@@ -84,7 +85,8 @@ static void attention_decode_agrees(void **state) {
     Fixture *f = fixture_open("attention");
     AttentionShape s = read_attention_shape(f, "grouped");
     int64_t T = fixture_int(f, "grouped/config/T"), width = attention_kv_width(s);
-    AttentionRule rule = {s, T, (float)fixture_double(f, "grouped/config/scale")};
+    AttentionRule rule = {
+        .shape = s, .T = T, .scale = (float)fixture_double(f, "grouped/config/scale")};
     Tensor cosines = fixture_result_2d(f, F32, T, s.d_head / 2), sines = result_like(f, cosines);
     fill_rotations(cosines, sines, fixture_double(f, "grouped/config/theta"));
     Tensor qkv = fixture_tensor(f, F32, "grouped/qkv");

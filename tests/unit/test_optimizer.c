@@ -103,11 +103,10 @@ static void ranges_and_states_are_those_of_the_rules(void **state) {
     assert_int_equal(optimizer->ranges[0].elements, f.model.params.elements[RUN_DENSE]);
     assert_int_equal(optimizer->ranges[1].elements, f.model.params.elements[RUN_EXPERT]);
     assert_int_equal(optimizer->state_count, 2);
-    assert_int_equal(optimizer_state_count(&config), 2);
     assert_string_equal(optimizer->states[0].name, "m");
     assert_string_equal(optimizer->states[1].name, "v");
-    assert_true(optimizer_has_state(optimizer, 1, &f.model.params.rows[f.experts]));
-    assert_false(optimizer_has_state(optimizer, 1, &f.model.params.rows[f.rule]));
+    assert_true(optimizer_has_state(optimizer, 1, f.experts));
+    assert_false(optimizer_has_state(optimizer, 1, f.rule));
     close_fixture(&f);
 }
 

@@ -223,7 +223,7 @@ static void a_model_that_reports_nothing_has_rows_without_cells(void **state) {
 
 static void layers_of_different_sizes_lie_in_one_table(void **state) {
     (void)state;
-    const int64_t experts[] = {0, 2, 0, 4};
+    const int64_t experts[] = {0, 4, 0, 2};
     HistorySample sample = history_sample(4, experts);
     UtilizationHistory history;
     history_sample_open(&sample, &history);
@@ -231,16 +231,16 @@ static void layers_of_different_sizes_lie_in_one_table(void **state) {
     assert_int_equal(routed->layers, 2);
     assert_int_equal(routed->width, 4);
     assert_int_equal(routed->of[0].number, 1);
-    assert_int_equal(routed->of[0].values, 2);
+    assert_int_equal(routed->of[0].values, 4);
     assert_int_equal(routed->of[1].number, 3);
-    assert_int_equal(routed->of[1].values, 4);
+    assert_int_equal(routed->of[1].values, 2);
     for (int64_t step = 1; step <= 2; step++) {
-        for (int64_t e = 0; e < 2; e++) step_counts(&sample, "routed", 1)[e] = 10 * step + e;
-        for (int64_t e = 0; e < 4; e++) step_counts(&sample, "routed", 3)[e] = 100 * step + e;
+        for (int64_t e = 0; e < 4; e++) step_counts(&sample, "routed", 1)[e] = 100 * step + e;
+        for (int64_t e = 0; e < 2; e++) step_counts(&sample, "routed", 3)[e] = 10 * step + e;
         history_sample_add(&sample, &history);
     }
     utilization_close_row(&history, 2);
-    const int64_t want[2][4] = {{30, 32, 0, 0}, {300, 302, 304, 306}};
+    const int64_t want[2][4] = {{300, 302, 304, 306}, {30, 32, 0, 0}};
     assert_memory_equal(routed->rows, want, sizeof want);
     utilization_free(&history);
     history_sample_free(&sample);
