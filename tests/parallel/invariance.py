@@ -4,6 +4,7 @@ bytes of parameters, optimizer state and utilization, on any number of ranks, th
 micro-batches.
 
   invariance.py MOETRAIN [CONFIGURATION …]
+  invariance.py --names                       of the configurations: CTest has a test for each
 
 Each configuration is trained on one rank with one thread and the first layout's micro-batches, then on the layouts
 beside it; all of metrics.jsonl that is not a time and the digest of the last checkpoint must be equal. No tolerance."""
@@ -172,6 +173,9 @@ def check_coverage():
 def main():
     check_coverage()
     names = sys.argv[2:] or [*CONFIGURATIONS, "repeats"]
+    if sys.argv[1] == "--names":
+        print("\n".join(names))
+        return
     print(f"{'configuration':32} np threads expert micro {'last loss':17} max drop  digest")
     failures, begin = [], time.monotonic()
     for name in names:
