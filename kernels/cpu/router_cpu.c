@@ -64,20 +64,26 @@ static inline Normaliser normaliser_of(RouterKind kind, const float *z, int64_t 
     return (Normaliser){best, 1.0f / sum};
 }
 
-// Σ p log p over all experts, with the sign turned.
-static float entropy_of(RouterKind kind, const float *z, int64_t E, Normaliser by) {
-    float room[BLOCK], term[BLOCK], sum = 0.0f,
-                                    log_scale = by.scale == 1.0f ? 0.0f : logf(by.scale);
+// Σ p log p over all experts, with the sign turned. Compiled twice, as sum_probabilities: a softmax
+// of the logits themselves has no scale.
+static inline __attribute__((always_inline)) float
+entropy_by(RouterKind kind, const float *z, int64_t E, Normaliser by, bool scaled) {
+    float room[BLOCK], term[BLOCK], sum = 0.0f, log_scale = scaled ? logf(by.scale) : 0.0f;
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
         const float *log_score = log_scores(kind, room, z + first, count);
         for (int64_t i = 0; i < count; i++) {
             float shifted = log_score[i] - by.shift;
-            term[i] = -(exp_f32(shifted) * by.scale) * (shifted + log_scale);
+            term[i] = scaled ? -(exp_f32(shifted) * by.scale) * (shifted + log_scale)
+                             : -exp_f32(shifted) * shifted;
         }
         sum += sum_of(term, count);
     }
     return sum;
+}
+static float entropy_of(RouterKind kind, const float *z, int64_t E, Normaliser by) {
+    return kind == SIGMOID ? entropy_by(kind, z, E, by, true)
+                           : entropy_by(SOFTMAX_TOPK, z, E, by, false);
 }
 
 // ---- choosing -----------------------------------------------------------------------------------
@@ -178,8 +184,9 @@ static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, 
 enum { COLUMNS = 64 }; // experts whose probabilities one task sums down a part's tokens
 
 // sum[0..columns) = Σ over `rows` tokens, in order, of the probabilities
-static void sum_probabilities(double *sum, RouterKind kind, const float *z, const Normaliser *by,
-                              int64_t rows, int64_t E, int64_t columns) {
+static inline __attribute__((always_inline)) void
+sum_probabilities_by(double *sum, RouterKind kind, const float *z, const Normaliser *by,
+                     int64_t rows, int64_t E, int64_t columns, bool scaled) {
     enum { AHEAD = 8, LINE = 16 }; // the columns of a few rows on: only pieces of rows are read
     double total[COLUMNS] = {0};
     float p[COLUMNS], room[COLUMNS];
@@ -188,10 +195,18 @@ static void sum_probabilities(double *sum, RouterKind kind, const float *z, cons
             for (int64_t e = 0; e < columns; e += LINE) __builtin_prefetch(z + (n + AHEAD) * E + e);
         const float *log_score = log_scores(kind, room, z + n * E, columns);
         for (int64_t e = 0; e < columns; e++)
-            p[e] = exp_f32(log_score[e] - by[n].shift) * by[n].scale;
+            p[e] = scaled ? exp_f32(log_score[e] - by[n].shift) * by[n].scale
+                          : exp_f32(log_score[e] - by[n].shift);
         for (int64_t e = 0; e < columns; e++) total[e] += (double)p[e];
     }
     memcpy(sum, total, (size_t)columns * sizeof *sum);
+}
+static void sum_probabilities(double *sum, RouterKind kind, const float *z, const Normaliser *by,
+                              int64_t rows, int64_t E, int64_t columns) {
+    if (kind == SIGMOID)
+        sum_probabilities_by(sum, kind, z, by, rows, E, columns, true);
+    else
+        sum_probabilities_by(sum, SOFTMAX_TOPK, z, by, rows, E, columns, false);
 }
 
 void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
