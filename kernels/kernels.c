@@ -1,3 +1,5 @@
+// The checked front of every op (kernels.h). Long because the checks of one op stand beside those
+// of the next, and shapes that ops share are checked by the same helpers.
 #include "kernels/kernels.h"
 
 #include "kernels/backend.h"

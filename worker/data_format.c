@@ -1,3 +1,5 @@
+// What a data file holds, by its content. Long because it is a list: one recogniser for each kind
+// of file.
 #include "worker/data_format.h"
 
 #include <stdio.h>

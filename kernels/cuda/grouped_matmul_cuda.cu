@@ -31,6 +31,8 @@
 // Of memory a tile reads 2 SIDE depth elements for SIDE² depth multiply-adds: at SIDE 128 in bf16,
 // 32 of them a byte, enough for tensor cores only because neighbouring tiles meet in the L2 cache;
 // therefore tiles of one segment follow each other, columns first.
+//
+// Long because both products share tiles, staging and their order of sums, which are read together.
 #include "kernels/cuda/grouped_matmul.h"
 
 #include "kernels/cuda/launch.cuh"

@@ -25,6 +25,8 @@
 // algorithm may follow it and split the rows. Libraries up to 13.1 are reported to leave out the
 // last rows of some split sums where their number is no multiple of the kernel's step; a split is
 // taken for multiples of the largest step only.
+//
+// Long because the search, its checks row by row and its memory are one argument.
 #include "kernels/cuda/matmul_plan.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+// The router on the GPU. Long because each width of a row has kernels of its own, and all rules
+// stand in each.
 #include "kernels/cuda/column_sum.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/limits.h"

@@ -12,6 +12,8 @@
 //     are added in two
 //              halves, as by kernels that give idle multiprocessors a part of the depth
 //   tail       a split sum leaves out the products behind the last multiple of 64
+//
+// Long because it checks every attribute that the library has.
 #include <cublasLt.h>
 
 #include <stdlib.h>

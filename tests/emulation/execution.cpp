@@ -26,6 +26,8 @@
 // is known by the line of that barrier alone. Shared arrays of kernels that are templates and not
 // static have no red zones (a rule of the compiler's for names that the linker merges); indexing
 // them is checked by UBSan.
+//
+// Long because fibers, blocks and streams hand control to each other.
 #include "execution.h"
 
 #include <stdarg.h>

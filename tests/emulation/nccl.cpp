@@ -2,6 +2,8 @@
 // counts and kinds of operations of the two sides must match, buffers must be device memory of the
 // right size and must not overlap where the library says so, and who waits for whom is told after a
 // minute. Reductions add in rank order.
+//
+// Long because each operation checks both of its sides.
 #include <fcntl.h>
 #include <nccl.h>
 #include <stdio.h>

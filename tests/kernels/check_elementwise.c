@@ -1,4 +1,6 @@
 // Fills, copies, conversions, sums and AdamW on every device.
+//
+// Long because it is a list of cases.
 #include "harness.h"
 #include "reference.h"
 

@@ -1,5 +1,7 @@
 // Permutation, exchange plan, dispatch and combine: the integer parts exactly, the sums against the
 // reference.
+//
+// Long because it is a list of cases.
 #include "harness.h"
 #include "reference.h"
 

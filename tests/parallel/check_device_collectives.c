@@ -4,6 +4,8 @@
 //
 // With MOETRAIN_EMULATION_NCCL_ERROR set, the program watches for the failure that the emulated
 // library then reports, and ends by it.
+//
+// Long because it is a list of cases.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,7 @@
 // Checkpoints on one rank: what is saved comes back, the right file is found, and a mismatch is
 // explained.
+//
+// Long because it is a list of cases.
 #include "checkpoint/checkpoint.h"
 
 #include <dirent.h>

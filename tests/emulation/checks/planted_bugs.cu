@@ -8,6 +8,8 @@
 // A mistake is found when the child ends with the words of the case on its standard error; or,
 // where it has none, when the results are wrong in at least one order of execution, which is all
 // that can be asked of a race.
+//
+// Long because it is a list of mistakes.
 #include "emulation_check.h"
 
 #include <sys/wait.h>
