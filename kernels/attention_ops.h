@@ -1,0 +1,65 @@
+// The ops of attention (kernels.h has what holds for all ops).
+#ifndef MOETRAIN_KERNELS_ATTENTION_OPS_H
+#define MOETRAIN_KERNELS_ATTENTION_OPS_H
+
+#include "kernels/choice.h"
+#include "kernels/device.h"
+
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
+// One row of the fused projection holds H query heads, KV key heads and KV value heads:
+//   [ q_0 … q_{H-1} (d_head each) | k_0 … k_{KV-1} (d_head) | v_0 … v_{KV-1} (d_value) ]
+// H is a multiple of KV; query head h reads key/value head h / (H / KV). (GQA, arXiv:2305.13245)
+typedef struct AttentionShape {
+    int64_t heads, kv_heads, d_head, d_value;
+} AttentionShape;
+int64_t attention_qkv_width(AttentionShape s); // H·d_head + KV·(d_head + d_value)
+int64_t
+attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a row: one cache row
+
+// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + d_head/2),
+// as Llama): row r has position first_position + r % T. `inverse` rotates back: the backward pass
+// of the op.
+//   qkv (N, W) T   cosines, sines (positions, d_head/2) f32
+void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
+          int64_t first_position, bool inverse);
+
+// What the softmax divides by beside Σ exp(score) over the keys that a query sees, so that a head
+// may attend to nothing.
+typedef enum AttentionSoftmax { SOFTMAX_PLAIN, SOFTMAX_OFF_BY_ONE, SOFTMAX_SINK } AttentionSoftmax;
+extern const ChoiceTable ATTENTION_SOFTMAX_CHOICES;
+
+// What attends to what, and how: causal softmax attention within each sequence.
+typedef struct AttentionRule {
+    AttentionShape shape;
+    int64_t T;   // rows of a sequence; attention_decode does not ask
+    float scale; // of the scores; positive
+    AttentionSoftmax softmax;
+    Tensor sinks;   // (H) f32, SOFTMAX_SINK alone: a logit of each query head
+    int64_t window; // a query sees so many keys, its own the last of them; 0: all before it
+} AttentionRule;
+
+//   out (N, H·d_value) T   lse (N, H) f32 logarithm of what the softmax divides by
+//   qkv (N, W) T after rope; N a multiple of T
+// O(T) extra memory.
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule);
+//   dqkv (N, W) T overwritten   dout, out (N, H·d_value) T
+void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
+                        AttentionRule rule);
+// What each row and head adds to the gradient of its sink: -exp(sink - lse) · Σ dout · out.
+//   dsinks (N, H) f32 overwritten   dout, out (N, H·d_value) T   lse (N, H)   sinks (H)
+void attention_sink_backward(Device *dev, Tensor dsinks, Tensor dout, Tensor out, Tensor lse,
+                             Tensor sinks);
+// Attention of one new token against a cache: row `position` of the cache is the token itself
+// (already stored).
+//   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T
+void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
+                      int64_t position);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,78 @@
+// The ops that change parameters (kernels.h has what holds for all ops).
+#ifndef MOETRAIN_KERNELS_OPTIMIZER_OPS_H
+#define MOETRAIN_KERNELS_OPTIMIZER_OPS_H
+
+#include "kernels/device.h"
+
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
+// Groups of parameters that one update tells apart, each with its own rate and decay.
+enum { UPDATE_GROUPS = 8 };
+
+typedef struct AdamW {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float beta1, beta2, eps;
+    float bias_correction1, bias_correction2; // 1 - beta^t
+    float grad_scale;                         // clipping: multiplies every gradient
+} AdamW;
+// Decoupled weight decay (arXiv:1711.05101): g' = g · grad_scale; m, v moments of g';
+// w -= lr · (m̂ / (sqrt(v̂) + eps) + weight_decay · w). All parameters of a run in one call.
+//   w, g, m, v (n)   copy (n) bf16: receives w rounded; data NULL: none
+//   groups (n / 16) u8: which lr and weight_decay each 16 elements have; n is a multiple of 16
+void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
+                  AdamW rule);
+
+typedef struct Sgd {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float momentum;
+    bool nesterov;
+    float grad_scale; // as AdamW's
+} Sgd;
+// As torch.optim.SGD without dampening, its decay coupled: g' = g · grad_scale + weight_decay · w;
+// m = momentum · m + g'; w -= lr · (nesterov ? g' + momentum · m : m). Tensors as of adamw_update.
+void sgd_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule);
+
+typedef struct Lion {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+    float beta1, beta2;
+    float grad_scale; // as AdamW's
+} Lion;
+// Lion (arXiv:2302.06675): g' = g · grad_scale; w -= lr · (sign(beta1 · m + (1 - beta1) · g') +
+// weight_decay · w), where sign(0) is 0; then m = beta2 · m + (1 - beta2) · g'. Tensors as of
+// adamw_update.
+void lion_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule);
+
+// What Muon is made of beside matrix products.
+typedef struct Momentum {
+    float momentum;
+    bool nesterov;
+    float grad_scale; // as AdamW's
+} Momentum;
+// g' = g · grad_scale; m = momentum · m + g'; u = nesterov ? g' + momentum · m : m.
+//   u, g, m (n), n a multiple of 16
+void momentum_direction(Device *dev, Tensor u, Tensor g, Tensor m, Momentum rule);
+// x /= sqrt(squares[s]) + eps for elements offsets[s] .. offsets[s + 1]; others stay.
+//   x (n)   squares (S) f64   offsets (S + 1) i64, ascending within 0..n
+void normalize_segments(Device *dev, Tensor x, Tensor squares, Tensor offsets, float eps);
+
+typedef struct MatrixPolynomial {
+    float identity, linear, quadratic;
+} MatrixPolynomial;
+// square = identity · I + linear · a + quadratic · square, for each of G matrices; with a² in
+// `square` it is a polynomial of a.
+//   square, a (G, n, n)
+void matrix_polynomial(Device *dev, Tensor square, Tensor a, MatrixPolynomial p);
+
+typedef struct DecayedStep {
+    float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
+} DecayedStep;
+// w -= lr · (step + weight_decay · w). Tensors as of adamw_update, step (n).
+void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

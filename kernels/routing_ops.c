@@ -1,0 +1,189 @@
+#include "kernels/routing_ops.h"
+
+#include "kernels/op_checks.h"
+
+// ---- router -------------------------------------------------------------------------------------
+
+static void check_choices(Tensor ids, Tensor weights, int64_t N, int64_t K) {
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    CHECK_SHAPE_2D(weights, F32, N, K);
+}
+
+static void check_routing(Routing routing, Tensor logits) {
+    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    check_choices(routing.ids, routing.weights, N, K);
+    CHECK(K >= 1 && K <= E, "%lld experts a token of %lld", (long long)K, (long long)E);
+    CHECK_SHAPE_1D(routing.lse, F32, N);
+}
+
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
+                    RouterRule rule) {
+    int64_t parts = sums.prob_sum.shape[0];
+    check_routing(routing, logits);
+    CHECK_SHAPE_2D(sums.prob_sum, F64, parts, logits.shape[1]);
+    CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
+    CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
+    check_parts(parts, logits.shape[0]);
+    if (bias.data) CHECK_SHAPE_1D(bias, F32, logits.shape[1]);
+    dev->backend->op.router_forward(dev, routing, sums, logits, bias, rule);
+}
+
+void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
+                     RouterRule rule, Tensor balance, float z_scale) {
+    int64_t N = logits.shape[0], E = logits.shape[1], parts = balance.shape[0];
+    check_routing(routing, logits);
+    CHECK_SHAPE_2D(dlogits, F32, N, E);
+    CHECK_SHAPE_2D(dweights, F32, N, routing.ids.shape[1]);
+    CHECK_SHAPE_2D(balance, F32, parts, E);
+    check_parts(parts, N);
+    dev->backend->op.router_backward(dev, dlogits, dweights, routing, logits, rule, balance,
+                                     z_scale);
+}
+
+void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
+                     Tensor weights, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1];
+    check_choices(ids, weights, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    CHECK_SHAPE_2D(tokens_per_expert, I32, groups, E);
+    CHECK_SHAPE_2D(dropped, I32, groups, E);
+    CHECK_SHAPE_1D(order, I32, N * K + E + 1);
+    check_parts(groups, N);
+    dev->backend->op.capacity_assign(dev, kept, tokens_per_expert, dropped, ids, weights, rule,
+                                     order);
+}
+
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
+    check_parts(parts, N);
+    CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
+    CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
+    CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
+    check_choices(ids, weights, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    dev->backend->op.expert_load(dev, sums, ids, weights, kept);
+}
+
+void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                   Tensor batch_tokens_per_expert, BalanceRule rule) {
+    int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
+    int64_t rows = to.totals.shape[0], columns = to.totals.shape[1];
+    CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
+    CHECK_SHAPE_2D(sums.dropped, I32, parts, E);
+    CHECK_SHAPE_2D(sums.prob_sum, F64, parts, E);
+    CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
+    CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
+    CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
+    CHECK_SHAPE_2D(balance, F32, parts, E);
+    CHECK_SHAPE_2D(to.totals, F64, rows, columns);
+    CHECK_SHAPE_1D(to.routed, I64, E);
+    CHECK_SHAPE_1D(to.dropped, I64, E);
+    if (batch_tokens_per_expert.data) CHECK_SHAPE_1D(batch_tokens_per_expert, I64, E);
+    CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
+          (long long)parts, (long long)rows);
+    CHECK(to.balance >= 0 && to.balance < columns && to.z >= 0 && to.z < columns &&
+              to.entropy >= 0 && to.entropy < columns && to.weight_mass >= 0 &&
+              to.weight_mass + E <= columns,
+          "columns %lld, %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
+          (long long)to.balance, (long long)to.z, (long long)to.entropy, (long long)E,
+          (long long)to.weight_mass, (long long)columns);
+    dev->backend->op.router_totals(dev, to, balance, sums, batch_tokens_per_expert, rule);
+}
+
+void sum_columns(Device *dev, Tensor out, Tensor x) {
+    CHECK_SHAPE_1D(out, I64, x.shape[1]);
+    CHECK_SHAPE_2D(x, I32, x.shape[0], out.shape[0]);
+    dev->backend->op.sum_columns(dev, out, x);
+}
+
+// ---- permutation --------------------------------------------------------------------------------
+
+void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
+                      Tensor kept, int64_t parts, int64_t padded_rows) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    int64_t rows = padded_rows < 0 ? N * K : counts.shape[0] * parts * padded_rows;
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    CHECK_SHAPE_2D(slot_row, I32, N, K);
+    CHECK_SHAPE_1D(row_choice, I32, rows);
+    CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
+    check_parts(parts, N);
+    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts,
+                                      padded_rows);
+}
+
+void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                   int64_t parts) {
+    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
+    CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
+    CHECK_SHAPE_2D(counts, I32, ep * local, S);
+    CHECK_SHAPE_1D(plan.offsets, I64, local * parts + 1);
+    CHECK_SHAPE_2D(plan.send_rows, I64, chunks, ep);
+    CHECK_SHAPE_2D(plan.receive_rows, I64, chunks, ep);
+    CHECK_SHAPE_1D(plan.to_expert, I32, max_rows);
+    CHECK_SHAPE_1D(plan.to_received, I32, max_rows);
+    CHECK(chunks > 0 && local % chunks == 0 && parts > 0 && ep * S % parts == 0,
+          "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
+          (long long)chunks, (long long)(ep * S), (long long)parts);
+    dev->backend->op.exchange_plan(dev, plan, counts, all_counts, parts);
+}
+
+void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {
+    DType T = storage(x);
+    CHECK_SHAPE_2D(out, T, out.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(x, T, x.shape[0], out.shape[1]);
+    CHECK_SHAPE_1D(index, I32, index.shape[0]);
+    CHECK(rows >= 0 && rows <= out.shape[0] && rows <= index.shape[0] && divisor > 0,
+          "gather of %lld rows by %lld indices into %lld rows", (long long)rows,
+          (long long)index.shape[0], (long long)out.shape[0]);
+    dev->backend->op.gather_rows(dev, out, x, index, rows, divisor);
+}
+
+void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
+    int64_t N = out.shape[0], K = slot_row.shape[1];
+    DType T = storage(y);
+    CHECK_SHAPE_2D(out, T, N, y.shape[1]);
+    CHECK_SHAPE_2D(y, T, y.shape[0], out.shape[1]);
+    CHECK_SHAPE_2D(slot_row, I32, N, K);
+    if (weights.data) CHECK_SHAPE_2D(weights, F32, N, K);
+    dev->backend->op.combine_forward(dev, out, y, slot_row, weights);
+}
+
+void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
+                      Tensor slot_row, Tensor row_choice, Tensor weights) {
+    int64_t N = dout.shape[0], D = dout.shape[1], K = slot_row.shape[1];
+    DType T = storage(y);
+    CHECK_SHAPE_2D(dout, T, N, D);
+    CHECK_SHAPE_2D(y, T, y.shape[0], D);
+    CHECK_SHAPE_2D(dy, T, y.shape[0], D);
+    CHECK_SHAPE_2D(slot_row, I32, N, K);
+    if (row_choice.data) {
+        CHECK_SHAPE_1D(row_choice, I32, row_choice.shape[0]);
+        CHECK(row_choice.shape[0] <= dy.shape[0], "choices of %lld rows, dy has %lld",
+              (long long)row_choice.shape[0], (long long)dy.shape[0]);
+    }
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(dweights, F32, N, K);
+    dev->backend->op.combine_backward(dev, dy, dweights, dout, y, slot_row, row_choice, weights);
+}
+
+void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept) {
+    int64_t N = weights.shape[0], K = weights.shape[1];
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(scaled, F32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    dev->backend->op.renormalize_forward(dev, scaled, weights, kept);
+}
+
+void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept) {
+    int64_t N = weights.shape[0], K = weights.shape[1];
+    CHECK_SHAPE_2D(weights, F32, N, K);
+    CHECK_SHAPE_2D(scaled, F32, N, K);
+    CHECK_SHAPE_2D(dscaled, F32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    dev->backend->op.renormalize_backward(dev, dscaled, scaled, weights, kept);
+}

@@ -1,0 +1,179 @@
+// The ops that choose experts for tokens and carry tokens there and back (kernels.h has what holds
+// for all ops).
+#ifndef MOETRAIN_KERNELS_ROUTING_OPS_H
+#define MOETRAIN_KERNELS_ROUTING_OPS_H
+
+#include "kernels/choice.h"
+#include "kernels/device.h"
+#include "kernels/rng.h"
+
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
+// ---- router -------------------------------------------------------------------------------------
+
+typedef enum RouterKind {
+    SOFTMAX_TOPK, // choose the K largest logits, softmax over those K (Mixtral, arXiv:2401.04088)
+    // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
+    TOPK_SOFTMAX,
+    // s = sigmoid(z): weights s_i / (Σ_chosen s + 1e-20), of a single choice s itself, times the
+    // scaling factor (DeepSeek-V3, arXiv:2412.19437)
+    SIGMOID,
+} RouterKind;
+extern const ChoiceTable ROUTER_CHOICES;
+typedef struct RouterRule {
+    RouterKind kind;
+    bool normalize_top_k;  // TOPK_SOFTMAX only
+    double scaling_factor; // SIGMOID only: what a token's weights sum to
+} RouterRule;
+#define SIGMOID_SUM_LEAST 1e-20f
+// Whether a token's single weight is always the same, so that the router learns nothing from it.
+bool router_single_weight_is_1(RouterRule rule);
+
+// What the router decides about N tokens.
+typedef struct Routing {
+    Tensor ids;     // (N, K) i32: the chosen experts, best first; ties: the lower number
+    Tensor weights; // (N, K): their gate weights
+    Tensor lse;     // (N): log-sum-exp of all E logits
+} Routing;
+// What router_forward and expert_load find in each of `parts` equal runs of tokens.
+typedef struct RouterSums {
+    Tensor prob_sum;    // (parts, E) f64: Σ of the probabilities P, in token order
+    Tensor entropy_sum; // (parts) f64: Σ of the entropy of P, nats
+    Tensor lse2_sum;    // (parts) f64: Σ lse²
+    Tensor weight_mass; // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
+    Tensor tokens_per_expert; // (parts, E) i32: choices before dropping
+    Tensor dropped;           // (parts, E) i32: those of them that were dropped
+} RouterSums;
+
+// Chooses the K experts of every token and their gate weights; fills the first three of the sums.
+// A token's probabilities P over all E are its scores over their sum: the softmax of its logits or,
+// by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
+// Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being the
+// sigmoid or, of the other rules, P. Nothing else depends on the bias.
+//   logits (N, E)   bias (E)
+void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
+                    RouterRule rule);
+// Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss
+// z_scale · Σ lse².
+//   dlogits (N, E) overwritten   dweights (N, K)   logits (N, E)
+//   balance (parts, E) f32: what multiplies P, constant (no gradient through f)
+void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
+                     RouterRule rule, Tensor balance, float z_scale);
+
+typedef enum DropPolicy {
+    // first choices of all tokens in token order, then second choices, … (GShard, Switch)
+    DROP_POSITION,
+    DROP_PROBABILITY, // keep the largest gate weights, ties to the lower token (Megatron probs)
+    // keep a uniformly random set, by counter: smallest rng_u32(stream, (first_token + n)·K + k),
+    // ties to the lower (n, k)
+    DROP_RANDOM,
+} DropPolicy;
+extern const ChoiceTable DROP_CHOICES;
+
+typedef struct CapacityRule {
+    int64_t capacity; // choices an expert takes of a group; < 0: dropless
+    DropPolicy policy;
+    RngStream stream;    // DROP_RANDOM
+    int64_t first_token; // DROP_RANDOM: global number of row 0
+} CapacityRule;
+
+// Marks which choices survive capacity, separately for each of `groups` equal runs of tokens and
+// each expert.
+//   kept (N, K) u8   ids (N, K) i32   weights (N, K)
+//   tokens_per_expert, dropped (groups, E) i32: choices before dropping, and choices dropped
+//   order (N·K + E + 1) i32 scratch
+void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
+                     Tensor weights, CapacityRule rule, Tensor order);
+// What each part's tokens asked of each expert, for the balance loss and the utilization history:
+// fills the last three of the sums.
+//   ids (N, K) i32   weights (N, K)   kept (N, K) u8
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept);
+
+// Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
+// parts.
+typedef struct RouterTotals {
+    Tensor totals;               // (S, columns) f64
+    int64_t balance, z, entropy; // the column of each
+    int64_t weight_mass;         // first of E columns
+    Tensor routed, dropped;      // (E) i64: choices kept, and dropped
+} RouterTotals;
+typedef struct BalanceRule {
+    double coefficient;    // α of the balance loss
+    double per_step_token; // 1 / tokens of the step: turns sums into the means that enter the loss
+    double choices;        // that a count is a share of: K times the tokens over which f is taken
+} BalanceRule;
+// Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count
+// the choices of an expert in the part, or in `batch_tokens_per_expert` (E) i64 when its data is
+// not NULL:
+//   share[p, e] = E · per_step_token · count / choices;
+//   balance (parts, E) f32 = coefficient · share
+//   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;
+//     weight_mass
+//   routed += tokens_per_expert - dropped;  dropped += dropped
+void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
+                   Tensor batch_tokens_per_expert, BalanceRule rule);
+// out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
+void sum_columns(Device *dev, Tensor out, Tensor x);
+
+// ---- permutation --------------------------------------------------------------------------------
+
+// Orders the kept choices by (expert, part, token, slot): the order in which they travel.
+//   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
+//   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
+//   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
+// With padded_rows < 0 rows follow each other without gaps. With padded_rows ≥ 0 every (expert,
+// part) has exactly `padded_rows` rows, the first ones used, and row_choice is
+// (E·parts·padded_rows): sizes that nobody has to wait for. No (expert, part) may keep more than
+// that.
+void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
+                      Tensor kept, int64_t parts, int64_t padded_rows);
+
+// Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order
+// received rows serve the experts. Sent rows are ordered (expert, shard, …). They travel in
+// `chunks` exchanges: the c-th carries the c-th run of every rank's experts (E/ep experts, chunks
+// divides them), so that a rank can compute one while the next is on its way. Received rows are
+// ordered (chunk, source rank, expert, shard, …), expert rows (expert, source rank, shard, …).
+typedef struct ExchangePlan {
+    // (E/ep · parts + 1) i64: expert rows of each expert and gradient part (Segments)
+    Tensor offsets;
+    Tensor send_rows;    // (chunks, ep) i64
+    Tensor receive_rows; // (chunks, ep) i64
+    Tensor to_expert;    // (R) i32: received row of each expert row; R as many as there may be
+    Tensor to_received;  // (R) i32: expert row of each received row; rows past the last: -1 in both
+} ExchangePlan;
+//   counts (E, S) i32: what this rank sends
+//   all_counts (ep, E/ep, S) i32: what each rank sends to this one
+// parts divides ep · S. Rows past R are counted in offsets and receive_rows but not entered: the
+// caller must check.
+void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts);
+
+// out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.
+//   out (≥rows, D) T   x (·, D) T   index (≥rows) i32
+// divisor = K gathers tokens by choice, 1 gathers rows.
+void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor);
+// out[n] = Σ_k w[n,k] · y[slot_row[n,k]] over kept choices, in slot order from 0; `weights` with
+// data NULL means 1.
+//   out (N, D) T   y (R, D) T   slot_row (N, K) i32   weights (N, K)
+void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights);
+// dy[slot_row[n,k]] = w[n,k] · dout[n]; dweights[n,k] = dout[n] · y[slot_row[n,k]], 0 for dropped
+// choices; rows that row_choice says are padding become zeros.
+//   dy (R, D) T   dweights, weights (N, K)   dout (N, D) T
+//   y (R, D) T; dy may be y itself (in place)
+//   row_choice (at most R) i32: -1 where no choice names a row; data NULL: such rows of dy, if
+//     there are any, are left alone
+void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
+                      Tensor slot_row, Tensor row_choice, Tensor weights);
+// Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost
+// all keep 0.
+//   scaled (N, K) out   weights (N, K)   kept (N, K) u8
+void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept);
+// dweights from dscaled, in place: dscaled becomes dweights (zero for dropped choices).
+void renormalize_backward(Device *dev, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
