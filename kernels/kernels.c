@@ -1,5 +1,7 @@
 // The checked front of every op (kernels.h), but for those of attention_ops.c, routing_ops.c and
 // optimizer_ops.c.
+#include "kernels/kernels.h"
+
 #include "kernels/op_checks.h"
 
 // Each front has the parameters of its row, or this does not compile.

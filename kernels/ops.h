@@ -1,10 +1,12 @@
 // The list of ops: a row gives an op's name and what it takes after its Device. From it follow the
 // table of a backend (backend.h), the prototypes of each backend's functions (cpu_ops.h,
 // cuda_ops.h), both tables and the test that no slot is empty. What an op means and what it demands
-// of its arguments stands in kernels.h and the headers it includes, by hand; kernels.c does not compile where the two differ.
+// of its arguments stands in kernels.h and headers that it includes, by hand; kernels.c does not
+// compile where the two differ.
 //
 // A new op: a row here, its function NAME_cpu in kernels/cpu/ and NAME_cuda in kernels/cuda/, its
-// documented front in kernels.h and .c, its reference and its check in tests/kernels/.
+// documented front in kernels.h and .c (or attention_ops, routing_ops, optimizer_ops), its
+// reference and its check in tests/kernels/.
 #ifndef MOETRAIN_KERNELS_OPS_H
 #define MOETRAIN_KERNELS_OPS_H
 
