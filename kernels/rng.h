@@ -21,6 +21,9 @@ typedef enum RngPurpose {
     RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
     RNG_TEST = 5,
     RNG_EVALUATION_DROP = 6, // a = 0, b = layer, index = token of the validation file * K + slot
+    // a = step, b = layer, index = token of the step * K + slot; a = UINT32_MAX: index = expert
+    RNG_FORCED = 10,
+    RNG_HASH = 15, // seed = 0, a = 0, b = layer, index = token id * K + slot
 } RngPurpose;
 
 typedef struct RngStream {

@@ -62,6 +62,28 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
                      RouterRule rule, Tensor balance, float z_scale);
 
+// ---- experts that no score chooses ---------------------------------------------------------------
+
+// Every expert in turn: choice k of token t = first_token + n goes to expert (t·K + k) mod E.
+//   ids (N, K) i32
+void choose_in_turn(Device *dev, Tensor ids, int64_t E, int64_t first_token);
+
+enum { MOST_DRAWN = 64 }; // experts of a token at most
+typedef struct ExpertDraw {
+    int64_t experts; // E: drawn are experts 0 … E-1
+    RngStream stream;
+    int64_t first_token; // global number of row 0
+} ExpertDraw;
+// Draws a token's K experts one after another, each among those that are left with a probability in
+// proportion to its weight: by integers, so that the same experts are drawn everywhere. Of the
+// stream, choice k takes the number tokens[n]·K + k, so that equal tokens draw equal experts, or
+// (first_token + n)·K + k where tokens have no data.
+//   ids (N, K) i32, in the order drawn   tokens (N) i32
+//   ends (E) i32: running sums of the weights, at least K of which are not 0; data NULL: each is 1
+void choose_by_draw(Device *dev, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw);
+
+// ---- capacity -----------------------------------------------------------------------------------
+
 typedef enum DropPolicy {
     // first choices of all tokens in token order, then second choices, … (GShard, Switch)
     DROP_POSITION,
