@@ -98,7 +98,8 @@ typedef struct ModelConfig {
     MoeConfig moe;
 } ModelConfig;
 
-extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS; // keys that fill it
+// Keys that fill it.
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
