@@ -130,6 +130,7 @@ void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor co
     CHECK_SHAPE_2D(ids, I32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
+    if (padded_rows < 0 && row_choice.shape[0] < rows) rows = row_choice.shape[0];
     CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
     check_parts(parts, N);

@@ -20,12 +20,18 @@ typedef enum RouterKind {
     // s = sigmoid(z): weights s_i / (Σ_chosen s + 1e-20), of a single choice s itself, times the
     // scaling factor (DeepSeek-V3, arXiv:2412.19437)
     SIGMOID,
+    // the chosen weigh as by SOFTMAX_TOPK: for experts chosen by token id (model/hash_routing.c)
+    HASH,
+    // the weights of TOPK_SOFTMAX, of every expert: each then takes its best tokens
+    // (model/expert_choice.c)
+    EXPERT_CHOICE,
 } RouterKind;
 extern const ChoiceTable ROUTER_CHOICES;
 typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k;  // TOPK_SOFTMAX only
     double scaling_factor; // SIGMOID only: what a token's weights sum to
+    bool given;
 } RouterRule;
 #define SIGMOID_SUM_LEAST 1e-20f
 // Whether a token's single weight is always the same, so that the router learns nothing from it.
@@ -143,7 +149,8 @@ void sum_columns(Device *dev, Tensor out, Tensor x);
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
-//   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
+//   row_choice (N·K) i32, or less where fewer can be kept: for each row its choice n·K + k; rows
+//     past the last are -1
 //   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
 // With padded_rows < 0 rows follow each other without gaps. With padded_rows ≥ 0 every (expert,
 // part) has exactly `padded_rows` rows, the first ones used, and row_choice is

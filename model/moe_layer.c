@@ -10,7 +10,8 @@ static int64_t experts(const ModelConfig *config, int64_t layer) {
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
-           device_check_limit(dev, "moe.top_k", shape.top_k, dev->limits.top_k, err);
+           device_check_limit(dev, shape.slots > shape.top_k ? "moe.experts" : "moe.top_k",
+                              shape.slots, dev->limits.top_k, err);
 }
 
 static void declare(void *self, Work *work, int64_t layer) {
@@ -25,7 +26,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
     int64_t groups = routing_groups(work);
     return (DispatchShape){
         .E = shape.experts,
-        .K = shape.top_k,
+        .K = shape.slots,
         .width = work->config->d_model,
         .groups = groups,
         .capacity = moe_capacity(config, shape, work->shape.N / groups),
@@ -35,7 +36,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     MoeLayer *moe = self;
-    int64_t D = work->config->d_model, K = moe->shape.top_k;
+    int64_t D = work->config->d_model, K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
     dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work), work, activations);

@@ -86,7 +86,7 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             "moe.top_k (%lld) is more than moe.experts (%lld)%s; set it to at most %lld",
             (long long)shape.top_k, (long long)shape.experts, place, (long long)shape.experts);
     bool weight_is_one = router_single_weight_is_1(moe->router) || moe->renormalize_after_drop;
-    if (shape.top_k == 1 && weight_is_one)
+    if (shape.top_k == 1 && weight_is_one && moe_has_gate(moe))
         return option_broken(
             rules, "moe.top_k", "moe.experts",
             "moe.top_k (1)%s with this gate weight is always 1, so the router would get no "

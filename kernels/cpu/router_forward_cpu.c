@@ -18,6 +18,8 @@ static inline Normaliser normaliser_of(RouterKind kind, const float *z, int64_t 
     switch (kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         return (Normaliser){lse, 1.0f};
     case SIGMOID:
         break;
@@ -65,6 +67,8 @@ static inline float biased_score(const Keys *k, float log_score, int64_t e) {
     switch (k->kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         return exp_f32(log_score - k->by.shift) * k->by.scale + k->bias[e];
     case SIGMOID:
         return exp_f32(log_score) + k->bias[e];
@@ -134,10 +138,12 @@ static void sigmoid_weights(float *w, float best, float factor, int64_t K) {
 static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, RouterRule rule,
                   int64_t K) {
     for (int64_t k = 0; k < K; k++) w[k] = keys->z[chosen[k]];
-    float best = keys->bias ? max_of(w, K) : w[0];
+    float best = keys->bias || rule.given ? max_of(w, K) : w[0];
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         softmax_weights(w, best, lse, over_chosen(rule), K);
         return;
     case SIGMOID:
@@ -194,12 +200,12 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
             Keys keys = {.z = row, .bias = bias_of, .kind = rule.kind};
-            if (!bias_of) choose(chosen, &keys, E, K); // which finds the largest, too
-            float largest = bias_of ? max_of(row, E) : row[chosen[0]];
+            if (!bias_of && !rule.given) choose(chosen, &keys, E, K); // which finds the largest, too
+            float largest = bias_of || rule.given ? max_of(row, E) : row[chosen[0]];
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
             entropy[n] = entropy_of(rule.kind, row, E, by[n]);
-            if (bias_of) {
+            if (bias_of && !rule.given) {
                 keys.by = by[n];
                 choose(chosen, &keys, E, K);
             }
