@@ -47,7 +47,7 @@
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
-    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
+    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept, bool kept_alone)     \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
        Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
     OP(sum_columns, Tensor out, Tensor x)                                                          \

@@ -77,7 +77,8 @@ void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor 
                                      order);
 }
 
-void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,
+                 bool kept_alone) {
     int64_t N = ids.shape[0], K = ids.shape[1];
     int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     check_parts(parts, N);
@@ -86,7 +87,7 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->op.expert_load(dev, sums, ids, weights, kept);
+    dev->backend->op.expert_load(dev, sums, ids, weights, kept, kept_alone);
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,

@@ -115,9 +115,11 @@ typedef struct CapacityRule {
 void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order);
 // What each part's tokens asked of each expert, for the balance loss and the utilization history:
-// fills the last three of the sums.
+// fills the last three of the sums. With kept_alone what was not kept was no choice: nothing has
+// been dropped.
 //   ids (N, K) i32   weights (N, K)   kept (N, K) u8
-void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept);
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,
+                 bool kept_alone);
 
 // Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
 // parts.

@@ -79,8 +79,43 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// Experts that choose: no causal model unawares, nothing that acts on tokens that choose.
+static bool check_expert_choice(const ModelConfig *model, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
+    if (moe->router.kind != EXPERT_CHOICE) {
+        if (!moe->allow_noncausal) return true;
+        return option_broken(rules, "moe.allow_noncausal", "moe.router",
+                             "moe.allow_noncausal is of moe.router=expert_choice alone; leave it "
+                             "out");
+    }
+    if (model->objective == OBJECTIVE_CAUSAL && !moe->allow_noncausal)
+        return option_broken(rules, "moe.router", "moe.allow_noncausal",
+                             "with moe.router=expert_choice a token's experts depend on the tokens "
+                             "after it, which it is to predict; set another moe.router, or "
+                             "moe.allow_noncausal=true to train nonetheless");
+    const struct {
+        const char *key;
+        bool used;
+    } others[] = {
+        {"moe.balance_loss", moe->balance_loss > 0},
+        {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
+        {"moe.force", moe->force != FORCE_NONE},
+        {"moe.hash_layers", moe->hash_layers > 0},
+        {"moe.drop", true},
+        {"moe.renormalize_after_drop", moe->renormalize_after_drop},
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (others[i].used && rules->is_given(rules, others[i].key))
+            return option_broken(rules, others[i].key, "moe.router",
+                                 "%s is of tokens that choose; with moe.router=expert_choice every "
+                                 "expert takes equally many and none is dropped: leave it out",
+                                 others[i].key);
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
-    return check_force(section, rules) && check_hash(section, rules);
+    return check_force(section, rules) && check_hash(section, rules) &&
+           check_expert_choice(section, rules);
 }
 
 const OptionSection CHOOSING_OPTIONS = SECTION(ROWS, check);

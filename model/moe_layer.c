@@ -61,13 +61,22 @@ static bool check(const void *self, const Work *work, Error *err) {
     return dispatch_check(&moe->dispatch, err);
 }
 
+// Experts that work on a token, on average.
+static double experts_of_token(const MoeLayer *moe, const Work *work) {
+    const DispatchShape *shape = &moe->dispatch.shape;
+    if (work->config->moe.router.kind != EXPERT_CHOICE) return (double)moe->shape.top_k;
+    return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
+}
+
 static void cost(const void *self, const Work *work, LayerCost *cost) {
     const MoeLayer *moe = self;
     const ModelConfig *config = work->config;
     MoeShape shape = moe->shape;
-    int64_t E = shape.experts, K = shape.top_k, F = shape.d_ff;
+    int64_t E = shape.experts, K = shape.slots, F = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + E);
+    double gate = moe_has_gate(&config->moe) ? (double)E : 0;
+    cost->flops_per_token +=
+        2 * (double)config->d_model * (experts_of_token(moe, work) * (double)(wide + F) + gate);
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;
@@ -168,9 +177,14 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
 
 // A token's text must not depend on its neighbours: nothing is dropped, and padded dispatch needs a
 // capacity.
-static void for_generation(ModelConfig *config) {
+static bool for_generation(ModelConfig *config, Error *err) {
+    if (config->moe.router.kind == EXPERT_CHOICE)
+        return error_set(err, EXIT_CONFIG,
+                         "with moe.router=expert_choice a token's experts depend on the tokens "
+                         "after it, so that nothing can be generated; train with another router");
     config->moe.capacity_factor = (Rational){0, 1};
     config->moe.dispatch = DISPATCH_EXACT;
+    return true;
 }
 
 static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
@@ -178,8 +192,8 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
     double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
     bound->parameters += E * D * (3 * F + 1);
-    bound->kept += rows * (3 * F + 4 * D) + E;
-    if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
+    bound->kept += rows * (3 * F + 4 * D) + E + 8 * (double)shape.slots;
+    if (bound->choices < (double)shape.slots) bound->choices = (double)shape.slots;
 }
 
 static void after_step(void *self, Work *work, const Statistics *stats) {

@@ -41,6 +41,8 @@ static const Option ROWS[] = {
         "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
     CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
         "how a token's logits choose its experts and become their gate weights"),
+    FLAG("moe.allow_noncausal", STATE, moe.allow_noncausal, DEFAULT("false"),
+        "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its losses, of evaluations too, are then too good to compare, and it generates nothing"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum"),
     NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
@@ -151,7 +153,8 @@ static bool check(const void *section, const OptionRules *rules) {
         any = true;
     }
     if (!check_places(model, rules) || !check_scaling(moe, rules)) return false;
-    if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
+    bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
+    if (any && moe->dispatch == DISPATCH_PADDED && dropless)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "
                              "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "

@@ -98,7 +98,8 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
     if (!work->training) return;
-    expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept);
+    expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept,
+                moe->router.kind == EXPERT_CHOICE);
     router_add_statistics(router, work, stats);
 }
 

@@ -19,6 +19,11 @@ static bool check(const void *section, const OptionRules *rules) {
     if (replay && train->routing_record[0])
         return option_broken(rules, "moe.record", "moe.replay",
                              "moe.record would write what moe.replay reads; leave one of them out");
+    if ((replay || train->routing_record[0]) && train->model.moe.router.kind == EXPERT_CHOICE)
+        return option_broken(rules, replay ? "moe.replay" : "moe.record", "moe.router",
+                             "%s is of tokens that choose, and moe.router is expert_choice; leave "
+                             "it out",
+                             replay ? "moe.replay" : "moe.record");
     if (replay && train->model.moe.force != FORCE_NONE)
         return option_broken(rules, "moe.replay", "moe.force",
                              "moe.replay and moe.force both say who is chosen; leave one of them "

@@ -200,7 +200,8 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
             Keys keys = {.z = row, .bias = bias_of, .kind = rule.kind};
-            if (!bias_of && !rule.given) choose(chosen, &keys, E, K); // which finds the largest, too
+            if (!bias_of && !rule.given)
+                choose(chosen, &keys, E, K); // which finds the largest, too
             float largest = bias_of || rule.given ? max_of(row, E) : row[chosen[0]];
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);

@@ -95,7 +95,7 @@ static void open_check(Check *check, const GradientCase *the_case) {
     for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
         const Router *router = router_of(&check->model, layer);
         if (router)
-            check->choices_bytes += (size_t)(count * router->shape.top_k) * (sizeof(int32_t) + 1);
+            check->choices_bytes += (size_t)(count * router->shape.slots) * (sizeof(int32_t) + 1);
     }
     check->choices = zeroed(check->choices_bytes);
 }
@@ -136,7 +136,7 @@ static void set_weights(Model *model, uint64_t seed) {
 // tokens.
 static double choice_margin(const Router *router) {
     int64_t choices = tensor_elements(router->ids);
-    int64_t E = router->shape.experts, K = router->shape.top_k;
+    int64_t E = router->shape.experts, K = router->shape.slots;
     double margin = INFINITY;
     for (int64_t i = 0; i < choices; i++) {
         const float *logits = tensor_f32(router->logits) + i / K * E;
@@ -170,7 +170,7 @@ static double router_margin(const Check *check) {
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         const Router *router = router_of(model, layer);
         if (!router) continue;
-        margin = fmin(margin, choice_margin(router));
+        if (!router->rule.given) margin = fmin(margin, choice_margin(router));
         if (model->config.moe.drop == DROP_PROBABILITY)
             margin = fmin(margin, drop_margin(router, routing_groups(&model->work)));
     }
