@@ -96,6 +96,7 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
+    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
 } ModelConfig;
 
 extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS; // keys that fill it
