@@ -2,8 +2,8 @@
 //
 // A configuration is a small part of YAML: nested mappings and scalars. `model: {d_model: 64}`, its
 // block form and `model.d_model: 64` give the same pair. A list of scalars may stand as a value,
-// [a, b] or a line each, or a list of maps of scalars, [{a: b, c: d}, {a: e}]. Anchors, aliases, tags, several documents, NUL bytes, more than 16 levels
-// or 1 MiB are errors.
+// [a, b] or a line each, or a list of maps of scalars, [{a: b, c: d}, {a: e}]. Anchors, aliases,
+// tags, several documents, NUL bytes, more than 16 levels or 1 MiB are errors.
 #ifndef MOETRAIN_LAUNCHER_CONFIG_YAML_H
 #define MOETRAIN_LAUNCHER_CONFIG_YAML_H
 
