@@ -1,4 +1,5 @@
-// A list of maps as the value of a key (OptionMap): [{match: "*.router", decay: 0}]. Not collective.
+// A list of maps as the value of a key (OptionMap): [{match: "*.router", decay: 0}].
+// Not collective.
 #ifndef MOETRAIN_LAUNCHER_CONFIG_MAPS_H
 #define MOETRAIN_LAUNCHER_CONFIG_MAPS_H
 
