@@ -24,7 +24,8 @@ static void softmax_backward(float *dz, TokenBackward t, bool chosen_only) {
     if (!chosen_only) shift -= inner;
     for (int64_t e = 0; e < t.E; e++) dz[e] *= t.balance[e] + shift;
     for (int64_t k = 0; k < t.K; k++)
-        dz[t.ids[k]] += t.w[k] * (chosen_only ? t.dw[k] - inner : t.dw[k]);
+        if (is_expert(t.ids[k], t.E))
+            dz[t.ids[k]] += t.w[k] * (chosen_only ? t.dw[k] - inner : t.dw[k]);
 }
 
 // With s the sigmoids, P = s / Σ s is the softmax of log s, whose derivative by z is 1 - s:
@@ -42,7 +43,8 @@ static void sigmoid_backward(float *dz, TokenBackward t, float factor) {
         dz[e] =
             sigmoid_f32(-t.z[e]) * dz[e] * (t.balance[e] - shift) + of_z * exp_f32(t.z[e] - t.lse);
     for (int64_t k = 0; k < t.K; k++)
-        dz[t.ids[k]] += sigmoid_f32(-t.z[t.ids[k]]) * t.w[k] * (t.dw[k] - inner);
+        if (is_expert(t.ids[k], t.E))
+            dz[t.ids[k]] += sigmoid_f32(-t.z[t.ids[k]]) * t.w[k] * (t.dw[k] - inner);
 }
 
 static void token_backward(float *dz, TokenBackward t, RouterRule rule) {

@@ -136,8 +136,17 @@ static void sigmoid_weights(float *w, float best, float factor, int64_t K) {
 }
 
 static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, RouterRule rule,
-                  int64_t K) {
-    for (int64_t k = 0; k < K; k++) w[k] = keys->z[chosen[k]];
+                  int64_t E, int64_t K) {
+    bool any = false;
+    for (int64_t k = 0; k < K; k++) {
+        bool one = is_expert(chosen[k], E);
+        w[k] = one ? keys->z[chosen[k]] : -INFINITY;
+        any = any || one;
+    }
+    if (!any) {
+        memset(w, 0, (size_t)K * sizeof *w);
+        return;
+    }
     float best = keys->bias || rule.given ? max_of(w, K) : w[0];
     switch (rule.kind) {
     case SOFTMAX_TOPK:
@@ -200,9 +209,9 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
             Keys keys = {.z = row, .bias = bias_of, .kind = rule.kind};
-            if (!bias_of && !rule.given)
-                choose(chosen, &keys, E, K); // which finds the largest, too
-            float largest = bias_of || rule.given ? max_of(row, E) : row[chosen[0]];
+            bool by_logit = !bias_of && !rule.given;
+            if (by_logit) choose(chosen, &keys, E, K); // which finds the largest, too
+            float largest = by_logit ? row[chosen[0]] : max_of(row, E);
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
             entropy[n] = entropy_of(rule.kind, row, E, by[n]);
@@ -210,7 +219,7 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
                 keys.by = by[n];
                 choose(chosen, &keys, E, K);
             }
-            weigh(weight + n * K, chosen, &keys, lse_of[n], rule, K);
+            weigh(weight + n * K, chosen, &keys, lse_of[n], rule, E, K);
         }
 #pragma omp for schedule(static) collapse(2) nowait
         for (int64_t p = 0; p < parts; p++)

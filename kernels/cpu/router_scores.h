@@ -11,6 +11,11 @@ over_chosen(RouterRule rule) { // the weights are a softmax over the chosen K al
            (rule.kind == TOPK_SOFTMAX && rule.normalize_top_k);
 }
 
+// Whether a choice is an expert: given ones need not be.
+static inline bool is_expert(int32_t id, int64_t E) {
+    return id >= 0 && id < E;
+}
+
 // log(sigmoid(z)) = min(z, 0) - log(1 + u) with u = e^-|z|. The last is 2 artanh(u / (2 + u)),
 // whose series in r <= 1/3 ends within 2^-26 of it.
 static inline float log_sigmoid(float z) {

@@ -53,9 +53,9 @@ __device__ static inline void sigmoid_terms(float *p, const float *balance, floa
     }
 }
 
-// LANES lanes own a token; the formulas are router_backward_cpu.c's. Bytes: 8 E + 12 K a token, once;
-// balance stays in the caches. Determinism: a token's gradient depends on its own numbers alone,
-// sums over experts are butterflies.
+// LANES lanes own a token; the formulas are router_backward_cpu.c's. Bytes: 8 E + 12 K a token,
+// once; balance stays in the caches. Determinism: a token's gradient depends on its own numbers
+// alone, sums over experts are butterflies.
 template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
 __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
     unroute_tokens(BackwardArguments a) {
@@ -94,7 +94,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
 #pragma unroll
     for (int s = 0; s < Slots<LANES>::COUNT; s++) {
         float own = w[s] * (over_chosen ? dw[s] - inner : dw[s]);
-        if (sigmoid && chosen[s] >= 0)
+        if (sigmoid && chosen[s] >= 0 && chosen[s] < a.E)             // given ones may be anything
             own *= expf(log_sigmoid(-a.logits[n * a.E + chosen[s]])); // 1 - sigmoid
         for (int k = 0; k < LANES && s * LANES + k < a.K; k++) {
             int expert = __shfl_sync(ALL_LANES, chosen[s], k, LANES);
@@ -154,7 +154,7 @@ extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweight
                            (float)rule.scaling_factor};
     bool vectors = rows_are_vectors<float>(a.logits, E) && rows_are_vectors<float>(a.dlogits, E) &&
                    rows_are_vectors<float>(a.balance, E);
-    BackwardKernel kernel = is_plain(a.weighing, NULL) ? backward_kernel<true>(E, vectors)
-                                                       : backward_kernel<false>(E, vectors);
+    BackwardKernel kernel = is_plain(a.weighing, NULL, false) ? backward_kernel<true>(E, vectors)
+                                                              : backward_kernel<false>(E, vectors);
     launch(dev, kernel, grid_of(ceil_div(N, THREADS / lanes_of_token(E))), dim3(THREADS), 0, a);
 }

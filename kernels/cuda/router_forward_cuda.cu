@@ -15,6 +15,7 @@ typedef struct ForwardArguments {
     int64_t rows, chunks; // of a part
     int E, K;
     Weighing weighing;
+    bool given;   // ids are input
     float factor; // of sigmoids' weights
 } ForwardArguments;
 
@@ -39,15 +40,16 @@ __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, i
     }
 }
 
-// Reads the logits of a token's choices, which were chosen by something else; returns the largest.
+// Reads the logits of a token's choices, which were not chosen by them; returns the largest.
 template <int LANES>
 __device__ static inline float logits_of_chosen(float *logit, const int *chosen, const float *row,
-                                                int K, bool inside) {
+                                                int E, int K, bool inside) {
     float best = -INFINITY;
 #pragma unroll
     for (int s = 0; s < Slots<LANES>::COUNT; s++) {
         bool has = inside && s * LANES + (int)threadIdx.x % LANES < K;
-        logit[s] = has ? row[chosen[s]] : -INFINITY;
+        bool expert = has && chosen[s] >= 0 && chosen[s] < E;
+        logit[s] = expert ? row[chosen[s]] : -INFINITY;
         best = fmaxf(best, logit[s]);
     }
     return token_max<LANES>(best);
@@ -105,21 +107,27 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
         entropy = token_sum<LANES>(entropy);
         if (inside) entropy_sum += (double)entropy, lse2_sum += (double)lse * (double)lse;
 
-        uint32_t key[PER_LANE];
         int chosen[Slots<LANES>::COUNT] = {0};
         float w[Slots<LANES>::COUNT] = {0};
+        if (!PLAIN && a.given) {
 #pragma unroll
-        for (int j = 0; j < PER_LANE; j++) {
-            int e = expert_of<LANES, VECTOR>(j);
-            float by = z[j];
-            if (!PLAIN && a.bias && e < a.E)
-                by = (sigmoid ? expf(log_sigmoid(z[j])) : p[j]) + a.bias[e];
-            key[j] = e < a.E ? key_of(by) : 0;
+            for (int s = 0; s < Slots<LANES>::COUNT; s++)
+                if (inside && s * LANES + lane < a.K) chosen[s] = a.ids[n * a.K + s * LANES + lane];
+        } else {
+            uint32_t key[PER_LANE];
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++) {
+                int e = expert_of<LANES, VECTOR>(j);
+                float by = z[j];
+                if (!PLAIN && a.bias && e < a.E)
+                    by = (sigmoid ? expf(log_sigmoid(z[j])) : p[j]) + a.bias[e];
+                key[j] = e < a.E ? key_of(by) : 0;
+            }
+            choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
         }
-        choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
         float best = largest; // logit of the chosen
-        if (!PLAIN && a.bias)
-            best = logits_of_chosen<LANES>(w, chosen, a.logits + n * a.E, a.K, inside);
+        if (!PLAIN && (a.bias || a.given))
+            best = logits_of_chosen<LANES>(w, chosen, a.logits + n * a.E, a.E, a.K, inside);
         float chosen_sum = 0;
         switch (a.weighing) {
         case OVER_ALL:
@@ -151,7 +159,8 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
             if (!inside || k >= a.K) continue;
             a.ids[n * a.K + k] = chosen[s];
             float weight = sigmoid ? a.factor * w[s] : w[s];
-            a.weights[n * a.K + k] = over_chosen ? weight / chosen_sum : weight;
+            bool none = !PLAIN && a.given && best == -INFINITY; // no expert among those given
+            a.weights[n * a.K + k] = none ? 0.0f : over_chosen ? weight / chosen_sum : weight;
         }
         if (inside && lane == 0) a.lse[n] = lse;
     }
@@ -240,9 +249,10 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
                           (int)E,
                           (int)K,
                           weighing_of(rule, K),
+                          rule.given,
                           (float)rule.scaling_factor};
     auto choose_kernel =
-        is_plain(a.weighing, a.bias) ? forward_kernel<true> : forward_kernel<false>;
+        is_plain(a.weighing, a.bias, a.given) ? forward_kernel<true> : forward_kernel<false>;
     ForwardKernel kernel = choose_kernel(E, rows_are_vectors<float>(z, E));
     launch(dev, kernel, grid_of(parts * chunks), dim3(THREADS), 0, a);
     launch(dev, add_chunks, grid_of(parts * ceil_div(E + 2, WARP)), dim3(COLUMN_THREADS), 0,

@@ -112,11 +112,11 @@ static inline Weighing weighing_of(RouterRule rule, int64_t K) {
     CHECK(false, "router %d", (int)rule.kind);
 }
 
-// The kernels come in two: PLAIN ones know of no sigmoids and no bias, and do not pay for them with
+// The kernels come in two: PLAIN ones know of no sigmoids, no bias and no given choices, and do not pay for them with
 // registers. The others take what registers they need: left to itself the compiler spills some, to
 // have more blocks at once.
-static inline bool is_plain(Weighing weighing, const float *bias) {
-    return weighing < SIGMOID_OVER_CHOSEN && !bias;
+static inline bool is_plain(Weighing weighing, const float *bias, bool given) {
+    return weighing < SIGMOID_OVER_CHOSEN && !bias && !given;
 }
 
 // How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer

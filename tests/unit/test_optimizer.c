@@ -95,7 +95,8 @@ static void a_parameter_scales_its_learning_rate(void **state) {
     close_fixture(&f);
 }
 
-// 15 + 5 + 16 + 28 elements have a gradient of 2. The first step of AdamW is lr, whatever the gradient.
+// 15 + 5 + 16 + 28 elements have a gradient of 2. The first step of AdamW is lr, whatever the
+// gradient.
 static void what_a_rule_changes_is_no_business_of_the_optimizer(void **state) {
     (void)state;
     Fixture f;
