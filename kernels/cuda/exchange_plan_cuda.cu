@@ -165,8 +165,8 @@ extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts
            device_data<int64_t>(plan.offsets), first, count, s, max_rows);
 }
 
-// A block an expert and a shard of the group: its threads add the rows of the expert's shards before,
-// then number its own. Bytes: 8 written a row; the counts from cache.
+// A block an expert and a shard of the group: its threads add the rows of the expert's shards
+// before, then number its own. Bytes: 8 written a row; the counts from cache.
 static __global__ void __launch_bounds__(ENTER_THREADS)
     number_rows(int64_t *__restrict__ numbers, const int64_t *__restrict__ offsets, int64_t parts,
                 const int32_t *__restrict__ all_counts, int32_t ep, int32_t local, int32_t S,
