@@ -120,8 +120,8 @@ typedef struct Dropout {
     int64_t first_row; // the number of row 0, from which those of the others follow
     Tensor rows;       // (N) i64 instead: the number of each row; data NULL: none
 } Dropout;
-// out = x / (1 - rate) where an element is kept, otherwise 0 · x (arXiv:1207.0580, inverted). On the
-// gradient of `out` it gives that of x: nothing is stored.
+// out = x / (1 - rate) where an element is kept, otherwise 0 · x (arXiv:1207.0580, inverted). On
+// the gradient of `out` it gives that of x: nothing is stored.
 //   out, x (N, D), each f32 or bf16; out may be x
 void dropout(Device *dev, Tensor out, Tensor x, Dropout rule);
 

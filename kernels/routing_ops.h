@@ -149,8 +149,8 @@ typedef struct ExchangePlan {
 // caller must check.
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts);
 
-// Numbers of expert rows that are the same on whatever ranks they are: the i-th row that expert e of
-// this rank has of the j-th shard of the group, by source rank and shard, is number
+// Numbers of expert rows that are the same on whatever ranks they are: the i-th row that expert e
+// of this rank has of the j-th shard of the group, by source rank and shard, is number
 //   ((first_expert + e) · shards + first_shard + j) · most + i.
 typedef struct RowNumbering {
     int64_t first_expert;        // of this rank, among all
