@@ -25,14 +25,14 @@ static const char *number(double x, char text[40]) {
 }
 
 // `,"field":value` of each figure.
-static void write_figures(const StepMetrics *row, char *text, size_t bytes) {
+static void write_figures(const Figures *figures, char *text, size_t bytes) {
     char value[40];
     text[0] = 0;
-    for (int i = 0; i < row->figure_count; i++) {
-        const Summary *summary = row->figures[i].summary;
+    for (int i = 0; i < figures->count; i++) {
+        const Summary *summary = figures->of[i].summary;
         size_t used = strlen(text);
         snprintf(text + used, bytes - used, ",\"%s\":%s", summary->field,
-                 digits(row->figures[i].value, summary->digits, value));
+                 digits(figures->of[i].value, summary->digits, value));
     }
 }
 
@@ -40,7 +40,7 @@ void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (!rows) return;
     char loss[40], norm[40], now[CLOCK_UTC_BYTES];
     char figures[STATISTICS_SUMMARIES_MAX * 80], text[sizeof figures + 768];
-    write_figures(row, figures, sizeof figures);
+    write_figures(&row->figures, figures, sizeof figures);
     snprintf(text, sizeof text,
              "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g%s,\"tokens\":%lld"
              ",\"skipped_steps\":%lld,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
@@ -53,14 +53,17 @@ void metrics_write_step(RowFile *rows, const StepMetrics *row) {
 }
 
 void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, double bits_per_byte,
-                              double seconds) {
+                              const Figures *figures, double seconds) {
     if (!rows) return;
-    char loss[40], bits[40], now[CLOCK_UTC_BYTES], text[512];
+    char loss[40], bits[40], now[CLOCK_UTC_BYTES];
+    char told[STATISTICS_SUMMARIES_MAX * 80], text[sizeof told + 512];
+    write_figures(figures, told, sizeof told);
     snprintf(text, sizeof text,
-             "{\"step\":%lld,\"val_loss\":%s,\"val_bits_per_byte\":%s,\"val_seconds\":%.3f"
+             "{\"step\":%lld,\"val_loss\":%s,\"val_bits_per_byte\":%s%s,\"val_seconds\":%.3f"
              ",\"time\":\"%s\"}\n",
              (long long)step, number(val_loss, loss),
-             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), seconds, clock_utc(now));
+             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), told, seconds,
+             clock_utc(now));
     row_file_append(rows, text);
 }
 
@@ -76,12 +79,13 @@ static void format_duration(double seconds, char text[32]) {
 
 static void format_figures(const StepMetrics *row, char *text, size_t bytes) {
     text[0] = 0;
-    for (int i = 0; i < row->figure_count; i++) {
-        const Summary *summary = row->figures[i].summary;
+    for (int i = 0; i < row->figures.count; i++) {
+        const Summary *summary = row->figures.of[i].summary;
         size_t used = strlen(text);
         if (!summary->line.before) continue;
         snprintf(text + used, bytes - used, "%s%.*f%s", summary->line.before,
-                 summary->line.decimals, row->figures[i].value * (summary->line.percent ? 100 : 1),
+                 summary->line.decimals,
+                 row->figures.of[i].value * (summary->line.percent ? 100 : 1),
                  summary->line.percent ? "%" : "");
     }
 }

@@ -41,12 +41,7 @@ StepMetrics report_begin_step(Trainer *trainer) {
 void report_read_statistics(const Trainer *trainer, StepMetrics *row) {
     const Statistics *stats = &trainer->model.stats;
     row->loss = statistics_loss(stats);
-    row->figure_count = stats->summary_count;
-    for (int i = 0; i < stats->summary_count; i++) {
-        const Summary *summary = stats->summaries[i];
-        row->figures[i].summary = summary;
-        row->figures[i].value = summary->value(stats, summary->column);
-    }
+    row->figures = statistics_figures(stats);
 }
 
 // Rank 0 keeps the history, of a model whose layers report anything.
@@ -117,13 +112,14 @@ void report_step(Trainer *trainer, StepMetrics *row) {
 void report_evaluation(const Trainer *trainer, const Evaluation *result) {
     long long step = (long long)trainer->state.step;
     metrics_write_evaluation(trainer->report.metrics, step, result->loss, result->bits_per_byte,
-                             result->seconds);
-    char bits[64] = "", capacity[64];
+                             &result->figures, result->seconds);
+    char bits[64] = "", capacity[64], health[160];
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result->bits_per_byte);
     evaluation_describe_capacity(&trainer->config, capacity);
-    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s, %s", step,
-             result->loss, bits, (long long)result->tokens, result->seconds, capacity);
+    evaluation_describe_health(result, health);
+    log_info("validation at step %lld | loss %.4f%s%s | %lld tokens in %.1f s, %s", step,
+             result->loss, bits, health, (long long)result->tokens, result->seconds, capacity);
 }
 
 void report_plan(Trainer *trainer) {
