@@ -96,6 +96,7 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
+    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
 } ModelConfig;
 
 // Keys that fill it.
