@@ -39,9 +39,10 @@ const StatisticsColumn *router_health_next(const Statistics *stats, int *i, Rout
     while (*i < stats->column_count) {
         const StatisticsColumn *column = &stats->columns[(*i)++];
         if (strcmp(column->name, ROUTED) != 0) continue;
-        *health =
-            router_health(statistics_counts_of(stats, column),
-                          statistics_count_values(stats, "dropped", column->layer), column->count);
+        if (health)
+            *health = router_health(statistics_counts_of(stats, column),
+                                    statistics_count_values(stats, "dropped", column->layer),
+                                    column->count);
         return column;
     }
     return NULL;

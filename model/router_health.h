@@ -31,7 +31,7 @@ RouterHealth router_health(const int64_t *routed, const int64_t *dropped, int64_
 // What is told of a layer's experts, for people: "max_vio 0.500, cv …".
 void router_health_of_layer(RouterHealth health, int64_t E, char text[128]);
 // The next layer that counts choices, from column *i on, *i then being behind it; NULL behind the
-// last.
+// last. health NULL: not asked for.
 const StatisticsColumn *router_health_next(const Statistics *stats, int *i, RouterHealth *health);
 
 // The p-th percentile, 0 < p <= 100, by nearest rank: the least of the values that at least p % of

@@ -39,14 +39,17 @@ static void write_figures(const Figures *figures, char *text, size_t bytes) {
 void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (!rows) return;
     char loss[40], norm[40], now[CLOCK_UTC_BYTES];
-    char figures[STATISTICS_SUMMARIES_MAX * 80], text[sizeof figures + 768];
+    char figures[STATISTICS_SUMMARIES_MAX * 80], text[sizeof figures + 768], outliers[48] = "";
+    if (row->outlier_steps >= 0)
+        snprintf(outliers, sizeof outliers, ",\"outlier_steps\":%lld",
+                 (long long)row->outlier_steps);
     write_figures(&row->figures, figures, sizeof figures);
     snprintf(text, sizeof text,
              "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g%s,\"tokens\":%lld"
-             ",\"skipped_steps\":%lld,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
+             ",\"skipped_steps\":%lld%s,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
              ",\"gemm_share\":%.4f,\"eta_seconds\":%.1f,\"time\":\"%s\"}\n",
              (long long)row->step, number(row->loss, loss), number(row->gradient_norm, norm),
-             row->lr, figures, (long long)row->tokens, (long long)row->skipped_steps,
+             row->lr, figures, (long long)row->tokens, (long long)row->skipped_steps, outliers,
              row->step_seconds * 1e3, row->tokens_per_second, row->gflops, row->gemm_share,
              row->eta_seconds, clock_utc(now));
     row_file_append(rows, text);
@@ -100,8 +103,9 @@ void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_
         "(%.0f%% of GEMM) | eta %s",
         (long long)row->step, (long long)last, row->loss, figures, row->gradient_norm, row->lr,
         1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share, eta);
-    if (row->skipped_steps) {
+    int64_t skipped = row->skipped_steps + (row->outlier_steps > 0 ? row->outlier_steps : 0);
+    if (skipped) {
         size_t used = strlen(line);
-        snprintf(line + used, bytes - used, " | %lld steps skipped", (long long)row->skipped_steps);
+        snprintf(line + used, bytes - used, " | %lld steps skipped", (long long)skipped);
     }
 }

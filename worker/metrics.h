@@ -19,6 +19,8 @@ typedef struct StepMetrics {
     double gemm_share; // gflops over the measured GEMM limit of all ranks
     int64_t tokens;    // since the start of training
     int64_t skipped_steps;
+    bool skipped;          // this one is
+    int64_t outlier_steps; // skipped for train.skip_z; -1: there is no such rule
     double eta_seconds;
     Figures figures; // what its layers tell
 } StepMetrics;

@@ -60,12 +60,14 @@ void report_end_step(Trainer *trainer, StepMetrics *row) {
     Report *report = &trainer->report;
     const TrainConfig *config = &trainer->config;
     add_to_utilization(trainer);
+    dead_experts_watch(&trainer->dead_experts, &trainer->model.stats, trainer->state.step);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
         report->sent_in_steps[kind] +=
             traffic_sent_bytes((TrafficKind)kind) - report->sent_before[kind];
     row->step = trainer->state.step;
     row->tokens = trainer->state.tokens;
     row->skipped_steps = trainer->state.skipped_steps;
+    row->outlier_steps = config->optimizer.skip_z > 0 ? trainer->outliers.skipped : -1;
     row->step_seconds = clock_seconds() - report->begin;
     row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
     row->gflops = report->flops_a_step / row->step_seconds / 1e9;
@@ -96,8 +98,7 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     report->row_steps++;
 
     bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
-    bool skipped = !isfinite(row->loss) || !isfinite(row->gradient_norm);
-    if (!line_due && !skipped && !config->log_every_row) return;
+    if (!line_due && !row->skipped && !config->log_every_row) return;
     take_means(report, row);
     Error gone = {0}; // said by run_watch_look
     if (comm_rank() == 0 &&
