@@ -53,6 +53,10 @@ typedef enum ForceKind {
 } ForceKind;
 extern const ChoiceTable FORCE_CHOICES;
 
+// What moe.dropout drops (experts.h).
+typedef enum DropoutPlace { DROPOUT_HIDDEN, DROPOUT_OUTPUT } DropoutPlace;
+extern const ChoiceTable DROPOUT_PLACE_CHOICES;
+
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
     PerLayer top_k;   // K
@@ -77,6 +81,8 @@ typedef struct MoeConfig {
     double force_sigma;
     int64_t hot_experts;  // of FORCE_HOT_RANK; 0: moe_hot_experts says
     bool allow_noncausal; // of EXPERT_CHOICE: a token's experts depend on later tokens
+    double dropout;       // of experts, while training; 0: none
+    DropoutPlace dropout_at;
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
