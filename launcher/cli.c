@@ -8,7 +8,7 @@
 
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
-#include "launcher/suggest.h"
+#include "kernels/suggest.h"
 
 // ---- what may be written ------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "launcher/config_value.h"
-#include "launcher/suggest.h"
+#include "kernels/suggest.h"
 #include "launcher/value_text.h"
 
 // ---- one field ----------------------------------------------------------------------------------

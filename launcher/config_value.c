@@ -10,7 +10,7 @@
 #include "launcher/config_maps.h"
 #include "launcher/config_path.h"
 #include "launcher/habits.h"
-#include "launcher/suggest.h"
+#include "kernels/suggest.h"
 #include "launcher/unknown_key.h"
 #include "launcher/value_text.h"
 

@@ -5,7 +5,7 @@
 
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
-#include "launcher/suggest.h"
+#include "kernels/suggest.h"
 #include "launcher/value_text.h"
 
 const char *suggest_key(const char *word) {
