@@ -138,6 +138,17 @@ void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_cou
     dev->backend->op.exchange_plan(dev, plan, counts, all_counts, parts);
 }
 
+void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
+                        RowNumbering rule) {
+    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+    CHECK_SHAPE_1D(numbers, I64, numbers.shape[0]);
+    CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
+    CHECK_SHAPE_1D(offsets, I64, offsets.shape[0]);
+    CHECK(offsets.shape[0] > 1 && (offsets.shape[0] - 1) % local == 0,
+          "%lld offsets of %lld experts", (long long)offsets.shape[0], (long long)local);
+    dev->backend->op.expert_row_numbers(dev, numbers, offsets, all_counts, rule);
+}
+
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {
     DType T = storage(x);
     CHECK_SHAPE_2D(out, T, out.shape[0], x.shape[1]);
