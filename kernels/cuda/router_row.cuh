@@ -1,5 +1,5 @@
-// What both passes of the router on the GPU share: a token's row of logits in registers, its scores,
-// and how the chosen ones become weights.
+// What both passes of the router on the GPU share: a token's row of logits in registers, its
+// scores, and how the chosen ones become weights.
 #ifndef MOETRAIN_KERNELS_CUDA_ROUTER_ROW_CUH
 #define MOETRAIN_KERNELS_CUDA_ROUTER_ROW_CUH
 
