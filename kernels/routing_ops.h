@@ -151,7 +151,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
 void sum_columns(Device *dev, Tensor out, Tensor x);
 // counts[e] += how many of the ids are e; ids below 0 and from E on are none.
 //   counts (E) i64   ids (n, K) i32
-void count_choices(Device *dev, Tensor counts, Tensor ids);
+void count_ids(Device *dev, Tensor counts, Tensor ids);
 
 // ---- permutation --------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-// What both passes of the router on the GPU share: a token's row of logits in registers, its scores,
-// and how the chosen ones become weights.
+// What both passes of the router on the GPU share: a token's row of logits in registers, its
+// scores, and how the chosen ones become weights.
 #ifndef MOETRAIN_KERNELS_CUDA_ROUTER_ROW_CUH
 #define MOETRAIN_KERNELS_CUDA_ROUTER_ROW_CUH
 
@@ -112,9 +112,9 @@ static inline Weighing weighing_of(RouterRule rule, int64_t K) {
     CHECK(false, "router %d", (int)rule.kind);
 }
 
-// The kernels come in two: PLAIN ones know of no sigmoids, no bias and no given choices, and do not pay for them with
-// registers. The others take what registers they need: left to itself the compiler spills some, to
-// have more blocks at once.
+// The kernels come in two: PLAIN ones know of no sigmoids, no bias and no given choices, and do not
+// pay for them with registers. The others take what registers they need: left to itself the
+// compiler spills some, to have more blocks at once.
 static inline bool is_plain(Weighing weighing, const float *bias, bool given) {
     return weighing < SIGMOID_OVER_CHOSEN && !bias && !given;
 }
