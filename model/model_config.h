@@ -64,6 +64,10 @@ extern const ChoiceTable BIAS_UPDATE_CHOICES;
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
 extern const ChoiceTable DISPATCH_CHOICES;
 
+// What moe.dropout drops (experts.h).
+typedef enum DropoutPlace { DROPOUT_HIDDEN, DROPOUT_OUTPUT } DropoutPlace;
+extern const ChoiceTable DROPOUT_PLACE_CHOICES;
+
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
     PerLayer top_k;   // K
@@ -84,6 +88,8 @@ typedef struct MoeConfig {
     BalanceTerms balance;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
+    double dropout;              // of experts, while training; 0: none
+    DropoutPlace dropout_at;
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
@@ -91,7 +97,14 @@ typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
 // Which linear layers have a bias. The router never has.
-typedef enum BiasKind { BIAS_NONE, BIAS_QKV, BIAS_ATTENTION, BIAS_LAYERS, BIAS_HEAD } BiasKind;
+typedef enum BiasKind {
+    BIAS_NONE,
+    BIAS_QKV,
+    BIAS_ATTENTION,
+    BIAS_LAYERS,
+    BIAS_HEAD,
+    BIAS_NO_QKV
+} BiasKind;
 typedef struct BiasFacts {
     Choice choice;
     bool qkv, output;  // of attention

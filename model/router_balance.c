@@ -1,5 +1,7 @@
 #include "model/router_balance.h"
 
+#include "model/router_health.h"
+
 #include <string.h>
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
@@ -138,6 +140,14 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
         statistics_summarize(stats, &SUMMARIES[i]);
     for (int64_t i = 1; i < terms.count; i++)
         statistics_summarize(stats, &OTHER_LOADS[terms.maps[i].scope]);
+    router_health_summarize(stats, router->bias >= 0);
+}
+
+void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
+    if (work->step.counted_tokens == 0) return;
+    count_choices(work->dev,
+                  statistics_count_range(stats, router->columns.routed, router->shape.experts),
+                  tensor_rows(router->ids, 0, work->step.counted_tokens));
 }
 
 // Where an op adds them up.
@@ -159,7 +169,7 @@ double router_per_step_token(const Work *work) {
 }
 
 // The choices of the micro-batch on all ranks, and of the step's micro-batches up to it.
-static void count_choices(Router *router, Work *work) {
+static void sum_counts(Router *router, Work *work) {
     if (router->counts.rank == 0) return;
     int64_t E = router->shape.experts;
     Tensor batch = tensor_range(router->counts, 0, E);
@@ -207,7 +217,7 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats) {
         load.column = router->columns.balance[i];
         rule.terms[rule.count++] = load;
     }
-    count_choices(router, work);
+    sum_counts(router, work);
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   router->counts, rule);
 }
