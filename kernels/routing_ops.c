@@ -99,6 +99,12 @@ void sum_columns(Device *dev, Tensor out, Tensor x) {
     dev->backend->op.sum_columns(dev, out, x);
 }
 
+void count_choices(Device *dev, Tensor counts, Tensor ids) {
+    CHECK_SHAPE_1D(counts, I64, counts.shape[0]);
+    CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
+    dev->backend->op.count_choices(dev, counts, ids);
+}
+
 // ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,

@@ -116,6 +116,9 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
                    Tensor batch_tokens_per_expert, BalanceRule rule);
 // out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
 void sum_columns(Device *dev, Tensor out, Tensor x);
+// counts[e] += how many of the ids are e; ids below 0 and from E on are none.
+//   counts (E) i64   ids (n, K) i32
+void count_choices(Device *dev, Tensor counts, Tensor ids);
 
 // ---- permutation --------------------------------------------------------------------------------
 

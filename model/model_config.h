@@ -69,7 +69,14 @@ typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
 // Which linear layers have a bias. The router never has.
-typedef enum BiasKind { BIAS_NONE, BIAS_QKV, BIAS_ATTENTION, BIAS_LAYERS, BIAS_HEAD } BiasKind;
+typedef enum BiasKind {
+    BIAS_NONE,
+    BIAS_QKV,
+    BIAS_ATTENTION,
+    BIAS_LAYERS,
+    BIAS_HEAD,
+    BIAS_NO_QKV
+} BiasKind;
 typedef struct BiasFacts {
     Choice choice;
     bool qkv, output;  // of attention
@@ -96,9 +103,11 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
+    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
 } ModelConfig;
 
-extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS; // keys that fill it
+// Keys that fill it.
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
