@@ -6,8 +6,9 @@ loss and gradients, or is refused with exit 2 and a message that names one of th
   option_pairs.py TRAIN_MANY --sample N       every option alone, and N pairs: others for another commit
   option_pairs.py TRAIN_MANY KEY=VALUE …      these together, and what is said of them
 
-Keys, their types and words are the program's own (train_many --keys): a new word enters by itself, a new number wants a
-value of SAMPLES, and what needs another key to mean anything a row of COMPANIONS."""
+Keys, their types and words are the program's own (train_many --keys): a new one enters by itself. A number of which
+another value than the next one should be tried gets a row of SAMPLES; what needs another key to mean anything, one of
+COMPANIONS."""
 import hashlib
 import itertools
 import os
@@ -35,12 +36,12 @@ eval.batches: 1
 checkpoint.every: 0
 """
 
-# Values of keys that are numbers or lists, beside the default (or BASE's). Numbers without a row are an error.
+# Values of keys that are numbers or lists, beside the default (or BASE's).
 SAMPLES = {
     "train.batch": ["8"], "train.context": ["5"], "train.micro_batches": ["2"], "train.shards": ["2"],
     "train.lr": ["0"], "train.min_lr": ["0"], "train.warmup": ["1"], "train.decay": ["1"], "train.beta1": ["0"],
     "train.beta2": ["0"], "train.eps": ["0.001"], "train.weight_decay": ["0"], "train.momentum": ["0.5"],
-    "train.clip_norm": ["0"],
+    "train.clip_norm": ["0"], "train.skip_z": ["3"], "train.skip_window": ["2"],
     "model.d_model": ["18"], "model.layers": ["1", "3"], "model.d_ff": ["5"], "model.norm_eps": ["0.01"],
     "model.init_std": ["0.3"], "model.feed_forward": ["dense,moe"],
     "attention.heads": ["1", "4"], "attention.kv_heads": ["1"], "attention.d_head": ["6", "7"],
@@ -71,6 +72,7 @@ COMPANIONS = {
     "moe.min_capacity=3": ["moe.capacity_factor=0.5"],
     "moe.bias_rate=0.1": ["moe.bias_update=sign"],
     "moe.first=false": ["moe.every=2"],
+    "train.skip_window=2": ["train.skip_z=3"],
     "train.decay=1": ["train.schedule=wsd"],
     "train.momentum=0.5": ["train.optimizer=sgd"],
     "train.nesterov=true": ["train.optimizer=sgd"],
@@ -84,12 +86,21 @@ def key_of(option):
     return option.split("=", 1)[0]
 
 
+def another_number(kind, default, least, most):
+    """A legal one beside the default."""
+    if kind in ("integer", "integers"):
+        value = int(default or least) + 1
+        return str(value if value <= most else int(most) - 1)
+    value = float(default or least) / 2 or 0.5
+    return f"{min(max(value, least), most):g}"
+
+
 def options(program):
     """key=value of all options, from the program's keys."""
-    found, missing = [], []
+    found = []
     listed = subprocess.run([program, "--keys"], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
-        key, kind, default, words = line.split("\t")
+        key, kind, default, least, most, words = line.split("\t")
         if not key.startswith(SECTIONS) or key in LEFT_OUT:
             continue
         values = list(SAMPLES.get(key, []))
@@ -97,10 +108,9 @@ def options(program):
             values += [word for word in words.split("|") if word != default]
         elif kind == "flag":
             values += ["false" if default == "true" else "true"]
-        elif not values:
-            missing.append(key)
+        elif not values and kind in ("integer", "integers", "number", "rational"):
+            values = [another_number(kind, default, float(least), float(most))]
         found += [f"{key}={value}" for value in values]
-    assert not missing, f"SAMPLES of {sys.argv[0]} has no value for {', '.join(missing)}"
     keys = {line.split("\t")[0] for line in listed.splitlines()}
     for option in [*SAMPLES, *COMPANIONS, *itertools.chain(*COMPANIONS.values())]:
         assert key_of(option) in keys, f"{option}: there is no such key"
@@ -213,7 +223,7 @@ def main():
     # What does not train alone would be refused with everything, and test nothing.
     for line, answer in run(program, [[], *([*together(option)] for option in table)]):
         if not answer.startswith("trained 2 "):
-            failures.append((line, f"alone, with what it wants: {answer}"))
+            failures.append((line, f"alone, without what COMPANIONS may add: {answer}"))
     for line, answer in run(program, [together(*pair) for pair in pairs]):
         refused += answer.startswith("refused")
         wrong = complaint(line, answer)

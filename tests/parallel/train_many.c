@@ -1,15 +1,18 @@
 // Trains many configurations in one process, for tests that walk through more of them than could be
 // started one by one.
 //
-//   train_many --keys        every key: name, type, default, words (joined by |), joined by tabs
-//   train_many BASE.yaml     reads lines of key=value, joined by tabs, and trains BASE changed by
-//                            each; an answer a line:
-//                              trained STEPS LOSS NORM   the last step's, and every step's finite
-//                              infinite STEPS LOSS NORM  some step's were not
-//                              refused CODE MESSAGE      by a rule, or in the run
+// train_many --keys: a line for every key: name, type, default, least, most, words (joined by |),
+// with tabs between them.
 //
-// Nothing is saved or flushed, no watchdog runs, and the device's speed is not measured: that is all
-// that the linker's --wrap (CMakeLists.txt) takes away. A crash ends the process after the answers before it.
+// train_many BASE.yaml: reads lines of key=value with tabs between them, trains BASE changed by
+// each, and answers a line:
+//   trained STEPS LOSS NORM   the last step's; every step's were finite
+//   infinite STEPS LOSS NORM  some step's were not
+//   refused CODE MESSAGE      by a rule, or in the run
+//
+// Nothing is saved or flushed, no watchdog runs, and the device's speed is not measured: that is
+// all that the linker's --wrap (CMakeLists.txt) takes away. A crash ends the process after the
+// answers before it.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,8 +77,8 @@ static void print_keys(void) {
     for (int row = 0; row < config_key_count(); row++) {
         const Option *key = config_key(row);
         bool known = (size_t)key->type < sizeof types / sizeof *types && types[key->type];
-        printf("%s\t%s\t%s\t", key->name, known ? types[key->type] : "other",
-               key->initial ? key->initial : "");
+        printf("%s\t%s\t%s\t%g\t%g\t", key->name, known ? types[key->type] : "other",
+               key->initial ? key->initial : "", key->min, key->max);
         for (int i = 0; key->choices && i < key->choices->count; i++)
             printf("%s%s", i ? "|" : "", choice_row(*key->choices, i)->word);
         printf("\n");
