@@ -4,11 +4,13 @@
 
 #include "model/linear.h"
 #include "model/positions.h"
+#include "model/qk_norm.h"
 
 typedef struct Attention {
-    Linear qkv, output;  // weights (W, D) and (D, H·d_value)
-    int64_t window;      // of this layer; 0: whole
-    int sinks;           // parameter (H): with attention.softmax sink alone
+    Linear qkv, output; // weights (W, D) and (D, H·d_value)
+    int64_t window;     // of this layer; 0: whole
+    int sinks;          // parameter (H): with attention.softmax sink alone
+    QueryKeyNorm norm;
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
     Tensor heads, lse;   // (N, H·d_value) stored, (N, H)
@@ -50,6 +52,7 @@ static void declare(void *self, Work *work, int64_t layer) {
                 .group = GROUP_HIDDEN,
                 .init_std = config->init_std},
         bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
+    query_key_norm_declare(&a->norm, work, layer);
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, s.heads * s.d_value},
@@ -74,6 +77,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     a->heads = arena_2d(activations, work->storage, N, s.heads * s.d_value);
     a->lse = arena_2d(activations, F32, N, s.heads);
     size_t mark = arena_mark(scratch);
+    query_key_norm_layout(&a->norm, work, activations, scratch);
     a->dheads = arena_2d(scratch, work->storage, N, s.heads * s.d_value);
     a->dqkv = arena_2d(scratch, work->storage, N, W);
     if (work->config->attention.softmax == SOFTMAX_SINK)
@@ -96,11 +100,17 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     cost->scratch.attention = s;
 }
 
+// Queries, keys and values of the tokens, but where the queries and keys point by position.
+static void project(Attention *a, Work *work, Tensor x) {
+    linear_forward(work, a->qkv, query_key_norm_input(&a->norm, work, a->qkv_rows), x);
+    query_key_norm_forward(&a->norm, work, a->qkv_rows);
+}
+
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     (void)stats;
     Attention *a = self;
     a->x = x;
-    linear_forward(work, a->qkv, a->qkv_rows, x);
+    project(a, work, x);
     positions_rotate(work->positions, work, a->qkv_rows, 0, false);
     attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
     linear_forward(work, a->output, out, a->heads);
@@ -119,6 +129,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                       work_dense_rows(work));
     }
     positions_rotate(work->positions, work, a->dqkv, 0, true);
+    query_key_norm_backward(&a->norm, work, a->dqkv);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
 
@@ -126,7 +137,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
-    linear_forward(work, a->qkv, a->qkv_rows, x);
+    project(a, work, x);
     positions_rotate(work->positions, work, a->qkv_rows, position, false);
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
@@ -144,8 +155,8 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     (void)layer;
     AttentionShape s = config->attention.shape;
     double width = (double)((s.heads + s.kv_heads) * (s.d_head + s.d_value));
-    bound->parameters += (double)config->d_model * width + (double)s.heads;
-    bound->kept += 2 * width;
+    bound->parameters += (double)config->d_model * width + (double)s.heads + width; // with norms
+    bound->kept += 3 * width;
 }
 
 const LayerKind ATTENTION = {

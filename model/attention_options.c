@@ -38,6 +38,8 @@ static const Option ROWS[] = {
     CHOICE("attention.softmax", FUNCTION, attention.softmax, DEFAULT("plain"),
         OF(ATTENTION_SOFTMAX_CHOICES),
         "what stands in the softmax's denominator beside the keys that a query sees"),
+    CHOICE("attention.qk_norm", FUNCTION, attention.qk_norm, DEFAULT("none"), OF(QK_NORM_CHOICES),
+        "norm of queries and keys before they are turned, so that scores cannot grow without bound (arXiv:2302.05442)"),
     INTEGERS("attention.window", FUNCTION, attention.window, DEFAULT("0"), RANGE(0, 1 << 30),
         "sliding window: a token sees so many, itself the last of them (Mistral, arXiv:2310.06825); 0: all before it"),
 };

@@ -26,6 +26,7 @@ typedef struct AttentionConfig {
     PositionKind positions;
     AttentionSoftmax softmax;
     PerLayer window; // keys that a query sees; 0: all before it
+    QkNormKind qk_norm;
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.

@@ -58,6 +58,13 @@ class AttentionOptions(ProgramTest):
         self.train("whole")
         self.assertEqual({self.digest(run) for run in ("wide-24", "wide-1000")}, {self.digest("whole")})
 
+    def test_norms_of_queries_and_keys(self):
+        digests = {self.check_life(kind, f"attention.qk_norm={kind}") for kind in ("head", "whole")}
+        self.assertEqual(len(digests), 2)
+        for kind, shape in (("head", "(4)"), ("whole", "(16)")):
+            self.assertRegex(self.run_program("inspect", f"{kind}/{STEP_4}").out,
+                             r"layers\.1\.attention\.q_norm +f32 " + re.escape(shape))
+
     def test_a_window_costs_less(self):
         def flops(*changes):
             outcome = self.run_program("plan", "tiny.yaml", "-np", "1", *changes)

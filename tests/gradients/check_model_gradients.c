@@ -80,6 +80,15 @@ static void add_softmax_cases(void) {
     cases[count - 1].micro_batches = 2;
 }
 
+static void add_query_key_cases(void) {
+    ModelConfig *model = add_case("queries and keys normalised head by head");
+    model->attention.qk_norm = QK_NORM_HEAD;
+    model = add_case("queries and keys normalised as a whole, two micro-batches");
+    model->attention.qk_norm = QK_NORM_WHOLE;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_window_cases(void) {
     ModelConfig *model = add_case("a window of two tokens");
     model->attention.window = (PerLayer){1, {2}};
@@ -189,6 +198,7 @@ int main(int argc, char **argv) {
     add_norm_cases();
     add_position_cases();
     add_softmax_cases();
+    add_query_key_cases();
     add_window_cases();
     add_router_cases();
     add_ragged_cases();
