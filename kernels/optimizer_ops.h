@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-// Groups of parameters that one update tells apart, each with its own rate and decay.
-enum { UPDATE_GROUPS = 8 };
+// Groups of parameters at most that one update tells apart, each with its own rate and decay.
+enum { UPDATE_GROUPS = 64 };
 
 typedef struct AdamW {
     float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];

@@ -15,6 +15,7 @@ static const struct Part {
     {&MODEL_OPTIONS, offsetof(TrainConfig, model)},
     {&ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
     {&MOE_OPTIONS, offsetof(TrainConfig, model)},
+    {&BALANCE_OPTIONS, offsetof(TrainConfig, model)},
     {&PARALLEL_OPTIONS, 0},
     {&CHECKPOINT_OPTIONS, 0},
     {&LOG_OPTIONS, 0},

@@ -257,6 +257,7 @@ void model_free(Model *model) {
 
 static void forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
+    work->tokens = tokens;
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
     positions_embed(&model->positions, work, x.x, 0);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
@@ -359,6 +360,7 @@ void kv_cache_close(KvCache *cache) {
 Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position) {
     Work *work = &model->work;
     CHECK(work->shape.N == 1, "decoding wants one token, not %lld", (long long)work->shape.N);
+    work->tokens = token;
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, token)};
     positions_embed(&model->positions, work, x.x, position);
     for (int64_t layer = 0; layer < model->config.layers; layer++)

@@ -97,9 +97,11 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
+    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
 } ModelConfig;
 
-extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS; // keys that fill it
+// Keys that fill it.
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {

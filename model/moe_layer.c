@@ -1,6 +1,7 @@
 #include "model/moe_layer.h"
 
 #include "kernels/integers.h"
+#include "model/router_balance.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     return moe_shape(config, layer).experts;

@@ -10,9 +10,9 @@
 #include "kernels/rng.h"
 
 const ParamGroup param_groups[PARAM_GROUPS] = {
-    [GROUP_DECAY] = {.decay = true, .lr_scale = 1},
-    [GROUP_NO_DECAY] = {.decay = false, .lr_scale = 1},
-    [GROUP_HIDDEN] = {.decay = true, .lr_scale = 1, .matrices = true},
+    [GROUP_DECAY] = {.decay = true},
+    [GROUP_NO_DECAY] = {.decay = false},
+    [GROUP_HIDDEN] = {.decay = true, .matrices = true},
 };
 
 static int64_t row_stride(const Param *row) { // elements of one step along the first axis
@@ -42,6 +42,7 @@ static void place_row(ParamTable *table, Param *row) {
     row->count = shared ? row->shape[0] / table->ep_size : row->shape[0];
     row->first = shared ? row->count * table->ep_rank : 0;
     if (row->active == 0) row->active = 1;
+    if (row->lr_scale == 0) row->lr_scale = 1;
     row->run = row->update == UPDATE_RULE ? RUN_RULE : expert ? RUN_EXPERT : RUN_DENSE;
     row->offset = table->elements[row->run];
     table->elements[row->run] += padded(row->count * row_stride(row));

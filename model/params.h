@@ -28,9 +28,8 @@ typedef enum ParamGroupNumber {
     PARAM_GROUPS
 } ParamGroupNumber;
 typedef struct ParamGroup {
-    bool decay;      // weight decay applies
-    bool matrices;   // an optimizer may treat each as a matrix (Muon)
-    double lr_scale; // multiplies the learning rate
+    bool decay;    // weight decay applies
+    bool matrices; // an optimizer may treat each as a matrix (Muon)
 } ParamGroup;
 extern const ParamGroup param_groups[PARAM_GROUPS];
 
@@ -59,7 +58,8 @@ typedef struct Param {
     // gate and up); all 0: it is one.
     int64_t fused[PARAM_FUSED_MAX];
     ParamUpdate update;
-    double active; // the share of it that one token uses, as K/E of experts; 0 means all of it
+    double active;  // the share of it that one token uses, as K/E of experts; 0 means all of it
+    float lr_scale; // multiplies the learning rate; 0 means 1
 
     // Filled by param_add.
     char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique

@@ -52,8 +52,6 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
-// Asks for its columns of the statistics, and for what is told of them.
-void router_report(Router *router, const Work *work, Statistics *stats);
 // Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
 // balance_scope is batch.
 //   x (N, D) stored; must stay until the backward pass
@@ -61,8 +59,5 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x);
 // dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.
 //   dscaled (N, K), destroyed
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled);
-// Moves the bias by the step's load of all ranks, c counted before dropping: the same bits on every
-// rank. Not collective.
-void router_after_step(Router *router, Work *work, const Statistics *stats);
 
 #endif

@@ -17,8 +17,6 @@ const OptimizerChoice OPTIMIZERS[] = {
 };
 const ChoiceTable OPTIMIZER_CHOICES = CHOICE_TABLE(OPTIMIZERS);
 
-_Static_assert((int)PARAM_GROUPS <= (int)UPDATE_GROUPS, "every group has a place in an update");
-
 // ---- rules and states ---------------------------------------------------------------------------
 
 static const OptimizerRule *rule_of(const OptimizerConfig *config, uint8_t group) {
@@ -148,6 +146,7 @@ void optimizer_measure(Optimizer *optimizer, const Model *model, const Optimizer
     optimizer->matrices = calloc((size_t)model->params.count + 1, sizeof *optimizer->matrices);
     CHECK_MEMORY(optimizer->matrices, "no memory for matrices of %d parameters",
                  model->params.count);
+    update_groups_init(&optimizer->table, &model->params, config);
     place_states(optimizer, &model->params);
     for (int run = 0; run < GRADIENT_RUNS; run++)
         add_ranges(optimizer, &model->params, (ParamRun)run);
@@ -176,7 +175,7 @@ static void describe_run(Optimizer *optimizer, const Model *model, ParamRun run)
             tensor_i64(host_offsets)[segment++] = row->offset + elements / count * s;
         int64_t first = row->offset / PARAM_ALIGNMENT;
         int64_t end = (row->offset + elements + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT;
-        for (int64_t f = first; f < end; f++) tensor_u8(host_groups)[f] = row->group;
+        for (int64_t f = first; f < end; f++) tensor_u8(host_groups)[f] = optimizer->table.row[i];
     }
     tensor_i64(host_offsets)[segment] = model->params.elements[run];
     device_upload(model->work.dev, groups, host_groups);
@@ -203,6 +202,7 @@ void optimizer_free(Optimizer *optimizer) {
     }
     free(optimizer->ranges);
     free(optimizer->matrices);
+    update_groups_free(&optimizer->table);
     *optimizer = (Optimizer){0};
 }
 
@@ -250,11 +250,13 @@ static Tensor piece_of(ParamSet set, const UpdateRange *piece) {
     return tensor_range(set.run[piece->run], piece->first, piece->elements);
 }
 
-void update_groups(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
-                   float weight_decay[UPDATE_GROUPS]) {
-    for (int group = 0; group < PARAM_GROUPS; group++) {
-        lr[group] = (float)(update->lr * param_groups[group].lr_scale);
-        weight_decay[group] = param_groups[group].decay ? (float)update->config->weight_decay : 0;
+void update_rates(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
+                  float weight_decay[UPDATE_GROUPS]) {
+    memset(lr, 0, UPDATE_GROUPS * sizeof *lr);
+    memset(weight_decay, 0, UPDATE_GROUPS * sizeof *weight_decay);
+    for (int group = 0; group < update->table->count; group++) {
+        lr[group] = (float)(update->lr * update->table->groups[group].lr_scale);
+        weight_decay[group] = (float)update->table->groups[group].weight_decay;
     }
 }
 
@@ -263,6 +265,7 @@ void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, 
     enum { PIECE = 1 << 24 };
     OptimizerUpdate update = {.dev = model->work.dev,
                               .config = &optimizer->config,
+                              .table = &optimizer->table,
                               .lr = lr,
                               .grad_scale = grad_scale,
                               .t = t};

@@ -39,7 +39,8 @@ typedef struct Optimizer {
     int range_count;
     HiddenMatrices *matrices;   // by parameter
     Tensor scratch[2], gram[2]; // of a rule for matrices
-    // By ParamRun. u8: the group of each PARAM_ALIGNMENT elements of a run
+    UpdateGroups table;
+    // By ParamRun. u8: the row of the table of each PARAM_ALIGNMENT elements of a run
     Tensor groups[GRADIENT_RUNS];
     // i64: where in a run each parameter, or each of this rank's experts of one, begins
     Tensor offsets[GRADIENT_RUNS];

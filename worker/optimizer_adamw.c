@@ -13,7 +13,7 @@ static void update_range(const OptimizerUpdate *update) {
         .bias_correction2 = (float)(1 - pow(config->beta2, (double)update->t)),
         .grad_scale = (float)update->grad_scale,
     };
-    update_groups(update, rule.lr, rule.weight_decay);
+    update_rates(update, rule.lr, rule.weight_decay);
     adamw_update(update->dev, update->values, update->copy, update->gradients, update->states[0],
                  update->states[1], update->groups, rule);
 }

@@ -10,7 +10,7 @@ static void update_range(const OptimizerUpdate *update) {
         .beta2 = (float)config->beta2,
         .grad_scale = (float)update->grad_scale,
     };
-    update_groups(update, rule.lr, rule.weight_decay);
+    update_rates(update, rule.lr, rule.weight_decay);
     lion_update(update->dev, update->values, update->copy, update->gradients, update->states[0],
                 update->groups, rule);
 }

@@ -78,7 +78,7 @@ static void update_matrices(const OptimizerUpdate *update) {
     fill_zero(dev, tensor_range(result, n - PARAM_ALIGNMENT, PARAM_ALIGNMENT));
     for (int i = 0; i < matrices->stack_count; i++) orthogonalize(update, &matrices->stacks[i]);
     DecayedStep step;
-    update_groups(update, step.lr, step.weight_decay);
+    update_rates(update, step.lr, step.weight_decay);
     decayed_step(dev, update->values, update->copy, result, update->groups, step);
 }
 

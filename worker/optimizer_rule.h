@@ -7,7 +7,7 @@
 #define MOETRAIN_WORKER_OPTIMIZER_RULE_H
 
 #include "worker/hidden_matrices.h"
-#include "worker/train_config.h"
+#include "worker/update_groups.h"
 
 enum { OPTIMIZER_STATES_MAX = 4 };
 
@@ -22,7 +22,8 @@ typedef struct OptimizerUpdate {
     Tensor copy;                         // (n) bf16: receives the values rounded; data NULL: none
     Tensor gradients;                    // (n) f32, summed over the step
     Tensor states[OPTIMIZER_STATES_MAX]; // (n) f32, as the rule names them
-    Tensor groups; // (n / PARAM_ALIGNMENT) u8: the ParamGroupNumber of each of them
+    const UpdateGroups *table;
+    Tensor groups; // (n / PARAM_ALIGNMENT) u8: the row of the table of each of them
     // For a rule with `others`: the range is one parameter and its padding.
     const HiddenMatrices *matrices;
     Tensor scratch[2]; // (n) f32
@@ -40,9 +41,9 @@ typedef struct OptimizerRule {
     const struct OptimizerRule *others;
 } OptimizerRule;
 
-// Rates and decays of all groups, for an op's rule.
-void update_groups(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
-                   float weight_decay[UPDATE_GROUPS]);
+// Rates and decays of all rows of the table, for an op's rule.
+void update_rates(const OptimizerUpdate *update, float lr[UPDATE_GROUPS],
+                  float weight_decay[UPDATE_GROUPS]);
 
 extern const OptimizerRule ADAMW, SGD, LION, MUON;
 

@@ -9,7 +9,7 @@ static void update_range(const OptimizerUpdate *update) {
         .nesterov = config->nesterov,
         .grad_scale = (float)update->grad_scale,
     };
-    update_groups(update, rule.lr, rule.weight_decay);
+    update_rates(update, rule.lr, rule.weight_decay);
     sgd_update(update->dev, update->values, update->copy, update->gradients, update->states[0],
                update->groups, rule);
 }

@@ -33,6 +33,9 @@ static const Option ROWS[] = {
     CHOICE("train.precision", STATE, precision, DEFAULT("f32"), OF(PRECISION_CHOICES),
         "storage of activations and of the matrices that multiply them; sums, parameters' masters, optimizer, router, "
         "norms and residual stream are f32 always"),
+    NUMBER("train.dropout", COURSE, model.dropout, DEFAULT("0"), RANGE(0, 0.99),
+        "share of the embedding, of attention's probabilities and of what each mixer and feed-forward adds to the residual "
+        "stream that is zero in a step, the rest growing by 1/(1 - share); none in evaluation and generation (GPT-2)"),
     INTEGER("train.max_skipped", FREE, max_skipped, DEFAULT("10"), RANGE(1, 1e9),
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", FREE, threads, DEFAULT("0"), RANGE(0, 1024),

@@ -22,7 +22,7 @@ typedef struct Fixture {
     Model model;
     Optimizer optimizer;
     Device dev;
-    int matrix, scale, experts, rule;
+    int matrix, scale, experts, rule, slow;
 } Fixture;
 
 static void layout(Model *model) {
@@ -46,6 +46,7 @@ static void open_fixture(Fixture *f) {
     f->scale = param_add(table, (Param){.rank = 1, .shape = {5}, .group = GROUP_NO_DECAY}, "scale");
     f->experts =
         param_add(table, (Param){.kind = PARAM_EXPERT, .rank = 2, .shape = {2, 8}}, "experts");
+    f->slow = param_add(table, (Param){.rank = 1, .shape = {28}, .lr_scale = 0.5f}, "slow");
     model->work = (Work){.dev = &f->dev, .params = table, .shape = {.ep_size = 1}};
     model->work.groups = process_groups_open(1, &f->dev);
     arena_measure(&model->parameter_arena, "parameters", NULL);
@@ -80,14 +81,29 @@ static void a_group_says_whether_weights_decay(void **state) {
     close_fixture(&f);
 }
 
-// 15 + 5 + 16 elements have a gradient of 2. The first step of AdamW is lr, whatever the gradient.
+static void a_parameter_scales_its_learning_rate(void **state) {
+    (void)state;
+    Fixture f;
+    open_fixture(&f);
+    const UpdateGroups *table = &f.optimizer.table;
+    assert_int_equal(table->count, 3);
+    assert_int_equal(table->row[f.matrix], table->row[f.experts]);
+    optimizer_update(&f.optimizer, &f.model, 0.25, 1, 1);
+    assert_true(value_of(&f, f.slow) == 1 - 0.125f * 0.5f);
+    Tensor slow = param_tensor(&f.model.params, f.model.values, f.slow);
+    assert_true(tensor_f32(slow)[27] == 1 - 0.125f * 0.5f);
+    close_fixture(&f);
+}
+
+// 15 + 5 + 16 + 28 elements have a gradient of 2. The first step of AdamW is lr, whatever the
+// gradient.
 static void what_a_rule_changes_is_no_business_of_the_optimizer(void **state) {
     (void)state;
     Fixture f;
     open_fixture(&f);
     for (int i = 0; i < f.model.params.count; i++)
         if (i != f.rule) fill(param_tensor(&f.model.params, f.model.gradients.sum, i), 2);
-    assert_true(fabs(optimizer_gradient_norm(&f.optimizer, &f.model) - 12) < 1e-6);
+    assert_true(fabs(optimizer_gradient_norm(&f.optimizer, &f.model) - 16) < 1e-6);
     optimizer_update(&f.optimizer, &f.model, 0.25, 1, 1);
     assert_true(fabsf(value_of(&f, f.scale) - 0.75f) < 1e-6f);
     assert_true(value_of(&f, f.rule) == 1);
@@ -124,7 +140,7 @@ static void every_value_and_state_is_saved(void **state) {
     open_fixture(&f);
     host_state_open(&host, &f.model, &f.optimizer);
     SavedTensor *saved = saved_tensors(&host, &(Vocabulary){0}, &count);
-    assert_int_equal(count, 4 + 3 + 3);
+    assert_int_equal(count, 5 + 4 + 4);
     const SavedTensor *rule = find(saved, count, "parameters/rule");
     assert_non_null(rule);
     assert_int_equal(rule->elements, 4);
@@ -145,6 +161,7 @@ static void every_value_and_state_is_saved(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_group_says_whether_weights_decay),
+        cmocka_unit_test(a_parameter_scales_its_learning_rate),
         cmocka_unit_test(what_a_rule_changes_is_no_business_of_the_optimizer),
         cmocka_unit_test(ranges_and_states_are_those_of_the_rules),
         cmocka_unit_test(every_value_and_state_is_saved),

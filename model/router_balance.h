@@ -1,0 +1,30 @@
+// What keeps experts evenly loaded, and what is told of their load: the load-balancing loss, the
+// router's statistics and the bias of the choice (router.h has their formulas). Not collective,
+// where nothing else is said.
+#ifndef MOETRAIN_MODEL_ROUTER_BALANCE_H
+#define MOETRAIN_MODEL_ROUTER_BALANCE_H
+
+#include "model/router.h"
+
+// ---- statistics and balance loss ----------------------------------------------------------------
+
+// Asks for its columns of the statistics, and for what is told of them.
+void router_report(Router *router, const Work *work, Statistics *stats);
+// Takes `balance` from the activations, and from the scratch what is summed over tokens.
+void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch);
+// 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
+double router_per_step_token(const Work *work);
+// Adds a micro-batch's sums to the statistics, and makes `balance` of them, which the backward pass
+// multiplies with P. Collective over world when balance_scope is batch.
+void router_add_statistics(Router *router, Work *work, Statistics *stats);
+
+// ---- bias ---------------------------------------------------------------------------------------
+
+void router_declare_bias(Router *router, Work *work);
+// The bias (E); data NULL: none.
+Tensor router_bias(const Router *router, const Work *work);
+// Moves the bias by the step's load of all ranks, c counted before dropping: the same bits on every
+// rank.
+void router_after_step(Router *router, Work *work, const Statistics *stats);
+
+#endif

@@ -1,0 +1,27 @@
+// Which learning rate and weight decay each parameter has: what of it the layer that declares the
+// parameter says (params.h: its group and its lr_scale), and what the configuration. Parameters
+// with the same two share a row of the table, whose number the updating ops read.
+#ifndef MOETRAIN_WORKER_UPDATE_GROUPS_H
+#define MOETRAIN_WORKER_UPDATE_GROUPS_H
+
+#include "kernels/optimizer_ops.h"
+#include "model/params.h"
+#include "worker/train_config.h"
+
+typedef struct UpdateGroup {
+    double lr_scale; // multiplies the learning rate
+    double weight_decay;
+} UpdateGroup;
+
+typedef struct UpdateGroups {
+    UpdateGroup groups[UPDATE_GROUPS];
+    int count;
+    uint8_t *row; // of each parameter
+} UpdateGroups;
+
+// Fatal when there are more than UPDATE_GROUPS different ones. Not collective.
+void update_groups_init(UpdateGroups *table, const ParamTable *params,
+                        const OptimizerConfig *config);
+void update_groups_free(UpdateGroups *table); // legal on a zeroed struct
+
+#endif
