@@ -66,16 +66,17 @@ void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight
 
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse) {
-    int64_t positions = cosines.shape[0];
+    int64_t positions = cosines.shape[0], pairs = cosines.shape[1];
     check_heads(s);
     check_sequences(T, qkv.shape[0]);
-    CHECK(s.d_head % 2 == 0, "rope wants an even d_head, not %lld", (long long)s.d_head);
+    CHECK(pairs > 0 && 2 * pairs <= s.d_head, "rope of %lld pairs in heads of %lld channels",
+          (long long)pairs, (long long)s.d_head);
     CHECK(first_position >= 0 && first_position + T <= positions,
           "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
           (long long)positions);
     CHECK_SHAPE_2D(qkv, storage(qkv), qkv.shape[0], attention_qkv_width(s));
-    CHECK_SHAPE_2D(cosines, F32, positions, s.d_head / 2);
-    CHECK_SHAPE_2D(sines, F32, positions, s.d_head / 2);
+    CHECK_SHAPE_2D(cosines, F32, positions, pairs);
+    CHECK_SHAPE_2D(sines, F32, positions, pairs);
     dev->backend->op.rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
 }
 

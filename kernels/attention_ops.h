@@ -41,10 +41,10 @@ void qk_norm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, AttentionSh
 void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x,
                       Tensor rstd, AttentionShape s, QkNorm norm);
 
-// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + d_head/2),
-// as Llama): row r has position first_position + r % T. `inverse` rotates back: the backward pass
-// of the op.
-//   qkv (N, W) T   cosines, sines (positions, d_head/2) f32
+// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + P), as
+// Llama): row r has position first_position + r % T. The channels from 2 P on stay. `inverse`
+// rotates back: the backward pass of the op.
+//   qkv (N, W) T   cosines, sines (positions, P) f32, 2 P <= d_head
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 

@@ -1,15 +1,14 @@
 #include "model/attention.h"
 
-#include <math.h>
-
 #include "model/linear.h"
 #include "model/positions.h"
 #include "model/qk_norm.h"
 
 typedef struct Attention {
-    Linear qkv, output; // weights (W, D) and (D, H·d_value)
-    int64_t window;     // of this layer; 0: whole
-    int sinks;          // parameter (H): with attention.softmax sink alone
+    Linear qkv, output;     // weights (W, D) and (D, H·d_value)
+    int64_t window;         // of this layer; 0: whole
+    PositionKind positions; // likewise
+    int sinks;              // parameter (H): with attention.softmax sink alone
     QueryKeyNorm norm;
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
@@ -22,7 +21,7 @@ static AttentionRule attention_rule(const Attention *a, const Work *work) {
     const AttentionConfig *config = &work->config->attention;
     AttentionRule rule = {.shape = config->shape,
                           .T = work->shape.T,
-                          .scale = (float)(1.0 / sqrt((double)config->shape.d_head)),
+                          .scale = (float)attention_scale(config),
                           .softmax = config->softmax,
                           .window = a->window};
     if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
@@ -42,6 +41,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
+    a->positions = model_positions(config, layer);
     a->window = layer_value(&config->attention.window, layer);
     const BiasFacts *bias = &BIASES[config->bias];
     a->qkv = linear_declare(
@@ -111,7 +111,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Attention *a = self;
     a->x = x;
     project(a, work, x);
-    positions_rotate(work->positions, work, a->qkv_rows, 0, false);
+    positions_rotate(work->positions, a->positions, work, a->qkv_rows, 0, false);
     attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
     linear_forward(work, a->output, out, a->heads);
 }
@@ -128,7 +128,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
         bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
                       work_dense_rows(work));
     }
-    positions_rotate(work->positions, work, a->dqkv, 0, true);
+    positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);
     query_key_norm_backward(&a->norm, work, a->dqkv);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
@@ -138,7 +138,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     AttentionShape s = work->config->attention.shape;
     int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
     project(a, work, x);
-    positions_rotate(work->positions, work, a->qkv_rows, position, false);
+    positions_rotate(work->positions, a->positions, work, a->qkv_rows, position, false);
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);

@@ -39,9 +39,9 @@ void reference_qk_norm_backward(double *dx, double *dx_unit, double *dweights, d
                                 const float *dout, const float *x, AttentionShape s, QkNorm norm,
                                 int64_t N);
 
-// Rotates one row at `position`; the angles are given.
+// Rotates one row at `position`; the angles of `pairs` pairs are given.
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
-                    int64_t position, bool inverse);
+                    int64_t pairs, int64_t position, bool inverse);
 
 void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
                                  int64_t N);

@@ -85,8 +85,7 @@ void reference_qk_norm_backward(double *dx, double *dx_unit, double *dweights, d
 }
 
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
-                    int64_t position, bool inverse) {
-    int64_t half = s.d_head / 2;
+                    int64_t half, int64_t position, bool inverse) {
     for (int64_t head = 0; head < s.heads + s.kv_heads; head++)
         for (int64_t i = 0; i < half; i++) {
             double c = (double)cosines[position * half + i];
