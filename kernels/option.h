@@ -40,12 +40,17 @@ typedef enum OptionType {
     OPTION_NAMES,
     OPTION_INTEGERS, // PerLayer (model_config.h): a whole number, or a list of them
     OPTION_CHOICES,  // PerLayer: the value of a word in `choices`, or of a list of them
+    OPTION_PATTERN,  // char[CONFIG_PATTERN_BYTES]: names with * and ?, as the shell has them
+    OPTION_MAPS,     // a list of maps, whose fields are `map`: [{scope: shard, factor: 0.01}]
 } OptionType;
 
 enum {
     CONFIG_PATH_BYTES = 1024,
     CONFIG_WORD_BYTES = 16,
+    CONFIG_PATTERN_BYTES = 64,
 };
+
+typedef struct OptionMap OptionMap;
 
 typedef struct Option {
     const char *name; // section.key
@@ -55,6 +60,7 @@ typedef struct Option {
     const char *initial;        // the default, as text; NULL: must be given, or is derived
     double min, max;            // numbers, both inclusive
     const ChoiceTable *choices; // NULL: no words
+    const OptionMap *map;       // of OPTION_MAPS
     // When left out: what the value then is, in words that name the keys it follows from, and in
     // code that gets the section's struct. Keys are derived in the order of sections and rows,
     // after all given values are known. run.dir has no function: the reader knows the file's name.
@@ -62,6 +68,17 @@ typedef struct Option {
     void (*derive)(void *section);
     const char *help;
 } Option;
+
+// What the maps of a list have in common. The list lies in its struct as
+//   struct { int64_t count; MAP maps[most]; }
+// where MAP is a struct of 8-byte alignment. A field is a row without section and kind, whose
+// offset is in MAP; one that a map leaves out has its default, or must be given where it has none.
+struct OptionMap {
+    const Option *fields; // of any type of one value, but a path
+    int count;
+    size_t bytes; // of MAP
+    int most;     // maps of a list
+};
 
 // ---- rules --------------------------------------------------------------------------------------
 

@@ -54,12 +54,21 @@
     { OPTION_ROW(key, change, CHOICES, text), OPTION_OF_TYPE(member, PerLayer), initially, words }
 #define WORD(key, change, member, initially, words, text)                                                                \
     { OPTION_ROW(key, change, WORD, text), OPTION_OF_BYTES(member, CONFIG_WORD_BYTES), initially, words }
+#define PATTERN(key, change, member, initially, text)                                                                    \
+    { OPTION_ROW(key, change, PATTERN, text), OPTION_OF_BYTES(member, CONFIG_PATTERN_BYTES), initially }
 #define PATH(key, change, member, initially, text)                                                                       \
     { OPTION_ROW(key, change, PATH, text), OPTION_OF_BYTES(member, CONFIG_PATH_BYTES), initially }
 #define PATH_OR_WORD(key, change, member, initially, words, text)                                                        \
     { OPTION_ROW(key, change, PATH, text), OPTION_OF_BYTES(member, CONFIG_PATH_BYTES), initially, words }
 #define NAMES(key, change, member, text)                                                                                 \
     { OPTION_ROW(key, change, NAMES, text), OPTION_OF_BYTES(member, CONFIG_PATH_BYTES), DEFAULT("") }
+// Of a list of maps: `member` is struct { int64_t count; MAP maps[]; }, `fields` an OptionMap.
+#define MAPS(key, change, member, initially, fields, text)                                                               \
+    { OPTION_ROW(key, change, MAPS, text), OPTION_OF_TYPE(member.count, int64_t), initially, .map = &fields }
+// The OptionMap of rows of fields, whose kind is NONE, written while SECTION_STRUCT is MAP.
+#define MAP_FIELDS(rows, list)                                                                                           \
+    { (rows), (int)(sizeof(rows) / sizeof *(rows)), sizeof(SECTION_STRUCT),                                              \
+      (int)(sizeof ((list *)0)->maps / sizeof(SECTION_STRUCT)) }
 // clang-format on
 
 #endif

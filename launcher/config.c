@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "launcher/config_maps.h"
 #include "launcher/config_path.h"
 #include "launcher/config_rules.h"
 #include "launcher/config_value.h"
@@ -68,7 +69,7 @@ static bool take_names(const Option *key, const YamlValue *value, void *field, E
     size_t bytes = 0;
     FILE *out = open_memstream(&joined, &bytes);
     CHECK_MEMORY(out, "out of memory");
-    for (int i = 0; i < value->count; i++) fprintf(out, "%s%s", i ? "," : "", value->items[i]);
+    for (int i = 0; i < value->count; i++) fprintf(out, "%s%s", i ? "," : "", value->items[i].text);
     fclose(out);
     CHECK_MEMORY(joined, "out of memory");
     bool ok = config_value_parse(key, joined, "", field, err);
@@ -90,12 +91,20 @@ static bool take_file_value(void *context, const char *name, const YamlValue *va
     if (value->list && !option_takes_list(key))
         return error_set(err, EXIT_CONFIG,
                          "a list is not allowed as the value of %s; write one value", name);
+    if (value->maps > 0 && key->type != OPTION_MAPS)
+        return error_set(err, EXIT_CONFIG, "a list of maps is not allowed as the value of %s",
+                         name);
     *origin = (ConfigOrigin){ORIGIN_FILE, place->line, place->column};
+    if (key->type == OPTION_MAPS) return config_maps_parse(key, value, field, place, err);
     if (key->type == OPTION_NAMES) return take_names(key, value, field, err);
     if (!option_takes_list(key))
-        return config_value_parse(key, value->items[0], reading->base_folder, field, err);
-    bool ok = config_items_parse(key, value->items, value->count, field, &wrong, err);
-    if (value->list && wrong >= 0) *place = value->places[wrong];
+        return config_value_parse(key, value->items[0].text, reading->base_folder, field, err);
+    const char **items = calloc((size_t)value->count + 1, sizeof *items);
+    CHECK_MEMORY(items, "out of memory");
+    for (int i = 0; i < value->count; i++) items[i] = value->items[i].text;
+    bool ok = config_items_parse(key, items, value->count, field, &wrong, err);
+    if (value->list && wrong >= 0) *place = value->items[wrong].place;
+    free(items);
     return ok;
 }
 

@@ -88,6 +88,18 @@ static void print_meanings(FILE *out, ChoiceTable choices) {
     }
 }
 
+// The fields of a list of maps, a line each.
+static void print_fields(FILE *out, const OptionMap *map) {
+    for (int i = 0; i < map->count; i++) {
+        const Option *field = &map->fields[i];
+        char legal[CONFIG_LEGAL_BYTES];
+        config_value_legal(field, legal);
+        fprintf(out, "\n           %s: %s: %s (", field->name, field->help, legal);
+        print_default(out, field);
+        fputc(')', out);
+    }
+}
+
 void config_print_keys(FILE *out) {
     fprintf(out,
             "Keys of the configuration: what they mean, and in brackets their defaults.\n"
@@ -116,6 +128,7 @@ bool config_print_key(FILE *out, const char *name, Error *err) {
         config_value_legal(key, legal);
         fprintf(out, "%s: %s\n  value:   %s", key->name, key->help, legal);
         if (key->choices) print_meanings(out, *key->choices);
+        if (key->map) print_fields(out, key->map);
         fprintf(out, "\n  default: ");
         print_default(out, key);
         fprintf(out, "\n  kind:    %s\n", kind_words[key->kind]);

@@ -7,6 +7,7 @@
 
 #include "kernels/integers.h"
 #include "launcher/config_keys.h"
+#include "launcher/config_maps.h"
 #include "launcher/config_path.h"
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
@@ -118,6 +119,13 @@ static bool names_parse(const Option *key, const char *text, char names[CONFIG_P
     return true;
 }
 
+// Names with the shell's * and ?, which fit the field.
+static bool pattern_is_legal(const char *text) {
+    static const char legal[] = "abcdefghijklmnopqrstuvwxyz0123456789_.*?";
+    size_t length = strspn(text, legal);
+    return length > 0 && !text[length] && length < CONFIG_PATTERN_BYTES;
+}
+
 // ---- one value ----------------------------------------------------------------------------------
 
 // The types of fixed size, as they lie in their structs.
@@ -149,7 +157,10 @@ static bool value_parse(const Option *key, const char *text, Value *value) {
         return choice_of(key, text) >= 0;
     case OPTION_PATH:
         return path_is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
-    case OPTION_NAMES: // names_parse has the better message
+    case OPTION_PATTERN:
+        return pattern_is_legal(text);
+    case OPTION_NAMES: // names_parse and config_maps have the better messages
+    case OPTION_MAPS:
         return true;
     case OPTION_INTEGERS:
     case OPTION_CHOICES: // items_parse reads them one by one
@@ -159,7 +170,8 @@ static bool value_parse(const Option *key, const char *text, Value *value) {
 }
 
 bool option_takes_list(const Option *key) {
-    return key->type == OPTION_NAMES || key->type == OPTION_INTEGERS || key->type == OPTION_CHOICES;
+    return key->type == OPTION_NAMES || key->type == OPTION_INTEGERS ||
+           key->type == OPTION_CHOICES || key->type == OPTION_MAPS;
 }
 
 // The row that an item of the list would have alone; of other keys their own.
@@ -276,8 +288,14 @@ bool config_value_parse(const Option *key, const char *text, const char *base_fo
         return text_parse(key, text, base_folder, field, CONFIG_WORD_BYTES, err);
     case OPTION_PATH:
         return text_parse(key, text, base_folder, field, CONFIG_PATH_BYTES, err);
+    case OPTION_PATTERN:
+        memset(field, 0, CONFIG_PATTERN_BYTES);
+        memcpy(field, text, strlen(text));
+        return true;
     case OPTION_NAMES:
         return names_parse(key, text, field, err);
+    case OPTION_MAPS:
+        return config_maps_parse_text(key, text, field, err);
     case OPTION_INTEGERS:
     case OPTION_CHOICES:
         return list_parse(key, text, field, err);

@@ -76,8 +76,10 @@ static bool is_legal_event(Reader *reader, const yaml_event_t *event) {
     YamlPlace place = place_of(event->start_mark);
     switch (event->type) {
     case YAML_ALIAS_EVENT:
-        return FAIL_AT(reader, place, "the alias '*%.60s' is not allowed; write the value out",
-                       (const char *)event->data.alias.anchor);
+        return FAIL_AT(
+            reader, place,
+            "the alias '*%.60s' is not allowed; write the value out, or put it in quotes",
+            (const char *)event->data.alias.anchor);
     case YAML_SEQUENCE_START_EVENT:
         if (!reader->key[0]) return FAIL_AT(reader, place, "a list is not allowed here");
         return is_plain_node(reader, place, event->data.sequence_start.anchor,
@@ -121,29 +123,92 @@ static bool extend_key(Reader *reader, const yaml_event_t *event) {
     return FAIL_AT(reader, place, "a key of more than %d bytes", KEY_BYTES - 1);
 }
 
-// Items of a list while it is read.
+// A value while it is read.
 typedef struct List {
-    int count, room;
-    char **items;
-    YamlPlace *places;
+    int count, room, maps, maps_room;
+    YamlItem *items;
+    YamlPlace *map_places;
 } List;
 
-static void list_add(List *list, const char *item, YamlPlace place) {
+static char *copy_of(const char *text) {
+    char *copy = strdup(text);
+    CHECK_MEMORY(copy, "no memory for an item of a list");
+    return copy;
+}
+
+// `field` NULL: no value of a map.
+static void list_add(List *list, const char *text, YamlPlace place, const char *field) {
     if (list->count == list->room) {
         list->room = 2 * list->room + 8;
         list->items = realloc(list->items, (size_t)list->room * sizeof *list->items);
-        list->places = realloc(list->places, (size_t)list->room * sizeof *list->places);
-        CHECK_MEMORY(list->items && list->places, "no memory for a list of %d items", list->room);
+        CHECK_MEMORY(list->items, "no memory for a list of %d items", list->room);
     }
-    list->items[list->count] = strdup(item);
-    CHECK_MEMORY(list->items[list->count], "no memory for an item of a list");
-    list->places[list->count++] = place;
+    list->items[list->count++] = (YamlItem){.text = copy_of(text),
+                                            .place = place,
+                                            .field = field ? copy_of(field) : NULL,
+                                            .map = list->maps - 1};
+}
+
+static void list_add_map(List *list, YamlPlace place) {
+    if (list->maps == list->maps_room) {
+        list->maps_room = 2 * list->maps_room + 8;
+        list->map_places =
+            realloc(list->map_places, (size_t)list->maps_room * sizeof *list->map_places);
+        CHECK_MEMORY(list->map_places, "no memory for a list of %d maps", list->maps_room);
+    }
+    list->map_places[list->maps++] = place;
 }
 
 static void list_free(List *list) {
-    for (int i = 0; i < list->count; i++) free(list->items[i]);
+    for (int i = 0; i < list->count; i++) {
+        free(list->items[i].text);
+        free(list->items[i].field);
+    }
     free(list->items);
-    free(list->places);
+    free(list->map_places);
+}
+
+// Reads the fields of a map of the list, whose start event is already taken.
+static bool read_map(Reader *reader, List *list) {
+    char field[64] = "";
+    for (bool is_field = true;; is_field = !is_field) {
+        yaml_event_t event;
+        if (!next_event(reader, &event)) return false;
+        YamlPlace place = place_of(event.start_mark);
+        bool end = event.type == YAML_MAPPING_END_EVENT;
+        bool ok = end || is_legal_event(reader, &event);
+        if (ok && !end && event.type != YAML_SCALAR_EVENT)
+            ok = is_field ? FAIL_AT(reader, place, "a field of a map of %s is no word", reader->key)
+                          : FAIL_AT(reader, place, "'%s' in a map of %s is no single value", field,
+                                    reader->key);
+        if (ok && !end) {
+            const char *text = (const char *)event.data.scalar.value;
+            if (is_field)
+                snprintf(field, sizeof field, "%s", text);
+            else
+                list_add(list, text, place, field);
+        }
+        yaml_event_delete(&event);
+        if (!ok || end) return ok;
+    }
+}
+
+// Takes an event that begins an item of a list, and what belongs to it.
+static bool read_item(Reader *reader, YamlPlace list_place, const yaml_event_t *event, List *list) {
+    YamlPlace place = place_of(event->start_mark);
+    if (event->type == YAML_MAPPING_START_EVENT && (list->maps > 0 || list->count == 0)) {
+        list_add_map(list, place);
+        return read_map(reader, list);
+    }
+    if (event->type != YAML_SCALAR_EVENT || list->maps > 0)
+        return FAIL_AT(reader, list_place, "an item of the list %s is no %s", reader->key,
+                       list->maps > 0 ? "map" : "word");
+    const char *item = (const char *)event->data.scalar.value;
+    if (!item[0] || strchr(item, ','))
+        return FAIL_AT(reader, list_place, "an item of the list %s is empty or has a comma",
+                       reader->key);
+    list_add(list, item, place, NULL);
+    return true;
 }
 
 // Reads the items of a list whose start event is already taken.
@@ -152,17 +217,8 @@ static bool read_list(Reader *reader, YamlPlace list_place, List *list) {
         yaml_event_t event;
         if (!next_event(reader, &event)) return false;
         bool end = event.type == YAML_SEQUENCE_END_EVENT;
-        bool ok = end || is_legal_event(reader, &event);
-        if (ok && !end && event.type != YAML_SCALAR_EVENT)
-            ok = FAIL_AT(reader, list_place, "an item of the list %s is no word", reader->key);
-        if (ok && !end) {
-            const char *item = (const char *)event.data.scalar.value;
-            if (!item[0] || strchr(item, ','))
-                ok = FAIL_AT(reader, list_place, "an item of the list %s is empty or has a comma",
-                             reader->key);
-            else
-                list_add(list, item, place_of(event.start_mark));
-        }
+        bool ok =
+            end || (is_legal_event(reader, &event) && read_item(reader, list_place, &event, list));
         yaml_event_delete(&event);
         if (!ok || end) return ok;
     }
@@ -174,9 +230,9 @@ static bool visit_value(Reader *reader, const yaml_event_t *event, YamlPlace key
     YamlPlace place = is_list ? place_of(event->start_mark) : key_place;
     List list = {0};
     bool ok = !is_list || read_list(reader, place, &list);
-    if (!is_list) list_add(&list, (const char *)event->data.scalar.value, place);
+    if (!is_list) list_add(&list, (const char *)event->data.scalar.value, place, NULL);
     if (ok) {
-        YamlValue value = {is_list, list.count, (const char *const *)list.items, list.places};
+        YamlValue value = {is_list, list.count, list.maps, list.items, list.map_places};
         ok = reader->visit(reader->context, reader->key, &value, &place, reader->err) ||
              fail_at(reader, place);
     }

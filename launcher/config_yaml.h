@@ -2,8 +2,8 @@
 //
 // A configuration is a small part of YAML: nested mappings and scalars. `model: {d_model: 64}`, its
 // block form and `model.d_model: 64` give the same pair. A list of scalars may stand as a value,
-// [a, b] or a line each. Anchors, aliases, tags, several documents, NUL bytes, more than 16 levels
-// or 1 MiB are errors.
+// [a, b] or a line each, or a list of maps of scalars, [{a: b, c: d}, {a: e}]. Anchors, aliases,
+// tags, several documents, NUL bytes, more than 16 levels or 1 MiB are errors.
 #ifndef MOETRAIN_LAUNCHER_CONFIG_YAML_H
 #define MOETRAIN_LAUNCHER_CONFIG_YAML_H
 
@@ -17,12 +17,20 @@ typedef struct YamlPlace {
     int line, column; // from 1
 } YamlPlace;
 
-// A scalar, which is one item, or a list of scalars.
+// An item of a list, or a value of one of its maps.
+typedef struct YamlItem {
+    char *text;
+    YamlPlace place;
+    char *field; // NULL: no map
+    int map;     // the number of its map, from 0
+} YamlItem;
+
+// A scalar, which is one item, a list of scalars, or the values of a list of maps, map by map.
 typedef struct YamlValue {
     bool list;
-    int count;
-    const char *const *items;
-    const YamlPlace *places; // of the items
+    int count, maps; // maps of the list, some of them without a value; 0: no list of maps
+    const YamlItem *items;
+    const YamlPlace *map_places; // (maps)
 } YamlValue;
 
 // Called for each value in the order of the file. `place` is where the key stands, or the list; it

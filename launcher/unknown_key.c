@@ -6,6 +6,7 @@
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
 #include "launcher/suggest.h"
+#include "launcher/value_text.h"
 
 const char *suggest_key(const char *word) {
     if (habit_key(word)) return habit_key(word);
@@ -27,6 +28,16 @@ bool unknown_key(const char *word, Error *err) {
                 err, EXIT_CONFIG,
                 "'%s' is a section: give its keys below it, or leave it out (moetrain help %s)",
                 word, word);
+    const char *dot = strrchr(word, '.');
+    for (int row = 0; dot && row < config_key_count(); row++) {
+        const Option *key = config_key(row);
+        char legal[CONFIG_LEGAL_BYTES];
+        if (!key->map || strncmp(key->name, word, (size_t)(dot - word)) != 0 ||
+            key->name[dot - word])
+            continue;
+        config_value_legal(key, legal);
+        return error_set(err, EXIT_CONFIG, "'%s' is no key: %s is %s", word, key->name, legal);
+    }
     const char *near = suggest_key(word);
     char quoted[80];
     value_quote(word, quoted);

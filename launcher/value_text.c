@@ -45,6 +45,22 @@ static void path_print(FILE *out, const char *path) {
     fputc('"', out);
 }
 
+static void maps_print(FILE *out, const OptionMap *map, const void *list) {
+    int64_t count = *(const int64_t *)list;
+    const char *first = (const char *)list + sizeof count;
+    fputc('[', out);
+    for (int64_t i = 0; i < count; i++) {
+        fputs(i > 0 ? ", {" : "{", out);
+        for (int j = 0; j < map->count; j++) {
+            fprintf(out, "%s%s: ", j > 0 ? ", " : "", map->fields[j].name);
+            config_value_print(out, &map->fields[j],
+                               first + (size_t)i * map->bytes + map->fields[j].offset);
+        }
+        fputc('}', out);
+    }
+    fputc(']', out);
+}
+
 void config_value_print(FILE *out, const Option *key, const void *field) {
     switch (key->type) {
     case OPTION_INTEGER:
@@ -74,6 +90,12 @@ void config_value_print(FILE *out, const Option *key, const void *field) {
     case OPTION_NAMES:
         fprintf(out, "[%s]", (const char *)field);
         return;
+    case OPTION_PATTERN: // bare, a * would begin an alias
+        path_print(out, field);
+        return;
+    case OPTION_MAPS:
+        maps_print(out, key->map, field);
+        return;
     case OPTION_INTEGERS:
     case OPTION_CHOICES:
         list_print(out, key, field);
@@ -95,6 +117,19 @@ static void list_choices(ChoiceTable choices, const char *more, char list[256]) 
         CHECK(used < 256, "the choices take more than a line: %s", list);
     }
     if (more) snprintf(list + used, 256 - used, " or %s", more);
+}
+
+// A list of one map in which each field is its default, or "…" where it has none.
+static void maps_legal(const OptionMap *map, char text[CONFIG_LEGAL_BYTES]) {
+    size_t used = (size_t)snprintf(text, CONFIG_LEGAL_BYTES,
+                                   "a list of at most %d maps in brackets, as in [{", map->most);
+    for (int i = 0; i < map->count; i++) {
+        const char *initial = map->fields[i].initial;
+        used += (size_t)snprintf(text + used, CONFIG_LEGAL_BYTES - used, "%s%s: %s",
+                                 i > 0 ? ", " : "", map->fields[i].name, initial ? initial : "…");
+        CHECK(used + 3 < CONFIG_LEGAL_BYTES, "the fields take too much text: %s", text);
+    }
+    snprintf(text + used, CONFIG_LEGAL_BYTES - used, "}]");
 }
 
 void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]) {
@@ -129,6 +164,15 @@ void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]) {
     case OPTION_NAMES:
         snprintf(text, CONFIG_LEGAL_BYTES,
                  "names of keys: a list in YAML, joined by commas on the command line");
+        return;
+    case OPTION_PATTERN:
+        snprintf(text, CONFIG_LEGAL_BYTES,
+                 "names of lower-case letters, digits, '_' and '.', where * is any text and ? any "
+                 "character; at most %d bytes",
+                 CONFIG_PATTERN_BYTES - 1);
+        return;
+    case OPTION_MAPS:
+        maps_legal(key->map, text);
         return;
     case OPTION_INTEGERS:
         snprintf(

@@ -18,6 +18,10 @@ const BiasFacts BIASES[] = {
                    .output = true,
                    .feed_forward = true,
                    .head = true},
+    [BIAS_NO_QKV] = {{"no_qkv", "all of head but queries, keys and values, as in makeMoE"},
+                     .output = true,
+                     .feed_forward = true,
+                     .head = true},
 };
 const ChoiceTable BIAS_CHOICES = CHOICE_TABLE(BIASES);
 

@@ -84,7 +84,14 @@ typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
 // Which linear layers have a bias. The router never has.
-typedef enum BiasKind { BIAS_NONE, BIAS_QKV, BIAS_ATTENTION, BIAS_LAYERS, BIAS_HEAD } BiasKind;
+typedef enum BiasKind {
+    BIAS_NONE,
+    BIAS_QKV,
+    BIAS_ATTENTION,
+    BIAS_LAYERS,
+    BIAS_HEAD,
+    BIAS_NO_QKV
+} BiasKind;
 typedef struct BiasFacts {
     Choice choice;
     bool qkv, output;  // of attention

@@ -1,14 +1,15 @@
 #!/usr/bin/python3
 """Published results beside ours: trains what a reproduction needs and prints both.
 
-    configs/reproduce/reproduce.py makemoe --text tinyshakespeare.txt       (github.com/karpathy/char-rnn has the text)
+    configs/reproduce/reproduce.py makemoe --text tinyshakespeare.txt    (karpathy/char-rnn has it)
     configs/reproduce/reproduce.py nanogpt --text tinyshakespeare.txt
     configs/reproduce/reproduce.py switch [--steps 4000]
     configs/reproduce/reproduce.py balance
 
-Runs lie under --folder and go on where they were stopped: run the same command again. A run that is done is read, not
-trained. --readme writes tables and plots into configs/reproduce/ as well.
+Runs lie under --folder and go on where they were stopped: run the same command again. A run that is
+done is read, not trained. --readme writes tables and plots into configs/reproduce/ as well.
 """
+
 import argparse
 import os
 import pathlib
@@ -28,6 +29,7 @@ TRAIN_SHARE = 0.9  # of the user's characters, as makeMoE and nanoGPT cut them
 @dataclass
 class Row:
     """One line of a table: a configuration, keys over it, the figure that its source gives."""
+
     label: str
     config: str
     keys: dict = field(default_factory=dict)
@@ -40,56 +42,116 @@ class Experiment:
     title: str
     rows: list
     steps: int
-    text: str                    # user: --text, cut 9 to 1; kjv: the default corpus, as the configuration has it
+    text: str  # user: --text, cut 9 to 1; kjv: the default corpus, as the configuration has it
     seeds: int = 3
     published: list = field(default_factory=list)  # (name, loss): dashed lines of the plot
-    windows: int = 0             # also the mean over all windows of so many characters, as random batches see them
-    timing: bool = False         # also the time of a step, in turn
-    balance_steps: int = 0       # also MaxVio over so many last steps
+    windows: int = (
+        0  # also the mean over all windows of so many characters, as random batches see them
+    )
+    timing: bool = False  # also the time of a step, in turn
+    balance_steps: int = 0  # also MaxVio over so many last steps
     curve: str = "validation"
 
 
 EXPERIMENTS = {
     "makemoe": Experiment(
-        "makeMoE on Tiny Shakespeare: 5,000 steps of 512 characters", steps=5000, text="user", windows=32,
+        "makeMoE on Tiny Shakespeare: 5,000 steps of 512 characters",
+        steps=5000,
+        text="user",
+        windows=32,
         published=[("article, own GPU", 1.7508), ("its code, one CPU run", 1.7052)],
         rows=[
-            Row("as the article's code", "makemoe.yaml", {}, "1.7508 (article), 1.7052 (its code, on a CPU)",
-                "1.68 to 1.72"),
-            Row("… with expert capacity", "makemoe.yaml",
-                {"moe.capacity_factor": 1, "eval.capacity_factor": 1, "train.shards": 1}, "1.765 (article)"),
-            Row("today's options, AdamW", "makemoe_modern.yaml",
-                {"train.optimizer": "adamw", "train.lr": 0.001, "model.activation": "relu"}),
+            Row(
+                "as the article's code",
+                "makemoe.yaml",
+                {},
+                "1.7508 (article), 1.7052 (its code, on a CPU)",
+                "1.68 to 1.72",
+            ),
+            Row(
+                "… with expert capacity",
+                "makemoe.yaml",
+                {"moe.capacity_factor": 1, "eval.capacity_factor": 1, "train.shards": 1},
+                "1.765 (article)",
+            ),
+            Row(
+                "today's options, AdamW",
+                "makemoe_modern.yaml",
+                {"train.optimizer": "adamw", "train.lr": 0.001, "model.activation": "relu"},
+            ),
             Row("modern", "makemoe_modern.yaml", {}, "", "at most 1.59"),
-        ]),
+        ],
+    ),
     "nanogpt": Experiment(
-        "nanoGPT shakespeare_char, settings for a CPU: 2,000 steps of 768 characters", steps=2000, text="user",
-        windows=64, published=[("nanoGPT", 1.88)],
+        "nanoGPT shakespeare_char, settings for a CPU: 2,000 steps of 768 characters",
+        steps=2000,
+        text="user",
+        windows=64,
+        published=[("nanoGPT", 1.88)],
         rows=[
             Row("dense, as nanoGPT", "nanogpt.yaml", {}, "1.88", "at most 1.90"),
-            Row("8 experts, 2 at work, equal active parameters", "nanogpt.yaml",
-                {"model.feed_forward": "moe", "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 256}),
-        ]),
+            Row(
+                "8 experts, 2 at work, equal active parameters",
+                "nanogpt.yaml",
+                {"model.feed_forward": "moe", "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 256},
+            ),
+        ],
+    ),
     "switch": Experiment(
-        "Dense and experts at equal FLOPs a token: King James Bible, bytes", steps=400, text="kjv", seeds=1,
+        "Dense and experts at equal FLOPs a token: King James Bible, bytes",
+        steps=400,
+        text="kjv",
+        seeds=1,
         timing=True,
         rows=[
             Row("dense", "switch.yaml"),
-            Row("Switch, 1 of 8", "switch.yaml",
-                {"model.feed_forward": "moe", "moe.experts": 8, "moe.top_k": 1, "moe.d_ff": 576,
-                 "moe.router": "topk_softmax", "moe.capacity_factor": 1.25}),
-            Row("2 of 8", "switch.yaml",
-                {"model.feed_forward": "moe", "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 288}),
-            Row("9 of 32, fine-grained", "switch.yaml",
-                {"model.feed_forward": "moe", "moe.experts": 32, "moe.top_k": 9, "moe.d_ff": 64}),
-        ]),
+            Row(
+                "Switch, 1 of 8",
+                "switch.yaml",
+                {
+                    "model.feed_forward": "moe",
+                    "moe.experts": 8,
+                    "moe.top_k": 1,
+                    "moe.d_ff": 576,
+                    "moe.router": "topk_softmax",
+                    "moe.capacity_factor": 1.25,
+                },
+            ),
+            Row(
+                "2 of 8",
+                "switch.yaml",
+                {"model.feed_forward": "moe", "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 288},
+            ),
+            Row(
+                "9 of 32, fine-grained",
+                "switch.yaml",
+                {"model.feed_forward": "moe", "moe.experts": 32, "moe.top_k": 9, "moe.d_ff": 64},
+            ),
+        ],
+    ),
     "balance": Experiment(
-        "Balance of 64 experts, 6 at work: MaxVio of the tokens of the last 100 steps", steps=1000, text="kjv",
-        seeds=1, balance_steps=100, curve="training",
+        "Balance of 64 experts, 6 at work: MaxVio of the tokens of the last 100 steps",
+        steps=1000,
+        text="kjv",
+        seeds=1,
+        balance_steps=100,
+        curve="training",
         rows=[
-            Row("auxiliary loss 0.001", "balance.yaml", {"moe.balance_loss": 0.001}, "0.72 (1B), 0.52 (3B)"),
-            Row("bias, sign, 0.001", "balance.yaml", {"moe.bias_update": "sign"}, "0.04", "at most 0.04"),
-        ]),
+            Row(
+                "auxiliary loss 0.001",
+                "balance.yaml",
+                {"moe.balance_loss": 0.001},
+                "0.72 (1B), 0.52 (3B)",
+            ),
+            Row(
+                "bias, sign, 0.001",
+                "balance.yaml",
+                {"moe.bias_update": "sign"},
+                "0.04",
+                "at most 0.04",
+            ),
+        ],
+    ),
 }
 
 
@@ -100,7 +162,9 @@ def write_if_new(path, text):
 
 
 class Texts:
-    """The user's text cut into training and validation, and the latter once more for each start of its windows."""
+    """The user's text cut into training and validation, and the latter once more for each start of
+    its windows.
+    """
 
     def __init__(self, path, folder):
         text = pathlib.Path(path).read_bytes().decode()
@@ -111,7 +175,10 @@ class Texts:
         self.sample = folder / "train-sample.txt"  # a fifth of the training text, from all of it
         write_if_new(self.train, text[:cut])
         write_if_new(self.validation, self.held_out)
-        write_if_new(self.sample, "".join(text[start:min(start + 4096, cut)] for start in range(0, cut, 5 * 4096)))
+        write_if_new(
+            self.sample,
+            "".join(text[start : min(start + 4096, cut)] for start in range(0, cut, 5 * 4096)),
+        )
 
     def shifted(self, start):
         path = self.folder / f"validation-from-{start}.txt"
@@ -129,12 +196,15 @@ def mean_and_spread(values, digits=4):
 def random_windows(run, texts, context, starts=4):
     """The loss that batches of random windows estimate.
 
-    A random window starts anywhere, so each character is predicted with 1 to context characters of the text before it,
-    equally often. Windows in a row give each character one of these; cut from `starts` first characters in turn they
-    come near the mean over all, without the noise of drawing them: 400 batches have one of about 0.004.
+    A random window starts anywhere, so each character is predicted with 1 to context characters of
+    the text before it, equally often. Windows in a row give each character one of these; cut from
+    `starts` first characters in turn they come near the mean over all, without the noise of drawing
+    them: 400 batches have one of about 0.004.
     """
-    return statistics.mean(run.evaluate(texts.shifted(i * context // starts), **{"eval.batches": 0})
-                           for i in range(starts))
+    return statistics.mean(
+        run.evaluate(texts.shifted(i * context // starts), **{"eval.batches": 0})
+        for i in range(starts)
+    )
 
 
 def average_curves(curves):
@@ -145,7 +215,12 @@ def average_curves(curves):
 
 
 def markdown_table(header, lines):
-    return "\n".join(["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]) + "\n"
+    return (
+        "\n".join(
+            ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]
+        )
+        + "\n"
+    )
 
 
 class Reproduction:
@@ -153,22 +228,42 @@ class Reproduction:
         self.name, self.options, self.experiment = name, options, EXPERIMENTS[name]
         self.folder = pathlib.Path(options.folder).resolve() / name
         self.steps = options.steps or self.experiment.steps
-        self.texts = Texts(options.text, self.folder / "text") if self.experiment.text == "user" else None
-        self.rows = [row for i, row in enumerate(self.experiment.rows) if not options.rows or i + 1 in options.rows]
+        self.texts = (
+            Texts(options.text, self.folder / "text") if self.experiment.text == "user" else None
+        )
+        self.rows = [
+            row
+            for i, row in enumerate(self.experiment.rows)
+            if not options.rows or i + 1 in options.rows
+        ]
         seeds = options.seeds or self.experiment.seeds
-        self.runs = [[self.make_run(row, options.seed + i) for i in range(seeds)] for row in self.rows]
+        self.runs = [
+            [self.make_run(row, options.seed + i) for i in range(seeds)] for row in self.rows
+        ]
 
     def make_run(self, row, seed):
         keys = dict(row.keys, **{"run.seed": seed})
         if self.texts:
             keys.update({"data.train": self.texts.train, "data.validation": self.texts.validation})
         if self.steps != self.experiment.steps:
-            keys.update({"train.steps": self.steps, "eval.every": max(1, self.steps // 10),
-                         "log.every": max(1, self.steps // 100)})
+            keys.update(
+                {
+                    "train.steps": self.steps,
+                    "eval.every": max(1, self.steps // 10),
+                    "log.every": max(1, self.steps // 100),
+                }
+            )
         keys.update(word.split("=", 1) for word in self.options.keys)
         keys = {key: str(value) for key, value in keys.items()}
         number = self.experiment.rows.index(row) + 1
-        return Run(self.folder, f"{self.name}{number}", row.config, keys, self.options.ranks, self.options.threads)
+        return Run(
+            self.folder,
+            f"{self.name}{number}",
+            row.config,
+            keys,
+            self.options.ranks,
+            self.options.threads,
+        )
 
     def train(self):
         """A seed of every row before the next seed: what is there when it is stopped is of use."""
@@ -182,12 +277,21 @@ class Reproduction:
             list(pool.map(train_one, pending))
 
     def table(self):
-        done = [(row, [run for run in runs if run.is_done()]) for row, runs in zip(self.rows, self.runs)]
+        done = [
+            (row, [run for run in runs if run.is_done()]) for row, runs in zip(self.rows, self.runs)
+        ]
         done = [(row, runs) for row, runs in done if runs]
         if not done:
             sys.exit(f"no run of {self.name} is done; leave --no-training out")
         experiment = self.experiment
-        header = ["", "parameters", "active", "seeds", "training loss", "validation loss, whole text"]
+        header = [
+            "",
+            "parameters",
+            "active",
+            "seeds",
+            "training loss",
+            "validation loss, whole text",
+        ]
         if experiment.windows:
             header.append("validation loss, random windows")
         if experiment.balance_steps:
@@ -201,25 +305,45 @@ class Reproduction:
         lines = []
         for row, runs in done:
             everything, active = runs[0].parameters()
-            line = [row.label, f"{everything:,}", f"{active:,}", str(len(runs)),
-                    mean_and_spread([self.training_loss(run) for run in runs]),
-                    mean_and_spread([run.validation() for run in runs])]
+            line = [
+                row.label,
+                f"{everything:,}",
+                f"{active:,}",
+                str(len(runs)),
+                mean_and_spread([self.training_loss(run) for run in runs]),
+                mean_and_spread([run.validation() for run in runs]),
+            ]
             if experiment.windows:
-                line.append(mean_and_spread([random_windows(run, self.texts, experiment.windows) for run in runs]))
+                line.append(
+                    mean_and_spread(
+                        [random_windows(run, self.texts, experiment.windows) for run in runs]
+                    )
+                )
             if experiment.balance_steps:
-                line.append(mean_and_spread([statistics.mean(run.max_vio(experiment.balance_steps)) for run in runs], 3))
+                line.append(
+                    mean_and_spread(
+                        [statistics.mean(run.max_vio(experiment.balance_steps)) for run in runs], 3
+                    )
+                )
             if times:
                 base, taken = times[id(done[0][1][0])], times[id(runs[0])]
-                line += [f"{runs[0].megaflops_per_token():.2f}",
-                         f"{statistics.median(taken):.1f} ({min(taken):.1f})",
-                         f"{statistics.median(taken) / statistics.median(base):.2f} ({min(taken) / min(base):.2f})"]
+                ratio = statistics.median(taken) / statistics.median(base)
+                line += [
+                    f"{runs[0].megaflops_per_token():.2f}",
+                    f"{statistics.median(taken):.1f} ({min(taken):.1f})",
+                    f"{ratio:.2f} ({min(taken) / min(base):.2f})",
+                ]
             lines.append([*line, row.published, row.goal])
-        self.times = {row.label: statistics.median(times[id(runs[0])]) for row, runs in done if times}
+        self.times = {
+            row.label: statistics.median(times[id(runs[0])]) for row, runs in done if times
+        }
         footer = f"\n{self.steps:,} steps each. {done[0][1][0].machine()}.\n"
         return markdown_table(header, lines) + footer, done
 
     def training_loss(self, run):
-        """Without dropout, over a fifth of the training text; where the text is ours, of the last rows."""
+        """Without dropout, over a fifth of the training text; where the text is ours, of the last
+        rows.
+        """
         if self.texts:
             return run.evaluate(self.texts.sample, **{"eval.batches": 0})
         return statistics.mean(loss for _, loss in run.training_curve()[-5:])
@@ -229,11 +353,19 @@ class Reproduction:
         pick = Run.validation_curve if self.experiment.curve == "validation" else Run.training_curve
         curves = [(row.label, average_curves([pick(run) for run in runs])) for row, runs in done]
         name = f"{self.experiment.curve} loss, nats a token"
-        svgs = {f"{self.name}.svg": line_plot(self.experiment.title, "steps", name, curves, self.experiment.published)}
+        svgs = {
+            f"{self.name}.svg": line_plot(
+                self.experiment.title, "steps", name, curves, self.experiment.published
+            )
+        }
         if self.times:
-            in_time = [(label, [(step * self.times[label] / 1000, loss) for step, loss in curve])
-                       for label, curve in curves]
-            svgs[f"{self.name}_time.svg"] = line_plot(self.experiment.title, "seconds of training steps", name, in_time)
+            in_time = [
+                (label, [(step * self.times[label] / 1000, loss) for step, loss in curve])
+                for label, curve in curves
+            ]
+            svgs[f"{self.name}_time.svg"] = line_plot(
+                self.experiment.title, "seconds of training steps", name, in_time
+            )
         return svgs
 
     def report(self):
@@ -245,8 +377,11 @@ class Reproduction:
             (self.folder / name).write_text(svg)
             print(f"plot: {self.folder / name}")
         if self.options.readme:
-            write_section(HERE / "README.md", self.name, table + "".join(
-                f"\n![{self.experiment.title}]({name})\n" for name in svgs))
+            write_section(
+                HERE / "README.md",
+                self.name,
+                table + "".join(f"\n![{self.experiment.title}]({name})\n" for name in svgs),
+            )
             for name in svgs:
                 shutil.copy(self.folder / name, HERE / name)
 
@@ -257,26 +392,35 @@ def write_section(path, name, text):
     old = path.read_text()
     if begin not in old or end not in old:
         sys.exit(f"{path} lacks the lines '{begin}' and '{end}'")
-    path.write_text(old[:old.index(begin) + len(begin)] + "\n" + text + old[old.index(end):])
+    path.write_text(old[: old.index(begin) + len(begin)] + "\n" + text + old[old.index(end) :])
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("keys", nargs="*", help="key=value for every run")
     parser.add_argument("--text", help="the user's text; 9 tenths of it train")
     parser.add_argument("--steps", type=int, help="of each run, for a short look or a long one")
     parser.add_argument("--seeds", type=int, help="how many")
     parser.add_argument("--seed", type=int, default=1337, help="the first of them")
-    parser.add_argument("--rows", type=lambda text: [int(number) for number in text.split(",")],
-                        help="only these rows of the table, from 1: 1,4")
+    parser.add_argument(
+        "--rows",
+        type=lambda text: [int(number) for number in text.split(",")],
+        help="only these rows of the table, from 1: 1,4",
+    )
     parser.add_argument("--folder", default=ROOT / "runs/reproduce")
     parser.add_argument("--ranks", type=int, default=1, help="of each run: changes no bit")
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
-    parser.add_argument("--at-once", type=int, default=max(1, (os.cpu_count() or 1)), help="runs side by side")
+    parser.add_argument(
+        "--at-once", type=int, default=max(1, (os.cpu_count() or 1)), help="runs side by side"
+    )
     parser.add_argument("--no-training", action="store_true", help="print what is done so far")
     parser.add_argument("--no-timing", action="store_true", help="leave the time of a step out")
-    parser.add_argument("--readme", action="store_true", help="write table and plots into configs/reproduce")
+    parser.add_argument(
+        "--readme", action="store_true", help="write table and plots into configs/reproduce"
+    )
     options = parser.parse_intermixed_args()
     if EXPERIMENTS[options.name].text == "user" and not options.text:
         parser.error(f"{options.name} needs --text FILE, Tiny Shakespeare")

@@ -1,4 +1,7 @@
-"""Starts the runs of a reproduction, or takes them from their folders where they are done, and reads their figures."""
+"""Starts the runs of a reproduction, or takes them from their folders where they are done, and
+reads their figures.
+"""
+
 import hashlib
 import json
 import os
@@ -13,16 +16,29 @@ PROGRAM = pathlib.Path(os.environ.get("MOETRAIN", ROOT / "build/release/moetrain
 
 
 def environment(threads):
-    return dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="passive", OMPI_MCA_mpi_yield_when_idle="1",
-                OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    return dict(
+        os.environ,
+        OMP_NUM_THREADS=str(threads),
+        OMP_WAIT_POLICY="passive",
+        OMPI_MCA_mpi_yield_when_idle="1",
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+    )
 
 
 def call(words, threads=1, log=None):
-    """What the program printed; also into the file log as it comes. Ends this script where the program fails."""
+    """What the program printed; also into the file log as it comes. Ends this script where the
+    program fails.
+    """
     words = [str(word) for word in words]
     with open(log or os.devnull, "a") as copy:
-        process = subprocess.Popen(words, env=environment(threads), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True)
+        process = subprocess.Popen(
+            words,
+            env=environment(threads),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         printed = ""
         for line in process.stdout:
             printed += line
@@ -30,8 +46,11 @@ def call(words, threads=1, log=None):
             copy.flush()
     code = process.wait()
     if code != 0:
-        sys.exit(f"{' '.join(words)}\n{printed}exit code {code}" + (", log: " + str(log) if log else "") +
-                 ("; run the same command again" if code == 75 else ""))
+        sys.exit(
+            f"{' '.join(words)}\n{printed}exit code {code}"
+            + (", log: " + str(log) if log else "")
+            + ("; run the same command again" if code == 75 else "")
+        )
     return printed
 
 
@@ -42,18 +61,24 @@ def key_words(keys):
 class Run:
     """One training run: a configuration, keys over it, a seed.
 
-    Its folder is named by all of them, so that one that is done is not done again, an interrupted one goes on from its
-    checkpoint, and a changed configuration is another run.
+    Its folder is named by all of them, so that one that is done is not done again, an interrupted
+    one goes on from its checkpoint, and a changed configuration is another run.
     """
 
     def __init__(self, parent, name, config, keys, ranks=1, threads=1):
         self.config, self.keys, self.ranks, self.threads = HERE / config, dict(keys), ranks, threads
         text = self.config.read_text() + json.dumps(self.keys, sort_keys=True)
         seed = self.keys.get("run.seed", "")
-        self.folder = pathlib.Path(parent) / f"{name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        self.folder = (
+            pathlib.Path(parent) / f"{name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        )
 
     def words(self, *more):
-        launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", self.ranks] if self.ranks > 1 else []
+        launcher = (
+            ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", self.ranks]
+            if self.ranks > 1
+            else []
+        )
         return [*launcher, PROGRAM, self.config, *key_words(self.keys), *more]
 
     def rows(self):
@@ -77,11 +102,13 @@ class Run:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
         printed = call(self.words(f"run.dir={self.folder}"), self.threads, self.folder / "log")
-        (self.folder / "done").write_text(re.search(r"^moetrain .*", printed, re.MULTILINE)[0] + "\n")
+        (self.folder / "done").write_text(
+            re.search(r"^moetrain .*", printed, re.MULTILINE)[0] + "\n"
+        )
         return True
 
     def machine(self):
-        """"moetrain VERSION | ranks x threads | CPU, GEMM library": the first line of its log."""
+        """ "moetrain VERSION | ranks x threads | CPU, GEMM library": the first line of its log."""
         return " | ".join((self.folder / "done").read_text().split(" | ")[:3])
 
     def training_curve(self):
@@ -116,8 +143,11 @@ class Run:
         return kept[name]
 
     def max_vio(self, last_steps):
-        """max/mean - 1 of the tokens that the experts of a layer got over the last steps: one number a layer."""
+        """max/mean - 1 of the tokens that the experts of a layer got over the last steps: one
+        number a layer.
+        """
         import h5py  # Debian's python3-h5py, for this figure alone
+
         newest = sorted((self.folder / "checkpoints").glob("step-*.h5"))[-1]
         with h5py.File(newest) as file:
             history = file["utilization"]
@@ -127,15 +157,29 @@ class Run:
 
 
 def step_times(runs, steps, rounds, skip=5):
-    """Milliseconds a step of each run, over rounds in which each has its turn: a slower minute hits all alike."""
+    """Milliseconds a step of each run, over rounds in which each has its turn: a slower minute hits
+    all alike.
+    """
     times = [[] for _ in runs]
     for _ in range(rounds):
         for run, taken in zip(runs, times):
             folder = run.folder.parent / "timing"
             subprocess.run(["rm", "-rf", folder], check=True)
-            call(run.words(f"run.dir={folder}", f"train.steps={steps + skip}", "train.warmup=0", "checkpoint.every=0",
-                           "log.every=1", "eval.every=0", "data.validation="), run.threads)
-            rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            call(
+                run.words(
+                    f"run.dir={folder}",
+                    f"train.steps={steps + skip}",
+                    "train.warmup=0",
+                    "checkpoint.every=0",
+                    "log.every=1",
+                    "eval.every=0",
+                    "data.validation=",
+                ),
+                run.threads,
+            )
+            rows = [
+                json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+            ]
             taken += [row["step_ms"] for row in rows if "step_ms" in row][skip:]
             subprocess.run(["rm", "-rf", folder], check=True)
     return times

@@ -187,7 +187,8 @@ class Training(ProgramTest):
     def test_biases_of_every_kind_are_known_in_generation(self):
         kinds = {"qkv": ["attention.qkv"], "attention": ["attention.qkv", "attention.output"],
                  "true": ["attention.qkv", "attention.output", "moe.experts.gate_up", "moe.experts.down"],
-                 "head": ["attention.qkv", "attention.output", "moe.experts.gate_up", "moe.experts.down", "head"]}
+                 "head": ["attention.qkv", "attention.output", "moe.experts.gate_up", "moe.experts.down", "head"],
+                 "no_qkv": ["attention.output", "moe.experts.gate_up", "moe.experts.down", "head"]}
         self.train("false", "train.lr=0.1", "train.clip_norm=0")
         for kind, biased in kinds.items():
             self.train(kind, f"model.bias={kind}", "train.lr=0.1", "train.clip_norm=0")
@@ -201,7 +202,7 @@ class Training(ProgramTest):
             self.assertEqual(cached.out, recomputed.out)
         losses = {re.search(r"loss ([0-9.]+)", self.run_program("evaluate", f"{kind}/{STEP_6}").out)[1]
                   for kind in ["false", *kinds]}
-        self.assertEqual(len(losses), 5, losses)
+        self.assertEqual(len(losses), 6, losses)
         without = ["tiny.yaml", "run.dir=qkv", "model.bias=false", "train.steps=7"]
         self.assert_error(self.run_program(*without), 2, "model.bias qkv -> false")
         self.assert_error(self.run_program(*without, "resume.allow=model.bias"), 4,

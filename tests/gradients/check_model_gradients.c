@@ -194,6 +194,8 @@ static void add_bias_cases(void) {
     model->moe.routing_group = GROUP_SEQUENCE;
     model = add_case("biases of queries, keys and values alone");
     model->bias = BIAS_QKV;
+    model = add_case("biases of all but queries, keys and values");
+    model->bias = BIAS_NO_QKV;
 }
 
 static void add_accumulation_cases(void) {

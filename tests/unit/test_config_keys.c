@@ -68,9 +68,13 @@ static size_t bytes_of(const Option *key) {
     case OPTION_PATH:
     case OPTION_NAMES:
         return CONFIG_PATH_BYTES;
+    case OPTION_PATTERN:
+        return CONFIG_PATTERN_BYTES;
     case OPTION_INTEGERS:
     case OPTION_CHOICES:
         return sizeof(PerLayer);
+    case OPTION_MAPS:
+        return sizeof(int64_t) + (size_t)key->map->most * key->map->bytes;
     }
     return 0;
 }
@@ -128,6 +132,38 @@ static void tables_of_choices_are_complete(void **state) {
             if (!takes(number, word, config)) fail_msg("%s refuses its word %s", key->name, word);
         }
         free(config);
+    }
+}
+
+// A field of a map is a row as well: a word, help, a default that reads back, a place of its own.
+static void fields_of_maps_are_complete(void **state) {
+    (void)state;
+    for (int number = 0; number < config_key_count(); number++) {
+        const OptionMap *map = config_key(number)->map;
+        assert_int_equal(map != NULL, config_key(number)->type == OPTION_MAPS);
+        for (int i = 0; map && i < map->count; i++) {
+            const Option *field = &map->fields[i];
+            char *at = calloc(1, map->bytes), text[TEXT_BYTES] = "";
+            Error err = {0};
+            size_t end = field->offset + bytes_of(field);
+            assert_true(at && end <= map->bytes && map->bytes % 8 == 0);
+            assert_true(strlen(field->help) >= 10 && field->kind == KIND_NONE);
+            for (int j = 0; j < map->count; j++) {
+                bool apart = map->fields[j].offset >= end ||
+                             map->fields[j].offset + bytes_of(&map->fields[j]) <= field->offset;
+                if (i != j && (!apart || strcmp(map->fields[j].name, field->name) == 0))
+                    fail_msg("%s: the field %s is not apart from another", config_key(number)->name,
+                             field->name);
+            }
+            const char *initial = field->initial ? field->initial : "x";
+            if (!config_value_parse(field, initial, "/", at + field->offset, &err))
+                fail_msg("%s: %s", config_key(number)->name, err.message);
+            FILE *out = fmemopen(text, sizeof text, "w");
+            config_value_print(out, field, at + field->offset);
+            fclose(out);
+            assert_string_equal(text, field->initial ? field->initial : "\"x\"");
+            free(at);
+        }
     }
 }
 
@@ -196,6 +232,7 @@ int main(void) {
         cmocka_unit_test(every_key_has_a_field_of_its_own),
         cmocka_unit_test(every_key_has_help_and_a_kind),
         cmocka_unit_test(tables_of_choices_are_complete),
+        cmocka_unit_test(fields_of_maps_are_complete),
         cmocka_unit_test(defaults_are_legal_and_read_back),
         cmocka_unit_test(limits_are_legal_and_what_lies_beyond_is_not),
         cmocka_unit_test(derived_values_name_keys),
