@@ -25,7 +25,8 @@ typedef struct RopeConfig {
 // layer's and a short list repeats. count 0 is what nobody has given: values[0] for all.
 enum { PER_LAYER_MAX = 1024 };
 typedef struct PerLayer {
-    int64_t count, values[PER_LAYER_MAX];
+    int64_t count;
+    int32_t values[PER_LAYER_MAX];
 } PerLayer;
 static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
     return list->values[list->count > 1 ? layer % list->count : 0];

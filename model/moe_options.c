@@ -23,7 +23,7 @@ const ChoiceTable DISPATCH_CHOICES = CHOICE_TABLE(DISPATCHES);
 
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
-    model->moe.d_ff = (PerLayer){1, {model->d_ff}};
+    model->moe.d_ff = (PerLayer){1, {(int32_t)model->d_ff}};
 }
 
 // clang-format off

@@ -56,8 +56,8 @@ void qk_norm_forward_cpu(Device *dev, Tensor out, Tensor rstd, Tensor x, Attenti
     }
 }
 
-// dx = rstd (g - x̂ mean(g x̂)), g = dout · weight, x̂ = x · rstd; dx comes as dout. The terms dout · x̂
-// are added to dweight.
+// dx = rstd (g - x̂ mean(g x̂)), g = dout · weight, x̂ = x · rstd; dx comes as dout. The terms
+// dout · x̂ are added to dweight.
 static void backward_group(float *restrict dx, float *restrict dweight, const float *restrict x,
                            float rstd, const float *restrict weight, int64_t width) {
     Lanes sums = {0};

@@ -16,9 +16,9 @@ size_t thread_scratch_most(ScratchShape s) {
         // rope and qk_norm_backward
         s.storage == BF16 ? 2 * (s.attention.heads + s.attention.kv_heads) * s.attention.d_head * 4
                           : 0,
-        3 * s.N * 4,                                                        // router_forward
-        s.E * s.parts * 4,                                                  // permutation_plan
-        s.group * s.K * 8 + s.E * 4,                                        // capacity_assign
+        3 * s.N * 4,                 // router_forward
+        s.E * s.parts * 4,           // permutation_plan
+        s.group * s.K * 8 + s.E * 4, // capacity_assign
         sum_of_squares_scratch_bytes(s.elements, s.rows),
     };
     size_t most = 0;

@@ -67,8 +67,8 @@ static void check_on(Device *dev, DType stored, AttentionShape s, QkNormKind kin
     reference_qk_norm_backward(dx, dx_unit, dweights, magnitude, tensor_f32(c.dout_f32),
                                tensor_f32(c.x_f32), s, c.norm, N);
     run_case(dev, &c);
-    // A mean of squares has a rounding for each addition, half of which its root keeps; the products
-    // have one each.
+    // A mean of squares has a rounding for each addition, half of which its root keeps; the
+    // products have one each.
     double width = (double)(kind == QK_NORM_WHOLE ? q : s.d_head);
     double error = (width / 2 + 4) * F32_EPS;
     expect_near("out", c.out, out, error + storage_eps(stored), NULL, 0);
