@@ -19,7 +19,7 @@ enum { CHECKPOINT_FORMAT_VERSION = 1, CHECKPOINT_PATH_BYTES = 1024, RUN_ID_BYTES
 typedef struct SavedTensor {
     // HDF5 path below the root: "parameters/layers.0.moe.experts.down", "optimizer/m/…",
     // "optimizer/v/…". Letters, digits, "_-." and "/"; the groups "state", "utilization" and
-    // "about" are taken.
+    // "about" are taken. What lies in the group "watch" is not part of the digest.
     char name[128];
     DType dtype;
     int rank;         // 1..3
@@ -33,6 +33,9 @@ typedef struct SavedTensor {
     bool replicated;
     int replica; // 0 for the rank that writes a sharded slice; its other replicas only read
     void *data;  // host memory, `elements` of them
+    // Loading: a file may lack it, or have it in another shape; `data` then stays as it was.
+    bool optional;
+    bool found; // set by checkpoint_load: whether `data` was read
 } SavedTensor;
 
 // Which run a checkpoint belongs to and how that run began. Not part of the digest: the same bits
@@ -103,7 +106,8 @@ bool checkpoint_verify(const char *path, Error *err);
 
 // Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is
 // compared with its hash on the way. Names, dtypes and global shapes must match those of the file
-// in every group ("parameters/", "optimizer/") from which a tensor is asked for: otherwise false
+// in every group ("parameters/", "optimizer/") from which a tensor is asked for, except those of
+// optional tensors: otherwise false
 // with exit 4, naming the first that differs, both shapes and the configuration keys that differ.
 // On failure state and utilization are untouched; tensors may be partly overwritten. Collective
 // over all ranks.

@@ -23,15 +23,19 @@ static int compare_names(const void *a, const void *b) {
 // Every tensor that is asked for is in the file with the same type and shape, and every dataset of
 // a group from which something is asked for is asked for: a model of fewer layers does not load a
 // part of a larger one, while a reader of "parameters/…" alone may leave out "optimizer/…".
-static bool match_tensors(const CheckpointFile *file, const Checkpoint *wanted, Error *err) {
+static bool match_tensors(const CheckpointFile *file, Checkpoint *wanted, Error *err) {
     const Manifest *manifest = &file->manifest;
     int count = wanted->tensor_count;
     const char **names = calloc((size_t)count + 1, sizeof *names);
     CHECK_MEMORY(names, "no memory for %d names", count);
     bool ok = true;
     for (int i = 0; ok && i < count; i++) {
-        names[i] = wanted->tensors[i].name;
-        ok = dataset_of_tensor(manifest, &wanted->tensors[i], err) != NULL;
+        SavedTensor *tensor = &wanted->tensors[i];
+        Error ignored = {0};
+        names[i] = tensor->name;
+        tensor->found =
+            dataset_of_tensor(manifest, tensor, tensor->optional ? &ignored : err) != NULL;
+        ok = tensor->found || tensor->optional;
     }
     if (ok) qsort(names, (size_t)count, sizeof *names, compare_names);
     for (int64_t i = 0; ok && i < manifest->count; i++) {
@@ -64,6 +68,7 @@ static void explain_mismatch(CheckpointFile *file, const Checkpoint *wanted, Err
 static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Error *err) {
     for (int i = 0; i < checkpoint->tensor_count; i++) {
         const SavedTensor *tensor = &checkpoint->tensors[i];
+        if (!tensor->found) continue;
         const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
         int64_t width = (int64_t)dtype_bytes(tensor->dtype), whole = dataset->bytes / width;
         CHECK(tensor->first_element >= 0 && tensor->elements >= 0 &&
@@ -135,7 +140,7 @@ bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3],
 // was looked at.
 static bool in_digest(const char *name) {
     return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
-           strncmp(name, "utilization/", 12) != 0;
+           strncmp(name, "utilization/", 12) != 0 && strncmp(name, "watch/", 6) != 0;
 }
 
 // One dataset into the digest, or only verified.

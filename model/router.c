@@ -76,7 +76,10 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
                     router->scratch.order);
     if (moe->renormalize_after_drop)
         renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
-    if (!work->training) return;
+    if (!work->training) {
+        router_count_evaluation(router, work, stats);
+        return;
+    }
     expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept);
     router_add_statistics(router, work, stats);
 }

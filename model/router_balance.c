@@ -1,5 +1,7 @@
 #include "model/router_balance.h"
 
+#include "model/router_health.h"
+
 #include <string.h>
 
 // Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
@@ -111,6 +113,14 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
     if (router->bias >= 0) statistics_state(stats, BIAS_COLUMN, layer, router_bias(router, work));
     for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
         statistics_summarize(stats, &SUMMARIES[i]);
+    router_health_summarize(stats, router->bias >= 0);
+}
+
+void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
+    if (work->step.counted_tokens == 0) return;
+    count_choices(work->dev,
+                  statistics_count_range(stats, router->columns.routed, router->shape.experts),
+                  tensor_rows(router->ids, 0, work->step.counted_tokens));
 }
 
 // Where an op adds them up.

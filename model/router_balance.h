@@ -17,6 +17,9 @@ double router_per_step_token(const Work *work);
 // Adds a micro-batch's sums to the statistics, and makes `balance` of them, which the backward pass
 // multiplies with P. Collective over world when balance_scope is batch.
 void router_add_statistics(Router *router, Work *work, Statistics *stats);
+// Evaluation, which has no statistics but these: adds the micro-batch's choices, dropped ones too,
+// to "routed", so that router_health.h has its figures.
+void router_count_evaluation(const Router *router, Work *work, Statistics *stats);
 
 // ---- bias ---------------------------------------------------------------------------------------
 

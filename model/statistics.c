@@ -120,10 +120,16 @@ static void read_states(Statistics *stats, Device *dev) {
     }
 }
 
+void statistics_reduce_counts(Statistics *stats, Work *work) {
+    device_download(work->dev, stats->host_counts, stats->counts);
+    all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
+                   TRAFFIC_STATISTICS);
+    read_states(stats, work->dev);
+}
+
 void statistics_reduce(Statistics *stats, Work *work) {
     int64_t columns = stats->width, micro_batches = work->shape.micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
-    device_download(work->dev, stats->host_counts, stats->counts);
     double *sums = tensor_f64(stats->host_sums);
     for (int64_t m = 0; m < micro_batches; m++) {
         double *rows = sums + m * work->shape.shards * columns;
@@ -133,9 +139,7 @@ void statistics_reduce(Statistics *stats, Work *work) {
     all_reduce_sum(work->groups.world, tensor_1d(sums, F64, micro_batches * columns),
                    work->shape.reduce_order, stats->sums_scratch, TRAFFIC_STATISTICS);
     sum_rows(sums, micro_batches, columns);
-    all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
-                   TRAFFIC_STATISTICS);
-    read_states(stats, work->dev);
+    statistics_reduce_counts(stats, work);
 }
 
 // ---- the totals ---------------------------------------------------------------------------------
@@ -171,6 +175,23 @@ const int64_t *statistics_count_values(const Statistics *stats, const char *name
 }
 double statistics_loss(const Statistics *stats) {
     return tensor_f64(stats->host_sums)[STATISTICS_LOSS];
+}
+
+static Figures figures_of(const Statistics *stats, bool evaluation) {
+    Figures figures = {0};
+    for (int i = 0; i < stats->summary_count; i++) {
+        const Summary *summary = stats->summaries[i];
+        if (evaluation && !summary->of_evaluation) continue;
+        figures.of[figures.count].summary = summary;
+        figures.of[figures.count++].value = summary->value(stats, summary->column);
+    }
+    return figures;
+}
+Figures statistics_figures(const Statistics *stats) {
+    return figures_of(stats, false);
+}
+Figures statistics_evaluation_figures(const Statistics *stats) {
+    return figures_of(stats, true);
 }
 
 double statistics_mean_over_layers(const Statistics *stats, const char *column) {

@@ -49,7 +49,17 @@ typedef struct Summary {
         int decimals;
         bool percent;
     } line;
+    bool of_evaluation; // made of counts alone, it is told of a whole evaluation, too
 } Summary;
+
+// What is told, in the order in which layers had it told.
+typedef struct Figures {
+    int count;
+    struct {
+        const Summary *summary;
+        double value;
+    } of[STATISTICS_SUMMARIES_MAX];
+} Figures;
 
 struct Statistics {
     StatisticsColumn *columns; // in the order in which they were asked for
@@ -92,6 +102,9 @@ Tensor statistics_rows(const Statistics *stats, const Work *work);
 Tensor statistics_count_range(const Statistics *stats, int first, int64_t n);
 // Sums over all shards, on every rank and on the host. Collective over world.
 void statistics_reduce(Statistics *stats, Work *work);
+// The same of counts and states alone: all that there is after an evaluation, which adds up
+// nothing else. Collective over world.
+void statistics_reduce_counts(Statistics *stats, Work *work);
 
 // ---- the totals of a step, after statistics_reduce ----------------------------------------------
 
@@ -104,6 +117,9 @@ const int64_t *statistics_counts_of(const Statistics *stats, const StatisticsCol
 double statistics_value(const Statistics *stats, const char *name, int64_t layer);
 const int64_t *statistics_count_values(const Statistics *stats, const char *name, int64_t layer);
 double statistics_loss(const Statistics *stats);
+// The figures of the step, or those of an evaluation.
+Figures statistics_figures(const Statistics *stats);
+Figures statistics_evaluation_figures(const Statistics *stats);
 
 // A rule for summaries: the mean of a scalar over the layers that have it.
 double statistics_mean_over_layers(const Statistics *stats, const char *column);

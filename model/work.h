@@ -51,6 +51,9 @@ typedef struct Step {
     // Number of this rank's first token, counted through all ranks and micro-batches of the step,
     // or from the beginning of a validation file.
     int64_t first_token;
+    // Evaluation: this rank's first tokens that are the file's, and not what fills its last window
+    // up; their choices are counted. 0: nothing is.
+    int64_t counted_tokens;
 } Step;
 
 typedef struct Work {

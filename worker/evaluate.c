@@ -8,6 +8,7 @@
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "model/router_health.h"
 #include "worker/open_data.h"
 #include "worker/restore.h"
 #include "worker/session.h"
@@ -59,6 +60,9 @@ bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *
 // nats of a batch's windows, each the sum over its tokens: those of all ranks (batch->total).
 // Collective over all ranks.
 static void window_losses(Model *model, BatchBuffer *batch, int64_t first_window, double *sums) {
+    int64_t *of_file = &model->work.step.counted_tokens;
+    *of_file = 0;
+    for (int64_t b = 0; b < batch->B; b++) *of_file += tensor_i64(batch->counts)[b];
     const float *losses = model_token_losses(model, batch->tokens, batch->targets,
                                              (first_window + batch->first) * batch->T);
     memset(sums, 0, (size_t)batch->total * sizeof *sums);
@@ -88,6 +92,7 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
     double *sums = malloc((size_t)batch->total * sizeof *sums);
     CHECK_MEMORY(sums, "no memory for %lld sums", (long long)batch->total);
     bool ok = true;
+    statistics_clear(&model->stats, model->work.dev);
     for (int64_t i = 0; ok && i * batch->total < windows; i++) {
         watchdog_beat("evaluation");
         result->signal = signals_agreed(model->work.groups.world);
@@ -98,6 +103,8 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
         for (int64_t w = 0; w < batch->total; w++) sum += sums[w];
     }
     free(sums);
+    if (ok) statistics_reduce_counts(&model->stats, &model->work);
+    result->figures = statistics_evaluation_figures(&model->stats);
     double bytes = data_file_bytes_per_token(file);
     result->loss = sum / (double)tokens;
     result->bits_per_byte = bytes > 0 ? result->loss / log(2.0) / bytes : -1;
@@ -112,6 +119,33 @@ void evaluation_describe_capacity(const TrainConfig *config, char text[64]) {
     else
         snprintf(text, 64, "capacity factor %g",
                  (double)factor.numerator / (double)factor.denominator);
+}
+
+void evaluation_describe_health(const Evaluation *result, char text[160]) {
+    text[0] = 0;
+    for (int i = 0; i < result->figures.count; i++) {
+        size_t used = strlen(text);
+        snprintf(text + used, 160 - used, "%s%s %.3g", i == 0 ? " | " : ", ",
+                 result->figures.of[i].summary->field, result->figures.of[i].value);
+    }
+}
+
+// How each layer's experts were used, of a model that has any.
+static void tell_health(const Statistics *stats) {
+    double *max_vio = calloc((size_t)stats->column_count + 1, sizeof *max_vio);
+    CHECK_MEMORY(max_vio, "no memory for %d columns", stats->column_count);
+    RouterHealth health;
+    const StatisticsColumn *column;
+    char text[128];
+    int layers = 0;
+    for (int i = 0; (column = router_health_next(stats, &i, &health));) {
+        router_health_of_layer(health, column->count, text);
+        log_info("layer %lld: %s", (long long)column->layer, text);
+        max_vio[layers++] = health.max_vio;
+    }
+    router_health_over_layers(max_vio, layers, text);
+    if (layers > 0) log_info("%s", text);
+    free(max_vio);
 }
 
 static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Session *session,
@@ -138,6 +172,7 @@ static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Ses
     if (result.signal)
         return error_set(err, EXIT_REQUEUE, "stopped by %s: the evaluation is not complete",
                          signal_name(result.signal));
+    tell_health(&restored->model.stats);
     char bits[64] = "", capacity[64];
     if (result.bits_per_byte >= 0)
         snprintf(bits, sizeof bits, ", %.4f bits per byte", result.bits_per_byte);

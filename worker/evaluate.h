@@ -11,7 +11,8 @@ typedef struct Evaluation {
     double bits_per_byte; // -1 when the vocabulary does not say how many bytes a token is
     int64_t tokens;       // targets, each token of the file but the first one once
     double seconds;
-    int signal; // that interrupted it, and the figures above mean nothing; 0: it is complete
+    Figures figures; // how experts were used, over all its tokens
+    int signal;      // that interrupted it, and the figures above mean nothing; 0: it is complete
 } Evaluation;
 
 // How a model is evaluated, whatever it was trained with: every window of train.context tokens is a
@@ -34,6 +35,8 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
                     Evaluation *result, Error *err);
 // "dropless", or "capacity factor 5/4": how the figures were taken, for people.
 void evaluation_describe_capacity(const TrainConfig *config, char text[64]);
+// " | max_vio 0.123, …", likewise; "" of a model without experts.
+void evaluation_describe_health(const Evaluation *result, char text[160]);
 
 // `moetrain evaluate CKPT [key=value …]`: prints loss, perplexity and bits per byte over
 // data.validation. config: the checkpoint's own, with overrides. Returns the exit code. Collective

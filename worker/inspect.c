@@ -8,6 +8,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "model/model.h"
+#include "model/router_health.h"
 
 // The heat map shows the newest row of the history in ten shades of an expert's share relative to
 // an even one.
@@ -63,30 +64,37 @@ static void print_loads(const UtilizationHistory *history, int64_t row) {
                     entropy->layers == routed->layers;
     if (!together || routed->layers == 0) return;
     double *loads = calloc((size_t)routed->width + 1, sizeof *loads);
-    CHECK_MEMORY(loads, "no memory for %lld experts", (long long)routed->width);
+    double *max_vio = calloc((size_t)routed->layers + 1, sizeof *max_vio);
+    CHECK_MEMORY(loads && max_vio, "no memory for %lld experts", (long long)routed->width);
     printf(
         "\nexpert load by layer, last %lld steps up to step %lld (even load = '%c', twice and more "
         "= '%c')\n",
         (long long)history->steps[row], (long long)history->step[row], shades[4], shades[9]);
     for (int64_t layer = 0; layer < routed->layers; layer++) {
         int64_t E = routed->of[layer].values, sum = 0, lost = 0;
-        double busiest = 0;
         for (int64_t e = 0; e < E; e++) {
             int64_t drops = utilization_counts(dropped, row, layer)[e];
             int64_t load = utilization_counts(routed, row, layer)[e] + drops;
             loads[e] = (double)load;
             sum += load;
             lost += drops;
-            if (loads[e] > busiest) busiest = loads[e];
         }
         printf("%3lld ", (long long)routed->of[layer].number);
         print_shades(loads, E);
-        printf(" max/mean %.2f, dropped %.1f%%, entropy %.3f nats\n",
-               sum > 0 ? busiest * (double)E / (double)sum : 0.0,
+        RouterHealth health = router_health(utilization_counts(routed, row, layer),
+                                            utilization_counts(dropped, row, layer), E);
+        char text[128];
+        router_health_of_layer(health, E, text);
+        printf(" %s, dropped %.1f%%, entropy %.3f nats\n", text,
                sum > 0 ? 100.0 * (double)lost / (double)sum : 0.0,
                utilization_sums(entropy, row, layer)[0]);
+        max_vio[layer] = health.max_vio;
     }
+    char text[96];
+    router_health_over_layers(max_vio, routed->layers, text);
+    printf("%s\n", text);
     free(loads);
+    free(max_vio);
 }
 
 // Every other series of the history: figures of a layer one after the other, lists as a map.

@@ -25,42 +25,48 @@ static const char *number(double x, char text[40]) {
 }
 
 // `,"field":value` of each figure.
-static void write_figures(const StepMetrics *row, char *text, size_t bytes) {
+static void write_figures(const Figures *figures, char *text, size_t bytes) {
     char value[40];
     text[0] = 0;
-    for (int i = 0; i < row->figure_count; i++) {
-        const Summary *summary = row->figures[i].summary;
+    for (int i = 0; i < figures->count; i++) {
+        const Summary *summary = figures->of[i].summary;
         size_t used = strlen(text);
         snprintf(text + used, bytes - used, ",\"%s\":%s", summary->field,
-                 digits(row->figures[i].value, summary->digits, value));
+                 digits(figures->of[i].value, summary->digits, value));
     }
 }
 
 void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (!rows) return;
     char loss[40], norm[40], now[CLOCK_UTC_BYTES];
-    char figures[STATISTICS_SUMMARIES_MAX * 80], text[sizeof figures + 768];
-    write_figures(row, figures, sizeof figures);
+    char figures[STATISTICS_SUMMARIES_MAX * 80], text[sizeof figures + 768], outliers[48] = "";
+    if (row->outlier_steps >= 0)
+        snprintf(outliers, sizeof outliers, ",\"outlier_steps\":%lld",
+                 (long long)row->outlier_steps);
+    write_figures(&row->figures, figures, sizeof figures);
     snprintf(text, sizeof text,
              "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g%s,\"tokens\":%lld"
-             ",\"skipped_steps\":%lld,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
+             ",\"skipped_steps\":%lld%s,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
              ",\"gemm_share\":%.4f,\"eta_seconds\":%.1f,\"time\":\"%s\"}\n",
              (long long)row->step, number(row->loss, loss), number(row->gradient_norm, norm),
-             row->lr, figures, (long long)row->tokens, (long long)row->skipped_steps,
+             row->lr, figures, (long long)row->tokens, (long long)row->skipped_steps, outliers,
              row->step_seconds * 1e3, row->tokens_per_second, row->gflops, row->gemm_share,
              row->eta_seconds, clock_utc(now));
     row_file_append(rows, text);
 }
 
 void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, double bits_per_byte,
-                              double seconds) {
+                              const Figures *figures, double seconds) {
     if (!rows) return;
-    char loss[40], bits[40], now[CLOCK_UTC_BYTES], text[512];
+    char loss[40], bits[40], now[CLOCK_UTC_BYTES];
+    char told[STATISTICS_SUMMARIES_MAX * 80], text[sizeof told + 512];
+    write_figures(figures, told, sizeof told);
     snprintf(text, sizeof text,
-             "{\"step\":%lld,\"val_loss\":%s,\"val_bits_per_byte\":%s,\"val_seconds\":%.3f"
+             "{\"step\":%lld,\"val_loss\":%s,\"val_bits_per_byte\":%s%s,\"val_seconds\":%.3f"
              ",\"time\":\"%s\"}\n",
              (long long)step, number(val_loss, loss),
-             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), seconds, clock_utc(now));
+             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), told, seconds,
+             clock_utc(now));
     row_file_append(rows, text);
 }
 
@@ -76,12 +82,13 @@ static void format_duration(double seconds, char text[32]) {
 
 static void format_figures(const StepMetrics *row, char *text, size_t bytes) {
     text[0] = 0;
-    for (int i = 0; i < row->figure_count; i++) {
-        const Summary *summary = row->figures[i].summary;
+    for (int i = 0; i < row->figures.count; i++) {
+        const Summary *summary = row->figures.of[i].summary;
         size_t used = strlen(text);
         if (!summary->line.before) continue;
         snprintf(text + used, bytes - used, "%s%.*f%s", summary->line.before,
-                 summary->line.decimals, row->figures[i].value * (summary->line.percent ? 100 : 1),
+                 summary->line.decimals,
+                 row->figures.of[i].value * (summary->line.percent ? 100 : 1),
                  summary->line.percent ? "%" : "");
     }
 }
@@ -96,8 +103,9 @@ void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_
         "(%.0f%% of GEMM) | eta %s",
         (long long)row->step, (long long)last, row->loss, figures, row->gradient_norm, row->lr,
         1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share, eta);
-    if (row->skipped_steps) {
+    int64_t skipped = row->skipped_steps + (row->outlier_steps > 0 ? row->outlier_steps : 0);
+    if (skipped) {
         size_t used = strlen(line);
-        snprintf(line + used, bytes - used, " | %lld steps skipped", (long long)row->skipped_steps);
+        snprintf(line + used, bytes - used, " | %lld steps skipped", (long long)skipped);
     }
 }

@@ -19,13 +19,10 @@ typedef struct StepMetrics {
     double gemm_share; // gflops over the measured GEMM limit of all ranks
     int64_t tokens;    // since the start of training
     int64_t skipped_steps;
+    bool skipped;          // this one is
+    int64_t outlier_steps; // skipped for train.skip_z; -1: there is no such rule
     double eta_seconds;
-    // What its layers tell, in their order.
-    int figure_count;
-    struct {
-        const Summary *summary;
-        double value;
-    } figures[STATISTICS_SUMMARIES_MAX];
+    Figures figures; // what its layers tell
 } StepMetrics;
 
 // Opens RUN_DIR/metrics.jsonl for rows after step `resumed_step`; see row_file.h. Rank 0 only.
@@ -33,9 +30,10 @@ bool metrics_open(RowFile **rows, const char *run_dir, int64_t resumed_step, Err
 
 // One training row, with the time of writing. Not collective; does nothing on NULL (other ranks).
 void metrics_write_step(RowFile *rows, const StepMetrics *row);
-// One evaluation row; bits_per_byte < 0 means unknown and is written as null.
+// One evaluation row; bits_per_byte < 0 means unknown and is written as null. `figures` are those
+// of the evaluation.
 void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, double bits_per_byte,
-                              double seconds);
+                              const Figures *figures, double seconds);
 
 // The line for people. `last` is the number of steps of the run.
 void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_t bytes);

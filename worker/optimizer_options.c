@@ -72,6 +72,12 @@ static const Option ROWS[] = {
         "SGD, Muon: the step looks ahead by one more gradient"),
     NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
         "largest norm of the whole gradient; 0: no clipping"),
+    NUMBER("train.skip_z", COURSE, optimizer.skip_z, DEFAULT("0"), RANGE(0, 1e6),
+        "a step is not applied whose loss or gradient norm lies more than this many standard deviations above the mean of "
+        "the last train.skip_window steps (OLMo-core's SkipStepOptimizer: 6; llm.c); 0: every finite step is applied"),
+    INTEGER("train.skip_window", COURSE, optimizer.skip_window, DEFAULT("128"), RANGE(2, 1e6),
+        "steps whose losses and gradient norms train.skip_z compares with, skipped ones among them; it judges from half of "
+        "them on"),
 };
 // clang-format on
 

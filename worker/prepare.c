@@ -156,6 +156,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
         utilization_shape(&trainer->utilization, stats->columns, stats->column_count);
         utilization_allocate(&trainer->utilization);
     }
+    dead_experts_open(&trainer->dead_experts, &trainer->model.stats, config->dead_expert_steps);
+    step_outliers_open(&trainer->outliers, &config->optimizer);
     watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 

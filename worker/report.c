@@ -41,12 +41,7 @@ StepMetrics report_begin_step(Trainer *trainer) {
 void report_read_statistics(const Trainer *trainer, StepMetrics *row) {
     const Statistics *stats = &trainer->model.stats;
     row->loss = statistics_loss(stats);
-    row->figure_count = stats->summary_count;
-    for (int i = 0; i < stats->summary_count; i++) {
-        const Summary *summary = stats->summaries[i];
-        row->figures[i].summary = summary;
-        row->figures[i].value = summary->value(stats, summary->column);
-    }
+    row->figures = statistics_figures(stats);
 }
 
 // Rank 0 keeps the history, of a model whose layers report anything.
@@ -65,12 +60,14 @@ void report_end_step(Trainer *trainer, StepMetrics *row) {
     Report *report = &trainer->report;
     const TrainConfig *config = &trainer->config;
     add_to_utilization(trainer);
+    dead_experts_watch(&trainer->dead_experts, &trainer->model.stats, trainer->state.step);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
         report->sent_in_steps[kind] +=
             traffic_sent_bytes((TrafficKind)kind) - report->sent_before[kind];
     row->step = trainer->state.step;
     row->tokens = trainer->state.tokens;
     row->skipped_steps = trainer->state.skipped_steps;
+    row->outlier_steps = config->optimizer.skip_z > 0 ? trainer->outliers.skipped : -1;
     row->step_seconds = clock_seconds() - report->begin;
     row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
     row->gflops = report->flops_a_step / row->step_seconds / 1e9;
@@ -101,8 +98,7 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     report->row_steps++;
 
     bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
-    bool skipped = !isfinite(row->loss) || !isfinite(row->gradient_norm);
-    if (!line_due && !skipped && !config->log_every_row) return;
+    if (!line_due && !row->skipped && !config->log_every_row) return;
     take_means(report, row);
     Error gone = {0}; // said by run_watch_look
     if (comm_rank() == 0 &&
@@ -117,13 +113,14 @@ void report_step(Trainer *trainer, StepMetrics *row) {
 void report_evaluation(const Trainer *trainer, const Evaluation *result) {
     long long step = (long long)trainer->state.step;
     metrics_write_evaluation(trainer->report.metrics, step, result->loss, result->bits_per_byte,
-                             result->seconds);
-    char bits[64] = "", capacity[64];
+                             &result->figures, result->seconds);
+    char bits[64] = "", capacity[64], health[160];
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result->bits_per_byte);
     evaluation_describe_capacity(&trainer->config, capacity);
-    log_info("validation at step %lld | loss %.4f%s | %lld tokens in %.1f s, %s", step,
-             result->loss, bits, (long long)result->tokens, result->seconds, capacity);
+    evaluation_describe_health(result, health);
+    log_info("validation at step %lld | loss %.4f%s%s | %lld tokens in %.1f s, %s", step,
+             result->loss, bits, health, (long long)result->tokens, result->seconds, capacity);
 }
 
 void report_plan(Trainer *trainer) {

@@ -23,6 +23,8 @@ static const Option LOG_ROWS[] = {
         "a row of metrics.jsonl for every step; lines of the log stay as log.every says"),
     INTEGER("log.utilization_every", FREE, utilization_every, DEFAULT("0"), RANGE(0, MANY_STEPS),
         "steps between rows of the expert-utilization history; 0: as log.every"),
+    INTEGER("log.dead_expert_steps", FREE, dead_expert_steps, DEFAULT("100"), RANGE(0, MANY_STEPS),
+        "steps in a row without a choice after which a warning names an expert that has died; 0: none does"),
 };
 // clang-format on
 

@@ -31,6 +31,13 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
                              .before_publish = run_lock_confirm};
     checkpoint.state.run.healthy = is_healthy(trainer);
     checkpoint.tensors = saved_tensors(host, &trainer->data.vocabulary, &checkpoint.tensor_count);
+    size_t most = (size_t)checkpoint.tensor_count + DEAD_EXPERTS_TENSORS + STEP_OUTLIERS_TENSORS;
+    checkpoint.tensors = realloc(checkpoint.tensors, most * sizeof *checkpoint.tensors);
+    CHECK_MEMORY(checkpoint.tensors, "no memory for the list of saved tensors");
+    SavedTensor *next = checkpoint.tensors + checkpoint.tensor_count;
+    next += dead_experts_tensors(&trainer->dead_experts, next);
+    next += step_outliers_tensors(&trainer->outliers, next);
+    checkpoint.tensor_count = (int)(next - checkpoint.tensors);
     return checkpoint;
 }
 

@@ -38,16 +38,21 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     statistics_reduce(&model->stats, &model->work);
     report_read_statistics(trainer, row);
 
-    // Clip by the global norm and update; a step that is not finite changes nothing, on every rank.
+    // Clip by the global norm and update; a step that is not finite, or far from those before it,
+    // changes nothing, on every rank.
     row->gradient_norm = optimizer_gradient_norm(&trainer->optimizer, model);
-    if (isfinite(row->loss) && isfinite(row->gradient_norm)) {
+    bool finite = isfinite(row->loss) && isfinite(row->gradient_norm);
+    bool outlier = finite && step_outliers_find(&trainer->outliers, row->loss, row->gradient_norm,
+                                                state->step + 1);
+    row->skipped = !finite || outlier;
+    if (finite) state->skipped_in_row = 0;
+    if (!row->skipped) {
         watchdog_beat("updating the parameters");
         double clip = config->optimizer.clip_norm;
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
         optimizer_update(&trainer->optimizer, model, row->lr, ++state->adam_steps, scale);
         model_after_step(model);
-        state->skipped_in_row = 0;
-    } else {
+    } else if (!finite) {
         state->skipped_steps++;
         state->skipped_in_row++;
         log_warn("step %lld: loss %g, gradient norm %g: not finite, step skipped (%lld in a row)",
@@ -146,6 +151,8 @@ static void close_run(Trainer *trainer) {
     row_file_close(trainer->report.metrics);
     run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
+    dead_experts_close(&trainer->dead_experts);
+    step_outliers_close(&trainer->outliers);
     batch_close(&trainer->batch);
     batch_close(&trainer->evaluation_batch);
     optimizer_free(&trainer->optimizer);

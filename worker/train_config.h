@@ -48,6 +48,10 @@ typedef struct OptimizerConfig {
     double momentum; // of the optimizers that have one, otherwise 0
     bool nesterov;
     double clip_norm; // 0: no clipping
+    // A step is not applied whose loss or gradient norm lies more than skip_z standard deviations
+    // above the mean of the last skip_window steps; 0: every finite step is.
+    double skip_z;
+    int64_t skip_window;
 } OptimizerConfig;
 
 typedef enum Reproducible {
@@ -95,6 +99,7 @@ typedef struct TrainConfig {
     int64_t log_every;
     bool log_every_row;            // a row of metrics for every step
     int64_t utilization_every;     // 0: as log_every
+    int64_t dead_expert_steps;     // steps without a choice after which an expert is dead; 0: never
     int64_t eval_every;            // 0: only at the end
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
     Rational eval_capacity_factor; // 0: evaluation is dropless

@@ -7,11 +7,13 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/config_difference.h"
 #include "worker/batch.h"
+#include "worker/dead_experts.h"
 #include "worker/optimizer.h"
 #include "worker/plan.h"
 #include "worker/report.h"
 #include "worker/run_watch.h"
 #include "worker/session.h"
+#include "worker/step_outliers.h"
 #include "worker/vocabulary.h"
 
 // A save that failed and is tried again while training goes on; see save.c. The same on every rank.
@@ -47,8 +49,10 @@ struct Trainer {
     // How far it is: what a checkpoint takes, beside parameters and moments, and when.
     TrainState state;
     UtilizationHistory utilization; // rank 0
-    double last_loss;               // of the step done last
-    int64_t saved_step;             // of the newest checkpoint; -1: none
+    DeadExperts dead_experts;
+    StepOutliers outliers;
+    double last_loss;   // of the step done last
+    int64_t saved_step; // of the newest checkpoint; -1: none
     SaveRetry retry;
     RunWatch run_watch; // rank 0
 

@@ -30,6 +30,14 @@ void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums 
     }
 }
 
+// Not shared out among threads: an increment a choice is little beside what the router did for it.
+void count_choices_cpu(Device *dev, Tensor counts, Tensor ids) {
+    int64_t *to = tensor_i64(counts), n = tensor_elements(ids), E = counts.shape[0];
+    const int32_t *id = tensor_i32(ids);
+    for (int64_t i = 0; i < n; i++)
+        if (id[i] >= 0 && id[i] < E) to[id[i]]++;
+}
+
 void sum_columns_cpu(Device *dev, Tensor out, Tensor x) {
     int64_t rows = x.shape[0], E = x.shape[1], *to = tensor_i64(out);
     const int32_t *from = tensor_i32(x);

@@ -122,7 +122,7 @@ class LayerListsTest(ProgramTest):
         self.assert_done(self.run_program(config, "run.dir=r", *SHAPES, "model.feed_forward=[moe,moe,dense]",
                                           "log.every=1", ranks=2))
         heat = self.run_program("inspect", "r").out
-        rows = re.findall(r"^ *(\d+) \|(.*)\| max/mean", heat, re.MULTILINE)
+        rows = re.findall(r"^ *(\d+) \|(.*)\| max_vio", heat, re.MULTILINE)
         self.assertEqual([(layer, len(experts)) for layer, experts in rows], [("0", 2), ("1", 8), ("3", 8)], heat)
 
     def test_a_changed_list_is_another_function(self):

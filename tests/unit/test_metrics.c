@@ -71,10 +71,10 @@ static StepMetrics sample(void) {
                        .gemm_share = 0.25,
                        .tokens = 123456789012345,
                        .eta_seconds = 3725,
-                       .figure_count = 3};
-    row.figures[0].summary = &balance, row.figures[0].value = 1.25;
-    row.figures[1].summary = &drops, row.figures[1].value = 0.125;
-    row.figures[2].summary = &quiet, row.figures[2].value = 0.5;
+                       .figures.count = 3};
+    row.figures.of[0].summary = &balance, row.figures.of[0].value = 1.25;
+    row.figures.of[1].summary = &drops, row.figures.of[1].value = 0.125;
+    row.figures.of[2].summary = &quiet, row.figures.of[2].value = 0.5;
     return row;
 }
 
@@ -88,10 +88,11 @@ static void a_row_has_what_happened_to_the_last_bit(void **state) {
     assert_true(real(row, "balance_loss") == 1.25 && real(row, "drop_rate") == 0.125);
     assert_true(real(row, "router_entropy_nats") == 0.5 && real(row, "step_ms") == 20);
     json_decref(row);
-    metrics_write_evaluation(rows, 7, 2.0 / 3, -1, 0.5);
+    metrics_write_evaluation(rows, 7, 2.0 / 3, -1, &metrics.figures, 0.5);
     row = last_row();
     assert_true(real(row, "val_loss") == 2.0 / 3);
     assert_true(json_is_null(json_object_get(row, "val_bits_per_byte")));
+    assert_true(real(row, "drop_rate") == 0.125);
     json_decref(row);
 }
 
@@ -100,7 +101,7 @@ static void what_is_no_number_is_null(void **state) {
     static const double bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
         StepMetrics metrics = sample();
-        metrics.loss = metrics.gradient_norm = metrics.figures[1].value = bad[i];
+        metrics.loss = metrics.gradient_norm = metrics.figures.of[1].value = bad[i];
         metrics_write_step(rows, &metrics);
         json_t *row = last_row();
         assert_true(json_is_null(json_object_get(row, "loss")));
@@ -108,7 +109,7 @@ static void what_is_no_number_is_null(void **state) {
         assert_true(json_is_null(json_object_get(row, "drop_rate")));
         assert_true(real(row, "balance_loss") == 1.25);
         json_decref(row);
-        metrics_write_evaluation(rows, 7, bad[i], bad[i] < 0 ? 1 : bad[i], 0.5);
+        metrics_write_evaluation(rows, 7, bad[i], bad[i] < 0 ? 1 : bad[i], &metrics.figures, 0.5);
         json_decref(last_row());
     }
 }
@@ -118,13 +119,13 @@ static void as_many_figures_as_there_may_be_are_all_told(void **state) {
     static Summary summaries[STATISTICS_SUMMARIES_MAX];
     static char names[STATISTICS_SUMMARIES_MAX][48];
     StepMetrics metrics = sample();
-    metrics.figure_count = STATISTICS_SUMMARIES_MAX;
+    metrics.figures.count = STATISTICS_SUMMARIES_MAX;
     metrics.loss = metrics.gradient_norm = metrics.lr = -DBL_MIN;
     metrics.tokens_per_second = metrics.gflops = 1e30;
     for (int i = 0; i < STATISTICS_SUMMARIES_MAX; i++) {
         snprintf(names[i], sizeof names[i], "a_long_name_of_a_figure_of_layer_%d", i);
         summaries[i] = (Summary){.field = names[i], .digits = 17};
-        metrics.figures[i].summary = &summaries[i], metrics.figures[i].value = -DBL_MIN / 3;
+        metrics.figures.of[i].summary = &summaries[i], metrics.figures.of[i].value = -DBL_MIN / 3;
     }
     metrics_write_step(rows, &metrics);
     json_t *row = last_row();
@@ -143,7 +144,7 @@ static void the_line_for_people_has_units_and_what_is_left(void **state) {
               "20.0 ms 1000 tok/s | 3.0 GFLOP/s (25% of GEMM) | eta 1h02m");
     metrics.skipped_steps = 2;
     metrics.eta_seconds = 61;
-    metrics.figure_count = 0;
+    metrics.figures.count = 0;
     metrics_format_step(&metrics, 100, line, sizeof line);
     assert_non_null(strstr(line, "loss 0.3333 | norm"));
     assert_non_null(strstr(line, "eta 1m01s | 2 steps skipped"));

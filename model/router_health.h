@@ -1,0 +1,49 @@
+// How evenly the experts of a layer are used, of the counts of its router: what the figures mean,
+// here alone.
+//
+// With load_i the choices that fell on expert i of E, before dropping, in some set of tokens, and
+// mean = Σ load_i / E:
+//   max_vio            max_i load_i / mean - 1: 0 when even, E - 1 at most (MaxVio,
+//                      arXiv:2408.15664 eq. 4). Over the tokens of a step it is that paper's
+//                      MaxVio_batch, over a whole validation file its MaxVio_global. Metrics have
+//                      the largest over the layers ("max_vio") and the mean over them
+//                      ("max_vio_mean", the figure that the paper prints).
+//   cv                 standard deviation of load_i over mean
+//   dead               experts with load_i = 0; metrics have their sum over the layers
+//                      ("dead_experts")
+//   effective          exp(H) / E with H = -Σ p_i ln p_i, p_i = load_i / Σ load: the share of the
+//                      experts that would do with even loads; 1 when even
+// A layer without any choice has max_vio, cv and effective 0, and E dead experts. Counts are whole
+// numbers, so every figure is the same on any number of ranks.
+#ifndef MOETRAIN_MODEL_ROUTER_HEALTH_H
+#define MOETRAIN_MODEL_ROUTER_HEALTH_H
+
+#include "model/statistics.h"
+
+typedef struct RouterHealth {
+    double max_vio, cv, effective;
+    int64_t dead;
+} RouterHealth;
+
+// load_i is routed[i] + dropped[i]; dropped NULL: none.
+RouterHealth router_health(const int64_t *routed, const int64_t *dropped, int64_t E);
+
+// What is told of a layer's experts, for people: "max_vio 0.500, cv …".
+void router_health_of_layer(RouterHealth health, int64_t E, char text[128]);
+// The next layer that counts choices, from column *i on, *i then being behind it; NULL behind the
+// last. health NULL: not asked for.
+const StatisticsColumn *router_health_next(const Statistics *stats, int *i, RouterHealth *health);
+
+// The p-th percentile, 0 < p <= 100, by nearest rank: the least of the values that at least p % of
+// them do not exceed. Sorts the values (n >= 1).
+double percentile(double *values, int64_t n, double p);
+
+// What is told of percentiles over layers, for people; "" without layers. Sorts the values.
+void router_health_over_layers(double *max_vio, int64_t layers, char text[96]);
+
+// Has max_vio, max_vio_mean and dead_experts told at each step and of each evaluation, of the
+// counts "routed" and "dropped" of all layers; and, while a layer has the state "router_bias", its
+// largest magnitude over all layers, "router_bias_max".
+void router_health_summarize(Statistics *stats, bool bias);
+
+#endif

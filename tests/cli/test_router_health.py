@@ -1,0 +1,92 @@
+"""How evenly experts are used: what metrics, evaluation and inspect say of it."""
+import json
+import re
+
+from program import main
+from run_test import RUN, RunTest
+
+
+class RouterHealth(RunTest):
+    def metrics(self, run):
+        with open(self.path(f"{run}/metrics.jsonl")) as file:
+            return [json.loads(line) for line in file]
+
+    def digest(self, run):
+        return self.run_program("inspect", "--digest", run).out
+
+    def test_an_evaluation_counts_the_tokens_of_its_file_alone(self):
+        # 7 targets in a window of 16: with one choice a token, the busiest of 4 experts has
+        # (max_vio + 1) * 7 / 4 of them, a whole number unless what fills the window up is counted.
+        self.write("validation.txt", "In the b")
+        self.write_tiny(**dict(RUN, data__validation="validation.txt", moe__top_k="1", moe__router="topk_softmax"))
+        self.train("r")
+        rows = [row for row in self.metrics("r") if "val_loss" in row]
+        self.assertTrue(rows)
+        for row in rows:
+            busiest = (row["max_vio"] + 1) * 7 / 4
+            self.assertAlmostEqual(busiest, round(busiest), places=6)  # nine digits are written
+            self.assertLessEqual(row["max_vio_mean"], row["max_vio"])
+            self.assertLessEqual(row["dead_experts"], 3 * 2)
+        out = self.run_program("evaluate", "r").out
+        layers = re.findall(r"^layer (\d): max_vio (\S+), cv \S+, dead (\d+) \(", out, re.MULTILINE)
+        self.assertEqual([layer for layer, _, _ in layers], ["0", "1"], out)
+        self.assertAlmostEqual(max(float(vio) for _, vio, _ in layers), rows[-1]["max_vio"], places=3)
+        self.assertEqual(sum(int(dead) for _, _, dead in layers), rows[-1]["dead_experts"])
+        self.assertRegex(out, r"max_vio over layers: p50 \S+, p90 \S+, max ")
+
+    def test_a_row_and_inspect_agree(self):
+        self.write_tiny(**dict(RUN, train__steps="3"))
+        self.train("r", "log.every=1", "moe.bias_update=sign", "moe.capacity_factor=1")
+        row = [row for row in self.metrics("r") if "loss" in row][-1]
+        self.assertAlmostEqual(row["max_vio"], row["load_imbalance"] - 1, places=7)
+        self.assertGreater(row["drop_rate"], 0)  # loads are counted before dropping
+        self.assertGreater(row["router_bias_max"], 0)
+        out = self.run_program("inspect", "r").out
+        loads = re.findall(r"\| max_vio (\S+), cv \S+, dead (\d+) \(", out)
+        self.assertAlmostEqual(max(float(vio) for vio, _ in loads), row["max_vio"], places=3)
+        self.assertEqual(sum(int(dead) for _, dead in loads), row["dead_experts"])
+        self.assertIn(f"max {row['max_vio']:.3f}", out)
+
+    def test_an_expert_that_died_is_named_once_on_any_ranks_and_across_a_resume(self):
+        self.write_tiny(**dict(RUN, train__steps="8", train__lr="1e-9", train__min_lr="0", moe__experts="32",
+                               checkpoint__every="4"))
+
+        def deaths(*runs):
+            return [line for run in runs for line in re.findall(r"step \d+: layer .* dead, without a choice for \d+ steps", run.err)]
+
+        keys = ["log.dead_expert_steps=3", "checkpoint.keep_last=0"]
+        whole = deaths(self.train("r", *keys))
+        self.assertRegex("\n".join(whole), r"step 3: layer 0, experts? \d+.*: dead, without a choice for 3 steps")
+        self.assertRegex("\n".join(whole), r"step [5-8]: layer ")
+        self.assertEqual(len(set(whole)), len(whole))
+        two = self.run_program("tiny.yaml", "run.dir=two", *keys, ranks=2)
+        self.assert_done(two)
+        self.assertEqual(deaths(two), whole)
+        first = self.train("half", *keys, "train.steps=4", "train.warmup=1")
+        self.assertEqual(deaths(first, self.train("half", *keys, "train.warmup=1")), whole)
+        self.assertEqual(deaths(self.train("quiet", "log.dead_expert_steps=0")), [])
+        self.assertEqual(self.digest("quiet"), self.digest("r"))
+
+    def test_a_step_far_above_the_last_ones_changes_no_weight(self):
+        self.write_tiny(**dict(RUN, train__steps="12", checkpoint__every="6", train__warmup="1"))
+        keys = ["train.skip_z=0.8", "train.skip_window=6"]
+        outcome = self.train("r", *keys)
+        found = re.findall(r"step (\d+): (?:loss|gradient norm) .*: step skipped \(train.skip_z\)", outcome.err)
+        rows = [row for row in self.metrics("r") if "loss" in row]
+        self.assertTrue(found)
+        self.assertEqual([row["outlier_steps"] for row in rows],
+                         [sum(int(step) <= row["step"] for step in found) for row in rows])
+        self.assertEqual(rows[-1]["skipped_steps"], 0)
+        self.train("half", *keys, "train.steps=6")
+        self.train("half", *keys)
+        self.assertEqual(self.digest("half"), self.digest("r"))
+        self.train("all", "train.skip_z=0")
+        self.assertNotEqual(self.digest("all"), self.digest("r"))
+        self.assertNotIn("outlier_steps", self.metrics("all")[0])
+        # A window of another length begins anew.
+        self.train("half", "train.skip_z=0.8", "train.skip_window=4", "train.steps=14")
+        self.train("half", "train.skip_z=0", "train.steps=15")
+
+
+if __name__ == "__main__":
+    main()
