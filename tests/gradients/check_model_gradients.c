@@ -212,7 +212,7 @@ static void add_dropout_cases(void) {
     model->moe.dropout_at = DROPOUT_OUTPUT;
     model->moe.dispatch = DISPATCH_PADDED;
     model->moe.capacity_factor = (Rational){5, 4};
-    model->attention.positions = POSITIONS_LEARNED;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
 }
 
 static void add_accumulation_cases(void) {
