@@ -153,6 +153,17 @@ void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activa
     dev->backend->op.activation_backward(dev, din, dout, in, kind);
 }
 
+// ---- dropout ------------------------------------------------------------------------------------
+
+void dropout(Device *dev, Tensor out, Tensor x, Dropout rule) {
+    int64_t N = x.shape[0], D = x.shape[1];
+    CHECK_SHAPE_2D(x, storage(x), N, D);
+    CHECK_SHAPE_2D(out, storage(out), N, D);
+    CHECK(rule.rate >= 0 && rule.rate < 1, "a dropout of %g", rule.rate);
+    if (rule.rows.data) CHECK_SHAPE_1D(rule.rows, I64, N);
+    dev->backend->op.dropout(dev, out, x, rule);
+}
+
 // ---- loss ---------------------------------------------------------------------------------------
 
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale) {

@@ -110,6 +110,21 @@ void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind);
 // din overwritten; din may be `in` itself (in place).   din, in (N, 2F or F) T   dout (N, F) T
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind);
 
+// ---- dropout ------------------------------------------------------------------------------------
+
+// What is dropped, by counter: element i = row number · D + column of the stream, with the words of
+// rng_words(stream, i / 4), is kept where word i % 4 >= rate · 2^32.
+typedef struct Dropout {
+    double rate; // in [0, 1): the share that becomes 0
+    RngStream stream;
+    int64_t first_row; // the number of row 0, from which those of the others follow
+    Tensor rows;       // (N) i64 instead: the number of each row; data NULL: none
+} Dropout;
+// out = x / (1 - rate) where an element is kept, otherwise 0 · x (arXiv:1207.0580, inverted). On
+// the gradient of `out` it gives that of x: nothing is stored.
+//   out, x (N, D), each f32 or bf16; out may be x
+void dropout(Device *dev, Tensor out, Tensor x, Dropout rule);
+
 // ---- loss ---------------------------------------------------------------------------------------
 
 // Softmax cross-entropy, in place: losses[n] = lse(logits[n]) - logits[n, target]; then, when scale

@@ -38,6 +38,7 @@
     /* feed-forward */                                                                             \
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
+    OP(dropout, Tensor out, Tensor x, Dropout rule)                                                \
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
        RouterRule rule)                                                                            \
@@ -49,7 +50,7 @@
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
        Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
     OP(sum_columns, Tensor out, Tensor x)                                                          \
-    OP(count_choices, Tensor counts, Tensor ids)                                                   \
+    OP(count_ids, Tensor counts, Tensor ids)                                                       \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
        Tensor kept, int64_t parts, int64_t padded_rows)                                            \
@@ -60,6 +61,7 @@
        Tensor row_choice, Tensor weights)                                                          \
     OP(renormalize_forward, Tensor scaled, Tensor weights, Tensor kept)                            \
     OP(renormalize_backward, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept)           \
+    OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, RowNumbering rule)   \
     /* loss */                                                                                     \
     OP(cross_entropy, Tensor losses, Tensor logits, Tensor targets, float scale)                   \
     /* elementwise and sums */                                                                     \

@@ -99,10 +99,10 @@ void sum_columns(Device *dev, Tensor out, Tensor x) {
     dev->backend->op.sum_columns(dev, out, x);
 }
 
-void count_choices(Device *dev, Tensor counts, Tensor ids) {
+void count_ids(Device *dev, Tensor counts, Tensor ids) {
     CHECK_SHAPE_1D(counts, I64, counts.shape[0]);
     CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
-    dev->backend->op.count_choices(dev, counts, ids);
+    dev->backend->op.count_ids(dev, counts, ids);
 }
 
 // ---- permutation --------------------------------------------------------------------------------
@@ -136,6 +136,17 @@ void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_cou
           "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
           (long long)chunks, (long long)(ep * S), (long long)parts);
     dev->backend->op.exchange_plan(dev, plan, counts, all_counts, parts);
+}
+
+void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
+                        RowNumbering rule) {
+    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+    CHECK_SHAPE_1D(numbers, I64, numbers.shape[0]);
+    CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
+    CHECK_SHAPE_1D(offsets, I64, offsets.shape[0]);
+    CHECK(offsets.shape[0] > 1 && (offsets.shape[0] - 1) % local == 0,
+          "%lld offsets of %lld experts", (long long)offsets.shape[0], (long long)local);
+    dev->backend->op.expert_row_numbers(dev, numbers, offsets, all_counts, rule);
 }
 
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {

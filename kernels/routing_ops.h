@@ -118,7 +118,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
 void sum_columns(Device *dev, Tensor out, Tensor x);
 // counts[e] += how many of the ids are e; ids below 0 and from E on are none.
 //   counts (E) i64   ids (n, K) i32
-void count_choices(Device *dev, Tensor counts, Tensor ids);
+void count_ids(Device *dev, Tensor counts, Tensor ids);
 
 // ---- permutation --------------------------------------------------------------------------------
 
@@ -151,6 +151,18 @@ typedef struct ExchangePlan {
 // parts divides ep · S. Rows past R are counted in offsets and receive_rows but not entered: the
 // caller must check.
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts);
+
+// Numbers of expert rows that are the same on whatever ranks they are: the i-th row that expert e
+// of this rank has of the j-th shard of the group, by source rank and shard, is number
+//   ((first_expert + e) · shards + first_shard + j) · most + i.
+typedef struct RowNumbering {
+    int64_t first_expert;        // of this rank, among all
+    int64_t first_shard, shards; // of the group, among all; all
+    int64_t most;                // rows at most of an expert and a shard
+} RowNumbering;
+//   numbers (R) i64: rows past the last are left alone   offsets, all_counts: see above
+void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
+                        RowNumbering rule);
 
 // out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.
 //   out (≥rows, D) T   x (·, D) T   index (≥rows) i32

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "kernels/heartbeat.h"
+#include "model/dropout.h"
 
 static void declare_layer(Layer *layer, const LayerKind *kind, Work *work, int64_t number) {
     *layer = (Layer){kind, calloc(1, kind->state_bytes)};
@@ -13,6 +14,7 @@ static void declare_layer(Layer *layer, const LayerKind *kind, Work *work, int64
 
 void block_declare(Block *block, Work *work, int64_t layer) {
     char name[PARAM_NAME_BYTES];
+    block->layer = layer;
     snprintf(name, sizeof name, "layers.%lld.attention_norm", (long long)layer);
     norm_declare(&block->mixer_norm, work, name);
     declare_layer(&block->mixer, MIXERS[model_mixer(work->config, layer)].kind, work, layer);
@@ -37,7 +39,8 @@ void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Ar
     int64_t N = work->shape.N, D = work->config->d_model;
     size_t mark = arena_mark(scratch);
     block->branch = arena_2d(scratch, work->storage, N, D);
-    if (work->storage != F32) block->dout = arena_2d(scratch, work->storage, N, D);
+    if (work->storage != F32 || dropout_is_due(work, work->config->dropout))
+        block->dout = arena_2d(scratch, work->storage, N, D);
     norm_layout(&block->mixer_norm, work, layer > 0, activations, scratch);
     layout_layer(&block->mixer, work, stats, activations, scratch);
     norm_layout(&block->ffn_norm, work, true, activations, scratch);
@@ -74,9 +77,26 @@ static void layer_backward(Layer *layer, Work *work, Tensor dx, Tensor dout) {
     layer->kind->backward(layer->state, work, dx, dout);
 }
 
+// The two halves of a block, as their dropout counts them.
+typedef enum Half { MIXER_HALF, FEED_FORWARD_HALF } Half;
+
+// The branch that a half has made, as it is added to the stream.
+static void drop_branch(Block *block, Work *work, Half half) {
+    if (dropout_is_due(work, work->config->dropout))
+        drop_tokens(work, block->branch, block->branch, RNG_DROPOUT_RESIDUAL,
+                    2 * block->layer + half);
+}
+// The gradient of that branch, stored, from the stream's.
+static Tensor branch_gradient(Block *block, Work *work, Tensor dx, Half half) {
+    if (!dropout_is_due(work, work->config->dropout)) return work_stored(work, block->dout, dx);
+    drop_tokens(work, block->dout, dx, RNG_DROPOUT_RESIDUAL, 2 * block->layer + half);
+    return block->dout;
+}
+
 static Residual feed_forward_half(Block *block, Work *work, Statistics *stats, Tensor x) {
     Tensor h = norm_forward(&block->ffn_norm, work, (Residual){x, block->branch});
     layer_forward(&block->feed_forward, work, stats, block->branch, block->ffn_norm.out);
+    drop_branch(block, work, FEED_FORWARD_HALF);
     return (Residual){h, block->branch};
 }
 
@@ -84,14 +104,17 @@ Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in)
     watchdog_beat(NULL);
     Tensor x = norm_forward(&block->mixer_norm, work, in);
     layer_forward(&block->mixer, work, stats, block->branch, block->mixer_norm.out);
+    drop_branch(block, work, MIXER_HALF);
     return feed_forward_half(block, work, stats, x);
 }
 
 void block_backward(Block *block, Work *work, Tensor dx) {
     watchdog_beat(NULL);
-    layer_backward(&block->feed_forward, work, block->branch, work_stored(work, block->dout, dx));
+    layer_backward(&block->feed_forward, work, block->branch,
+                   branch_gradient(block, work, dx, FEED_FORWARD_HALF));
     norm_backward(&block->ffn_norm, work, dx, block->branch);
-    layer_backward(&block->mixer, work, block->branch, work_stored(work, block->dout, dx));
+    layer_backward(&block->mixer, work, block->branch,
+                   branch_gradient(block, work, dx, MIXER_HALF));
     norm_backward(&block->mixer_norm, work, dx, block->branch);
 }
 

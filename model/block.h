@@ -1,5 +1,6 @@
 // One pre-norm transformer block:
 //   h = x + mixer(norm(x));  y = h + feed_forward(norm(h))
+// While training, train.dropout drops what mixer and feed_forward put out.
 // y leaves as a residual stream whose branch the next norm takes in (norm.h).
 #ifndef MOETRAIN_MODEL_BLOCK_H
 #define MOETRAIN_MODEL_BLOCK_H
@@ -13,6 +14,7 @@ typedef struct Block {
     // (N, D) stored, scratch: what a branch adds to the stream, or that branch's gradient; and the
     // stream's gradient as matrix products read it.
     Tensor branch, dout;
+    int64_t layer; // of the model: the stream of its dropout
 } Block;
 
 // Chooses the kinds that the configuration asks for. Needs block_free.

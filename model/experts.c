@@ -1,11 +1,20 @@
 #include "model/experts.h"
 
+#include "kernels/integers.h"
+#include "model/dropout.h"
+
+static bool drops(const Work *work, DropoutPlace place) {
+    const MoeConfig *moe = &work->config->moe;
+    return dropout_is_due(work, moe->dropout) && moe->dropout_at == place;
+}
+
 void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     int64_t E = shape.experts, D = config->d_model, F = experts->d_ff = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
     double active = (double)shape.top_k / (double)E;
     bool bias = BIASES[config->bias].feed_forward;
+    experts->layer = layer;
     experts->gate_up = linear_declare(work,
                                       (Param){.kind = PARAM_EXPERT,
                                               .rank = 3,
@@ -30,6 +39,8 @@ void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activ
     int64_t F = experts->d_ff;
     int64_t wide = activation_input_width(work->config->activation, F);
     experts->hidden = arena_2d(activations, work->storage, max_rows, wide);
+    if (dropout_is_due(work, work->config->moe.dropout))
+        experts->numbers = arena_1d(activations, I64, max_rows);
     size_t mark = arena_mark(scratch);
     experts->activated = arena_2d(scratch, work->storage, max_rows, F);
     experts->dactivated = arena_2d(scratch, work->storage, max_rows, F);
@@ -72,13 +83,43 @@ static void chunk_linear_backward(Work *work, Linear linear, Tensor dx, Tensor d
     matmul_backward_input(work->dev, dx, dy, weights, chunk.rows);
 }
 
+// Of this rank's expert_parallel group the ranks are neighbours, hence their shards too.
+void experts_number_rows(Experts *experts, Work *work, const Dispatch *d) {
+    if (!experts->numbers.data) return;
+    const RankShape *shape = &work->shape;
+    int64_t group = shape->rank / shape->ep_size * shape->ep_size;
+    int64_t of_micro_batch = shape->shards * shape->ranks;
+    int64_t choices = shape->N / shape->shards * d->shape.K;
+    expert_row_numbers(work->dev, experts->numbers, d->plan.offsets, d->all_counts,
+                       (RowNumbering){.first_expert = d->shape.E / shape->ep_size * shape->ep_rank,
+                                      .first_shard = work->step.micro_batch * of_micro_batch +
+                                                     group * shape->shards,
+                                      .shards = of_micro_batch * shape->micro_batches,
+                                      .most = larger(choices, d->padded_rows)});
+}
+
+// In place: rows of a chunk, or their gradient.
+static void drop_rows(Experts *experts, Work *work, Tensor x, ExpertChunk chunk) {
+    dropout(work->dev, x, x,
+            (Dropout){.rate = work->config->moe.dropout,
+                      .stream = work_stream(work, RNG_DROPOUT_EXPERT, experts->layer),
+                      .rows = rows_of(experts->numbers, chunk)});
+}
+
+// activated from hidden, in both passes.
+static void activate(Experts *experts, Work *work, Tensor activated, Tensor hidden,
+                     ExpertChunk chunk) {
+    activation_forward(work->dev, activated, hidden, work->config->activation);
+    if (drops(work, DROPOUT_HIDDEN)) drop_rows(experts, work, activated, chunk);
+}
+
 void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, ExpertChunk chunk) {
     Tensor hidden = rows_up_to(experts->hidden, chunk);
     Tensor activated = rows_up_to(experts->activated, chunk);
     chunk_linear_forward(work, experts->gate_up, hidden, rows_up_to(x, chunk), chunk);
-    activation_forward(work->dev, rows_of(activated, chunk), rows_of(hidden, chunk),
-                       work->config->activation);
+    activate(experts, work, rows_of(activated, chunk), rows_of(hidden, chunk), chunk);
     chunk_linear_forward(work, experts->down, rows_up_to(out, chunk), activated, chunk);
+    if (drops(work, DROPOUT_OUTPUT)) drop_rows(experts, work, rows_of(out, chunk), chunk);
 }
 
 void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
@@ -90,8 +131,10 @@ void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tens
     dx = rows_up_to(dx, chunk);
     dout = rows_up_to(dout, chunk);
     x = rows_up_to(x, chunk);
-    activation_forward(work->dev, rows_of(activated, chunk), rows_of(hidden, chunk), kind);
+    if (drops(work, DROPOUT_OUTPUT)) drop_rows(experts, work, rows_of(dout, chunk), chunk);
+    activate(experts, work, rows_of(activated, chunk), rows_of(hidden, chunk), chunk);
     chunk_linear_backward(work, experts->down, dactivated, dout, activated, chunk);
+    if (drops(work, DROPOUT_HIDDEN)) drop_rows(experts, work, rows_of(dactivated, chunk), chunk);
     activation_backward(work->dev, rows_of(hidden, chunk), rows_of(dactivated, chunk),
                         rows_of(hidden, chunk), kind);
     chunk_linear_backward(work, experts->gate_up, dx, hidden, x, chunk);

@@ -1,6 +1,7 @@
 // This rank's experts: for each expert e, y = act(x W₁[e]ᵀ + b₁[e]) W₂[e]ᵀ + b₂[e] over the rows
 // that were routed to it, as one grouped matrix product over all of them (MegaBlocks,
-// arXiv:2211.15841, without padding). The biases b are optional.
+// arXiv:2211.15841, without padding). The biases b are optional. While training, moe.dropout drops
+// act(…) or y.
 #ifndef MOETRAIN_MODEL_EXPERTS_H
 #define MOETRAIN_MODEL_EXPERTS_H
 
@@ -12,6 +13,9 @@ typedef struct Experts {
     Linear gate_up, down; // weights (E, 2F or F, D) and (E, D, F)
     Tensor hidden;        // (R, 2F or F) stored, before the activation; becomes its own gradient
 
+    int64_t layer;  // of the model: the stream of its dropout
+    Tensor numbers; // (R) i64 of rows; with dropout alone
+
     // scratch
     Tensor activated;  // (R, F), recomputed in the backward pass
     Tensor dactivated; // (R, F)
@@ -20,9 +24,11 @@ typedef struct Experts {
 void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer);
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch);
+// After dispatch_plan: numbers the rows for dropout, the same on any ranks. Not collective.
+void experts_number_rows(Experts *experts, Work *work, const Dispatch *dispatch);
 // The experts of a chunk over its rows.   out, x (R, D) stored; x must stay until the backward pass
 void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, ExpertChunk chunk);
-//   dx, dout, x (R, D) stored; dx overwritten and may be x itself
+//   dx, dout, x (R, D) stored; dx overwritten and may be x itself; dout destroyed
 void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
                       ExpertChunk chunk);
 

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "kernels/integers.h"
+#include "model/dropout.h"
 
 #include <stdlib.h>
 
@@ -260,6 +261,8 @@ static void forward(Model *model, Tensor tokens) {
     work->tokens = tokens;
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
     positions_embed(&model->positions, work, x.x, 0);
+    if (dropout_is_due(work, model->config.dropout))
+        drop_tokens(work, x.x, x.x, RNG_DROPOUT_EMBEDDING, 0);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_forward(&model->blocks[layer], work, &model->stats, x);
     norm_forward(&model->final_norm, work, x);
@@ -284,6 +287,8 @@ static void backward(Model *model) {
         block_backward(&model->blocks[layer], work, dx);
         gradients_ready(gradients, work, --bucket);
     }
+    if (dropout_is_due(work, model->config.dropout))
+        drop_tokens(work, dx, dx, RNG_DROPOUT_EMBEDDING, 0);
     embedding_layer_backward(&model->embedding, work, dx);
     positions_embed_backward(&model->positions, work, dx);
     gradients_ready(gradients, work, --bucket);

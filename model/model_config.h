@@ -43,6 +43,10 @@ extern const ChoiceTable BIAS_UPDATE_CHOICES;
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
 extern const ChoiceTable DISPATCH_CHOICES;
 
+// What moe.dropout drops (experts.h).
+typedef enum DropoutPlace { DROPOUT_HIDDEN, DROPOUT_OUTPUT } DropoutPlace;
+extern const ChoiceTable DROPOUT_PLACE_CHOICES;
+
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
     PerLayer top_k;   // K
@@ -62,6 +66,8 @@ typedef struct MoeConfig {
     BalanceScope balance_scope;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
+    double dropout;              // of experts, while training; 0: none
+    DropoutPlace dropout_at;
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.

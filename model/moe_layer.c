@@ -137,6 +137,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Dispatch *d = &moe->dispatch;
     router_route(router, work, stats, x);
     dispatch_plan(d, work, router->ids, router->kept);
+    experts_number_rows(&moe->experts, work, d);
     dispatch_gather(d, work, moe->expert_in, x);
     if (work->shape.ep_size == 1)
         chunk_forward(moe, work, dispatch_chunk(d, work, 0));

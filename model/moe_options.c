@@ -19,6 +19,12 @@ static const Choice DISPATCHES[] = {
 };
 const ChoiceTable DISPATCH_CHOICES = CHOICE_TABLE(DISPATCHES);
 
+static const Choice DROPOUT_PLACES[] = {
+    [DROPOUT_HIDDEN] = {"hidden", "the activations between an expert's two matrices (Switch)"},
+    [DROPOUT_OUTPUT] = {"output", "what the expert puts out (makeMoE)"},
+};
+const ChoiceTable DROPOUT_PLACE_CHOICES = CHOICE_TABLE(DROPOUT_PLACES);
+
 // ---- keys ---------------------------------------------------------------------------------------
 
 static void derive_d_ff(void *section) {
@@ -35,6 +41,11 @@ static const Option ROWS[] = {
         "experts that work on a token"),
     INTEGERS("moe.d_ff", FUNCTION, moe.d_ff, DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
         "hidden width of one expert"),
+    NUMBER("moe.dropout", COURSE, moe.dropout, DEFAULT("0"), RANGE(0, 0.99),
+        "expert dropout: share of each expert's numbers that is zero in a step, beside train.dropout; more of it than "
+        "elsewhere keeps a large model from overfitting when fine-tuned (Switch, arXiv:2101.03961, 0.4 beside 0.1)"),
+    CHOICE("moe.dropout_at", COURSE, moe.dropout_at, DEFAULT("hidden"), OF(DROPOUT_PLACE_CHOICES),
+        "which numbers of an expert moe.dropout drops"),
     INTEGER("moe.every", FUNCTION, moe.every, DEFAULT("1"), RANGE(1, PER_LAYER_MAX),
         "every n-th layer is a MoE layer, the others are dense"),
     FLAG("moe.first", FUNCTION, moe.first, DEFAULT("true"),

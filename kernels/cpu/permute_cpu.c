@@ -89,6 +89,23 @@ void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all
         }
 }
 
+void expert_row_numbers_cpu(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
+                            RowNumbering rule) {
+    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+    int64_t parts = (offsets.shape[0] - 1) / local, room = numbers.shape[0];
+    const int32_t *count = tensor_i32(all_counts);
+    int64_t *number = tensor_i64(numbers);
+#pragma omp parallel for schedule(static)
+    for (int64_t e = 0; e < local; e++) {
+        int64_t row = tensor_i64(offsets)[e * parts];
+        for (int64_t j = 0; j < ep * S; j++) {
+            int64_t run = (rule.first_expert + e) * rule.shards + rule.first_shard + j;
+            int64_t rows = count[(j / S * local + e) * S + j % S];
+            for (int64_t i = 0; i < rows && row < room; i++) number[row++] = run * rule.most + i;
+        }
+    }
+}
+
 void gather_rows_cpu(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows,
                      int64_t divisor) {
     size_t row_bytes = (size_t)x.shape[1] * dtype_bytes(x.dtype);

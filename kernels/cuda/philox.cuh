@@ -8,8 +8,8 @@
 
 #include "kernels/rng.h"
 
-// rng_u32: the first of the four words at `index`.
-__device__ static inline uint32_t philox_u32(RngStream stream, uint64_t index) {
+// rng_words: the four words at `index`.
+__device__ static inline uint4 philox_words(RngStream stream, uint64_t index) {
     const uint32_t multiplier0 = 0xD2511F53u, multiplier1 = 0xCD9E8D57u;
     const uint32_t golden_ratio = 0x9E3779B9u, sqrt3 = 0xBB67AE85u; // what the key grows by
     uint32_t key0 = (uint32_t)stream.seed, key1 = (uint32_t)(stream.seed >> 32);
@@ -27,7 +27,12 @@ __device__ static inline uint32_t philox_u32(RngStream stream, uint64_t index) {
         key0 += golden_ratio;
         key1 += sqrt3;
     }
-    return c0;
+    return make_uint4(c0, c1, c2, c3);
+}
+
+// rng_u32: the first of the four.
+__device__ static inline uint32_t philox_u32(RngStream stream, uint64_t index) {
+    return philox_words(stream, index).x;
 }
 
 #endif

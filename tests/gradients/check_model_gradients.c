@@ -173,6 +173,23 @@ static void add_bias_cases(void) {
     model->bias = BIAS_NO_QKV;
 }
 
+// Step and micro-batches are the same in every evaluation of the loss, and so is what is dropped.
+static void add_dropout_cases(void) {
+    ModelConfig *model = add_case("dropout of embedding, branches and experts' activations");
+    model->dropout = 0.2;
+    model->moe.dropout = 0.3;
+    model = add_case("dropout of what experts put out, padded, with learned positions, two "
+                     "micro-batches");
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+    model->dropout = 0.1;
+    model->moe.dropout = 0.2;
+    model->moe.dropout_at = DROPOUT_OUTPUT;
+    model->moe.dispatch = DISPATCH_PADDED;
+    model->moe.capacity_factor = (Rational){5, 4};
+    model->attention.positions = POSITIONS_LEARNED;
+}
+
 static void add_accumulation_cases(void) {
     add_case("three micro-batches");
     cases[count - 1].micro_batches = 3;
@@ -196,6 +213,7 @@ int main(int argc, char **argv) {
     add_ragged_cases();
     add_drop_cases();
     add_bias_cases();
+    add_dropout_cases();
     add_accumulation_cases();
     return gradient_cases_run(argc, argv, cases, count);
 }

@@ -386,10 +386,13 @@ static bool run_case(const GradientCase *the_case) {
 
 int gradient_cases_run(int argc, char **argv, const GradientCase *cases, int count) {
     comm_init(&argc, &argv);
-    int failed = 0;
-    for (int i = 0; i < count; i++)
+    int failed = 0, run = 0;
+    for (int i = 0; i < count; i++) {
+        if (argc > 1 && !strstr(cases[i].sentence, argv[1])) continue;
+        run++;
         if (!run_case(&cases[i])) failed++;
-    printf("%d cases, %d failed\n", count, failed);
+    }
+    printf("%d cases, %d failed\n", run, failed);
     comm_finalize();
-    return failed > 0;
+    return failed > 0 || run == 0;
 }

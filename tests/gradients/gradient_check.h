@@ -26,7 +26,8 @@ typedef struct GradientCase {
 // A small model with experts in every layer, dropless; cases change what they are about.
 ModelConfig tiny_model(void);
 
-// Prints a line a case. Returns the program's exit code.
+// Prints a line a case: of all, or of those whose sentence has the program's argument in it.
+// Returns the program's exit code.
 int gradient_cases_run(int argc, char **argv, const GradientCase *cases, int count);
 
 #endif

@@ -385,13 +385,15 @@ static void check_renormalize(int64_t N, int64_t K, int64_t E, int64_t capacity)
 
 typedef struct Exchange {
     ExchangePlan plan;
-    Tensor counts, all_counts;
+    Tensor counts, all_counts, numbers;
     int64_t parts;
+    RowNumbering numbering;
 } Exchange;
 
 static void run_exchange_plan(Device *dev, void *context) {
     Exchange *x = context;
     exchange_plan(dev, x->plan, x->counts, x->all_counts, x->parts);
+    expert_row_numbers(dev, x->numbers, x->plan.offsets, x->all_counts, x->numbering);
 }
 
 static ExchangePlan new_exchange(int64_t ep, int64_t local, int64_t chunks, int64_t parts,
@@ -428,6 +430,10 @@ static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks,
                                                     want.receive_rows.data, want.to_expert.data,
                                                     want.to_received.data},
                                 tensor_i32(counts), rank, ep, local, S, chunks, parts, max_rows);
+        x.numbering = (RowNumbering){rank * local, 3 * S, (ep + 4) * S, most + 1};
+        Tensor numbers = new_1d(I64, received);
+        reference_expert_row_numbers(numbers.data, tensor_i32(x.all_counts), ep, local, S,
+                                     x.numbering);
         for (int i = 0; i < device_count(); i++) {
             begin_case("exchange plan on %s: rank %lld of %lld, %lld experts, %lld shards, %lld "
                        "chunks, %lld parts, max_rows %lld of %lld",
@@ -435,14 +441,19 @@ static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks,
                        (long long)S, (long long)chunks, (long long)parts, (long long)max_rows,
                        (long long)received);
             x.plan = new_exchange(ep, local, chunks, parts, max_rows);
+            x.numbers = new_1d(I64, max_rows);
             run_on(device_at(i), run_exchange_plan, &x,
                    TENSORS(&x.plan.offsets, &x.plan.send_rows, &x.plan.receive_rows,
-                           &x.plan.to_expert, &x.plan.to_received, &x.counts, &x.all_counts));
+                           &x.plan.to_expert, &x.plan.to_received, &x.counts, &x.all_counts,
+                           &x.numbers));
             expect_same_bytes("offsets", x.plan.offsets, want.offsets.data);
             expect_same_bytes("send_rows", x.plan.send_rows, want.send_rows.data);
             expect_same_bytes("receive_rows", x.plan.receive_rows, want.receive_rows.data);
             expect_same_bytes("to_expert", x.plan.to_expert, want.to_expert.data);
             expect_same_bytes("to_received", x.plan.to_received, want.to_received.data);
+            expect_same_bytes("numbers",
+                              tensor_rows(x.numbers, 0, max_rows < received ? max_rows : received),
+                              numbers.data);
         }
     }
     release_all();

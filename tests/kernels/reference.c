@@ -413,6 +413,18 @@ void reference_activation_backward(double *din, const float *dout, const float *
 
 // ---- loss and optimizer -------------------------------------------------------------------------
 
+void reference_dropout(double *out, const float *x, Dropout rule, int64_t N, int64_t D) {
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t d = 0; d < D; d++) {
+            int64_t row = rule.rows.data ? tensor_i64(rule.rows)[n] : rule.first_row + n;
+            uint64_t element = (uint64_t)row * (uint64_t)D + (uint64_t)d;
+            uint32_t words[4];
+            rng_words(rule.stream, element / 4, words);
+            bool kept = (double)words[element % 4] >= rule.rate * 4294967296.0;
+            out[n * D + d] = kept ? (double)x[n * D + d] / (1 - rule.rate) : 0;
+        }
+}
+
 void reference_cross_entropy(double *losses, double *dlogits, const float *logits,
                              const int32_t *targets, double scale, int64_t N, int64_t V) {
     for (int64_t n = 0; n < N; n++) {

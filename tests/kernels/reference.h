@@ -52,6 +52,9 @@ void reference_activation_forward(double *out, const float *in, Activation kind,
 void reference_activation_backward(double *din, const float *dout, const float *in, Activation kind,
                                    int64_t N, int64_t F);
 
+// The rows' numbers are on the host, if they are given.
+void reference_dropout(double *out, const float *x, Dropout rule, int64_t N, int64_t D);
+
 // Exact choices; the sums are over all N tokens (one part).
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
                               double *entropy_sum, double *lse2_sum, const float *logits,
@@ -80,6 +83,9 @@ typedef struct ReferenceExchange { // as ExchangePlan
 void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_t rank, int64_t ep,
                              int64_t local, int64_t S, int64_t chunks, int64_t parts,
                              int64_t max_rows);
+// Exact. Rows past the last are left alone.
+void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, int64_t ep,
+                                  int64_t local, int64_t S, RowNumbering rule);
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,
                                const float *weights, int64_t N, int64_t D, int64_t K);
 // Rows of dy that no choice names are left alone.

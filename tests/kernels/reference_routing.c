@@ -231,6 +231,19 @@ void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_
     free(runs);
 }
 
+void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, int64_t ep,
+                                  int64_t local, int64_t S, RowNumbering rule) {
+    int64_t row = 0;
+    for (int64_t e = 0; e < local; e++)
+        for (int64_t source = 0; source < ep; source++)
+            for (int64_t s = 0; s < S; s++)
+                for (int64_t i = 0; i < counts[(source * local + e) * S + s]; i++) {
+                    int64_t shard = rule.first_shard + source * S + s;
+                    int64_t expert = rule.first_expert + e;
+                    numbers[row++] = (expert * rule.shards + shard) * rule.most + i;
+                }
+}
+
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,
                                const float *weights, int64_t N, int64_t D, int64_t K) {
     for (int64_t n = 0; n < N; n++)

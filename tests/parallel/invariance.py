@@ -76,6 +76,16 @@ CONFIGURATIONS = {
         {"model.bias": "true", "moe.dispatch": "padded", "moe.capacity_factor": 1.1, "train.precision": "bf16",
          "model.activation": "relu", "moe.every": 2},
         [(1, 2, 1, 1), (2, 1, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
+    "dropout": (
+        {"train.dropout": 0.2, "moe.dropout": 0.3, "moe.capacity_factor": 1.1, "moe.drop": "random",
+         "parallel.exchange_chunks": 2, "model.d_model": 36, "attention.heads": 3, "moe.d_ff": 27, "train.context": 21,
+         "moe.max_expert_replicas": 4},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 4, 1)]),
+    "dropout of what experts put out, padded, bf16": (
+        {"train.dropout": 0.1, "moe.dropout": 0.1, "moe.dropout_at": "output", "moe.dispatch": "padded",
+         "moe.capacity_factor": 1.1, "moe.routing_group": "sequence", "train.precision": "bf16",
+         "attention.positions": "learned", "train.batch": 32, "train.shards": 16},
+        [(1, 1, 1, 1), (2, 1, 2, 2), (8, 1, 2, 1)]),
     "learned positions": (
         {"attention.positions": "learned", "model.tied_embeddings": "false", "attention.d_head": 5,
          "moe.capacity_factor": 1.25, "train.context": 19},
