@@ -147,7 +147,8 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
-    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
+    double dropout; // of attention's probabilities and branches, while training; 0: none
+    double embedding_dropout;
 } ModelConfig;
 
 // Keys that fill it.
