@@ -20,8 +20,8 @@ typedef struct UpdateGroups {
     uint8_t *row; // of each parameter
 } UpdateGroups;
 
-// False with exit 2 when a pattern of train.groups is the first to match no parameter that gradients
-// change. Not collective: the same on every rank.
+// False with exit 2 when a pattern of train.groups is the first to match no parameter that
+// gradients change. Not collective: the same on every rank.
 bool update_groups_check(const ParamTable *params, const OptimizerConfig *config, Error *err);
 // Fatal when there are more than UPDATE_GROUPS different ones. Not collective.
 void update_groups_init(UpdateGroups *table, const ParamTable *params,
