@@ -67,10 +67,11 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "moe.router=hash routes every layer by token id, without a gate; "
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
-    static const char *const gates[] = {"moe.balance_loss", "moe.z_loss", "moe.bias_update"};
-    const bool used[] = {moe->balance_loss > 0, moe->z_loss > 0,
+    static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
+                                        "moe.bias_update"};
+    const bool used[] = {moe->balance.count > 0, moe->balance_loss > 0, moe->z_loss > 0,
                          moe->bias_update != BIAS_UPDATE_NONE};
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
         if (rules->is_given(rules, gates[i]) && used[i])
             return option_broken(rules, gates[i], "moe.router",
                                  "%s acts on a gate, and moe.router=hash has none; leave it out, "
@@ -97,6 +98,7 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
         const char *key;
         bool used;
     } others[] = {
+        {"moe.balance", moe->balance.count > 0},
         {"moe.balance_loss", moe->balance_loss > 0},
         {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
         {"moe.force", moe->force != FORCE_NONE},
