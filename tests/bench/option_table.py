@@ -72,7 +72,6 @@ NEEDS = {
         "attention.rope_factor": 4,
         "attention.rope_original_context": 32,
     },
-    "moe.router=expert_choice": {"moe.allow_noncausal": "true", "moe.balance_loss": 0},
 }
 
 # Options that are numbers, each with the value that is measured.
