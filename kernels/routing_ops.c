@@ -41,7 +41,7 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
                                      z_scale);
 }
 
-// ---- experts that no score chooses ---------------------------------------------------------------
+// ---- experts that no score chooses --------------------------------------------------------------
 
 void choose_in_turn(Device *dev, Tensor ids, int64_t E, int64_t first_token) {
     int64_t K = ids.shape[1];

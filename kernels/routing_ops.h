@@ -71,7 +71,7 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
                      RouterRule rule, Tensor balance, float z_scale);
 
-// ---- experts that no score chooses ---------------------------------------------------------------
+// ---- experts that no score chooses --------------------------------------------------------------
 
 // Every expert in turn: choice k of token t = first_token + n goes to expert (t·K + k) mod E.
 //   ids (N, K) i32
