@@ -32,10 +32,9 @@
        AttentionShape s, QkNorm norm)                                                              \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
-    OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
-    OP(attention_backward, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,           \
-       AttentionRule rule)                                                                         \
-    OP(attention_sink_backward, Tensor dsinks, Tensor dout, Tensor out, Tensor lse, Tensor sinks)  \
+    OP(attention_forward, Tensor out, Tensor lse, Tensor largest, Tensor qkv, AttentionRule rule)  \
+    OP(attention_backward, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv, Tensor out,        \
+       Tensor lse, AttentionRule rule)                                                             \
     OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,                 \
        int64_t position)                                                                           \
     /* feed-forward */                                                                             \

@@ -112,18 +112,17 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     a->x = x;
     project(a, work, x);
     positions_rotate(work->positions, a->positions, work, a->qkv_rows, 0, false);
-    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
+    attention_forward(work->dev, a->heads, a->lse, (Tensor){0}, a->qkv_rows,
+                      attention_rule(a, work));
     linear_forward(work, a->output, out, a->heads);
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Attention *a = self;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
-    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
+    attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        attention_rule(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) {
-        attention_sink_backward(work->dev, a->dsinks, a->dheads, a->heads, a->lse,
-                                work_value(work, a->sinks));
         Tensor gradient = work_gradient(work, a->sinks);
         bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
                       work_dense_rows(work));
