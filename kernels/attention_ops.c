@@ -68,6 +68,27 @@ void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight
     dev->backend->op.qk_norm_backward(dev, dx, dq_weight, dk_weight, x, rstd, s, norm);
 }
 
+static void check_gate(Tensor x, Tensor gate) {
+    int64_t W = x.shape[1], G = gate.shape[1];
+    CHECK(G > 0 && W % G == 0, "%lld gates of rows of %lld", (long long)G, (long long)W);
+    CHECK_SHAPE_2D(x, storage(x), x.shape[0], W);
+    CHECK_SHAPE_2D(gate, storage(x), x.shape[0], G);
+}
+
+void gate_forward(Device *dev, Tensor out, Tensor x, Tensor gate) {
+    check_gate(x, gate);
+    CHECK_SHAPE_2D(out, storage(x), x.shape[0], x.shape[1]);
+    dev->backend->op.gate_forward(dev, out, x, gate);
+}
+
+void gate_backward(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate) {
+    check_gate(x, gate);
+    CHECK_SHAPE_2D(dx, storage(x), x.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(dout, storage(x), x.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(dgate, storage(x), x.shape[0], gate.shape[1]);
+    dev->backend->op.gate_backward(dev, dx, dgate, dout, x, gate);
+}
+
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse) {
     int64_t positions = cosines.shape[0], pairs = cosines.shape[1];

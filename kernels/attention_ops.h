@@ -42,6 +42,12 @@ void qk_norm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, AttentionSh
 void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x,
                       Tensor rstd, AttentionShape s, QkNorm norm);
 
+// out = x · σ(gate): each of a row's G gates serves W / G columns one after the other.
+//   out, x (N, W) T   gate (N, G) T, G divides W
+void gate_forward(Device *dev, Tensor out, Tensor x, Tensor gate);
+// dx and dgate overwritten; dx may be dout.   dx, dout, x (N, W) T   dgate, gate (N, G) T
+void gate_backward(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate);
+
 // Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + P), as
 // Llama): row r has position first_position + r % T. The channels from 2 P on stay. `inverse`
 // rotates back: the backward pass of the op.

@@ -30,6 +30,8 @@
     OP(qk_norm_forward, Tensor out, Tensor rstd, Tensor x, AttentionShape s, QkNorm norm)          \
     OP(qk_norm_backward, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x, Tensor rstd,     \
        AttentionShape s, QkNorm norm)                                                              \
+    OP(gate_forward, Tensor out, Tensor x, Tensor gate)                                            \
+    OP(gate_backward, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate)                 \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
     OP(attention_forward, Tensor out, Tensor lse, Tensor largest, Tensor qkv, AttentionRule rule)  \
@@ -49,9 +51,9 @@
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
-    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
-       Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
-    OP(sum_columns, Tensor out, Tensor x)                                                          \
+    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
+       BalanceRule rule)                                                                           \
+    OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
     OP(count_ids, Tensor counts, Tensor ids)                                                       \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
@@ -72,6 +74,7 @@
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
+    OP(segment_max, Tensor maxima, int64_t column, Tensor x)                                       \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
     OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \
