@@ -63,8 +63,7 @@ void gate_backward_cpu(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor
     for (int64_t n = 0; n < N; n++) {
         if (x.dtype == F32) {
             float *to = tensor_f32(dx) + n * W;
-            if (dx.data != dout.data)
-                memcpy(to, tensor_f32(dout) + n * W, (size_t)W * sizeof *to);
+            if (dx.data != dout.data) memcpy(to, tensor_f32(dout) + n * W, (size_t)W * sizeof *to);
             backward_row(to, tensor_f32(x) + n * W, tensor_f32(gate) + n * G,
                          tensor_f32(dgate) + n * G, G, width);
         } else {

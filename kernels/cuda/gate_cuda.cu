@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(GATE_THREADS)
     if (threadIdx.x % LANES == 0) dgate[at] = from_float<T>(open * (1.0f - open) * sum);
 }
 
-template <typename T, int LANES> static void forward(Device *dev, Tensor out, Tensor x, Tensor gate) {
+template <typename T, int LANES>
+static void forward(Device *dev, Tensor out, Tensor x, Tensor gate) {
     int64_t gates = tensor_elements(gate);
     launch(dev, gate_forward_kernel<T, LANES>, grid_of(ceil_div(gates * LANES, GATE_THREADS)),
            dim3(GATE_THREADS), 0, device_data<T>(out), device_data<T>(x), device_data<T>(gate),
