@@ -73,7 +73,12 @@ typedef struct BalanceTerms {
 } BalanceTerms;
 
 // How the bias of the choice follows the load.
-typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
+typedef enum BiasUpdate {
+    BIAS_UPDATE_NONE,
+    BIAS_UPDATE_SIGN,
+    BIAS_UPDATE_PROPORTIONAL,
+    BIAS_UPDATE_QUANTILE,
+} BiasUpdate;
 extern const ChoiceTable BIAS_UPDATE_CHOICES;
 
 // What travels to the experts (dispatch.h).
@@ -102,9 +107,11 @@ typedef struct MoeConfig {
     double bias_rate; // u
     BalanceScope balance_scope;
     BalanceTerms balance;
-    double z_loss;               // c
-    int64_t max_expert_replicas; // R: fixed gradient groups of shards
-    double dropout;              // of experts, while training; 0: none
+    double bias_ema;                      // of quantile
+    int64_t bias_steps, bias_decay_steps; // the bias's schedule; 0: no end
+    double z_loss;                        // c
+    int64_t max_expert_replicas;          // R: fixed gradient groups of shards
+    double dropout;                       // of experts, while training; 0: none
     DropoutPlace dropout_at;
 } MoeConfig;
 

@@ -1,6 +1,7 @@
 #include "model/router.h"
 
 #include "model/router_balance.h"
+#include "model/router_bias.h"
 
 void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
@@ -24,6 +25,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->scaled =
         moe->renormalize_after_drop ? arena_2d(activations, F32, N, K) : router->weights;
     router->kept = arena_2d(activations, U8, N, K);
+    router_layout_bias(router, work, activations);
 
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);
@@ -80,6 +82,7 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
         router_count_evaluation(router, work, stats);
         return;
     }
+    router_watch_scores(router, work);
     expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept);
     router_add_statistics(router, work, stats);
 }
