@@ -57,6 +57,8 @@
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
     OP(count_ids, Tensor counts, Tensor ids)                                                       \
+    OP(quantile_counts, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,          \
+       RouterRule rule)                                                                            \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
        Tensor kept, int64_t parts, int64_t padded_rows)                                            \

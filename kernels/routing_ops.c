@@ -1,5 +1,7 @@
 #include "kernels/routing_ops.h"
 
+#include <string.h>
+
 #include "kernels/op_checks.h"
 
 // ---- router -------------------------------------------------------------------------------------
@@ -135,6 +137,36 @@ void count_ids(Device *dev, Tensor counts, Tensor ids) {
     CHECK_SHAPE_1D(counts, I64, counts.shape[0]);
     CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
     dev->backend->op.count_ids(dev, counts, ids);
+}
+
+void quantile_counts(Device *dev, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,
+                     RouterRule rule) {
+    int64_t N = logits.shape[0], E = logits.shape[1];
+    CHECK_SHAPE_2D(counts, I64, E, QUANTILE_BINS);
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    CHECK_SHAPE_1D(lse, F32, N);
+    CHECK_SHAPE_1D(bias, F32, E);
+    CHECK(K >= 1 && K < E, "%lld of %lld experts", (long long)K, (long long)E);
+    dev->backend->op.quantile_counts(dev, counts, logits, lse, bias, K, rule);
+}
+
+// The edge of a bin that is nearer to 0; 0 where smaller numbers share the bin.
+static double quantile_edge(int bin) {
+    int j = bin >= QUANTILE_HALF ? bin - QUANTILE_HALF : QUANTILE_HALF - bin;
+    uint32_t bits = (uint32_t)(QUANTILE_LEAST + j) << QUANTILE_SHIFT;
+    float edge;
+    memcpy(&edge, &bits, sizeof edge);
+    if (j == 0) return 0;
+    return bin >= QUANTILE_HALF ? (double)edge : -(double)edge;
+}
+
+double quantile_largest(const int64_t *counts, int64_t n) {
+    int64_t above = 0;
+    int bin = QUANTILE_BINS - 1;
+    for (; bin > 0 && above + counts[bin] < n; bin--) above += counts[bin];
+    double low = quantile_edge(bin), high = quantile_edge(bin + 1);
+    double share = counts[bin] > 0 ? ((double)(n - above) - 0.5) / (double)counts[bin] : 0.5;
+    return high - (high - low) * share;
 }
 
 // ---- permutation --------------------------------------------------------------------------------

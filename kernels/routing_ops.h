@@ -162,6 +162,28 @@ void sum_columns(Device *dev, Tensor out, Tensor x, bool add);
 //   counts (E) i64   ids (n, K) i32
 void count_ids(Device *dev, Tensor counts, Tensor ids);
 
+// A histogram of f32 numbers, in which their n-th largest is found to a 32nd of its power of two:
+// QUANTILE_HALF bins of each sign, 32 of each power of two from 2^-16 to 2^4; what is smaller is in
+// the bins beside 0, what is larger in those at the ends. Bin i is that of
+//   x >= 0: QUANTILE_HALF + j   x < 0, NaN: QUANTILE_HALF - 1 - j
+// with j the upper bits of |x| (its bits >> QUANTILE_SHIFT) from QUANTILE_LEAST on.
+enum {
+    QUANTILE_SHIFT = 18,
+    QUANTILE_LEAST = (127 - 16) * 32,
+    QUANTILE_HALF = 20 * 32,
+    QUANTILE_BINS = 2 * QUANTILE_HALF,
+};
+// Where quantile balancing counts how far each token's score of an expert is above what would be
+// enough to be chosen: with s the scores that a bias is added to (router_forward) and a_t the
+// (K+1)-th largest of s_t + bias of token t,
+//   counts[e, bin of s_te - a_t] += 1
+//   counts (E, QUANTILE_BINS) i64   logits (N, E)   lse (N)   bias (E)   K < E
+void quantile_counts(Device *dev, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,
+                     RouterRule rule);
+// The n-th largest (from 1) of the numbers that were counted, which lie evenly in their bin. On the
+// host.   counts (QUANTILE_BINS)
+double quantile_largest(const int64_t *counts, int64_t n);
+
 // ---- permutation --------------------------------------------------------------------------------
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.

@@ -24,6 +24,12 @@ static const Choice BIAS_UPDATES[] = {
     [BIAS_UPDATE_SIGN] = {"sign",
                           "after each step a step of moe.bias_rate towards the mean load, up or "
                           "down (DeepSeek-V3)"},
+    [BIAS_UPDATE_PROPORTIONAL] = {"proportional",
+                                  "moe.bias_rate times the share by which the load is below the "
+                                  "mean (the softmax variant of arXiv:2408.15664, over the mean)"},
+    [BIAS_UPDATE_QUANTILE] = {"quantile",
+                              "what would have given each expert its share of the step's tokens "
+                              "(Marin; Megatron's quantile balancing)"},
 };
 const ChoiceTable BIAS_UPDATE_CHOICES = CHOICE_TABLE(BIAS_UPDATES);
 
@@ -60,6 +66,12 @@ static const Option ROWS[] = {
         "a bias for each expert that is added to its score when experts are chosen, nowhere else, and evens out their load"),
     NUMBER("moe.bias_rate", COURSE, moe.bias_rate, DEFAULT("0.001"), RANGE(0, 1),
         "step of that bias; scores lie between 0 and 1"),
+    NUMBER("moe.bias_ema", COURSE, moe.bias_ema, DEFAULT("0.5"), RANGE(0, 0.9999),
+        "quantile: share of the bias that stays at each step"),
+    INTEGER("moe.bias_steps", COURSE, moe.bias_steps, DEFAULT("0"), RANGE(0, 9e15),
+        "steps after which the bias stays as it is (DeepSeek-V3 ends it near the end of training); 0: it never does"),
+    INTEGER("moe.bias_decay_steps", COURSE, moe.bias_decay_steps, DEFAULT("0"), RANGE(0, 9e15),
+        "the last of moe.bias_steps, in which it moves less and less: by a factor that falls to 0"),
     NUMBER("moe.z_loss", COURSE, moe.z_loss, DEFAULT("0.001"), RANGE(0, 1000),
         "factor of the router's z-loss, which keeps its logits small; 0: off"),
 };
@@ -82,6 +94,35 @@ static bool check_short_form(const MoeConfig *moe, const OptionRules *rules) {
                          choice_row(BALANCE_SCOPE_CHOICES, (int)moe->balance_scope)->word);
 }
 
+static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
+    if (moe->bias_decay_steps > moe->bias_steps)
+        return option_broken(
+            rules, "moe.bias_decay_steps", "moe.bias_steps",
+            "moe.bias_decay_steps (%lld) are the last of moe.bias_steps (%lld), so "
+            "there are at most as many; set moe.bias_steps to the step at which "
+            "the bias stops",
+            (long long)moe->bias_decay_steps, (long long)moe->bias_steps);
+    if (moe->bias_update != BIAS_UPDATE_QUANTILE) return true;
+    for (int64_t i = 0; i < moe->balance.count; i++)
+        if (moe->balance.maps[i].factor > 0)
+            return option_broken(rules, "moe.bias_update", "moe.balance_loss",
+                                 "moe.bias_update: quantile balances alone, and a balance loss "
+                                 "(%g) would push against it; set moe.balance_loss=0",
+                                 moe->balance.maps[i].factor);
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        MoeShape shape = moe_shape(model, layer);
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.experts > shape.top_k)
+            continue;
+        return option_broken(rules, "moe.bias_update", "moe.top_k",
+                             "moe.bias_update: quantile looks at the expert after the chosen ones, "
+                             "but moe.top_k (%lld) takes all of moe.experts (%lld); set "
+                             "moe.bias_update=none",
+                             (long long)shape.top_k, (long long)shape.experts);
+    }
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const MoeConfig *moe = &((const ModelConfig *)section)->moe;
     const BalanceTerms *terms = &moe->balance;
@@ -96,7 +137,7 @@ static bool check(const void *section, const OptionRules *rules) {
                     choice_row(BALANCE_KIND_CHOICES, terms->maps[i].kind)->word,
                     choice_row(BALANCE_SCOPE_CHOICES, terms->maps[i].scope)->word,
                     terms->maps[i].factor + terms->maps[j].factor);
-    return check_short_form(moe, rules);
+    return check_short_form(moe, rules) && check_bias((const ModelConfig *)section, rules);
 }
 
 const OptionSection BALANCE_OPTIONS = SECTION(ROWS, check);

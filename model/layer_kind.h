@@ -57,7 +57,7 @@ typedef struct LayerKind {
     // dx, dout (N, D) stored; dx overwritten. Collective likewise.
     void (*backward)(void *self, Work *work, Tensor dx, Tensor dout);
     // After a step's update, with its statistics summed over all ranks: rules that are no gradient.
-    // NULL: none. Not collective.
+    // NULL: none. Collective over world, as the kind's file says.
     void (*after_step)(void *self, Work *work, const Statistics *stats);
 
     // Generation: one new token (N = 1) at `position`; what later tokens need of it goes into the

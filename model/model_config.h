@@ -87,7 +87,12 @@ typedef struct BalanceTerms {
 } BalanceTerms;
 
 // How the bias of the choice follows the load.
-typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
+typedef enum BiasUpdate {
+    BIAS_UPDATE_NONE,
+    BIAS_UPDATE_SIGN,
+    BIAS_UPDATE_PROPORTIONAL,
+    BIAS_UPDATE_QUANTILE,
+} BiasUpdate;
 extern const ChoiceTable BIAS_UPDATE_CHOICES;
 
 // What travels to the experts (dispatch.h).
@@ -126,9 +131,11 @@ typedef struct MoeConfig {
     double bias_rate; // u
     BalanceScope balance_scope;
     BalanceTerms balance;
-    double z_loss;               // c
-    int64_t max_expert_replicas; // R: fixed gradient groups of shards
-    int64_t hash_layers;         // first layers that are routed by token id
+    double bias_ema;                      // of quantile
+    int64_t bias_steps, bias_decay_steps; // the bias's schedule; 0: no end
+    double z_loss;                        // c
+    int64_t max_expert_replicas;          // R: fixed gradient groups of shards
+    int64_t hash_layers;                  // first layers that are routed by token id
     ForceKind force;
     double force_sigma;
     int64_t hot_experts;  // of FORCE_HOT_RANK; 0: moe_hot_experts says

@@ -2,6 +2,7 @@
 
 #include "kernels/integers.h"
 #include "model/router_balance.h"
+#include "model/router_bias.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     return moe_shape(config, layer).experts;
@@ -91,6 +92,8 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     if (moe->router.counts.rank > 0) // a balance loss looks at all ranks
         cost->sent_bytes[TRAFFIC_STATISTICS] +=
             micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
+
+    cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
 
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, E);

@@ -2,6 +2,7 @@
 
 #include "model/chooser.h"
 #include "model/router_balance.h"
+#include "model/router_bias.h"
 #include "model/routing_tape.h"
 
 void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
@@ -30,6 +31,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->kept = arena_2d(activations, U8, N, K);
     const Chooser *chooser = chooser_of(work, router->layer);
     if (chooser && chooser->layout) chooser->layout(router, work, activations);
+    router_layout_bias(router, work, activations);
 
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);
@@ -101,6 +103,7 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
         router_count_evaluation(router, work, stats);
         return;
     }
+    router_watch_scores(router, work);
     expert_load(work->dev, router->scratch.sums, router->ids, router->scaled, router->kept,
                 moe->router.kind == EXPERT_CHOICE);
     router_add_statistics(router, work, stats);

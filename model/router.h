@@ -4,8 +4,7 @@
 //     arXiv:2101.03961)
 //   capacity C = max(min_capacity, ⌈cf·K·G / E⌉) for each routing group of G tokens and expert
 //   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) (ST-MoE, arXiv:2202.08906)
-//   instead of, or beside, the first: a bias b of the choice alone, which follows the load,
-//     b_i += u·sign(mean c - c_i) after each step, then b -= mean(b) (arXiv:2408.15664)
+//   instead of, or beside, the first: a bias b of the choice alone (router_bias.h)
 #ifndef MOETRAIN_MODEL_ROUTER_H
 #define MOETRAIN_MODEL_ROUTER_H
 
@@ -44,6 +43,8 @@ typedef struct Router {
         Tensor ends, host_ends;
         int64_t made_for; // work->memory_uses; -1: never
     } forced;
+    Tensor quantiles, host_quantiles; // (E, QUANTILE_BINS) i64: of the step (router_bias.h)
+
     struct {             // of the forward pass
         Tensor x_f32;    // (N, D) f32 copy of x for the scores; unused when x is f32
         RouterSums sums; // of each balance part

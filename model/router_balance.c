@@ -1,8 +1,9 @@
 #include "model/router_balance.h"
 
-#include "model/router_health.h"
-
 #include <string.h>
+
+#include "model/router_bias.h"
+#include "model/router_health.h"
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
 
@@ -79,8 +80,6 @@ static double load_imbalance(const Statistics *stats, const char *column) {
     return worst;
 }
 
-static const char BIAS_COLUMN[] = "router_bias";
-
 static const Summary SUMMARIES[] = {
     {.field = "balance_loss",
      .digits = 17,
@@ -135,7 +134,8 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
     for (int64_t i = 1; i < terms.count; i++)
         router->columns.balance[i] =
             statistics_scalar(stats, OTHER_LOADS[terms.maps[i].scope].column, layer);
-    if (router->bias >= 0) statistics_state(stats, BIAS_COLUMN, layer, router_bias(router, work));
+    if (router->bias >= 0)
+        statistics_state(stats, ROUTER_BIAS_COLUMN, layer, router_bias(router, work));
     for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
         statistics_summarize(stats, &SUMMARIES[i]);
     for (int64_t i = 1; i < terms.count; i++)
@@ -220,51 +220,4 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats) {
     sum_counts(router, work);
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   router->counts, rule);
-}
-
-// ---- bias ---------------------------------------------------------------------------------------
-
-void router_declare_bias(Router *router, Work *work) {
-    router->bias = -1;
-    switch (work->config->moe.bias_update) {
-    case BIAS_UPDATE_NONE:
-        break;
-    case BIAS_UPDATE_SIGN:
-        router->bias = param_add(work->params,
-                                 (Param){.rank = 1,
-                                         .shape = {router->shape.experts},
-                                         .init = INIT_ZEROS,
-                                         .group = GROUP_NO_DECAY,
-                                         .update = UPDATE_RULE},
-                                 "layers.%lld.moe.router_bias", (long long)router->layer);
-        break;
-    }
-}
-
-Tensor router_bias(const Router *router, const Work *work) {
-    return router->bias < 0 ? (Tensor){0} : work_value(work, router->bias);
-}
-
-// -1, 0 or 1: how c compares with its mean over E experts that have `total` together.
-static int below_mean(int64_t c, int64_t total, int64_t E) {
-    return (total > E * c) - (total < E * c);
-}
-
-void router_after_step(Router *router, Work *work, const Statistics *stats) {
-    if (router->bias < 0) return;
-    const StatisticsColumn *column = statistics_find(stats, BIAS_COLUMN, router->layer);
-    const double *before = statistics_sums_of(stats, column);
-    const int64_t *routed = tensor_i64(stats->host_counts) + router->columns.routed;
-    const int64_t *dropped = tensor_i64(stats->host_counts) + router->columns.dropped;
-    int64_t E = router->shape.experts, total = 0;
-    double rate = work->config->moe.bias_rate, sum = 0;
-    for (int64_t e = 0; e < E; e++) total += routed[e] + dropped[e];
-    for (int64_t e = 0; e < E; e++)
-        sum += before[e] + rate * below_mean(routed[e] + dropped[e], total, E);
-    float *after = tensor_f32(column->host_state);
-    for (int64_t e = 0; e < E; e++) {
-        double moved = before[e] + rate * below_mean(routed[e] + dropped[e], total, E);
-        after[e] = (float)(moved - sum / (double)E);
-    }
-    device_upload(work->dev, router_bias(router, work), column->host_state);
 }

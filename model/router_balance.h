@@ -1,6 +1,5 @@
-// What keeps experts evenly loaded, and what is told of their load: the load-balancing loss, the
-// router's statistics and the bias of the choice (router.h has their formulas). Not collective,
-// where nothing else is said.
+// What keeps experts evenly loaded, and what is told of their load: the load-balancing losses and the
+// router's statistics (router.h has their formulas). Not collective, where nothing else is said.
 #ifndef MOETRAIN_MODEL_ROUTER_BALANCE_H
 #define MOETRAIN_MODEL_ROUTER_BALANCE_H
 
@@ -20,14 +19,5 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats);
 // Evaluation, which has no statistics but these: adds the micro-batch's choices, dropped ones too,
 // to "routed", so that router_health.h has its figures.
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats);
-
-// ---- bias ---------------------------------------------------------------------------------------
-
-void router_declare_bias(Router *router, Work *work);
-// The bias (E); data NULL: none.
-Tensor router_bias(const Router *router, const Work *work);
-// Moves the bias by the step's load of all ranks, c counted before dropping: the same bits on every
-// rank.
-void router_after_step(Router *router, Work *work, const Statistics *stats);
 
 #endif
