@@ -95,6 +95,9 @@ extern const ChoiceTable BIAS_CHOICES;
 // What the model is trained for (loss.h).
 typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
 
+// Where a block's norms stand (block.h).
+typedef enum NormPlace { NORM_PRE, NORM_POST, NORM_SANDWICH } NormPlace;
+
 typedef struct ModelConfig {
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
@@ -110,6 +113,7 @@ typedef struct ModelConfig {
     AttentionConfig attention;
     MoeConfig moe;
     double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
+    NormPlace norm_place;
 } ModelConfig;
 
 // Keys that fill it.

@@ -1,5 +1,6 @@
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
+#include "model/block.h"
 #include "model/layer_kind.h"
 #include "model/loss.h"
 
@@ -28,7 +29,7 @@ static const Option ROWS[] = {
     INTEGER("model.d_model", FUNCTION, d_model, DEFAULT("128"), RANGE(1, 65536),
         "width of the residual stream"),
     INTEGER("model.layers", FUNCTION, layers, DEFAULT("4"), RANGE(1, PER_LAYER_MAX),
-        "blocks: norm, attention, norm, feed-forward"),
+        "blocks: a mixer, a feed-forward and their norms"),
     CHOICE("model.activation", FUNCTION, activation, DEFAULT("swiglu"), OF(ACTIVATION_CHOICES),
         "of dense feed-forwards and of experts"),
     INTEGER("model.d_ff", FUNCTION, d_ff,
@@ -48,7 +49,9 @@ static const Option ROWS[] = {
     CHOICE("model.bias", FUNCTION, bias, DEFAULT("false"), OF(BIAS_CHOICES),
         "linear layers that add a bias; the router never does"),
     CHOICE("model.norm", FUNCTION, norm, DEFAULT("rmsnorm"), OF(NORM_CHOICES),
-        "of the residual stream, before each mixer, feed-forward and the output"),
+        "of the residual stream, where model.norm_place says"),
+    CHOICE("model.norm_place", FUNCTION, norm_place, DEFAULT("pre"), OF(NORM_PLACE_CHOICES),
+        "where norms stand around f, each mixer and feed-forward"),
     NUMBER("model.norm_eps", FUNCTION, norm_eps, DEFAULT("1e-05"), RANGE(1e-12, 1),
         "added to the mean square (variance) that a norm divides by the root of"),
     NUMBER("model.init_std", STATE, init_std, DEFAULT("0.02"), RANGE(1e-9, 10),

@@ -59,6 +59,20 @@ static void add_norm_cases(void) {
     }
 }
 
+static void add_norm_place_cases(void) {
+    ModelConfig *model = add_case("norms after the sum, with dropout");
+    model->norm_place = NORM_POST;
+    model->dropout = 0.1;
+    model = add_case("norms after the sum, LayerNorm, dense and untied");
+    model->norm_place = NORM_POST;
+    model->norm = LAYERNORM;
+    model->moe.experts.values[0] = 0;
+    model->tied_embeddings = false;
+    model = add_case("norms before and after each layer, with dropout");
+    model->norm_place = NORM_SANDWICH;
+    model->dropout = 0.1;
+}
+
 static void add_position_cases(void) {
     ModelConfig *model = add_case("learned positions");
     model->attention.positions = POSITIONS_LEARNED;
@@ -206,6 +220,7 @@ int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
     add_norm_cases();
+    add_norm_place_cases();
     add_position_cases();
     add_softmax_cases();
     add_window_cases();
