@@ -153,6 +153,25 @@ void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activa
     dev->backend->op.activation_backward(dev, din, dout, in, kind);
 }
 
+void gated_add_forward(Device *dev, Tensor out, Tensor y, Tensor logits) {
+    int64_t N = y.shape[0], D = y.shape[1];
+    CHECK_SHAPE_2D(y, storage(y), N, D);
+    CHECK_SHAPE_2D(out, y.dtype, N, D);
+    CHECK_SHAPE_2D(logits, F32, N, 1);
+    dev->backend->op.gated_add_forward(dev, out, y, logits);
+}
+
+void gated_add_backward(Device *dev, Tensor dy, Tensor dlogits, Tensor dout, Tensor y,
+                        Tensor logits) {
+    int64_t N = y.shape[0], D = y.shape[1];
+    CHECK_SHAPE_2D(y, storage(y), N, D);
+    CHECK_SHAPE_2D(dy, y.dtype, N, D);
+    CHECK_SHAPE_2D(dout, y.dtype, N, D);
+    CHECK_SHAPE_2D(logits, F32, N, 1);
+    CHECK_SHAPE_2D(dlogits, F32, N, 1);
+    dev->backend->op.gated_add_backward(dev, dy, dlogits, dout, y, logits);
+}
+
 // ---- dropout ------------------------------------------------------------------------------------
 
 void dropout(Device *dev, Tensor out, Tensor x, Dropout rule) {

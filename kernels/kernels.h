@@ -110,6 +110,14 @@ void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind);
 // din overwritten; din may be `in` itself (in place).   din, in (N, 2F or F) T   dout (N, F) T
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind);
 
+// out[n] += sigmoid(z[n]) · y[n]: a branch that each token takes in as much as it wants.
+//   out, y (N, D) T   logits (N, 1): z
+void gated_add_forward(Device *dev, Tensor out, Tensor y, Tensor logits);
+// dy = sigmoid(z) · dout; dlogits[n] = sigmoid'(z[n]) · (dout[n] · y[n]). Both overwritten.
+//   dy, dout, y (N, D) T; dy may be dout   dlogits, logits (N, 1)
+void gated_add_backward(Device *dev, Tensor dy, Tensor dlogits, Tensor dout, Tensor y,
+                        Tensor logits);
+
 // ---- dropout ------------------------------------------------------------------------------------
 
 // What is dropped, by counter: element i = row number · D + column of the stream, with the words of
