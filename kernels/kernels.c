@@ -228,6 +228,29 @@ void add(Device *dev, Tensor out, Tensor a, Tensor b) {
     dev->backend->op.add(dev, out, a, b);
 }
 
+void multiply_by(Device *dev, Tensor out, Tensor x, float factor) {
+    check_storage(out);
+    check_storage(x);
+    check_elements("multiply_by", out, x);
+    dev->backend->op.multiply_by(dev, out, x, factor);
+}
+
+void softcap_forward(Device *dev, Tensor out, Tensor x, float cap) {
+    check_elements("softcap", out, x);
+    CHECK(out.dtype == storage(x), "softcap of %s", dtype_name(x.dtype));
+    CHECK(cap > 0, "a softcap of %g", (double)cap);
+    dev->backend->op.softcap_forward(dev, out, x, cap);
+}
+
+void softcap_backward(Device *dev, Tensor dx, Tensor dout, Tensor out, float cap) {
+    check_elements("softcap", dx, dout);
+    check_elements("softcap", dx, out);
+    CHECK(dx.dtype == storage(out) && dout.dtype == out.dtype, "softcap of %s",
+          dtype_name(dout.dtype));
+    CHECK(cap > 0, "a softcap of %g", (double)cap);
+    dev->backend->op.softcap_backward(dev, dx, dout, out, cap);
+}
+
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor) {
     CHECK_SHAPE_2D(sums, F64, sums.shape[0], sums.shape[1]);
     CHECK_SHAPE_1D(x, F32, x.shape[0]);

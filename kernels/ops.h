@@ -71,6 +71,9 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
+    OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
+    OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \

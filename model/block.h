@@ -3,8 +3,8 @@
 //   post      norm(x + f(x))         (the first transformer, arXiv:1706.03762; BERT)
 //   sandwich  x + norm(f(norm(x)))   (CogView, arXiv:2105.13290; Gemma 2, arXiv:2408.00118)
 // While training, train.dropout drops what is added to x. Where norms come first, what leaves is a
-// residual stream whose branch the next norm takes in (norm.h), and the model has one after its last
-// block.
+// residual stream whose branch the next norm takes in (norm.h), and the model has one after its
+// last block.
 #ifndef MOETRAIN_MODEL_BLOCK_H
 #define MOETRAIN_MODEL_BLOCK_H
 

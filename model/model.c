@@ -319,8 +319,8 @@ static void backward(Model *model) {
     }
     if (dropout_is_due(work, model->config.dropout))
         drop_tokens(work, dx, dx, RNG_DROPOUT_EMBEDDING, 0);
-    embedding_layer_backward(&model->embedding, work, dx);
     positions_embed_backward(&model->positions, work, dx);
+    embedding_layer_backward(&model->embedding, work, dx);
     gradients_ready(gradients, work, --bucket);
     gradients_finish(gradients, work);
 }

@@ -24,7 +24,8 @@ typedef struct Norm {
 
 void norm_declare(Norm *norm, Work *work, const char *name);
 void norm_layout(Norm *norm, Work *work, bool takes_branch, Arena *activations, Arena *scratch);
-// The same with a place for its output, (N, D) f32 or stored, which the backward pass does not need.
+// The same with a place for its output, (N, D) f32 or stored, which the backward pass does not
+// need.
 void norm_layout_into(Norm *norm, Work *work, Tensor out, bool takes_branch, Arena *activations,
                       Arena *scratch);
 // Returns the stream with its branch taken in; norm->out is its norm. `in` must stay until the
