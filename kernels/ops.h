@@ -52,7 +52,7 @@
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
        Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
     OP(sum_columns, Tensor out, Tensor x)                                                          \
-    OP(count_choices, Tensor counts, Tensor ids)                                                   \
+    OP(count_ids, Tensor counts, Tensor ids)                                                       \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
        Tensor kept, int64_t parts, int64_t padded_rows)                                            \

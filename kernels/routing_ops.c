@@ -9,18 +9,18 @@ static void check_choices(Tensor ids, Tensor weights, int64_t N, int64_t K) {
     CHECK_SHAPE_2D(weights, F32, N, K);
 }
 
-static void check_routing(Routing routing, Tensor logits) {
+static void check_routing(Routing routing, Tensor logits, bool given) {
     int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
     CHECK_SHAPE_2D(logits, F32, N, E);
     check_choices(routing.ids, routing.weights, N, K);
-    CHECK(K >= 1 && K <= E, "%lld experts a token of %lld", (long long)K, (long long)E);
+    CHECK(K >= 1 && (K <= E || given), "%lld experts a token of %lld", (long long)K, (long long)E);
     CHECK_SHAPE_1D(routing.lse, F32, N);
 }
 
 void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
                     RouterRule rule) {
     int64_t parts = sums.prob_sum.shape[0];
-    check_routing(routing, logits);
+    check_routing(routing, logits, rule.given);
     CHECK_SHAPE_2D(sums.prob_sum, F64, parts, logits.shape[1]);
     CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
     CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
@@ -32,7 +32,7 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
                      RouterRule rule, Tensor balance, float z_scale) {
     int64_t N = logits.shape[0], E = logits.shape[1], parts = balance.shape[0];
-    check_routing(routing, logits);
+    check_routing(routing, logits, rule.given);
     CHECK_SHAPE_2D(dlogits, F32, N, E);
     CHECK_SHAPE_2D(dweights, F32, N, routing.ids.shape[1]);
     CHECK_SHAPE_2D(balance, F32, parts, E);
@@ -99,10 +99,10 @@ void sum_columns(Device *dev, Tensor out, Tensor x) {
     dev->backend->op.sum_columns(dev, out, x);
 }
 
-void count_choices(Device *dev, Tensor counts, Tensor ids) {
+void count_ids(Device *dev, Tensor counts, Tensor ids) {
     CHECK_SHAPE_1D(counts, I64, counts.shape[0]);
     CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
-    dev->backend->op.count_choices(dev, counts, ids);
+    dev->backend->op.count_ids(dev, counts, ids);
 }
 
 // ---- permutation --------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k;  // TOPK_SOFTMAX only
     double scaling_factor; // SIGMOID only: what a token's weights sum to
+    bool given;            // the ids are input: something else has chosen (router_forward)
 } RouterRule;
 #define SIGMOID_SUM_LEAST 1e-20f
 // Whether a token's single weight is always the same, so that the router learns nothing from it.
@@ -33,7 +34,7 @@ bool router_single_weight_is_1(RouterRule rule);
 
 // What the router decides about N tokens.
 typedef struct Routing {
-    Tensor ids;     // (N, K) i32: the chosen experts, best first; ties: the lower number
+    Tensor ids;     // (N, K) i32: the chosen experts, best first, ties: the lower number; or given
     Tensor weights; // (N, K): their gate weights
     Tensor lse;     // (N): log-sum-exp of all E logits
 } Routing;
@@ -52,6 +53,9 @@ typedef struct RouterSums {
 // by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
 // Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being the
 // sigmoid or, of the other rules, P. Nothing else depends on the bias.
+// By a rule whose ids are given they stay as they are, in any order, and the chosen are weighed by
+// their logits, so that gradients reach the router as ever. One that is not in [0, E) is no expert:
+// its weight is 0, among the chosen it does not count, and it has no gradient.
 //   logits (N, E)   bias (E)
 void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
                     RouterRule rule);
@@ -118,7 +122,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
 void sum_columns(Device *dev, Tensor out, Tensor x);
 // counts[e] += how many of the ids are e; ids below 0 and from E on are none.
 //   counts (E) i64   ids (n, K) i32
-void count_choices(Device *dev, Tensor counts, Tensor ids);
+void count_ids(Device *dev, Tensor counts, Tensor ids);
 
 // ---- permutation --------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/suggest.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
-#include "launcher/suggest.h"
 
 // ---- what may be written ------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/suggest.h"
 #include "launcher/config_value.h"
-#include "launcher/suggest.h"
 #include "launcher/value_text.h"
 
 // ---- one field ----------------------------------------------------------------------------------

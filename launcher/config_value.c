@@ -6,11 +6,11 @@
 #include <string.h>
 
 #include "kernels/integers.h"
+#include "kernels/suggest.h"
 #include "launcher/config_keys.h"
 #include "launcher/config_maps.h"
 #include "launcher/config_path.h"
 #include "launcher/habits.h"
-#include "launcher/suggest.h"
 #include "launcher/unknown_key.h"
 #include "launcher/value_text.h"
 

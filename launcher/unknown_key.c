@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/suggest.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
-#include "launcher/suggest.h"
 #include "launcher/value_text.h"
 
 const char *suggest_key(const char *word) {

@@ -118,9 +118,9 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
 
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
     if (work->step.counted_tokens == 0) return;
-    count_choices(work->dev,
-                  statistics_count_range(stats, router->columns.routed, router->shape.experts),
-                  tensor_rows(router->ids, 0, work->step.counted_tokens));
+    count_ids(work->dev,
+              statistics_count_range(stats, router->columns.routed, router->shape.experts),
+              tensor_rows(router->ids, 0, work->step.counted_tokens));
 }
 
 // Where an op adds them up.

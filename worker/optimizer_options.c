@@ -39,6 +39,15 @@ static void derive_decay(void *section) {
 }
 
 // clang-format off
+#define SECTION_STRUCT GroupRule
+static const Option GROUP_FIELDS[] = {
+    PATTERN("match", NONE, match, REQUIRED, "names of parameters, as `moetrain inspect` lists them, with * and ?"),
+    NUMBER("lr_scale", NONE, lr_scale, DEFAULT("1"), RANGE(0, 1e6), "multiplies the learning rate; 0: they stay"),
+    NUMBER("weight_decay", NONE, weight_decay, DEFAULT("-1"), RANGE(-1, 100),
+        "instead of train.weight_decay; -1: as without the group"),
+};
+static const OptionMap GROUP_MAP = MAP_FIELDS(GROUP_FIELDS, GroupRules);
+#undef SECTION_STRUCT
 #define SECTION_STRUCT TrainConfig
 static const Option ROWS[] = {
     CHOICE("train.optimizer", STATE, optimizer.kind, DEFAULT("adamw"), OF(OPTIMIZER_CHOICES),
@@ -64,6 +73,9 @@ static const Option ROWS[] = {
         "AdamW: added to the root of the mean squared gradient"),
     NUMBER("train.weight_decay", COURSE, optimizer.weight_decay, DEFAULT("0.1"), RANGE(0, 100),
         "decay of matrices, not of norms and biases; decoupled, except that train.optimizer: sgd adds it to the gradient"),
+    MAPS("train.groups", COURSE, optimizer.groups, DEFAULT("[]"), GROUP_MAP,
+        "parameters with a learning rate or decay of their own, by name (parameter groups of torch.optim): the first group "
+        "that matches a name is its"),
     NUMBER("train.momentum", COURSE, optimizer.momentum,
         DERIVED("0.9 with train.optimizer: sgd, 0.95 with muon, otherwise 0", derive_momentum), RANGE(0, 0.999999),
         "SGD, Muon: decay of the sum of gradients"),
@@ -125,6 +137,18 @@ static bool check_mup(const TrainConfig *train, const OptionRules *rules) {
                          "set train.optimizer=adamw or model.mup_base_width=0");
 }
 
+static bool check_groups(const GroupRules *groups, const OptionRules *rules) {
+    for (int64_t i = 0; i < groups->count; i++) {
+        double decay = groups->maps[i].weight_decay;
+        if (decay < 0 && decay != GROUP_DECAY_AS_BEFORE)
+            return option_broken(rules, "train.groups", NULL,
+                                 "train.groups: weight_decay %g of '%s' is below 0; leave it out "
+                                 "for that of train.weight_decay",
+                                 decay, groups->maps[i].match);
+    }
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const TrainConfig *train = section;
     const OptimizerConfig *optimizer = &train->optimizer;
@@ -138,7 +162,9 @@ static bool check(const void *section, const OptionRules *rules) {
             "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
             "train.schedule=wsd",
             (long long)optimizer->decay_steps);
-    if (!check_unused(optimizer, rules) || !check_mup(train, rules)) return false;
+    if (!check_unused(optimizer, rules) || !check_groups(&optimizer->groups, rules) ||
+        !check_mup(train, rules))
+        return false;
     // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it
     // ended is one.
     int64_t left = train->steps - optimizer->warmup_steps;

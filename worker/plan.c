@@ -29,7 +29,8 @@ bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err)
     ModelSplit split = session_split(config, ranks, 0, true);
     model_measure(&model, &config->model, split, NULL);
     Model evaluation = {0};
-    bool ok = model_check(&model, err);
+    bool ok =
+        model_check(&model, err) && update_groups_check(&model.params, &config->optimizer, err);
     if (ok && config->data.validation[0])
         ok = evaluation_measure_beside(&evaluation, &model, config, ranks, 0, err);
     if (ok) plan_host_memory(&plan, config, &model, &evaluation, &host);

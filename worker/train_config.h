@@ -38,6 +38,19 @@ extern const ChoiceTable OPTIMIZER_CHOICES; // optimizer.h
 typedef enum LrSchedule { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LrSchedule;
 extern const ChoiceTable LR_SCHEDULE_CHOICES; // lr_schedule.c
 
+// A row of train.groups: parameters by name.
+typedef struct GroupRule {
+    char match[CONFIG_PATTERN_BYTES]; // as fnmatch has it
+    double lr_scale;                  // multiplies the learning rate
+    double weight_decay;              // GROUP_DECAY_AS_BEFORE: what they have without the row
+} GroupRule;
+enum { GROUP_RULES_MAX = 16 };
+#define GROUP_DECAY_AS_BEFORE (-1.0)
+typedef struct GroupRules {
+    int64_t count;
+    GroupRule maps[GROUP_RULES_MAX];
+} GroupRules;
+
 typedef struct OptimizerConfig {
     OptimizerKind kind;
     double lr, min_lr;
@@ -52,6 +65,7 @@ typedef struct OptimizerConfig {
     // above the mean of the last skip_window steps; 0: every finite step is.
     double skip_z;
     int64_t skip_window;
+    GroupRules groups; // the first that matches a parameter's name is its
 } OptimizerConfig;
 
 typedef enum Reproducible {

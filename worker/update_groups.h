@@ -1,6 +1,7 @@
 // Which learning rate and weight decay each parameter has: what of it the layer that declares the
-// parameter says (params.h: its group and its lr_scale), and what the configuration. Parameters
-// with the same two share a row of the table, whose number the updating ops read.
+// parameter says (params.h: its group and its lr_scale), and what train.groups does, whose lr_scale
+// multiplies the layer's. Parameters with the same two share a row of the table, whose number the
+// updating ops read.
 #ifndef MOETRAIN_WORKER_UPDATE_GROUPS_H
 #define MOETRAIN_WORKER_UPDATE_GROUPS_H
 
@@ -19,6 +20,9 @@ typedef struct UpdateGroups {
     uint8_t *row; // of each parameter
 } UpdateGroups;
 
+// False with exit 2 when a pattern of train.groups is the first to match no parameter that
+// gradients change. Not collective: the same on every rank.
+bool update_groups_check(const ParamTable *params, const OptimizerConfig *config, Error *err);
 // Fatal when there are more than UPDATE_GROUPS different ones. Not collective.
 void update_groups_init(UpdateGroups *table, const ParamTable *params,
                         const OptimizerConfig *config);

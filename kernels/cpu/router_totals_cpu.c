@@ -31,7 +31,7 @@ void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums 
 }
 
 // Not shared out among threads: an increment a choice is little beside what the router did for it.
-void count_choices_cpu(Device *dev, Tensor counts, Tensor ids) {
+void count_ids_cpu(Device *dev, Tensor counts, Tensor ids) {
     int64_t *to = tensor_i64(counts), n = tensor_elements(ids), E = counts.shape[0];
     const int32_t *id = tensor_i32(ids);
     for (int64_t i = 0; i < n; i++)

@@ -138,7 +138,7 @@ __global__ static void __launch_bounds__(THREADS)
         if (found[e] > 0) atomicAdd(&counts[e], (unsigned long long)found[e]);
 }
 
-extern "C" void count_choices_cuda(Device *dev, Tensor counts, Tensor ids) {
+extern "C" void count_ids_cuda(Device *dev, Tensor counts, Tensor ids) {
     int64_t n = tensor_elements(ids), E = counts.shape[0];
     launch(dev, count_chunk, grid_of(ceil_div(n, COUNT_CHUNK)), dim3(THREADS),
            (size_t)E * sizeof(unsigned),

@@ -29,7 +29,7 @@ TENSOR_CORES = {
     "grouped_matmul_cuda.cu": ["grouped_rows_kernel<bf16,", "grouped_weight_kernel<bf16,"],
 }
 # Bytes that a kernel may spill: a register at its store and its load. Kernels at the limit of 255 registers do so on one
-# target or another (router_cuda.cu with 32 experts a lane).
+# target or another (router_forward_cuda.cu with 32 experts a lane).
 SPILL = 8
 INSTRUCTION = r"mma\.sync\.aligned\.m16n8k16\S*\.f32\.bf16\.bf16\.f32"
 

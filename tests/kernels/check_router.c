@@ -10,7 +10,7 @@
 
 typedef struct Case {
     Tensor logits, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, dweights, dlogits, balance;
-    Tensor bias; // data NULL: none
+    Tensor bias, given; // data NULL: none
     RouterRule rule;
     int64_t parts;
 } Case;
@@ -19,7 +19,7 @@ static const float z_scale = 0.01f;
 
 static void new_outputs(Case *c) {
     int64_t N = c->logits.shape[0], E = c->logits.shape[1], K = c->dweights.shape[1];
-    c->ids = new_2d(I32, N, K);
+    c->ids = c->given.data ? copy_of(c->given) : new_2d(I32, N, K);
     c->weights = new_2d(F32, N, K);
     c->lse = new_1d(F32, N);
     c->prob_sum = new_2d(F64, c->parts, E);
@@ -97,6 +97,7 @@ static void expect_parts_alone(Device *dev, const Case *c) {
         one.parts = 1;
         one.logits = tensor_rows(c->logits, p * rows, rows);
         one.dweights = tensor_rows(c->dweights, p * rows, rows);
+        if (c->given.data) one.given = tensor_rows(c->given, p * rows, rows);
         one.balance = tensor_rows(c->balance, p, 1);
         new_outputs(&one);
         run_on_device(dev, &one);
@@ -152,14 +153,30 @@ static void give_bias(Case *c, bool ties) {
     }
 }
 
+// Distinct ids in any order, of which some are no expert.
+static void give_ids(Case *c) {
+    int64_t N = c->logits.shape[0], E = c->logits.shape[1], K = c->dweights.shape[1];
+    c->given = new_2d(I32, N, K);
+    for (int64_t n = 0; n < N; n++) {
+        int64_t first = random_below(E), step = random_below(2) ? 1 : E - 1;
+        for (int64_t k = 0; k < K; k++) {
+            bool none = k >= E || random_below(4) == 0;
+            tensor_i32(c->given)[n * K + k] =
+                (int32_t)(none ? (random_below(2) ? E + random_below(5) : -1 - random_below(5))
+                               : (first + k * step) % E);
+        }
+    }
+}
+
 static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rule, bool ties,
                   bool biased) {
     Case c = new_case(N, E, K, parts, rule);
+    if (rule.given) give_ids(&c);
     float *z = tensor_f32(c.logits);
     for (int64_t i = 0; i < N * E; i++) z[i] = ties ? tied_logit() : 8.0f * z[i];
     if (biased) give_bias(&c, ties);
     const float *bias = biased ? tensor_f32(c.bias) : NULL;
-    int32_t *ids = new_2d(I32, N, K).data;
+    int32_t *ids = (rule.given ? copy_of(c.given) : new_2d(I32, N, K)).data;
     double *weights = new_doubles(N * K), *lse = new_doubles(N), *prob = new_doubles(parts * E);
     double *entropy = new_doubles(parts), *lse2 = new_doubles(parts), *dz = new_doubles(N * E);
     for (int64_t p = 0, rows = N / parts; p < parts; p++) {
@@ -172,10 +189,10 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
     }
     for (int d = 0; d < device_count(); d++) {
         Device *dev = device_at(d);
-        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s%s", dev->name,
+        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s%s%s", dev->name,
                    (long long)N, (long long)E, (long long)K, (long long)parts, rule.kind,
                    rule.normalize_top_k ? " normalised" : "", ties ? " ties" : "",
-                   biased ? " bias" : "");
+                   biased ? " bias" : "", rule.given ? " given" : "");
         new_outputs(&c);
         run_on_device(dev, &c);
         expect_same_bytes("ids", c.ids, ids);
@@ -418,10 +435,10 @@ int main(int argc, char **argv) {
         bench(4096, 512, 8);
         return 0;
     }
-    static const RouterRule rules[] = {{SOFTMAX_TOPK, false, 0},
-                                       {TOPK_SOFTMAX, false, 0},
-                                       {TOPK_SOFTMAX, true, 0},
-                                       {SIGMOID, false, 2.5}};
+    static const RouterRule rules[] = {{.kind = SOFTMAX_TOPK},
+                                       {.kind = TOPK_SOFTMAX},
+                                       {.kind = TOPK_SOFTMAX, .normalize_top_k = true},
+                                       {.kind = SIGMOID, .scaling_factor = 2.5}};
     enum { RULES = sizeof rules / sizeof *rules };
     for (int r = 0; r < RULES; r++)
         for (int variant = 0; variant < 4; variant++) {
@@ -440,6 +457,16 @@ int main(int argc, char **argv) {
         for (int r = 0; r < RULES; r++)
             if (r == (int)(i % 3) || rules[r].kind == SIGMOID)
                 check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[r], i % 2, i % 3 == 1);
+    for (int r = 0; r < RULES; r++) { // chosen by something else
+        RouterRule given = rules[r];
+        given.given = true;
+        check(0, 4, 2, 1, given, false, false);
+        check(9, 1, 1, 1, given, true, false);
+        check(32, 8, 2, 4, given, false, true);
+        check(20, 5, 7, 2, given, true, false); // more choices than experts
+        check(33, 65, 1, 1, given, false, false);
+        check(12, 130, 40, 2, given, false, false);
+    }
     check(5, 100, 64, 1, rules[0], false, false); // more choices than lanes
     check(5, 100, 64, 1, rules[3], false, true);
     check(5, 13, 13, 1, rules[1], true, false);

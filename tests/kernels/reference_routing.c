@@ -12,6 +12,11 @@ static double log_sum_exp(const float *z, int64_t E) {
     return largest + log(sum);
 }
 
+// Given choices need not be experts.
+static bool is_expert(int32_t id, int64_t E) {
+    return id >= 0 && id < E;
+}
+
 static bool among(int64_t e, const int32_t *ids, int64_t count) {
     for (int64_t k = 0; k < count; k++)
         if (ids[k] == e) return true;
@@ -36,11 +41,12 @@ static double slope(double z, RouterRule rule) {
 
 // What the scores of the chosen are divided by; 1 where the factor in common is that already.
 static double weight_divisor(const float *z, const int32_t *ids, RouterRule rule, double lse,
-                             int64_t K) {
+                             int64_t E, int64_t K) {
     bool over_chosen = rule.kind == SIGMOID ? K > 1 : router_single_weight_is_1(rule);
     if (!over_chosen) return 1;
     double sum = rule.kind == SIGMOID ? 1e-20 : 0;
-    for (int64_t k = 0; k < K; k++) sum += score((double)z[ids[k]], rule, lse);
+    for (int64_t k = 0; k < K; k++)
+        if (is_expert(ids[k], E)) sum += score((double)z[ids[k]], rule, lse);
     return sum;
 }
 
@@ -57,7 +63,7 @@ void reference_router_forward(int32_t *ids, double *weights, double *lse, double
         const float *z = logits + n * E;
         int32_t *chosen = ids + n * K;
         lse[n] = log_sum_exp(z, E);
-        for (int64_t k = 0; k < K; k++) { // K times the largest that is left
+        for (int64_t k = 0; k < K && !rule.given; k++) { // K times the largest that is left
             int64_t best = -1;
             for (int64_t e = 0; e < E; e++)
                 if (!among(e, chosen, k) &&
@@ -66,10 +72,12 @@ void reference_router_forward(int32_t *ids, double *weights, double *lse, double
                     best = e;
             chosen[k] = (int32_t)best;
         }
-        double divisor = weight_divisor(z, chosen, rule, lse[n], K), all = 0;
+        double divisor = weight_divisor(z, chosen, rule, lse[n], E, K), all = 0;
         double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
         for (int64_t k = 0; k < K; k++)
-            weights[n * K + k] = factor * score((double)z[chosen[k]], rule, lse[n]) / divisor;
+            weights[n * K + k] = is_expert(chosen[k], E)
+                                     ? factor * score((double)z[chosen[k]], rule, lse[n]) / divisor
+                                     : 0;
         for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse[n]);
         for (int64_t e = 0; e < E; e++) {
             double p = score((double)z[e], rule, lse[n]) / all;
@@ -88,7 +96,7 @@ void reference_router_backward(double *dlogits, const float *dweights, const int
         const float *z = logits + n * E, *dw = dweights + n * K;
         const int32_t *chosen = ids + n * K;
         double lse = log_sum_exp(z, E), all = 0;
-        double divisor = weight_divisor(z, chosen, rule, lse, K);
+        double divisor = weight_divisor(z, chosen, rule, lse, E, K);
         double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
         for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse);
         for (int64_t e = 0; e < E; e++) {
@@ -106,6 +114,7 @@ void reference_router_backward(double *dlogits, const float *dweights, const int
             bool over_all = rule.kind != SIGMOID && !router_single_weight_is_1(rule);
             if (alone || (!over_all && !among(e, chosen, K))) share = 0;
             for (int64_t k = 0; k < K; k++) {
+                if (!is_expert(chosen[k], E)) continue;
                 double w_k = factor * score((double)z[chosen[k]], rule, lse) / divisor;
                 sum += (double)dw[k] * w_k * ((chosen[k] == e ? 1 : 0) - share) * rise;
             }

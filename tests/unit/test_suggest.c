@@ -1,5 +1,5 @@
 // "did you mean": what is near, what is not, and how a wrong value is quoted.
-#include "launcher/suggest.h"
+#include "kernels/suggest.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -9,7 +9,7 @@ typedef struct Case {
 
 static void run(Device *dev, void *context) {
     Case *c = context;
-    count_choices(dev, c->counts, c->ids);
+    count_ids(dev, c->counts, c->ids);
 }
 
 // Ids from -2 to E + 1: those that are no expert count nothing. `hot` sends all to one expert.
@@ -23,7 +23,7 @@ static void check(int64_t n, int64_t K, int64_t E, bool hot) {
         if (id >= 0 && id < E) want[id]++;
     }
     for (int d = 0; d < device_count(); d++) {
-        begin_case("count_choices on %s of %lld x %lld, %lld experts", device_at(d)->name,
+        begin_case("count_ids on %s of %lld x %lld, %lld experts", device_at(d)->name,
                    (long long)n, (long long)K, (long long)E);
         memcpy(c.counts.data, before, (size_t)E * sizeof *before);
         run_on(device_at(d), run, &c, TENSORS(&c.counts, &c.ids));

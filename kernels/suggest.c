@@ -1,4 +1,4 @@
-#include "launcher/suggest.h"
+#include "kernels/suggest.h"
 
 #include <stdio.h>
 #include <string.h>

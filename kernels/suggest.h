@@ -1,6 +1,6 @@
 // "did you mean": the nearest of some known words.
-#ifndef MOETRAIN_LAUNCHER_SUGGEST_H
-#define MOETRAIN_LAUNCHER_SUGGEST_H
+#ifndef MOETRAIN_KERNELS_SUGGEST_H
+#define MOETRAIN_KERNELS_SUGGEST_H
 
 // Insertions, deletions and replacements that turn one word into the other (Levenshtein); words
 // longer than 63 bytes are compared by their first 63.

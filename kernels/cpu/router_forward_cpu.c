@@ -2,42 +2,8 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/router_scores.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/vector_math.h"
-
-static bool over_chosen(RouterRule rule) { // the weights are a softmax over the chosen K alone
-    return rule.kind == SOFTMAX_TOPK || (rule.kind == TOPK_SOFTMAX && rule.normalize_top_k);
-}
-
-// ---- scores -------------------------------------------------------------------------------------
-
-// log(sigmoid(z)) = min(z, 0) - log(1 + u) with u = e^-|z|. The last is 2 artanh(u / (2 + u)),
-// whose series in r <= 1/3 ends within 2^-26 of it.
-static inline float log_sigmoid(float z) {
-    float u = exp_f32(-fabsf(z)), r = u / (2.0f + u), r2 = r * r;
-    float series = 1.0f / 13;
-    series = series * r2 + 1.0f / 11;
-    series = series * r2 + 1.0f / 9;
-    series = series * r2 + 1.0f / 7;
-    series = series * r2 + 1.0f / 5;
-    series = series * r2 + 1.0f / 3;
-    series = series * r2 + 1.0f;
-    return (z > 0.0f ? 0.0f : z) - 2.0f * r * series;
-}
-
-// The logarithms of the scores, of which a token's probabilities are the softmax: its logits
-// themselves, or those of their sigmoids, in `room`.
-static inline const float *log_scores(RouterKind kind, float *room, const float *z, int64_t count) {
-    switch (kind) {
-    case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
-        return z;
-    case SIGMOID:
-        for (int64_t i = 0; i < count; i++) room[i] = log_sigmoid(z[i]);
-        return room;
-    }
-    CHECK(false, "router %d", (int)kind);
-}
 
 enum { BLOCK = 256 };
 
@@ -166,9 +132,18 @@ static void sigmoid_weights(float *w, float best, float factor, int64_t K) {
 }
 
 static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, RouterRule rule,
-                  int64_t K) {
-    for (int64_t k = 0; k < K; k++) w[k] = keys->z[chosen[k]];
-    float best = keys->bias ? max_of(w, K) : w[0];
+                  int64_t E, int64_t K) {
+    bool any = false;
+    for (int64_t k = 0; k < K; k++) {
+        bool one = is_expert(chosen[k], E);
+        w[k] = one ? keys->z[chosen[k]] : -INFINITY;
+        any = any || one;
+    }
+    if (!any) {
+        memset(w, 0, (size_t)K * sizeof *w);
+        return;
+    }
+    float best = keys->bias || rule.given ? max_of(w, K) : w[0];
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
@@ -228,16 +203,17 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
             Keys keys = {.z = row, .bias = bias_of, .kind = rule.kind};
-            if (!bias_of) choose(chosen, &keys, E, K); // which finds the largest, too
-            float largest = bias_of ? max_of(row, E) : row[chosen[0]];
+            bool by_logit = !bias_of && !rule.given;
+            if (by_logit) choose(chosen, &keys, E, K); // which finds the largest, too
+            float largest = by_logit ? row[chosen[0]] : max_of(row, E);
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
             entropy[n] = entropy_of(rule.kind, row, E, by[n]);
-            if (bias_of) {
+            if (bias_of && !rule.given) {
                 keys.by = by[n];
                 choose(chosen, &keys, E, K);
             }
-            weigh(weight + n * K, chosen, &keys, lse_of[n], rule, K);
+            weigh(weight + n * K, chosen, &keys, lse_of[n], rule, E, K);
         }
 #pragma omp for schedule(static) collapse(2) nowait
         for (int64_t p = 0; p < parts; p++)
@@ -255,85 +231,4 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
             lse2_of_part[p] = sum_lse2;
         }
     }
-}
-
-// What one token's gradient is made of.
-typedef struct TokenBackward {
-    const float *dw, *w; // (K)
-    const int32_t *ids;  // (K)
-    const float *z;      // (E)
-    float lse;
-    const float *balance; // (E)
-    float z_scale;
-    int64_t E, K;
-} TokenBackward;
-
-// With p the softmax over all E, the terms on P and lse have the gradients
-//   balance:  p_e (b_e - Σ b p)        z-loss:  2 z_scale lse p_e
-// and the gate weights, as a softmax over the chosen or over all,
-//   w_k (dw_k - Σ dw w) for e = ids[k]   or   p_e ([e = ids[k]] dw_k - Σ dw w).
-static void softmax_backward(float *dz, TokenBackward t, bool chosen_only) {
-    float inner = 0.0f;
-    for (int64_t k = 0; k < t.K; k++) inner += t.dw[k] * t.w[k];
-    for (int64_t e = 0; e < t.E; e++) dz[e] = exp_f32(t.z[e] - t.lse);
-    float shift = 2.0f * t.z_scale * t.lse - dot_product(t.balance, dz, t.E);
-    if (!chosen_only) shift -= inner;
-    for (int64_t e = 0; e < t.E; e++) dz[e] *= t.balance[e] + shift;
-    for (int64_t k = 0; k < t.K; k++)
-        dz[t.ids[k]] += t.w[k] * (chosen_only ? t.dw[k] - inner : t.dw[k]);
-}
-
-// With s the sigmoids, P = s / Σ s is the softmax of log s, whose derivative by z is 1 - s:
-//   balance:  (1 - s_e) P_e (b_e - Σ b P)   z-loss: as above
-// and, with c the scaling factor, the gate weights over the chosen, or a single one,
-//   (1 - s_e) w_k (dw_k - Σ dw w / c)   or   (1 - s_e) w_k dw_k, for e = ids[k].
-static void sigmoid_backward(float *dz, TokenBackward t, float factor) {
-    float inner = 0.0f;
-    for (int64_t k = 0; k < t.K && t.K > 1; k++) inner += t.dw[k] * t.w[k] / factor;
-    for (int64_t e = 0; e < t.E; e++) dz[e] = log_sigmoid(t.z[e]);
-    float best = max_of(dz, t.E), scale = 1.0f / sum_of_exp(dz, t.E, best);
-    for (int64_t e = 0; e < t.E; e++) dz[e] = exp_f32(dz[e] - best) * scale;
-    float shift = dot_product(t.balance, dz, t.E), of_z = 2.0f * t.z_scale * t.lse;
-    for (int64_t e = 0; e < t.E; e++)
-        dz[e] =
-            sigmoid_f32(-t.z[e]) * dz[e] * (t.balance[e] - shift) + of_z * exp_f32(t.z[e] - t.lse);
-    for (int64_t k = 0; k < t.K; k++)
-        dz[t.ids[k]] += sigmoid_f32(-t.z[t.ids[k]]) * t.w[k] * (t.dw[k] - inner);
-}
-
-static void token_backward(float *dz, TokenBackward t, RouterRule rule) {
-    switch (rule.kind) {
-    case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
-        softmax_backward(dz, t, over_chosen(rule));
-        return;
-    case SIGMOID:
-        sigmoid_backward(dz, t, (float)rule.scaling_factor);
-        return;
-    }
-    CHECK(false, "router %d", (int)rule.kind);
-}
-
-void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
-                         Tensor logits, RouterRule rule, Tensor balance, float z_scale) {
-    int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
-    int64_t rows = N / balance.shape[0];
-    const float *z = tensor_f32(logits), *dw = tensor_f32(dweights);
-    const float *w = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
-    const float *b = tensor_f32(balance);
-    const int32_t *id = tensor_i32(routing.ids);
-    float *dz = tensor_f32(dlogits);
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++)
-        token_backward(dz + n * E,
-                       (TokenBackward){.dw = dw + n * K,
-                                       .w = w + n * K,
-                                       .ids = id + n * K,
-                                       .z = z + n * E,
-                                       .lse = lse_of[n],
-                                       .balance = b + n / rows * E,
-                                       .z_scale = z_scale,
-                                       .E = E,
-                                       .K = K},
-                       rule);
 }
