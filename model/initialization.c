@@ -54,3 +54,7 @@ double init_embedding_std(const ModelConfig *config) {
 double logit_factor(const ModelConfig *config) {
     return (config->logit_scale > 0 ? config->logit_scale : 1) * width_share(config);
 }
+
+double mup_attention_scale(const ModelConfig *config) {
+    return sqrt((double)config->mup_base_d_head) / (double)config->attention.shape.d_head;
+}

@@ -24,5 +24,7 @@ void init_linear(const ModelConfig *config, Param *weight);
 double init_embedding_std(const ModelConfig *config);
 // What the head's product is multiplied by: model.logit_scale and muP's 1 / m.
 double logit_factor(const ModelConfig *config);
+// What muP multiplies attention's scores by: 1 / d_head, as large as usual in the base model.
+double mup_attention_scale(const ModelConfig *config);
 
 #endif

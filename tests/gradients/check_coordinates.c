@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "model/initialization.h"
 #include "model/moe_layer.h"
 #include "worker/optimizer.h"
 
@@ -14,25 +15,28 @@ enum { STEPS = 4, MEASURES = 3 };
 static const char *const MEASURE_NAMES[MEASURES] = {"logits", "residual stream", "router logits"};
 
 static ModelConfig model_of(int64_t width, bool mup) {
-    return (ModelConfig){.vocab_size = VOCABULARY,
-                         .d_model = width,
-                         .layers = 2,
-                         .activation = SWIGLU,
-                         .norm_eps = 1e-5,
-                         .init_std = 0.1,
-                         .mup_base_width = mup ? BASE : 0,
-                         .attention = {.shape = {4, 4, width / 4, width / 4}, .rope_theta = 100},
-                         .moe = {.experts = {1, {4}},
-                                 .top_k = {1, {2}},
-                                 .d_ff = {1, {2 * width}},
-                                 .every = 1,
-                                 .first = true,
-                                 .router = {.kind = SOFTMAX_TOPK},
-                                 .capacity_factor = {0, 1},
-                                 .min_capacity = 1,
-                                 .shared_experts = 1,
-                                 .shared_gate = true,
-                                 .max_expert_replicas = 1}};
+    ModelConfig config = {.vocab_size = VOCABULARY,
+                          .d_model = width,
+                          .layers = 2,
+                          .activation = SWIGLU,
+                          .norm_eps = 1e-5,
+                          .init_std = 0.1,
+                          .mup_base_width = mup ? BASE : 0,
+                          .attention = {.shape = {4, 4, width / 4, width / 4}, .rope_theta = 100},
+                          .moe = {.experts = {1, {4}},
+                                  .top_k = {1, {2}},
+                                  .d_ff = {1, {2 * width}},
+                                  .every = 1,
+                                  .first = true,
+                                  .router = {.kind = SOFTMAX_TOPK},
+                                  .capacity_factor = {0, 1},
+                                  .min_capacity = 1,
+                                  .shared_experts = 1,
+                                  .shared_gate = true,
+                                  .max_expert_replicas = 1}};
+    config.mup_base_d_head = BASE / 4;
+    if (mup) config.attention.scale = mup_attention_scale(&config);
+    return config;
 }
 
 static Tensor measured(Model *model, int what) {
