@@ -25,7 +25,7 @@ static ModelConfig model_of(int64_t width, bool mup) {
                           .attention = {.shape = {4, 4, width / 4, width / 4}, .rope_theta = 100},
                           .moe = {.experts = {1, {4}},
                                   .top_k = {1, {2}},
-                                  .d_ff = {1, {2 * width}},
+                                  .d_ff = {1, {(int32_t)(2 * width)}},
                                   .every = 1,
                                   .first = true,
                                   .router = {.kind = SOFTMAX_TOPK},
