@@ -69,6 +69,7 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(copy_columns, Tensor out, Tensor x, ColumnBlocks blocks)                                    \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
