@@ -27,6 +27,9 @@
     OP(normalize_backward, Tensor dx, NormParams dparams, Tensor dout, Tensor x,                   \
        Tensor statistics, NormParams params, NormRule rule, Tensor partial)                        \
     /* attention */                                                                                \
+    OP(qk_norm_forward, Tensor out, Tensor rstd, Tensor x, AttentionShape s, QkNorm norm)          \
+    OP(qk_norm_backward, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x, Tensor rstd,     \
+       AttentionShape s, QkNorm norm)                                                              \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
     OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \

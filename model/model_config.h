@@ -9,11 +9,24 @@
 // How a token's position is known (positions.h).
 typedef enum PositionKind { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_NONE } PositionKind;
 
+// How RoPE's angles reach past the positions that a model was trained at (rope.h).
+typedef enum RopeScaling { ROPE_AS_TRAINED, ROPE_LINEAR, ROPE_NTK, ROPE_YARN } RopeScaling;
+extern const ChoiceTable ROPE_SCALING_CHOICES;
+typedef struct RopeConfig {
+    double fraction; // of d_head, that is turned; 0: all
+    RopeScaling scaling;
+    double factor; // of the longer context
+    int64_t original_context;
+    double beta_fast, beta_slow; // turns over the original context
+    double attention_factor;     // of cosines and sines; 0: 1
+} RopeConfig;
+
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every
 // layer's and a short list repeats. count 0 is what nobody has given: values[0] for all.
 enum { PER_LAYER_MAX = 1024 };
 typedef struct PerLayer {
-    int64_t count, values[PER_LAYER_MAX];
+    int64_t count;
+    int32_t values[PER_LAYER_MAX];
 } PerLayer;
 static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
     return list->values[list->count > 1 ? layer % list->count : 0];
@@ -23,9 +36,12 @@ void per_layer_shorten(PerLayer *list); // [8, 16, 8, 16] to [8, 16], so that eq
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
     double rope_theta;
-    PositionKind positions;
+    PerLayer positions; // PositionKind
     AttentionSoftmax softmax;
     PerLayer window; // keys that a query sees; 0: all before it
+    QkNormKind qk_norm;
+    double scale; // of the scores; 0: d_head^-0.5
+    RopeConfig rope;
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.
@@ -125,6 +141,8 @@ typedef struct MoeShape {
 double model_residual_std(const ModelConfig *config);
 // Whether moe.every and moe.first count the layer among those that have experts.
 bool moe_is_due(const MoeConfig *config, int64_t layer);
+PositionKind model_positions(const ModelConfig *config, int64_t layer);
+double attention_scale(const AttentionConfig *config);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

@@ -242,7 +242,7 @@ int main(int argc, char **argv) {
     ragged.moe.experts = (PerLayer){3, {4, 0, 6}};
     ragged.moe.top_k = (PerLayer){3, {2, 9, 3}};
     ragged.moe.d_ff = (PerLayer){3, {24, 1, 10}};
-    ragged.attention.positions = POSITIONS_LEARNED;
+    ragged.attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
     ModelConfig windows = base_config();
     windows.attention.softmax = SOFTMAX_SINK;
     windows.attention.window = (PerLayer){2, {5, 0}};

@@ -93,7 +93,7 @@ static ModelConfig tiny_config(int64_t K) {
                          .init_std = 0.3,
                          .attention = {{1, 1, 4, 3}, 10000},
                          .moe = {.experts = {1, {E}},
-                                 .top_k = {1, {K}},
+                                 .top_k = {1, {(int32_t)K}},
                                  .d_ff = {1, {5}},
                                  .every = 1,
                                  .first = true,

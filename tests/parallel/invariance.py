@@ -102,6 +102,9 @@ CONFIGURATIONS = {
     "windows": (
         {"attention.window": "[9, 0, 70]", "model.layers": 3, "train.context": 90},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "norms of queries and keys": (
+        {"attention.qk_norm": "head", "attention.heads": 4, "attention.kv_heads": 2, "train.precision": "bf16"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
     "layers of different kinds and sizes": (
         {"model.layers": 4, "model.feed_forward": "[moe, dense, moe, moe]", "moe.experts": "[8, 0, 4, 16]",
          "moe.top_k": "[2, 1, 3]", "moe.d_ff": "[24, 8, 12]", "moe.capacity_factor": 1.1, "moe.drop": "random",

@@ -39,9 +39,9 @@ static int close_rank(void **state) {
 
 static MoeConfig read_moe_config(Fixture *f, const char *name) {
     return (MoeConfig){
-        .experts = {1, {fixture_int(f, "%s/config/experts", name)}},
-        .top_k = {1, {fixture_int(f, "%s/config/top_k", name)}},
-        .d_ff = {1, {fixture_int(f, "%s/config/moe_d_ff", name)}},
+        .experts = {1, {(int32_t)fixture_int(f, "%s/config/experts", name)}},
+        .top_k = {1, {(int32_t)fixture_int(f, "%s/config/top_k", name)}},
+        .d_ff = {1, {(int32_t)fixture_int(f, "%s/config/moe_d_ff", name)}},
         .every = 1,
         .router = {(RouterKind)fixture_int(f, "%s/config/router", name),
                    fixture_int(f, "%s/config/normalize_top_k", name) != 0},
