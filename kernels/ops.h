@@ -50,9 +50,9 @@
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
-    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
-       Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
-    OP(sum_columns, Tensor out, Tensor x)                                                          \
+    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
+       BalanceRule rule)                                                                           \
+    OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
     OP(count_ids, Tensor counts, Tensor ids)                                                       \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \

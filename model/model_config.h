@@ -49,9 +49,30 @@ typedef struct AttentionConfig {
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
 extern const ChoiceTable ROUTING_GROUP_CHOICES;
-// Set of tokens over which f and P of the load-balancing loss are taken.
-typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
+// Set of tokens over which f of a load-balancing loss is taken.
+typedef enum BalanceScope {
+    BALANCE_SHARD,
+    BALANCE_SEQUENCE,
+    BALANCE_BATCH, // a micro-batch, on all ranks
+    BALANCE_STEP,  // the micro-batches of the step so far, on all ranks
+} BalanceScope;
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
+// What is made even.
+typedef enum BalanceKind {
+    BALANCE_LOAD, // choices: E·Σ f·P (Switch)
+} BalanceKind;
+extern const ChoiceTable BALANCE_KIND_CHOICES;
+// A balance loss. A list has each pair of kind and scope once; where it is empty, the load of
+// shards is measured alone.
+typedef struct BalanceTerm {
+    int kind, scope; // BalanceKind, BalanceScope
+    double factor;   // α
+} BalanceTerm;
+enum { BALANCE_TERMS_MAX = 8 };
+typedef struct BalanceTerms {
+    int64_t count;
+    BalanceTerm maps[BALANCE_TERMS_MAX];
+} BalanceTerms;
 
 // How the bias of the choice follows the load.
 typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
@@ -78,10 +99,11 @@ typedef struct MoeConfig {
     DropPolicy drop;
     bool renormalize_after_drop;
     RoutingGroup routing_group;
-    double balance_loss; // α
+    double balance_loss; // what `balance` is when it isn't given, as balance_scope
     BiasUpdate bias_update;
     double bias_rate; // u
     BalanceScope balance_scope;
+    BalanceTerms balance;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
     double dropout;              // of experts, while training; 0: none
@@ -127,7 +149,8 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
-    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
+    double dropout; // of attention's probabilities and branches, while training; 0: none
+    double embedding_dropout;
 } ModelConfig;
 
 // Keys that fill it.

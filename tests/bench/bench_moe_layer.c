@@ -103,7 +103,7 @@ int main(int argc, char **argv) {
                                           .first = true,
                                           .capacity_factor = {0, 1},
                                           .max_expert_replicas = 1,
-                                          .balance_loss = 0.01}};
+                                          .balance = {1, {{.factor = 0.01}}}}};
             open_bench(&bench, &dev, groups, config, N);
             double ms[100];
             for (int64_t r = -2; r < repetitions;

@@ -222,13 +222,14 @@ static void add_bias_cases(void) {
 // Step and micro-batches are the same in every evaluation of the loss, and so is what is dropped.
 static void add_dropout_cases(void) {
     ModelConfig *model = add_case("dropout of embedding, branches and experts' activations");
-    model->dropout = 0.2;
+    model->dropout = model->embedding_dropout = 0.2;
     model->moe.dropout = 0.3;
     model = add_case("dropout of what experts put out, padded, with learned positions, two "
                      "micro-batches");
     cases[count - 1].micro_batches = 2;
     model->moe.max_expert_replicas = 2;
     model->dropout = 0.1;
+    model->embedding_dropout = 0.3;
     model->moe.dropout = 0.2;
     model->moe.dropout_at = DROPOUT_OUTPUT;
     model->moe.dispatch = DISPATCH_PADDED;

@@ -100,7 +100,7 @@ static ModelConfig tiny_config(int64_t K) {
                                  .router = {.kind = TOPK_SOFTMAX},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
-                                 .balance_loss = 0.01,
+                                 .balance = {1, {{.factor = 0.01}}},
                                  .z_loss = 0.001,
                                  .max_expert_replicas = 8}};
 }

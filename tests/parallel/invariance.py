@@ -52,6 +52,10 @@ CONFIGURATIONS = {
         {"moe.router": "sigmoid", "moe.scaling_factor": 2.5, "moe.capacity_factor": 1.1, "moe.drop": "probability",
          "moe.balance_scope": "batch", "moe.balance_loss": 0.1},
         [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 4, 1)]),
+    "balance over sequences, shards and the step": (  # what the step's is made of depends on its micro-batches
+        {"moe.balance": "[{scope: sequence, factor: 0.1}, {scope: step, factor: 0.2}, {scope: shard}]",
+         "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "train.batch": 32},
+        [(2, 1, 2, 2), (4, 1, 1, 2), (4, 2, 4, 2)]),
     "a bias of the choice": (
         {"moe.bias_update": "sign", "moe.bias_rate": 0.02, "moe.router": "topk_softmax", "moe.capacity_factor": 1,
          "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,
