@@ -154,6 +154,20 @@ void multiply_by(Device *dev, Tensor out, Tensor x, float factor);
 void softcap_forward(Device *dev, Tensor out, Tensor x, float cap);
 // dx = dout · (1 - (out / cap)²).   dx, dout, out T; dx may be dout
 void softcap_backward(Device *dev, Tensor dx, Tensor dout, Tensor out, float cap);
+
+// Blocks of columns of a matrix's rows, and their places in another's. Strides are from one block
+// to the next: one of 0 in x writes the same columns into every block.
+typedef struct ColumnBlocks {
+    int64_t blocks, width;
+    int64_t out_first, out_stride;
+    int64_t x_first, x_stride;
+    int64_t terms, term_stride; // terms 0: one
+} ColumnBlocks;
+// out[r, out_first + b · out_stride + j] = Σ_t x[r, x_first + b · x_stride + t · term_stride + j]
+// for each block b and column j of it, the terms in order; the other columns of out stay. A copy is
+// the same number.
+//   out, x (N, …), each f32 or bf16
+void copy_columns(Device *dev, Tensor out, Tensor x, ColumnBlocks blocks);
 // sums[p, column] += (Σ x over the p-th of P equal runs, f64) / divisor.
 //   sums (P, columns) f64   x (n) f32
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);

@@ -82,6 +82,7 @@
     OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
     OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
     OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \
+    OP(copy_columns, Tensor out, Tensor x, ColumnBlocks blocks)                                    \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(segment_max, Tensor maxima, int64_t column, Tensor x)                                       \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
