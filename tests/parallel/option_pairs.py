@@ -48,7 +48,10 @@ SAMPLES = {
     "train.dropout": ["0.1"], "moe.dropout": ["0.1"], "moe.shared_experts": ["2"], "moe.shared_d_ff": ["6"],
     "attention.mup_base_d_head": ["4"], "model.feed_forward": ["dense,moe"],
     "attention.heads": ["1", "4"], "attention.kv_heads": ["1"], "attention.d_head": ["6", "7"],
-    "attention.d_value": ["3"], "attention.rope_theta": ["100"], "attention.window": ["3", "2,0"],
+    "attention.d_value": ["3"], "attention.scale": ["0.1"], "attention.rope_theta": ["100"],
+    "attention.rope_factor": ["2"], "attention.rope_original_context": ["4"], "attention.rope_attention_factor": ["1.2"],
+    "attention.d_rope": ["2"], "attention.kv_rank": ["3"], "attention.q_rank": ["5"],
+    "attention.window": ["3", "2,0"],
     "moe.experts": ["0", "6", "2,4"], "moe.top_k": ["1", "4", "1,2"], "moe.d_ff": ["12,8"], "moe.every": ["2"],
     "moe.scaling_factor": ["2.5"], "moe.capacity_factor": ["1", "0.5"], "moe.min_capacity": ["3"],
     "moe.balance_loss": ["0"], "moe.bias_rate": ["0.1"], "moe.bias_ema": ["0"], "moe.bias_steps": ["1"],
@@ -64,6 +67,12 @@ COMPANIONS = {
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
     "attention.d_head=7": ["attention.positions=none"],
+    "attention.rope_scaling=linear": ["attention.rope_factor=2"],
+    "attention.rope_scaling=ntk": ["attention.rope_factor=2"],
+    "attention.rope_scaling=yarn": ["attention.rope_factor=2", "attention.rope_original_context=4"],
+    "attention.rope_factor=2": ["attention.rope_scaling=linear"],
+    "attention.kv_rank=3": ["model.mixer=latent_attention"],
+    "attention.q_rank=5": ["model.mixer=latent_attention"],
     "moe.top_k=1": ["moe.router=topk_softmax"],
     "moe.top_k=1,2": ["moe.router=topk_softmax"],
     "moe.normalize_top_k=true": ["moe.router=topk_softmax"],
@@ -155,8 +164,8 @@ class Worker:
     def path(self, name):
         return os.path.join(self.scratch.name, name)
 
-    def start(self, lines):
-        self.lines = lines
+    def start(self, lines, verb=()):
+        self.lines, self.verb = lines, verb
         with open(self.path("lines"), "w") as file:
             file.writelines("\t".join(line) + "\n" for line in lines)
         environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
@@ -164,7 +173,7 @@ class Worker:
                            OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         with open(self.path("lines")) as given, open(self.path("answers"), "w") as answers, \
                 open(self.path("errors"), "w") as errors:
-            self.process = subprocess.Popen([self.program, "base.yaml"], cwd=self.scratch.name, env=environment,
+            self.process = subprocess.Popen([self.program, *verb, "base.yaml"], cwd=self.scratch.name, env=environment,
                                             stdin=given, stdout=answers, stderr=errors)
 
     def answers(self):
@@ -182,13 +191,13 @@ class Worker:
             if len(new) == len(self.lines):
                 raise AssertionError(f"exit code {code} after the last answer\n{tail}")
             found.append((self.lines[len(new)], f"crashed {code} {tail}"))
-            self.start(self.lines[len(new) + 1:])
+            self.start(self.lines[len(new) + 1:], self.verb)
 
 
-def run(program, lines):
+def run(program, lines, verb=()):
     workers = [Worker(program, number) for number in range(WORKERS)]
     for worker in workers:
-        worker.start(lines[worker.number::WORKERS])
+        worker.start(lines[worker.number::WORKERS], verb)
     return [answer for worker in workers for answer in worker.answers()]
 
 
@@ -248,4 +257,5 @@ def main():
     sys.exit(1 if failures else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
