@@ -1,5 +1,6 @@
-// What keeps experts evenly loaded, and what is told of their load: the load-balancing losses and the
-// router's statistics (router.h has their formulas). Not collective, where nothing else is said.
+// What keeps experts evenly loaded by a loss, and what is told of their load: the load-balancing
+// losses and the router's statistics (router.h has their formulas). Not collective, where nothing
+// else is said.
 #ifndef MOETRAIN_MODEL_ROUTER_BALANCE_H
 #define MOETRAIN_MODEL_ROUTER_BALANCE_H
 

@@ -1,5 +1,5 @@
-// The bias b that is added to an expert's score when experts are chosen, nowhere else, and evens out
-// their load without a loss. After a step, with c the choices of the step before dropping:
+// The bias b that is added to an expert's score when experts are chosen, nowhere else, and evens
+// out their load without a loss. After a step, with c the choices of the step before dropping:
 //   sign          b_i += u sign(mean c - c_i)            (DeepSeek-V3, arXiv:2412.19437)
 //   proportional  b_i += u (mean c - c_i) / mean c       (arXiv:2408.15664 has this without the
 //                 division: u means the same for every batch)
