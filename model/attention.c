@@ -26,21 +26,28 @@ typedef struct Attention {
     Tensor largest;      // (N, H) scratch: the largest score of each row
 } Attention;
 
-static AttentionRule attention_rule(const Attention *a, const Work *work) {
+AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t layer, Tensor sinks) {
     const AttentionConfig *config = &work->config->attention;
-    AttentionRule rule = {.shape = config->shape,
+    AttentionRule rule = {.shape = shape,
                           .T = work->shape.T,
                           .scale = (float)attention_scale(config),
                           .softmax = config->softmax,
-                          .window = a->window,
+                          .sinks = sinks,
+                          .window = layer_value(&config->window, layer),
                           .softcap = (float)config->softcap};
-    if (a->positions == POSITIONS_ALIBI) rule.slopes = work->positions->slopes;
+    if (model_positions(work->config, layer) == POSITIONS_ALIBI)
+        rule.slopes = work->positions->slopes;
     if (dropout_is_due(work, config->dropout))
         rule.dropout = (AttentionDropout){(float)config->dropout,
-                                          work_stream(work, RNG_DROPOUT_ATTENTION, a->layer),
+                                          work_stream(work, RNG_DROPOUT_ATTENTION, layer),
                                           work->step.first_token};
-    if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
     return rule;
+}
+
+static AttentionRule rule_of(const Attention *a, const Work *work) {
+    bool sink = work->config->attention.softmax == SOFTMAX_SINK;
+    return attention_rule(work, work->config->attention.shape, a->layer,
+                          sink ? work_value(work, a->sinks) : (Tensor){0});
 }
 
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
@@ -150,8 +157,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     a->x = x;
     project(a, work, x);
     positions_rotate(work->positions, a->positions, work, a->qkv_rows, 0, false);
-    attention_forward(work->dev, a->heads, a->lse, a->largest, a->qkv_rows,
-                      attention_rule(a, work));
+    attention_forward(work->dev, a->heads, a->lse, a->largest, a->qkv_rows, rule_of(a, work));
     if (a->largest.data)
         segment_max(work->dev, statistics_rows(stats, work), a->max_logits, a->largest);
     linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
@@ -162,7 +168,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     linear_backward(work, a->output, a->dheads, dout, output_gate_result(&a->gate, work, a->heads));
     output_gate_backward(&a->gate, work, a->dheads, a->heads);
     attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
-                       attention_rule(a, work));
+                       rule_of(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) {
         Tensor gradient = work_gradient(work, a->sinks);
         bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
@@ -183,7 +189,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
-    attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(a, work), position);
+    attention_decode(work->dev, a->heads, a->qkv_rows, cache, rule_of(a, work), position);
     linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
 }
 

@@ -9,7 +9,13 @@
 #define MOETRAIN_MODEL_ATTENTION_H
 
 #include "model/layer_kind.h"
+#include "model/positions.h"
 
 extern const LayerKind ATTENTION;
+
+// What the configuration says of the softmax of a layer's heads, whatever has made their queries,
+// keys and values.
+//   sinks (H) f32: with attention.softmax sink alone
+AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t layer, Tensor sinks);
 
 #endif

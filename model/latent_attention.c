@@ -1,6 +1,7 @@
 #include "model/latent_attention.h"
 
 #include "kernels/integers.h"
+#include "model/attention.h"
 #include "model/linear.h"
 #include "model/positions.h"
 
@@ -20,7 +21,8 @@ typedef struct Latent {
 typedef struct LatentAttention {
     AttentionShape shape;
     int64_t d_rope, d_nope; // of a query or key head
-    int64_t window;
+    int64_t layer;
+    int64_t window; // of this layer; 0: whole
     PositionKind positions;
     Linear down;                 // weight ([queries or their latent | latent | rotary key], D)
     int64_t q_width;             // rows of the first of the three
@@ -95,15 +97,10 @@ static void latent_backward(Latent *l, Work *work, Tensor ddown_rows) {
 
 // ---- the layer ----------------------------------------------------------------------------------
 
-static AttentionRule attention_rule(const LatentAttention *a, const Work *work) {
-    const AttentionConfig *config = &work->config->attention;
-    AttentionRule rule = {.shape = a->shape,
-                          .T = work->shape.T,
-                          .scale = (float)attention_scale(config),
-                          .softmax = config->softmax,
-                          .window = a->window};
-    if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
-    return rule;
+static AttentionRule rule_of(const LatentAttention *a, const Work *work) {
+    bool sink = work->config->attention.softmax == SOFTMAX_SINK;
+    return attention_rule(work, a->shape, a->layer,
+                          sink ? work_value(work, a->sinks) : (Tensor){0});
 }
 
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
@@ -126,6 +123,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     AttentionShape s = a->shape = attention->shape;
     a->d_rope = attention_d_rope(attention);
     a->d_nope = s.d_head - a->d_rope;
+    a->layer = layer;
     a->window = layer_value(&attention->window, layer);
     a->positions = model_positions(config, layer);
     a->q_width = q_width_of(attention);
@@ -251,13 +249,11 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     LatentAttention *a = self;
     a->x = x;
     project(a, work, x, 0);
-    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
+    attention_forward(work->dev, a->heads, a->lse, (Tensor){0}, a->qkv_rows, rule_of(a, work));
     linear_forward(work, a->output, out, a->heads);
 }
 
 static void sinks_backward(LatentAttention *a, Work *work) {
-    attention_sink_backward(work->dev, a->dsinks, a->dheads, a->heads, a->lse,
-                            work_value(work, a->sinks));
     Tensor gradient = work_gradient(work, a->sinks);
     bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
                   work_dense_rows(work));
@@ -296,8 +292,8 @@ static void project_backward(LatentAttention *a, Work *work, Tensor dx) {
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     LatentAttention *a = self;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
-    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
-                       attention_rule(a, work));
+    attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
+                       rule_of(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) sinks_backward(a, work);
     project_backward(a, work, dx);
 }
@@ -323,7 +319,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     matmul_forward(work->dev, projected, latents, as_matrix(work_matrix(work, a->kv.up.weight)),
                    (Segments){.groups = 1, .parts = 1, .offsets = (int64_t[]){0, count}});
     place_keys(a, work, keys, 0, rows, rank, projected);
-    attention_decode(work->dev, a->heads, a->qkv_rows, keys, attention_rule(a, work), position);
+    attention_decode(work->dev, a->heads, a->qkv_rows, keys, rule_of(a, work), position);
     linear_forward(work, a->output, out, a->heads);
 }
 

@@ -33,7 +33,8 @@ static Tensor tokens_of(int64_t count, uint32_t step) {
 static void open_model(Comparison *c, Model *model, ModelConfig config, ModelSplit split) {
     split.ranks = split.expert_parallel = split.shards = split.micro_batches = 1;
     split.positions = c->T;
-    if (!split.training) model_for_generation(&config);
+    Error err = {0};
+    if (!split.training) CHECK(model_for_generation(&config, &err), "%s", err.message);
     model_measure(model, &config, split, &c->dev);
     model_allocate(model, c->groups, 1);
 }
