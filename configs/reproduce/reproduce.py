@@ -178,7 +178,6 @@ EXPERIMENTS = {
                 "0.04 (1 B, 3 B)",
                 "at most 0.04",
             ),
-            Row("bias by quantile", "balance.yaml", {"moe.bias_update": "quantile"}),
         ],
     ),
 }
