@@ -104,6 +104,8 @@ WRONG_FILES = [
      ["bad.yaml:2:1:", "moe.shared_experts is 0", "moe.shared_gate=false"]),
     ("muP with SGD", "train.optimizer: sgd\nmodel.mup_base_width: 64\n",
      ["model.mup_base_width", "train.optimizer", "adamw"]),
+    ("a base head without muP", "attention.mup_base_d_head: 4\n",
+     ["bad.yaml:2:1:", "attention.mup_base_d_head (4)", "model.mup_base_width"]),
     ("dropout of everything", "train.dropout: 1\n", ["train.dropout", "0.99"]),
     ("no layer with experts", "model.layers: 2\nmoe: {every: 3, first: false}\n", ["moe.every (3)", "model.layers (2)"]),
     ("expert parallelism that does not divide", "parallel.expert: 3\n", ["bad.yaml:2:1:", "parallel.expert (3)", "moe.experts (8)", "1, 2, 4, 8"]),
