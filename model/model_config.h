@@ -42,6 +42,7 @@ typedef struct AttentionConfig {
     QkNormKind qk_norm;
     double scale; // of the scores; 0: d_head^-0.5
     RopeConfig rope;
+    double qk_clip; // the largest score that a step may leave (qk_clip.h); 0: any
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.
