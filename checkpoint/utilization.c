@@ -119,6 +119,9 @@ void utilization_add(UtilizationHistory *history, const double *sums, const int6
             for (int64_t v = 0; v < series->of[layer].values; v++) {
                 if (series->kind == STATISTICS_COUNTS)
                     ((int64_t *)series->open)[to + v] += counts[from + v];
+                else if (series->kind == STATISTICS_MAX && history->open_steps > 0)
+                    ((double *)series->open)[to + v] =
+                        fmax(((double *)series->open)[to + v], sums[from + v]);
                 else
                     ((double *)series->open)[to + v] += sums[from + v];
             }
@@ -140,6 +143,12 @@ static void merge_sums(UtilizationSeries *series, int64_t to, int64_t first) {
     const double *a = (double *)series->rows + first * cells, *b = a + cells;
     for (int64_t c = 0; c < cells; c++) sum[c] = a[c] + b[c];
 }
+static void merge_maxima(UtilizationSeries *series, int64_t to, int64_t first) {
+    int64_t cells = cells_of(series);
+    double *largest = (double *)series->rows + to * cells;
+    const double *a = (double *)series->rows + first * cells, *b = a + cells;
+    for (int64_t c = 0; c < cells; c++) largest[c] = fmax(a[c], b[c]);
+}
 static void merge_means(UtilizationSeries *series, int64_t to, int64_t first, double steps,
                         double more) {
     int64_t cells = cells_of(series);
@@ -158,6 +167,9 @@ static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
             break;
         case STATISTICS_VECTOR:
             merge_sums(series, to, first);
+            break;
+        case STATISTICS_MAX:
+            merge_maxima(series, to, first);
             break;
         case STATISTICS_SCALAR:
         case STATISTICS_STATE:
@@ -211,8 +223,9 @@ void utilization_close_row(UtilizationHistory *history, int64_t step) {
 
 static bool check_same_layers(const UtilizationSeries *file, const UtilizationSeries *here,
                               Error *err) {
-    // A file does not tell a state from sums.
-    bool state = here->kind == STATISTICS_STATE && file->kind == STATISTICS_VECTOR;
+    // A file does not tell a state or maxima from sums.
+    bool state = (here->kind == STATISTICS_STATE || here->kind == STATISTICS_MAX) &&
+                 file->kind == STATISTICS_VECTOR;
     bool same = (file->kind == here->kind || state) && file->layers == here->layers;
     for (int64_t layer = 0; same && layer < here->layers; layer++) {
         // Files of earlier programs count the layers that have it instead of naming them.

@@ -25,6 +25,10 @@ static void check_rule(AttentionRule rule) {
           (double)rule.scale);
     CHECK(rule.window >= 0, "a window of %lld keys", (long long)rule.window);
     if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_1D(rule.sinks, F32, rule.shape.heads);
+    CHECK(rule.softcap >= 0.0f, "scores capped at %g", (double)rule.softcap);
+    if (rule.slopes.data) CHECK_SHAPE_1D(rule.slopes, F32, rule.shape.heads);
+    CHECK(rule.dropout.rate >= 0.0f && rule.dropout.rate < 1.0f,
+          "dropout of %g of attention's probabilities", (double)rule.dropout.rate);
 }
 
 int64_t qk_norm_q_width(AttentionShape s, QkNormKind kind) {
@@ -64,6 +68,27 @@ void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight
     dev->backend->op.qk_norm_backward(dev, dx, dq_weight, dk_weight, x, rstd, s, norm);
 }
 
+static void check_gate(Tensor x, Tensor gate) {
+    int64_t W = x.shape[1], G = gate.shape[1];
+    CHECK(G > 0 && W % G == 0, "%lld gates of rows of %lld", (long long)G, (long long)W);
+    CHECK_SHAPE_2D(x, storage(x), x.shape[0], W);
+    CHECK_SHAPE_2D(gate, storage(x), x.shape[0], G);
+}
+
+void gate_forward(Device *dev, Tensor out, Tensor x, Tensor gate) {
+    check_gate(x, gate);
+    CHECK_SHAPE_2D(out, storage(x), x.shape[0], x.shape[1]);
+    dev->backend->op.gate_forward(dev, out, x, gate);
+}
+
+void gate_backward(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate) {
+    check_gate(x, gate);
+    CHECK_SHAPE_2D(dx, storage(x), x.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(dout, storage(x), x.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(dgate, storage(x), x.shape[0], gate.shape[1]);
+    dev->backend->op.gate_backward(dev, dx, dgate, dout, x, gate);
+}
+
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse) {
     int64_t positions = cosines.shape[0], pairs = cosines.shape[1];
@@ -80,7 +105,8 @@ void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sine
     dev->backend->op.rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
 }
 
-void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
+                       AttentionRule rule) {
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
@@ -89,11 +115,12 @@ void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, Attentio
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
-    dev->backend->op.attention_forward(dev, out, lse, qkv, rule);
+    if (largest.data) CHECK_SHAPE_2D(largest, F32, N, s.heads);
+    dev->backend->op.attention_forward(dev, out, lse, largest, qkv, rule);
 }
 
-void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
-                        AttentionRule rule) {
+void attention_backward(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv,
+                        Tensor out, Tensor lse, AttentionRule rule) {
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
@@ -104,21 +131,8 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tenso
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(dout, stored, N, s.heads * s.d_value);
     CHECK_SHAPE_2D(lse, F32, N, s.heads);
-    dev->backend->op.attention_backward(dev, dqkv, dout, qkv, out, lse, rule);
-}
-
-void attention_sink_backward(Device *dev, Tensor dsinks, Tensor dout, Tensor out, Tensor lse,
-                             Tensor sinks) {
-    int64_t N = lse.shape[0], H = lse.shape[1];
-    DType stored = storage(out);
-    CHECK(H > 0 && out.shape[1] % H == 0, "%lld heads in rows of %lld", (long long)H,
-          (long long)out.shape[1]);
-    CHECK_SHAPE_2D(dout, stored, N, out.shape[1]);
-    CHECK_SHAPE_2D(out, stored, N, out.shape[1]);
-    CHECK_SHAPE_2D(lse, F32, N, H);
-    CHECK_SHAPE_2D(dsinks, F32, N, H);
-    CHECK_SHAPE_1D(sinks, F32, H);
-    dev->backend->op.attention_sink_backward(dev, dsinks, dout, out, lse, sinks);
+    if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_2D(dsinks, F32, N, s.heads);
+    dev->backend->op.attention_backward(dev, dqkv, dsinks, dout, qkv, out, lse, rule);
 }
 
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,

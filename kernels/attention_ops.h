@@ -4,6 +4,7 @@
 
 #include "kernels/choice.h"
 #include "kernels/device.h"
+#include "kernels/rng.h"
 
 #ifdef __cplusplus // .cu files
 extern "C" {
@@ -41,6 +42,12 @@ void qk_norm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, AttentionSh
 void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x,
                       Tensor rstd, AttentionShape s, QkNorm norm);
 
+// out = x · σ(gate): each of a row's G gates serves W / G columns one after the other.
+//   out, x (N, W) T   gate (N, G) T, G divides W
+void gate_forward(Device *dev, Tensor out, Tensor x, Tensor gate);
+// dx and dgate overwritten; dx may be dout.   dx, dout, x (N, W) T   dgate, gate (N, G) T
+void gate_backward(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate);
+
 // Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + P), as
 // Llama): row r has position first_position + r % T. The channels from 2 P on stay. `inverse`
 // rotates back: the backward pass of the op.
@@ -53,6 +60,24 @@ void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sine
 typedef enum AttentionSoftmax { SOFTMAX_PLAIN, SOFTMAX_OFF_BY_ONE, SOFTMAX_SINK } AttentionSoftmax;
 extern const ChoiceTable ATTENTION_SOFTMAX_CHOICES;
 
+// Each probability becomes 0 with chance `rate`, and otherwise grows by 1 / (1 - rate), with the
+// rate rounded to 2^-16. Key j of its sequence (from 0), query row n and query head h: 16 bits,
+// those of j % 2 (0: the low ones) in word j % 8 / 2 of the stream's words at index
+// ((first_token + n) · H + h) · ⌈T / 8⌉ + j / 8; below rate · 2^16 they drop. The backward pass
+// draws them again. attention_decode drops nothing.
+typedef struct AttentionDropout {
+    float rate; // 0: none; below 1
+    RngStream stream;
+    int64_t first_token; // number of row 0
+} AttentionDropout;
+static inline uint32_t attention_drop_below(float rate) { // of 2^16
+    uint32_t below = (uint32_t)(rate * 65536.0f + 0.5f);
+    return below < 65535 ? below : 65535;
+}
+static inline float attention_kept_factor(float rate) {
+    return 65536.0f / (65536.0f - (float)attention_drop_below(rate));
+}
+
 // What attends to what, and how: causal softmax attention within each sequence.
 typedef struct AttentionRule {
     AttentionShape shape;
@@ -61,19 +86,26 @@ typedef struct AttentionRule {
     AttentionSoftmax softmax;
     Tensor sinks;   // (H) f32, SOFTMAX_SINK alone: a logit of each query head
     int64_t window; // a query sees so many keys, its own the last of them; 0: all before it
+    // 0: none; otherwise a score becomes softcap · tanh(score / softcap) (Gemma 2,
+    // arXiv:2408.00118)
+    float softcap;
+    // (H) f32, none negative; data NULL: none. Then slopes[h] · (query - key) is taken off each score (ALiBi,
+    // arXiv:2108.12409).
+    Tensor slopes;
+    AttentionDropout dropout;
 } AttentionRule;
 
 //   out (N, H·d_value) T   lse (N, H) f32 logarithm of what the softmax divides by
+//   largest (N, H) f32: the largest score of a row before softcap and slopes; data NULL: not wanted
 //   qkv (N, W) T after rope; N a multiple of T
 // O(T) extra memory.
-void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule);
+void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
+                       AttentionRule rule);
 //   dqkv (N, W) T overwritten   dout, out (N, H·d_value) T
-void attention_backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
-                        AttentionRule rule);
-// What each row and head adds to the gradient of its sink: -exp(sink - lse) · Σ dout · out.
-//   dsinks (N, H) f32 overwritten   dout, out (N, H·d_value) T   lse (N, H)   sinks (H)
-void attention_sink_backward(Device *dev, Tensor dsinks, Tensor dout, Tensor out, Tensor lse,
-                             Tensor sinks);
+//   dsinks (N, H) f32 overwritten, SOFTMAX_SINK alone: what each row adds to the gradient of its
+//     head's sink, -exp(sink - lse) · Σ dout · out
+void attention_backward(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv,
+                        Tensor out, Tensor lse, AttentionRule rule);
 // Attention of one new token against a cache: row `position` of the cache is the token itself
 // (already stored).
 //   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T

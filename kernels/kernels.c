@@ -218,6 +218,17 @@ void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divi
     dev->backend->op.segment_sum(dev, sums, column, x, divisor);
 }
 
+void segment_max(Device *dev, Tensor maxima, int64_t column, Tensor x) {
+    int64_t parts = maxima.shape[0], N = x.shape[0], H = x.shape[1];
+    CHECK_SHAPE_2D(maxima, F64, parts, maxima.shape[1]);
+    CHECK_SHAPE_2D(x, F32, N, H);
+    CHECK(column >= 0 && column + H <= maxima.shape[1], "columns %lld … of %lld", (long long)column,
+          (long long)maxima.shape[1]);
+    check_parts(parts, N);
+    CHECK(N > 0, "the largest of no rows");
+    dev->backend->op.segment_max(dev, maxima, column, x);
+}
+
 void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
     CHECK_SHAPE_1D(sums, F64, offsets.shape[0] - 1);
     CHECK_SHAPE_1D(offsets, I64, sums.shape[0] + 1);

@@ -143,6 +143,9 @@ void add(Device *dev, Tensor out, Tensor a, Tensor b);
 // sums[p, column] += (Σ x over the p-th of P equal runs, f64) / divisor.
 //   sums (P, columns) f64   x (n) f32
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);
+// maxima[p, column + h] = the largest of x[n, h] over the p-th of P equal runs of rows.
+//   maxima (P, columns) f64   x (N, H) f32, N > 0
+void segment_max(Device *dev, Tensor maxima, int64_t column, Tensor x);
 // sums[s] = Σ x² over elements offsets[s] .. offsets[s + 1], f64, in fixed blocks of 4096 elements
 // from the segment's start, then over the blocks in an order that their number fixes.
 //   sums (S) f64   x (n)   offsets (S + 1) i64, ascending within 0..n

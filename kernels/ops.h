@@ -30,12 +30,13 @@
     OP(qk_norm_forward, Tensor out, Tensor rstd, Tensor x, AttentionShape s, QkNorm norm)          \
     OP(qk_norm_backward, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x, Tensor rstd,     \
        AttentionShape s, QkNorm norm)                                                              \
+    OP(gate_forward, Tensor out, Tensor x, Tensor gate)                                            \
+    OP(gate_backward, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate)                 \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
-    OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
-    OP(attention_backward, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out, Tensor lse,           \
-       AttentionRule rule)                                                                         \
-    OP(attention_sink_backward, Tensor dsinks, Tensor dout, Tensor out, Tensor lse, Tensor sinks)  \
+    OP(attention_forward, Tensor out, Tensor lse, Tensor largest, Tensor qkv, AttentionRule rule)  \
+    OP(attention_backward, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv, Tensor out,        \
+       Tensor lse, AttentionRule rule)                                                             \
     OP(attention_decode, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,                 \
        int64_t position)                                                                           \
     /* feed-forward */                                                                             \
@@ -73,6 +74,7 @@
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
+    OP(segment_max, Tensor maxima, int64_t column, Tensor x)                                       \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \
     OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \

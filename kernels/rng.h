@@ -24,6 +24,7 @@ typedef enum RngPurpose {
     // a = step, index = row * columns + column (dropout in kernels.h); the row is the token of the
     // step
     RNG_DROPOUT_EMBEDDING = 11, // b = 0
+    RNG_DROPOUT_ATTENTION = 12, // b = layer, index as attention_ops.h has it
     RNG_DROPOUT_RESIDUAL = 13,  // b = 2 * layer, + 1 of the feed-forward
     RNG_DROPOUT_EXPERT = 14,    // b = layer; the row as experts.c counts it
 } RngPurpose;

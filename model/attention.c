@@ -1,7 +1,13 @@
 #include "model/attention.h"
 
+#include <math.h>
+#include <string.h>
+
+#include "model/attention_gate.h"
+#include "model/dropout.h"
 #include "model/linear.h"
 #include "model/positions.h"
+#include "model/qk_clip.h"
 #include "model/qk_norm.h"
 
 typedef struct Attention {
@@ -9,12 +15,17 @@ typedef struct Attention {
     int64_t window;         // of this layer; 0: whole
     PositionKind positions; // likewise
     int sinks;              // parameter (H): with attention.softmax sink alone
+    int64_t layer;
+    int max_logits; // place of the statistic, where attention.max_logits asks for it
     QueryKeyNorm norm;
+    OutputGate gate;
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
     Tensor heads, lse;   // (N, H·d_value) stored, (N, H)
     Tensor dheads, dqkv; // scratch of the backward pass
     Tensor dsinks;       // (N, H), likewise
+    Tensor largest;      // (N, H) scratch: the largest score of each row
+    QueryKeyClip clip;
 } Attention;
 
 static AttentionRule attention_rule(const Attention *a, const Work *work) {
@@ -23,7 +34,13 @@ static AttentionRule attention_rule(const Attention *a, const Work *work) {
                           .T = work->shape.T,
                           .scale = (float)attention_scale(config),
                           .softmax = config->softmax,
-                          .window = a->window};
+                          .window = a->window,
+                          .softcap = (float)config->softcap};
+    if (a->positions == POSITIONS_ALIBI) rule.slopes = work->positions->slopes;
+    if (dropout_is_due(work, config->dropout))
+        rule.dropout = (AttentionDropout){(float)config->dropout,
+                                          work_stream(work, RNG_DROPOUT_ATTENTION, a->layer),
+                                          work->step.first_token};
     if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
     return rule;
 }
@@ -41,6 +58,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
+    a->layer = layer;
     a->positions = model_positions(config, layer);
     a->window = layer_value(&config->attention.window, layer);
     const BiasFacts *bias = &BIASES[config->bias];
@@ -53,6 +71,7 @@ static void declare(void *self, Work *work, int64_t layer) {
                 .init_std = config->init_std},
         bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
     query_key_norm_declare(&a->norm, work, layer);
+    output_gate_declare(&a->gate, work, layer);
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, s.heads * s.d_value},
@@ -68,8 +87,21 @@ static void declare(void *self, Work *work, int64_t layer) {
                              "layers.%lld.attention.sinks", (long long)layer);
 }
 
+static double largest_of_layers(const Statistics *stats, const char *name) {
+    double largest = -INFINITY;
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *column = &stats->columns[i];
+        if (strcmp(column->name, name) != 0) continue;
+        for (int64_t h = 0; h < column->count; h++)
+            largest = fmax(largest, statistics_sums_of(stats, column)[h]);
+    }
+    return largest;
+}
+
+static const Summary MAX_LOGIT = {
+    .field = MAX_LOGIT_COLUMN, .digits = 6, .value = largest_of_layers, .column = MAX_LOGIT_COLUMN};
+
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
-    (void)stats;
     Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     int64_t N = work->shape.N, W = attention_qkv_width(s);
@@ -78,10 +110,18 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     a->lse = arena_2d(activations, F32, N, s.heads);
     size_t mark = arena_mark(scratch);
     query_key_norm_layout(&a->norm, work, activations, scratch);
+    output_gate_layout(&a->gate, work, activations, scratch);
     a->dheads = arena_2d(scratch, work->storage, N, s.heads * s.d_value);
     a->dqkv = arena_2d(scratch, work->storage, N, W);
     if (work->config->attention.softmax == SOFTMAX_SINK)
         a->dsinks = arena_2d(scratch, F32, N, s.heads);
+    qk_clip_layout(&a->clip, work, activations);
+    bool told = work->config->attention.max_logits || work->config->attention.qk_clip > 0;
+    if (told && work->training) {
+        a->largest = arena_2d(scratch, F32, N, s.heads);
+        a->max_logits = statistics_max(stats, MAX_LOGIT_COLUMN, a->layer, s.heads);
+        statistics_summarize(stats, &MAX_LOGIT);
+    }
     arena_release(scratch, mark);
 }
 
@@ -95,7 +135,8 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     AttentionShape s = work->config->attention.shape;
     double keys = (double)s.heads * mean_keys(self, work) * (double)(s.d_head + s.d_value);
     double weights =
-        (double)work->config->d_model * (double)(attention_qkv_width(s) + s.heads * s.d_value);
+        (double)work->config->d_model *
+        (double)(attention_qkv_width(s) + s.heads * s.d_value + output_gate_width(work->config));
     cost->flops_per_token += 2 * (weights + keys);
     cost->scratch.attention = s;
 }
@@ -107,23 +148,24 @@ static void project(Attention *a, Work *work, Tensor x) {
 }
 
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
-    (void)stats;
     Attention *a = self;
     a->x = x;
     project(a, work, x);
     positions_rotate(work->positions, a->positions, work, a->qkv_rows, 0, false);
-    attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
-    linear_forward(work, a->output, out, a->heads);
+    attention_forward(work->dev, a->heads, a->lse, a->largest, a->qkv_rows,
+                      attention_rule(a, work));
+    if (a->largest.data)
+        segment_max(work->dev, statistics_rows(stats, work), a->max_logits, a->largest);
+    linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Attention *a = self;
-    linear_backward(work, a->output, a->dheads, dout, a->heads);
-    attention_backward(work->dev, a->dqkv, a->dheads, a->qkv_rows, a->heads, a->lse,
+    linear_backward(work, a->output, a->dheads, dout, output_gate_result(&a->gate, work, a->heads));
+    output_gate_backward(&a->gate, work, a->dheads, a->heads);
+    attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        attention_rule(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) {
-        attention_sink_backward(work->dev, a->dsinks, a->dheads, a->heads, a->lse,
-                                work_value(work, a->sinks));
         Tensor gradient = work_gradient(work, a->sinks);
         bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
                       work_dense_rows(work));
@@ -131,6 +173,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);
     query_key_norm_backward(&a->norm, work, a->dqkv);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
+    output_gate_backward_input(&a->gate, work, dx, a->x);
 }
 
 static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, int64_t position) {
@@ -143,7 +186,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
     attention_decode(work->dev, a->heads, a->qkv_rows, cache, attention_rule(a, work), position);
-    linear_forward(work, a->output, out, a->heads);
+    linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
 }
 
 static int64_t cache_width(const void *self, const Work *work) {
@@ -156,7 +199,13 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     AttentionShape s = config->attention.shape;
     double width = (double)((s.heads + s.kv_heads) * (s.d_head + s.d_value));
     bound->parameters += (double)config->d_model * width + (double)s.heads + width; // with norms
-    bound->kept += 3 * width;
+    bound->parameters += (double)config->d_model * (double)output_gate_width(config);
+    bound->kept += 5 * width;
+}
+
+static void after_step(void *self, Work *work, const Statistics *stats) {
+    Attention *a = self;
+    qk_clip_after_step(&a->clip, work, stats, a->layer, a->qkv);
 }
 
 const LayerKind ATTENTION = {
@@ -168,6 +217,7 @@ const LayerKind ATTENTION = {
     .cost = cost,
     .forward = forward,
     .backward = backward,
+    .after_step = after_step,
     .decode = decode,
     .cache_width = cache_width,
 };

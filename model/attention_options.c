@@ -27,6 +27,11 @@ static void derive_attention_factor(void *section) {
     rope->attention_factor = rope_default_attention_factor(rope);
 }
 
+static void derive_dropout(void *section) {
+    ModelConfig *model = section;
+    model->attention.dropout = model->dropout;
+}
+
 // clang-format off
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
@@ -72,6 +77,14 @@ static const Option ROWS[] = {
         "what stands in the softmax's denominator beside the keys that a query sees"),
     CHOICE("attention.qk_norm", FUNCTION, attention.qk_norm, DEFAULT("none"), OF(QK_NORM_CHOICES),
         "norm of queries and keys before they are turned, so that scores cannot grow without bound (arXiv:2302.05442)"),
+    NUMBER("attention.softcap", FUNCTION, attention.softcap, DEFAULT("0"), RANGE(0, 1e6),
+        "scores become softcap tanh(score / softcap), so that none is larger (Gemma 2, arXiv:2408.00118: 50); 0: they stay"),
+    CHOICE("attention.gate", FUNCTION, attention.gate, DEFAULT("none"), OF(ATTENTION_GATE_CHOICES),
+        "what the heads' outputs are multiplied by before their projection (arXiv:2505.06708)"),
+    NUMBER("attention.dropout", COURSE, attention.dropout, DERIVED("train.dropout", derive_dropout), RANGE(0, 0.99),
+        "chance of a probability of attention to become 0 while training, to a multiple of 2^-16 (GPT-2; makeMoE)"),
+    FLAG("attention.max_logits", FREE, attention.max_logits, DEFAULT("false"),
+        "whether each step tells the largest score of each head, before softcap (Kimi K2, arXiv:2507.20534)"),
     INTEGERS("attention.window", FUNCTION, attention.window, DEFAULT("0"), RANGE(0, 1 << 30),
         "sliding window: a token sees so many, itself the last of them (Mistral, arXiv:2310.06825); 0: all before it"),
 };

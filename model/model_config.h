@@ -7,7 +7,17 @@
 #include "kernels/option.h"
 
 // How a token's position is known (positions.h).
-typedef enum PositionKind { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_NONE } PositionKind;
+typedef enum PositionKind {
+    POSITIONS_ROPE,
+    POSITIONS_LEARNED,
+    POSITIONS_NONE,
+    POSITIONS_ALIBI
+} PositionKind;
+
+// What the output of attention is multiplied by before its projection: σ of a linear function of
+// the layer's input, for each head or for each of its channels.
+typedef enum AttentionGate { GATE_NONE, GATE_HEAD, GATE_ELEMENT } AttentionGate;
+extern const ChoiceTable ATTENTION_GATE_CHOICES;
 
 // How RoPE's angles reach past the positions that a model was trained at (rope.h).
 typedef enum RopeScaling { ROPE_AS_TRAINED, ROPE_LINEAR, ROPE_NTK, ROPE_YARN } RopeScaling;
@@ -42,7 +52,11 @@ typedef struct AttentionConfig {
     QkNormKind qk_norm;
     double scale; // of the scores; 0: d_head^-0.5
     RopeConfig rope;
-    double qk_clip; // the largest score that a step may leave (qk_clip.h); 0: any
+    double softcap; // 0: none
+    AttentionGate gate;
+    double dropout;  // of probabilities, while training
+    bool max_logits; // whether the largest score of each head is told
+    double qk_clip;  // the largest score that a step may leave (qk_clip.h); 0: any
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.

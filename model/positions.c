@@ -10,7 +10,8 @@ static void rope_layout(Positions *positions, const Positions *owner, Work *work
                         Arena *scratch) {
     (void)scratch;
     if (owner) {
-        *positions = *owner;
+        positions->cosines = owner->cosines;
+        positions->sines = owner->sines;
         return;
     }
     const AttentionConfig *config = &work->config->attention;
@@ -95,6 +96,35 @@ static void learned_embed_backward(Positions *positions, Work *work, Tensor dx) 
                        positions->order);
 }
 
+// ---- alibi: scores lose by distance (arXiv:2108.12409) -------------------------------------------
+
+static void alibi_layout(Positions *positions, const Positions *owner, Work *work, Arena *constants,
+                         Arena *scratch) {
+    (void)scratch;
+    if (owner) {
+        positions->slopes = owner->slopes;
+        return;
+    }
+    positions->slopes = arena_1d(constants, F32, work->config->attention.shape.heads);
+    positions->host_slopes = arena_mirror(work->host, positions->slopes);
+}
+
+// Of H heads, a power of two, those of a geometric sequence that begins with its ratio, 2^(-8 / H);
+// of other numbers those of the power below, then every second one of the power above.
+double alibi_slope(int64_t head, int64_t heads) {
+    int64_t power = 1;
+    while (2 * power <= heads) power *= 2;
+    if (head < power) return pow(2, -8.0 * (double)(head + 1) / (double)power);
+    return pow(2, -8.0 * (double)(2 * (head - power) + 1) / (double)(2 * power));
+}
+
+static void alibi_fill(Positions *positions, Work *work) {
+    int64_t heads = work->config->attention.shape.heads;
+    for (int64_t h = 0; h < heads; h++)
+        tensor_f32(positions->host_slopes)[h] = (float)alibi_slope(h, heads);
+    device_upload(work->dev, positions->slopes, positions->host_slopes);
+}
+
 // ---- the rules ----------------------------------------------------------------------------------
 
 const PositionRule POSITION_RULES[] = {
@@ -110,6 +140,10 @@ const PositionRule POSITION_RULES[] = {
                            .embed = learned_embed,
                            .embed_backward = learned_embed_backward},
     [POSITIONS_NONE] = {{"none", "only what the causal order of attention tells (NoPE)"}},
+    [POSITIONS_ALIBI] = {{"alibi",
+                          "scores lose by distance, each head at its slope (arXiv:2108.12409)"},
+                         .layout = alibi_layout,
+                         .fill = alibi_fill},
 };
 const ChoiceTable POSITION_CHOICES = CHOICE_TABLE(POSITION_RULES);
 

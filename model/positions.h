@@ -19,6 +19,9 @@ struct Positions {
     // rope: cos and sin of every position and frequency (count, pairs), and the host's mirrors
     Tensor cosines, sines, host_cosines, host_sines;
 
+    // alibi: what each head takes off a score for each token of distance (H), and the host's mirror
+    Tensor slopes, host_slopes;
+
     // learned
     int table;            // parameter (count, D)
     Tensor ids, host_ids; // i32: the position of each row (N; one sequence: count); the mirror
@@ -48,6 +51,8 @@ typedef struct PositionRule {
 extern const PositionRule POSITION_RULES[]; // by PositionKind
 extern const ChoiceTable POSITION_CHOICES;
 
+// The slope of one of so many heads with POSITIONS_ALIBI.
+double alibi_slope(int64_t head, int64_t heads);
 // Whether some layer has the rule.
 bool positions_include(const ModelConfig *config, PositionKind kind);
 // What the configuration's rules do, each where it does it.

@@ -1,5 +1,6 @@
 #include "model/statistics.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,10 @@ int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_
     return add_column(stats, STATISTICS_COUNTS, name, layer, n);
 }
 
+int statistics_max(Statistics *stats, const char *name, int64_t layer, int64_t n) {
+    return add_column(stats, STATISTICS_MAX, name, layer, n);
+}
+
 int statistics_state(Statistics *stats, const char *name, int64_t layer, Tensor state) {
     int first = add_column(stats, STATISTICS_STATE, name, layer, tensor_elements(state));
     stats->columns[stats->column_count - 1].state = state;
@@ -67,6 +72,12 @@ void statistics_summarize(Statistics *stats, const Summary *summary) {
     stats->summaries[stats->summary_count++] = summary;
 }
 
+static bool has_maxima(const Statistics *stats) {
+    for (int i = 0; i < stats->column_count; i++)
+        if (stats->columns[i].kind == STATISTICS_MAX) return true;
+    return false;
+}
+
 void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->sums =
         arena_2d(arena, F64, work->shape.micro_batches * work->shape.shards, stats->width);
@@ -74,6 +85,7 @@ void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
     stats->sums_scratch = arena_2d(work->host, F64, work->shape.micro_batches, stats->width);
+    if (has_maxima(stats)) stats->maxima = arena_1d(work->host, F64, stats->width);
     for (int i = 0; i < stats->column_count; i++)
         if (stats->columns[i].kind == STATISTICS_STATE)
             stats->columns[i].host_state = arena_mirror(work->host, stats->columns[i].state);
@@ -109,6 +121,27 @@ static void sum_rows(double *sums, int64_t rows, int64_t columns) {
                 sums[p * columns + c] += sums[(p + distance) * columns + c];
 }
 
+// Takes the maxima over all rows and ranks. What is summed after it does not count there.
+static void reduce_maxima(Statistics *stats, Work *work) {
+    if (!has_maxima(stats)) return;
+    const double *rows = tensor_f64(stats->host_sums);
+    double *maxima = tensor_f64(stats->maxima);
+    for (int64_t c = 0; c < stats->width; c++) maxima[c] = rows[c];
+    for (int64_t row = 1; row < stats->host_sums.shape[0]; row++)
+        for (int64_t c = 0; c < stats->width; c++)
+            maxima[c] = fmax(maxima[c], rows[row * stats->width + c]);
+    all_reduce_max(work->groups.world, stats->maxima, TRAFFIC_STATISTICS);
+}
+
+static void write_maxima(Statistics *stats) {
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *column = &stats->columns[i];
+        if (column->kind != STATISTICS_MAX) continue;
+        memcpy(tensor_f64(stats->host_sums) + column->first,
+               tensor_f64(stats->maxima) + column->first, (size_t)column->count * sizeof(double));
+    }
+}
+
 static void read_states(Statistics *stats, Device *dev) {
     for (int i = 0; i < stats->column_count; i++) {
         const StatisticsColumn *column = &stats->columns[i];
@@ -124,12 +157,14 @@ void statistics_reduce_counts(Statistics *stats, Work *work) {
     device_download(work->dev, stats->host_counts, stats->counts);
     all_reduce_sum(work->groups.world, stats->host_counts, REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_STATISTICS);
+    write_maxima(stats);
     read_states(stats, work->dev);
 }
 
 void statistics_reduce(Statistics *stats, Work *work) {
     int64_t columns = stats->width, micro_batches = work->shape.micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
+    reduce_maxima(stats, work);
     double *sums = tensor_f64(stats->host_sums);
     for (int64_t m = 0; m < micro_batches; m++) {
         double *rows = sums + m * work->shape.shards * columns;

@@ -18,6 +18,7 @@ typedef enum StatisticsKind {
     STATISTICS_SCALAR, // f64, a mean over the tokens of the step: steps are averaged
     STATISTICS_VECTOR, // f64, a sum over the tokens of the step, as the counts are
     STATISTICS_COUNTS, // i64
+    STATISTICS_MAX,    // f64, the largest over the tokens of the step, as of several steps
     STATISTICS_STATE,  // f64, a vector of the layer as it was in the step: steps are averaged
 } StatisticsKind;
 
@@ -72,6 +73,7 @@ struct Statistics {
     // The host's mirrors; row 0 holds the totals after statistics_reduce.
     Tensor host_sums, host_counts;
     Tensor sums_scratch; // (micro-batches, width) f64 on the host
+    Tensor maxima;       // (width) f64 on the host: scratch of the columns that are maxima
 };
 
 // ---- asking for columns, while the model is laid out --------------------------------------------
@@ -84,6 +86,8 @@ void statistics_begin(Statistics *stats);
 int statistics_scalar(Statistics *stats, const char *name, int64_t layer);
 int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_t n);
 int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n);
+// A vector of maxima: every shard of every micro-batch writes its own (segment_max).
+int statistics_max(Statistics *stats, const char *name, int64_t layer, int64_t n);
 // Of a tensor (n) f32 that is the same on every rank, read at the end of the step: nobody adds it
 // up.
 int statistics_state(Statistics *stats, const char *name, int64_t layer, Tensor state);

@@ -1,7 +1,7 @@
 // Blockwise attention with a running softmax, forward (FlashAttention, arXiv:2205.14135). One
 // thread takes a whole (sequence, head). It first copies the head's rows into tiles padded with
 // zeros, so that no inner loop has a tail.
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_scores.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
 
@@ -13,12 +13,14 @@ typedef struct ForwardTiles {
     float *largest;    // (BLOCK): running maximum of each query
     float *normaliser; // (BLOCK): running Σ exp(score - largest)
     float *factor;     // (BLOCK): what the sums so far shrink by when the maximum grows
+    float *peak;       // (BLOCK): running maximum of the scores as they are multiplied
+    Rows dropout;      // (BLOCK keys, BLOCK queries)
 } ForwardTiles;
 
 static ForwardTiles forward_tiles(AttentionShape s, int64_t T) {
     int64_t d = round_up(s.d_head, LANES), dv = round_up(s.d_value, LANES);
     int64_t rows = round_up(T, BLOCK);
-    int64_t floats = rows * (d + dv) + BLOCK * (2 * d + BLOCK + dv + 3);
+    int64_t floats = rows * (d + dv) + BLOCK * (2 * d + 2 * BLOCK + dv + 4);
     float *memory = thread_scratch((size_t)floats * sizeof *memory);
     return (ForwardTiles){
         .k = take(&memory, rows, d),
@@ -30,6 +32,8 @@ static ForwardTiles forward_tiles(AttentionShape s, int64_t T) {
         .largest = take(&memory, 1, BLOCK).data,
         .normaliser = take(&memory, 1, BLOCK).data,
         .factor = take(&memory, 1, BLOCK).data,
+        .peak = take(&memory, 1, BLOCK).data,
+        .dropout = take(&memory, BLOCK, BLOCK),
     };
 }
 
@@ -54,45 +58,74 @@ static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries, bool di
     }
 }
 
-// Queries [first, first + count) of one head; out and lse point at the first one's numbers.
-static void forward_block(ForwardTiles t, AttentionRule rule, SoftmaxStart start, Stored out,
-                          float *lse, Stored q, int64_t W, int64_t first, int64_t count) {
+static void raise_peaks(ForwardTiles t, Square at) {
+    for (int64_t i = 0; i < at.queries; i += LANES) {
+        int64_t seen = keys_seen(at.keys, i, at.key == at.query);
+        Lanes peak = lanes_load(t.peak + i);
+        for (int64_t j = 0; j < seen; j++)
+            peak = lanes_max(peak, lanes_load(t.scores.data + j * BLOCK + i));
+        lanes_store(t.peak + i, peak);
+    }
+}
+
+// Where one block of queries of a head has its numbers: at those of its first row.
+typedef struct Queries {
+    Stored q, out;
+    float *lse, *largest; // largest may be NULL
+    int64_t first, count; // in the sequence
+    int64_t head, token;  // as in Square
+} Queries;
+
+static void forward_block(ForwardTiles t, AttentionRule rule, Queries x) {
     AttentionShape s = rule.shape;
-    int64_t T = rule.T, queries = round_up(count, LANES), dv = t.v.width;
-    pack(t.q, queries, q, W, count, s.d_head);
+    SoftmaxStart start = softmax_start(rule, x.head);
+    int64_t T = rule.T, queries = round_up(x.count, LANES), dv = t.v.width;
+    pack(t.q, queries, x.q, attention_qkv_width(s), x.count, s.d_head);
     transpose_scaled(t.q_t, t.q, queries, s.d_head, rule.scale);
     clear(t.sum, queries);
     for (int64_t i = 0; i < queries; i++) {
         t.largest[i] = start.largest;
         t.normaliser[i] = start.normaliser;
+        t.peak[i] = -INFINITY;
     }
-    int64_t first_block = first_key_seen(rule, first) / BLOCK * BLOCK;
-    for (int64_t key = first_block; key <= first; key += BLOCK) {
+    int64_t first_block = first_key_seen(rule, x.first) / BLOCK * BLOCK;
+    for (int64_t key = first_block; key <= x.first; key += BLOCK) {
         int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
+        Square at = {x.head, x.token, key, keys, x.first, queries};
         multiply(t.scores, plain(row_at(t.k, key)), t.q_t, keys, queries, s.d_head);
-        if (key == first) mask(t.scores, keys);
-        mask_early(t.scores, rule, key, keys, first, queries);
-        softmax_block(t, keys, queries, key == first);
+        hide_unseen(t.scores, rule, at);
+        if (x.largest) raise_peaks(t, at);
+        if (scores_are_shaped(rule)) {
+            shape_scores(t.scores, (Rows){0}, rule, at);
+            hide_unseen(t.scores, rule, at);
+        }
+        softmax_block(t, keys, queries, key == x.first);
+        if (rule.dropout.rate > 0.0f) {
+            draw_dropout(t.dropout, rule, at);
+            multiply_elements(t.scores, t.dropout, at);
+        }
         if (key > first_block)
             for (int64_t i = 0; i < queries; i++)
                 for (int64_t c = 0; c < dv; c++) t.sum.data[i * dv + c] *= t.factor[i];
         multiply_add(t.sum, transposed(t.scores), row_at(t.v, key), queries, dv, keys);
     }
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < x.count; i++) {
         float inverse = 1.0f / t.normaliser[i];
-        Stored row = stored_at(out, i * s.heads * s.d_value);
-        float *sum = t.sum.data + i * dv, *to = out.type == F32 ? row.data : sum;
+        Stored row = stored_at(x.out, i * s.heads * s.d_value);
+        float *sum = t.sum.data + i * dv, *to = x.out.type == F32 ? row.data : sum;
         for (int64_t c = 0; c < s.d_value; c++) to[c] = sum[c] * inverse;
-        if (out.type == BF16) round_to_bf16(row.data, to, s.d_value);
-        lse[i * s.heads] = t.largest[i] + logf(t.normaliser[i]);
+        if (x.out.type == BF16) round_to_bf16(row.data, to, s.d_value);
+        x.lse[i * s.heads] = t.largest[i] + logf(t.normaliser[i]);
+        if (x.largest) x.largest[i * s.heads] = t.peak[i];
     }
 }
 
-void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
+                           AttentionRule rule) {
     AttentionShape s = rule.shape;
     int64_t T = rule.T, sequences = qkv.shape[0] / T, W = qkv.shape[1];
     Stored x = stored(qkv), to = stored(out);
-    float *lse_of = tensor_f32(lse);
+    float *lse_of = tensor_f32(lse), *largest_of = largest.data ? tensor_f32(largest) : NULL;
 #pragma omp parallel
     {
         ForwardTiles t = forward_tiles(s, T);
@@ -103,12 +136,19 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor qkv, Atte
                 Stored from = stored_at(x, b * T * W);
                 pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
                 pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
-                for (int64_t i = 0; i < T; i += BLOCK)
-                    forward_block(t, rule, softmax_start(rule, h),
-                                  stored_at(to, (b * T + i) * s.heads * s.d_value + h * s.d_value),
-                                  lse_of + (b * T + i) * s.heads + h,
-                                  stored_at(from, i * W + query_column(s, h)), W, i,
-                                  smaller(BLOCK, T - i));
+                for (int64_t i = 0; i < T; i += BLOCK) {
+                    int64_t row = b * T + i;
+                    forward_block(
+                        t, rule,
+                        (Queries){.q = stored_at(from, i * W + query_column(s, h)),
+                                  .out = stored_at(to, (row * s.heads + h) * s.d_value),
+                                  .lse = lse_of + row * s.heads + h,
+                                  .largest = largest_of ? largest_of + row * s.heads + h : NULL,
+                                  .first = i,
+                                  .count = smaller(BLOCK, T - i),
+                                  .head = h,
+                                  .token = b * T});
+                }
             }
     }
 }

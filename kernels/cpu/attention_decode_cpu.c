@@ -1,5 +1,5 @@
 // Attention of one new token against the cache.
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_scores.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
 
@@ -21,6 +21,10 @@ void attention_decode_cpu(Device *dev, Tensor out, Tensor qkv, Tensor cache, Att
             p[j] =
                 rule.scale *
                 dot_product(q, as_f32(stored_at(k, j * W), s.d_head, q_room + s.d_head), s.d_head);
+        if (scores_are_shaped(rule))
+            for (int64_t j = 0; j < keys; j++)
+                p[j] =
+                    shaped_score(p[j], rule.softcap, slope_of_head(rule, h), (float)(keys - 1 - j));
         SoftmaxStart start = softmax_start(rule, h);
         float largest = fmaxf(max_of(p, keys), start.largest);
         for (int64_t j = 0; j < keys; j++) p[j] = exp_f32(p[j] - largest);

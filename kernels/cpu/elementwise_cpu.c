@@ -1,3 +1,4 @@
+#include <math.h>
 #include <string.h>
 
 #include "kernels/cpu/bf16.h"
@@ -71,6 +72,21 @@ void add_cpu(Device *dev, Tensor out, Tensor a, Tensor b) {
     const float *x = tensor_f32(a), *y = tensor_f32(b);
 #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < n; i++) to[i] = x[i] + y[i];
+}
+
+void segment_max_cpu(Device *dev, Tensor maxima, int64_t column, Tensor x) {
+    int64_t parts = maxima.shape[0], columns = maxima.shape[1], H = x.shape[1];
+    int64_t rows = x.shape[0] / parts;
+    const float *from = tensor_f32(x);
+    double *to = tensor_f64(maxima);
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t p = 0; p < parts; p++)
+        for (int64_t h = 0; h < H; h++) {
+            float largest = -INFINITY;
+            for (int64_t n = p * rows; n < (p + 1) * rows; n++)
+                if (!(from[n * H + h] <= largest)) largest = from[n * H + h];
+            to[p * columns + column + h] = (double)largest;
+        }
 }
 
 void segment_sum_cpu(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor) {

@@ -13,6 +13,8 @@ size_t thread_scratch_most(ScratchShape s) {
         2 * s.D * 4,                         // norms and permutations of bf16
         s.storage == BF16 ? s.V * 4 : 0,     // cross_entropy
         s.storage == BF16 ? 3 * s.F * 4 : 0, // activations
+        // gate_backward
+        s.storage == BF16 ? 3 * s.attention.heads * s.attention.d_value * 4 : 0,
         // rope and qk_norm_backward
         s.storage == BF16 ? 2 * (s.attention.heads + s.attention.kv_heads) * s.attention.d_head * 4
                           : 0,

@@ -132,6 +132,25 @@ static inline float exp_f32(float x) {
     return x > highest ? INFINITY : p;
 }
 
+// tanh within 4e-7 of itself, relatively: Cephes' tanhf (S. Moshier). NaN stays NaN.
+static inline float tanh_f32(float x) {
+    float a = fabsf(x), z = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    float large = 1.0f - 2.0f / (exp_f32(2.0f * a) + 1.0f);
+    return a < 0.625f ? p * z * x + x : copysignf(large, x);
+}
+
+static inline Lanes lanes_tanh(Lanes x) {
+    float t[LANES];
+    lanes_store(t, x);
+    for (int i = 0; i < LANES; i++) t[i] = tanh_f32(t[i]);
+    return lanes_load(t);
+}
+
 static inline Lanes lanes_exp(Lanes x) {
     float e[LANES];
     lanes_store(e, x);

@@ -9,7 +9,7 @@
 //
 // Bytes moved: own tiles and results once; the tiles walked over once a block, from the L2 cache.
 #include "kernels/cuda/attention_delta.cuh"
-#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_scores.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
 // What a block works on: blocks are numbered (sequence, head, tile); `heads` are query heads or
@@ -60,10 +60,22 @@ __device__ static inline QueryNumbers query_numbers(const float *lse, const floa
     return {lse[at] * LOG2_E, delta[at]};
 }
 
+// The gradient of a score that was shaped: `p` is its probability, negative where dropout took it,
+// dp = dout · v. The score comes back from the probability: to keep it would take registers that
+// there are not.
+__device__ static inline float shaped_gradient(Heads g, float p, float dp, float lse_log2,
+                                               float delta, float slope, int distance) {
+    float size = fabsf(p);
+    if (size == 0.0f) return 0.0f;
+    if (g.drop_below > 0) dp = p > 0.0f ? dp * g.kept_factor : 0.0f;
+    float score = (log2f(size) + lse_log2) * LN_2;
+    return size * (dp - delta) * cap_derivative(g, score, slope, distance);
+}
+
 // A block owns OWN keys of a key/value head, and COLUMNS columns of dk and dv. Scores are kept
 // transposed, keys down and queries across, so that they are the left operand of both sums as they
 // lie in registers.
-template <int P>
+template <int P, bool SHAPED>
 __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     attention_backward_keys_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
                                  const float *delta, Heads g, float scale) {
@@ -115,24 +127,50 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
             float p[1][ACROSS][4], ds[1][ACROSS][4];
             multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
             bool partly = query < warp_row + STRIP || query + OTHER - 1 - warp_row >= g.window;
+            int turn = own.head * group + step / tiles; // the query head
+            float slope = SHAPED ? slope_of_head(g, turn) : 0.0f;
 #pragma unroll
             for (int n = 0; n < ACROSS; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+                    if (SHAPED)
+                        p[0][n][i] =
+                            shape_score(g, p[0][n][i], slope, query + column - (warp_row + row));
                     float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
                     if (partly && !sees(g, query + column, warp_row + row)) e = 0.0f;
                     p[0][n][i] = e;
                 }
-            add_product<P, 1, ACROSS, WIDTH>(dv, p, douts, slice);
+            if constexpr (SHAPED) {
+                // Dropped probabilities become negative; the sum below sees zeros in their place.
+                float kept[1][ACROSS][4];
+#pragma unroll
+                for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+                        float factor = dropout_factor(g, own.row + own.first + query + column, turn,
+                                                      own.first + warp_row + row);
+                        kept[0][n][i] = p[0][n][i] * factor;
+                        if (factor == 0.0f) p[0][n][i] = -p[0][n][i];
+                    }
+                add_product<P, 1, ACROSS, WIDTH>(dv, kept, douts, slice);
+            } else {
+                add_product<P, 1, ACROSS, WIDTH>(dv, p, douts, slice);
+            }
             // Not before: with both products' operands at once, 255 registers a thread do not do.
             multiply_tiles<P, 1, ACROSS>(ds, values, warp_row, douts);
 #pragma unroll
             for (int n = 0; n < ACROSS; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    int column = n * 8 + lane % 4 * 2 + i % 2;
-                    ds[0][n][i] = p[0][n][i] * (ds[0][n][i] - deltas[column]);
+                    int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+                    if constexpr (SHAPED)
+                        ds[0][n][i] = shaped_gradient(g, p[0][n][i], ds[0][n][i], lse_log2[column],
+                                                      deltas[column], slope,
+                                                      query + column - (warp_row + row));
+                    else
+                        ds[0][n][i] = p[0][n][i] * (ds[0][n][i] - deltas[column]);
                 }
             add_product<P, 1, ACROSS, WIDTH>(dk, ds, queries, slice);
         }
@@ -156,7 +194,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
 }
 
 // A block owns OWN queries of a head.
-template <int P>
+template <int P, bool SHAPED>
 __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     attention_backward_queries_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
                                     const float *delta, Heads g, float scale) {
@@ -177,6 +215,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
     load_tile<bf16, P, OWN, THREADS>(
         douts, dout + (own.row + own.first) * g.out_width + own.head * g.d_value, g.out_width, rows,
         g.d_value, g.vectors);
+    float slope = SHAPED ? slope_of_head(g, own.head) : 0.0f;
     QueryNumbers upper = query_numbers(lse, delta, own.row, warp_first + lane / 4, own.head, g);
     QueryNumbers lower = query_numbers(lse, delta, own.row, warp_first + lane / 4 + 8, own.head, g);
 
@@ -211,8 +250,15 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
             for (int i = 0; i < 4; i++) {
                 QueryNumbers of = i < 2 ? upper : lower;
                 int column = n * 8 + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+                int distance = warp_first + row - (key + column);
+                if (SHAPED) p[0][n][i] = shape_score(g, p[0][n][i], slope, distance);
                 float e = exp2f(fmaf(p[0][n][i], scale_log2, -of.lse_log2));
                 if (partly && !sees(g, warp_first + row, key + column)) e = 0.0f;
+                if (SHAPED) {
+                    ds[0][n][i] *=
+                        dropout_factor(g, own.row + warp_first + row, own.head, key + column);
+                    e *= cap_derivative(g, p[0][n][i] * scale, slope, distance);
+                }
                 ds[0][n][i] = e * (ds[0][n][i] - of.delta);
             }
         add_product<P, 1, ACROSS, WIDTH>(dq, ds, keys, 0);
@@ -253,7 +299,7 @@ __device__ static inline void store_sum(float *to, int64_t width, float sum[8][4
     }
 }
 
-template <int P>
+template <int P, bool SHAPED>
 __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     attention_backward_keys_f32(float *dqkv, const float *dout, const float *qkv, const float *lse,
                                 const float *delta, Heads g, float scale) {
@@ -293,14 +339,24 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
             float p[S::DOWN][S::ACROSS], ds[S::DOWN][S::ACROSS];
             multiply_tiles<P>(p, keys, queries);
             multiply_tiles<P>(ds, values, douts);
+            float slope = SHAPED ? slope_of_head(g, head) : 0.0f;
 #pragma unroll
             for (int i = 0; i < S::DOWN; i++)
 #pragma unroll
                 for (int j = 0; j < S::ACROSS; j++) {
                     int row = y + 8 * i, column = x + 16 * j;
+                    int distance = query + column - (own.first + row);
+                    if (SHAPED) p[i][j] = shape_score(g, p[i][j], slope, distance);
                     float e = exp2f(fmaf(p[i][j], scale_log2, -numbers[column]));
                     if (!sees(g, query + column, own.first + row)) e = 0.0f;
-                    p_tile[row * S::SCORE_ROW + column] = e;
+                    float factor = 1.0f;
+                    if (SHAPED)
+                        factor = dropout_factor(g, own.row + query + column, head, own.first + row);
+                    p_tile[row * S::SCORE_ROW + column] = SHAPED ? e * factor : e;
+                    if (SHAPED) {
+                        ds[i][j] *= factor;
+                        e *= cap_derivative(g, p[i][j] * scale, slope, distance);
+                    }
                     ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - numbers[OTHER + column]);
                 }
             __syncthreads(); // p and ds are there
@@ -312,7 +368,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     store_sum<P>(to + value_column(g, own.head), g.width, dv, 1.0f, rows, g.d_value, g.vectors);
 }
 
-template <int P>
+template <int P, bool SHAPED>
 __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
     attention_backward_queries_f32(float *dqkv, const float *dout, const float *qkv,
                                    const float *lse, const float *delta, Heads g, float scale) {
@@ -332,6 +388,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
     load_tile<float, P, OWN, THREADS>(
         douts, dout + (own.row + own.first) * g.out_width + own.head * g.d_value, g.out_width, rows,
         g.d_value, g.vectors);
+    float slope = SHAPED ? slope_of_head(g, own.head) : 0.0f;
     QueryNumbers of[S::DOWN];
 #pragma unroll
     for (int i = 0; i < S::DOWN; i++)
@@ -354,8 +411,15 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS)
 #pragma unroll
             for (int j = 0; j < S::ACROSS; j++) {
                 int row = y + 8 * i, column = x + 16 * j;
+                int distance = own.first + row - (key + column);
+                if (SHAPED) p[i][j] = shape_score(g, p[i][j], slope, distance);
                 float e = exp2f(fmaf(p[i][j], scale_log2, -of[i].lse_log2));
                 if (!sees(g, own.first + row, key + column)) e = 0.0f;
+                if (SHAPED) {
+                    ds[i][j] *=
+                        dropout_factor(g, own.row + own.first + row, own.head, key + column);
+                    e *= cap_derivative(g, p[i][j] * scale, slope, distance);
+                }
                 ds_tile[row * S::SCORE_ROW + column] = e * (ds[i][j] - of[i].delta);
             }
         __syncthreads(); // ds is there
@@ -374,53 +438,61 @@ static Heads backward_heads(Tensor dqkv, Tensor dout, Tensor qkv, AttentionRule 
     return g;
 }
 
-template <int P>
-static void backward_bf16(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
-                          const float *delta, AttentionRule rule) {
-    AttentionShape s = rule.shape;
-    int64_t T = rule.T;
+template <int P, bool SHAPED>
+static void backward_bf16(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, const float *lse,
+                          const float *delta, Heads g) {
     typedef BackwardTiles<P> S;
-    Heads g = backward_heads<bf16>(dqkv, dout, qkv, rule);
-    int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
-    launch(dev, attention_backward_keys_bf16<P>, grid_of(tiles * s.kv_heads * S::SLICES),
+    int64_t tiles = qkv.shape[0] / g.T * ceil_div(g.T, S::OWN);
+    launch(dev, attention_backward_keys_bf16<P, SHAPED>, grid_of(tiles * g.kv_heads * S::SLICES),
            dim3(S::THREADS), S::BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout),
-           device_data<bf16>(qkv), device_data<float>(lse), delta, g, rule.scale);
-    launch(dev, attention_backward_queries_bf16<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
-           S::TILE_BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout), device_data<bf16>(qkv),
-           device_data<float>(lse), delta, g, rule.scale);
+           device_data<bf16>(qkv), lse, delta, g, g.scale);
+    launch(dev, attention_backward_queries_bf16<P, SHAPED>, grid_of(tiles * g.heads),
+           dim3(S::THREADS), S::TILE_BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout),
+           device_data<bf16>(qkv), lse, delta, g, g.scale);
+}
+
+template <int P, bool SHAPED>
+static void backward_f32(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, const float *lse,
+                         const float *delta, Heads g) {
+    typedef PlainTiles<P> S;
+    int64_t tiles = qkv.shape[0] / g.T * ceil_div(g.T, S::OWN);
+    launch(dev, attention_backward_keys_f32<P, SHAPED>, grid_of(tiles * g.kv_heads),
+           dim3(S::THREADS), keys_f32_bytes<P>(), device_data<float>(dqkv),
+           device_data<float>(dout), device_data<float>(qkv), lse, delta, g, g.scale);
+    launch(dev, attention_backward_queries_f32<P, SHAPED>, grid_of(tiles * g.heads),
+           dim3(S::THREADS), queries_f32_bytes<P>(), device_data<float>(dqkv),
+           device_data<float>(dout), device_data<float>(qkv), lse, delta, g, g.scale);
 }
 
 template <int P>
-static void backward_f32(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor lse,
-                         const float *delta, AttentionRule rule) {
-    AttentionShape s = rule.shape;
-    int64_t T = rule.T;
-    typedef PlainTiles<P> S;
-    Heads g = backward_heads<float>(dqkv, dout, qkv, rule);
-    int64_t tiles = qkv.shape[0] / T * ceil_div(T, S::OWN);
-    launch(dev, attention_backward_keys_f32<P>, grid_of(tiles * s.kv_heads), dim3(S::THREADS),
-           keys_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
-           device_data<float>(qkv), device_data<float>(lse), delta, g, rule.scale);
-    launch(dev, attention_backward_queries_f32<P>, grid_of(tiles * s.heads), dim3(S::THREADS),
-           queries_f32_bytes<P>(), device_data<float>(dqkv), device_data<float>(dout),
-           device_data<float>(qkv), device_data<float>(lse), delta, g, rule.scale);
+static void backward(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, const float *lse,
+                     const float *delta, AttentionRule rule) {
+    bool wide = qkv.dtype == F32;
+    Heads g = wide ? backward_heads<float>(dqkv, dout, qkv, rule)
+                   : backward_heads<bf16>(dqkv, dout, qkv, rule);
+    if (is_shaped(g)) {
+        (wide ? backward_f32<P, true> : backward_bf16<P, true>)(dev, dqkv, dout, qkv, lse, delta,
+                                                                g);
+    } else {
+        (wide ? backward_f32<P, false> : backward_bf16<P, false>)(dev, dqkv, dout, qkv, lse, delta,
+                                                                  g);
+    }
 }
 
-void attention_backward_cuda(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
-                             Tensor lse, AttentionRule rule) {
+void attention_backward_cuda(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv,
+                             Tensor out, Tensor lse, AttentionRule rule) {
     AttentionShape s = rule.shape;
     int width = padded_head(s);
     size_t bytes = (size_t)(dout.shape[0] * s.heads) * sizeof(float);
     float *delta = static_cast<float *>(cuda_workspace(dev, bytes));
-    if (qkv.dtype == F32) {
-        launch_delta<float>(dev, delta, dout, out, s.d_value);
-        (width == 64    ? backward_f32<64>
-         : width == 128 ? backward_f32<128>
-                        : backward_f32<256>)(dev, dqkv, dout, qkv, lse, delta, rule);
-    } else {
-        launch_delta<bf16>(dev, delta, dout, out, s.d_value);
-        (width == 64    ? backward_bf16<64>
-         : width == 128 ? backward_bf16<128>
-                        : backward_bf16<256>)(dev, dqkv, dout, qkv, lse, delta, rule);
-    }
+    const float *lse_data = device_data<float>(lse);
+    SinkRows sinks = {};
+    if (rule.softmax == SOFTMAX_SINK)
+        sinks = {device_data<float>(dsinks), lse_data, device_data<float>(rule.sinks),
+                 (int)s.heads};
+    (qkv.dtype == F32 ? launch_delta<float> : launch_delta<bf16>)(dev, delta, sinks, dout, out,
+                                                                  s.d_value);
+    (width == 64    ? backward<64>
+     : width == 128 ? backward<128>
+                    : backward<256>)(dev, dqkv, dout, qkv, lse_data, delta, rule);
 }

@@ -5,7 +5,7 @@
 // where neighbouring blocks (the tiles of one head, then the heads that share a key/value head)
 // find them. A block reads its own sequence alone and adds in an order fixed by T and the head's
 // width: no bit depends on the batch.
-#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_scores.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
 // What a block works on: blocks are numbered (sequence, head, tile), a head's last and longest tile
@@ -28,9 +28,9 @@ __device__ static inline QueryTile query_tile(Heads g, int queries) {
 
 // A block of 4 warps; a warp owns STRIPS strips of 16 queries. One buffer for keys, one for values:
 // the values arrive while scores are computed, the next keys while values are summed.
-template <int P> struct ForwardTiles {
+template <int P, bool SHAPED> struct ForwardTiles {
     static const int WARPS = 4, THREADS = WARPS * WARP;
-    static const int STRIPS = P == 256 ? 1 : 2; // what 255 registers a thread can hold
+    static const int STRIPS = P == 256 || SHAPED ? 1 : 2; // what 255 registers a thread can hold
     static const int QUERIES = WARPS * STRIPS * STRIP, KEYS = 64;
     static const int BYTES = (QUERIES + 2 * KEYS) * P * (int)sizeof(bf16);
 };
@@ -48,6 +48,40 @@ __device__ static inline void hide_unseen_keys(float scores[COLUMNS][4], Heads g
 #pragma unroll
         for (int i = 0; i < 4; i++)
             if (!sees(g, query + i / 2 * 8, key + n * 8 + i % 2)) scores[n][i] = -INFINITY;
+}
+
+// Shapes a strip's scores and raises its rows' `peaks`, of this lane's columns. The strip's first
+// row is query `query`, its first column key `key`.
+template <int COLUMNS>
+__device__ static inline void shape_scores(float scores[COLUMNS][4], float peaks[2], Heads g,
+                                           int head, int query, int key) {
+    int lane = threadIdx.x % WARP;
+    float slope = slope_of_head(g, head);
+    query += lane / 4;
+    key += lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            peaks[i / 2] = fmaxf(peaks[i / 2], scores[n][i]);
+            scores[n][i] =
+                shape_score(g, scores[n][i], slope, query + i / 2 * 8 - (key + n * 8 + i % 2));
+        }
+}
+
+// Drops of a strip's exponentials; `row` is that of the sequence's first token.
+template <int COLUMNS>
+__device__ static inline void drop(float scores[COLUMNS][4], Heads g, int64_t row, int head,
+                                   int query, int key) {
+    if (g.drop_below == 0) return;
+    int lane = threadIdx.x % WARP;
+    query += lane / 4;
+    key += lane % 4 * 2;
+#pragma unroll 1
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            scores[n][i] *= dropout_factor(g, row + query + i / 2 * 8, head, key + n * 8 + i % 2);
 }
 
 // One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns
@@ -80,10 +114,10 @@ __device__ static inline void softmax_step(float scores[COLUMNS][4], float sum[W
     *normaliser = *normaliser * factor + added;
 }
 
-template <int P>
-__global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
+template <int P, bool SHAPED>
+__global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS)
     attention_forward_bf16(bf16 *out, float *lse, const bf16 *qkv, Heads g, float scale_log2) {
-    typedef ForwardTiles<P> S;
+    typedef ForwardTiles<P, SHAPED> S;
     const int STRIPS = S::STRIPS, COLUMNS = S::KEYS / 8, WIDTH = P / 8, THREADS = S::THREADS;
     DYNAMIC_SHARED(bf16, queries);
     bf16 *keys = queries + S::QUERIES * P, *values = keys + S::KEYS * P;
@@ -101,13 +135,14 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
     int warp_row = threadIdx.x / WARP * STRIPS * STRIP; // within the tile
     int warp_first = tile.first + warp_row, warp_last = warp_first + STRIPS * STRIP - 1;
     float sum[STRIPS][WIDTH][4] = {}, scores[STRIPS][COLUMNS][4] = {};
-    float largest[STRIPS][2], normaliser[STRIPS][2];
+    float largest[STRIPS][2], normaliser[STRIPS][2], peaks[STRIPS][2];
     float top = first_largest(g, tile.head, scale_log2);
     float counted = threadIdx.x % 4 == 0 ? first_normaliser(g) : 0.0f; // in one of a row's lanes
 #pragma unroll
     for (int m = 0; m < STRIPS; m++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) largest[m][half] = top, normaliser[m][half] = counted;
+        for (int half = 0; half < 2; half++)
+            largest[m][half] = top, normaliser[m][half] = counted, peaks[m][half] = -INFINITY;
 
     for (int key = first_key; key < tile.end; key += S::KEYS) {
         bool seen = key <= warp_last && warp_first < g.T && // by some query of this warp
@@ -131,10 +166,12 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
             int query = warp_first + m * STRIP;
             if (next > query + 1 || key < first_key_seen(g, query + STRIP - 1))
                 hide_unseen_keys<COLUMNS>(scores[m], g, query, key);
+            if (SHAPED) shape_scores<COLUMNS>(scores[m], peaks[m], g, tile.head, query, key);
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 softmax_step<COLUMNS, WIDTH>(scores[m], sum[m], half, &largest[m][half],
                                              &normaliser[m][half], scale_log2);
+            if (SHAPED) drop<COLUMNS>(scores[m], g, tile.row, tile.head, query, key);
         }
         add_product<P, STRIPS, COLUMNS, WIDTH>(sum, scores, values, 0);
     }
@@ -153,6 +190,13 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
             if (lane % 4 == 0 && query < g.T)
                 lse[(tile.row + query) * g.heads + tile.head] =
                     (largest[m][half] * scale_log2 + log2f(total)) * LN_2;
+            if (SHAPED && g.largest) {
+                float peak = peaks[m][half];
+                peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, 1));
+                peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, 2));
+                if (lane % 4 == 0 && query < g.T)
+                    g.largest[(tile.row + query) * g.heads + tile.head] = peak * g.scale;
+            }
         }
         // A warp alone reads its queries: their place is free for its results.
         stage_strip<P, WIDTH>(queries, warp_row + m * STRIP, 0, sum[m], inverse[0], inverse[1]);
@@ -166,10 +210,12 @@ __global__ void __launch_bounds__(ForwardTiles<P>::THREADS)
 // ---- f32 ----------------------------------------------------------------------------------------
 
 // One more tile of keys for this thread's rows of scores, 16 threads to a row; writes exponentials
-// and each row's factor.
-template <int P>
+// and each row's factor. The block's first row is query `query` of the tile's sequence, the first
+// column key `key`.
+template <int P, bool SHAPED>
 __device__ static inline void
-softmax_step(float scores[PlainTiles<P>::DOWN][PlainTiles<P>::ACROSS], float *exponentials,
+softmax_step(Heads g, QueryTile tile, int key,
+             float scores[PlainTiles<P>::DOWN][PlainTiles<P>::ACROSS], float *exponentials,
              float *factors, float largest[PlainTiles<P>::DOWN],
              float normaliser[PlainTiles<P>::DOWN], float scale_log2) {
     typedef PlainTiles<P> S;
@@ -187,8 +233,11 @@ softmax_step(float scores[PlainTiles<P>::DOWN][PlainTiles<P>::ACROSS], float *ex
 #pragma unroll
         for (int j = 0; j < S::ACROSS; j++) {
             float e = exp2f(fmaf(scores[i][j], scale_log2, -shift));
-            exponentials[(y + 8 * i) * S::SCORE_ROW + x + 16 * j] = e;
             added += e;
+            if (SHAPED)
+                e *= dropout_factor(g, tile.row + tile.first + y + 8 * i, tile.head,
+                                    key + x + 16 * j);
+            exponentials[(y + 8 * i) * S::SCORE_ROW + x + 16 * j] = e;
         }
         if (x == 0) factors[y + 8 * i] = factor;
         largest[i] = top;
@@ -202,7 +251,7 @@ template <int P> static inline size_t forward_f32_bytes() {
 }
 
 // A block of 128 threads owns 4096 / P queries; the buffers take turns as above.
-template <int P>
+template <int P, bool SHAPED>
 __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     attention_forward_f32(float *out, float *lse, const float *qkv, Heads g, float scale_log2) {
     typedef PlainTiles<P> S;
@@ -223,11 +272,13 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
 
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
     int row = S::sum_row(), column = S::sum_column();
-    float sum[8][4] = {}, largest[S::DOWN], normaliser[S::DOWN];
+    float sum[8][4] = {}, largest[S::DOWN], normaliser[S::DOWN], peaks[S::DOWN];
+    float slope = SHAPED ? slope_of_head(g, tile.head) : 0.0f;
 #pragma unroll
     for (int i = 0; i < S::DOWN; i++) {
         largest[i] = first_largest(g, tile.head, scale_log2);
         normaliser[i] = x == 0 ? first_normaliser(g) : 0.0f; // in one of a row's threads
+        peaks[i] = -INFINITY;
     }
 
     for (int key = first_key; key < tile.end; key += OTHER) {
@@ -245,7 +296,17 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                 for (int j = 0; j < S::ACROSS; j++)
                     if (!sees(g, tile.first + y + 8 * i, key + x + 16 * j))
                         scores[i][j] = -INFINITY;
-        softmax_step<P>(scores, exponentials, factors, largest, normaliser, scale_log2);
+        if (SHAPED)
+#pragma unroll
+            for (int i = 0; i < S::DOWN; i++)
+#pragma unroll
+                for (int j = 0; j < S::ACROSS; j++) {
+                    peaks[i] = fmaxf(peaks[i], scores[i][j]);
+                    scores[i][j] = shape_score(g, scores[i][j], slope,
+                                               tile.first + y + 8 * i - (key + x + 16 * j));
+                }
+        softmax_step<P, SHAPED>(g, tile, key, scores, exponentials, factors, largest, normaliser,
+                                scale_log2);
         cp_async_wait<0>();
         __syncthreads(); // values and exponentials are there, nobody reads keys
         int next = key + OTHER;
@@ -270,6 +331,14 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
         for (int distance = 8; distance > 0; distance /= 2)
             total += __shfl_xor_sync(ALL_LANES, total, distance);
         int query = tile.first + y + 8 * i;
+        if (SHAPED && g.largest) {
+            float peak = peaks[i];
+#pragma unroll
+            for (int distance = 8; distance > 0; distance /= 2)
+                peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, distance));
+            if (x == 0 && query < g.T)
+                g.largest[(tile.row + query) * g.heads + tile.head] = peak * g.scale;
+        }
         if (x != 0) continue;
         factors[y + 8 * i] = 1.0f / total;
         if (query < g.T)
@@ -291,38 +360,42 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
 
 // ---- the op -------------------------------------------------------------------------------------
 
-template <int P>
-static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
-    typedef ForwardTiles<P> S;
-    AttentionShape s = rule.shape;
-    int64_t T = rule.T;
-    int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::QUERIES);
-    launch(dev, attention_forward_bf16<P>, grid_of(blocks), dim3(S::THREADS), S::BYTES,
-           device_data<bf16>(out), device_data<float>(lse), device_data<bf16>(qkv),
-           heads_of<bf16>(rule, T, qkv.data, out.data), rule.scale * LOG2_E);
+template <int P, bool SHAPED>
+static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, Heads g) {
+    typedef ForwardTiles<P, SHAPED> S;
+    int64_t blocks = qkv.shape[0] / g.T * g.heads * ceil_div(g.T, S::QUERIES);
+    launch(dev, attention_forward_bf16<P, SHAPED>, grid_of(blocks), dim3(S::THREADS), S::BYTES,
+           device_data<bf16>(out), device_data<float>(lse), device_data<bf16>(qkv), g,
+           g.scale * LOG2_E);
 }
 
-template <int P>
-static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+template <int P, bool SHAPED>
+static void forward_f32(Device *dev, Tensor out, Tensor lse, Tensor qkv, Heads g) {
     typedef PlainTiles<P> S;
-    AttentionShape s = rule.shape;
-    int64_t T = rule.T;
-    int64_t blocks = qkv.shape[0] / T * s.heads * ceil_div(T, S::OWN);
-    launch(dev, attention_forward_f32<P>, grid_of(blocks), dim3(S::THREADS), forward_f32_bytes<P>(),
-           device_data<float>(out), device_data<float>(lse), device_data<float>(qkv),
-           heads_of<float>(rule, T, qkv.data, out.data), rule.scale * LOG2_E);
+    int64_t blocks = qkv.shape[0] / g.T * g.heads * ceil_div(g.T, S::OWN);
+    launch(dev, attention_forward_f32<P, SHAPED>, grid_of(blocks), dim3(S::THREADS),
+           forward_f32_bytes<P>(), device_data<float>(out), device_data<float>(lse),
+           device_data<float>(qkv), g, g.scale * LOG2_E);
 }
 
-void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule) {
+template <int P>
+static void forward(Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
+                    AttentionRule rule) {
     bool wide = qkv.dtype == F32;
-    switch (padded_head(rule.shape)) {
-    case 64:
-        (wide ? forward_f32<64> : forward_bf16<64>)(dev, out, lse, qkv, rule);
-        break;
-    case 128:
-        (wide ? forward_f32<128> : forward_bf16<128>)(dev, out, lse, qkv, rule);
-        break;
-    default:
-        (wide ? forward_f32<256> : forward_bf16<256>)(dev, out, lse, qkv, rule);
+    Heads g = wide ? heads_of<float>(rule, rule.T, qkv.data, out.data)
+                   : heads_of<bf16>(rule, rule.T, qkv.data, out.data);
+    if (largest.data) g.largest = device_data<float>(largest);
+    if (is_shaped(g)) {
+        (wide ? forward_f32<P, true> : forward_bf16<P, true>)(dev, out, lse, qkv, g);
+    } else {
+        (wide ? forward_f32<P, false> : forward_bf16<P, false>)(dev, out, lse, qkv, g);
     }
+}
+
+void attention_forward_cuda(Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
+                            AttentionRule rule) {
+    int width = padded_head(rule.shape);
+    (width == 64    ? forward<64>
+     : width == 128 ? forward<128>
+                    : forward<256>)(dev, out, lse, largest, qkv, rule);
 }

@@ -1,6 +1,6 @@
 // Attention of one new token against the cache. The cache is cut into splits of 128 keys, so that a
 // long one keeps the whole GPU busy; a second kernel joins the splits, in order.
-#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_scores.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     const T *rows = cache + (int64_t)split * SPLIT_KEYS * g.width;
     const T *k = rows + kv_head * g.d_head;
     const T *v = rows + g.kv_heads * g.d_head + kv_head * g.d_value;
+    float slope = slope_of_head(g, head);
     float *result = splits + (int64_t)blockIdx.x * (SPLIT_SUM + g.d_value);
 
     for (int c = thread; c < g.d_head; c += DECODE_THREADS)
@@ -56,7 +57,11 @@ __global__ void __launch_bounds__(DECODE_THREADS)
 #pragma unroll
         for (int distance = KEY_LANES / 2; distance > 0; distance /= 2)
             score += __shfl_xor_sync(ALL_LANES, score, distance);
-        if (thread % KEY_LANES == 0) p[key] = key < count ? score * scale_log2 : -INFINITY;
+        if (thread % KEY_LANES == 0) {
+            if (g.softcap > 0.0f || g.slopes)
+                score = shape_score(g, score, slope, keys - 1 - split * SPLIT_KEYS - key);
+            p[key] = key < count ? score * scale_log2 : -INFINITY;
+        }
     }
     __syncthreads();
     float score = thread < SPLIT_KEYS ? p[thread] : -INFINITY;

@@ -28,6 +28,14 @@ typedef struct Heads {
     AttentionSoftmax softmax;
     const float *sinks; // SOFTMAX_SINK alone
     int window;         // T where a query sees all keys before it
+    // What only shaped kernels look at (attention_scores.cuh).
+    float scale, softcap; // softcap 0: none
+    const float *slopes;  // NULL: none
+    uint32_t drop_below;  // of 2^16; 0: no dropout
+    float kept_factor;
+    RngStream dropout;
+    int64_t first_token;
+    float *largest; // of the forward pass; NULL: not wanted
 } Heads;
 
 // Keys [first_key_seen, query] are those that a query sees.
@@ -77,7 +85,15 @@ static inline Heads heads_of(AttentionRule rule, int64_t tokens, const void *qkv
                .vectors = rows_are_vectors<T>(qkv, s.d_head) && rows_are_vectors<T>(out, s.d_value),
                .softmax = rule.softmax,
                .sinks = rule.softmax == SOFTMAX_SINK ? device_data<float>(rule.sinks) : NULL,
-               .window = (int)(rule.window > 0 && rule.window < tokens ? rule.window : tokens)};
+               .window = (int)(rule.window > 0 && rule.window < tokens ? rule.window : tokens),
+               .scale = rule.scale,
+               .softcap = rule.softcap,
+               .slopes = rule.slopes.data ? device_data<float>(rule.slopes) : NULL,
+               .drop_below = rule.dropout.rate > 0.0f ? attention_drop_below(rule.dropout.rate) : 0,
+               .kept_factor = attention_kept_factor(rule.dropout.rate),
+               .dropout = rule.dropout.stream,
+               .first_token = rule.dropout.first_token,
+               .largest = NULL};
     return g;
 }
 

@@ -173,6 +173,28 @@ void segment_sum_cuda(Device *dev, Tensor sums, int64_t column, Tensor x, double
            sums.shape[1], column, device_data<float>(x), count, divisor);
 }
 
+// A block owns a column of one part. Reads every element once.
+__global__ void __launch_bounds__(MOST_THREADS)
+    segment_max_kernel(double *maxima, int64_t columns, int64_t column, const float *x,
+                       int64_t rows, int H) {
+    __shared__ float spare[WARP];
+    int64_t part = blockIdx.x / H;
+    int h = (int)(blockIdx.x % H);
+    float largest = -INFINITY;
+    for (int64_t n = threadIdx.x; n < rows; n += blockDim.x)
+        largest = fmaxf(largest, x[(part * rows + n) * H + h]);
+    largest = block_max(largest, spare);
+    if (threadIdx.x == 0) maxima[part * columns + column + h] = (double)largest;
+}
+
+void segment_max_cuda(Device *dev, Tensor maxima, int64_t column, Tensor x) {
+    int64_t parts = maxima.shape[0], rows = x.shape[0] / parts, H = x.shape[1];
+    int64_t threads = ceil_div(rows, WARP) * WARP;
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    launch(dev, segment_max_kernel, grid_of(parts * H), (unsigned)threads, 0,
+           device_data<double>(maxima), maxima.shape[1], column, device_data<float>(x), rows, H);
+}
+
 // The blocks of 4096 elements that sum_of_squares cuts each segment into. The offsets are on the
 // device, so no one on the host knows how many there are; instead segment s is given the slots from
 // offsets[s] / 4096 + s on. Those are enough: with a = offsets[s] / 4096 and b = offsets[s + 1] /

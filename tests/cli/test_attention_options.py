@@ -1,4 +1,5 @@
 """What attention.* changes, as a user sees it: training that goes on where it stopped, generation, plans and refusals."""
+import json
 import re
 
 from program import ProgramTest, main
@@ -80,6 +81,42 @@ class AttentionOptions(ProgramTest):
                 (["attention.positions=none", "attention.rope_fraction=0.5"], "attention.positions=rope"),
                 (["attention.positions=[learned,rope]"], "set attention.positions=learned or leave it out")):
             self.assert_error(self.run_program("tiny.yaml", "run.dir=refused", *changes), 2, *message)
+
+    def test_scores_and_gates(self):
+        capped = ["attention.softcap=2", "attention.qk_norm=head"]
+        digests = {self.check_life(name, *changes) for name, *changes in (
+            ("alibi", "attention.positions=alibi", "attention.gate=element", *capped),
+            ("mixed", "attention.positions=[rope,alibi]", "attention.gate=head", "attention.softmax=sink",
+             "attention.window=[0,5]", "attention.max_logits=true", "attention.dropout=0.2"))}
+        self.assertEqual(len(digests), 2)
+        self.assertRegex(self.run_program("inspect", f"alibi/{STEP_4}").out, r"layers\.0\.attention\.gate +f32 \(16, 16\)")
+
+    def test_the_largest_scores_are_told_and_change_nothing(self):
+        def logits(run):
+            with open(self.path(f"{run}/metrics.jsonl")) as file:
+                rows = [json.loads(line) for line in file]
+            return [row["max_attention_logit"] for row in rows if "max_attention_logit" in row]
+        self.train("silent")
+        self.train("told", "attention.max_logits=true")
+        self.train("told-by-ranks", "attention.max_logits=true", "train.micro_batches=2", ranks=2)
+        self.assertEqual(logits("silent"), [])
+        self.assertEqual(len(logits("told")), 4)
+        self.assertEqual(logits("told"), logits("told-by-ranks"))
+        self.assertTrue(all(logit > 0 for logit in logits("told")))
+        # The history has two layers of four heads in each row; the weights are the same.
+        out = self.run_program("inspect", f"told/{STEP_4}").out
+        self.assertIn("max_attention_logit", out)
+        weights = [self.run_program("inspect", f"{run}/{STEP_4}").out.split("utilization")[0] for run in ("silent", "told")]
+        self.assertEqual(*[re.findall(r"layers\S+ .*", text) for text in weights])
+
+    def test_dropout_is_trains_own_unless_given(self):
+        def shown(*changes):
+            outcome = self.run_program("tiny.yaml", "--print-config", *changes)
+            self.assert_done(outcome)
+            return re.search(r"attention\.dropout: (\S+)", outcome.out)[1]
+        self.assertEqual(shown(), "0")
+        self.assertEqual(shown("train.dropout=0.1"), "0.1")
+        self.assertEqual(shown("train.dropout=0.1", "attention.dropout=0"), "0")
 
     def test_a_window_costs_less(self):
         def flops(*changes):

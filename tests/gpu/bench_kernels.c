@@ -232,9 +232,9 @@ CASE(run_norm, normalize_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.norm, nor
 CASE(run_norm_backward,
      normalize_backward(&dev, t.sum, t.dnorm, t.a, t.x, t.rstd, t.norm, norm_rule, t.partial))
 CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, T, 0, false))
-CASE(run_attention, attention_forward(&dev, t.heads, t.lse, t.qkv, attention_rule))
+CASE(run_attention, attention_forward(&dev, t.heads, t.lse, (Tensor){0}, t.qkv, attention_rule))
 CASE(run_attention_backward,
-     attention_backward(&dev, t.dqkv, t.dheads, t.qkv, t.heads, t.lse, attention_rule))
+     attention_backward(&dev, t.dqkv, (Tensor){0}, t.dheads, t.qkv, t.heads, t.lse, attention_rule))
 CASE(run_activation, activation_forward(&dev, t.act, t.hidden, SWIGLU))
 CASE(run_activation_backward, activation_backward(&dev, t.dhidden, t.act, t.hidden, SWIGLU))
 CASE(run_router, router_forward(&dev, t.routing, t.sums, t.router_logits, (Tensor){0}, router_rule))

@@ -96,6 +96,22 @@ static void add_softmax_cases(void) {
     cases[count - 1].micro_batches = 2;
 }
 
+static void add_score_cases(void) {
+    ModelConfig *model = add_case("ALiBi, capped scores and a gate of each head");
+    model->attention.positions = (PerLayer){1, {POSITIONS_ALIBI}};
+    model->attention.softcap = 1.5;
+    model->attention.gate = GATE_HEAD;
+    model = add_case(
+        "gates of channels, dropout of attention, capped scores, sinks, two micro-batches");
+    model->attention.gate = GATE_ELEMENT;
+    model->attention.dropout = 0.3;
+    model->attention.softcap = 2;
+    model->attention.softmax = SOFTMAX_SINK;
+    model->attention.max_logits = true;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_query_key_cases(void) {
     ModelConfig *model = add_case("queries and keys normalised head by head");
     model->attention.qk_norm = QK_NORM_HEAD;
@@ -235,6 +251,7 @@ int main(int argc, char **argv) {
     add_position_cases();
     add_rope_cases();
     add_softmax_cases();
+    add_score_cases();
     add_query_key_cases();
     add_window_cases();
     add_router_cases();

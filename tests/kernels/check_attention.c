@@ -8,11 +8,15 @@
 #include <string.h>
 
 typedef struct Case {
-    Tensor qkv, out, lse, dout, dqkv;
-    Tensor qkv_f32, dout_f32; // the same numbers as qkv and dout
-    Tensor dsinks;            // (N, H)
+    Tensor qkv, out, lse, largest, dout, dqkv; // largest: in shaped cases
+    Tensor qkv_f32, dout_f32;                  // the same numbers as qkv and dout
+    Tensor dsinks;                             // (N, H)
     AttentionRule rule;
 } Case;
+
+static bool is_shaped(AttentionRule rule) {
+    return rule.softcap > 0 || rule.slopes.data || rule.dropout.rate > 0;
+}
 
 // Queries and keys are below `size`, all else below 1. The rule's scale and sinks are made here.
 static Case new_case(DType stored, AttentionRule rule, int64_t sequences, float size) {
@@ -32,18 +36,17 @@ static Case new_case(DType stored, AttentionRule rule, int64_t sequences, float 
     c.lse = new_2d(F32, N, s.heads);
     c.dqkv = new_2d(stored, N, W);
     c.dsinks = new_2d(F32, N, s.heads);
+    if (is_shaped(rule)) c.largest = new_2d(F32, N, s.heads);
     return c;
 }
 
 static void forward(Device *dev, void *context) {
     Case *c = context;
-    attention_forward(dev, c->out, c->lse, c->qkv, c->rule);
+    attention_forward(dev, c->out, c->lse, c->largest, c->qkv, c->rule);
 }
 static void backward(Device *dev, void *context) {
     Case *c = context;
-    attention_backward(dev, c->dqkv, c->dout, c->qkv, c->out, c->lse, c->rule);
-    if (c->rule.softmax == SOFTMAX_SINK)
-        attention_sink_backward(dev, c->dsinks, c->dout, c->out, c->lse, c->rule.sinks);
+    attention_backward(dev, c->dqkv, c->dsinks, c->dout, c->qkv, c->out, c->lse, c->rule);
 }
 static void both(Device *dev, void *context) {
     forward(dev, context);
@@ -51,7 +54,8 @@ static void both(Device *dev, void *context) {
 }
 static void run_both(Device *dev, Case *c) {
     run_on(dev, both, c,
-           TENSORS(&c->qkv, &c->out, &c->lse, &c->dout, &c->dqkv, &c->dsinks, &c->rule.sinks));
+           TENSORS(&c->qkv, &c->out, &c->lse, &c->largest, &c->dout, &c->dqkv, &c->dsinks,
+                   &c->rule.sinks, &c->rule.slopes));
 }
 
 // What results may differ from the reference by, element by element.
@@ -64,13 +68,18 @@ static Tolerance tolerance(Case c, float size) {
     int64_t N = c.qkv.shape[0], O = c.out.shape[1], W = c.qkv.shape[1];
     AttentionShape s = c.rule.shape;
     int64_t rotated = (s.heads + s.kv_heads) * s.d_head;
+    // Dropout makes what is left larger.
+    double kept = c.rule.dropout.rate > 0 ? (double)attention_kept_factor(c.rule.dropout.rate) : 1;
     Tolerance t = {new_doubles(N * O), new_doubles(N * W), new_doubles(s.heads), 0};
     reference_attention_rounding(t.out, t.dqkv, t.dsinks, tensor_f32(c.dout_f32),
                                  tensor_f32(c.qkv_f32), c.rule, N);
     // f32: queries and keys are below `size`, so scores are below size² √d_head and carry errors of
     // d_head roundings at most; outputs are averages of values below 1. A key's gradient sums over
     // up to T queries of `group` heads; |dp| is below d_value.
-    double score_error = F32_EPS * (4.0 + (double)(size * size) * (double)s.d_head);
+    // A cap and a slope round numbers of up to their own size.
+    double score_error =
+        F32_EPS * (4.0 + (double)(size * size) * (double)s.d_head + 8 * (double)c.rule.softcap +
+                   (c.rule.slopes.data ? 4 * (double)c.rule.T : 0));
     double terms = sqrt((double)(c.rule.T * (s.heads / s.kv_heads)));
     double gradient_error = 8 * (score_error + F32_EPS * sqrt((double)s.d_value)) * terms;
     // bf16: tensor cores take p and ds rounded to bf16, and delta is made of a rounded `out`. An
@@ -78,10 +87,10 @@ static Tolerance tolerance(Case c, float size) {
     // result's own rounding is the caller's.)
     double rounding = c.qkv.dtype == BF16 ? 4 * BF16_EPS : 0;
     for (int64_t i = 0; i < N * O; i++)
-        t.out[i] = rounding * t.out[i] + 4 * score_error + 8 * F32_EPS;
+        t.out[i] = rounding * t.out[i] + kept * (4 * score_error + 8 * F32_EPS);
     for (int64_t i = 0; i < N * W; i++)
         t.dqkv[i] = rounding * t.dqkv[i] +
-                    gradient_error * (i % W < rotated ? fmax(1.0, (double)size) : 1.0);
+                    kept * gradient_error * (i % W < rotated ? fmax(1.0, (double)size) : 1.0);
     // Each row's share is below d_value; a row's errors do not depend on another's.
     for (int64_t h = 0; h < s.heads; h++)
         t.dsinks[h] =
@@ -95,6 +104,7 @@ static void check_alone(Device *dev, Case c) {
     Case alone = new_case(c.qkv.dtype, c.rule, 1, 1.0f);
     alone.rule = c.rule;
     int64_t T = c.rule.T, first = c.qkv.shape[0] - T;
+    alone.rule.dropout.first_token += first;
     memcpy(alone.qkv.data, tensor_rows(c.qkv, first, T).data, tensor_bytes(alone.qkv));
     memcpy(alone.dout.data, tensor_rows(c.dout, first, T).data, tensor_bytes(alone.dout));
     run_both(dev, &alone);
@@ -148,7 +158,7 @@ static void check_decode(Device *dev, Case c, const double *out, const double *o
             memcpy(row.data, (char *)from.data + (size_t)(s.heads * s.d_head) * bytes,
                    tensor_bytes(row));
         }
-        run_on(dev, decode, &d, TENSORS(&d.out, &d.qkv, &d.cache, &d.rule.sinks));
+        run_on(dev, decode, &d, TENSORS(&d.out, &d.qkv, &d.cache, &d.rule.sinks, &d.rule.slopes));
         expect_near("decoded", d.out, out + (N - 1) * O, storage_eps(c.qkv.dtype),
                     out_tolerance + (N - 1) * O, 1.0);
         if (room == 0) first = copy_of(d.out);
@@ -173,26 +183,32 @@ static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequ
     AttentionShape s = rule.shape;
     int64_t T = rule.T, N = sequences * T;
     begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g, softmax %s, "
-               "window %lld",
+               "window %lld, cap %g%s, dropout %g",
                dev->name, dtype_name(stored), (long long)sequences, (long long)T,
                (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head, (long long)s.d_value,
                (double)size, choice_row(ATTENTION_SOFTMAX_CHOICES, (int)rule.softmax)->word,
-               (long long)rule.window);
+               (long long)rule.window, (double)rule.softcap, rule.slopes.data ? ", slopes" : "",
+               (double)rule.dropout.rate);
+    if (rule.slopes.data) rule.slopes = random_1d(s.heads);
+    for (int64_t h = 0; rule.slopes.data && h < s.heads; h++)
+        tensor_f32(rule.slopes)[h] = fabsf(tensor_f32(rule.slopes)[h]);
     Case c = new_case(stored, rule, sequences, size);
     double *out = new_doubles(tensor_elements(c.out)), *lse = new_doubles(N * s.heads);
+    double *largest = new_doubles(N * s.heads);
     double *dqkv = new_doubles(tensor_elements(c.qkv)), *dsinks = new_doubles(s.heads);
-    reference_attention_forward(out, lse, tensor_f32(c.qkv_f32), c.rule, N);
+    reference_attention_forward(out, lse, largest, tensor_f32(c.qkv_f32), c.rule, N);
     reference_attention_backward(dqkv, dsinks, tensor_f32(c.dout_f32), tensor_f32(c.qkv_f32),
                                  c.rule, N);
     Tolerance t = tolerance(c, size);
     run_both(dev, &c);
     expect_near("out", c.out, out, storage_eps(stored), t.out, 1.0);
     expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, t.lse);
+    if (is_shaped(rule)) expect_near("largest", c.largest, largest, 4 * F32_EPS, NULL, t.lse);
     expect_near("dqkv", c.dqkv, dqkv, storage_eps(stored), t.dqkv, 1.0);
     if (rule.softmax == SOFTMAX_SINK) check_sinks(c, dsinks, t.dsinks);
     if (dev->place == ON_HOST || T <= 70) check_any_order(dev, &c); // an emulated GPU is slow
     if (dev->place == ON_HOST || sequences > 1) check_alone(dev, c);
-    check_decode(dev, c, out, t.out);
+    if (rule.dropout.rate == 0) check_decode(dev, c, out, t.out);
     release_all();
 }
 
@@ -217,6 +233,22 @@ static void check_window(AttentionShape s, int64_t sequences, int64_t T, int64_t
     check_rule((AttentionRule){.shape = s, .T = T, .window = window}, sequences, 1.0f);
     check_rule((AttentionRule){.shape = s, .T = T, .softmax = SOFTMAX_SINK, .window = window},
                sequences, 1.0f);
+}
+
+// Caps, slopes and dropout, alone and together. The slopes' numbers are drawn for each case.
+static void check_shaped(AttentionShape s, int64_t sequences, int64_t T) {
+    static float any;
+    Tensor slopes = tensor_1d(&any, F32, 1);
+    AttentionDropout dropout = {0.3f, {7, RNG_DROPOUT_ATTENTION, 3, 1}, 1000};
+    AttentionRule rule = {.shape = s, .T = T, .softcap = 0.7f};
+    check_rule(rule, sequences, 2.0f);
+    check_rule((AttentionRule){.shape = s, .T = T, .slopes = slopes}, sequences, 1.0f);
+    check_rule((AttentionRule){.shape = s, .T = T, .dropout = dropout}, sequences, 1.0f);
+    rule.slopes = slopes;
+    rule.dropout = dropout;
+    rule.softmax = SOFTMAX_SINK;
+    rule.window = T / 2 + 1;
+    check_rule(rule, sequences, 2.0f);
 }
 
 // A window that holds all keys changes no bit.
@@ -356,7 +388,8 @@ static void time_both(Device *dev, void *context) {
 static void time_on(Device *dev, DType stored, AttentionRule rule, int64_t sequences) {
     Case c = new_case(stored, rule, sequences, 1.0f);
     run_on(dev, time_both, &c,
-           TENSORS(&c.qkv, &c.out, &c.lse, &c.dout, &c.dqkv, &c.dsinks, &c.rule.sinks));
+           TENSORS(&c.qkv, &c.out, &c.lse, &c.largest, &c.dout, &c.dqkv, &c.dsinks, &c.rule.sinks,
+                   &c.rule.slopes));
     release_all();
 }
 
@@ -414,6 +447,11 @@ int main(int argc, char **argv) {
     check_window((AttentionShape){1, 1, 33, 16}, 1, 257, 30);
     check_window((AttentionShape){2, 2, 128, 72}, 1, 170, 65);
     check_window((AttentionShape){1, 1, 200, 40}, 2, 60, 17);
+    check_shaped((AttentionShape){4, 2, 16, 8}, 2, 20);
+    check_shaped((AttentionShape){2, 1, 5, 3}, 2, 9);
+    check_shaped((AttentionShape){2, 1, 64, 64}, 1, 130);
+    check_shaped((AttentionShape){1, 1, 128, 72}, 1, 67);
+    check_shaped((AttentionShape){1, 1, 200, 40}, 1, 70);
     check_wide_window((AttentionShape){2, 1, 24, 40}, 2, 150);
     check_no_rows();
     check_rope((AttentionShape){4, 2, 16, 8}, 8, 3, 9, 0, false);

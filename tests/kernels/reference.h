@@ -43,8 +43,8 @@ void reference_qk_norm_backward(double *dx, double *dx_unit, double *dweights, d
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
                     int64_t pairs, int64_t position, bool inverse);
 
-void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
-                                 int64_t N);
+void reference_attention_forward(double *out, double *lse, double *largest, const float *qkv,
+                                 AttentionRule rule, int64_t N);
 // dsinks (H): with SOFTMAX_SINK alone.
 void reference_attention_backward(double *dqkv, double *dsinks, const float *dout, const float *qkv,
                                   AttentionRule rule, int64_t N);

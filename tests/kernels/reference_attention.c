@@ -97,10 +97,32 @@ void reference_rope(double *row, AttentionShape s, const float *cosines, const f
         }
 }
 
-// Softmax probabilities p (T, T) of head h, what its sink gets of each row (T), and, if wanted, the
-// logarithm of each row's denominator.
-static void head_probabilities(double *p, double *sink_p, double *lse, const float *q,
-                               const float *k, AttentionRule rule, int64_t h) {
+// What dropout multiplies p (T, T) of head h by in the sequence that begins at row `first`.
+static void head_dropout(double *factors, AttentionRule rule, int64_t first, int64_t h) {
+    int64_t T = rule.T, H = rule.shape.heads, pieces = (T + 7) / 8;
+    double below = floor((double)rule.dropout.rate * 65536 + 0.5);
+    for (int64_t i = 0; i < T; i++)
+        for (int64_t j = 0; j < T; j++) {
+            uint32_t words[4];
+            int64_t index = ((rule.dropout.first_token + first + i) * H + h) * pieces + j / 8;
+            rng_words(rule.dropout.stream, (uint64_t)index, words);
+            uint32_t word = words[j % 8 / 2], bits = j % 2 == 0 ? word & 0xffff : word >> 16;
+            factors[i * T + j] = (double)bits < below ? 0 : 65536 / (65536 - below);
+        }
+}
+
+// One head: the softmax's probabilities p (T, T), what its sink gets of each row (T), the
+// derivatives of the cap (T, T), and, if wanted, the logarithm of each row's denominator and the
+// largest score of each row before cap and slope.
+typedef struct Probabilities {
+    double *p, *sink, *cap, *lse, *largest;
+} Probabilities;
+
+static void head_probabilities(Probabilities to, const float *q, const float *k, AttentionRule rule,
+                               int64_t h) {
+    double *p = to.p, *sink_p = to.sink, *lse = to.lse;
+    double cap = (double)rule.softcap;
+    double slope = rule.slopes.data ? (double)tensor_f32(rule.slopes)[h] : 0;
     int64_t T = rule.T, W = attention_qkv_width(rule.shape), d_head = rule.shape.d_head;
     double scale = (double)rule.scale, sink = -INFINITY;
     if (rule.softmax == SOFTMAX_OFF_BY_ONE) sink = 0;
@@ -112,8 +134,14 @@ static void head_probabilities(double *p, double *sink_p, double *lse, const flo
             double score = 0;
             for (int64_t d = 0; d < d_head; d++)
                 score += (double)q[i * W + d] * (double)k[j * W + d];
-            p[i * T + j] = score * scale;
-            largest = fmax(largest, score * scale);
+            score *= scale;
+            if (to.largest)
+                to.largest[i * rule.shape.heads] =
+                    j == first ? score : fmax(to.largest[i * rule.shape.heads], score);
+            to.cap[i * T + j] = cap > 0 ? 1 - tanh(score / cap) * tanh(score / cap) : 1;
+            if (cap > 0) score = cap * tanh(score / cap);
+            p[i * T + j] = score - slope * (double)(i - j);
+            largest = fmax(largest, p[i * T + j]);
         }
         for (int64_t j = first; j <= i; j++) sum += exp(p[i * T + j] - largest);
         sum += exp(sink - largest);
@@ -124,27 +152,33 @@ static void head_probabilities(double *p, double *sink_p, double *lse, const flo
     }
 }
 
-void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
-                                 int64_t N) {
+void reference_attention_forward(double *out, double *lse, double *largest, const float *qkv,
+                                 AttentionRule rule, int64_t N) {
     AttentionShape s = rule.shape;
     int64_t T = rule.T, W = s.heads * s.d_head + s.kv_heads * (s.d_head + s.d_value);
-    double *p = zeros(T * T), *sink_p = zeros(T);
+    double *p = zeros(T * T), *sink_p = zeros(T), *cap = zeros(T * T), *kept = zeros(T * T);
     for (int64_t first = 0; first < N; first += T)
         for (int64_t h = 0; h < s.heads; h++) {
             int64_t kv = h / (s.heads / s.kv_heads);
             const float *q = qkv + first * W + h * s.d_head;
             const float *k = qkv + first * W + (s.heads + kv) * s.d_head;
             const float *v = qkv + first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
-            head_probabilities(p, sink_p, lse + first * s.heads + h, q, k, rule, h);
+            Probabilities head = {p, sink_p, cap, lse + first * s.heads + h,
+                                  largest + first * s.heads + h};
+            head_probabilities(head, q, k, rule, h);
+            head_dropout(kept, rule, first, h);
             for (int64_t i = 0; i < T; i++)
                 for (int64_t c = 0; c < s.d_value; c++) {
                     double sum = 0;
-                    for (int64_t j = 0; j <= i; j++) sum += p[i * T + j] * (double)v[j * W + c];
+                    for (int64_t j = 0; j <= i; j++)
+                        sum += p[i * T + j] * kept[i * T + j] * (double)v[j * W + c];
                     out[(first + i) * s.heads * s.d_value + h * s.d_value + c] = sum;
                 }
         }
     free(p);
     free(sink_p);
+    free(cap);
+    free(kept);
 }
 
 void reference_attention_backward(double *dqkv, double *dsinks, const float *dout, const float *qkv,
@@ -155,13 +189,16 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
     memset(dqkv, 0, (size_t)(N * W) * sizeof *dqkv);
     memset(dsinks, 0, (size_t)s.heads * sizeof *dsinks);
     double *p = zeros(T * T), *dp = zeros(T), *sink_p = zeros(T);
+    double *cap = zeros(T * T), *kept = zeros(T * T);
     for (int64_t first = 0; first < N; first += T)
         for (int64_t h = 0; h < s.heads; h++) {
             int64_t kv = h / (s.heads / s.kv_heads);
             int64_t at_q = first * W + h * s.d_head;
             int64_t at_k = first * W + (s.heads + kv) * s.d_head;
             int64_t at_v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
-            head_probabilities(p, sink_p, NULL, qkv + at_q, qkv + at_k, rule, h);
+            head_probabilities((Probabilities){p, sink_p, cap, NULL, NULL}, qkv + at_q, qkv + at_k,
+                               rule, h);
+            head_dropout(kept, rule, first, h);
             for (int64_t i = 0; i < T; i++) {
                 const float *g = dout + (first + i) * O + h * s.d_value;
                 double mean = 0;
@@ -169,13 +206,14 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
                     dp[j] = 0;
                     for (int64_t c = 0; c < s.d_value; c++) {
                         dp[j] += (double)g[c] * (double)qkv[at_v + j * W + c];
-                        dqkv[at_v + j * W + c] += p[i * T + j] * (double)g[c];
+                        dqkv[at_v + j * W + c] += p[i * T + j] * kept[i * T + j] * (double)g[c];
                     }
+                    dp[j] *= kept[i * T + j];
                     mean += p[i * T + j] * dp[j];
                 }
                 dsinks[h] -= sink_p[i] * mean;
                 for (int64_t j = 0; j <= i; j++) {
-                    double ds = p[i * T + j] * (dp[j] - mean) * (double)rule.scale;
+                    double ds = p[i * T + j] * (dp[j] - mean) * cap[i * T + j] * (double)rule.scale;
                     for (int64_t d = 0; d < s.d_head; d++) {
                         dqkv[at_q + i * W + d] += ds * (double)qkv[at_k + j * W + d];
                         dqkv[at_k + j * W + d] += ds * (double)qkv[at_q + i * W + d];
@@ -186,6 +224,8 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
     free(p);
     free(dp);
     free(sink_p);
+    free(cap);
+    free(kept);
 }
 
 // Adds the squares of one head's errors. Pointers are at the head's first number in the sequence's
@@ -193,8 +233,8 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
 typedef struct HeadRounding {
     double *out, *dq, *dk, *dv, *dsink; // squares
     const float *q, *k, *v, *dout;
-    const double *p, *sink_p; // (T, T), (T)
-    int64_t W, O;             // row lengths of qkv and of out
+    const double *p, *sink_p, *cap, *kept; // (T, T), the second (T)
+    int64_t W, O;                          // row lengths of qkv and of out
     int64_t d_head, d_value, T;
     double scale;
 } HeadRounding;
@@ -206,16 +246,16 @@ static double square(double x) {
 static void head_rounding(HeadRounding r) {
     double *dp = zeros(r.T), *mean_key = zeros(r.d_head);
     for (int64_t i = 0; i < r.T; i++) {
-        const double *p = r.p + i * r.T;
+        const double *p = r.p + i * r.T, *cap = r.cap + i * r.T, *kept = r.kept + i * r.T;
         const float *g = r.dout + i * r.O;
         double delta = 0, delta_error = 0; // delta = Σ dout · out
         for (int64_t c = 0; c < r.d_value; c++) {
             double out = 0, errors = 0;
             for (int64_t j = 0; j <= i; j++) {
                 double v = (double)r.v[j * r.W + c];
-                out += p[j] * v;
-                errors += square(p[j] * v);
-                r.dv[j * r.W + c] += square(p[j] * (double)g[c]);
+                out += p[j] * kept[j] * v;
+                errors += square(p[j] * kept[j] * v);
+                r.dv[j * r.W + c] += square(p[j] * kept[j] * (double)g[c]);
             }
             r.out[i * r.O + c] = errors;
             delta += (double)g[c] * out;
@@ -227,13 +267,15 @@ static void head_rounding(HeadRounding r) {
             dp[j] = 0;
             for (int64_t c = 0; c < r.d_value; c++)
                 dp[j] += (double)g[c] * (double)r.v[j * r.W + c];
-            double own = square(r.scale * p[j] * (dp[j] - delta));
-            double common = square(r.scale * p[j]) * delta_error; // the same delta for all keys
+            dp[j] *= kept[j];
+            double own = square(r.scale * p[j] * cap[j] * (dp[j] - delta));
+            double common =
+                square(r.scale * p[j] * cap[j]) * delta_error; // the same delta for all keys
             for (int64_t d = 0; d < r.d_head; d++) {
                 double k = (double)r.k[j * r.W + d];
                 r.dk[j * r.W + d] += (own + common) * square((double)r.q[i * r.W + d]);
                 r.dq[i * r.W + d] += own * square(k);
-                mean_key[d] += p[j] * k;
+                mean_key[d] += p[j] * cap[j] * k;
             }
         }
         for (int64_t d = 0; d < r.d_head; d++)
@@ -251,21 +293,25 @@ void reference_attention_rounding(double *out_unit, double *dqkv_unit, double *d
     int64_t O = s.heads * s.d_value;
     memset(dqkv_unit, 0, (size_t)(N * W) * sizeof *dqkv_unit);
     memset(dsinks_unit, 0, (size_t)s.heads * sizeof *dsinks_unit);
-    double *p = zeros(T * T), *sink_p = zeros(T);
+    double *p = zeros(T * T), *sink_p = zeros(T), *cap = zeros(T * T), *kept = zeros(T * T);
     for (int64_t first = 0; first < N; first += T)
         for (int64_t h = 0; h < s.heads; h++) {
             int64_t kv = h / (s.heads / s.kv_heads), out = first * O + h * s.d_value;
             int64_t q = first * W + h * s.d_head, k = first * W + (s.heads + kv) * s.d_head;
             int64_t v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
-            head_probabilities(p, sink_p, NULL, qkv + q, qkv + k, rule, h);
+            head_probabilities((Probabilities){p, sink_p, cap, NULL, NULL}, qkv + q, qkv + k, rule,
+                               h);
+            head_dropout(kept, rule, first, h);
             head_rounding((HeadRounding){out_unit + out, dqkv_unit + q, dqkv_unit + k,
                                          dqkv_unit + v, dsinks_unit + h, qkv + q, qkv + k, qkv + v,
-                                         dout + out, p, sink_p, W, O, s.d_head, s.d_value, T,
-                                         (double)rule.scale});
+                                         dout + out, p, sink_p, cap, kept, W, O, s.d_head,
+                                         s.d_value, T, (double)rule.scale});
         }
     for (int64_t i = 0; i < N * O; i++) out_unit[i] = sqrt(out_unit[i]);
     for (int64_t i = 0; i < N * W; i++) dqkv_unit[i] = sqrt(dqkv_unit[i]);
     for (int64_t h = 0; h < s.heads; h++) dsinks_unit[h] = sqrt(dsinks_unit[h]);
     free(p);
     free(sink_p);
+    free(cap);
+    free(kept);
 }

@@ -106,6 +106,12 @@ CONFIGURATIONS = {
     "windows": (
         {"attention.window": "[9, 0, 70]", "model.layers": 3, "train.context": 90},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "scores of every kind": (
+        {"attention.positions": "[alibi, rope]", "attention.softcap": 2, "attention.gate": "element",
+         "attention.dropout": 0.2, "attention.qk_norm": "whole", "attention.max_logits": "true",
+         "attention.rope_fraction": 0.5, "attention.softmax": "sink", "attention.d_head": 8,
+         "attention.window": "[0, 30]", "train.context": 70},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
     "norms of queries and keys": (
         {"attention.qk_norm": "head", "attention.heads": 4, "attention.kv_heads": 2, "train.precision": "bf16"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),

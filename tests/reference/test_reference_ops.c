@@ -60,12 +60,12 @@ static void assert_attention(const char *name) {
 
     Tensor out = fixture_result_2d(f, F32, qkv.shape[0], s.heads * s.d_value);
     Tensor lse = fixture_result_2d(f, F32, qkv.shape[0], s.heads);
-    attention_forward(&dev, out, lse, qkv, rule);
+    attention_forward(&dev, out, lse, (Tensor){0}, qkv, rule);
     fixture_assert_close(f, out, OP_TOLERANCE, "%s/out", name);
     fixture_assert_close(f, lse, OP_TOLERANCE, "%s/lse", name);
 
     Tensor dout = fixture_tensor(f, F32, "%s/dout", name), dqkv = result_like(f, qkv);
-    attention_backward(&dev, dqkv, dout, qkv, out, lse, rule);
+    attention_backward(&dev, dqkv, (Tensor){0}, dout, qkv, out, lse, rule);
     fixture_assert_close(f, dqkv, OP_TOLERANCE, "%s/drotated", name);
     rope(&dev, dqkv, s, cosines, sines, T, 0, true);
     fixture_assert_close(f, dqkv, OP_TOLERANCE, "%s/dqkv", name);

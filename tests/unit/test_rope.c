@@ -1,5 +1,6 @@
 // The angles of RoPE's extensions, against values that a Python script computed in double from the
 // formulas of the papers (YaRN's as in the authors' code).
+#include "model/positions.h"
 #include "model/rope.h"
 
 #include <math.h>
@@ -84,12 +85,23 @@ static void yarn_alone_changes_lengths(void **state) {
     expect_near(rope_length(&config), 1.5);
 }
 
+static void slopes_of_alibi_are_geometric(void **state) {
+    (void)state;
+    const double eight[] = {1.0 / 2,  1.0 / 4,  1.0 / 8,   1.0 / 16,
+                            1.0 / 32, 1.0 / 64, 1.0 / 128, 1.0 / 256};
+    for (int h = 0; h < 8; h++) expect_near(alibi_slope(h, 8), eight[h]);
+    const double six[] = {1.0 / 4, 1.0 / 16, 1.0 / 64, 1.0 / 256, 1.0 / 2, 1.0 / 8};
+    for (int h = 0; h < 6; h++) expect_near(alibi_slope(h, 6), six[h]);
+    expect_near(alibi_slope(0, 1), 1.0 / 256);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_divides_every_angle),
         cmocka_unit_test(ntk_slows_the_slowest_pair_by_the_factor),
         cmocka_unit_test(yarn_mixes_between_the_two),
         cmocka_unit_test(yarn_of_a_short_context_slows_all_but_the_first),
+        cmocka_unit_test(slopes_of_alibi_are_geometric),
         cmocka_unit_test(a_fraction_turns_whole_pairs),
         cmocka_unit_test(yarn_alone_changes_lengths),
     };
