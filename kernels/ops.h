@@ -95,6 +95,7 @@
     OP(normalize_segments, Tensor x, Tensor squares, Tensor offsets, float eps)                    \
     OP(matrix_polynomial, Tensor square, Tensor a, MatrixPolynomial p)                             \
     OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)          \
-    OP(moving_average, Tensor average, Tensor w, float decay)
+    OP(moving_average, Tensor average, Tensor w, float decay)                                      \
+    OP(scale_rows, Tensor w, Tensor factors)
 
 #endif

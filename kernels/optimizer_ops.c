@@ -65,3 +65,9 @@ void moving_average(Device *dev, Tensor average, Tensor w, float decay) {
     CHECK_SHAPE_1D(w, F32, n);
     dev->backend->op.moving_average(dev, average, w, decay);
 }
+
+void scale_rows(Device *dev, Tensor w, Tensor factors) {
+    CHECK_SHAPE_2D(w, F32, factors.shape[0], w.shape[1]);
+    CHECK_SHAPE_1D(factors, F32, w.shape[0]);
+    dev->backend->op.scale_rows(dev, w, factors);
+}

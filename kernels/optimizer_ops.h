@@ -73,6 +73,8 @@ void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups
 
 // average = decay · average + (1 - decay) · w.   average, w (n), n a multiple of 16
 void moving_average(Device *dev, Tensor average, Tensor w, float decay);
+// w[r] *= factors[r].   w (R, D) f32   factors (R) f32
+void scale_rows(Device *dev, Tensor w, Tensor factors);
 
 #ifdef __cplusplus
 }

@@ -7,6 +7,7 @@
 #include "model/dropout.h"
 #include "model/linear.h"
 #include "model/positions.h"
+#include "model/qk_clip.h"
 #include "model/qk_norm.h"
 
 typedef struct Attention {
@@ -24,6 +25,7 @@ typedef struct Attention {
     Tensor dheads, dqkv; // scratch of the backward pass
     Tensor dsinks;       // (N, H), likewise
     Tensor largest;      // (N, H) scratch: the largest score of each row
+    QueryKeyClip clip;
 } Attention;
 
 AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t layer, Tensor sinks) {
@@ -103,10 +105,8 @@ static double largest_of_layers(const Statistics *stats, const char *name) {
     return largest;
 }
 
-static const Summary MAX_LOGIT = {.field = "max_attention_logit",
-                                  .digits = 6,
-                                  .value = largest_of_layers,
-                                  .column = "max_attention_logit"};
+static const Summary MAX_LOGIT = {
+    .field = MAX_LOGIT_COLUMN, .digits = 6, .value = largest_of_layers, .column = MAX_LOGIT_COLUMN};
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     Attention *a = self;
@@ -122,9 +122,11 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     a->dqkv = arena_2d(scratch, work->storage, N, W);
     if (work->config->attention.softmax == SOFTMAX_SINK)
         a->dsinks = arena_2d(scratch, F32, N, s.heads);
-    if (work->config->attention.max_logits && work->training) {
+    qk_clip_layout(&a->clip, work, activations);
+    bool told = work->config->attention.max_logits || work->config->attention.qk_clip > 0;
+    if (told && work->training) {
         a->largest = arena_2d(scratch, F32, N, s.heads);
-        a->max_logits = statistics_max(stats, "max_attention_logit", a->layer, s.heads);
+        a->max_logits = statistics_max(stats, MAX_LOGIT_COLUMN, a->layer, s.heads);
         statistics_summarize(stats, &MAX_LOGIT);
     }
     arena_release(scratch, mark);
@@ -207,6 +209,11 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     bound->kept += 5 * width;
 }
 
+static void after_step(void *self, Work *work, const Statistics *stats) {
+    Attention *a = self;
+    qk_clip_after_step(&a->clip, work, stats, a->layer, a->qkv);
+}
+
 const LayerKind ATTENTION = {
     .state_bytes = sizeof(Attention),
     .bound = bound,
@@ -216,6 +223,7 @@ const LayerKind ATTENTION = {
     .cost = cost,
     .forward = forward,
     .backward = backward,
+    .after_step = after_step,
     .decode = decode,
     .cache_width = cache_width,
 };

@@ -58,6 +58,7 @@ typedef struct AttentionConfig {
     bool max_logits; // whether the largest score of each head is told
     int64_t d_rope;  // channels of a head that RoPE turns, its first; 0: as rope.fraction says
     int64_t q_rank, kv_rank; // of latent attention; q_rank 0: queries have no latent
+    double qk_clip;          // the largest score that a step may leave (qk_clip.h); 0: any
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.

@@ -84,6 +84,9 @@ static const Option ROWS[] = {
         "SGD, Muon: the step looks ahead by one more gradient"),
     NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
         "largest norm of the whole gradient; 0: no clipping"),
+    NUMBER("train.qk_clip", COURSE, model.attention.qk_clip, DEFAULT("0"), RANGE(0, 1e6),
+        "largest attention score of a step above which the projections of the head's queries and keys are scaled down after "
+        "it (QK-clip; Kimi K2, arXiv:2507.20534: 100); 0: never"),
     NUMBER("train.ema", COURSE, optimizer.ema, DEFAULT("0"), RANGE(0, 0.999999),
         "decay of a moving average of the weights, ema = decay ema + (1 - decay) w after each step (Polyak and Juditsky 1992; "
         "AveragedModel of torch.optim.swa_utils), as large as the parameters and in checkpoints; see eval.weights; 0: none"),
@@ -152,8 +155,19 @@ static bool check_groups(const GroupRules *groups, const OptionRules *rules) {
     return true;
 }
 
+static bool check_qk_clip(const AttentionConfig *attention, const OptionRules *rules) {
+    if (attention->qk_clip == 0 || attention->qk_norm == QK_NORM_NONE) return true;
+    return option_broken(
+        rules, "train.qk_clip", "attention.qk_norm",
+        "train.qk_clip (%g) scales what attention.qk_norm brings back to its norm, "
+        "which bounds the scores already; set train.qk_clip=0 or "
+        "attention.qk_norm=none",
+        attention->qk_clip);
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const TrainConfig *train = section;
+    if (!check_qk_clip(&train->model.attention, rules)) return false;
     const OptimizerConfig *optimizer = &train->optimizer;
     if (optimizer->min_lr > optimizer->lr)
         return option_broken(rules, "train.min_lr", "train.lr",

@@ -227,6 +227,26 @@ static void check_average(Device *dev, int64_t n) {
     release_all();
 }
 
+typedef struct Rows {
+    Tensor w, before, factors;
+} Rows;
+static void run_scale(Device *dev, void *context) {
+    Rows *c = context;
+    copy(dev, c->w, c->before);
+    scale_rows(dev, c->w, c->factors);
+}
+static void check_scale(Device *dev, int64_t R, int64_t D) {
+    begin_case("scaled rows, %lld x %lld, on %s", (long long)R, (long long)D, dev->name);
+    Rows c = {.w = new_2d(F32, R, D), .before = random_2d(R, D), .factors = random_1d(R)};
+    double *want = new_doubles(R * D);
+    for (int64_t i = 0; i < R * D; i++)
+        want[i] = (double)tensor_f32(c.before)[i] * (double)tensor_f32(c.factors)[i / D];
+    run_on(dev, run_scale, &c, TENSORS(&c.w, &c.before, &c.factors));
+    expect_near("scaled", c.w, want, F32_EPS, NULL, 0); // one rounding
+    if (dev->place == ON_HOST) expect_same_for_any_threads(run_scale, &c, &c.w, 1);
+    release_all();
+}
+
 int main(int argc, char **argv) {
     if (wants_bench(argc, argv)) return 0;
     // A block of the GPU takes 1024 elements.
@@ -243,6 +263,9 @@ int main(int argc, char **argv) {
                 check_step(dev, sizes[s], with);
             }
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) check_average(dev, sizes[s]);
+        check_scale(dev, 1, 1);
+        check_scale(dev, 37, 5);
+        check_scale(dev, 3, 70);
         check_normalize(dev);
         check_polynomial(dev, 1, 1);
         check_polynomial(dev, 3, 7);

@@ -177,6 +177,12 @@ CONFIGURATIONS = {
         {"train.optimizer": "muon", "train.precision": "bf16", "train.nesterov": "false", "train.momentum": 0.8,
          "model.activation": "relu"},
         [(2, 1, 2, 2), (8, 1, 4, 1)]),
+    "groups, averages, clipped scores": (  # and steps that are skipped: the spread of six losses is soon left
+        {"train.optimizer": "muon", "train.groups": '[{match: "*.router", lr_scale: 0.1, weight_decay: 0}, '
+         '{match: "*norm", lr_scale: 2}]', "train.ema": 0.75, "eval.weights": "ema", "train.skip_z": 1,
+         "train.skip_window": 4, "train.qk_clip": 0.02, "train.precision": "bf16", "attention.kv_heads": 1,
+         "moe.max_expert_replicas": 4, "train.batch": 32, "train.shards": 16},
+        [(1, 2, 1, 4), (2, 1, 2, 1), (4, 1, 2, 2)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),
