@@ -42,6 +42,8 @@
     /* feed-forward */                                                                             \
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
+    OP(gated_add_forward, Tensor out, Tensor y, Tensor logits)                                     \
+    OP(gated_add_backward, Tensor dy, Tensor dlogits, Tensor dout, Tensor y, Tensor logits)        \
     OP(dropout, Tensor out, Tensor x, Dropout rule)                                                \
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
@@ -73,6 +75,9 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
+    OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
+    OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(segment_max, Tensor maxima, int64_t column, Tensor x)                                       \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
@@ -84,6 +89,7 @@
     OP(momentum_direction, Tensor u, Tensor g, Tensor m, Momentum rule)                            \
     OP(normalize_segments, Tensor x, Tensor squares, Tensor offsets, float eps)                    \
     OP(matrix_polynomial, Tensor square, Tensor a, MatrixPolynomial p)                             \
-    OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)
+    OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)          \
+    OP(moving_average, Tensor average, Tensor w, float decay)
 
 #endif

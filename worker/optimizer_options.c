@@ -84,6 +84,9 @@ static const Option ROWS[] = {
         "SGD, Muon: the step looks ahead by one more gradient"),
     NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
         "largest norm of the whole gradient; 0: no clipping"),
+    NUMBER("train.ema", COURSE, optimizer.ema, DEFAULT("0"), RANGE(0, 0.999999),
+        "decay of a moving average of the weights, ema = decay ema + (1 - decay) w after each step (Polyak and Juditsky 1992; "
+        "AveragedModel of torch.optim.swa_utils), as large as the parameters and in checkpoints; see eval.weights; 0: none"),
     NUMBER("train.skip_z", COURSE, optimizer.skip_z, DEFAULT("0"), RANGE(0, 1e6),
         "a step is not applied whose loss or gradient norm lies more than this many standard deviations above the mean of "
         "the last train.skip_window steps (OLMo-core's SkipStepOptimizer: 6; llm.c); 0: every finite step is applied"),
@@ -127,6 +130,16 @@ static bool check_unused(const OptimizerConfig *optimizer, const OptionRules *ru
     return true;
 }
 
+// muP's learning rates are those of updates whose size does not follow the gradient's.
+static bool check_mup(const TrainConfig *train, const OptionRules *rules) {
+    OptimizerKind kind = train->optimizer.kind;
+    if (train->model.mup_base_width == 0 || kind == OPTIMIZER_ADAMW || kind == OPTIMIZER_LION)
+        return true;
+    return option_broken(rules, "model.mup_base_width", "train.optimizer",
+                         "model.mup_base_width sets learning rates as adamw and lion need them; "
+                         "set train.optimizer=adamw or model.mup_base_width=0");
+}
+
 static bool check_groups(const GroupRules *groups, const OptionRules *rules) {
     for (int64_t i = 0; i < groups->count; i++) {
         double decay = groups->maps[i].weight_decay;
@@ -152,7 +165,9 @@ static bool check(const void *section, const OptionRules *rules) {
             "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
             "train.schedule=wsd",
             (long long)optimizer->decay_steps);
-    if (!check_unused(optimizer, rules) || !check_groups(&optimizer->groups, rules)) return false;
+    if (!check_unused(optimizer, rules) || !check_groups(&optimizer->groups, rules) ||
+        !check_mup(train, rules))
+        return false;
     // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it
     // ended is one.
     int64_t left = train->steps - optimizer->warmup_steps;
