@@ -1,6 +1,7 @@
 #include "model/router.h"
 
 #include "model/chooser.h"
+#include "model/initialization.h"
 #include "model/router_balance.h"
 #include "model/routing_tape.h"
 
@@ -10,11 +11,12 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     router->layer = layer;
     router->weight = router->bias = -1;
     if (!moe_has_gate(&config->moe)) return;
-    router->weight = param_add(work->params,
-                               (Param){.rank = 2,
-                                       .shape = {router->shape.experts, config->d_model},
-                                       .init_std = config->init_std},
-                               "layers.%lld.moe.router", (long long)layer);
+    Param weight = {.rank = 2,
+                    .shape = {router->shape.experts, config->d_model},
+                    .readout = true,
+                    .init_std = config->init_std};
+    init_linear(config, &weight);
+    router->weight = param_add(work->params, weight, "layers.%lld.moe.router", (long long)layer);
     if (!moe_is_hashed(&config->moe, layer)) router_declare_bias(router, work);
 }
 
