@@ -15,13 +15,13 @@ const ChoiceTable FORCE_CHOICES = CHOICE_TABLE(FORCES);
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     INTEGER("moe.hash_layers", FUNCTION, moe.hash_layers, DEFAULT("0"), RANGE(0, 1024),
-        "this many first layers are routed by the token's id, with the weights of moe.router (DeepSeek-V4; Hash Layers, arXiv:2106.04426)"),
+        "so many first layers are routed by token id, with the weights of moe.router (DeepSeek-V4; arXiv:2106.04426)"),
     CHOICE("moe.force", COURSE, moe.force, DEFAULT("none"), OF(FORCE_CHOICES),
-        "measure or stress: who is chosen in training, whatever the scores; the gate weights stay theirs, and evaluation and generation are not forced (Megatron)"),
+        "measure or stress: who is chosen in training, whatever the scores; the gate weights stay theirs (Megatron); evaluation is not forced"),
     NUMBER("moe.force_sigma", COURSE, moe.force_sigma, DEFAULT("1"), RANGE(0, 20),
         "skewed: standard deviation of the experts' log-probabilities"),
     INTEGER("moe.hot_experts", COURSE, moe.hot_experts, DEFAULT("0"), RANGE(0, 65536),
-        "hot_rank: the experts that get all the work; moe.experts / parallel.expert are one rank's. 0: the smallest divisor of moe.experts that holds moe.top_k"),
+        "hot_rank: the experts that get all the work; 0: the smallest divisor of moe.experts that holds moe.top_k"),
 };
 // clang-format on
 
@@ -42,7 +42,7 @@ static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules
 
 static bool check_force(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
-    if (rules->is_given(rules, "moe.force_sigma") && moe->force != FORCE_SKEWED)
+    if (moe->force_sigma != 1 && moe->force != FORCE_SKEWED)
         return option_broken(rules, "moe.force_sigma", "moe.force",
                              "moe.force_sigma is of moe.force=skewed alone; set that, or leave "
                              "moe.force_sigma out");
@@ -51,6 +51,15 @@ static bool check_force(const ModelConfig *model, const OptionRules *rules) {
                              "moe.hot_experts is of moe.force=hot_rank alone; set that, or leave "
                              "moe.hot_experts out");
     return check_hot_experts(model, rules);
+}
+
+// Whether a balance loss was asked for, other than by leaving out what says so: a key that is as it
+// is when nobody says anything may also come from a file that says everything.
+static bool balances(const MoeConfig *moe) {
+    const BalanceTerm *only = &moe->balance.maps[0];
+    if (moe->balance.count != 1) return moe->balance.count > 1;
+    bool silent = only->kind == BALANCE_LOAD && only->scope == BALANCE_SHARD;
+    return only->factor > 0 && !(silent && only->factor == 0.01);
 }
 
 static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
@@ -67,12 +76,13 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "moe.router=hash routes every layer by token id, without a gate; "
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
-    static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
+    static const char *const gates[] = {"moe.balance_loss", "moe.balance", "moe.z_loss",
                                         "moe.bias_update"};
-    const bool used[] = {moe->balance.count > 0, moe->balance_loss > 0, moe->z_loss > 0,
+    const bool used[] = {moe->balance_loss > 0 && moe->balance_loss != 0.01, balances(moe),
+                         moe->z_loss > 0 && moe->z_loss != 0.001,
                          moe->bias_update != BIAS_UPDATE_NONE};
     for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
-        if (rules->is_given(rules, gates[i]) && used[i])
+        if (used[i])
             return option_broken(rules, gates[i], "moe.router",
                                  "%s acts on a gate, and moe.router=hash has none; leave it out, "
                                  "or set another moe.router with moe.hash_layers",
@@ -98,16 +108,16 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
         const char *key;
         bool used;
     } others[] = {
-        {"moe.balance", moe->balance.count > 0},
-        {"moe.balance_loss", moe->balance_loss > 0},
+        {"moe.balance_loss", moe->balance_loss > 0 && moe->balance_loss != 0.01},
+        {"moe.balance", balances(moe)},
         {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
         {"moe.force", moe->force != FORCE_NONE},
         {"moe.hash_layers", moe->hash_layers > 0},
-        {"moe.drop", true},
+        {"moe.drop", moe->drop != DROP_POSITION},
         {"moe.renormalize_after_drop", moe->renormalize_after_drop},
     };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (others[i].used && rules->is_given(rules, others[i].key))
+        if (others[i].used)
             return option_broken(rules, others[i].key, "moe.router",
                                  "%s is of tokens that choose; with moe.router=expert_choice every "
                                  "expert takes equally many and none is dropped: leave it out",
