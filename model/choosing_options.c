@@ -15,13 +15,16 @@ const ChoiceTable FORCE_CHOICES = CHOICE_TABLE(FORCES);
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     INTEGER("moe.hash_layers", FUNCTION, moe.hash_layers, DEFAULT("0"), RANGE(0, 1024),
-        "so many first layers are routed by token id, with the weights of moe.router (DeepSeek-V4; arXiv:2106.04426)"),
+        "this many first layers are routed by the token's id, with the weights of moe.router (DeepSeek-V4; Hash Layers, "
+        "arXiv:2106.04426)"),
     CHOICE("moe.force", COURSE, moe.force, DEFAULT("none"), OF(FORCE_CHOICES),
-        "measure or stress: who is chosen in training, whatever the scores; the gate weights stay theirs (Megatron); evaluation is not forced"),
+        "measure or stress: who is chosen in training, whatever the scores; the gate weights stay theirs, and evaluation "
+        "and generation are not forced (Megatron)"),
     NUMBER("moe.force_sigma", COURSE, moe.force_sigma, DEFAULT("1"), RANGE(0, 20),
         "skewed: standard deviation of the experts' log-probabilities"),
     INTEGER("moe.hot_experts", COURSE, moe.hot_experts, DEFAULT("0"), RANGE(0, 65536),
-        "hot_rank: the experts that get all the work; 0: the smallest divisor of moe.experts that holds moe.top_k"),
+        "hot_rank: the experts that get all the work; moe.experts / parallel.expert are one rank's. 0: the smallest "
+        "divisor of moe.experts that holds moe.top_k"),
 };
 // clang-format on
 

@@ -59,7 +59,8 @@ static const Option ROWS[] = {
     CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
         "how a token's logits choose its experts and become their gate weights"),
     FLAG("moe.allow_noncausal", STATE, moe.allow_noncausal, DEFAULT("false"),
-        "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its losses, of evaluations too, are then too good to compare, and it generates nothing"),
+        "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its "
+        "losses, of evaluations too, are then too good to compare, and it generates nothing"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum"),
     NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
