@@ -42,6 +42,9 @@
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
        RouterRule rule)                                                                            \
+    OP(router_noise_forward, Tensor logits, Tensor scale, RouterNoise noise)                       \
+    OP(router_noise_backward, Tensor dscale, Tensor dlogits, Tensor scale, RouterNoise noise)      \
+    OP(router_jitter, Tensor out, Tensor x, float amount, RouterNoise noise)                       \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \

@@ -68,6 +68,9 @@ typedef struct MoeConfig {
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
     double dropout;              // of experts, while training; 0: none
     DropoutPlace dropout_at;
+    bool noise_in_evaluation; // NOISY_TOPK
+    double jitter;            // of the router's input, while training; 0: none
+    double router_init_scale; // of init_std
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.

@@ -66,7 +66,8 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     MoeShape shape = moe->shape;
     int64_t E = shape.experts, K = shape.top_k, F = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + E);
+    int64_t scores = moe->router.noise < 0 ? E : 2 * E;
+    cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + scores);
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;

@@ -28,6 +28,9 @@ int main(int argc, char **argv) {
         terms("z-loss", 0, BALANCE_SHARD, 2, SOFTMAX_TOPK, 1),
         terms("z-loss of two micro-batches", 0, BALANCE_SHARD, 2, TOPK_SOFTMAX, 2),
         terms("balance loss over shards of sigmoids", 5, BALANCE_SHARD, 0, SIGMOID, 1),
+        terms("balance loss over sequences of sqrtsoftplus", 5, BALANCE_SEQUENCE, 1, SQRT_SOFTPLUS,
+              1),
+        terms("both with noisy logits", 3, BALANCE_SHARD, 1, NOISY_TOPK, 1),
         terms("both over the batch of sigmoids", 3, BALANCE_BATCH, 1, SIGMOID, 2),
         terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
     };

@@ -52,6 +52,14 @@ CONFIGURATIONS = {
         {"moe.router": "sigmoid", "moe.scaling_factor": 2.5, "moe.capacity_factor": 1.1, "moe.drop": "probability",
          "moe.balance_scope": "batch", "moe.balance_loss": 0.1},
         [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 4, 1)]),
+    "noisy_top_k with jitter": (
+        {"moe.router": "noisy_top_k", "moe.jitter": 0.1, "moe.noise_in_evaluation": "true", "moe.capacity_factor": 1.25,
+         "moe.router_init_scale": 0.5},
+        [(1, 2, 1, 2), (2, 1, 2, 1), (4, 1, 2, 1)]),
+    "sqrtsoftplus in groups": (
+        {"moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
+         "moe.bias_update": "sign", "moe.balance_scope": "batch"},
+        [(1, 1, 1, 1), (2, 1, 2, 2), (4, 1, 4, 1)]),
     "a bias of the choice": (
         {"moe.bias_update": "sign", "moe.bias_rate": 0.02, "moe.router": "topk_softmax", "moe.capacity_factor": 1,
          "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,
