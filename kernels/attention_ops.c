@@ -27,18 +27,56 @@ static void check_rule(AttentionRule rule) {
     if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_1D(rule.sinks, F32, rule.shape.heads);
 }
 
+int64_t qk_norm_q_width(AttentionShape s, QkNormKind kind) {
+    return kind == QK_NORM_WHOLE ? s.heads * s.d_head : s.d_head;
+}
+
+int64_t qk_norm_k_width(AttentionShape s, QkNormKind kind) {
+    return kind == QK_NORM_WHOLE ? s.kv_heads * s.d_head : s.d_head;
+}
+
+int64_t qk_norm_groups(AttentionShape s, QkNormKind kind) {
+    return kind == QK_NORM_WHOLE ? 2 : s.heads + s.kv_heads;
+}
+
+static void check_qk_norm(AttentionShape s, QkNorm norm, Tensor x, Tensor rstd) {
+    check_heads(s);
+    CHECK(norm.kind != QK_NORM_NONE, "a norm of queries and keys that is none");
+    CHECK_SHAPE_2D(x, storage(x), x.shape[0], attention_qkv_width(s));
+    CHECK_SHAPE_2D(rstd, F32, x.shape[0], qk_norm_groups(s, norm.kind));
+    CHECK_SHAPE_1D(norm.q_weight, F32, qk_norm_q_width(s, norm.kind));
+    CHECK_SHAPE_1D(norm.k_weight, F32, qk_norm_k_width(s, norm.kind));
+}
+
+void qk_norm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, AttentionShape s,
+                     QkNorm norm) {
+    check_qk_norm(s, norm, x, rstd);
+    CHECK_SHAPE_2D(out, storage(x), x.shape[0], x.shape[1]);
+    dev->backend->op.qk_norm_forward(dev, out, rstd, x, s, norm);
+}
+
+void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x,
+                      Tensor rstd, AttentionShape s, QkNorm norm) {
+    check_qk_norm(s, norm, x, rstd);
+    CHECK_SHAPE_2D(dx, storage(x), x.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(dq_weight, F32, x.shape[0], norm.q_weight.shape[0]);
+    CHECK_SHAPE_2D(dk_weight, F32, x.shape[0], norm.k_weight.shape[0]);
+    dev->backend->op.qk_norm_backward(dev, dx, dq_weight, dk_weight, x, rstd, s, norm);
+}
+
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse) {
-    int64_t positions = cosines.shape[0];
+    int64_t positions = cosines.shape[0], pairs = cosines.shape[1];
     check_heads(s);
     check_sequences(T, qkv.shape[0]);
-    CHECK(s.d_head % 2 == 0, "rope wants an even d_head, not %lld", (long long)s.d_head);
+    CHECK(pairs > 0 && 2 * pairs <= s.d_head, "rope of %lld pairs in heads of %lld channels",
+          (long long)pairs, (long long)s.d_head);
     CHECK(first_position >= 0 && first_position + T <= positions,
           "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
           (long long)positions);
     CHECK_SHAPE_2D(qkv, storage(qkv), qkv.shape[0], attention_qkv_width(s));
-    CHECK_SHAPE_2D(cosines, F32, positions, s.d_head / 2);
-    CHECK_SHAPE_2D(sines, F32, positions, s.d_head / 2);
+    CHECK_SHAPE_2D(cosines, F32, positions, pairs);
+    CHECK_SHAPE_2D(sines, F32, positions, pairs);
     dev->backend->op.rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
 }
 

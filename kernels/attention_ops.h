@@ -19,10 +19,32 @@ int64_t attention_qkv_width(AttentionShape s); // H·d_head + KV·(d_head + d_va
 int64_t
 attention_kv_width(AttentionShape s); // KV·(d_head + d_value), the tail of a row: one cache row
 
-// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + d_head/2),
-// as Llama): row r has position first_position + r % T. `inverse` rotates back: the backward pass
-// of the op.
-//   qkv (N, W) T   cosines, sines (positions, d_head/2) f32
+// What RMS norm (norms.h) is taken of before queries and keys are turned: each head alone, with one
+// weight for all of them, or all query heads and all key heads together.
+typedef enum QkNormKind { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_WHOLE } QkNormKind;
+extern const ChoiceTable QK_NORM_CHOICES;
+typedef struct QkNorm {
+    QkNormKind kind; // not QK_NORM_NONE
+    float eps;
+    Tensor q_weight, k_weight; // (qk_norm_q_width), (qk_norm_k_width)
+} QkNorm;
+int64_t qk_norm_q_width(AttentionShape s, QkNormKind kind); // d_head or H·d_head
+int64_t qk_norm_k_width(AttentionShape s, QkNormKind kind); // d_head or KV·d_head
+int64_t qk_norm_groups(AttentionShape s, QkNormKind kind);  // of a row: H + KV or 2
+// out = x with each group of q and of k over its root mean square, times its weight; values are
+// copied.
+//   out, x (N, W) T   rstd (N, groups) what each group was multiplied by
+void qk_norm_forward(Device *dev, Tensor out, Tensor rstd, Tensor x, AttentionShape s, QkNorm norm);
+// dx comes as the gradient of out and leaves as that of x. What each row adds to the weights'
+// gradients, its heads summed in order, is overwritten.
+//   dx, x (N, W) T   dq_weight (N, q_width)   dk_weight (N, k_width)   rstd (N, groups)
+void qk_norm_backward(Device *dev, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x,
+                      Tensor rstd, AttentionShape s, QkNorm norm);
+
+// Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + P), as
+// Llama): row r has position first_position + r % T. The channels from 2 P on stay. `inverse`
+// rotates back: the backward pass of the op.
+//   qkv (N, W) T   cosines, sines (positions, P) f32, 2 P <= d_head
 void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
           int64_t first_position, bool inverse);
 

@@ -28,6 +28,13 @@ static const Choice SOFTMAXES[] = {
 };
 const ChoiceTable ATTENTION_SOFTMAX_CHOICES = CHOICE_TABLE(SOFTMAXES);
 
+static const Choice QK_NORMS[] = {
+    [QK_NORM_NONE] = {"none", "as they are projected"},
+    [QK_NORM_HEAD] = {"head", "RMS norm of each head, a weight for all of them (Qwen3)"},
+    [QK_NORM_WHOLE] = {"whole", "RMS norm over all heads together (OLMo 2, arXiv:2501.00656)"},
+};
+const ChoiceTable QK_NORM_CHOICES = CHOICE_TABLE(QK_NORMS);
+
 static const struct NormFacts {
     Choice choice;
     int64_t params, statistics;

@@ -27,6 +27,9 @@
     OP(normalize_backward, Tensor dx, NormParams dparams, Tensor dout, Tensor x,                   \
        Tensor statistics, NormParams params, NormRule rule, Tensor partial)                        \
     /* attention */                                                                                \
+    OP(qk_norm_forward, Tensor out, Tensor rstd, Tensor x, AttentionShape s, QkNorm norm)          \
+    OP(qk_norm_backward, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x, Tensor rstd,     \
+       AttentionShape s, QkNorm norm)                                                              \
     OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
        int64_t first_position, bool inverse)                                                       \
     OP(attention_forward, Tensor out, Tensor lse, Tensor qkv, AttentionRule rule)                  \
@@ -50,9 +53,9 @@
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
-    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums,                            \
-       Tensor batch_tokens_per_expert, BalanceRule rule)                                           \
-    OP(sum_columns, Tensor out, Tensor x)                                                          \
+    OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
+       BalanceRule rule)                                                                           \
+    OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
     OP(count_ids, Tensor counts, Tensor ids)                                                       \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \

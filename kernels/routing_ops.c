@@ -96,8 +96,8 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
     dev->backend->op.expert_load(dev, sums, ids, weights, kept);
 }
 
-void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                   Tensor batch_tokens_per_expert, BalanceRule rule) {
+void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,
+                   BalanceRule rule) {
     int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t rows = to.totals.shape[0], columns = to.totals.shape[1];
     CHECK_SHAPE_2D(sums.tokens_per_expert, I32, parts, E);
@@ -110,22 +110,31 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
     CHECK_SHAPE_2D(to.totals, F64, rows, columns);
     CHECK_SHAPE_1D(to.routed, I64, E);
     CHECK_SHAPE_1D(to.dropped, I64, E);
-    if (batch_tokens_per_expert.data) CHECK_SHAPE_1D(batch_tokens_per_expert, I64, E);
+    if (counts.data) CHECK_SHAPE_2D(counts, I64, counts.shape[0], E);
     CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
           (long long)parts, (long long)rows);
-    CHECK(to.balance >= 0 && to.balance < columns && to.z >= 0 && to.z < columns &&
-              to.entropy >= 0 && to.entropy < columns && to.weight_mass >= 0 &&
-              to.weight_mass + E <= columns,
-          "columns %lld, %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
-          (long long)to.balance, (long long)to.z, (long long)to.entropy, (long long)E,
-          (long long)to.weight_mass, (long long)columns);
-    dev->backend->op.router_totals(dev, to, balance, sums, batch_tokens_per_expert, rule);
+    CHECK(to.z >= 0 && to.z < columns && to.entropy >= 0 && to.entropy < columns &&
+              to.weight_mass >= 0 && to.weight_mass + E <= columns,
+          "columns %lld, %lld, and %lld experts from %lld on, do not lie within %lld",
+          (long long)to.z, (long long)to.entropy, (long long)E, (long long)to.weight_mass,
+          (long long)columns);
+    CHECK(rule.count >= 0 && rule.count <= LOAD_TERMS_MAX, "%d terms", rule.count);
+    for (int i = 0; i < rule.count; i++) {
+        LoadTerm term = rule.terms[i];
+        CHECK(term.column >= 0 && term.column < columns, "term %d has no column", i);
+        CHECK(term.counts_row < 0 || (counts.data && term.counts_row < counts.shape[0]),
+              "term %d has no counts", i);
+        CHECK(term.counts_row >= 0 || (term.parts > 0 && parts % term.parts == 0),
+              "term %d: %lld parts do not divide into runs of %lld", i, (long long)parts,
+              (long long)term.parts);
+    }
+    dev->backend->op.router_totals(dev, to, balance, sums, counts, rule);
 }
 
-void sum_columns(Device *dev, Tensor out, Tensor x) {
+void sum_columns(Device *dev, Tensor out, Tensor x, bool add) {
     CHECK_SHAPE_1D(out, I64, x.shape[1]);
-    CHECK_SHAPE_2D(x, I32, x.shape[0], out.shape[0]);
-    dev->backend->op.sum_columns(dev, out, x);
+    CHECK_SHAPE_2D(x, x.dtype == I64 ? I64 : I32, x.shape[0], out.shape[0]);
+    dev->backend->op.sum_columns(dev, out, x, add);
 }
 
 void count_ids(Device *dev, Tensor counts, Tensor ids) {

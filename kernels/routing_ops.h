@@ -140,28 +140,37 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
 // Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
 // parts.
 typedef struct RouterTotals {
-    Tensor totals;               // (S, columns) f64
-    int64_t balance, z, entropy; // the column of each
-    int64_t weight_mass;         // first of E columns
-    Tensor routed, dropped;      // (E) i64: choices kept, and dropped
+    Tensor totals;          // (S, columns) f64
+    int64_t z, entropy;     // the column of each
+    int64_t weight_mass;    // first of E columns
+    Tensor routed, dropped; // (E) i64: choices kept, and dropped
 } RouterTotals;
+// One load-balancing loss.
+typedef struct LoadTerm {
+    double coefficient; // α
+    double choices;     // that a count is a share of: K times the tokens over which f is taken
+    int64_t parts;      // neighbouring parts, from a multiple of it on, whose choices are counted
+    int counts_row;     // of `counts`, which are taken instead; -1: none
+    int64_t column;     // of its loss in the totals
+} LoadTerm;
+enum { LOAD_TERMS_MAX = 8 };
 typedef struct BalanceRule {
-    double coefficient;    // α of the balance loss
+    LoadTerm terms[LOAD_TERMS_MAX];
+    int count;
     double per_step_token; // 1 / tokens of the step: turns sums into the means that enter the loss
-    double choices;        // that a count is a share of: K times the tokens over which f is taken
 } BalanceRule;
 // Turns one MoE layer's sums into the balance coefficients and adds them to the totals. With count
-// the choices of an expert in the part, or in `batch_tokens_per_expert` (E) i64 when its data is
-// not NULL:
-//   share[p, e] = E · per_step_token · count / choices;
-//   balance (parts, E) f32 = coefficient · share
+// the choices of an expert that a term takes:
+//   share[term, p, e] = E · per_step_token · count / choices;
+//   balance (parts, E) f32 = Σ_term coefficient · share
 //   totals += Σ_e share · prob_sum;  per_step_token · lse2_sum;  per_step_token · entropy_sum;
 //     weight_mass
 //   routed += tokens_per_expert - dropped;  dropped += dropped
-void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                   Tensor batch_tokens_per_expert, BalanceRule rule);
-// out[e] = Σ_p x[p, e].   out (E) i64   x (parts, E) i32
-void sum_columns(Device *dev, Tensor out, Tensor x);
+//   counts (rows, E) i64; data NULL: no term takes them
+void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,
+                   BalanceRule rule);
+// out[e] = Σ_p x[p, e], or out[e] += that.   out (E) i64   x (parts, E) i32 or i64
+void sum_columns(Device *dev, Tensor out, Tensor x, bool add);
 // counts[e] += how many of the ids are e; ids below 0 and from E on are none.
 //   counts (E) i64   ids (n, K) i32
 void count_ids(Device *dev, Tensor counts, Tensor ids);

@@ -229,7 +229,7 @@ bool config_items_parse(const Option *key, const char *const *items, int count, 
             return refuse(count > 1 ? &item : key, count > 1 ? name : key->name, items[i], err);
         }
         list.values[list.count++] =
-            item.type == OPTION_CHOICE ? (int64_t)value.choice : value.integer;
+            item.type == OPTION_CHOICE ? (int32_t)value.choice : (int32_t)value.integer;
     }
     per_layer_shorten(&list);
     memcpy(field, &list, sizeof list);

@@ -98,6 +98,8 @@ const Habit HABIT_KEYS[] = {
     {"positional_encoding", "attention.positions"},
     {"pos_emb", "attention.positions"},
     {"softmax_type", "attention.softmax"},
+    {"qk_layernorm", "attention.qk_norm"},
+    {"use_qk_norm", "attention.qk_norm"},
     {"sliding_window", "attention.window"},
     {"window_size", "attention.window"},
     {"num_experts", "moe.experts"},

@@ -1,14 +1,15 @@
 #include "model/attention.h"
 
-#include <math.h>
-
 #include "model/linear.h"
 #include "model/positions.h"
+#include "model/qk_norm.h"
 
 typedef struct Attention {
-    Linear qkv, output;  // weights (W, D) and (D, H·d_value)
-    int64_t window;      // of this layer; 0: whole
-    int sinks;           // parameter (H): with attention.softmax sink alone
+    Linear qkv, output;     // weights (W, D) and (D, H·d_value)
+    int64_t window;         // of this layer; 0: whole
+    PositionKind positions; // likewise
+    int sinks;              // parameter (H): with attention.softmax sink alone
+    QueryKeyNorm norm;
     Tensor x;            // (N, D) input, borrowed
     Tensor qkv_rows;     // (N, W) stored, after rotation
     Tensor heads, lse;   // (N, H·d_value) stored, (N, H)
@@ -20,7 +21,7 @@ static AttentionRule attention_rule(const Attention *a, const Work *work) {
     const AttentionConfig *config = &work->config->attention;
     AttentionRule rule = {.shape = config->shape,
                           .T = work->shape.T,
-                          .scale = (float)(1.0 / sqrt((double)config->shape.d_head)),
+                          .scale = (float)attention_scale(config),
                           .softmax = config->softmax,
                           .window = a->window};
     if (rule.softmax == SOFTMAX_SINK) rule.sinks = work_value(work, a->sinks);
@@ -40,6 +41,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = config->attention.shape;
     int64_t D = config->d_model;
+    a->positions = model_positions(config, layer);
     a->window = layer_value(&config->attention.window, layer);
     const BiasFacts *bias = &BIASES[config->bias];
     a->qkv = linear_declare(
@@ -50,6 +52,7 @@ static void declare(void *self, Work *work, int64_t layer) {
                 .group = GROUP_HIDDEN,
                 .init_std = config->init_std},
         bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
+    query_key_norm_declare(&a->norm, work, layer);
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, s.heads * s.d_value},
@@ -74,6 +77,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     a->heads = arena_2d(activations, work->storage, N, s.heads * s.d_value);
     a->lse = arena_2d(activations, F32, N, s.heads);
     size_t mark = arena_mark(scratch);
+    query_key_norm_layout(&a->norm, work, activations, scratch);
     a->dheads = arena_2d(scratch, work->storage, N, s.heads * s.d_value);
     a->dqkv = arena_2d(scratch, work->storage, N, W);
     if (work->config->attention.softmax == SOFTMAX_SINK)
@@ -96,12 +100,18 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     cost->scratch.attention = s;
 }
 
+// Queries, keys and values of the tokens, but where the queries and keys point by position.
+static void project(Attention *a, Work *work, Tensor x) {
+    linear_forward(work, a->qkv, query_key_norm_input(&a->norm, work, a->qkv_rows), x);
+    query_key_norm_forward(&a->norm, work, a->qkv_rows);
+}
+
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     (void)stats;
     Attention *a = self;
     a->x = x;
-    linear_forward(work, a->qkv, a->qkv_rows, x);
-    positions_rotate(work->positions, work, a->qkv_rows, 0, false);
+    project(a, work, x);
+    positions_rotate(work->positions, a->positions, work, a->qkv_rows, 0, false);
     attention_forward(work->dev, a->heads, a->lse, a->qkv_rows, attention_rule(a, work));
     linear_forward(work, a->output, out, a->heads);
 }
@@ -118,7 +128,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
         bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
                       work_dense_rows(work));
     }
-    positions_rotate(work->positions, work, a->dqkv, 0, true);
+    positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);
+    query_key_norm_backward(&a->norm, work, a->dqkv);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
 }
 
@@ -126,8 +137,8 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     Attention *a = self;
     AttentionShape s = work->config->attention.shape;
     int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
-    linear_forward(work, a->qkv, a->qkv_rows, x);
-    positions_rotate(work->positions, work, a->qkv_rows, position, false);
+    project(a, work, x);
+    positions_rotate(work->positions, a->positions, work, a->qkv_rows, position, false);
     // Keys and values are the tail of the projected row: one row of the cache.
     Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
     copy(work->dev, tensor_rows(cache, position, 1), kv);
@@ -144,8 +155,8 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     (void)layer;
     AttentionShape s = config->attention.shape;
     double width = (double)((s.heads + s.kv_heads) * (s.d_head + s.d_value));
-    bound->parameters += (double)config->d_model * width + (double)s.heads;
-    bound->kept += 2 * width;
+    bound->parameters += (double)config->d_model * width + (double)s.heads + width; // with norms
+    bound->kept += 3 * width;
 }
 
 const LayerKind ATTENTION = {

@@ -1,5 +1,6 @@
 #include "kernels/option_rows.h"
 #include "model/positions.h"
+#include "model/rope.h"
 
 static void derive_kv_heads(void *section) {
     AttentionShape *shape = &((ModelConfig *)section)->attention.shape;
@@ -16,6 +17,16 @@ static void derive_d_value(void *section) {
     shape->d_value = shape->d_head;
 }
 
+static void derive_scale(void *section) {
+    AttentionConfig *attention = &((ModelConfig *)section)->attention;
+    attention->scale = attention_scale(attention);
+}
+
+static void derive_attention_factor(void *section) {
+    RopeConfig *rope = &((ModelConfig *)section)->attention.rope;
+    rope->attention_factor = rope_default_attention_factor(rope);
+}
+
 // clang-format off
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
@@ -30,18 +41,101 @@ static const Option ROWS[] = {
     INTEGER("attention.d_value", FUNCTION, attention.shape.d_value,
         DERIVED("attention.d_head", derive_d_value), RANGE(1, 4096),
         "width of a value head"),
-    CHOICE("attention.positions", FUNCTION, attention.positions, DEFAULT("rope"),
+    NUMBER("attention.scale", FUNCTION, attention.scale,
+        DERIVED("attention.d_head^-0.5", derive_scale), RANGE(1e-9, 1e9),
+        "what the products of queries and keys are multiplied by (arXiv:1706.03762)"),
+    CHOICES("attention.positions", FUNCTION, attention.positions, DEFAULT("rope"),
         OF(POSITION_CHOICES),
-        "how a token's position is known"),
+        "how a token's position is known, in each layer: [rope, rope, rope, none] leaves out every fourth (SmolLM3)"),
     NUMBER("attention.rope_theta", FUNCTION, attention.rope_theta, DEFAULT("10000"), RANGE(1, 1e9),
         "RoPE: base of the wavelengths"),
+    NUMBER("attention.rope_fraction", FUNCTION, attention.rope.fraction, DEFAULT("1"), RANGE(0.001, 1),
+        "RoPE: share of attention.d_head that is turned, its first channels (GPT-NeoX, Phi)"),
+    CHOICE("attention.rope_scaling", FUNCTION, attention.rope.scaling, DEFAULT("none"),
+        OF(ROPE_SCALING_CHOICES),
+        "RoPE: how it reaches past the context that the weights were trained with"),
+    NUMBER("attention.rope_factor", FUNCTION, attention.rope.factor, DEFAULT("1"), RANGE(1, 1e6),
+        "rope_scaling: how many times longer the context becomes"),
+    INTEGER("attention.rope_original_context", FUNCTION, attention.rope.original_context, DEFAULT("0"),
+        RANGE(0, 1 << 30),
+        "rope_scaling yarn: tokens of the context before; 0: not given"),
+    NUMBER("attention.rope_beta_fast", FUNCTION, attention.rope.beta_fast, DEFAULT("32"), RANGE(1e-3, 1e6),
+        "rope_scaling yarn: pairs that turn more often over the original context keep their angles"),
+    NUMBER("attention.rope_beta_slow", FUNCTION, attention.rope.beta_slow, DEFAULT("1"), RANGE(1e-3, 1e6),
+        "rope_scaling yarn: pairs that turn less often are slowed by the whole factor"),
+    NUMBER("attention.rope_attention_factor", FUNCTION, attention.rope.attention_factor,
+        DERIVED("0.1 ln attention.rope_factor + 1 with attention.rope_scaling: yarn, otherwise 1", derive_attention_factor),
+        RANGE(1e-3, 1e3),
+        "RoPE: what turned queries and keys are multiplied by, each: YaRN's temperature^-0.5 (arXiv:2309.00071)"),
     CHOICE("attention.softmax", FUNCTION, attention.softmax, DEFAULT("plain"),
         OF(ATTENTION_SOFTMAX_CHOICES),
         "what stands in the softmax's denominator beside the keys that a query sees"),
+    CHOICE("attention.qk_norm", FUNCTION, attention.qk_norm, DEFAULT("none"), OF(QK_NORM_CHOICES),
+        "norm of queries and keys before they are turned, so that scores cannot grow without bound (arXiv:2302.05442)"),
     INTEGERS("attention.window", FUNCTION, attention.window, DEFAULT("0"), RANGE(0, 1 << 30),
         "sliding window: a token sees so many, itself the last of them (Mistral, arXiv:2310.06825); 0: all before it"),
 };
 // clang-format on
+
+static bool check_rope(const AttentionConfig *attention, const OptionRules *rules) {
+    const RopeConfig *rope = &attention->rope;
+    bool scaled = rope->scaling != ROPE_AS_TRAINED;
+    if (scaled && rope->factor <= 1)
+        return option_broken(rules, "attention.rope_scaling", "attention.rope_factor",
+                             "attention.rope_scaling %s with attention.rope_factor 1 changes "
+                             "nothing; set how many times longer the context becomes",
+                             choice_row(ROPE_SCALING_CHOICES, (int)rope->scaling)->word);
+    if (!scaled && rope->factor > 1)
+        return option_broken(rules, "attention.rope_factor", NULL,
+                             "attention.rope_factor %g wants attention.rope_scaling=linear, ntk or "
+                             "yarn",
+                             rope->factor);
+    if (rope->scaling == ROPE_YARN && rope->original_context == 0)
+        return option_broken(rules, "attention.rope_scaling", NULL,
+                             "attention.rope_scaling yarn wants attention.rope_original_context, "
+                             "the train.context that the weights were trained with");
+    if (rope->scaling == ROPE_YARN && attention->rope_theta <= 1)
+        return option_broken(rules, "attention.rope_theta", "attention.rope_scaling",
+                             "attention.rope_theta 1 turns all pairs alike, and yarn has none to "
+                             "tell apart; set it to 10000 or so");
+    if (rope->scaling == ROPE_YARN && rope->beta_fast <= rope->beta_slow)
+        return option_broken(rules, "attention.rope_beta_fast", "attention.rope_beta_slow",
+                             "attention.rope_beta_fast (%g) is not above attention.rope_beta_slow "
+                             "(%g); the defaults are 32 and 1",
+                             rope->beta_fast, rope->beta_slow);
+    if (rope_pairs(rope, attention->shape.d_head) == 0)
+        return option_broken(rules, "attention.rope_fraction", "attention.d_head",
+                             "attention.rope_fraction %g of attention.d_head (%lld) is no pair of "
+                             "channels; set it to %g or more, or attention.positions=none",
+                             rope->fraction, (long long)attention->shape.d_head,
+                             2.0 / (double)attention->shape.d_head);
+    return true;
+}
+
+// Rules of layers that do not go together, and keys that no layer asks for.
+static bool check_positions(const ModelConfig *model, const OptionRules *rules) {
+    const AttentionConfig *attention = &model->attention;
+    for (int64_t layer = 1; layer < model->layers; layer++) {
+        PositionKind kinds[] = {model_positions(model, 0), model_positions(model, layer)};
+        for (int i = 0; i < 2; i++)
+            if (kinds[0] != kinds[1] && POSITION_RULES[kinds[i]].of_model)
+                return option_broken(
+                    rules, "attention.positions", NULL,
+                    "attention.positions has %s beside %s, but it is added to the tokens' vectors, "
+                    "for all layers; set attention.positions=%s or leave it out of the list",
+                    POSITION_RULES[kinds[i]].choice.word, POSITION_RULES[kinds[1 - i]].choice.word,
+                    POSITION_RULES[kinds[i]].choice.word);
+    }
+    if (positions_include(model, POSITIONS_ROPE)) return check_rope(attention, rules);
+    const char *key = attention->rope.scaling != ROPE_AS_TRAINED ? "attention.rope_scaling"
+                      : attention->rope.fraction != 1            ? "attention.rope_fraction"
+                      : attention->rope.factor != 1              ? "attention.rope_factor"
+                                                                 : NULL;
+    return !key || option_broken(rules, key, "attention.positions",
+                                 "%s is of RoPE, but no layer has attention.positions rope; leave "
+                                 "it out or set attention.positions=rope",
+                                 key);
+}
 
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
@@ -61,12 +155,12 @@ static bool check(const void *section, const OptionRules *rules) {
                              "to one of %s, or give attention.d_head",
                              (long long)shape->heads, (long long)model->d_model, list);
     }
-    if (POSITION_RULES[model->attention.positions].turns_pairs && shape->d_head % 2 != 0)
+    if (positions_include(model, POSITIONS_ROPE) && shape->d_head % 2 != 0)
         return option_broken(
             rules, "attention.d_head", "attention.heads",
             "attention.d_head (%lld) is odd, but RoPE turns pairs; set attention.d_head=%lld",
             (long long)shape->d_head, (long long)shape->d_head + 1);
-    return true;
+    return check_positions(model, rules);
 }
 
 const OptionSection ATTENTION_OPTIONS = SECTION(ROWS, check);

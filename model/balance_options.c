@@ -7,8 +7,17 @@ static const Choice BALANCE_SCOPES[] = {
     [BALANCE_SHARD] = {"shard", "the tokens of one of train.shards"},
     [BALANCE_SEQUENCE] = {"sequence", "the tokens of one sequence"},
     [BALANCE_BATCH] = {"batch", "the tokens of a whole micro-batch, on all ranks"},
+    [BALANCE_STEP] = {"step",
+                      "those of all micro-batches of the step so far, on all ranks: the global "
+                      "batch of Qwen3 (arXiv:2501.11873)"},
 };
 const ChoiceTable BALANCE_SCOPE_CHOICES = CHOICE_TABLE(BALANCE_SCOPES);
+
+static const Choice BALANCE_KINDS[] = {
+    [BALANCE_LOAD] = {"load", "experts * sum over experts of the share of choices times the mean "
+                              "probability (Switch, arXiv:2101.03961)"},
+};
+const ChoiceTable BALANCE_KIND_CHOICES = CHOICE_TABLE(BALANCE_KINDS);
 
 static const Choice BIAS_UPDATES[] = {
     [BIAS_UPDATE_NONE] = {"none", "there is no bias"},
@@ -20,13 +29,33 @@ const ChoiceTable BIAS_UPDATE_CHOICES = CHOICE_TABLE(BIAS_UPDATES);
 
 // ---- keys ---------------------------------------------------------------------------------------
 
+static void derive_balance(void *section) {
+    MoeConfig *moe = &((ModelConfig *)section)->moe;
+    moe->balance.count = 1;
+    moe->balance.maps[0] = (BalanceTerm){BALANCE_LOAD, (int)moe->balance_scope, moe->balance_loss};
+}
+
 // clang-format off
+#define SECTION_STRUCT BalanceTerm
+static const Option TERM_FIELDS[] = {
+    CHOICE("kind", NONE, kind, DEFAULT("load"), OF(BALANCE_KIND_CHOICES),
+        "what is made even"),
+    CHOICE("scope", NONE, scope, DEFAULT("shard"), OF(BALANCE_SCOPE_CHOICES),
+        "tokens over which it is made even"),
+    NUMBER("factor", NONE, factor, DEFAULT("0.01"), RANGE(0, 1000),
+        "what the loss is multiplied with; 0: it is measured alone"),
+};
+static const OptionMap TERM_MAP = MAP_FIELDS(TERM_FIELDS, BalanceTerms);
+#undef SECTION_STRUCT
+
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     NUMBER("moe.balance_loss", COURSE, moe.balance_loss, DEFAULT("0.01"), RANGE(0, 1000),
         "factor of the load-balancing loss; 0: off"),
     CHOICE("moe.balance_scope", COURSE, moe.balance_scope, DEFAULT("shard"), OF(BALANCE_SCOPE_CHOICES),
         "tokens over which the load is balanced"),
+    MAPS("moe.balance", COURSE, moe.balance, DERIVED("moe.balance_scope and moe.balance_loss", derive_balance), TERM_MAP,
+        "balance losses, several at once; sequence and step together are those of DeepSeek-V3 (arXiv:2412.19437) and Qwen3"),
     CHOICE("moe.bias_update", FUNCTION, moe.bias_update, DEFAULT("none"), OF(BIAS_UPDATE_CHOICES),
         "a bias for each expert that is added to its score when experts are chosen, nowhere else, and evens out their load"),
     NUMBER("moe.bias_rate", COURSE, moe.bias_rate, DEFAULT("0.001"), RANGE(0, 1),
@@ -36,4 +65,38 @@ static const Option ROWS[] = {
 };
 // clang-format on
 
-const OptionSection BALANCE_OPTIONS = SECTION(ROWS, NULL);
+// ---- rules --------------------------------------------------------------------------------------
+
+// moe.balance_loss and moe.balance_scope are a short form of one term: where moe.balance is given,
+// too, they say the same, or are as they are when nobody says anything.
+static bool check_short_form(const MoeConfig *moe, const OptionRules *rules) {
+    const BalanceTerm *only = &moe->balance.maps[0];
+    bool same = moe->balance.count == 1 && only->kind == BALANCE_LOAD &&
+                only->scope == (int)moe->balance_scope && only->factor == moe->balance_loss;
+    bool said = moe->balance_loss != 0.01 || moe->balance_scope != BALANCE_SHARD;
+    if (same || !said || !rules->is_given(rules, "moe.balance")) return true;
+    return option_broken(rules, "moe.balance", "moe.balance_loss",
+                         "moe.balance says something else than moe.balance_loss (%g) and "
+                         "moe.balance_scope (%s); leave out either moe.balance or the other two",
+                         moe->balance_loss,
+                         choice_row(BALANCE_SCOPE_CHOICES, (int)moe->balance_scope)->word);
+}
+
+static bool check(const void *section, const OptionRules *rules) {
+    const MoeConfig *moe = &((const ModelConfig *)section)->moe;
+    const BalanceTerms *terms = &moe->balance;
+    for (int64_t i = 0; i < terms->count; i++)
+        for (int64_t j = 0; j < i; j++)
+            if (terms->maps[i].kind == terms->maps[j].kind &&
+                terms->maps[i].scope == terms->maps[j].scope)
+                return option_broken(
+                    rules, "moe.balance", NULL,
+                    "moe.balance has {kind: %s, scope: %s} twice; keep one, with the sum of both "
+                    "factors (%g)",
+                    choice_row(BALANCE_KIND_CHOICES, terms->maps[i].kind)->word,
+                    choice_row(BALANCE_SCOPE_CHOICES, terms->maps[i].scope)->word,
+                    terms->maps[i].factor + terms->maps[j].factor);
+    return check_short_form(moe, rules);
+}
+
+const OptionSection BALANCE_OPTIONS = SECTION(ROWS, check);

@@ -83,13 +83,14 @@ typedef enum Half { MIXER_HALF, FEED_FORWARD_HALF } Half;
 // The branch that a half has made, as it is added to the stream.
 static void drop_branch(Block *block, Work *work, Half half) {
     if (dropout_is_due(work, work->config->dropout))
-        drop_tokens(work, block->branch, block->branch, RNG_DROPOUT_RESIDUAL,
+        drop_tokens(work, block->branch, block->branch, work->config->dropout, RNG_DROPOUT_RESIDUAL,
                     2 * block->layer + half);
 }
 // The gradient of that branch, stored, from the stream's.
 static Tensor branch_gradient(Block *block, Work *work, Tensor dx, Half half) {
     if (!dropout_is_due(work, work->config->dropout)) return work_stored(work, block->dout, dx);
-    drop_tokens(work, block->dout, dx, RNG_DROPOUT_RESIDUAL, 2 * block->layer + half);
+    drop_tokens(work, block->dout, dx, work->config->dropout, RNG_DROPOUT_RESIDUAL,
+                2 * block->layer + half);
     return block->dout;
 }
 

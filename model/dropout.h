@@ -11,9 +11,10 @@ static inline bool dropout_is_due(const Work *work, double rate) {
     return work->training && rate > 0;
 }
 
-// out = x dropped by train.dropout, or the gradient of x from that of out; rows are this rank's
+// out = x dropped by rate, or the gradient of x from that of out; rows are this rank's
 // tokens. Asked when dropout is due.
 //   out, x (N, D), each f32 or stored; out may be x
-void drop_tokens(const Work *work, Tensor out, Tensor x, RngPurpose purpose, int64_t number);
+void drop_tokens(const Work *work, Tensor out, Tensor x, double rate, RngPurpose purpose,
+                 int64_t number);
 
 #endif

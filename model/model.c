@@ -261,8 +261,9 @@ static void forward(Model *model, Tensor tokens) {
     work->tokens = tokens;
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
     positions_embed(&model->positions, work, x.x, 0);
-    if (dropout_is_due(work, model->config.dropout))
-        drop_tokens(work, x.x, x.x, RNG_DROPOUT_EMBEDDING, 0);
+    double dropout = model->config.embedding_dropout;
+    if (dropout_is_due(work, dropout))
+        drop_tokens(work, x.x, x.x, dropout, RNG_DROPOUT_EMBEDDING, 0);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_forward(&model->blocks[layer], work, &model->stats, x);
     norm_forward(&model->final_norm, work, x);
@@ -287,8 +288,8 @@ static void backward(Model *model) {
         block_backward(&model->blocks[layer], work, dx);
         gradients_ready(gradients, work, --bucket);
     }
-    if (dropout_is_due(work, model->config.dropout))
-        drop_tokens(work, dx, dx, RNG_DROPOUT_EMBEDDING, 0);
+    double dropout = model->config.embedding_dropout;
+    if (dropout_is_due(work, dropout)) drop_tokens(work, dx, dx, dropout, RNG_DROPOUT_EMBEDDING, 0);
     embedding_layer_backward(&model->embedding, work, dx);
     positions_embed_backward(&model->positions, work, dx);
     gradients_ready(gradients, work, --bucket);

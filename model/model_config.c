@@ -44,6 +44,14 @@ bool moe_is_due(const MoeConfig *config, int64_t layer) {
     return layer % config->every == (config->first ? 0 : config->every - 1);
 }
 
+PositionKind model_positions(const ModelConfig *config, int64_t layer) {
+    return (PositionKind)layer_value(&config->attention.positions, layer);
+}
+
+double attention_scale(const AttentionConfig *config) {
+    return config->scale > 0 ? config->scale : 1.0 / sqrt((double)config->shape.d_head);
+}
+
 MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
     return (MixerKind)layer_value(&config->mixer, layer);
 }

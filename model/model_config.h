@@ -9,11 +9,24 @@
 // How a token's position is known (positions.h).
 typedef enum PositionKind { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_NONE } PositionKind;
 
+// How RoPE's angles reach past the positions that a model was trained at (rope.h).
+typedef enum RopeScaling { ROPE_AS_TRAINED, ROPE_LINEAR, ROPE_NTK, ROPE_YARN } RopeScaling;
+extern const ChoiceTable ROPE_SCALING_CHOICES;
+typedef struct RopeConfig {
+    double fraction; // of d_head, that is turned; 0: all
+    RopeScaling scaling;
+    double factor; // of the longer context
+    int64_t original_context;
+    double beta_fast, beta_slow; // turns over the original context
+    double attention_factor;     // of cosines and sines; 0: 1
+} RopeConfig;
+
 // A value of each layer: that of layer i (from 0) is values[i % count], so that one value is every
 // layer's and a short list repeats. count 0 is what nobody has given: values[0] for all.
 enum { PER_LAYER_MAX = 1024 };
 typedef struct PerLayer {
-    int64_t count, values[PER_LAYER_MAX];
+    int64_t count;
+    int32_t values[PER_LAYER_MAX];
 } PerLayer;
 static inline int64_t layer_value(const PerLayer *list, int64_t layer) {
     return list->values[list->count > 1 ? layer % list->count : 0];
@@ -23,17 +36,41 @@ void per_layer_shorten(PerLayer *list); // [8, 16, 8, 16] to [8, 16], so that eq
 typedef struct AttentionConfig {
     AttentionShape shape; // heads, kv_heads, d_head, d_value
     double rope_theta;
-    PositionKind positions;
+    PerLayer positions; // PositionKind
     AttentionSoftmax softmax;
     PerLayer window; // keys that a query sees; 0: all before it
+    QkNormKind qk_norm;
+    double scale; // of the scores; 0: d_head^-0.5
+    RopeConfig rope;
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.
 typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
 extern const ChoiceTable ROUTING_GROUP_CHOICES;
-// Set of tokens over which f and P of the load-balancing loss are taken.
-typedef enum BalanceScope { BALANCE_SHARD, BALANCE_SEQUENCE, BALANCE_BATCH } BalanceScope;
+// Set of tokens over which f of a load-balancing loss is taken.
+typedef enum BalanceScope {
+    BALANCE_SHARD,
+    BALANCE_SEQUENCE,
+    BALANCE_BATCH, // a micro-batch, on all ranks
+    BALANCE_STEP,  // the micro-batches of the step so far, on all ranks
+} BalanceScope;
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
+// What is made even.
+typedef enum BalanceKind {
+    BALANCE_LOAD, // choices: E·Σ f·P (Switch)
+} BalanceKind;
+extern const ChoiceTable BALANCE_KIND_CHOICES;
+// A balance loss. A list has each pair of kind and scope once; where it is empty, the load of
+// shards is measured alone.
+typedef struct BalanceTerm {
+    int kind, scope; // BalanceKind, BalanceScope
+    double factor;   // α
+} BalanceTerm;
+enum { BALANCE_TERMS_MAX = 8 };
+typedef struct BalanceTerms {
+    int64_t count;
+    BalanceTerm maps[BALANCE_TERMS_MAX];
+} BalanceTerms;
 
 // How the bias of the choice follows the load.
 typedef enum BiasUpdate { BIAS_UPDATE_NONE, BIAS_UPDATE_SIGN } BiasUpdate;
@@ -60,10 +97,11 @@ typedef struct MoeConfig {
     DropPolicy drop;
     bool renormalize_after_drop;
     RoutingGroup routing_group;
-    double balance_loss; // α
+    double balance_loss; // what `balance` is when it isn't given, as balance_scope
     BiasUpdate bias_update;
     double bias_rate; // u
     BalanceScope balance_scope;
+    BalanceTerms balance;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
     double dropout;              // of experts, while training; 0: none
@@ -112,7 +150,8 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
-    double dropout; // of embedding, attention's probabilities and branches, while training; 0: none
+    double dropout; // of attention's probabilities and branches, while training; 0: none
+    double embedding_dropout;
 } ModelConfig;
 
 // Keys that fill it.
@@ -128,6 +167,8 @@ typedef struct MoeShape {
 double model_residual_std(const ModelConfig *config);
 // Whether moe.every and moe.first count the layer among those that have experts.
 bool moe_is_due(const MoeConfig *config, int64_t layer);
+PositionKind model_positions(const ModelConfig *config, int64_t layer);
+double attention_scale(const AttentionConfig *config);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

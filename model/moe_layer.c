@@ -79,7 +79,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     if (!moe->dispatch.shape.padded)
         cost->sent_bytes[TRAFFIC_COUNTS] +=
             micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
-    if (config->moe.balance_scope == BALANCE_BATCH)
+    if (moe->router.counts.rank > 0) // a balance loss looks at all ranks
         cost->sent_bytes[TRAFFIC_STATISTICS] +=
             micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
 

@@ -29,7 +29,7 @@ const ChoiceTable DROPOUT_PLACE_CHOICES = CHOICE_TABLE(DROPOUT_PLACES);
 
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
-    model->moe.d_ff = (PerLayer){1, {model->d_ff}};
+    model->moe.d_ff = (PerLayer){1, {(int32_t)model->d_ff}};
 }
 
 // clang-format off

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "model/rope.h"
+
 // ---- rope: queries and keys are turned by angles (arXiv:2104.09864) -----------------------------
 
 static void rope_layout(Positions *positions, const Positions *owner, Work *work, Arena *constants,
@@ -11,23 +13,27 @@ static void rope_layout(Positions *positions, const Positions *owner, Work *work
         *positions = *owner;
         return;
     }
-    int64_t half = work->config->attention.shape.d_head / 2;
-    positions->cosines = arena_2d(constants, F32, positions->count, half);
-    positions->sines = arena_2d(constants, F32, positions->count, half);
+    const AttentionConfig *config = &work->config->attention;
+    int64_t pairs = rope_pairs(&config->rope, config->shape.d_head);
+    positions->cosines = arena_2d(constants, F32, positions->count, pairs);
+    positions->sines = arena_2d(constants, F32, positions->count, pairs);
     positions->host_cosines = arena_mirror(work->host, positions->cosines);
     positions->host_sines = arena_mirror(work->host, positions->sines);
 }
 
 static void rope_fill(Positions *positions, Work *work) {
-    int64_t count = positions->cosines.shape[0], half = positions->cosines.shape[1];
+    const AttentionConfig *config = &work->config->attention;
+    int64_t count = positions->cosines.shape[0], pairs = positions->cosines.shape[1];
+    double length = rope_length(&config->rope);
     float *cosines = tensor_f32(positions->host_cosines);
     float *sines = tensor_f32(positions->host_sines);
-    for (int64_t t = 0; t < count; t++)
-        for (int64_t i = 0; i < half; i++) {
-            double frequency = pow(work->config->attention.rope_theta, -(double)i / (double)half);
-            cosines[t * half + i] = (float)cos((double)t * frequency);
-            sines[t * half + i] = (float)sin((double)t * frequency);
+    for (int64_t i = 0; i < pairs; i++) {
+        double frequency = rope_frequency(&config->rope, config->rope_theta, i, pairs);
+        for (int64_t t = 0; t < count; t++) {
+            cosines[t * pairs + i] = (float)(length * cos((double)t * frequency));
+            sines[t * pairs + i] = (float)(length * sin((double)t * frequency));
         }
+    }
     device_upload(work->dev, positions->cosines, positions->host_cosines);
     device_upload(work->dev, positions->sines, positions->host_sines);
 }
@@ -93,11 +99,11 @@ static void learned_embed_backward(Positions *positions, Work *work, Tensor dx) 
 
 const PositionRule POSITION_RULES[] = {
     [POSITIONS_ROPE] = {{"rope", "queries and keys turn by angles that grow with the position"},
-                        .turns_pairs = true,
                         .layout = rope_layout,
                         .fill = rope_fill,
                         .rotate = rope_rotate},
     [POSITIONS_LEARNED] = {{"learned", "a vector for each position is added to the token's"},
+                           .of_model = true,
                            .declare = learned_declare,
                            .layout = learned_layout,
                            .fill = learned_fill,
@@ -107,32 +113,48 @@ const PositionRule POSITION_RULES[] = {
 };
 const ChoiceTable POSITION_CHOICES = CHOICE_TABLE(POSITION_RULES);
 
-static const PositionRule *rule_of(const Work *work) {
-    return &POSITION_RULES[work->config->attention.positions];
+bool positions_include(const ModelConfig *config, PositionKind kind) {
+    for (int64_t layer = 0; layer < config->layers; layer++)
+        if (model_positions(config, layer) == kind) return true;
+    return false;
+}
+
+// Rule `kind` where some layer of the model has it, or else one that does nothing.
+static const PositionRule *rule_at(const Work *work, int kind) {
+    return &POSITION_RULES[positions_include(work->config, (PositionKind)kind) ? kind
+                                                                               : POSITIONS_NONE];
 }
 
 void positions_declare(Positions *positions, Work *work) {
-    if (rule_of(work)->declare) rule_of(work)->declare(positions, work);
+    for (int kind = 0; kind < POSITION_CHOICES.count; kind++)
+        if (rule_at(work, kind)->declare) rule_at(work, kind)->declare(positions, work);
 }
 
 void positions_layout(Positions *positions, const Positions *owner, Work *work, Arena *constants,
                       Arena *scratch) {
-    if (rule_of(work)->layout) rule_of(work)->layout(positions, owner, work, constants, scratch);
+    for (int kind = 0; kind < POSITION_CHOICES.count; kind++)
+        if (rule_at(work, kind)->layout)
+            rule_at(work, kind)->layout(positions, owner, work, constants, scratch);
 }
 
 void positions_fill(Positions *positions, Work *work) {
-    if (rule_of(work)->fill) rule_of(work)->fill(positions, work);
+    for (int kind = 0; kind < POSITION_CHOICES.count; kind++)
+        if (rule_at(work, kind)->fill) rule_at(work, kind)->fill(positions, work);
 }
 
 void positions_embed(Positions *positions, Work *work, Tensor x, int64_t first) {
-    if (rule_of(work)->embed) rule_of(work)->embed(positions, work, x, first);
+    for (int kind = 0; kind < POSITION_CHOICES.count; kind++)
+        if (rule_at(work, kind)->embed) rule_at(work, kind)->embed(positions, work, x, first);
 }
 
 void positions_embed_backward(Positions *positions, Work *work, Tensor dx) {
-    if (rule_of(work)->embed_backward) rule_of(work)->embed_backward(positions, work, dx);
+    for (int kind = 0; kind < POSITION_CHOICES.count; kind++)
+        if (rule_at(work, kind)->embed_backward)
+            rule_at(work, kind)->embed_backward(positions, work, dx);
 }
 
-void positions_rotate(const Positions *positions, Work *work, Tensor qkv, int64_t first,
-                      bool back) {
-    if (rule_of(work)->rotate) rule_of(work)->rotate(positions, work, qkv, first, back);
+void positions_rotate(const Positions *positions, PositionKind kind, Work *work, Tensor qkv,
+                      int64_t first, bool back) {
+    const PositionRule *rule = &POSITION_RULES[kind];
+    if (rule->rotate) rule->rotate(positions, work, qkv, first, back);
 }

@@ -2,6 +2,9 @@
 // does not see it. A rule acts on the tokens' vectors before the first block, or on the queries and
 // keys of every attention.
 //
+// Layers may have different rules. One that acts on queries and keys acts in its layers; what acts
+// on the tokens' vectors acts once, for the model.
+//
 // A new rule is a word in model_config.h and a row in positions.c.
 #ifndef MOETRAIN_MODEL_POSITIONS_H
 #define MOETRAIN_MODEL_POSITIONS_H
@@ -9,11 +12,11 @@
 #include "kernels/choice.h"
 #include "model/work.h"
 
-// What the rule of a model keeps; one for all layers. Constants live as long as parameters.
+// What the rules of a model keep; one for all layers. Constants live as long as parameters.
 struct Positions {
     int64_t count; // of positions: rows of the longest sequence
 
-    // rope: cos and sin of every position and frequency (count, d_head / 2), and the host's mirrors
+    // rope: cos and sin of every position and frequency (count, pairs), and the host's mirrors
     Tensor cosines, sines, host_cosines, host_sines;
 
     // learned
@@ -26,7 +29,7 @@ struct Positions {
 // What a rule has nothing to do for is NULL.
 typedef struct PositionRule {
     Choice choice;
-    bool turns_pairs; // d_head must be even
+    bool of_model; // acts once: all layers have it, or none
 
     void (*declare)(Positions *positions, Work *work);
     // owner: a model of the same T and as many rows at least, whose constants are used; or NULL.
@@ -45,13 +48,17 @@ typedef struct PositionRule {
 extern const PositionRule POSITION_RULES[]; // by PositionKind
 extern const ChoiceTable POSITION_CHOICES;
 
-// What the configuration's rule does, each where it does it.
+// Whether some layer has the rule.
+bool positions_include(const ModelConfig *config, PositionKind kind);
+// What the configuration's rules do, each where it does it.
 void positions_declare(Positions *positions, Work *work);
 void positions_layout(Positions *positions, const Positions *owner, Work *work, Arena *constants,
                       Arena *scratch);
 void positions_fill(Positions *positions, Work *work);
 void positions_embed(Positions *positions, Work *work, Tensor x, int64_t first);
 void positions_embed_backward(Positions *positions, Work *work, Tensor dx);
-void positions_rotate(const Positions *positions, Work *work, Tensor qkv, int64_t first, bool back);
+// In a layer of this rule.
+void positions_rotate(const Positions *positions, PositionKind kind, Work *work, Tensor qkv,
+                      int64_t first, bool back);
 
 #endif

@@ -13,12 +13,14 @@
 
 #include "model/statistics.h"
 
-// Where it adds up what it finds: scalars "balance" (E·Σ f·P without its coefficient α: 1 when
-// tokens spread evenly), "z" (mean lse² without its coefficient c) and "entropy" (of the router's
-// probabilities P, nats a token), the vector "weight_mass" (Σ of the kept choices' gate weights)
-// and the counts "routed" and "dropped", together N·K; and "router_bias" as it was in the step.
+// Where it adds up what it finds: scalars "balance" (E·Σ f·P of the first balance term, without its
+// coefficient α: 1 when tokens spread evenly), those of the other terms, as "balance_step", "z"
+// (mean lse² without its coefficient c) and "entropy" (of the router's probabilities P, nats a
+// token), the vector "weight_mass" (Σ of the kept choices' gate weights) and the counts "routed"
+// and "dropped", together N·K; and "router_bias" as it was in the step.
 typedef struct RouterColumns {
-    int balance, z, entropy, weight_mass, routed, dropped;
+    int balance[BALANCE_TERMS_MAX]; // of each term
+    int z, entropy, weight_mass, routed, dropped;
 } RouterColumns;
 
 typedef struct Router {
@@ -38,12 +40,11 @@ typedef struct Router {
     Tensor logits, lse; // (N, E), with noise; (N)
     Tensor noise_scale; // (N, E), of NOISY_TOPK
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
+    Tensor counts;      // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
 
     struct {             // of the forward pass
         Tensor x_f32;    // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums; // of each balance part
-        // (E) i64: over the global micro-batch, for BALANCE_BATCH
-        Tensor batch_tokens_per_expert;
         Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
     } scratch;
     struct {                       // of the backward pass, while the caller's dscaled is alive

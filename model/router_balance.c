@@ -4,24 +4,33 @@
 
 #include <string.h>
 
-// Parts over which f and P of the balance loss are taken: this rank's sequences or its shards.
+enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
+
+// The terms, of which there is one at least: without any the load is measured.
+static BalanceTerms terms_of(const Work *work) {
+    BalanceTerms terms = work->config->moe.balance;
+    if (terms.count == 0) terms = (BalanceTerms){1, {{BALANCE_LOAD, BALANCE_SHARD, 0}}};
+    return terms;
+}
+
+static bool has_scope(const Work *work, BalanceScope scope) {
+    BalanceTerms terms = terms_of(work);
+    for (int64_t i = 0; i < terms.count; i++)
+        if (terms.maps[i].scope == (int)scope) return true;
+    return false;
+}
+
+// Parts over which P is summed: the smallest that a term asks for, this rank's sequences or its
+// shards, of which sequences are parts.
 static int64_t balance_parts(const Work *work) {
-    int64_t parts = 0;
-    switch (work->config->moe.balance_scope) {
-    case BALANCE_SHARD:
-    case BALANCE_BATCH: // whose f alone is of the whole micro-batch (account)
-        parts = work->shape.shards;
-        break;
-    case BALANCE_SEQUENCE:
-        parts = work->shape.B;
-        break;
-    }
-    return parts;
+    return has_scope(work, BALANCE_SEQUENCE) ? work->shape.B : work->shape.shards;
 }
 
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch) {
     int64_t E = router->shape.experts, parts = balance_parts(work);
     router->balance = arena_2d(activations, F32, parts, E);
+    if (has_scope(work, BALANCE_BATCH) || has_scope(work, BALANCE_STEP))
+        router->counts = arena_2d(activations, I64, 2, E);
     router->scratch.sums = (RouterSums){
         .prob_sum = arena_2d(scratch, F64, parts, E),
         .entropy_sum = arena_1d(scratch, F64, parts),
@@ -30,7 +39,6 @@ void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *s
         .tokens_per_expert = arena_2d(scratch, I32, parts, E),
         .dropped = arena_2d(scratch, I32, parts, E),
     };
-    router->scratch.batch_tokens_per_expert = arena_1d(scratch, I64, E);
 }
 
 // ---- statistics ---------------------------------------------------------------------------------
@@ -100,19 +108,38 @@ static const Summary SUMMARIES[] = {
      .column = "entropy"},
 };
 
+// The same of terms after the first.
+#define OTHER_LOAD(scope)                                                                          \
+    {                                                                                              \
+        .field = "balance_loss_" scope, .digits = 17, .value = statistics_mean_over_layers,        \
+        .column = "balance_" scope                                                                 \
+    }
+static const Summary OTHER_LOADS[] = {
+    [BALANCE_SHARD] = OTHER_LOAD("shard"),
+    [BALANCE_SEQUENCE] = OTHER_LOAD("sequence"),
+    [BALANCE_BATCH] = OTHER_LOAD("batch"),
+    [BALANCE_STEP] = OTHER_LOAD("step"),
+};
+
 void router_report(Router *router, const Work *work, Statistics *stats) {
     int64_t layer = router->layer, E = router->shape.experts;
     router->columns = (RouterColumns){
-        .balance = statistics_scalar(stats, "balance", layer),
+        .balance = {statistics_scalar(stats, "balance", layer)},
         .z = statistics_scalar(stats, "z", layer),
         .entropy = statistics_scalar(stats, "entropy", layer),
         .weight_mass = statistics_vector(stats, "weight_mass", layer, E),
         .routed = statistics_counts(stats, "routed", layer, E),
         .dropped = statistics_counts(stats, "dropped", layer, E),
     };
+    BalanceTerms terms = terms_of(work);
+    for (int64_t i = 1; i < terms.count; i++)
+        router->columns.balance[i] =
+            statistics_scalar(stats, OTHER_LOADS[terms.maps[i].scope].column, layer);
     if (router->bias >= 0) statistics_state(stats, BIAS_COLUMN, layer, router_bias(router, work));
     for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
         statistics_summarize(stats, &SUMMARIES[i]);
+    for (int64_t i = 1; i < terms.count; i++)
+        statistics_summarize(stats, &OTHER_LOADS[terms.maps[i].scope]);
     router_health_summarize(stats, router->bias >= 0);
 }
 
@@ -129,7 +156,6 @@ static RouterTotals columns_in(const Statistics *stats, const Work *work, const 
     int64_t E = router->shape.experts;
     return (RouterTotals){
         .totals = statistics_rows(stats, work),
-        .balance = columns.balance,
         .z = columns.z,
         .entropy = columns.entropy,
         .weight_mass = columns.weight_mass,
@@ -142,28 +168,58 @@ double router_per_step_token(const Work *work) {
     return 1.0 / (double)(micro_batch_tokens(work) * work->shape.micro_batches);
 }
 
-// f_i, the share of choices that went to expert i before dropping, for each part; times E over the
-// tokens of the step, so that its product with Σ P over the part's tokens is the part's share of
-// E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
+// The choices of the micro-batch on all ranks, and of the step's micro-batches up to it.
+static void sum_counts(Router *router, Work *work) {
+    if (router->counts.rank == 0) return;
+    int64_t E = router->shape.experts;
+    Tensor batch = tensor_range(router->counts, 0, E);
+    sum_columns(work->dev, batch, router->scratch.sums.tokens_per_expert, false);
+    all_reduce_sum(work->groups.world, batch, REDUCE_ANY_ORDER, (Tensor){0}, TRAFFIC_STATISTICS);
+    sum_columns(work->dev, tensor_range(router->counts, E, E),
+                tensor_rows(router->counts, COUNTS_BATCH, 1), work->step.micro_batch > 0);
+}
+
+// What f_i, the share of choices that went to expert i before dropping, is taken of; times E over
+// the tokens of the step, so that its product with Σ P over the part's tokens is the part's share
+// of E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
 // Switch, arXiv:2101.03961, eq. 4).
-void router_add_statistics(Router *router, Work *work, Statistics *stats) {
-    const MoeConfig *moe = &work->config->moe;
-    int64_t parts = balance_parts(work);
-    BalanceRule rule = {
-        .coefficient = moe->balance_loss,
-        .per_step_token = router_per_step_token(work),
-        .choices = (double)(router->shape.top_k * (work->shape.N / parts)),
-    };
-    Tensor batch_tokens_per_expert = {0};
-    if (moe->balance_scope == BALANCE_BATCH) {
-        batch_tokens_per_expert = router->scratch.batch_tokens_per_expert;
-        sum_columns(work->dev, batch_tokens_per_expert, router->scratch.sums.tokens_per_expert);
-        all_reduce_sum(work->groups.world, batch_tokens_per_expert, REDUCE_ANY_ORDER, (Tensor){0},
-                       TRAFFIC_STATISTICS);
-        rule.choices *= (double)(parts * work->shape.ranks);
+static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm term) {
+    int64_t K = router->shape.top_k, N = work->shape.N, parts = balance_parts(work);
+    int64_t of_shard = parts / work->shape.shards;
+    LoadTerm load = {.coefficient = term.factor, .parts = 1, .counts_row = -1};
+    int64_t tokens = 0;
+    switch ((BalanceScope)term.scope) {
+    case BALANCE_SHARD:
+        load.parts = of_shard;
+        tokens = N / parts * of_shard;
+        break;
+    case BALANCE_SEQUENCE:
+        tokens = N / parts;
+        break;
+    case BALANCE_BATCH:
+        load.counts_row = COUNTS_BATCH;
+        tokens = micro_batch_tokens(work);
+        break;
+    case BALANCE_STEP:
+        load.counts_row = COUNTS_STEP;
+        tokens = micro_batch_tokens(work) * (work->step.micro_batch + 1);
+        break;
     }
+    load.choices = (double)(K * tokens);
+    return load;
+}
+
+void router_add_statistics(Router *router, Work *work, Statistics *stats) {
+    BalanceTerms terms = terms_of(work);
+    BalanceRule rule = {.per_step_token = router_per_step_token(work)};
+    for (int64_t i = 0; i < terms.count; i++) {
+        LoadTerm load = load_term(router, work, terms.maps[i]);
+        load.column = router->columns.balance[i];
+        rule.terms[rule.count++] = load;
+    }
+    sum_counts(router, work);
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
-                  batch_tokens_per_expert, rule);
+                  router->counts, rule);
 }
 
 // ---- bias ---------------------------------------------------------------------------------------

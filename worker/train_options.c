@@ -3,6 +3,11 @@
 #include "worker/train_config.h"
 
 // Not a function of the micro-batches as far as that can be: they must not be seen in the results.
+static void derive_embedding_dropout(void *section) {
+    ModelConfig *model = &((TrainConfig *)section)->model;
+    model->embedding_dropout = model->dropout;
+}
+
 static void derive_shards(void *section) {
     TrainConfig *config = section;
     int64_t pieces = config->micro_batches, odd = pieces / largest_power_of_two_divisor(pieces);
@@ -36,6 +41,8 @@ static const Option ROWS[] = {
     NUMBER("train.dropout", COURSE, model.dropout, DEFAULT("0"), RANGE(0, 0.99),
         "share of the embedding, of attention's probabilities and of what each mixer and feed-forward adds to the residual "
         "stream that is zero in a step, the rest growing by 1/(1 - share); none in evaluation and generation (GPT-2)"),
+    NUMBER("train.embedding_dropout", COURSE, model.embedding_dropout, DERIVED("train.dropout", derive_embedding_dropout),
+        RANGE(0, 0.99), "that share of the embedding alone (embd_pdrop of transformers); makeMoE has none"),
     INTEGER("train.max_skipped", FREE, max_skipped, DEFAULT("10"), RANGE(1, 1e9),
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", FREE, threads, DEFAULT("0"), RANGE(0, 1024),

@@ -130,7 +130,7 @@ EXPERIMENTS = {
         ],
     ),
     "balance": Experiment(
-        "Balance of 64 experts, 6 at work: MaxVio of the tokens of the last 100 steps",
+        "Balance of 64 experts, 6 at work",
         steps=1000,
         text="kjv",
         seeds=1,
@@ -295,7 +295,7 @@ class Reproduction:
         if experiment.windows:
             header.append("validation loss, random windows")
         if experiment.balance_steps:
-            header.append("MaxVio, mean of layers")
+            header += ["MaxVio, validation text", f"MaxVio, last {experiment.balance_steps} steps"]
         times = {}
         if experiment.timing and not self.options.no_timing:
             first = [runs[0] for _, runs in done]
@@ -320,11 +320,11 @@ class Reproduction:
                     )
                 )
             if experiment.balance_steps:
-                line.append(
-                    mean_and_spread(
-                        [statistics.mean(run.max_vio(experiment.balance_steps)) for run in runs], 3
-                    )
-                )
+                of_history = [
+                    statistics.mean(run.max_vio(experiment.balance_steps)) for run in runs
+                ]
+                line.append(mean_and_spread([run.validation_max_vio() for run in runs], 3))
+                line.append(mean_and_spread(of_history, 3))
             if times:
                 base, taken = times[id(done[0][1][0])], times[id(runs[0])]
                 ratio = statistics.median(taken) / statistics.median(base)

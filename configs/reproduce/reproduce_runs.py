@@ -121,6 +121,10 @@ class Run:
         """Loss over the whole validation text, nats a token, at the last step."""
         return self.validation_curve()[-1][1]
 
+    def validation_max_vio(self):
+        """MaxVio of the tokens of the whole validation text, the mean over layers."""
+        return [row for row in self.rows() if "val_loss" in row][-1]["max_vio_mean"]
+
     def parameters(self):
         """(all, active for a token)"""
         printed = call([PROGRAM, "plan", self.config, *key_words(self.keys), "-np", 1])

@@ -14,7 +14,7 @@ static void rotate(float *restrict a, float *restrict b, const float *restrict c
 
 void rope_cpu(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
               int64_t first_position, bool inverse) {
-    int64_t N = qkv.shape[0], W = qkv.shape[1], half = s.d_head / 2;
+    int64_t N = qkv.shape[0], W = qkv.shape[1], half = cosines.shape[1];
     int64_t heads = s.heads + s.kv_heads; // the key heads follow the query heads in the row
     bool narrow = qkv.dtype == BF16;
     float *x = narrow ? NULL : tensor_f32(qkv), sign = inverse ? -1.0f : 1.0f;

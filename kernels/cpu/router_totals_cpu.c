@@ -2,29 +2,43 @@
 
 #include "kernels/cpu/cpu_ops.h"
 
-void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                       Tensor batch_tokens_per_expert, BalanceRule rule) {
+// The choices of expert e that a term makes f of, for part p.
+static int64_t count_of(LoadTerm term, const int32_t *tokens_per_expert, const int64_t *counts,
+                        int64_t p, int64_t e, int64_t E) {
+    if (term.counts_row >= 0) return counts[term.counts_row * E + e];
+    int64_t first = p / term.parts * term.parts, count = 0;
+    for (int64_t i = first; i < first + term.parts; i++) count += tokens_per_expert[i * E + e];
+    return count;
+}
+
+void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,
+                       BalanceRule rule) {
     int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t columns = to.totals.shape[1], parts_per_row = parts / to.totals.shape[0];
     const int32_t *tokens_per_expert = tensor_i32(sums.tokens_per_expert),
                   *dropped = tensor_i32(sums.dropped);
     const double *prob_sum = tensor_f64(sums.prob_sum), *mass = tensor_f64(sums.weight_mass);
-    const int64_t *of_batch =
-        batch_tokens_per_expert.data ? tensor_i64(batch_tokens_per_expert) : NULL;
+    const int64_t *counts_of = counts.data ? tensor_i64(counts) : NULL;
     float *coefficient = tensor_f32(balance);
     int64_t *routed_total = tensor_i64(to.routed), *dropped_total = tensor_i64(to.dropped);
     for (int64_t p = 0; p < parts; p++) {
-        double *row = tensor_f64(to.totals) + p / parts_per_row * columns, loss = 0;
+        double *row = tensor_f64(to.totals) + p / parts_per_row * columns;
+        double loss[LOAD_TERMS_MAX] = {0};
         for (int64_t e = 0; e < E; e++) {
-            int64_t count = of_batch ? of_batch[e] : tokens_per_expert[p * E + e];
-            double share = (double)E * rule.per_step_token * (double)count / rule.choices;
-            coefficient[p * E + e] = (float)(rule.coefficient * share);
-            loss += share * prob_sum[p * E + e];
+            double sum = 0;
+            for (int i = 0; i < rule.count; i++) {
+                LoadTerm term = rule.terms[i];
+                int64_t count = count_of(term, tokens_per_expert, counts_of, p, e, E);
+                double share = (double)E * rule.per_step_token * (double)count / term.choices;
+                sum += term.coefficient * share;
+                loss[i] += share * prob_sum[p * E + e];
+            }
+            coefficient[p * E + e] = (float)sum;
             row[to.weight_mass + e] += mass[p * E + e];
             routed_total[e] += tokens_per_expert[p * E + e] - dropped[p * E + e];
             dropped_total[e] += dropped[p * E + e];
         }
-        row[to.balance] += loss;
+        for (int i = 0; i < rule.count; i++) row[rule.terms[i].column] += loss[i];
         row[to.z] += rule.per_step_token * tensor_f64(sums.lse2_sum)[p];
         row[to.entropy] += rule.per_step_token * tensor_f64(sums.entropy_sum)[p];
     }
@@ -38,10 +52,10 @@ void count_ids_cpu(Device *dev, Tensor counts, Tensor ids) {
         if (id[i] >= 0 && id[i] < E) to[id[i]]++;
 }
 
-void sum_columns_cpu(Device *dev, Tensor out, Tensor x) {
+void sum_columns_cpu(Device *dev, Tensor out, Tensor x, bool add) {
     int64_t rows = x.shape[0], E = x.shape[1], *to = tensor_i64(out);
-    const int32_t *from = tensor_i32(x);
-    memset(to, 0, tensor_bytes(out));
+    if (!add) memset(to, 0, tensor_bytes(out));
     for (int64_t p = 0; p < rows; p++)
-        for (int64_t e = 0; e < E; e++) to[e] += from[p * E + e];
+        for (int64_t e = 0; e < E; e++)
+            to[e] += x.dtype == I64 ? tensor_i64(x)[p * E + e] : tensor_i32(x)[p * E + e];
 }

@@ -13,10 +13,12 @@ size_t thread_scratch_most(ScratchShape s) {
         2 * s.D * 4,                         // norms and permutations of bf16
         s.storage == BF16 ? s.V * 4 : 0,     // cross_entropy
         s.storage == BF16 ? 3 * s.F * 4 : 0, // activations
-        s.storage == BF16 ? s.attention.heads * s.attention.d_head * 4 : 0, // rope
-        3 * s.N * 4,                                                        // router_forward
-        s.E * s.parts * 4,                                                  // permutation_plan
-        s.group * s.K * 8 + s.E * 4,                                        // capacity_assign
+        // rope and qk_norm_backward
+        s.storage == BF16 ? 2 * (s.attention.heads + s.attention.kv_heads) * s.attention.d_head * 4
+                          : 0,
+        3 * s.N * 4,                 // router_forward
+        s.E * s.parts * 4,           // permutation_plan
+        s.group * s.K * 8 + s.E * 4, // capacity_assign
         sum_of_squares_scratch_bytes(s.elements, s.rows),
     };
     size_t most = 0;

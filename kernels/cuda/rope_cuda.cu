@@ -37,14 +37,15 @@ __device__ static inline void store_pairs(T *to, const float *from) {
 template <typename T, int COUNT>
 __global__ void __launch_bounds__(ROPE_THREADS)
     rope_rotate(T *qkv, const float *cosines, const float *sines, int64_t rows, int64_t width,
-                int heads, int half, int64_t tokens, int64_t first_position, float sign) {
+                int heads, int d_head, int half, int64_t tokens, int64_t first_position,
+                float sign) {
     int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     int64_t angle = (first_position + row % tokens) * half;
     int across = half / COUNT;
     for (int item = threadIdx.x; item < heads * across; item += blockDim.x) {
         int i = item % across * COUNT;
-        T *a = qkv + row * width + item / across * (2 * half) + i, *b = a + half;
+        T *a = qkv + row * width + item / across * d_head + i, *b = a + half;
         float x[COUNT], y[COUNT], cosine[COUNT], sine[COUNT], u[COUNT], v[COUNT];
         load_pairs<COUNT>(x, a);
         load_pairs<COUNT>(y, b);
@@ -65,8 +66,9 @@ template <typename T>
 static void rotate(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines,
                    int64_t tokens, int64_t first_position, bool inverse) {
     const int COUNT = Vector<T>::COUNT;
-    int64_t N = qkv.shape[0], W = qkv.shape[1], half = s.d_head / 2, heads = s.heads + s.kv_heads;
-    bool vectors = half % COUNT == 0 && rows_are_vectors<T>(qkv.data, W) &&
+    int64_t N = qkv.shape[0], W = qkv.shape[1], half = cosines.shape[1],
+            heads = s.heads + s.kv_heads;
+    bool vectors = half % COUNT == 0 && s.d_head % COUNT == 0 && rows_are_vectors<T>(qkv.data, W) &&
                    rows_are_vectors<float>(cosines.data, half) &&
                    rows_are_vectors<float>(sines.data, half);
     int64_t items = heads * half / (vectors ? COUNT : 1);
@@ -77,7 +79,7 @@ static void rotate(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Te
     unsigned down = ROPE_THREADS / across;
     launch(dev, vectors ? rope_rotate<T, COUNT> : rope_rotate<T, 1>, grid_of(ceil_div(N, down)),
            dim3(across, down), 0, device_data<T>(qkv), device_data<float>(cosines),
-           device_data<float>(sines), N, W, heads, half, tokens, first_position,
+           device_data<float>(sines), N, W, heads, s.d_head, half, tokens, first_position,
            inverse ? -1.0f : 1.0f);
 }
 

@@ -4,44 +4,68 @@
 #include "kernels/cuda/storage.cuh"
 
 enum { THREADS = 256 };
-enum { SCALARS = 3 }; // columns beside the weight mass: balance loss, z-loss, entropy
+enum { SCALARS = 2 }; // columns beside the weight mass and the terms' losses: z-loss, entropy
 
 typedef struct TotalsArguments {
     double *totals;                  // (rows, columns)
     int64_t *routed, *dropped_total; // (E)
     float *balance;                  // (parts, E)
-    double *loss;                    // (parts) scratch: each part's balance loss
+    double *loss;                    // (terms, parts) scratch: each part's balance losses
     const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
     const int32_t *tokens_per_expert, *dropped;
-    const int64_t *batch_tokens_per_expert; // or NULL
+    const int64_t *counts; // (rows, E), or NULL
     int64_t parts, parts_per_row, E, columns, mass_column;
     int64_t scalar_columns[SCALARS];
     BalanceRule rule;
 } TotalsArguments;
 
-// A block owns a part: its balance coefficients and its balance loss, the latter in block_sum's
-// order over the experts. Bytes: 16 E a part. The coefficients have the CPU's bits.
+// E · per_step_token · count / choices, of expert e in part p.
+__device__ static inline double share_of(const TotalsArguments &a, const LoadTerm &term, int64_t p,
+                                         int64_t e) {
+    int64_t count = 0;
+    if (term.counts_row >= 0) {
+        count = a.counts[term.counts_row * a.E + e];
+    } else {
+        int64_t first = p / term.parts * term.parts;
+#pragma unroll 1
+        for (int64_t i = first; i < first + term.parts; i++)
+            count += a.tokens_per_expert[i * a.E + e];
+    }
+    return (double)a.E * a.rule.per_step_token * (double)count / term.choices;
+}
+
+// A block owns a part: its balance coefficients and its balance losses, the latter in block_sum's
+// order over the experts, one term after the other. Bytes: 16 E a part and term. The coefficients
+// have the CPU's bits.
 __global__ static void __launch_bounds__(THREADS) balance_part(TotalsArguments a) {
     __shared__ double spare[WARP];
     int64_t first = (int64_t)blockIdx.x * a.E;
-    double loss = 0;
 #pragma unroll 1
     for (int64_t e = threadIdx.x; e < a.E; e += THREADS) {
-        int64_t count = a.batch_tokens_per_expert ? a.batch_tokens_per_expert[e]
-                                                  : a.tokens_per_expert[first + e];
-        double share = (double)a.E * a.rule.per_step_token * (double)count / a.rule.choices;
-        a.balance[first + e] = (float)(a.rule.coefficient * share);
-        loss += share * a.prob_sum[first + e];
+        double sum = 0;
+#pragma unroll 1
+        for (int i = 0; i < a.rule.count; i++)
+            sum += a.rule.terms[i].coefficient * share_of(a, a.rule.terms[i], blockIdx.x, e);
+        a.balance[first + e] = (float)sum;
     }
-    loss = block_sum(loss, spare);
-    if (threadIdx.x == 0) a.loss[blockIdx.x] = loss;
+#pragma unroll 1
+    for (int i = 0; i < a.rule.count; i++) {
+        double loss = 0;
+#pragma unroll 1
+        for (int64_t e = threadIdx.x; e < a.E; e += THREADS)
+            loss += share_of(a, a.rule.terms[i], blockIdx.x, e) * a.prob_sum[first + e];
+        loss = block_sum(loss, spare);
+        if (threadIdx.x == 0) a.loss[i * a.parts + blockIdx.x] = loss;
+        __syncthreads(); // `spare` serves the next term
+    }
 }
 
 // A thread owns one column of one row of totals and adds the row's parts to it in order, as the CPU
-// does. The last row of threads owns the experts' counts over all parts. Bytes: 8 (E + 3) a part
-// and 8 E for the counts; neighbouring threads read neighbouring experts.
+// does. The last row of threads owns the experts' counts over all parts. Bytes: 8 (E + 2 + terms) a
+// part and 8 E for the counts; neighbouring threads read neighbouring experts.
 __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
-    int64_t tiles = (a.E + SCALARS + THREADS - 1) / THREADS, row = blockIdx.x / tiles;
+    int64_t width = a.E + SCALARS + a.rule.count;
+    int64_t tiles = (width + THREADS - 1) / THREADS, row = blockIdx.x / tiles;
     int64_t i = blockIdx.x % tiles * THREADS + threadIdx.x;
     int64_t first = row * a.parts_per_row, end = first + a.parts_per_row;
     if (first == a.parts) {
@@ -56,18 +80,18 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
         a.dropped_total[i] += out;
         return;
     }
-    if (i >= a.E + SCALARS) return;
-    int64_t scalar = i - a.E; // below 0: an expert
+    if (i >= width) return;
+    int64_t scalar = i - a.E, term = scalar - SCALARS; // below 0: an expert; from 0: a term
     int64_t column = scalar < 0    ? a.mass_column + i
+                     : term >= 0   ? a.rule.terms[term].column
                      : scalar == 0 ? a.scalar_columns[0]
-                     : scalar == 1 ? a.scalar_columns[1]
-                                   : a.scalar_columns[2];
+                                   : a.scalar_columns[1];
     double *total = a.totals + row * a.columns + column;
     const double *from = scalar < 0    ? a.weight_mass + i
-                         : scalar == 0 ? a.loss
-                         : scalar == 1 ? a.lse2_sum
+                         : term >= 0   ? a.loss + term * a.parts
+                         : scalar == 0 ? a.lse2_sum
                                        : a.entropy_sum;
-    double factor = scalar > 0 ? a.rule.per_step_token : 1.0, sum = *total;
+    double factor = scalar >= 0 && term < 0 ? a.rule.per_step_token : 1.0, sum = *total;
     int64_t stride = scalar < 0 ? a.E : 1;
 #pragma unroll 4
     for (int64_t p = first; p < end; p++) sum += factor * from[p * stride];
@@ -75,7 +99,7 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
 }
 
 extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance, RouterSums sums,
-                                   Tensor batch_tokens_per_expert, BalanceRule rule) {
+                                   Tensor counts, BalanceRule rule) {
     int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1],
             rows = to.totals.shape[0];
     TotalsArguments a = {
@@ -83,39 +107,45 @@ extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance,
         device_data<int64_t>(to.routed),
         device_data<int64_t>(to.dropped),
         device_data<float>(balance),
-        (double *)cuda_workspace(dev, (size_t)parts * sizeof(double)),
+        (double *)cuda_workspace(dev, (size_t)(parts * rule.count) * sizeof(double)),
         device_data<double>(sums.prob_sum),
         device_data<double>(sums.entropy_sum),
         device_data<double>(sums.lse2_sum),
         device_data<double>(sums.weight_mass),
         device_data<int32_t>(sums.tokens_per_expert),
         device_data<int32_t>(sums.dropped),
-        batch_tokens_per_expert.data ? device_data<int64_t>(batch_tokens_per_expert) : NULL,
+        counts.data ? device_data<int64_t>(counts) : NULL,
         parts,
         parts / rows,
         E,
         to.totals.shape[1],
         to.weight_mass,
-        {to.balance, to.z, to.entropy},
+        {to.z, to.entropy},
         rule};
     launch(dev, balance_part, grid_of(parts), dim3(THREADS), 0, a);
-    launch(dev, add_parts, grid_of((rows + 1) * ceil_div(E + SCALARS, THREADS)), dim3(THREADS), 0,
-           a);
+    launch(dev, add_parts, grid_of((rows + 1) * ceil_div(E + SCALARS + rule.count, THREADS)),
+           dim3(THREADS), 0, a);
 }
 
-// A block owns WARP columns; integers, exact. Bytes: 4 for each element of x.
+// A block owns WARP columns; integers, exact. Bytes: those of x.
+template <typename T>
 __global__ static void __launch_bounds__(COLUMN_THREADS)
-    add_rows(int64_t *out, const int32_t *x, int64_t rows, int64_t columns) {
+    add_rows(int64_t *out, const T *x, int64_t rows, int64_t columns, bool add) {
     __shared__ long long spare[COLUMN_WARPS][WARP];
     int64_t e = (int64_t)blockIdx.x * WARP + threadIdx.x % WARP;
     bool inside = e < columns;
     long long sum = column_sum<long long>(x + e, rows, columns, inside, spare);
-    if (threadIdx.x < WARP && inside) out[e] = sum;
+    if (threadIdx.x < WARP && inside) out[e] = (add ? out[e] : 0) + sum;
 }
 
-extern "C" void sum_columns_cuda(Device *dev, Tensor out, Tensor x) {
-    launch(dev, add_rows, grid_of(ceil_div(x.shape[1], WARP)), dim3(COLUMN_THREADS), 0,
-           device_data<int64_t>(out), device_data<int32_t>(x), x.shape[0], x.shape[1]);
+extern "C" void sum_columns_cuda(Device *dev, Tensor out, Tensor x, bool add) {
+    dim3 blocks = grid_of(ceil_div(x.shape[1], WARP));
+    if (x.dtype == I64)
+        launch(dev, add_rows<int64_t>, blocks, dim3(COLUMN_THREADS), 0, device_data<int64_t>(out),
+               device_data<int64_t>(x), x.shape[0], x.shape[1], add);
+    else
+        launch(dev, add_rows<int32_t>, blocks, dim3(COLUMN_THREADS), 0, device_data<int64_t>(out),
+               device_data<int32_t>(x), x.shape[0], x.shape[1], add);
 }
 
 enum { COUNT_CHUNK = 16 * THREADS }; // choices of a block

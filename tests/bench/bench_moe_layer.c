@@ -96,14 +96,14 @@ int main(int argc, char **argv) {
                                   .layers = 1,
                                   .activation = (Activation)k,
                                   .init_std = 0.02,
-                                  .moe = {.experts = {1, {experts[i]}},
+                                  .moe = {.experts = {1, {(int32_t)experts[i]}},
                                           .top_k = {1, {2}},
-                                          .d_ff = {1, {F}},
+                                          .d_ff = {1, {(int32_t)F}},
                                           .every = 1,
                                           .first = true,
                                           .capacity_factor = {0, 1},
                                           .max_expert_replicas = 1,
-                                          .balance_loss = 0.01}};
+                                          .balance = {1, {{.factor = 0.01}}}}};
             open_bench(&bench, &dev, groups, config, N);
             double ms[100];
             for (int64_t r = -2; r < repetitions;

@@ -58,6 +58,29 @@ class AttentionOptions(ProgramTest):
         self.train("whole")
         self.assertEqual({self.digest(run) for run in ("wide-24", "wide-1000")}, {self.digest("whole")})
 
+    def test_norms_of_queries_and_keys(self):
+        digests = {self.check_life(kind, f"attention.qk_norm={kind}") for kind in ("head", "whole")}
+        self.assertEqual(len(digests), 2)
+        for kind, shape in (("head", "(4)"), ("whole", "(16)")):
+            self.assertRegex(self.run_program("inspect", f"{kind}/{STEP_4}").out,
+                             r"layers\.1\.attention\.q_norm +f32 " + re.escape(shape))
+
+    def test_rope_of_every_kind(self):
+        yarn = ["attention.rope_scaling=yarn", "attention.rope_factor=4", "attention.rope_original_context=24"]
+        digests = {self.check_life(name, *changes) for name, *changes in (
+            ("part", "attention.rope_fraction=0.5", "attention.rope_scaling=ntk", "attention.rope_factor=2"),
+            ("some", "attention.positions=[rope,none]", "attention.scale=0.25", *yarn))}
+        self.assertEqual(len(digests), 2)
+        for changes, *message in (
+                (["attention.rope_factor=2"], "attention.rope_factor 2 wants attention.rope_scaling=linear"),
+                (["attention.rope_scaling=ntk"], "changes nothing"),
+                (yarn[:2], "wants attention.rope_original_context"),
+                ([*yarn, "attention.rope_beta_slow=40"], "is not above attention.rope_beta_slow"),
+                (["attention.rope_fraction=0.25"], "is no pair of channels; set it to 0.5 or more"),
+                (["attention.positions=none", "attention.rope_fraction=0.5"], "attention.positions=rope"),
+                (["attention.positions=[learned,rope]"], "set attention.positions=learned or leave it out")):
+            self.assert_error(self.run_program("tiny.yaml", "run.dir=refused", *changes), 2, *message)
+
     def test_a_window_costs_less(self):
         def flops(*changes):
             outcome = self.run_program("plan", "tiny.yaml", "-np", "1", *changes)

@@ -46,6 +46,28 @@ class LayerListsTest(ProgramTest):
             again = strip.sub("", self.printed(config=self.write("again.yaml", first)))
             self.assertEqual(first, again)
 
+    def test_a_list_of_maps_is_read_and_told(self):
+        wanted = "[{kind: load, scope: sequence, factor: 0.0001}, {kind: load, scope: step, factor: 0.01}]"
+        text = "[{scope: sequence, factor: 1e-4}, {scope: step}]"
+        for config in (f"moe.balance: {text}\n", f"moe: {{balance: {text}}}\n",
+                       "moe:\n  balance:\n  - scope: sequence\n    factor: 1e-4\n  - scope: step\n"):
+            config = self.write("maps.yaml", "data.train: train.txt\n" + config)
+            self.assertEqual(self.value("moe.balance", config=config), wanted)
+        self.assertEqual(self.value("moe.balance", f"moe.balance={text}"), wanted)
+        short = ("moe.balance_scope=batch", "moe.balance_loss=0.5")
+        self.assertEqual(self.value("moe.balance", *short), "[{kind: load, scope: batch, factor: 0.5}]")
+        again = self.write("again.yaml", re.sub(" +# .*$", "", self.printed(*short), flags=re.MULTILINE))
+        self.assertEqual(self.value("moe.balance", config=again), "[{kind: load, scope: batch, factor: 0.5}]")
+        for text, parts in (
+                ("moe.balance:\n- scope: step\n- factor: -1\n", ["bad.yaml:4:11:", "map 2 of moe.balance: factor is '-1'"]),
+                ("moe.balance: [{scpoe: step}]\n", ["bad.yaml:2:23:", "unknown field 'scpoe'; did you mean 'scope'"]),
+                ("moe.balance: [{scope: step}, {scope: step}]\n", ["bad.yaml:2:", "twice", "factors (0.02)"]),
+                ("moe.balance: {scope: step}\n", ["bad.yaml:2:", "'moe.balance.scope' is no key", "list"]),
+                ("moe.balance: [{scope: step}]\nmoe.balance_loss: 0.1\n", ["bad.yaml:2:14:", "moe.balance_loss (0.1)"]),
+                ("moe.experts: [{scope: step}]\n", ["bad.yaml:2:14:", "maps", "moe.experts"])):
+            bad = self.write("bad.yaml", "data.train: train.txt\n" + text)
+            self.assert_error(self.run_program("--print-config", bad), 2, *parts)
+
     def test_an_item_that_is_wrong_is_named_with_its_place(self):
         for text, parts in (
                 ("moe.experts: [8, x]\n", ["bad.yaml:2:18:", "item 2 of moe.experts is 'x'", "from 0 to 65536"]),

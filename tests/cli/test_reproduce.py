@@ -156,8 +156,9 @@ class ReproduceTest(ProgramTest):
         )
         # Some expert has more than its share, and none more than all tokens: 64 experts, each token
         # at 6 of them.
-        self.assertGreater(float(row["MaxVio, mean of layers"]), 0)
-        self.assertLess(float(row["MaxVio, mean of layers"]), 64 / 6)
+        for column in ("MaxVio, last 100 steps", "MaxVio, validation text"):
+            self.assertGreater(float(row[column]), 0)
+            self.assertLess(float(row[column]), 64 / 6)
 
     def test_only_the_named_section_of_a_readme_changes(self):
         name = self.path("README.md")

@@ -32,12 +32,13 @@ static void require_round_trip(const Config *config, Config *again, bool origins
 
 // The beginning of the input as the value of keys that take lists, as a command line has it.
 static void read_as_lists(Config *config, Config *again, const uint8_t *data, size_t size) {
-    static const char *const keys[] = {"moe.experts", "model.feed_forward", "resume.allow"};
+    static const char *const keys[] = {"moe.experts", "model.feed_forward", "resume.allow",
+                                       "moe.balance"};
     char text[400], override[512];
     size_t used = size < sizeof text - 1 ? size : sizeof text - 1;
     memcpy(text, data, used);
     text[used] = '\0';
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         Error err = {0};
         snprintf(override, sizeof override, "%s=%s", keys[i], text);
         const char *const overrides[] = {"data.train=x", override};

@@ -194,7 +194,7 @@ static ModelConfig base_config(void) {
                                  .router = {.kind = SOFTMAX_TOPK},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
-                                 .balance_loss = 0.01,
+                                 .balance = {1, {{.factor = 0.01}}},
                                  .z_loss = 0.001,
                                  .max_expert_replicas = 2}};
 }
@@ -218,14 +218,14 @@ int main(int argc, char **argv) {
     drops.moe.router = (RouterRule){.kind = TOPK_SOFTMAX, .normalize_top_k = true};
     drops.moe.drop = DROP_PROBABILITY;
     drops.moe.renormalize_after_drop = true;
-    drops.moe.balance_scope = BALANCE_SEQUENCE;
+    drops.moe.balance.maps[0].scope = BALANCE_SEQUENCE;
     drops.moe.routing_group = GROUP_SEQUENCE;
     drops.tied_embeddings = false;
     drops.attention.shape = (AttentionShape){3, 1, 6, 5};
     ModelConfig padded = drops;
     padded.moe.dispatch = DISPATCH_PADDED;
     padded.moe.drop = DROP_POSITION;
-    padded.moe.balance_scope = BALANCE_BATCH;
+    padded.moe.balance.maps[0].scope = BALANCE_BATCH;
     ModelConfig biased = padded;
     biased.bias = BIAS_HEAD;
     biased.norm = LAYERNORM;
@@ -242,7 +242,7 @@ int main(int argc, char **argv) {
     ragged.moe.experts = (PerLayer){3, {4, 0, 6}};
     ragged.moe.top_k = (PerLayer){3, {2, 9, 3}};
     ragged.moe.d_ff = (PerLayer){3, {24, 1, 10}};
-    ragged.attention.positions = POSITIONS_LEARNED;
+    ragged.attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
     ModelConfig windows = base_config();
     windows.attention.softmax = SOFTMAX_SINK;
     windows.attention.window = (PerLayer){2, {5, 0}};

@@ -61,14 +61,30 @@ static void add_norm_cases(void) {
 
 static void add_position_cases(void) {
     ModelConfig *model = add_case("learned positions");
-    model->attention.positions = POSITIONS_LEARNED;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
     model = add_case("learned positions with an untied head, odd heads and two micro-batches");
-    model->attention = (AttentionConfig){{2, 1, 3, 5}, .positions = POSITIONS_LEARNED};
+    model->attention = (AttentionConfig){{2, 1, 3, 5}, .positions = {1, {POSITIONS_LEARNED}}};
     model->tied_embeddings = false;
     model->moe.max_expert_replicas = 2;
     cases[count - 1].micro_batches = 2;
     model = add_case("no positions");
-    model->attention = (AttentionConfig){{2, 2, 5, 4}, .positions = POSITIONS_NONE};
+    model->attention = (AttentionConfig){{2, 2, 5, 4}, .positions = {1, {POSITIONS_NONE}}};
+}
+
+static void add_rope_cases(void) {
+    ModelConfig *model =
+        add_case("YaRN of a part of each head, in every second layer, and a scale");
+    model->layers = 3;
+    model->attention.shape = (AttentionShape){2, 1, 7, 4};
+    model->attention.positions = (PerLayer){2, {POSITIONS_ROPE, POSITIONS_NONE}};
+    model->attention.rope = (RopeConfig){.fraction = 0.6,
+                                         .scaling = ROPE_YARN,
+                                         .factor = 4,
+                                         .original_context = 8,
+                                         .beta_fast = 32,
+                                         .beta_slow = 1,
+                                         .attention_factor = 1.2};
+    model->attention.scale = 0.7;
 }
 
 static void add_softmax_cases(void) {
@@ -76,6 +92,15 @@ static void add_softmax_cases(void) {
     model->attention.softmax = SOFTMAX_OFF_BY_ONE;
     model = add_case("a sink for each query head, two micro-batches");
     model->attention.softmax = SOFTMAX_SINK;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
+static void add_query_key_cases(void) {
+    ModelConfig *model = add_case("queries and keys normalised head by head");
+    model->attention.qk_norm = QK_NORM_HEAD;
+    model = add_case("queries and keys normalised as a whole, two micro-batches");
+    model->attention.qk_norm = QK_NORM_WHOLE;
     model->moe.max_expert_replicas = 2;
     cases[count - 1].micro_batches = 2;
 }
@@ -185,18 +210,19 @@ static void add_bias_cases(void) {
 // Step and micro-batches are the same in every evaluation of the loss, and so is what is dropped.
 static void add_dropout_cases(void) {
     ModelConfig *model = add_case("dropout of embedding, branches and experts' activations");
-    model->dropout = 0.2;
+    model->dropout = model->embedding_dropout = 0.2;
     model->moe.dropout = 0.3;
     model = add_case("dropout of what experts put out, padded, with learned positions, two "
                      "micro-batches");
     cases[count - 1].micro_batches = 2;
     model->moe.max_expert_replicas = 2;
     model->dropout = 0.1;
+    model->embedding_dropout = 0.3;
     model->moe.dropout = 0.2;
     model->moe.dropout_at = DROPOUT_OUTPUT;
     model->moe.dispatch = DISPATCH_PADDED;
     model->moe.capacity_factor = (Rational){5, 4};
-    model->attention.positions = POSITIONS_LEARNED;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
 }
 
 static void add_accumulation_cases(void) {
@@ -216,7 +242,9 @@ int main(int argc, char **argv) {
     add_activation_cases();
     add_norm_cases();
     add_position_cases();
+    add_rope_cases();
     add_softmax_cases();
+    add_query_key_cases();
     add_window_cases();
     add_router_cases();
     add_ragged_cases();

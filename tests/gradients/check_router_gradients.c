@@ -11,10 +11,20 @@ static GradientCase terms(const char *sentence, double balance_loss, BalanceScop
                              .shards = 2,
                              .router_terms_only = true};
     the_case.model.moe.max_expert_replicas = micro_batches;
-    the_case.model.moe.balance_loss = balance_loss;
-    the_case.model.moe.balance_scope = scope;
+    the_case.model.moe.balance = (BalanceTerms){1, {{BALANCE_LOAD, scope, balance_loss}}};
     the_case.model.moe.z_loss = z_loss;
     the_case.model.moe.router = (RouterRule){.kind = kind, .scaling_factor = 1};
+    return the_case;
+}
+
+// All scopes at once.
+static GradientCase several(const char *sentence, RouterKind kind, int64_t micro_batches) {
+    GradientCase the_case = terms(sentence, 3, BALANCE_STEP, 0, kind, micro_batches);
+    BalanceTerms *balance = &the_case.model.moe.balance;
+    balance->count = 4;
+    balance->maps[1] = (BalanceTerm){BALANCE_LOAD, BALANCE_SEQUENCE, 2};
+    balance->maps[2] = (BalanceTerm){BALANCE_LOAD, BALANCE_SHARD, 1};
+    balance->maps[3] = (BalanceTerm){BALANCE_LOAD, BALANCE_BATCH, 1.5};
     return the_case;
 }
 
@@ -32,6 +42,10 @@ int main(int argc, char **argv) {
               1),
         terms("both with noisy logits", 3, BALANCE_SHARD, 1, NOISY_TOPK, 1),
         terms("both over the batch of sigmoids", 3, BALANCE_BATCH, 1, SIGMOID, 2),
+        terms("balance loss over the step of two micro-batches", 5, BALANCE_STEP, 0, SOFTMAX_TOPK,
+              2),
+        several("balance losses over all scopes", SOFTMAX_TOPK, 1),
+        several("balance losses over all scopes, of two micro-batches of sigmoids", SIGMOID, 2),
         terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
     };
     return gradient_cases_run(argc, argv, cases, (int)(sizeof cases / sizeof *cases));

@@ -51,7 +51,7 @@ ModelConfig tiny_model(void) {
                                  .router = {.kind = SOFTMAX_TOPK},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
-                                 .balance_loss = 0.02,
+                                 .balance = {1, {{.factor = 0.02}}},
                                  .z_loss = 0.01,
                                  .max_expert_replicas = 1}};
 }
@@ -177,6 +177,19 @@ static double router_margin(const Check *check) {
     return margin;
 }
 
+// Of all terms.
+static double balance_losses(const Check *check, int64_t layer) {
+    static const char *const columns[] = {"balance_shard", "balance_sequence", "balance_batch",
+                                          "balance_step"};
+    const BalanceTerms *terms = &check->the_case->model.moe.balance;
+    double loss = 0;
+    for (int64_t i = 0; i < terms->count; i++)
+        loss += terms->maps[i].factor *
+                statistics_value(&check->model.stats,
+                                 i == 0 ? "balance" : columns[terms->maps[i].scope], layer);
+    return loss;
+}
+
 // One step's loss; gradients in model->gradients.sum, choices noted.
 static double evaluate(Check *check) {
     Model *model = &check->model;
@@ -194,7 +207,7 @@ static double evaluate(Check *check) {
     double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         if (statistics_find(&model->stats, "balance", layer))
-            loss += moe->balance_loss * statistics_value(&model->stats, "balance", layer) +
+            loss += balance_losses(check, layer) +
                     moe->z_loss * statistics_value(&model->stats, "z", layer);
     return loss;
 }
@@ -221,7 +234,7 @@ static double *analytic_gradient(Check *check) {
     MoeConfig *moe = &model->config.moe;
     MoeConfig kept = *moe;
     for (int without = 0; without <= (int)check->the_case->router_terms_only; without++) {
-        if (without) moe->balance_loss = moe->z_loss = 0;
+        if (without) moe->balance.count = 0, moe->z_loss = 0;
         evaluate(check);
         for (int64_t i = 0; i < all; i++) {
             float g = i < dense ? tensor_f32(model->gradients.sum.run[RUN_DENSE])[i]

@@ -268,27 +268,26 @@ static void run_rope(Device *dev, void *context) {
     run_on(dev, rotate, c, TENSORS(&c->qkv, &c->cosines, &c->sines));
 }
 
-static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t sequences, int64_t T,
-                          int64_t first, bool inverse) {
-    begin_case("%s %s rope T=%lld from %lld, d %lld/%lld%s", dev->name, dtype_name(stored),
-               (long long)T, (long long)first, (long long)s.d_head, (long long)s.d_value,
-               inverse ? " back" : "");
+static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t pairs,
+                          int64_t sequences, int64_t T, int64_t first, bool inverse) {
+    begin_case("%s %s rope T=%lld from %lld, %lld pairs of d %lld/%lld%s", dev->name,
+               dtype_name(stored), (long long)T, (long long)first, (long long)pairs,
+               (long long)s.d_head, (long long)s.d_value, inverse ? " back" : "");
     int64_t N = sequences * T, W = attention_qkv_width(s), positions = first + T + 2;
     Tensor source = random_2d(N, W);
-    RopeCase c = {
-        new_2d(stored, N, W),
-        stored_as(stored, source),
-        random_2d(positions, s.d_head / 2), // any numbers will do: the op does not know angles
-        random_2d(positions, s.d_head / 2),
-        s,
-        T,
-        first,
-        inverse};
+    RopeCase c = {new_2d(stored, N, W),
+                  stored_as(stored, source),
+                  random_2d(positions, pairs), // any numbers will do: the op does not know angles
+                  random_2d(positions, pairs),
+                  s,
+                  T,
+                  first,
+                  inverse};
     double *want = new_doubles(N * W);
     for (int64_t i = 0; i < N * W; i++) want[i] = (double)tensor_f32(source)[i];
     for (int64_t n = 0; n < N; n++)
-        reference_rope(want + n * W, s, tensor_f32(c.cosines), tensor_f32(c.sines), first + n % T,
-                       inverse);
+        reference_rope(want + n * W, s, tensor_f32(c.cosines), tensor_f32(c.sines), pairs,
+                       first + n % T, inverse);
     run_rope(dev, &c);
     // two products of numbers below 1
     expect_near("qkv", c.qkv, want, storage_eps(stored), NULL, 4 * F32_EPS);
@@ -308,11 +307,11 @@ static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t s
     release_all();
 }
 
-static void check_rope(AttentionShape s, int64_t sequences, int64_t T, int64_t first,
+static void check_rope(AttentionShape s, int64_t pairs, int64_t sequences, int64_t T, int64_t first,
                        bool inverse) {
     for (int i = 0; i < device_count(); i++) {
-        check_rope_on(device_at(i), F32, s, sequences, T, first, inverse);
-        check_rope_on(device_at(i), BF16, s, sequences, T, first, inverse);
+        check_rope_on(device_at(i), F32, s, pairs, sequences, T, first, inverse);
+        check_rope_on(device_at(i), BF16, s, pairs, sequences, T, first, inverse);
     }
 }
 
@@ -417,10 +416,13 @@ int main(int argc, char **argv) {
     check_window((AttentionShape){1, 1, 200, 40}, 2, 60, 17);
     check_wide_window((AttentionShape){2, 1, 24, 40}, 2, 150);
     check_no_rows();
-    check_rope((AttentionShape){4, 2, 16, 8}, 3, 9, 0, false);
-    check_rope((AttentionShape){4, 2, 6, 6}, 2, 5, 11, true);
-    check_rope((AttentionShape){1, 1, 2, 1}, 1, 1, 3, false);
-    check_rope((AttentionShape){8, 4, 64, 64}, 2, 40, 1, true);
-    check_rope((AttentionShape){24, 8, 128, 64}, 2, 3, 0, false);
+    check_rope((AttentionShape){4, 2, 16, 8}, 8, 3, 9, 0, false);
+    check_rope((AttentionShape){4, 2, 6, 6}, 3, 2, 5, 11, true);
+    check_rope((AttentionShape){1, 1, 2, 1}, 1, 1, 1, 3, false);
+    check_rope((AttentionShape){8, 4, 64, 64}, 32, 2, 40, 1, true);
+    check_rope((AttentionShape){24, 8, 128, 64}, 64, 2, 3, 0, false);
+    check_rope((AttentionShape){4, 2, 16, 8}, 3, 2, 9, 2, false);
+    check_rope((AttentionShape){2, 2, 64, 64}, 16, 1, 5, 0, true);
+    check_rope((AttentionShape){2, 1, 7, 3}, 2, 1, 5, 0, false);
     return failures();
 }

@@ -23,8 +23,8 @@ static void check(int64_t n, int64_t K, int64_t E, bool hot) {
         if (id >= 0 && id < E) want[id]++;
     }
     for (int d = 0; d < device_count(); d++) {
-        begin_case("count_ids on %s of %lld x %lld, %lld experts", device_at(d)->name,
-                   (long long)n, (long long)K, (long long)E);
+        begin_case("count_ids on %s of %lld x %lld, %lld experts", device_at(d)->name, (long long)n,
+                   (long long)K, (long long)E);
         memcpy(c.counts.data, before, (size_t)E * sizeof *before);
         run_on(device_at(d), run, &c, TENSORS(&c.counts, &c.ids));
         expect_same_bytes("counts", c.counts, want);

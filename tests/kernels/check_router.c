@@ -317,13 +317,13 @@ static void check_probabilities_cannot_vanish(int64_t E, int64_t K, RouterRule r
 typedef struct TotalsCase {
     RouterTotals to;
     RouterSums sums;
-    Tensor balance, batch_tokens_per_expert;
+    Tensor balance, counts;
     BalanceRule rule;
 } TotalsCase;
 
 static void run_totals(Device *dev, void *context) {
     TotalsCase *c = context;
-    router_totals(dev, c->to, c->balance, c->sums, c->batch_tokens_per_expert, c->rule);
+    router_totals(dev, c->to, c->balance, c->sums, c->counts, c->rule);
 }
 
 static Tensor random_f64(Tensor x) {
@@ -335,6 +335,16 @@ static Tensor random_counts(int64_t parts, int64_t E, int64_t bound) {
     Tensor x = new_2d(I32, parts, E);
     for (int64_t i = 0; i < parts * E; i++) tensor_i32(x)[i] = (int32_t)random_below(bound);
     return x;
+}
+// The choices that a term counts, from the words of its rule.
+static double counted(const TotalsCase *c, LoadTerm term, int64_t p, int64_t e) {
+    int64_t E = c->sums.tokens_per_expert.shape[1];
+    if (term.counts_row >= 0) return (double)tensor_i64(c->counts)[term.counts_row * E + e];
+    double count = 0;
+    for (int64_t q = 0; q < c->sums.tokens_per_expert.shape[0]; q++)
+        if (q / term.parts == p / term.parts)
+            count += (double)tensor_i32(c->sums.tokens_per_expert)[q * E + e];
+    return count;
 }
 static Tensor random_i64(int64_t E, int64_t bound) {
     Tensor x = new_1d(I64, E);
@@ -353,36 +363,41 @@ static double wanted_addition(const TotalsCase *c, int64_t row, int64_t column) 
         if (column == c->to.z) sum += c->rule.per_step_token * tensor_f64(c->sums.lse2_sum)[p];
         if (column == c->to.entropy)
             sum += c->rule.per_step_token * tensor_f64(c->sums.entropy_sum)[p];
-        for (int64_t e = 0; e < E && column == c->to.balance; e++) {
-            double count = c->batch_tokens_per_expert.data
-                               ? (double)tensor_i64(c->batch_tokens_per_expert)[e]
-                               : (double)tensor_i32(c->sums.tokens_per_expert)[p * E + e];
-            sum += (double)E * c->rule.per_step_token * count / c->rule.choices *
-                   tensor_f64(c->sums.prob_sum)[p * E + e];
-        }
+        for (int i = 0; i < c->rule.count; i++)
+            for (int64_t e = 0; e < E && column == c->rule.terms[i].column; e++)
+                sum += (double)E * c->rule.per_step_token * counted(c, c->rule.terms[i], p, e) /
+                       c->rule.terms[i].choices * tensor_f64(c->sums.prob_sum)[p * E + e];
     }
     return sum;
 }
 
-static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) {
-    int64_t columns = E + 9;
-    TotalsCase c = {.rule = {.coefficient = 0.01, .per_step_token = 1.0 / 777, .choices = 123}};
+// `terms` of the words below, from a different one on in each case.
+static void check_totals(int64_t parts, int64_t rows, int64_t E, int terms, int first_term) {
+    int64_t columns = E + 16;
+    const LoadTerm words[] = {{0.01, 123, 1, -1, E + 5},
+                              {0.3, 7, parts / rows, -1, E + 8},
+                              {1, 5000, 1, 0, 0},
+                              {0, 9, parts, -1, E + 11},
+                              {1e-4, 12345, 1, 1, E + 15}};
+    TotalsCase c = {.rule = {.count = terms, .per_step_token = 1.0 / 777}};
+    for (int i = 0; i < terms; i++) c.rule.terms[i] = words[(first_term + i) % 5];
     c.sums = (RouterSums){random_f64(new_2d(F64, parts, E)), random_f64(new_1d(F64, parts)),
                           random_f64(new_1d(F64, parts)),    random_f64(new_2d(F64, parts, E)),
                           random_counts(parts, E, 1000),     random_counts(parts, E, 100)};
-    c.batch_tokens_per_expert = of_batch ? random_i64(E, 100000) : (Tensor){0};
+    c.counts = tensor_reshape_2d(random_i64(2 * E, 100000), 2, E);
     Tensor before = random_f64(new_2d(F64, rows, columns)), routed = random_i64(E, 1000);
     Tensor dropped = random_i64(E, 1000);
     double *totals = new_doubles(rows * columns), *balance = new_doubles(parts * E);
     // Columns that nobody may touch on all sides.
-    c.to = (RouterTotals){.balance = E + 5, .z = E + 3, .entropy = E + 7, .weight_mass = 2};
+    c.to = (RouterTotals){.z = E + 3, .entropy = E + 7, .weight_mass = 2};
     c.to.totals = before;
     for (int64_t i = 0; i < rows * columns; i++)
         totals[i] = tensor_f64(before)[i] + wanted_addition(&c, i / columns, i % columns);
+    memset(balance, 0, (size_t)(parts * E) * sizeof *balance);
     for (int64_t i = 0; i < parts * E; i++)
-        balance[i] = c.rule.coefficient * (double)E * c.rule.per_step_token / c.rule.choices *
-                     (of_batch ? (double)tensor_i64(c.batch_tokens_per_expert)[i % E]
-                               : (double)tensor_i32(c.sums.tokens_per_expert)[i]);
+        for (int t = 0; t < terms; t++)
+            balance[i] += c.rule.terms[t].coefficient * (double)E * c.rule.per_step_token /
+                          c.rule.terms[t].choices * counted(&c, c.rule.terms[t], i / E, i % E);
     int64_t *routed_want = copy_of(routed).data, *dropped_want = copy_of(dropped).data;
     for (int64_t i = 0; i < parts * E; i++) {
         routed_want[i % E] +=
@@ -392,8 +407,8 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
     void *first_balance = NULL;
     for (int d = 0; d < device_count(); d++) {
         Device *dev = device_at(d);
-        begin_case("totals on %s parts=%lld rows=%lld E=%lld%s", dev->name, (long long)parts,
-                   (long long)rows, (long long)E, of_batch ? " of the batch" : "");
+        begin_case("totals on %s parts=%lld rows=%lld E=%lld, %d terms from %d on", dev->name,
+                   (long long)parts, (long long)rows, (long long)E, terms, first_term);
         c.to.totals = copy_of(before);
         c.to.routed = copy_of(routed);
         c.to.dropped = copy_of(dropped);
@@ -401,7 +416,7 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
         run_on(dev, run_totals, &c,
                TENSORS(&c.to.totals, &c.to.routed, &c.to.dropped, &c.balance, &c.sums.prob_sum,
                        &c.sums.entropy_sum, &c.sums.lse2_sum, &c.sums.weight_mass,
-                       &c.sums.tokens_per_expert, &c.sums.dropped, &c.batch_tokens_per_expert));
+                       &c.sums.tokens_per_expert, &c.sums.dropped, &c.counts));
         // Numbers that are not negative: each of the additions rounds by 2^-53 of the sum, each
         // product by as much.
         expect_near("totals", c.to.totals, totals, (double)(parts * E + 8) * 0x1p-53, NULL, 0);
@@ -416,25 +431,31 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, bool of_batch) 
 
 typedef struct ColumnsCase {
     Tensor out, x;
+    bool add;
 } ColumnsCase;
 
 static void run_columns(Device *dev, void *context) {
     ColumnsCase *c = context;
-    sum_columns(dev, c->out, c->x);
+    sum_columns(dev, c->out, c->x, c->add);
 }
 
-static void check_sum_columns(int64_t parts, int64_t E) {
-    ColumnsCase c = {.x = new_2d(I32, parts, E)};
-    int64_t *want = new_1d(I64, E).data;
-    memset(want, 0, (size_t)E * sizeof *want);
+static void check_sum_columns(int64_t parts, int64_t E, DType dtype, bool add) {
+    ColumnsCase c = {.x = new_2d(dtype, parts, E), .add = add};
+    Tensor before = random_i64(E, INT64_C(1) << 40);
+    int64_t *want = copy_of(before).data;
+    if (!add) memset(want, 0, (size_t)E * sizeof *want);
     for (int64_t i = 0; i < parts * E; i++) { // sums beyond 32 bits
-        tensor_i32(c.x)[i] = (int32_t)(INT32_MAX - random_below(1000));
-        want[i % E] += tensor_i32(c.x)[i];
+        int64_t x = INT32_MAX - random_below(1000);
+        if (dtype == I64)
+            tensor_i64(c.x)[i] = x *= 1000;
+        else
+            tensor_i32(c.x)[i] = (int32_t)x;
+        want[i % E] += x;
     }
     for (int d = 0; d < device_count(); d++) {
-        begin_case("sum_columns on %s of %lld x %lld", device_at(d)->name, (long long)parts,
-                   (long long)E);
-        c.out = new_1d(I64, E);
+        begin_case("sum_columns on %s of %lld x %lld %s%s", device_at(d)->name, (long long)parts,
+                   (long long)E, dtype_name(dtype), add ? ", added" : "");
+        c.out = copy_of(before);
         run_on(device_at(d), run_columns, &c, TENSORS(&c.out, &c.x));
         expect_same_bytes("out", c.out, want);
     }
@@ -509,7 +530,7 @@ int main(int argc, char **argv) {
         check(9, 132, 2, 1, grouped, !router_scales(rules[r].kind), false);
         check_nan(8, 3, grouped);
         grouped.groups = 32, grouped.top_groups = 3;
-        check(6, router_scales(rules[r].kind) ? 320 : 64, 8, 1, grouped, false, r % 2 == 0);
+        check(6, router_scales(rules[r].kind) ? 320 : 64, 5, 1, grouped, false, r % 2 == 0);
         grouped.groups = 16, grouped.top_groups = 8;
         check(6, 16, 8, 1, grouped, false, true);
     }
@@ -540,11 +561,16 @@ int main(int argc, char **argv) {
         check_probabilities_cannot_vanish(70, 1, rules[r]);
         check_probabilities_cannot_vanish(300, 8, rules[r]);
     }
-    check_totals(1, 1, 1, false);
-    check_totals(8, 2, 5, false);
-    check_totals(12, 4, 300, true);
-    check_sum_columns(0, 3);
-    check_sum_columns(1, 1);
-    check_sum_columns(40, 70);
+    check_totals(1, 1, 1, 1, 0);
+    for (int first = 0; first < 5; first++) check_totals(8, 2, 5, 1, first);
+    check_totals(12, 4, 300, 5, 0);
+    check_totals(12, 4, 70, 3, 3);
+    check_totals(6, 3, 4, 0, 0);
+    for (int add = 0; add < 2; add++) {
+        check_sum_columns(0, 3, I32, add);
+        check_sum_columns(1, 1, I64, add);
+        check_sum_columns(40, 70, I32, add);
+        check_sum_columns(3, 40, I64, add);
+    }
     return failures();
 }

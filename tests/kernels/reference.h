@@ -31,9 +31,17 @@ void reference_normalize_backward(double *dx, double *dweight, double *dbias, do
                                   const float *dout, const float *x, const float *weight,
                                   NormRule rule, int64_t N, int64_t D);
 
-// Rotates one row at `position`; the angles are given.
+void reference_qk_norm_forward(double *out, double *rstd, const float *x, AttentionShape s,
+                               QkNorm norm, int64_t N);
+// dweights: of q, then of k, summed over all rows. dx_unit (N, W) and magnitude (as dweights): the
+// sums' terms without their signs.
+void reference_qk_norm_backward(double *dx, double *dx_unit, double *dweights, double *magnitude,
+                                const float *dout, const float *x, AttentionShape s, QkNorm norm,
+                                int64_t N);
+
+// Rotates one row at `position`; the angles of `pairs` pairs are given.
 void reference_rope(double *row, AttentionShape s, const float *cosines, const float *sines,
-                    int64_t position, bool inverse);
+                    int64_t pairs, int64_t position, bool inverse);
 
 void reference_attention_forward(double *out, double *lse, const float *qkv, AttentionRule rule,
                                  int64_t N);

@@ -93,14 +93,14 @@ static ModelConfig tiny_config(int64_t K) {
                          .init_std = 0.3,
                          .attention = {{1, 1, 4, 3}, 10000},
                          .moe = {.experts = {1, {E}},
-                                 .top_k = {1, {K}},
+                                 .top_k = {1, {(int32_t)K}},
                                  .d_ff = {1, {5}},
                                  .every = 1,
                                  .first = true,
                                  .router = {.kind = TOPK_SOFTMAX},
                                  .capacity_factor = {0, 1},
                                  .min_capacity = 1,
-                                 .balance_loss = 0.01,
+                                 .balance = {1, {{.factor = 0.01}}},
                                  .z_loss = 0.001,
                                  .max_expert_replicas = 8}};
 }

@@ -60,6 +60,10 @@ CONFIGURATIONS = {
         {"moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
          "moe.bias_update": "sign", "moe.balance_scope": "batch"},
         [(1, 1, 1, 1), (2, 1, 2, 2), (4, 1, 4, 1)]),
+    "balance over sequences, shards and the step": (  # what the step's is made of depends on its micro-batches
+        {"moe.balance": "[{scope: sequence, factor: 0.1}, {scope: step, factor: 0.2}, {scope: shard}]",
+         "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "train.batch": 32},
+        [(2, 1, 2, 2), (4, 1, 1, 2), (4, 2, 4, 2)]),
     "a bias of the choice": (
         {"moe.bias_update": "sign", "moe.bias_rate": 0.02, "moe.router": "topk_softmax", "moe.capacity_factor": 1,
          "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,
@@ -110,6 +114,9 @@ CONFIGURATIONS = {
     "windows": (
         {"attention.window": "[9, 0, 70]", "model.layers": 3, "train.context": 90},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "norms of queries and keys": (
+        {"attention.qk_norm": "head", "attention.heads": 4, "attention.kv_heads": 2, "train.precision": "bf16"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
     "layers of different kinds and sizes": (
         {"model.layers": 4, "model.feed_forward": "[moe, dense, moe, moe]", "moe.experts": "[8, 0, 4, 16]",
          "moe.top_k": "[2, 1, 3]", "moe.d_ff": "[24, 8, 12]", "moe.capacity_factor": 1.1, "moe.drop": "random",

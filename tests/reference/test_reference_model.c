@@ -39,9 +39,9 @@ static int close_rank(void **state) {
 
 static MoeConfig read_moe_config(Fixture *f, const char *name) {
     return (MoeConfig){
-        .experts = {1, {fixture_int(f, "%s/config/experts", name)}},
-        .top_k = {1, {fixture_int(f, "%s/config/top_k", name)}},
-        .d_ff = {1, {fixture_int(f, "%s/config/moe_d_ff", name)}},
+        .experts = {1, {(int32_t)fixture_int(f, "%s/config/experts", name)}},
+        .top_k = {1, {(int32_t)fixture_int(f, "%s/config/top_k", name)}},
+        .d_ff = {1, {(int32_t)fixture_int(f, "%s/config/moe_d_ff", name)}},
         .every = 1,
         .router = {(RouterKind)fixture_int(f, "%s/config/router", name),
                    fixture_int(f, "%s/config/normalize_top_k", name) != 0},
@@ -51,8 +51,9 @@ static MoeConfig read_moe_config(Fixture *f, const char *name) {
         .drop = (DropPolicy)fixture_int(f, "%s/config/drop", name),
         .renormalize_after_drop = fixture_int(f, "%s/config/renormalize_after_drop", name) != 0,
         .routing_group = (RoutingGroup)fixture_int(f, "%s/config/routing_group", name),
-        .balance_loss = fixture_double(f, "%s/config/balance_loss", name),
-        .balance_scope = (BalanceScope)fixture_int(f, "%s/config/balance_scope", name),
+        .balance = {1,
+                    {{.scope = (int)fixture_int(f, "%s/config/balance_scope", name),
+                      .factor = fixture_double(f, "%s/config/balance_loss", name)}}},
         .z_loss = fixture_double(f, "%s/config/z_loss", name),
         .max_expert_replicas = 1,
     };

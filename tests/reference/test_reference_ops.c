@@ -107,8 +107,9 @@ static void attention_decode_agrees(void **state) {
 
 static void assert_router(const char *name) {
     Fixture *f = fixture_open("routing");
-    RouterRule rule = {(RouterKind)fixture_int(f, "%s/config/router", name),
-                       fixture_int(f, "%s/config/normalize_top_k", name) != 0, 1};
+    RouterRule rule = {.kind = (RouterKind)fixture_int(f, "%s/config/router", name),
+                       .normalize_top_k = fixture_int(f, "%s/config/normalize_top_k", name) != 0,
+                       .scaling_factor = 1};
     int64_t parts = fixture_int(f, "%s/config/parts", name);
     Tensor logits = fixture_tensor(f, F32, "%s/logits", name);
     Tensor dweights = fixture_tensor(f, F32, "%s/dweights", name);

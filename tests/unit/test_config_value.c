@@ -179,7 +179,8 @@ static void lists_repeat_over_the_layers(void **state) {
     static const struct {
         const Option *key;
         const char *text, *written;
-        int64_t count, values[4];
+        int64_t count;
+        int32_t values[4];
     } cases[] = {
         {&integers, "8", "8", 1, {8}},
         {&integers, "[8]", "8", 1, {8}},

@@ -1,0 +1,129 @@
+// Blockwise attention, backward: probabilities are computed again from the scores and their
+// log-sum-exp, block by block (FlashAttention, arXiv:2205.14135).
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/scratch.h"
+
+typedef struct BackwardTiles {
+    Rows k, v, dk, dv;             // (T, d_head) or (T, d_value) of a key/value head
+    Rows q, q_t, dq, dout, dout_t; // of one query head: (T, ·), transposed (·, T); q_t is scaled
+    float *lse, *delta;            // (T): of that head; delta = Σ dout · out
+    Rows p, ds;                    // (BLOCK keys, BLOCK queries): softmax, gradient of the scores
+} BackwardTiles;
+
+int64_t attention_scratch_floats(AttentionShape s, int64_t T) { // more than of the other passes
+    int64_t d = round_up(s.d_head, LANES), dv = round_up(s.d_value, LANES);
+    return round_up(T, BLOCK) * (5 * d + 4 * dv + 2) + 2 * BLOCK * BLOCK;
+}
+
+static BackwardTiles backward_tiles(AttentionShape s, int64_t T) {
+    int64_t d = round_up(s.d_head, LANES), dv = round_up(s.d_value, LANES);
+    int64_t rows = round_up(T, BLOCK);
+    float *memory = thread_scratch((size_t)attention_scratch_floats(s, T) * sizeof *memory);
+    return (BackwardTiles){
+        .k = take(&memory, rows, d),
+        .v = take(&memory, rows, dv),
+        .dk = take(&memory, rows, d),
+        .dv = take(&memory, rows, dv),
+        .q = take(&memory, rows, d),
+        .q_t = take(&memory, d, rows),
+        .dq = take(&memory, rows, d),
+        .dout = take(&memory, rows, dv),
+        .dout_t = take(&memory, dv, rows),
+        .lse = take(&memory, 1, rows).data,
+        .delta = take(&memory, 1, rows).data,
+        .p = take(&memory, BLOCK, BLOCK),
+        .ds = take(&memory, BLOCK, BLOCK),
+    };
+}
+
+// Turns p from scores into probabilities and ds from dout · v into the gradient of the scores.
+static void softmax_gradient(BackwardTiles t, int64_t query, int64_t keys, int64_t queries,
+                             bool diagonal, float scale) {
+    for (int64_t i = 0; i < queries; i += LANES) {
+        float *p = t.p.data + i, *ds = t.ds.data + i;
+        int64_t seen = keys_seen(keys, i, diagonal);
+        Lanes lse = lanes_load(t.lse + query + i), delta = lanes_load(t.delta + query + i);
+        for (int64_t j = 0; j < seen; j++) {
+            Lanes probability = lanes_exp(lanes_load(p + j * BLOCK) - lse);
+            lanes_store(p + j * BLOCK, probability);
+            lanes_store(ds + j * BLOCK, probability * (lanes_load(ds + j * BLOCK) - delta) * scale);
+        }
+        for (int64_t j = seen; j < keys; j++) {
+            lanes_store(p + j * BLOCK, (Lanes){0});
+            lanes_store(ds + j * BLOCK, (Lanes){0});
+        }
+    }
+}
+
+// Adds what the scores between keys [key, …) and queries [query, …) say to dq, dk and dv.
+static void backward_block(BackwardTiles t, AttentionRule rule, int64_t key, int64_t query) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
+    int64_t queries = round_up(smaller(BLOCK, T - query), LANES);
+    multiply(t.p, plain(row_at(t.k, key)), column_at(t.q_t, query), keys, queries, s.d_head);
+    if (key == query) mask(t.p, keys);
+    mask_early(t.p, rule, key, keys, query, queries);
+    multiply(t.ds, plain(row_at(t.v, key)), column_at(t.dout_t, query), keys, queries, s.d_value);
+    softmax_gradient(t, query, keys, queries, key == query, rule.scale);
+    multiply_add(row_at(t.dv, key), plain(t.p), row_at(t.dout, query), keys, t.dv.width, queries);
+    multiply_add(row_at(t.dk, key), plain(t.ds), row_at(t.q, query), keys, t.dk.width, queries);
+    multiply_add(row_at(t.dq, query), transposed(t.ds), row_at(t.k, key), queries, t.dq.width,
+                 keys);
+}
+
+// One query head of one sequence against its packed keys and values; q, dout, out and lse point at
+// its first row.
+static void backward_head(BackwardTiles t, AttentionRule rule, Stored q, Stored dout, Stored out,
+                          const float *lse) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, rows = round_up(T, LANES), W = attention_qkv_width(s),
+            O = s.heads * s.d_value;
+    for (int64_t i = 0; i < rows; i++) { // padding queries get finite numbers that multiply zeros
+        float *room = t.dout.data, *more = room + t.dout.width; // still free, BLOCK rows or more
+        t.lse[i] = i < T ? lse[i * s.heads] : 0.0f;
+        t.delta[i] = i < T ? dot_product(as_f32(stored_at(dout, i * O), s.d_value, room),
+                                         as_f32(stored_at(out, i * O), s.d_value, more), s.d_value)
+                           : 0.0f;
+    }
+    pack(t.q, rows, q, W, T, s.d_head);
+    transpose_scaled(t.q_t, t.q, rows, s.d_head, rule.scale);
+    pack(t.dout, rows, dout, O, T, s.d_value);
+    transpose(t.dout_t.data, t.dout_t.width, t.dout.data, t.dout.width, rows, s.d_value);
+    clear(t.dq, rows);
+    for (int64_t key = 0; key < T; key += BLOCK)
+        for (int64_t query = key; query < T && first_key_seen(rule, query) < key + BLOCK;
+             query += BLOCK)
+            backward_block(t, rule, key, query);
+}
+
+// One thread takes a key/value head with all its query heads, in order: dk and dv have one owner.
+void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, Tensor out,
+                            Tensor lse, AttentionRule rule) {
+    AttentionShape s = rule.shape;
+    int64_t T = rule.T, sequences = qkv.shape[0] / T, W = qkv.shape[1], O = s.heads * s.d_value;
+    int64_t rows = round_up(T, LANES), group = s.heads / s.kv_heads;
+    Stored x = stored(qkv), y = stored(out), dy = stored(dout), dx = stored(dqkv);
+    const float *lse_of = tensor_f32(lse);
+#pragma omp parallel
+    {
+        BackwardTiles t = backward_tiles(s, T);
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t b = 0; b < sequences; b++)
+            for (int64_t kv = 0; kv < s.kv_heads; kv++) {
+                Stored from = stored_at(x, b * T * W), to = stored_at(dx, b * T * W);
+                pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
+                pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
+                clear(t.dk, rows);
+                clear(t.dv, rows);
+                for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
+                    int64_t at = b * T * O + h * s.d_value;
+                    backward_head(t, rule, stored_at(from, query_column(s, h)), stored_at(dy, at),
+                                  stored_at(y, at), lse_of + b * T * s.heads + h);
+                    unpack(stored_at(to, query_column(s, h)), W, t.dq, T, s.d_head);
+                }
+                unpack(stored_at(to, key_column(s, kv)), W, t.dk, T, s.d_head);
+                unpack(stored_at(to, value_column(s, kv)), W, t.dv, T, s.d_value);
+            }
+    }
+}

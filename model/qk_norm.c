@@ -1,0 +1,58 @@
+#include "model/qk_norm.h"
+
+static QkNormKind kind_of(const Work *work) {
+    return work->config->attention.qk_norm;
+}
+
+static QkNorm values_of(const QueryKeyNorm *norm, const Work *work) {
+    return (QkNorm){kind_of(work), (float)work->config->norm_eps, work_value(work, norm->q_weight),
+                    work_value(work, norm->k_weight)};
+}
+
+void query_key_norm_declare(QueryKeyNorm *norm, Work *work, int64_t layer) {
+    QkNormKind kind = kind_of(work);
+    if (kind == QK_NORM_NONE) return;
+    AttentionShape s = work->config->attention.shape;
+    Param weight = {.rank = 1, .init = INIT_ONES, .group = GROUP_NO_DECAY};
+    weight.shape[0] = qk_norm_q_width(s, kind);
+    norm->q_weight =
+        param_add(work->params, weight, "layers.%lld.attention.q_norm", (long long)layer);
+    weight.shape[0] = qk_norm_k_width(s, kind);
+    norm->k_weight =
+        param_add(work->params, weight, "layers.%lld.attention.k_norm", (long long)layer);
+}
+
+void query_key_norm_layout(QueryKeyNorm *norm, Work *work, Arena *activations, Arena *scratch) {
+    QkNormKind kind = kind_of(work);
+    if (kind == QK_NORM_NONE) return;
+    AttentionShape s = work->config->attention.shape;
+    int64_t N = work->shape.N;
+    norm->x = arena_2d(activations, work->storage, N, attention_qkv_width(s));
+    norm->rstd = arena_2d(activations, F32, N, qk_norm_groups(s, kind));
+    norm->dq = arena_2d(scratch, F32, N, qk_norm_q_width(s, kind));
+    norm->dk = arena_2d(scratch, F32, N, qk_norm_k_width(s, kind));
+}
+
+Tensor query_key_norm_input(const QueryKeyNorm *norm, const Work *work, Tensor out) {
+    return kind_of(work) == QK_NORM_NONE ? out : norm->x;
+}
+
+void query_key_norm_forward(QueryKeyNorm *norm, Work *work, Tensor out) {
+    if (kind_of(work) == QK_NORM_NONE) return;
+    qk_norm_forward(work->dev, out, norm->rstd, norm->x, work->config->attention.shape,
+                    values_of(norm, work));
+}
+
+static void sum_over_rows(Work *work, int weight, Tensor rows) {
+    Tensor gradient = work_gradient(work, weight);
+    bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), rows,
+                  work_dense_rows(work));
+}
+
+void query_key_norm_backward(QueryKeyNorm *norm, Work *work, Tensor dx) {
+    if (kind_of(work) == QK_NORM_NONE) return;
+    qk_norm_backward(work->dev, dx, norm->dq, norm->dk, norm->x, norm->rstd,
+                     work->config->attention.shape, values_of(norm, work));
+    sum_over_rows(work, norm->q_weight, norm->dq);
+    sum_over_rows(work, norm->k_weight, norm->dk);
+}

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Every pair of options, each set to another value than its default, on a tiny model: it trains two steps with finite
+loss and gradients, or is refused with exit 2 and a message that names one of the keys and what to do.
+
+  option_pairs.py TRAIN_MANY                  all pairs
+  option_pairs.py TRAIN_MANY --sample N       every option alone, and N pairs: others for another commit
+  option_pairs.py TRAIN_MANY KEY=VALUE …      these together, and what is said of them
+
+Keys, their types and words are the program's own (train_many --keys): a new one enters by itself. A number of which
+another value than the next one should be tried gets a row of SAMPLES; what needs another key to mean anything, one of
+COMPANIONS."""
+import hashlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+WORKERS = 2
+HANG_SECONDS = 840  # only a hang takes this long, also on a busy machine under sanitizers
+SECTIONS = ("model.", "attention.", "moe.", "train.", "eval.", "parallel.")
+
+# The smallest model that has all parts; the text is one line, repeated.
+BASE = """\
+data.train: train.txt
+data.validation: train.txt
+run.dir: run
+resume: never
+model: {d_model: 16, layers: 2, d_ff: 16}
+attention.heads: 2
+moe: {experts: 4, d_ff: 8}
+train: {steps: 2, batch: 4, context: 8}
+eval.batches: 1
+checkpoint.every: 0
+"""
+
+# Values of keys that are numbers or lists, beside the default (or BASE's).
+SAMPLES = {
+    "train.batch": ["8"], "train.context": ["5"], "train.micro_batches": ["2"], "train.shards": ["2"],
+    "train.lr": ["0"], "train.min_lr": ["0"], "train.warmup": ["1"], "train.decay": ["1"], "train.beta1": ["0"],
+    "train.beta2": ["0"], "train.eps": ["0.001"], "train.weight_decay": ["0"], "train.momentum": ["0.5"],
+    "train.clip_norm": ["0"], "train.skip_z": ["3"], "train.skip_window": ["2"],
+    "model.d_model": ["18"], "model.layers": ["1", "3"], "model.d_ff": ["5"], "model.norm_eps": ["0.01"],
+    "model.init_std": ["0.3"], "model.feed_forward": ["dense,moe"],
+    "attention.heads": ["1", "4"], "attention.kv_heads": ["1"], "attention.d_head": ["6", "7"],
+    "attention.d_value": ["3"], "attention.rope_theta": ["100"], "attention.window": ["3", "2,0"],
+    "moe.experts": ["0", "6", "2,4"], "moe.top_k": ["1", "4", "1,2"], "moe.d_ff": ["12,8"], "moe.every": ["2"],
+    "moe.scaling_factor": ["2.5"], "moe.capacity_factor": ["1", "0.5"], "moe.min_capacity": ["3"],
+    "moe.balance_loss": ["0"], "moe.bias_rate": ["0.1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
+    "parallel.expert": ["1"], "parallel.exchange_chunks": ["1"],
+    "eval.every": ["1"], "eval.batches": ["2"], "eval.capacity_factor": ["1"],
+}
+# Keys whose values change where or how long a run is, not what it computes.
+LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
+
+# What an option wants beside itself, unless the pair says something else about that key.
+COMPANIONS = {
+    "model.d_model=18": ["attention.d_head=8"],
+    "model.feed_forward=dense": ["moe.experts=0"],
+    "attention.d_head=7": ["attention.positions=none"],
+    "moe.top_k=1": ["moe.router=topk_softmax"],
+    "moe.top_k=1,2": ["moe.router=topk_softmax"],
+    "moe.normalize_top_k=true": ["moe.router=topk_softmax"],
+    "moe.scaling_factor=2.5": ["moe.router=sigmoid"],
+    "moe.dispatch=padded": ["moe.capacity_factor=1.25"],
+    "moe.drop=probability": ["moe.capacity_factor=1"],
+    "moe.drop=random": ["moe.capacity_factor=1"],
+    "moe.renormalize_after_drop=true": ["moe.capacity_factor=1"],
+    "moe.routing_group=sequence": ["moe.capacity_factor=1"],
+    "moe.min_capacity=3": ["moe.capacity_factor=0.5"],
+    "moe.bias_rate=0.1": ["moe.bias_update=sign"],
+    "moe.first=false": ["moe.every=2"],
+    "train.skip_window=2": ["train.skip_z=3"],
+    "train.decay=1": ["train.schedule=wsd"],
+    "train.momentum=0.5": ["train.optimizer=sgd"],
+    "train.nesterov=true": ["train.optimizer=sgd"],
+}
+
+# What a message tells the reader to do.
+FIX = re.compile(r"\b(set|leave|use|give|choose|raise|lower|reduce|say|write|take|keep|add|drop|remove|name)\b")
+
+
+def key_of(option):
+    return option.split("=", 1)[0]
+
+
+def another_number(kind, default, least, most):
+    """A legal one beside the default."""
+    if kind in ("integer", "integers"):
+        value = int(default or least) + 1
+        return str(value if value <= most else int(most) - 1)
+    value = float(default or least) / 2 or 0.5
+    return f"{min(max(value, least), most):g}"
+
+
+def options(program):
+    """key=value of all options, from the program's keys."""
+    found = []
+    listed = subprocess.run([program, "--keys"], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        key, kind, default, least, most, words = line.split("\t")
+        if not key.startswith(SECTIONS) or key in LEFT_OUT:
+            continue
+        values = list(SAMPLES.get(key, []))
+        if kind in ("choice", "choices", "word"):
+            values += [word for word in words.split("|") if word != default]
+        elif kind == "flag":
+            values += ["false" if default == "true" else "true"]
+        elif not values and kind in ("integer", "integers", "number", "rational"):
+            values = [another_number(kind, default, float(least), float(most))]
+        found += [f"{key}={value}" for value in values]
+    keys = {line.split("\t")[0] for line in listed.splitlines()}
+    for option in [*SAMPLES, *COMPANIONS, *itertools.chain(*COMPANIONS.values())]:
+        assert key_of(option) in keys, f"{option}: there is no such key"
+    for option in COMPANIONS:
+        assert option in found, f"COMPANIONS has {option}, which is no option"
+    return found
+
+
+def together(*chosen):
+    """The options and the companions that they leave room for."""
+    line = list(chosen)
+    for option in chosen:
+        for companion in COMPANIONS.get(option, []):
+            if key_of(companion) not in map(key_of, line):
+                line.append(companion)
+    return line
+
+
+class Worker:
+    """A train_many that is given its lines at once; after a crash another one goes on behind the line."""
+
+    def __init__(self, program, number):
+        self.program, self.number = program, number
+        self.scratch = tempfile.TemporaryDirectory(prefix="moetrain-pairs-")
+        with open(self.path("train.txt"), "w") as file:
+            file.write("In the beginning God created the heaven and the earth. " * 20)
+        with open(self.path("base.yaml"), "w") as file:
+            file.write(BASE)
+
+    def path(self, name):
+        return os.path.join(self.scratch.name, name)
+
+    def start(self, lines):
+        self.lines = lines
+        with open(self.path("lines"), "w") as file:
+            file.writelines("\t".join(line) + "\n" for line in lines)
+        environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
+                           ASAN_OPTIONS="detect_leaks=0",  # Open MPI leaves memory behind
+                           OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        with open(self.path("lines")) as given, open(self.path("answers"), "w") as answers, \
+                open(self.path("errors"), "w") as errors:
+            self.process = subprocess.Popen([self.program, "base.yaml"], cwd=self.scratch.name, env=environment,
+                                            stdin=given, stdout=answers, stderr=errors)
+
+    def answers(self):
+        """Of all lines."""
+        found = []
+        while True:
+            code = self.process.wait(HANG_SECONDS)
+            with open(self.path("answers")) as file:
+                new = file.read().splitlines()
+            found += list(zip(self.lines, new))
+            if code == 0 and len(new) == len(self.lines):
+                return found
+            with open(self.path("errors"), errors="replace") as file:
+                tail = file.read()[-2000:]
+            if len(new) == len(self.lines):
+                raise AssertionError(f"exit code {code} after the last answer\n{tail}")
+            found.append((self.lines[len(new)], f"crashed {code} {tail}"))
+            self.start(self.lines[len(new) + 1:])
+
+
+def run(program, lines):
+    workers = [Worker(program, number) for number in range(WORKERS)]
+    for worker in workers:
+        worker.start(lines[worker.number::WORKERS])
+    return [answer for worker in workers for answer in worker.answers()]
+
+
+def complaint(line, answer):
+    """What is wrong with the answer; None: nothing."""
+    word, number, text = answer.split(" ", 2)
+    if word == "trained":
+        return None if number == "2" else f"{number} steps"
+    if word != "refused":
+        return answer
+    keys = [key_of(option) for option in line]
+    if number != "2":
+        return f"exit code {number}, not 2: {text}"
+    if not any(key in text for key in keys):
+        return f"the message names none of the keys: {text}"
+    return None if FIX.search(text) else f"the message says no way out: {text}"
+
+
+def commit():
+    """Something that is another for another state of the repository."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=os.path.dirname(os.path.abspath(__file__)),
+                           capture_output=True, text=True)
+    return found.stdout.strip() or "no repository"
+
+
+def sample(pairs, count):
+    seed = commit()
+    print(f"a sample of {seed}")
+    return sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed} {pair}".encode()).digest())[:count]
+
+
+def main():
+    program, arguments = os.path.abspath(sys.argv[1]), sys.argv[2:]
+    begin = time.monotonic()
+    table = options(program)
+    if arguments and arguments[0] != "--sample":
+        (line, answer), = run(program, [together(*arguments)])
+        print(" ".join(line), "|", answer)
+        sys.exit(complaint(line, answer))
+    pairs = [pair for pair in itertools.combinations(table, 2) if key_of(pair[0]) != key_of(pair[1])]
+    if arguments:
+        pairs = sample(pairs, int(arguments[1]))
+    failures, refused = [], 0
+    # What does not train alone would be refused with everything, and test nothing.
+    for line, answer in run(program, [[], *([*together(option)] for option in table)]):
+        if not answer.startswith("trained 2 "):
+            failures.append((line, f"alone, without what COMPANIONS may add: {answer}"))
+    for line, answer in run(program, [together(*pair) for pair in pairs]):
+        refused += answer.startswith("refused")
+        wrong = complaint(line, answer)
+        if wrong:
+            failures.append((line, wrong))
+    for line, wrong in failures:
+        print("FAILED", " ".join(line), "|", wrong)
+    print(f"{len(table)} options, {len(pairs)} pairs: {refused} refused, {len(failures)} failures, "
+          f"{time.monotonic() - begin:.0f} s")
+    sys.exit(1 if failures else 0)
+
+
+main()
