@@ -59,7 +59,7 @@ CONFIGURATIONS = {
     "sqrtsoftplus in groups": (
         {"moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
          "moe.bias_update": "sign", "moe.balance_scope": "batch"},
-        [(1, 1, 1, 1), (2, 1, 2, 2), (4, 1, 4, 1)]),
+        [(1, 1, 1, 1), (2, 1, 2, 1), (4, 1, 4, 1)]),
     "balance over sequences, shards and the step": (  # what the step's is made of depends on its micro-batches
         {"moe.balance": "[{scope: sequence, factor: 0.1}, {scope: step, factor: 0.2}, {scope: shard}]",
          "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "train.batch": 32},
