@@ -64,6 +64,10 @@ static const Choice ROUTERS[] = {
     [NOISY_TOPK] = {"noisy_top_k",
                     "softmax_topk of logits with learned noise, while training (Shazeer et al. "
                     "2017, arXiv:1701.06538; makeMoE)"},
+    [SINKHORN] = {"sinkhorn",
+                  "while training choices whose load Sinkhorn's iterations even out, otherwise the "
+                  "largest logits; weights from the full softmax, with one choice its sigmoid "
+                  "(Megatron-LM; BASE, arXiv:2103.16716)"},
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
 

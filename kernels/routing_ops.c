@@ -48,6 +48,18 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
                                      z_scale);
 }
 
+void sinkhorn_bias(Device *dev, Tensor bias, Tensor logits, Tensor a, Tensor c,
+                   int64_t iterations) {
+    int64_t N = logits.shape[0], E = logits.shape[1], parts = bias.shape[0];
+    CHECK_SHAPE_2D(bias, F32, parts, E);
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    CHECK_SHAPE_2D(a, F32, N, E);
+    CHECK_SHAPE_1D(c, F64, N);
+    check_parts(parts, N);
+    CHECK(iterations >= 1, "%lld iterations", (long long)iterations);
+    dev->backend->op.sinkhorn_bias(dev, bias, logits, a, c, iterations);
+}
+
 static void check_noise(Tensor a, Tensor b) {
     CHECK_SHAPE_2D(a, F32, a.shape[0], a.shape[1]);
     CHECK_SHAPE_2D(b, F32, a.shape[0], a.shape[1]);

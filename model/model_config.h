@@ -108,6 +108,7 @@ typedef struct MoeConfig {
     DropoutPlace dropout_at;
     bool noise_in_evaluation; // NOISY_TOPK
     double jitter;            // of the router's input, while training; 0: none
+    int64_t sinkhorn_iterations;
     double router_init_scale; // of init_std
 } MoeConfig;
 

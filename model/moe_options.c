@@ -61,6 +61,9 @@ static const Option ROWS[] = {
         "(DeepSeek-V2, V3: n_group); a group is judged by the sum of its top_k / top_groups best scores"),
     INTEGER("moe.top_groups", FUNCTION, moe.router.top_groups, DEFAULT("1"), RANGE(1, ROUTER_GROUPS_MAX),
         "groups in which a token's experts may lie (DeepSeek: topk_group)"),
+    INTEGER("moe.sinkhorn_iterations", COURSE, moe.sinkhorn_iterations, DEFAULT("8"), RANGE(1, 1000),
+        "sinkhorn: iterations that even out the experts' load over the tokens of moe.balance_scope (Megatron-LM iterates until "
+        "nothing moves)"),
     FLAG("moe.noise_in_evaluation", FUNCTION, moe.noise_in_evaluation, DEFAULT("false"),
         "noisy_top_k: draw noise in evaluation and generation too, by token number or position (makeMoE)"),
     NUMBER("moe.jitter", COURSE, moe.jitter, DEFAULT("0"), RANGE(0, 0.99),
@@ -172,6 +175,20 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// Sinkhorn's iterations decide about the choices, and leave no place for what else does.
+static bool check_sinkhorn(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->router.kind != SINKHORN) return true;
+    if (moe->bias_update != BIAS_UPDATE_NONE)
+        return option_broken(rules, "moe.bias_update", "moe.router",
+                             "moe.router=sinkhorn evens out the load by itself, moe.bias_update "
+                             "would do it again; set moe.bias_update=none");
+    if (moe->router.groups > 1)
+        return option_broken(rules, "moe.groups", "moe.router",
+                             "moe.router=sinkhorn has no groups; leave out moe.groups (%lld)",
+                             (long long)moe->router.groups);
+    return true;
+}
+
 static bool check_noise(const MoeConfig *moe, const OptionRules *rules) {
     if (!moe->noise_in_evaluation || moe->router.kind == NOISY_TOPK) return true;
     return option_broken(rules, "moe.noise_in_evaluation", "moe.router",
@@ -205,7 +222,8 @@ static bool check(const void *section, const OptionRules *rules) {
         if (!check_layer(model, layer, rules)) return false;
         any = true;
     }
-    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_noise(moe, rules))
+    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_noise(moe, rules) ||
+        !check_sinkhorn(moe, rules))
         return false;
     if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",

@@ -41,6 +41,12 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);
     if (has_own_x(work)) router->scratch.x_f32 = arena_2d(scratch, F32, N, work->config->d_model);
+    if (work->training && moe->router.kind == SINKHORN) {
+        int64_t parts = router->scratch.sums.prob_sum.shape[0];
+        router->scratch.sinkhorn = arena_2d(scratch, F32, parts, E);
+        router->scratch.sinkhorn_a = arena_2d(scratch, F32, N, E);
+        router->scratch.sinkhorn_c = arena_1d(scratch, F64, N);
+    }
     router->scratch.group_tokens_per_expert = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
@@ -92,6 +98,16 @@ static Routing routing_of(const Router *router) {
     return (Routing){router->ids, router->weights, router->lse};
 }
 
+// What is added when experts are chosen; data NULL: nothing.
+static Tensor choice_bias(const Router *router, Work *work) {
+    Tensor bias = router->scratch.sinkhorn;
+    if (!work->training || work->config->moe.router.kind != SINKHORN)
+        return router_bias(router, work);
+    sinkhorn_bias(work->dev, bias, router->logits, router->scratch.sinkhorn_a,
+                  router->scratch.sinkhorn_c, work->config->moe.sinkhorn_iterations);
+    return bias;
+}
+
 void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
     router->x = x;
@@ -106,7 +122,7 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
                              noise_of(router, work));
     }
     router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
-                   router_bias(router, work), moe->router);
+                   choice_bias(router, work), moe->router);
     CapacityRule rule = {
         .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
         .policy = moe->drop,

@@ -45,6 +45,7 @@ typedef struct Router {
     struct {             // of the forward pass
         Tensor x_f32;    // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums; // of each balance part
+        Tensor sinkhorn, sinkhorn_a, sinkhorn_c; // of SINKHORN: (parts, E) bias, scratch
         Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
     } scratch;
     struct {                       // of the backward pass, while the caller's dscaled is alive

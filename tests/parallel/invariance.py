@@ -56,6 +56,9 @@ CONFIGURATIONS = {
         {"moe.router": "noisy_top_k", "moe.jitter": 0.1, "moe.noise_in_evaluation": "true", "moe.capacity_factor": 1.25,
          "moe.router_init_scale": 0.5},
         [(1, 2, 1, 2), (2, 1, 2, 1), (4, 1, 2, 1)]),
+    "sinkhorn over sequences": (
+        {"moe.router": "sinkhorn", "moe.balance_scope": "sequence", "moe.top_k": 1, "moe.capacity_factor": 1.25},
+        [(2, 1, 2, 2), (4, 1, 2, 1)]),
     "sqrtsoftplus in groups": (
         {"moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
          "moe.bias_update": "sign", "moe.balance_scope": "batch"},
