@@ -86,6 +86,7 @@
     OP(momentum_direction, Tensor u, Tensor g, Tensor m, Momentum rule)                            \
     OP(normalize_segments, Tensor x, Tensor squares, Tensor offsets, float eps)                    \
     OP(matrix_polynomial, Tensor square, Tensor a, MatrixPolynomial p)                             \
-    OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)
+    OP(decayed_step, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule)          \
+    OP(moving_average, Tensor average, Tensor w, float decay)
 
 #endif

@@ -57,3 +57,11 @@ void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups
     check_update(w, copy, step, step, groups);
     dev->backend->op.decayed_step(dev, w, copy, step, groups, rule);
 }
+
+void moving_average(Device *dev, Tensor average, Tensor w, float decay) {
+    int64_t n = average.shape[0];
+    CHECK(n % 16 == 0, "an average of %lld elements, expected a multiple of 16", (long long)n);
+    CHECK_SHAPE_1D(average, F32, n);
+    CHECK_SHAPE_1D(w, F32, n);
+    dev->backend->op.moving_average(dev, average, w, decay);
+}

@@ -71,6 +71,9 @@ typedef struct DecayedStep {
 // w -= lr · (step + weight_decay · w). Tensors as of adamw_update, step (n).
 void decayed_step(Device *dev, Tensor w, Tensor copy, Tensor step, Tensor groups, DecayedStep rule);
 
+// average = decay · average + (1 - decay) · w.   average, w (n), n a multiple of 16
+void moving_average(Device *dev, Tensor average, Tensor w, float decay);
+
 #ifdef __cplusplus
 }
 #endif

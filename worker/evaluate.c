@@ -114,11 +114,12 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
 
 void evaluation_describe_capacity(const TrainConfig *config, char text[64]) {
     Rational factor = config->eval_capacity_factor;
+    const char *average = config->eval_weights == WEIGHTS_EMA ? ", averaged weights" : "";
     if (factor.numerator == 0)
-        snprintf(text, 64, "dropless");
+        snprintf(text, 64, "dropless%s", average);
     else
-        snprintf(text, 64, "capacity factor %g",
-                 (double)factor.numerator / (double)factor.denominator);
+        snprintf(text, 64, "capacity factor %g%s",
+                 (double)factor.numerator / (double)factor.denominator, average);
 }
 
 void evaluation_describe_health(const Evaluation *result, char text[160]) {

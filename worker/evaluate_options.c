@@ -6,6 +6,12 @@ static void derive_every(void *section) {
     config->eval_every = config->data.validation[0] ? 250 : 0;
 }
 
+static const Choice WEIGHTS[] = {
+    [WEIGHTS_TRAINED] = {"trained", "the parameters as the last step left them"},
+    [WEIGHTS_EMA] = {"ema", "their moving average, with train.ema"},
+};
+const ChoiceTable EVALUATION_WEIGHTS_CHOICES = CHOICE_TABLE(WEIGHTS);
+
 // clang-format off
 #define SECTION_STRUCT TrainConfig
 static const Option ROWS[] = {
@@ -16,6 +22,8 @@ static const Option ROWS[] = {
         "an evaluation takes at most so many times train.batch sequences; 0: the whole validation file"),
     RATIONAL("eval.capacity_factor", FREE, eval_capacity_factor, DEFAULT("0"), RANGE(0, 1000),
         "moe.capacity_factor of evaluations, where each sequence is a routing group of its own; 0: no limit, nothing is dropped"),
+    CHOICE("eval.weights", FREE, eval_weights, DEFAULT("trained"), OF(EVALUATION_WEIGHTS_CHOICES),
+        "which weights are evaluated, and generate text"),
 };
 // clang-format on
 
@@ -27,6 +35,11 @@ static bool check(const void *section, const OptionRules *rules) {
             "eval.every (%lld) needs data.validation, which is empty; name a file or set "
             "eval.every=0",
             (long long)config->eval_every);
+    if (config->eval_weights == WEIGHTS_EMA && config->optimizer.ema == 0)
+        return option_broken(
+            rules, "eval.weights", "train.ema",
+            "eval.weights: ema needs a moving average, and train.ema is 0; set train.ema=0.999, or "
+            "eval.weights=trained");
     return true;
 }
 

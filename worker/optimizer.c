@@ -43,8 +43,11 @@ bool optimizer_has_state(const Optimizer *optimizer, int state, int param) {
     return optimizer->states[state].has[param];
 }
 
+static const char AVERAGE[] = "ema";
+
 static bool keeps(const OptimizerConfig *config, const Param *row, const char *name) {
     if (row->run >= GRADIENT_RUNS) return false;
+    if (strcmp(name, AVERAGE) == 0) return true;
     const OptimizerRule *rule = rule_of(config, row->group);
     for (int i = 0; rule->states[i]; i++)
         if (strcmp(rule->states[i], name) == 0) return true;
@@ -138,9 +141,14 @@ static void layout(Optimizer *optimizer, const Model *model) {
 }
 
 void optimizer_measure(Optimizer *optimizer, const Model *model, const OptimizerConfig *config) {
-    *optimizer = (Optimizer){.config = *config};
+    *optimizer = (Optimizer){.config = *config, .average = -1};
     for (int group = 0; group < PARAM_GROUPS; group++)
         add_states(optimizer, rule_of(config, (uint8_t)group));
+    if (config->ema > 0) {
+        CHECK(optimizer->state_count < OPTIMIZER_STATES_MAX, "no place for an average");
+        optimizer->average = optimizer->state_count++;
+        optimizer->states[optimizer->average].name = AVERAGE;
+    }
     optimizer->ranges = calloc((size_t)model->params.count + 1, sizeof *optimizer->ranges);
     CHECK_MEMORY(optimizer->ranges, "no memory for ranges of %d parameters", model->params.count);
     optimizer->matrices = calloc((size_t)model->params.count + 1, sizeof *optimizer->matrices);
@@ -296,4 +304,30 @@ void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, 
             piece.rule->update(&update);
         }
     }
+}
+
+// ---- the moving average -------------------------------------------------------------------------
+
+void optimizer_begin_average(Optimizer *optimizer, Model *model) {
+    for (int run = 0; run < GRADIENT_RUNS && optimizer->average >= 0; run++)
+        copy(model->work.dev, optimizer->states[optimizer->average].set.run[run],
+             model->values.run[run]);
+}
+
+void optimizer_average(Optimizer *optimizer, Model *model) {
+    for (int run = 0; run < GRADIENT_RUNS && optimizer->average >= 0; run++)
+        moving_average(model->work.dev, optimizer->states[optimizer->average].set.run[run],
+                       model->values.run[run], (float)optimizer->config.ema);
+}
+
+void optimizer_lend_average(const Optimizer *optimizer, Model *trained, Model *evaluation,
+                            bool average) {
+    ParamSet values = trained->values; // of what rules change, always
+    for (int run = 0; run < GRADIENT_RUNS && average; run++)
+        values.run[run] = optimizer->states[optimizer->average].set.run[run];
+    evaluation->values = evaluation->work.values = values;
+    if (evaluation->work.storage == F32)
+        evaluation->matrices = evaluation->work.matrices = values;
+    else
+        model_refresh_matrices(evaluation); // the copy that both use
 }

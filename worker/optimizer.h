@@ -14,7 +14,7 @@ typedef struct OptimizerChoice {
 extern const OptimizerChoice OPTIMIZERS[];
 
 typedef struct OptimizerState {
-    const char *name;  // in checkpoints
+    const char *name;  // the folder of its tensors in checkpoints: "optimizer/m", "ema"
     ParamTable params; // the model's, of which only those that have the state take room
     bool *has;         // by parameter
     ParamSet set;
@@ -39,6 +39,7 @@ typedef struct Optimizer {
     int range_count;
     HiddenMatrices *matrices;   // by parameter
     Tensor scratch[2], gram[2]; // of a rule for matrices
+    int average; // the state that is the moving average of the parameters (train.ema); -1: none
     UpdateGroups table;
     // By ParamRun. u8: the row of the table of each PARAM_ALIGNMENT elements of a run
     Tensor groups[GRADIENT_RUNS];
@@ -67,5 +68,15 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model);
 // One update with the step's gradients times grad_scale. `t` counts updates from 1. Not collective:
 // every rank that holds a parameter computes the same update.
 void optimizer_update(Optimizer *optimizer, Model *model, double lr, int64_t t, double grad_scale);
+
+// The moving average of what gradients change: begins with the values as they are, and follows them
+// after each update. Nothing without train.ema. Not collective.
+void optimizer_begin_average(Optimizer *optimizer, Model *model);
+void optimizer_average(Optimizer *optimizer, Model *model);
+// Has an evaluation model beside the one that trains compute with the average (instead of the
+// values, where `average`), or again with the values. It stays so until the next call, which must
+// come before the next step. Not collective.
+void optimizer_lend_average(const Optimizer *optimizer, Model *trained, Model *evaluation,
+                            bool average);
 
 #endif

@@ -18,4 +18,4 @@ static void update_range(const OptimizerUpdate *update) {
                  update->states[1], update->groups, rule);
 }
 
-const OptimizerRule ADAMW = {.states = {"m", "v"}, .update = update_range};
+const OptimizerRule ADAMW = {.states = {"optimizer/m", "optimizer/v"}, .update = update_range};

@@ -15,4 +15,4 @@ static void update_range(const OptimizerUpdate *update) {
                 update->groups, rule);
 }
 
-const OptimizerRule LION = {.states = {"m"}, .update = update_range};
+const OptimizerRule LION = {.states = {"optimizer/m"}, .update = update_range};

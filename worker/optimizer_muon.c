@@ -82,4 +82,4 @@ static void update_matrices(const OptimizerUpdate *update) {
     decayed_step(dev, update->values, update->copy, result, update->groups, step);
 }
 
-const OptimizerRule MUON = {.states = {"m"}, .update = update_matrices, .others = &ADAMW};
+const OptimizerRule MUON = {.states = {"optimizer/m"}, .update = update_matrices, .others = &ADAMW};

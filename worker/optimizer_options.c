@@ -84,6 +84,9 @@ static const Option ROWS[] = {
         "SGD, Muon: the step looks ahead by one more gradient"),
     NUMBER("train.clip_norm", COURSE, optimizer.clip_norm, DEFAULT("1"), RANGE(0, 1e12),
         "largest norm of the whole gradient; 0: no clipping"),
+    NUMBER("train.ema", COURSE, optimizer.ema, DEFAULT("0"), RANGE(0, 0.999999),
+        "decay of a moving average of the weights, ema = decay ema + (1 - decay) w after each step (Polyak and Juditsky 1992; "
+        "AveragedModel of torch.optim.swa_utils), as large as the parameters and in checkpoints; see eval.weights; 0: none"),
     NUMBER("train.skip_z", COURSE, optimizer.skip_z, DEFAULT("0"), RANGE(0, 1e6),
         "a step is not applied whose loss or gradient norm lies more than this many standard deviations above the mean of "
         "the last train.skip_window steps (OLMo-core's SkipStepOptimizer: 6; llm.c); 0: every finite step is applied"),

@@ -32,7 +32,7 @@ typedef struct OptimizerUpdate {
 
 typedef struct OptimizerRule {
     // Each state is as large as the parameters, f32, zero before the first update, and saved in
-    // checkpoints as optimizer/STATE/PARAMETER. NULL behind the last.
+    // checkpoints as STATE/PARAMETER: "optimizer/m". NULL behind the last.
     const char *states[OPTIMIZER_STATES_MAX + 1];
     // Every rank that holds a parameter computes the same bits. Not collective.
     void (*update)(const OptimizerUpdate *update);

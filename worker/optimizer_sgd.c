@@ -14,4 +14,4 @@ static void update_range(const OptimizerUpdate *update) {
                update->groups, rule);
 }
 
-const OptimizerRule SGD = {.states = {"m"}, .update = update_range};
+const OptimizerRule SGD = {.states = {"optimizer/m"}, .update = update_range};

@@ -83,12 +83,12 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     for (int i = 0; i < rows; i++)
         saved[n++] = saved_param(model, &model->params, state->values, i, "parameters");
     for (int s = 0; s < states; s++) {
-        char folder[24];
-        snprintf(folder, sizeof folder, "optimizer/%.12s", state->optimizer->states[s].name);
-        for (int i = 0; i < rows; i++)
-            if (optimizer_has_state(state->optimizer, s, i))
-                saved[n++] = saved_param(model, &state->optimizer->states[s].params,
-                                         state->states[s], i, folder);
+        const OptimizerState *kept = &state->optimizer->states[s];
+        for (int i = 0; i < rows; i++) {
+            if (!optimizer_has_state(state->optimizer, s, i)) continue;
+            saved[n] = saved_param(model, &kept->params, state->states[s], i, kept->name);
+            saved[n++].optional = s == state->optimizer->average;
+        }
     }
     if (vocabulary->code_points) {
         saved[n] = (SavedTensor){.dtype = I32,
@@ -141,6 +141,20 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     return ok;
 }
 
+// Of the parameters in the list those that gradients change, under the names of their averages.
+static void take_averages(Checkpoint *checkpoint, const ParamTable *table) {
+    const char folder[] = "parameters/";
+    int n = 0;
+    for (int i = 0; i < checkpoint->tensor_count; i++) {
+        SavedTensor tensor = checkpoint->tensors[i];
+        const Param *row = param_find(table, checkpoint->tensors[i].name + sizeof folder - 1);
+        if (!row || row->update == UPDATE_RULE) continue;
+        snprintf(tensor.name, sizeof tensor.name, "ema/%s", row->name);
+        checkpoint->tensors[n++] = tensor;
+    }
+    checkpoint->tensor_count = n;
+}
+
 bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit split,
                    Session *session, const char *checkpoint_path, Error *err) {
     if (!checkpoint_verify(checkpoint_path, err)) return false;
@@ -156,6 +170,10 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     host_state_open(&state, &restored->model, NULL);
     checkpoint.tensors = saved_tensors(&state, &(Vocabulary){0}, &checkpoint.tensor_count);
     bool ok = checkpoint_load(checkpoint_path, &checkpoint, err);
+    if (ok && config->eval_weights == WEIGHTS_EMA) {
+        take_averages(&checkpoint, &restored->model.params);
+        ok = checkpoint_load(checkpoint_path, &checkpoint, err);
+    }
     if (ok) host_state_upload(&state);
     free(checkpoint.tensors);
     host_state_close(&state);

@@ -237,6 +237,10 @@ static bool load_weights(Trainer *trainer, Error *err) {
     return true;
 }
 
+static bool is_average(const SavedTensor *tensor) {
+    return strncmp(tensor->name, "ema/", 4) == 0;
+}
+
 // Everything, into the trainer. Collective over all ranks.
 static bool load_state(Trainer *trainer, const char *path, Error *err) {
     HostState host;
@@ -244,6 +248,10 @@ static bool load_state(Trainer *trainer, const char *path, Error *err) {
     Checkpoint checkpoint = save_describe(trainer, &host);
     bool ok = checkpoint_load(path, &checkpoint, err);
     if (ok) host_state_upload(&host);
+    bool averages = true; // a file of a run without them has none
+    for (int i = 0; i < checkpoint.tensor_count; i++)
+        averages = averages && (checkpoint.tensors[i].found || !is_average(&checkpoint.tensors[i]));
+    if (ok && !averages) optimizer_begin_average(&trainer->optimizer, &trainer->model);
     free(checkpoint.tensors);
     host_state_close(&host);
     if (!ok) return false;
@@ -308,8 +316,12 @@ bool resume_run(Trainer *trainer, Error *err) {
     const RunIdentity root = {.parent_step = -1};
     Chosen choice = {0};
     if (!choose_checkpoint(trainer, &choice, err)) return false;
-    if (choice.path[0] == 0)
-        return trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);
+    if (choice.path[0] == 0) {
+        bool begun =
+            trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);
+        if (begun) optimizer_begin_average(&trainer->optimizer, &trainer->model);
+        return begun;
+    }
 
     bool ok = comm_rank() != 0 || check_fits(trainer, &choice, err);
     if (!comm_follow(ok, err) || !load_state(trainer, choice.path, err)) return false;

@@ -52,6 +52,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
         optimizer_update(&trainer->optimizer, model, row->lr, ++state->adam_steps, scale);
         model_after_step(model);
+        optimizer_average(&trainer->optimizer, model);
     } else if (!finite) {
         state->skipped_steps++;
         state->skipped_in_row++;
@@ -74,9 +75,13 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     *signal = 0;
     if (!trainer->data.validation) return true;
     Evaluation result;
-    if (!evaluate_model(&trainer->evaluation, trainer->data.validation, &trainer->evaluation_batch,
-                        &trainer->config, &result, err))
-        return false;
+    bool average = trainer->config.eval_weights == WEIGHTS_EMA;
+    Optimizer *optimizer = &trainer->optimizer;
+    if (average) optimizer_lend_average(optimizer, &trainer->model, &trainer->evaluation, true);
+    bool ok = evaluate_model(&trainer->evaluation, trainer->data.validation,
+                             &trainer->evaluation_batch, &trainer->config, &result, err);
+    if (average) optimizer_lend_average(optimizer, &trainer->model, &trainer->evaluation, false);
+    if (!ok) return false;
     *signal = result.signal;
     trainer->state.evaluation_due = result.signal != 0;
     if (result.signal) return true;

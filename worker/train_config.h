@@ -65,6 +65,7 @@ typedef struct OptimizerConfig {
     // above the mean of the last skip_window steps; 0: every finite step is.
     double skip_z;
     int64_t skip_window;
+    double ema;        // decay of the moving average of the weights; 0: there is none
     GroupRules groups; // the first that matches a parameter's name is its
 } OptimizerConfig;
 
@@ -83,6 +84,10 @@ typedef enum Precision {
 extern const ChoiceTable PRECISION_CHOICES;
 
 extern const ChoiceTable RESUME_CHOICES; // words that `resume` may be instead of a path
+
+// What is evaluated and what generates.
+typedef enum EvaluationWeights { WEIGHTS_TRAINED, WEIGHTS_EMA } EvaluationWeights;
+extern const ChoiceTable EVALUATION_WEIGHTS_CHOICES; // evaluate_options.c
 
 typedef struct TrainConfig {
     char run_dir[CONFIG_PATH_BYTES];
@@ -117,6 +122,7 @@ typedef struct TrainConfig {
     int64_t eval_every;            // 0: only at the end
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
     Rational eval_capacity_factor; // 0: evaluation is dropless
+    EvaluationWeights eval_weights; // of generation, too
 } TrainConfig;
 
 // The sections of keys that fill it, beside those of ModelConfig.

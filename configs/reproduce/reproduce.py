@@ -13,15 +13,15 @@ done is read, not trained. --readme writes tables and plots into configs/reprodu
 import argparse
 import os
 import pathlib
-import re
 import shutil
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import truediv
 
 from line_plot import line_plot
-from reproduce_runs import HERE, ROOT, Run, call, step_times
+from reproduce_runs import HERE, ROOT, Run, step_times
 
 TRAIN_SHARE = 0.9  # of the user's characters, as makeMoE and nanoGPT cut them
 
@@ -35,6 +35,7 @@ class Row:
     keys: dict = field(default_factory=dict)
     published: str = ""
     goal: str = ""
+    evaluation: dict = field(default_factory=dict)  # keys that its evaluation alone has
 
 
 @dataclass
@@ -73,6 +74,12 @@ EXPERIMENTS = {
                 "makemoe.yaml",
                 {"moe.capacity_factor": 1, "eval.capacity_factor": 1, "train.shards": 1},
                 "1.765 (article)",
+            ),
+            Row(
+                "… the same runs, nothing dropped in evaluation",
+                "makemoe.yaml",
+                {"moe.capacity_factor": 1, "eval.capacity_factor": 1, "train.shards": 1},
+                evaluation={"eval.capacity_factor": 0},
             ),
             Row(
                 "today's options, AdamW",
@@ -193,7 +200,11 @@ def mean_and_spread(values, digits=4):
     return f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def random_windows(run, texts, context, starts=4):
+def median_and_least(values):
+    return statistics.median(values), min(values)
+
+
+def random_windows(run, texts, context, keys, starts=4):
     """The loss that batches of random windows estimate.
 
     A random window starts anywhere, so each character is predicted with 1 to context characters of
@@ -202,7 +213,7 @@ def random_windows(run, texts, context, starts=4):
     them: 400 batches have one of about 0.004.
     """
     return statistics.mean(
-        run.evaluate(texts.shifted(i * context // starts), **{"eval.batches": 0})
+        run.evaluate(texts.shifted(i * context // starts), **{"eval.batches": 0, **keys})
         for i in range(starts)
     )
 
@@ -255,122 +266,118 @@ class Reproduction:
             )
         keys.update(word.split("=", 1) for word in self.options.keys)
         keys = {key: str(value) for key, value in keys.items()}
-        number = self.experiment.rows.index(row) + 1
-        return Run(
-            self.folder,
-            f"{self.name}{number}",
-            row.config,
-            keys,
-            self.options.ranks,
-            self.options.threads,
-        )
+        return Run(self.folder, row.config, keys, self.options.ranks, self.options.threads)
 
     def train(self):
         """A seed of every row before the next seed: what is there when it is stopped is of use."""
-        pending = [run for seed in zip(*self.runs) for run in seed if not run.is_done()]
+        pending = {run.folder: run for seed in zip(*self.runs) for run in seed if not run.is_done()}
 
         def train_one(run):
             print(f"training {run.folder}", flush=True)
             run.run()
 
         with ThreadPoolExecutor(self.options.at_once) as pool:
-            list(pool.map(train_one, pending))
+            list(pool.map(train_one, pending.values()))
 
-    def table(self):
-        done = [
-            (row, [run for run in runs if run.is_done()]) for row, runs in zip(self.rows, self.runs)
-        ]
+    def done(self):
+        """[(row, its runs that are done)], of rows that have any."""
+        pairs = zip(self.rows, self.runs)
+        done = [(row, [run for run in runs if run.is_done()]) for row, runs in pairs]
         done = [(row, runs) for row, runs in done if runs]
         if not done:
             sys.exit(f"no run of {self.name} is done; leave --no-training out")
+        return done
+
+    def table(self, done, times):
+        """times: milliseconds of steps of each row, or nothing."""
         experiment = self.experiment
-        header = [
-            "",
-            "parameters",
-            "active",
-            "seeds",
-            "training loss",
-            "validation loss, whole text",
+        last = experiment.balance_steps
+
+        def mean_of(measure, digits=4):
+            return lambda row, runs: mean_and_spread([measure(row, run) for run in runs], digits)
+
+        columns = [
+            ("", lambda row, runs: row.label),
+            ("parameters", lambda row, runs: f"{runs[0].parameters()[0]:,}"),
+            ("active", lambda row, runs: f"{runs[0].parameters()[1]:,}"),
+            ("seeds", lambda row, runs: str(len(runs))),
+            ("training loss", mean_of(self.training_loss)),
+            ("validation loss, whole text", mean_of(self.validation_loss)),
         ]
         if experiment.windows:
-            header.append("validation loss, random windows")
-        if experiment.balance_steps:
-            header += ["MaxVio, validation text", f"MaxVio, last {experiment.balance_steps} steps"]
-        times = {}
-        if experiment.timing and not self.options.no_timing:
-            first = [runs[0] for _, runs in done]
-            times = dict(zip(map(id, first), step_times(first, 20, 3)))
-            header += ["MFLOP a token", "ms a step, median (least)", "times dense, median (least)"]
-        header += ["published", "goal"]
-        lines = []
-        for row, runs in done:
-            everything, active = runs[0].parameters()
-            line = [
-                row.label,
-                f"{everything:,}",
-                f"{active:,}",
-                str(len(runs)),
-                mean_and_spread([self.training_loss(run) for run in runs]),
-                mean_and_spread([run.validation() for run in runs]),
+            columns += [("validation loss, random windows", mean_of(self.random_windows_loss))]
+        if last:
+            columns += [
+                ("MaxVio, validation text", mean_of(lambda row, run: run.validation_max_vio(), 3)),
+                (
+                    f"MaxVio, last {last} steps",
+                    mean_of(lambda row, run: statistics.mean(run.max_vio(last)), 3),
+                ),
             ]
-            if experiment.windows:
-                line.append(
-                    mean_and_spread(
-                        [random_windows(run, self.texts, experiment.windows) for run in runs]
-                    )
-                )
-            if experiment.balance_steps:
-                of_history = [
-                    statistics.mean(run.max_vio(experiment.balance_steps)) for run in runs
-                ]
-                line.append(mean_and_spread([run.validation_max_vio() for run in runs], 3))
-                line.append(mean_and_spread(of_history, 3))
-            if times:
-                base, taken = times[id(done[0][1][0])], times[id(runs[0])]
-                ratio = statistics.median(taken) / statistics.median(base)
-                line += [
-                    f"{runs[0].megaflops_per_token():.2f}",
-                    f"{statistics.median(taken):.1f} ({min(taken):.1f})",
-                    f"{ratio:.2f} ({min(taken) / min(base):.2f})",
-                ]
-            lines.append([*line, row.published, row.goal])
-        self.times = {
-            row.label: statistics.median(times[id(runs[0])]) for row, runs in done if times
-        }
+        if times:
+            dense = times[done[0][0].label]
+            columns += [
+                ("MFLOP a token", lambda row, runs: f"{runs[0].megaflops_per_token():.2f}"),
+                (
+                    "ms a step, median (least)",
+                    lambda row, runs: "{:.1f} ({:.1f})".format(*median_and_least(times[row.label])),
+                ),
+                (
+                    "times the first row's, median (least)",
+                    lambda row, runs: "{:.2f} ({:.2f})".format(
+                        *map(truediv, median_and_least(times[row.label]), median_and_least(dense))
+                    ),
+                ),
+            ]
+        columns += [
+            ("published", lambda row, runs: row.published),
+            ("goal", lambda row, runs: row.goal),
+        ]
+        lines = [[cell(row, runs) for _, cell in columns] for row, runs in done]
         footer = f"\n{self.steps:,} steps each. {done[0][1][0].machine()}.\n"
-        return markdown_table(header, lines) + footer, done
+        return markdown_table([name for name, _ in columns], lines) + footer
 
-    def training_loss(self, run):
-        """Without dropout, over a fifth of the training text; where the text is ours, of the last
-        rows.
+    def training_loss(self, row, run):
+        """Without dropout, over a fifth of the training text; of the default corpus that of the
+        last rows.
         """
         if self.texts:
-            return run.evaluate(self.texts.sample, **{"eval.batches": 0})
+            return run.evaluate(self.texts.sample, **{"eval.batches": 0, **row.evaluation})
         return statistics.mean(loss for _, loss in run.training_curve()[-5:])
 
-    def plots(self, done):
+    def validation_loss(self, row, run):
+        if not row.evaluation:
+            return run.validation()
+        return run.evaluate(self.texts.validation, **{"eval.batches": 0, **row.evaluation})
+
+    def random_windows_loss(self, row, run):
+        return random_windows(run, self.texts, self.experiment.windows, row.evaluation)
+
+    def plots(self, done, times):
         """{file name: SVG}"""
         pick = Run.validation_curve if self.experiment.curve == "validation" else Run.training_curve
-        curves = [(row.label, average_curves([pick(run) for run in runs])) for row, runs in done]
-        name = f"{self.experiment.curve} loss, nats a token"
-        svgs = {
-            f"{self.name}.svg": line_plot(
-                self.experiment.title, "steps", name, curves, self.experiment.published
-            )
-        }
-        if self.times:
+        trained = [(row, runs) for row, runs in done if not row.evaluation]
+        curves = [(row.label, average_curves([pick(run) for run in runs])) for row, runs in trained]
+        title, name = self.experiment.title, f"{self.experiment.curve} loss, nats a token"
+        marks = self.experiment.published
+        svgs = {f"{self.name}.svg": line_plot(title, "steps", name, curves, marks)}
+        if times:
+            seconds = {label: statistics.median(taken) / 1000 for label, taken in times.items()}
             in_time = [
-                (label, [(step * self.times[label] / 1000, loss) for step, loss in curve])
+                (label, [(step * seconds[label], loss) for step, loss in curve])
                 for label, curve in curves
             ]
             svgs[f"{self.name}_time.svg"] = line_plot(
-                self.experiment.title, "seconds of training steps", name, in_time
+                title, "seconds of training steps", name, in_time
             )
         return svgs
 
     def report(self):
-        table, done = self.table()
-        svgs = self.plots(done)
+        done, times = self.done(), {}
+        if self.experiment.timing and not self.options.no_timing:
+            taken = step_times([runs[0] for _, runs in done], 20, 3)
+            times = {row.label: ms for (row, _), ms in zip(done, taken)}
+        table, svgs = self.table(done, times), self.plots(done, times)
         print(f"\n{self.experiment.title}\n\n{table}")
         (self.folder / "table.md").write_text(table)
         for name, svg in svgs.items():

@@ -59,19 +59,18 @@ def key_words(keys):
 
 
 class Run:
-    """One training run: a configuration, keys over it, a seed.
+    """One training run: a configuration and keys over it, a seed among them.
 
-    Its folder is named by all of them, so that one that is done is not done again, an interrupted
-    one goes on from its checkpoint, and a changed configuration is another run.
+    Its folder is named by both, so that one that is done is not done again, an interrupted one goes
+    on from its checkpoint, and a changed configuration is another run.
     """
 
-    def __init__(self, parent, name, config, keys, ranks=1, threads=1):
+    def __init__(self, parent, config, keys, ranks=1, threads=1):
         self.config, self.keys, self.ranks, self.threads = HERE / config, dict(keys), ranks, threads
-        text = self.config.read_text() + json.dumps(self.keys, sort_keys=True)
-        seed = self.keys.get("run.seed", "")
-        self.folder = (
-            pathlib.Path(parent) / f"{name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        )
+        settings = re.sub(r"\s*(#.*)?\n", "\n", self.config.read_text())  # comments change nothing
+        text = settings + json.dumps(self.keys, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.folder = pathlib.Path(parent) / f"{self.config.stem}-{self.keys['run.seed']}-{name}"
 
     def words(self, *more):
         launcher = (

@@ -65,13 +65,22 @@ NEEDS = {
     "moe.routing_group=sequence": {"moe.capacity_factor": 1.25},
     "moe.dispatch=padded": {"moe.capacity_factor": 1.25},
     "moe.normalize_top_k=true": {"moe.router": "topk_softmax"},
-    "moe.router=expert_choice": {"moe.allow_noncausal": "true", "moe.balance_loss": 0},
+    "moe.dropout_at=output": {"moe.dropout": 0.1},
+    "attention.rope_scaling=linear": {"attention.rope_factor": 4},
+    "attention.rope_scaling=ntk": {"attention.rope_factor": 4},
+    "attention.rope_scaling=yarn": {
+        "attention.rope_factor": 4,
+        "attention.rope_original_context": 32,
+    },
 }
 
 # Options that are numbers, each with the value that is measured.
 NUMBERS = (
     {"attention.kv_heads": 2},
     {"attention.window": 64},
+    {"attention.rope_fraction": 0.5},
+    {"train.dropout": 0.1},
+    {"moe.dropout": 0.1},
     {"moe.balance_loss": 0},
     {"moe.z_loss": 0},
     {"moe.capacity_factor": 1.25},

@@ -206,6 +206,27 @@ static void check_polynomial(Device *dev, int64_t G, int64_t n) {
     release_all();
 }
 
+typedef struct Average {
+    Tensor average, before, w;
+} Average;
+static void run_average(Device *dev, void *context) {
+    Average *c = context;
+    copy(dev, c->average, c->before);
+    moving_average(dev, c->average, c->w, 0.875f);
+}
+
+static void check_average(Device *dev, int64_t n) {
+    begin_case("moving average of %lld elements on %s", (long long)n, dev->name);
+    Average c = {.average = new_1d(F32, n), .before = random_1d(n), .w = random_1d(n)};
+    double *want = new_doubles(n);
+    for (int64_t i = 0; i < n; i++)
+        want[i] = 0.875 * (double)tensor_f32(c.before)[i] + 0.125 * (double)tensor_f32(c.w)[i];
+    run_on(dev, run_average, &c, TENSORS(&c.average, &c.before, &c.w));
+    expect_near("average", c.average, want, 0, NULL, 3 * F32_EPS); // of values up to 1
+    if (dev->place == ON_HOST) expect_same_for_any_threads(run_average, &c, &c.average, 1);
+    release_all();
+}
+
 int main(int argc, char **argv) {
     if (wants_bench(argc, argv)) return 0;
     // A block of the GPU takes 1024 elements.
@@ -221,6 +242,7 @@ int main(int argc, char **argv) {
                 check_momentum(dev, sizes[s], with);
                 check_step(dev, sizes[s], with);
             }
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) check_average(dev, sizes[s]);
         check_normalize(dev);
         check_polynomial(dev, 1, 1);
         check_polynomial(dev, 3, 7);

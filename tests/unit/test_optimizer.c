@@ -119,8 +119,8 @@ static void ranges_and_states_are_those_of_the_rules(void **state) {
     assert_int_equal(optimizer->ranges[0].elements, f.model.params.elements[RUN_DENSE]);
     assert_int_equal(optimizer->ranges[1].elements, f.model.params.elements[RUN_EXPERT]);
     assert_int_equal(optimizer->state_count, 2);
-    assert_string_equal(optimizer->states[0].name, "m");
-    assert_string_equal(optimizer->states[1].name, "v");
+    assert_string_equal(optimizer->states[0].name, "optimizer/m");
+    assert_string_equal(optimizer->states[1].name, "optimizer/v");
     assert_true(optimizer_has_state(optimizer, 1, f.experts));
     assert_false(optimizer_has_state(optimizer, 1, f.rule));
     close_fixture(&f);

@@ -310,8 +310,8 @@ static void states_take_room_only_where_they_are_kept(void **state) {
     open_fixture(&f, &muon);
     const Optimizer *optimizer = &f.optimizer;
     assert_int_equal(optimizer->state_count, 2);
-    assert_string_equal(optimizer->states[0].name, "m");
-    assert_string_equal(optimizer->states[1].name, "v");
+    assert_string_equal(optimizer->states[0].name, "optimizer/m");
+    assert_string_equal(optimizer->states[1].name, "optimizer/v");
     assert_int_equal(optimizer->states[0].set.run[RUN_DENSE].shape[0],
                      f.model.params.elements[RUN_DENSE]);
     assert_int_equal(optimizer->states[1].set.run[RUN_DENSE].shape[0], 48 + 16);
