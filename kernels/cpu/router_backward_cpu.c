@@ -55,15 +55,6 @@ static void score_backward(float *dz, TokenBackward t, RouterScore score, Router
     }
 }
 
-static void token_backward(float *dz, TokenBackward t, RouterRule rule) {
-    RouterScore score = router_score(rule, t.K);
-    RouterWeighing weighing = router_weighing(rule, t.K);
-    if (score == SCORE_EXP)
-        softmax_backward(dz, t, weighing == WEIGH_OVER_CHOSEN);
-    else
-        score_backward(dz, t, score, weighing, (float)rule.scaling_factor);
-}
-
 void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
                          Tensor logits, RouterRule rule, Tensor balance, float z_scale) {
     int64_t N = logits.shape[0], E = logits.shape[1], K = routing.ids.shape[1];
@@ -73,17 +64,22 @@ void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing r
     const float *b = tensor_f32(balance);
     const int32_t *id = tensor_i32(routing.ids);
     float *dz = tensor_f32(dlogits);
+    RouterScore score = router_score(rule, K);
+    RouterWeighing weighing = router_weighing(rule, K);
 #pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++)
-        token_backward(dz + n * E,
-                       (TokenBackward){.dw = dw + n * K,
-                                       .w = w + n * K,
-                                       .ids = id + n * K,
-                                       .z = z + n * E,
-                                       .lse = lse_of[n],
-                                       .balance = b + n / rows * E,
-                                       .z_scale = z_scale,
-                                       .E = E,
-                                       .K = K},
-                       rule);
+    for (int64_t n = 0; n < N; n++) {
+        TokenBackward token = {.dw = dw + n * K,
+                               .w = w + n * K,
+                               .ids = id + n * K,
+                               .z = z + n * E,
+                               .lse = lse_of[n],
+                               .balance = b + n / rows * E,
+                               .z_scale = z_scale,
+                               .E = E,
+                               .K = K};
+        if (score == SCORE_EXP)
+            softmax_backward(dz + n * E, token, weighing == WEIGH_OVER_CHOSEN);
+        else
+            score_backward(dz + n * E, token, score, weighing, (float)rule.scaling_factor);
+    }
 }
