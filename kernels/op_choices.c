@@ -68,6 +68,12 @@ static const Choice ROUTERS[] = {
                   "while training choices whose load Sinkhorn's iterations even out, otherwise the "
                   "largest logits; weights from the full softmax, with one choice its sigmoid "
                   "(Megatron-LM; BASE, arXiv:2103.16716)"},
+    [HASH] = {"hash", "by the token's id, each of the top_k with weight 1/top_k: there is no gate "
+                      "(Hash Layers, arXiv:2106.04426)"},
+    [EXPERT_CHOICE] = {"expert_choice",
+                       "each expert takes its best tokens, top_k * tokens / experts times "
+                       "moe.capacity_factor (default 1) of a routing group "
+                       "(Zhou et al., arXiv:2202.09368)"},
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
 
@@ -76,6 +82,8 @@ RouterScore router_score(RouterRule rule, int64_t K) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
     case NOISY_TOPK:
+    case HASH:
+    case EXPERT_CHOICE:
         return SCORE_EXP;
     case SIGMOID:
         return SCORE_SIGMOID;
@@ -91,9 +99,12 @@ RouterWeighing router_weighing(RouterRule rule, int64_t K) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case NOISY_TOPK:
+    case HASH:
         return WEIGH_OVER_CHOSEN;
     case TOPK_SOFTMAX:
         return rule.normalize_top_k ? WEIGH_OVER_CHOSEN : WEIGH_OVER_ALL;
+    case EXPERT_CHOICE:
+        return WEIGH_OVER_ALL;
     case SIGMOID:
     case SQRT_SOFTPLUS:
         return K == 1 ? WEIGH_ALONE : WEIGH_OVER_CHOSEN;

@@ -41,6 +41,8 @@
     /* feed-forward */                                                                             \
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
+    OP(gated_add_forward, Tensor out, Tensor y, Tensor logits)                                     \
+    OP(gated_add_backward, Tensor dy, Tensor dlogits, Tensor dout, Tensor y, Tensor logits)        \
     OP(dropout, Tensor out, Tensor x, Dropout rule)                                                \
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
@@ -51,9 +53,11 @@
     OP(router_jitter, Tensor out, Tensor x, float amount, RouterNoise noise)                       \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
+    OP(choose_in_turn, Tensor ids, int64_t E, int64_t first_token)                                 \
+    OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
-    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
+    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept, bool kept_alone)     \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
@@ -76,6 +80,9 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
+    OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
+    OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \

@@ -1,7 +1,6 @@
 // A decoder-only Mixture-of-Experts language model, from tokens to loss and back.
 //
-//   embedding → layers × [ h = x + mixer(norm(x));  x = h + feed_forward(norm(h)) ] → norm →
-//     logits → loss
+//   embedding → layers × block (block.h) → norm → logits → loss
 //
 // Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h.
 // Attention and dense parts are replicated on all ranks (data parallel), experts are sharded
@@ -49,8 +48,10 @@ typedef struct Model {
     // What computes, bottom to top.
     Embedding embedding;
     Positions positions;
-    Block *blocks; // (layers)
-    Norm final_norm;
+    Block *blocks;   // (layers)
+    Norm final_norm; // where model.norm_place has one
+    // (N, D) stored: what the head reads; a copy of the stream where that is narrower, and no norm
+    Tensor head_in, head_copy;
     Loss loss;
     Tensor dx; // (N, D) scratch: gradient of the residual stream
 
@@ -73,8 +74,8 @@ int64_t model_experts_divisor(const ModelConfig *config);
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);
 // Changes the configuration to one in which a token depends on no later one, nor on other
-// sequences, as generation needs it.
-void model_for_generation(ModelConfig *config);
+// sequences, as generation needs it. False with exit 2 when there is none. Not collective.
+bool model_for_generation(ModelConfig *config, Error *err);
 
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for
 // `moetrain plan`, which has no device (dev NULL). Not collective.

@@ -10,7 +10,8 @@ static int64_t experts(const ModelConfig *config, int64_t layer) {
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
-           device_check_limit(dev, "moe.top_k", shape.top_k, dev->limits.top_k, err);
+           device_check_limit(dev, shape.slots > shape.top_k ? "moe.experts" : "moe.top_k",
+                              shape.slots, dev->limits.top_k, err);
 }
 
 static void declare(void *self, Work *work, int64_t layer) {
@@ -18,6 +19,8 @@ static void declare(void *self, Work *work, int64_t layer) {
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, moe->shape, work, layer);
     experts_declare(&moe->experts, moe->shape, work, layer);
+    shared_experts_declare(&moe->shared, work, layer,
+                           shared_experts_width(&work->config->moe, moe->shape.d_ff));
 }
 
 static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
@@ -25,7 +28,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
     int64_t groups = routing_groups(work);
     return (DispatchShape){
         .E = shape.experts,
-        .K = shape.top_k,
+        .K = shape.slots,
         .width = work->config->d_model,
         .groups = groups,
         .capacity = moe_capacity(config, shape, work->shape.N / groups),
@@ -35,7 +38,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     MoeLayer *moe = self;
-    int64_t D = work->config->d_model, K = moe->shape.top_k;
+    int64_t D = work->config->d_model, K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
     dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work), work, activations);
@@ -48,6 +51,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     moe->expert_out =
         work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
     moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
+    shared_experts_layout(&moe->shared, work, activations, scratch);
     experts_layout(&moe->experts, work, max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
@@ -60,14 +64,22 @@ static bool check(const void *self, const Work *work, Error *err) {
     return dispatch_check(&moe->dispatch, err);
 }
 
+// Experts that work on a token, on average.
+static double experts_of_token(const MoeLayer *moe, const Work *work) {
+    const DispatchShape *shape = &moe->dispatch.shape;
+    if (work->config->moe.router.kind != EXPERT_CHOICE) return (double)moe->shape.top_k;
+    return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
+}
+
 static void cost(const void *self, const Work *work, LayerCost *cost) {
     const MoeLayer *moe = self;
     const ModelConfig *config = work->config;
     MoeShape shape = moe->shape;
-    int64_t E = shape.experts, K = shape.top_k, F = shape.d_ff;
+    int64_t E = shape.experts, K = shape.slots, F = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    int64_t scores = moe->router.noise < 0 ? E : 2 * E;
-    cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + scores);
+    double gate = moe_has_gate(&config->moe) ? (double)(moe->router.noise < 0 ? E : 2 * E) : 0;
+    cost->flops_per_token +=
+        2 * (double)config->d_model * (experts_of_token(moe, work) * (double)(wide + F) + gate);
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;
@@ -83,6 +95,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
         cost->sent_bytes[TRAFFIC_STATISTICS] +=
             micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
 
+    shared_experts_cost(&moe->shared, work, cost);
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, E);
     scratch->K = larger(scratch->K, K);
@@ -100,26 +113,36 @@ static void chunk_backward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_backward(&moe->experts, work, moe->expert_in, moe->expert_out, moe->expert_in, chunk);
 }
 
+static void shared_forward(MoeLayer *moe, Work *work, Tensor x) {
+    shared_experts_forward(&moe->shared, work, x);
+}
+static void shared_backward(MoeLayer *moe, Work *work, Tensor dout) {
+    shared_experts_backward(&moe->shared, work, dout);
+}
+
 // How rows go through the experts. Backward, what is dispatched are gradients of outputs, whose way
 // is that of combine, and what is combined are gradients of inputs.
 typedef enum Pass { FORWARD, BACKWARD } Pass;
 static const struct PassRule {
     TrafficKind dispatch, combine;
     void (*compute)(MoeLayer *moe, Work *work, ExpertChunk chunk);
+    void (*share)(MoeLayer *moe, Work *work, Tensor tokens);
 } pass_rules[] = {
-    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward},
-    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward},
+    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward, shared_forward},
+    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward, shared_backward},
 };
 
 // Rows `sent` are dispatched; the experts turn the rows that have arrived into finished ones, which
 // are combined into moe->sent_out. While a chunk is computed, the next one is being dispatched and
-// the one before combined.
-static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent) {
+// the one before combined; shared experts work on this rank's own `tokens` while the first one is
+// dispatched.
+static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent, Tensor tokens) {
     Dispatch *d = &moe->dispatch;
     const struct PassRule *rule = &pass_rules[pass];
     Tensor arrived = pass == FORWARD ? moe->expert_in : moe->expert_out;
     Tensor finished = pass == FORWARD ? moe->expert_out : moe->expert_in;
     Pending dispatched = dispatch_send(d, work, 0, sent, rule->dispatch), combined = {0};
+    rule->share(moe, work, tokens);
     for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
         Pending next = {0};
         if (chunk + 1 < d->chunks) next = dispatch_send(d, work, chunk + 1, sent, rule->dispatch);
@@ -140,11 +163,14 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     dispatch_plan(d, work, router->ids, router->kept);
     experts_number_rows(&moe->experts, work, d);
     dispatch_gather(d, work, moe->expert_in, x);
-    if (work->shape.ep_size == 1)
+    if (work->shape.ep_size == 1) {
+        shared_forward(moe, work, x);
         chunk_forward(moe, work, dispatch_chunk(d, work, 0));
-    else
-        exchange(moe, work, FORWARD, d->sent_buffer);
+    } else {
+        exchange(moe, work, FORWARD, d->sent_buffer, x);
+    }
     combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
+    shared_experts_add(&moe->shared, work, out);
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
@@ -158,20 +184,27 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                      padding, router->scaled);
     Tensor dsent = moe->sent_out;
     if (work->shape.ep_size == 1) {
+        shared_backward(moe, work, dout);
         chunk_backward(moe, work, dispatch_chunk(d, work, 0));
         dsent = moe->expert_in;
     } else {
-        exchange(moe, work, BACKWARD, moe->sent_out);
+        exchange(moe, work, BACKWARD, moe->sent_out, dout);
     }
     combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
+    shared_experts_add_backward(&moe->shared, work, dx);
     router_choose_backward(router, work, dx, moe->dweights);
 }
 
 // A token's text must not depend on its neighbours: nothing is dropped, and padded dispatch needs a
 // capacity.
-static void for_generation(ModelConfig *config) {
+static bool for_generation(ModelConfig *config, Error *err) {
+    if (config->moe.router.kind == EXPERT_CHOICE)
+        return error_set(err, EXIT_CONFIG,
+                         "with moe.router=expert_choice a token's experts depend on the tokens "
+                         "after it, so that nothing can be generated; train with another router");
     config->moe.capacity_factor = (Rational){0, 1};
     config->moe.dispatch = DISPATCH_EXACT;
+    return true;
 }
 
 static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
@@ -179,8 +212,9 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
     double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
     bound->parameters += E * D * (3 * F + 1);
-    bound->kept += rows * (3 * F + 4 * D) + E;
-    if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
+    shared_experts_bound(config, shared_experts_width(&config->moe, shape.d_ff), bound);
+    bound->kept += rows * (3 * F + 4 * D) + E + 8 * (double)shape.slots;
+    if (bound->choices < (double)shape.slots) bound->choices = (double)shape.slots;
 }
 
 static void after_step(void *self, Work *work, const Statistics *stats) {

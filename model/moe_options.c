@@ -41,6 +41,12 @@ static const Option ROWS[] = {
         "experts that work on a token"),
     INTEGERS("moe.d_ff", FUNCTION, moe.d_ff, DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
         "hidden width of one expert"),
+    INTEGER("moe.shared_experts", FUNCTION, moe.shared_experts, DEFAULT("0"), RANGE(0, 1024),
+        "experts beside the routed ones that work on every token (DeepSeek-MoE, arXiv:2401.06066); 0: none"),
+    INTEGER("moe.shared_d_ff", FUNCTION, moe.shared_d_ff, DEFAULT("0"), RANGE(0, 1e6),
+        "hidden width of all shared experts together; 0: moe.shared_experts times moe.d_ff"),
+    FLAG("moe.shared_gate", FUNCTION, moe.shared_gate, DEFAULT("false"),
+        "multiply what shared experts put out by the sigmoid of a learned product with x (Qwen2-MoE, arXiv:2407.10671)"),
     NUMBER("moe.dropout", COURSE, moe.dropout, DEFAULT("0"), RANGE(0, 0.99),
         "expert dropout: share of each expert's numbers that is zero in a step, beside train.dropout; more of it than "
         "elsewhere keeps a large model from overfitting when fine-tuned (Switch, arXiv:2101.03961, 0.4 beside 0.1)"),
@@ -52,6 +58,9 @@ static const Option ROWS[] = {
         "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
     CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
         "how a token's logits choose its experts and become their gate weights"),
+    FLAG("moe.allow_noncausal", STATE, moe.allow_noncausal, DEFAULT("false"),
+        "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its "
+        "losses, of evaluations too, are then too good to compare, and it generates nothing"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum"),
     NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
@@ -99,6 +108,11 @@ static void name_layer(const MoeConfig *moe, int64_t layer, char place[32]) {
 static bool check_groups(const MoeConfig *moe, MoeShape shape, const char *place,
                          const OptionRules *rules) {
     RouterRule rule = moe->router;
+    if (rule.groups > 1 && (rule.kind == HASH || rule.kind == EXPERT_CHOICE))
+        return option_broken(rules, "moe.groups", "moe.router",
+                             "moe.groups (%lld) limit the choices of tokens by scores, which this "
+                             "moe.router does not make; leave out moe.groups",
+                             (long long)rule.groups);
     if (rule.top_groups > rule.groups)
         return option_broken(rules, "moe.top_groups", "moe.groups",
                              "moe.top_groups (%lld) is more than moe.groups (%lld); set it to at "
@@ -137,7 +151,7 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             "moe.top_k (%lld) is more than moe.experts (%lld)%s; set it to at most %lld",
             (long long)shape.top_k, (long long)shape.experts, place, (long long)shape.experts);
     bool weight_is_one = router_single_weight_is_1(moe->router) || moe->renormalize_after_drop;
-    if (shape.top_k == 1 && weight_is_one)
+    if (shape.top_k == 1 && weight_is_one && moe_has_gate(moe))
         return option_broken(
             rules, "moe.top_k", "moe.experts",
             "moe.top_k (1)%s with this gate weight is always 1, so the router would get no "
@@ -213,6 +227,20 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
     return true;
 }
 
+static bool check_shared(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->shared_experts > 0) return true;
+    if (moe->shared_d_ff > 0)
+        return option_broken(rules, "moe.shared_d_ff", "moe.shared_experts",
+                             "moe.shared_d_ff is the width of shared experts, and "
+                             "moe.shared_experts is 0; set moe.shared_experts=1 or leave the width "
+                             "out");
+    if (moe->shared_gate)
+        return option_broken(rules, "moe.shared_gate", "moe.shared_experts",
+                             "moe.shared_gate is of shared experts, and moe.shared_experts is 0; "
+                             "set moe.shared_experts=1 or moe.shared_gate=false");
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
@@ -222,10 +250,11 @@ static bool check(const void *section, const OptionRules *rules) {
         if (!check_layer(model, layer, rules)) return false;
         any = true;
     }
-    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_noise(moe, rules) ||
-        !check_sinkhorn(moe, rules))
+    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules) ||
+        !check_noise(moe, rules) || !check_sinkhorn(moe, rules))
         return false;
-    if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
+    bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
+    if (any && moe->dispatch == DISPATCH_PADDED && dropless)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "
                              "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "

@@ -24,7 +24,7 @@ typedef struct RouterColumns {
 } RouterColumns;
 
 typedef struct Router {
-    int weight; // parameter (E, D)
+    int weight; // parameter (E, D); -1: no gate, the chosen weigh the same
     int noise;  // parameter (E, D), of NOISY_TOPK: the logits of the noise's size; -1: none
     int bias;   // parameter (E) that a rule changes; -1: none
     MoeShape shape;
@@ -42,6 +42,12 @@ typedef struct Router {
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
     Tensor counts;      // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
 
+    RouterRule rule; // of the forward pass: whether a chooser (chooser.h) gave the ids
+
+    struct { // forced_routing.c: running sums (E) i32 of a skewed draw's weights, when made
+        Tensor ends, host_ends;
+        int64_t made_for; // work->memory_uses; -1: never
+    } forced;
     struct {             // of the forward pass
         Tensor x_f32;    // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums; // of each balance part

@@ -59,6 +59,35 @@ static void add_norm_cases(void) {
     }
 }
 
+static void add_norm_place_cases(void) {
+    ModelConfig *model = add_case("norms after the sum, with dropout");
+    model->norm_place = NORM_POST;
+    model->dropout = 0.1;
+    model = add_case("norms after the sum, LayerNorm, dense and untied");
+    model->norm_place = NORM_POST;
+    model->norm = LAYERNORM;
+    model->moe.experts.values[0] = 0;
+    model->tied_embeddings = false;
+    model = add_case("norms before and after each layer, with dropout");
+    model->norm_place = NORM_SANDWICH;
+    model->dropout = 0.1;
+}
+
+static void add_scale_cases(void) {
+    ModelConfig *model = add_case("scaled embeddings and logits, tied, learned positions");
+    model->embedding_scale = 1.5;
+    model->logit_scale = 0.7;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
+    model = add_case("scaled and capped logits of an untied head, norms after the sum");
+    model->norm_place = NORM_POST;
+    model->logit_scale = 2;
+    model->logit_softcap = 3;
+    model->tied_embeddings = false;
+    model = add_case("capped logits of a tied head with a bias");
+    model->logit_softcap = 2;
+    model->bias = BIAS_HEAD;
+}
+
 static void add_position_cases(void) {
     ModelConfig *model = add_case("learned positions");
     model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
@@ -148,6 +177,20 @@ static void add_router_cases(void) {
     model->moe.jitter = 0.2;
     model->moe.max_expert_replicas = 2;
     cases[count - 1].micro_batches = 2;
+    model = add_case("experts chosen by token id, without a gate");
+    model->moe.router.kind = HASH;
+    model->moe.top_k.values[0] = 3;
+    model = add_case("the first layer by token id with the gate's weights");
+    model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 2};
+    model->moe.hash_layers = 1;
+    model = add_case("experts chosen by force, weighed by topk_softmax");
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
+    model->moe.force = FORCE_RANDOM;
+    model = add_case("experts that choose among the tokens of a sequence");
+    model->moe.router.kind = EXPERT_CHOICE;
+    model->moe.drop = DROP_PROBABILITY; // what it does, whatever this says
+    model->moe.routing_group = GROUP_SEQUENCE;
+    model->moe.capacity_factor = (Rational){3, 2};
     model = add_case("dense layers between layers with experts");
     model->layers = 3;
     model->moe.every = 2;
@@ -192,6 +235,19 @@ static void add_drop_cases(void) {
             model->moe.router.kind = drop == DROP_PROBABILITY ? TOPK_SOFTMAX : SOFTMAX_TOPK;
             model->moe.routing_group = drop == DROP_RANDOM ? GROUP_SEQUENCE : GROUP_SHARD;
         }
+}
+
+static void add_shared_cases(void) {
+    ModelConfig *model = add_case("two shared experts, with biases");
+    model->moe.shared_experts = 2;
+    model->bias = BIAS_LAYERS;
+    model = add_case("a wide shared expert with a gate, two micro-batches, ReLU");
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+    model->activation = RELU;
+    model->moe.shared_experts = 1;
+    model->moe.shared_d_ff = 11;
+    model->moe.shared_gate = true;
 }
 
 static void add_bias_cases(void) {
@@ -248,6 +304,8 @@ int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
     add_norm_cases();
+    add_norm_place_cases();
+    add_scale_cases();
     add_position_cases();
     add_rope_cases();
     add_softmax_cases();
@@ -256,6 +314,7 @@ int main(int argc, char **argv) {
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();
+    add_shared_cases();
     add_bias_cases();
     add_dropout_cases();
     add_accumulation_cases();

@@ -49,6 +49,7 @@ static bool is_over_chosen(RouterRule rule, int64_t K) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case NOISY_TOPK:
+    case HASH:
         return true;
     case TOPK_SOFTMAX:
         return rule.normalize_top_k;
@@ -56,6 +57,7 @@ static bool is_over_chosen(RouterRule rule, int64_t K) {
     case SQRT_SOFTPLUS:
         return K > 1;
     case SINKHORN:
+    case EXPERT_CHOICE:
         return false;
     }
     CHECK(false, "router %d", (int)rule.kind);
