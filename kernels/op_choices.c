@@ -58,6 +58,16 @@ static const Choice ROUTERS[] = {
     [SOFTMAX_TOPK] = {"softmax_topk", "softmax over the chosen logits (Mixtral)"},
     [TOPK_SOFTMAX] = {"topk_softmax", "choose from the full softmax (Switch)"},
     [SIGMOID] = {"sigmoid", "a sigmoid of each logit, over the sum of the chosen (DeepSeek-V3)"},
+    [SQRT_SOFTPLUS] = {"sqrtsoftplus",
+                       "the root of each logit's softplus, over the sum of the chosen "
+                       "(DeepSeek-V4)"},
+    [NOISY_TOPK] = {"noisy_top_k",
+                    "softmax_topk of logits with learned noise, while training (Shazeer et al. "
+                    "2017, arXiv:1701.06538; makeMoE)"},
+    [SINKHORN] = {"sinkhorn",
+                  "while training choices whose load Sinkhorn's iterations even out, otherwise the "
+                  "largest logits; weights from the full softmax, with one choice its sigmoid "
+                  "(Megatron-LM; BASE, arXiv:2103.16716)"},
     [HASH] = {"hash", "by the token's id, each of the top_k with weight 1/top_k: there is no gate "
                       "(Hash Layers, arXiv:2106.04426)"},
     [EXPERT_CHOICE] = {"expert_choice",
@@ -67,18 +77,54 @@ static const Choice ROUTERS[] = {
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
 
-bool router_single_weight_is_1(RouterRule rule) {
+RouterScore router_score(RouterRule rule, int64_t K) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
-    case HASH:
-        return true;
     case TOPK_SOFTMAX:
-        return rule.normalize_top_k;
+    case NOISY_TOPK:
+    case HASH:
     case EXPERT_CHOICE:
-    case SIGMOID: // the sigmoid itself
-        return false;
+        return SCORE_EXP;
+    case SIGMOID:
+        return SCORE_SIGMOID;
+    case SQRT_SOFTPLUS:
+        return SCORE_SQRT_SOFTPLUS;
+    case SINKHORN:
+        return K == 1 ? SCORE_SIGMOID : SCORE_EXP;
     }
     CHECK(false, "router %d", (int)rule.kind);
+}
+
+RouterWeighing router_weighing(RouterRule rule, int64_t K) {
+    switch (rule.kind) {
+    case SOFTMAX_TOPK:
+    case NOISY_TOPK:
+    case HASH:
+        return WEIGH_OVER_CHOSEN;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k ? WEIGH_OVER_CHOSEN : WEIGH_OVER_ALL;
+    case EXPERT_CHOICE:
+        return WEIGH_OVER_ALL;
+    case SIGMOID:
+    case SQRT_SOFTPLUS:
+        return K == 1 ? WEIGH_ALONE : WEIGH_OVER_CHOSEN;
+    case SINKHORN:
+        return K == 1 ? WEIGH_ALONE : WEIGH_OVER_ALL;
+    }
+    CHECK(false, "router %d", (int)rule.kind);
+}
+
+bool router_scales(RouterKind kind) {
+    return kind == SIGMOID || kind == SQRT_SOFTPLUS;
+}
+
+int64_t router_group_choices(RouterRule rule, int64_t size, int64_t K) {
+    int64_t most = K / rule.top_groups;
+    return most < 1 ? 1 : most < size ? most : size;
+}
+
+bool router_single_weight_is_1(RouterRule rule) {
+    return router_weighing(rule, 1) == WEIGH_OVER_CHOSEN;
 }
 
 static const Choice DROPS[] = {

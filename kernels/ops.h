@@ -48,6 +48,10 @@
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
        RouterRule rule)                                                                            \
+    OP(sinkhorn_bias, Tensor bias, Tensor logits, Tensor a, Tensor c, int64_t iterations)          \
+    OP(router_noise_forward, Tensor logits, Tensor scale, RouterNoise noise)                       \
+    OP(router_noise_backward, Tensor dscale, Tensor dlogits, Tensor scale, RouterNoise noise)      \
+    OP(router_jitter, Tensor out, Tensor x, float amount, RouterNoise noise)                       \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
     OP(choose_in_turn, Tensor ids, int64_t E, int64_t first_token)                                 \

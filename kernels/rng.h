@@ -21,6 +21,10 @@ typedef enum RngPurpose {
     RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
     RNG_TEST = 5,
     RNG_EVALUATION_DROP = 6, // a = 0, b = layer, index = token of the validation file * K + slot
+    // b = layer, index = token of the step, or of the validation file, * E + expert
+    RNG_ROUTER_NOISE = 7,     // a = step
+    RNG_EVALUATION_NOISE = 8, // a = 0
+    RNG_JITTER = 9,           // a = step, b = layer, index = token of the step * D + column
     // a = step, b = layer, index = token of the step * K + slot; a = UINT32_MAX: index = expert
     RNG_FORCED = 10,
     // a = step, index = row * columns + column (dropout in kernels.h); the row is the token of the

@@ -27,7 +27,15 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
     CHECK_SHAPE_1D(sums.entropy_sum, F64, parts);
     CHECK_SHAPE_1D(sums.lse2_sum, F64, parts);
     check_parts(parts, logits.shape[0]);
-    if (bias.data) CHECK_SHAPE_1D(bias, F32, logits.shape[1]);
+    if (bias.data && rule.kind == SINKHORN) CHECK_SHAPE_2D(bias, F32, parts, logits.shape[1]);
+    if (bias.data && rule.kind != SINKHORN) CHECK_SHAPE_1D(bias, F32, logits.shape[1]);
+    int64_t groups = rule.groups, size = groups > 1 ? logits.shape[1] / groups : logits.shape[1];
+    CHECK(groups <= 1 || rule.given ||
+              (groups <= ROUTER_GROUPS_MAX && size * groups == logits.shape[1] &&
+               rule.top_groups >= 1 && rule.top_groups <= groups &&
+               rule.top_groups * size >= routing.ids.shape[1]),
+          "%lld experts of the best %lld of %lld groups of %lld", (long long)routing.ids.shape[1],
+          (long long)rule.top_groups, (long long)groups, (long long)logits.shape[1]);
     dev->backend->op.router_forward(dev, routing, sums, logits, bias, rule);
 }
 
@@ -41,6 +49,40 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
     check_parts(parts, N);
     dev->backend->op.router_backward(dev, dlogits, dweights, routing, logits, rule, balance,
                                      z_scale);
+}
+
+void sinkhorn_bias(Device *dev, Tensor bias, Tensor logits, Tensor a, Tensor c,
+                   int64_t iterations) {
+    int64_t N = logits.shape[0], E = logits.shape[1], parts = bias.shape[0];
+    CHECK_SHAPE_2D(bias, F32, parts, E);
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    CHECK_SHAPE_2D(a, F32, N, E);
+    CHECK_SHAPE_1D(c, F64, N);
+    check_parts(parts, N);
+    CHECK(iterations >= 1, "%lld iterations", (long long)iterations);
+    dev->backend->op.sinkhorn_bias(dev, bias, logits, a, c, iterations);
+}
+
+static void check_noise(Tensor a, Tensor b) {
+    CHECK_SHAPE_2D(a, F32, a.shape[0], a.shape[1]);
+    CHECK_SHAPE_2D(b, F32, a.shape[0], a.shape[1]);
+}
+
+void router_noise_forward(Device *dev, Tensor logits, Tensor scale, RouterNoise noise) {
+    check_noise(logits, scale);
+    dev->backend->op.router_noise_forward(dev, logits, scale, noise);
+}
+
+void router_noise_backward(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,
+                           RouterNoise noise) {
+    check_noise(dlogits, scale);
+    check_noise(dlogits, dscale);
+    dev->backend->op.router_noise_backward(dev, dscale, dlogits, scale, noise);
+}
+
+void router_jitter(Device *dev, Tensor out, Tensor x, float amount, RouterNoise noise) {
+    check_noise(out, x);
+    dev->backend->op.router_jitter(dev, out, x, amount, noise);
 }
 
 // ---- experts that no score chooses --------------------------------------------------------------

@@ -17,9 +17,16 @@ typedef enum RouterKind {
     SOFTMAX_TOPK, // choose the K largest logits, softmax over those K (Mixtral, arXiv:2401.04088)
     // softmax over all E, choose K; renormalised over K only when asked (Switch, arXiv:2101.03961)
     TOPK_SOFTMAX,
-    // s = sigmoid(z): weights s_i / (Σ_chosen s + 1e-20), of a single choice s itself, times the
-    // scaling factor (DeepSeek-V3, arXiv:2412.19437)
+    // s = sigmoid(z): weights s_i / Σ_chosen s, of a single choice s itself, times the scaling
+    // factor (DeepSeek-V3, arXiv:2412.19437)
     SIGMOID,
+    SQRT_SOFTPLUS, // the same with s = sqrt(log(1 + e^z)) (DeepSeek-V4)
+    // SOFTMAX_TOPK of logits to which router_noise has been added (Shazeer et al. 2017,
+    // arXiv:1701.06538; makeMoE)
+    NOISY_TOPK,
+    // choose the K largest of logits + bias, where sinkhorn_bias evens out the load; weights: the
+    // softmax over all E or, of a single choice, its sigmoid (Megatron-LM; BASE, arXiv:2103.16716)
+    SINKHORN,
     // the chosen weigh as by SOFTMAX_TOPK: for experts chosen by token id (model/hash_routing.c)
     HASH,
     // the weights of TOPK_SOFTMAX, of every expert: each then takes its best tokens
@@ -30,10 +37,26 @@ extern const ChoiceTable ROUTER_CHOICES;
 typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k;  // TOPK_SOFTMAX only
-    double scaling_factor; // SIGMOID only: what a token's weights sum to
+    double scaling_factor; // SIGMOID, SQRT_SOFTPLUS only: what a token's weights sum to
     bool given;            // the ids are input: something else has chosen (router_forward)
+    // The experts lie in so many equal groups, of which a token's experts are in the best
+    // top_groups (DeepSeek-V2, V3); groups <= 1: any.
+    int64_t groups, top_groups;
 } RouterRule;
-#define SIGMOID_SUM_LEAST 1e-20f
+enum { ROUTER_GROUPS_MAX = 32 };
+
+// What a rule makes of a logit: its score ...
+typedef enum RouterScore { SCORE_EXP, SCORE_SIGMOID, SCORE_SQRT_SOFTPLUS } RouterScore;
+// ... and what a chosen one's weight is: over the sum of all scores (exponentials only), over that
+// of the chosen, or the score itself.
+typedef enum RouterWeighing { WEIGH_OVER_ALL, WEIGH_OVER_CHOSEN, WEIGH_ALONE } RouterWeighing;
+RouterScore router_score(RouterRule rule, int64_t K);
+RouterWeighing router_weighing(RouterRule rule, int64_t K);
+// Whether the weights are times the scaling factor.
+bool router_scales(RouterKind kind);
+// How many of its largest scores a group of `size` experts is judged by: K / top_groups, at least 1
+// and at most all.
+int64_t router_group_choices(RouterRule rule, int64_t size, int64_t K);
 // Whether a token's single weight is always the same, so that the router learns nothing from it.
 bool router_single_weight_is_1(RouterRule rule);
 
@@ -56,12 +79,14 @@ typedef struct RouterSums {
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
 // A token's probabilities P over all E are its scores over their sum: the softmax of its logits or,
 // by SIGMOID, s / Σ s, taken as the softmax of log s so that they sum to 1 however small all s are.
-// Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being the
-// sigmoid or, of the other rules, P. Nothing else depends on the bias.
+// Choices are by logit; with a bias, whose data is not NULL, by score + bias, the score being s or,
+// of rules of exponentials, P; SINKHORN has a bias of the logits for each part. Nothing else
+// depends on the bias. With groups, choices are by score (+ bias) too, and a group's score is the
+// sum of its router_group_choices largest.
 // By a rule whose ids are given they stay as they are, in any order, and the chosen are weighed by
 // their logits, so that gradients reach the router as ever. One that is not in [0, E) is no expert:
 // its weight is 0, among the chosen it does not count, and it has no gradient.
-//   logits (N, E)   bias (E)
+//   logits (N, E)   bias (E), of SINKHORN (parts, E)
 void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
                     RouterRule rule);
 // Gradient of: the gate weights; the balance term Σ_e balance[p, e] · Σ_{t in p} P_te; the z-loss
@@ -70,6 +95,32 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
 //   balance (parts, E) f32: what multiplies P, constant (no gradient through f)
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
                      RouterRule rule, Tensor balance, float z_scale);
+
+// For each of `parts` equal runs of tokens the bias of the logits by which Sinkhorn and Knopp's
+// iterations even out its experts' load: log d_e, from d = 1, `iterations` times
+//   c_n = 1 / (rows · Σ_e d_e a_ne),  d_e = 1 / (E · Σ_n c_n a_ne)
+// with a a row's exp(logits) over the largest of them,
+// so that c_n a_ne d_e is a plan that gives each token, and in the end each expert, an equal share
+// (Megatron-LM's sinkhorn; BASE, arXiv:2103.16716). Sums in f64.
+//   bias (parts, E) f32   logits (N, E)   a (N, E) f32, c (N) f64: scratch
+void sinkhorn_bias(Device *dev, Tensor bias, Tensor logits, Tensor a, Tensor c, int64_t iterations);
+#define SINKHORN_LEAST 1e-30 // of Σ_n c_n a_ne, where all a of an expert are 0 in f32
+// Numbers of a router that are drawn for each token.
+typedef struct RouterNoise {
+    RngStream stream;
+    int64_t first_token; // global number of row 0
+} RouterNoise;
+// logits += ε · softplus(scale), ε standard normal: number (first_token + n) · E + e of the stream,
+// numbers 4i to 4i + 3 by Box and Muller from its words at i.
+//   logits, scale (N, E)
+void router_noise_forward(Device *dev, Tensor logits, Tensor scale, RouterNoise noise);
+// dscale = dlogits · ε · sigmoid(scale).
+void router_noise_backward(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,
+                           RouterNoise noise);
+// out = x times a factor uniform in [1 - amount, 1 + amount), by number (first_token + n) · D + d,
+// words as above (Switch, arXiv:2101.03961). Its own backward pass.
+//   out, x (N, D) f32; out may be x
+void router_jitter(Device *dev, Tensor out, Tensor x, float amount, RouterNoise noise);
 
 // ---- experts that no score chooses --------------------------------------------------------------
 

@@ -398,6 +398,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position
     Work *work = &model->work;
     CHECK(work->shape.N == 1, "decoding wants one token, not %lld", (long long)work->shape.N);
     work->tokens = token;
+    work->step.first_token = position; // whatever is drawn for it, as in a pass over all positions
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, token)};
     positions_embed(&model->positions, work, x.x, position);
     for (int64_t layer = 0; layer < model->config.layers; layer++)

@@ -145,6 +145,10 @@ typedef struct MoeConfig {
     bool allow_noncausal; // of EXPERT_CHOICE: a token's experts depend on later tokens
     double dropout;       // of experts, while training; 0: none
     DropoutPlace dropout_at;
+    bool noise_in_evaluation; // NOISY_TOPK
+    double jitter;            // of the router's input, while training; 0: none
+    int64_t sinkhorn_iterations;
+    double router_init_scale;            // of init_std
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
     bool shared_gate;
 } MoeConfig;

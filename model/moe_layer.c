@@ -78,7 +78,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     MoeShape shape = moe->shape;
     int64_t E = shape.experts, K = shape.slots, F = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    double gate = moe_has_gate(&config->moe) ? (double)E : 0;
+    double gate = moe_has_gate(&config->moe) ? (double)(moe->router.noise < 0 ? E : 2 * E) : 0;
     cost->flops_per_token +=
         2 * (double)config->d_model * (experts_of_token(moe, work) * (double)(wide + F) + gate);
 

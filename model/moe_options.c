@@ -64,7 +64,22 @@ static const Option ROWS[] = {
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum"),
     NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
-        "sigmoid: what a token's gate weights sum to; with moe.top_k=1 its weight is the sigmoid times this"),
+        "sigmoid, sqrtsoftplus: what a token's gate weights sum to; with moe.top_k=1 its weight is the score times this"),
+    INTEGER("moe.groups", FUNCTION, moe.router.groups, DEFAULT("1"), RANGE(1, ROUTER_GROUPS_MAX),
+        "equal groups of neighbouring experts, e.g. one a host: a token's experts come from the best moe.top_groups of them "
+        "(DeepSeek-V2, V3: n_group); a group is judged by the sum of its top_k / top_groups best scores"),
+    INTEGER("moe.top_groups", FUNCTION, moe.router.top_groups, DEFAULT("1"), RANGE(1, ROUTER_GROUPS_MAX),
+        "groups in which a token's experts may lie (DeepSeek: topk_group)"),
+    INTEGER("moe.sinkhorn_iterations", COURSE, moe.sinkhorn_iterations, DEFAULT("8"), RANGE(1, 1000),
+        "sinkhorn: iterations that even out the experts' load over the tokens of moe.balance_scope (Megatron-LM iterates until "
+        "nothing moves)"),
+    FLAG("moe.noise_in_evaluation", FUNCTION, moe.noise_in_evaluation, DEFAULT("false"),
+        "noisy_top_k: draw noise in evaluation and generation too, by token number or position (makeMoE)"),
+    NUMBER("moe.jitter", COURSE, moe.jitter, DEFAULT("0"), RANGE(0, 0.99),
+        "while training the router's input, and nothing else, is times a random factor between 1 - jitter and 1 + jitter "
+        "(Switch, arXiv:2101.03961: 0.01); 0: off"),
+    NUMBER("moe.router_init_scale", FUNCTION, moe.router_init_scale, DEFAULT("1"), RANGE(1e-6, 1e3),
+        "the router's initial weights have this times model.init_std (Switch, ST-MoE: 0.1 against instability at the start)"),
     RATIONAL("moe.capacity_factor", STATE, moe.capacity_factor, DEFAULT("0"), RANGE(0, 1000),
         "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
     CHOICE("moe.dispatch", FREE, moe.dispatch, DEFAULT("exact"), OF(DISPATCH_CHOICES),
@@ -87,6 +102,36 @@ static void name_layer(const MoeConfig *moe, int64_t layer, char place[32]) {
     place[0] = '\0';
     if (moe->experts.count > 1 || moe->top_k.count > 1)
         snprintf(place, 32, " in layer %lld", (long long)layer);
+}
+
+// Groups are equal, and those chosen hold all that a token needs.
+static bool check_groups(const MoeConfig *moe, MoeShape shape, const char *place,
+                         const OptionRules *rules) {
+    RouterRule rule = moe->router;
+    if (rule.groups > 1 && (rule.kind == HASH || rule.kind == EXPERT_CHOICE))
+        return option_broken(rules, "moe.groups", "moe.router",
+                             "moe.groups (%lld) limit the choices of tokens by scores, which this "
+                             "moe.router does not make; leave out moe.groups",
+                             (long long)rule.groups);
+    if (rule.top_groups > rule.groups)
+        return option_broken(rules, "moe.top_groups", "moe.groups",
+                             "moe.top_groups (%lld) is more than moe.groups (%lld); set it to at "
+                             "most that",
+                             (long long)rule.top_groups, (long long)rule.groups);
+    if (shape.experts % rule.groups != 0)
+        return option_broken(rules, "moe.groups", "moe.experts",
+                             "moe.groups (%lld) does not divide moe.experts (%lld)%s; set it to a "
+                             "divisor",
+                             (long long)rule.groups, (long long)shape.experts, place);
+    int64_t within = rule.top_groups * (shape.experts / rule.groups);
+    if (shape.top_k > within)
+        return option_broken(rules, "moe.top_groups", "moe.top_k",
+                             "the best %lld of moe.groups (%lld) have %lld experts, fewer than "
+                             "moe.top_k (%lld)%s; set moe.top_groups to at least %lld",
+                             (long long)rule.top_groups, (long long)rule.groups, (long long)within,
+                             (long long)shape.top_k, place,
+                             (long long)((shape.top_k * rule.groups - 1) / shape.experts + 1));
+    return true;
 }
 
 // The sizes of one layer with experts.
@@ -113,7 +158,7 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
             place, moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
             moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
-    return true;
+    return check_groups(moe, shape, place, rules);
 }
 
 // Which layers have experts is said by model.feed_forward or by moe.every and moe.first; where all
@@ -144,14 +189,35 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// Sinkhorn's iterations decide about the choices, and leave no place for what else does.
+static bool check_sinkhorn(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->router.kind != SINKHORN) return true;
+    if (moe->bias_update != BIAS_UPDATE_NONE)
+        return option_broken(rules, "moe.bias_update", "moe.router",
+                             "moe.router=sinkhorn evens out the load by itself, moe.bias_update "
+                             "would do it again; set moe.bias_update=none");
+    if (moe->router.groups > 1)
+        return option_broken(rules, "moe.groups", "moe.router",
+                             "moe.router=sinkhorn has no groups; leave out moe.groups (%lld)",
+                             (long long)moe->router.groups);
+    return true;
+}
+
+static bool check_noise(const MoeConfig *moe, const OptionRules *rules) {
+    if (!moe->noise_in_evaluation || moe->router.kind == NOISY_TOPK) return true;
+    return option_broken(rules, "moe.noise_in_evaluation", "moe.router",
+                         "moe.noise_in_evaluation is of moe.router=noisy_top_k; set that, or leave "
+                         "the noise out");
+}
+
 // The factor is the sigmoid's, and nothing may divide it out again.
 static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
     double factor = moe->router.scaling_factor;
     if (factor == 1) return true;
-    if (moe->router.kind != SIGMOID)
+    if (!router_scales(moe->router.kind))
         return option_broken(rules, "moe.scaling_factor", "moe.router",
-                             "moe.scaling_factor (%g) is used by moe.router=sigmoid alone; set "
-                             "that, or leave the factor out",
+                             "moe.scaling_factor (%g) is used by moe.router=sigmoid and "
+                             "sqrtsoftplus alone; set one, or leave the factor out",
                              factor);
     if (moe->renormalize_after_drop)
         return option_broken(rules, "moe.scaling_factor", "moe.renormalize_after_drop",
@@ -184,7 +250,8 @@ static bool check(const void *section, const OptionRules *rules) {
         if (!check_layer(model, layer, rules)) return false;
         any = true;
     }
-    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules))
+    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules) ||
+        !check_noise(moe, rules) || !check_sinkhorn(moe, rules))
         return false;
     bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
     if (any && moe->dispatch == DISPATCH_PADDED && dropless)

@@ -10,21 +10,35 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     router->shape = shape;
     router->layer = layer;
-    router->weight = router->bias = -1;
+    double scale = config->moe.router_init_scale; // 0, where nobody gave it: 1
+    router->weight = router->bias = router->noise = -1;
     if (!moe_has_gate(&config->moe)) return;
     Param weight = {.rank = 2,
                     .shape = {router->shape.experts, config->d_model},
                     .readout = true,
                     .init_std = config->init_std};
     init_linear(config, &weight);
+    if (scale > 0) weight.init_std *= scale;
     router->weight = param_add(work->params, weight, "layers.%lld.moe.router", (long long)layer);
+    if (config->moe.router.kind == NOISY_TOPK && !moe_is_hashed(&config->moe, layer))
+        router->noise =
+            param_add(work->params, weight, "layers.%lld.moe.router_noise", (long long)layer);
     if (!moe_is_hashed(&config->moe, layer)) router_declare_bias(router, work);
+}
+
+// Whether the router sees another x than the experts: wider numbers, or jitter.
+static bool has_own_x(const Work *work) {
+    return work->storage != F32 || (work->training && work->config->moe.jitter > 0);
+}
+static bool is_noisy(const Router *router, const Work *work) {
+    return router->noise >= 0 && (work->training || work->config->moe.noise_in_evaluation);
 }
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
     int64_t N = work->shape.N, E = router->shape.experts, K = router->shape.slots;
     router->logits = arena_2d(activations, F32, N, E);
+    if (is_noisy(router, work)) router->noise_scale = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
     router->ids = arena_2d(activations, I32, N, K);
     router->weights = arena_2d(activations, F32, N, K);
@@ -37,8 +51,13 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);
-    if (work->storage != F32)
-        router->scratch.x_f32 = arena_2d(scratch, F32, N, work->config->d_model);
+    if (has_own_x(work)) router->scratch.x_f32 = arena_2d(scratch, F32, N, work->config->d_model);
+    if (work->training && moe->router.kind == SINKHORN) {
+        int64_t parts = router->scratch.sums.prob_sum.shape[0];
+        router->scratch.sinkhorn = arena_2d(scratch, F32, parts, E);
+        router->scratch.sinkhorn_a = arena_2d(scratch, F32, N, E);
+        router->scratch.sinkhorn_c = arena_1d(scratch, F64, N);
+    }
     router->scratch.group_tokens_per_expert = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
@@ -50,33 +69,72 @@ void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     size_t mark = arena_mark(scratch);
     router->backward_scratch.dlogits = arena_2d(scratch, F32, work->shape.N, router->shape.experts);
     router->backward_scratch.dx = arena_2d(scratch, F32, work->shape.N, work->config->d_model);
-    if (work->storage != F32)
+    if (has_own_x(work))
         router->backward_scratch.x_f32 =
             arena_2d(scratch, F32, work->shape.N, work->config->d_model);
+    if (is_noisy(router, work)) {
+        router->backward_scratch.dscale =
+            arena_2d(scratch, F32, work->shape.N, router->shape.experts);
+        router->backward_scratch.dx_noise =
+            arena_2d(scratch, F32, work->shape.N, work->config->d_model);
+    }
     arena_release(scratch, mark);
 }
 
 // ---- choosing ----------------------------------------------------------------------------------
 
-// x in f32: scores decide, so they are not rounded to the storage type.
-static Tensor in_f32(Work *work, Tensor wide, Tensor x) {
-    if (x.dtype == F32) return x;
+static RouterNoise numbers(const Router *router, const Work *work, RngPurpose purpose) {
+    return (RouterNoise){work_stream(work, purpose, router->layer), work->step.first_token};
+}
+static RouterNoise noise_of(const Router *router, const Work *work) {
+    return numbers(router, work, work->training ? RNG_ROUTER_NOISE : RNG_EVALUATION_NOISE);
+}
+
+// out = in times this step's jitter, if there is any: x on its way in, or its gradient on its way
+// out.
+static Tensor jittered(const Router *router, Work *work, Tensor out, Tensor in) {
+    double amount = work->config->moe.jitter;
+    if (!work->training || amount <= 0) return in;
+    router_jitter(work->dev, out, in, (float)amount, numbers(router, work, RNG_JITTER));
+    return out;
+}
+
+// What the router sees of x, in f32: scores decide, so they are not rounded to the storage type.
+static Tensor own_x(const Router *router, Work *work, Tensor wide, Tensor x) {
+    if (x.dtype == F32) return jittered(router, work, wide, x);
     convert(work->dev, wide, x);
-    return wide;
+    return jittered(router, work, wide, wide);
 }
 
 static Routing routing_of(const Router *router) {
     return (Routing){router->ids, router->weights, router->lse};
 }
 
-// The logits z of the tokens x; zeros where there is no gate, so that all chosen weigh the same.
+// What is added when experts are chosen; data NULL: nothing.
+static Tensor choice_bias(const Router *router, Work *work) {
+    Tensor bias = router->scratch.sinkhorn;
+    if (!work->training || router->rule.kind != SINKHORN || router->rule.given)
+        return router_bias(router, work);
+    sinkhorn_bias(work->dev, bias, router->logits, router->scratch.sinkhorn_a,
+                  router->scratch.sinkhorn_c, work->config->moe.sinkhorn_iterations);
+    return bias;
+}
+
+// The logits z of the tokens x, with noise; zeros where there is no gate, so that all chosen weigh
+// the same.
 static void score(Router *router, Work *work, Tensor x) {
     if (router->weight < 0) {
         fill_zero(work->dev, router->logits);
         return;
     }
-    matmul_forward(work->dev, router->logits, in_f32(work, router->scratch.x_f32, x),
-                   as_matrix(work_value(work, router->weight)), work_dense_rows(work));
+    Tensor own = own_x(router, work, router->scratch.x_f32, x);
+    Segments rows = work_dense_rows(work);
+    matmul_forward(work->dev, router->logits, own, as_matrix(work_value(work, router->weight)),
+                   rows);
+    if (!is_noisy(router, work)) return;
+    matmul_forward(work->dev, router->noise_scale, own, as_matrix(work_value(work, router->noise)),
+                   rows);
+    router_noise_forward(work->dev, router->logits, router->noise_scale, noise_of(router, work));
 }
 
 void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
@@ -88,7 +146,7 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     router->rule.given = chooser != NULL;
     if (chooser) chooser->choose(router, work);
     router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
-                   router_bias(router, work), router->rule);
+                   choice_bias(router, work), router->rule);
     routing_tape_take(work, router->layer, router->ids);
     CapacityRule rule = {
         .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
@@ -111,6 +169,13 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     router_add_statistics(router, work, stats);
 }
 
+// The gradients of scores x Wᵀ.
+static void score_backward(Work *work, int weight, Tensor dx, Tensor dscores, Tensor x) {
+    Segments rows = work_dense_rows(work);
+    matmul_backward_weight(work->dev, as_matrix(work_gradient(work, weight)), dscores, x, rows);
+    matmul_backward_input(work->dev, dx, dscores, as_matrix(work_value(work, weight)), rows);
+}
+
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled) {
     const MoeConfig *moe = &work->config->moe;
     if (router->weight < 0) return;
@@ -119,11 +184,16 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     float z_scale = (float)(moe->z_loss * router_per_step_token(work));
     router_backward(work->dev, router->backward_scratch.dlogits, dscaled, routing_of(router),
                     router->logits, router->rule, router->balance, z_scale);
-    Segments rows = work_dense_rows(work);
-    matmul_backward_weight(work->dev, as_matrix(work_gradient(work, router->weight)),
-                           router->backward_scratch.dlogits,
-                           in_f32(work, router->backward_scratch.x_f32, router->x), rows);
-    matmul_backward_input(work->dev, router->backward_scratch.dx, router->backward_scratch.dlogits,
-                          as_matrix(work_value(work, router->weight)), rows);
-    add(work->dev, dx, dx, router->backward_scratch.dx);
+    Tensor own = own_x(router, work, router->backward_scratch.x_f32, router->x);
+    Tensor own_dx = router->backward_scratch.dx;
+    score_backward(work, router->weight, own_dx, router->backward_scratch.dlogits, own);
+    if (is_noisy(router, work)) {
+        Tensor dscale = router->backward_scratch.dscale, dx_noise;
+        dx_noise = router->backward_scratch.dx_noise;
+        router_noise_backward(work->dev, dscale, router->backward_scratch.dlogits,
+                              router->noise_scale, noise_of(router, work));
+        score_backward(work, router->noise, dx_noise, dscale, own);
+        add(work->dev, own_dx, own_dx, dx_noise);
+    }
+    add(work->dev, dx, dx, jittered(router, work, own_dx, own_dx));
 }

@@ -2,6 +2,8 @@
 // capacity, and carries the balance terms.
 //   z = x W_gᵀ (f32);  ids, weights = top-K rule of z (Mixtral arXiv:2401.04088, Switch
 //     arXiv:2101.03961)
+//   z += ε · softplus(x W_noiseᵀ), ε standard normal (noisy_top_k: Shazeer et al. 2017,
+//     arXiv:1701.06538); x times uniform(1 - jitter, 1 + jitter) for the router alone (Switch)
 //   capacity C = max(min_capacity, ⌈cf·K·G / E⌉) for each routing group of G tokens and expert
 //   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) (ST-MoE, arXiv:2202.08906)
 //   instead of, or beside, the first: a bias b of the choice alone (router_bias.h)
@@ -22,6 +24,7 @@ typedef struct RouterColumns {
 
 typedef struct Router {
     int weight; // parameter (E, D); -1: no gate, the chosen weigh the same
+    int noise;  // parameter (E, D), of NOISY_TOPK: the logits of the noise's size; -1: none
     int bias;   // parameter (E) that a rule changes; -1: none
     MoeShape shape;
     int64_t layer;         // of the model: the counter of random drops
@@ -33,7 +36,8 @@ typedef struct Router {
     Tensor scaled;      // (N, K) after renormalize_after_drop; the same tensor without it
     Tensor kept;        // (N, K) u8
     Tensor x;           // (N, D) stored input, borrowed
-    Tensor logits, lse; // (N, E), (N)
+    Tensor logits, lse; // (N, E), with noise; (N)
+    Tensor noise_scale; // (N, E), of NOISY_TOPK
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
     Tensor counts;      // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
 
@@ -46,12 +50,14 @@ typedef struct Router {
     Tensor quantiles, host_quantiles; // (E, QUANTILE_BINS) i64: of the step (router_bias.h)
 
     struct {             // of the forward pass
-        Tensor x_f32;    // (N, D) f32 copy of x for the scores; unused when x is f32
+        Tensor x_f32;    // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums; // of each balance part
+        Tensor sinkhorn, sinkhorn_a, sinkhorn_c; // of SINKHORN: (parts, E) bias, scratch
         Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
     } scratch;
     struct {                       // of the backward pass, while the caller's dscaled is alive
         Tensor dlogits, dx, x_f32; // (N, E), (N, D), (N, D)
+        Tensor dscale, dx_noise;   // (N, E), (N, D), of NOISY_TOPK
     } backward_scratch;
 } Router;
 

@@ -28,38 +28,31 @@ static void softmax_backward(float *dz, TokenBackward t, bool chosen_only) {
             dz[t.ids[k]] += t.w[k] * (chosen_only ? t.dw[k] - inner : t.dw[k]);
 }
 
-// With s the sigmoids, P = s / Σ s is the softmax of log s, whose derivative by z is 1 - s:
-//   balance:  (1 - s_e) P_e (b_e - Σ b P)   z-loss: as above
-// and, with c the scaling factor, the gate weights over the chosen, or a single one,
-//   (1 - s_e) w_k (dw_k - Σ dw w / c)   or   (1 - s_e) w_k dw_k, for e = ids[k].
-static void sigmoid_backward(float *dz, TokenBackward t, float factor) {
-    float inner = 0.0f;
-    for (int64_t k = 0; k < t.K && t.K > 1; k++) inner += t.dw[k] * t.w[k] / factor;
-    for (int64_t e = 0; e < t.E; e++) dz[e] = log_sigmoid(t.z[e]);
-    float best = max_of(dz, t.E), scale = 1.0f / sum_of_exp(dz, t.E, best);
-    for (int64_t e = 0; e < t.E; e++) dz[e] = exp_f32(dz[e] - best) * scale;
+// With s the scores and r = ∂ log s / ∂z, P = s / Σ s is the softmax of log s:
+//   balance:  r_e P_e (b_e - Σ b P)   z-loss: as above
+// and, with c the scaling factor, the gate weights over all, over the chosen or alone,
+//   r_k w_k (dw_k - Σ dw w / c)   or   r_k w_k dw_k, for e = ids[k].
+static void score_backward(float *dz, TokenBackward t, RouterScore score, RouterWeighing weighing,
+                           float factor) {
+    enum { COUNT = 256 };
+    float inner = 0.0f, room[COUNT];
+    for (int64_t k = 0; k < t.K && weighing == WEIGH_OVER_CHOSEN; k++)
+        inner += t.dw[k] * t.w[k] / factor;
+    const float *log_of = log_scores(score, dz, t.z, t.E);
+    float best = max_of(log_of, t.E), scale = 1.0f / sum_of_exp(log_of, t.E, best);
+    for (int64_t e = 0; e < t.E; e++) dz[e] = exp_f32(log_of[e] - best) * scale;
     float shift = dot_product(t.balance, dz, t.E), of_z = 2.0f * t.z_scale * t.lse;
-    for (int64_t e = 0; e < t.E; e++)
-        dz[e] =
-            sigmoid_f32(-t.z[e]) * dz[e] * (t.balance[e] - shift) + of_z * exp_f32(t.z[e] - t.lse);
-    for (int64_t k = 0; k < t.K; k++)
-        if (is_expert(t.ids[k], t.E))
-            dz[t.ids[k]] += sigmoid_f32(-t.z[t.ids[k]]) * t.w[k] * (t.dw[k] - inner);
-}
-
-static void token_backward(float *dz, TokenBackward t, RouterRule rule) {
-    switch (rule.kind) {
-    case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
-    case HASH:
-    case EXPERT_CHOICE:
-        softmax_backward(dz, t, over_chosen(rule));
-        return;
-    case SIGMOID:
-        sigmoid_backward(dz, t, (float)rule.scaling_factor);
-        return;
+    for (int64_t first = 0; first < t.E; first += COUNT) {
+        int64_t count = t.E - first < COUNT ? t.E - first : COUNT;
+        score_slopes(score, room, t.z + first, count);
+        for (int64_t i = 0, e = first; i < count; i++, e++)
+            dz[e] = room[i] * dz[e] * (t.balance[e] - shift) + of_z * exp_f32(t.z[e] - t.lse);
     }
-    CHECK(false, "router %d", (int)rule.kind);
+    for (int64_t k = 0; k < t.K; k++) {
+        if (!is_expert(t.ids[k], t.E)) continue;
+        score_slopes(score, room, t.z + t.ids[k], 1);
+        dz[t.ids[k]] += room[0] * t.w[k] * (t.dw[k] - inner);
+    }
 }
 
 void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
@@ -71,17 +64,22 @@ void router_backward_cpu(Device *dev, Tensor dlogits, Tensor dweights, Routing r
     const float *b = tensor_f32(balance);
     const int32_t *id = tensor_i32(routing.ids);
     float *dz = tensor_f32(dlogits);
+    RouterScore score = router_score(rule, K);
+    RouterWeighing weighing = router_weighing(rule, K);
 #pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++)
-        token_backward(dz + n * E,
-                       (TokenBackward){.dw = dw + n * K,
-                                       .w = w + n * K,
-                                       .ids = id + n * K,
-                                       .z = z + n * E,
-                                       .lse = lse_of[n],
-                                       .balance = b + n / rows * E,
-                                       .z_scale = z_scale,
-                                       .E = E,
-                                       .K = K},
-                       rule);
+    for (int64_t n = 0; n < N; n++) {
+        TokenBackward token = {.dw = dw + n * K,
+                               .w = w + n * K,
+                               .ids = id + n * K,
+                               .z = z + n * E,
+                               .lse = lse_of[n],
+                               .balance = b + n / rows * E,
+                               .z_scale = z_scale,
+                               .E = E,
+                               .K = K};
+        if (score == SCORE_EXP)
+            softmax_backward(dz + n * E, token, weighing == WEIGH_OVER_CHOSEN);
+        else
+            score_backward(dz + n * E, token, score, weighing, (float)rule.scaling_factor);
+    }
 }

@@ -2,32 +2,17 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/router_scores.h"
+#include "kernels/cpu/router_choose.h"
 #include "kernels/cpu/scratch.h"
 
-enum { BLOCK = 256 };
-
-// How a token's scores become its probabilities: exp(log score - shift) · scale.
-typedef struct Normaliser {
-    float shift, scale;
-} Normaliser;
-
 // `lse` is that of the logits, `largest` the largest of them.
-static inline Normaliser normaliser_of(RouterKind kind, const float *z, int64_t E, float largest,
+static inline Normaliser normaliser_of(RouterScore score, const float *z, int64_t E, float largest,
                                        float lse) {
-    switch (kind) {
-    case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
-    case HASH:
-    case EXPERT_CHOICE:
-        return (Normaliser){lse, 1.0f};
-    case SIGMOID:
-        break;
-    }
-    float room[BLOCK], best = log_sigmoid(largest), sum = 0.0f;
+    if (score == SCORE_EXP) return (Normaliser){lse, 1.0f};
+    float room[BLOCK], best = log_score(score, largest), sum = 0.0f;
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
-        sum += sum_of_exp(log_scores(kind, room, z + first, count), count, best);
+        sum += sum_of_exp(log_scores(score, room, z + first, count), count, best);
     }
     return (Normaliser){best, 1.0f / sum};
 }
@@ -35,13 +20,13 @@ static inline Normaliser normaliser_of(RouterKind kind, const float *z, int64_t 
 // Σ p log p over all experts, with the sign turned. Compiled twice, as sum_probabilities: a softmax
 // of the logits themselves has no scale.
 static inline __attribute__((always_inline)) float
-entropy_by(RouterKind kind, const float *z, int64_t E, Normaliser by, bool scaled) {
+entropy_by(RouterScore score, const float *z, int64_t E, Normaliser by, bool scaled) {
     float room[BLOCK], term[BLOCK], sum = 0.0f, log_scale = scaled ? logf(by.scale) : 0.0f;
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
-        const float *log_score = log_scores(kind, room, z + first, count);
+        const float *log_of = log_scores(score, room, z + first, count);
         for (int64_t i = 0; i < count; i++) {
-            float shifted = log_score[i] - by.shift;
+            float shifted = log_of[i] - by.shift;
             term[i] = scaled ? -(exp_f32(shifted) * by.scale) * (shifted + log_scale)
                              : -exp_f32(shifted) * shifted;
         }
@@ -49,94 +34,15 @@ entropy_by(RouterKind kind, const float *z, int64_t E, Normaliser by, bool scale
     }
     return sum;
 }
-static float entropy_of(RouterKind kind, const float *z, int64_t E, Normaliser by) {
-    return kind == SIGMOID ? entropy_by(kind, z, E, by, true)
-                           : entropy_by(SOFTMAX_TOPK, z, E, by, false);
+static float entropy_of(RouterScore score, const float *z, int64_t E, Normaliser by) {
+    return score == SCORE_EXP ? entropy_by(SCORE_EXP, z, E, by, false)
+                              : entropy_by(score, z, E, by, true);
 }
 
-// ---- choosing -----------------------------------------------------------------------------------
-
-// What a token's experts are chosen by: their logits, or their scores plus a bias.
-typedef struct Keys {
-    const float *z, *bias; // (E); bias NULL: none
-    RouterKind kind;
-    Normaliser by;
-} Keys;
-
-static inline float biased_score(const Keys *k, float log_score, int64_t e) {
-    switch (k->kind) {
-    case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
-    case HASH:
-    case EXPERT_CHOICE:
-        return exp_f32(log_score - k->by.shift) * k->by.scale + k->bias[e];
-    case SIGMOID:
-        return exp_f32(log_score) + k->bias[e];
-    }
-    CHECK(false, "router %d", (int)k->kind);
-}
-
-static inline const float *keys_from(const Keys *k, float *room, int64_t first, int64_t count,
-                                     bool biased) {
-    if (!biased) return k->z + first;
-    const float *log_score = log_scores(k->kind, room, k->z + first, count);
-    for (int64_t i = 0; i < count; i++) room[i] = biased_score(k, log_score[i], first + i);
-    return room;
-}
-
-static inline float key_of(const Keys *k, int64_t e, bool biased) {
-    float room;
-    return *keys_from(k, &room, e, 1, biased);
-}
-
-// The K largest keys, best first; equal ones in ascending order. Valid ids even for NaN. Compiled
-// twice, since logits alone are chosen among in a third of the time.
-static inline __attribute__((always_inline)) void choose_by(int32_t *ids, const Keys *keys,
-                                                            int64_t E, int64_t K, bool biased) {
-    int64_t found = 0;
-    float room[BLOCK], last = 0.0f; // the key of the last one found
-    for (int64_t first = 0; first < E; first += BLOCK) {
-        int64_t count = E - first < BLOCK ? E - first : BLOCK;
-        const float *key = keys_from(keys, room, first, count, biased);
-        for (int64_t i = 0; i < count; i++) {
-            if (found == K && !(key[i] > last)) continue;
-            int64_t at = found < K ? found++ : K - 1;
-            for (; at > 0 && key[i] > key_of(keys, ids[at - 1], biased); at--)
-                ids[at] = ids[at - 1];
-            ids[at] = (int32_t)(first + i);
-            last = key_of(keys, ids[found - 1], biased);
-        }
-    }
-}
-static void choose(int32_t *ids, const Keys *keys, int64_t E, int64_t K) {
-    if (keys->bias)
-        choose_by(ids, keys, E, K, true);
-    else
-        choose_by(ids, keys, E, K, false);
-}
-
-// The gate weights of the chosen experts, from their logits in w, of which `best` is the largest.
-static void softmax_weights(float *w, float best, float lse, bool among_chosen, int64_t K) {
-    float shift = among_chosen ? best : lse, sum = 0.0f;
-    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(w[k] - shift);
-    if (among_chosen)
-        for (int64_t k = 0; k < K; k++) w[k] /= sum;
-}
-
-// s_k / (Σ s + least), both over the largest s, so that no s is too small.
-static void sigmoid_weights(float *w, float best, float factor, int64_t K) {
-    float log_best = log_sigmoid(best), sum = 0.0f;
-    if (K == 1) {
-        w[0] = factor * exp_f32(log_best);
-        return;
-    }
-    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(log_sigmoid(w[k]) - log_best);
-    sum += SIGMOID_SUM_LEAST * exp_f32(-log_best);
-    for (int64_t k = 0; k < K; k++) w[k] = factor * w[k] / sum;
-}
-
-static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, RouterRule rule,
-                  int64_t E, int64_t K) {
+// The gate weights of the chosen experts. s_k / Σ s, over all or over the chosen, is taken from the
+// logarithms of the scores, so that no s is too small for it.
+static void weigh(float *w, const int32_t *chosen, const Keys *keys, RouterWeighing weighing,
+                  double factor, int64_t E, int64_t K) {
     bool any = false;
     for (int64_t k = 0; k < K; k++) {
         bool one = is_expert(chosen[k], E);
@@ -147,26 +53,29 @@ static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, 
         memset(w, 0, (size_t)K * sizeof *w);
         return;
     }
-    float best = keys->bias || rule.given ? max_of(w, K) : w[0];
-    switch (rule.kind) {
-    case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
-    case HASH:
-    case EXPERT_CHOICE:
-        softmax_weights(w, best, lse, over_chosen(rule), K);
-        return;
-    case SIGMOID:
-        sigmoid_weights(w, best, (float)rule.scaling_factor, K);
-        return;
+    float best = max_of(w, K), sum = 0.0f, shift = 0.0f;
+    bool plain = keys->score == SCORE_EXP;
+    for (int64_t k = 0; k < K && !plain; k++) w[k] = log_score(keys->score, w[k]);
+    switch (weighing) {
+    case WEIGH_OVER_ALL:
+        shift = keys->by.shift;
+        break;
+    case WEIGH_OVER_CHOSEN:
+        shift = log_score(keys->score, best);
+        break;
+    case WEIGH_ALONE:
+        break;
     }
-    CHECK(false, "router %d", (int)rule.kind);
+    for (int64_t k = 0; k < K; k++) sum += w[k] = exp_f32(w[k] - shift);
+    for (int64_t k = 0; k < K && weighing == WEIGH_OVER_CHOSEN; k++) w[k] /= sum;
+    for (int64_t k = 0; k < K && !plain; k++) w[k] *= (float)factor;
 }
 
 enum { COLUMNS = 64 }; // experts whose probabilities one task sums down a part's tokens
 
 // sum[0..columns) = Σ over `rows` tokens, in order, of the probabilities
 static inline __attribute__((always_inline)) void
-sum_probabilities_by(double *sum, RouterKind kind, const float *z, const Normaliser *by,
+sum_probabilities_by(double *sum, RouterScore score, const float *z, const Normaliser *by,
                      int64_t rows, int64_t E, int64_t columns, bool scaled) {
     enum { AHEAD = 8, LINE = 16 }; // the columns of a few rows on: only pieces of rows are read
     double total[COLUMNS] = {0};
@@ -174,20 +83,20 @@ sum_probabilities_by(double *sum, RouterKind kind, const float *z, const Normali
     for (int64_t n = 0; n < rows; n++) {
         if (n + AHEAD < rows)
             for (int64_t e = 0; e < columns; e += LINE) __builtin_prefetch(z + (n + AHEAD) * E + e);
-        const float *log_score = log_scores(kind, room, z + n * E, columns);
+        const float *log_of = log_scores(score, room, z + n * E, columns);
         for (int64_t e = 0; e < columns; e++)
-            p[e] = scaled ? exp_f32(log_score[e] - by[n].shift) * by[n].scale
-                          : exp_f32(log_score[e] - by[n].shift);
+            p[e] = scaled ? exp_f32(log_of[e] - by[n].shift) * by[n].scale
+                          : exp_f32(log_of[e] - by[n].shift);
         for (int64_t e = 0; e < columns; e++) total[e] += (double)p[e];
     }
     memcpy(sum, total, (size_t)columns * sizeof *sum);
 }
-static void sum_probabilities(double *sum, RouterKind kind, const float *z, const Normaliser *by,
+static void sum_probabilities(double *sum, RouterScore score, const float *z, const Normaliser *by,
                               int64_t rows, int64_t E, int64_t columns) {
-    if (kind == SIGMOID)
-        sum_probabilities_by(sum, kind, z, by, rows, E, columns, true);
+    if (score == SCORE_EXP)
+        sum_probabilities_by(sum, SCORE_EXP, z, by, rows, E, columns, false);
     else
-        sum_probabilities_by(sum, SOFTMAX_TOPK, z, by, rows, E, columns, false);
+        sum_probabilities_by(sum, score, z, by, rows, E, columns, true);
 }
 
 void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
@@ -199,6 +108,11 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
     float *weight = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
     double *prob = tensor_f64(sums.prob_sum), *entropy_of_part = tensor_f64(sums.entropy_sum);
     double *lse2_of_part = tensor_f64(sums.lse2_sum);
+    RouterScore score = router_score(rule, K);
+    RouterWeighing weighing = router_weighing(rule, K);
+    KeyKind kind = bias.data && rule.kind == SINKHORN ? KEY_BIASED_LOGIT
+                   : bias.data || rule.groups > 1     ? KEY_SCORE
+                                                      : KEY_LOGIT;
     // (N) each, shared by the threads
     Normaliser *by = thread_scratch((size_t)N * (sizeof(Normaliser) + sizeof(float)));
     float *entropy = (float *)(by + N);
@@ -208,23 +122,21 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
         for (int64_t n = 0; n < N; n++) {
             const float *row = z + n * E;
             int32_t *chosen = id + n * K;
-            Keys keys = {.z = row, .bias = bias_of, .kind = rule.kind};
-            bool by_logit = !bias_of && !rule.given;
-            if (by_logit) choose(chosen, &keys, E, K); // which finds the largest, too
+            Keys keys = {.kind = kind, .score = score, .z = row};
+            if (bias_of) keys.bias = bias_of + (bias.rank == 2 ? n / rows * E : 0);
+            bool by_logit = kind == KEY_LOGIT && !rule.given;
+            if (by_logit) choose(chosen, &keys, rule, E, K); // which finds the largest, too
             float largest = by_logit ? row[chosen[0]] : max_of(row, E);
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
-            by[n] = normaliser_of(rule.kind, row, E, largest, lse_of[n]);
-            entropy[n] = entropy_of(rule.kind, row, E, by[n]);
-            if (bias_of && !rule.given) {
-                keys.by = by[n];
-                choose(chosen, &keys, E, K);
-            }
-            weigh(weight + n * K, chosen, &keys, lse_of[n], rule, E, K);
+            keys.by = by[n] = normaliser_of(score, row, E, largest, lse_of[n]);
+            entropy[n] = entropy_of(score, row, E, by[n]);
+            if (!by_logit && !rule.given) choose(chosen, &keys, rule, E, K);
+            weigh(weight + n * K, chosen, &keys, weighing, rule.scaling_factor, E, K);
         }
 #pragma omp for schedule(static) collapse(2) nowait
         for (int64_t p = 0; p < parts; p++)
             for (int64_t e = 0; e < E; e += COLUMNS)
-                sum_probabilities(prob + p * E + e, rule.kind, z + p * rows * E + e, by + p * rows,
+                sum_probabilities(prob + p * E + e, score, z + p * rows * E + e, by + p * rows,
                                   rows, E, E - e < COLUMNS ? E - e : COLUMNS);
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < parts; p++) {

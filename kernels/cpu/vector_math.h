@@ -170,6 +170,31 @@ static inline float sum_of_exp(const float *x, int64_t n, float shift) {
     return sum;
 }
 
+// log x of a normal x > 0 within 2 ulp: x = m 2^e, sqrt(1/2) <= m < sqrt(2), polynomial of Cephes'
+// logf for log m. NaN stays NaN.
+static inline float log_f32(float x) {
+    const uint32_t sqrt_half = 0x3f3504f3u;
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits -= sqrt_half;
+    float e = (float)((int32_t)bits >> 23), m;
+    bits = (bits & 0x7fffffu) + sqrt_half;
+    memcpy(&m, &bits, sizeof m);
+    m -= 1.0f;
+    float p = 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    float square = m * m, tail = p * m * square - 2.12194440e-4f * e - 0.5f * square;
+    float log = m + tail + 0.693359375f * e;
+    return x != x ? x : log;
+}
+
 static inline float sigmoid_f32(float x) {
     return 1.0f / (1.0f + exp_f32(-x));
 }

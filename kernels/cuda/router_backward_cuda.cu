@@ -13,8 +13,9 @@ typedef struct BackwardArguments {
     int64_t N, rows;       // rows: tokens of a part
     int E, K;
     float z_scale;
-    Weighing weighing;
-    float factor; // of sigmoids' weights
+    RouterScore score;
+    RouterWeighing weighing;
+    float factor; // of the weights, unless scores are exponentials
 } BackwardArguments;
 
 // From logits in p to the gradients through the probabilities and lse, of_z times the softmax; and
@@ -33,23 +34,26 @@ __device__ static inline void softmax_terms(float *p, const float *balance, floa
     for (int j = 0; j < PER_LANE; j++) p[j] *= balance[j] + shift;
 }
 
-// The same where the probabilities are sigmoids over their sum.
+// The same where the probabilities are other scores over their sum.
 template <int LANES, int PER_LANE>
-__device__ static inline void sigmoid_terms(float *p, const float *balance, float of_z, float lse) {
+__device__ static inline void score_terms(float *p, const float *balance, RouterScore score,
+                                          float of_z, float lse) {
     float best = -INFINITY, sum = 0, shift = 0;
 #pragma unroll
-    for (int j = 0; j < PER_LANE; j++) best = fmaxf(best, log_sigmoid(p[j]));
+    for (int j = 0; j < PER_LANE; j++) best = fmaxf(best, log_score(score, p[j]));
     best = token_max<LANES>(best);
 #pragma unroll
-    for (int j = 0; j < PER_LANE; j++) sum += expf(log_sigmoid(p[j]) - best);
+    for (int j = 0; j < PER_LANE; j++) sum += expf(log_score(score, p[j]) - best);
     float scale = 1.0f / token_sum<LANES>(sum);
 #pragma unroll
-    for (int j = 0; j < PER_LANE; j++) shift += balance[j] * expf(log_sigmoid(p[j]) - best) * scale;
+    for (int j = 0; j < PER_LANE; j++)
+        shift += balance[j] * expf(log_score(score, p[j]) - best) * scale;
     shift = token_sum<LANES>(shift);
 #pragma unroll
     for (int j = 0; j < PER_LANE; j++) {
-        float z = p[j], of_balance = expf(log_sigmoid(z) - best) * scale * (balance[j] - shift);
-        p[j] = expf(log_sigmoid(-z)) * of_balance + of_z * expf(z - lse);
+        float z = p[j],
+              of_balance = expf(log_score(score, z) - best) * scale * (balance[j] - shift);
+        p[j] = score_slope(score, z) * of_balance + of_z * expf(z - lse);
     }
 }
 
@@ -82,11 +86,11 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
     float p[PER_LANE], balance[PER_LANE], lse = inside ? a.lse[n] : 0.0f;
     load_row<LANES, PER_LANE, VECTOR>(p, a.logits + n * a.E, a.E, inside, -INFINITY);
     load_row<LANES, PER_LANE, VECTOR>(balance, a.balance + n / a.rows * a.E, a.E, inside, 0.0f);
-    bool sigmoid = !PLAIN && a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
-    bool over_chosen = a.weighing == OVER_CHOSEN || a.weighing == SIGMOID_OVER_CHOSEN;
-    if (sigmoid) {
+    RouterScore score = PLAIN ? SCORE_EXP : a.score; // the same in all threads
+    bool over_chosen = a.weighing == WEIGH_OVER_CHOSEN;
+    if (score != SCORE_EXP) {
         inner /= a.factor;
-        sigmoid_terms<LANES, PER_LANE>(p, balance, 2.0f * a.z_scale * lse, lse);
+        score_terms<LANES, PER_LANE>(p, balance, score, 2.0f * a.z_scale * lse, lse);
     } else {
         softmax_terms<LANES, PER_LANE>(p, balance, 2.0f * a.z_scale * lse, lse,
                                        over_chosen ? 0.0f : inner);
@@ -94,8 +98,8 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
 #pragma unroll
     for (int s = 0; s < Slots<LANES>::COUNT; s++) {
         float own = w[s] * (over_chosen ? dw[s] - inner : dw[s]);
-        if (sigmoid && chosen[s] >= 0 && chosen[s] < a.E)             // given ones may be anything
-            own *= expf(log_sigmoid(-a.logits[n * a.E + chosen[s]])); // 1 - sigmoid
+        if (score != SCORE_EXP && chosen[s] >= 0 && chosen[s] < a.E) // given ones may be anything
+            own *= score_slope(score, a.logits[n * a.E + chosen[s]]);
         for (int k = 0; k < LANES && s * LANES + k < a.K; k++) {
             int expert = __shfl_sync(ALL_LANES, chosen[s], k, LANES);
             float of_choice = __shfl_sync(ALL_LANES, own, k, LANES);
@@ -150,11 +154,12 @@ extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweight
                            (int)E,
                            (int)K,
                            z_scale,
-                           weighing_of(rule, K),
+                           router_score(rule, K),
+                           router_weighing(rule, K),
                            (float)rule.scaling_factor};
     bool vectors = rows_are_vectors<float>(a.logits, E) && rows_are_vectors<float>(a.dlogits, E) &&
                    rows_are_vectors<float>(a.balance, E);
-    BackwardKernel kernel = is_plain(a.weighing, NULL, false) ? backward_kernel<true>(E, vectors)
-                                                              : backward_kernel<false>(E, vectors);
+    BackwardKernel kernel = router_score(rule, K) == SCORE_EXP ? backward_kernel<true>(E, vectors)
+                                                               : backward_kernel<false>(E, vectors);
     launch(dev, kernel, grid_of(ceil_div(N, THREADS / lanes_of_token(E))), dim3(THREADS), 0, a);
 }

@@ -14,9 +14,13 @@ typedef struct ForwardArguments {
     const float *bias;    // (E), or NULL
     int64_t rows, chunks; // of a part
     int E, K;
-    Weighing weighing;
-    bool given;   // ids are input
-    float factor; // of sigmoids' weights
+    RouterScore score;
+    RouterWeighing weighing;
+    float factor;  // of the weights, unless scores are exponentials
+    bool given;    // ids are input
+    bool by_score; // choices are, and not by logit
+    int bias_stride;
+    int groups, top_groups, group_choices;
 } ForwardArguments;
 
 // Finds the K largest keys one after the other, ties to the lower expert; a lane's keys ascend with
@@ -37,6 +41,44 @@ __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, i
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++)
             if (k == s * LANES + lane) chosen[s] = (int)expert, logit[s] = logit_of(top);
+    }
+}
+
+// Zeroes the keys that are not in the best top_groups groups. Lane g holds the score of group g.
+template <int LANES, int PER_LANE, int VECTOR>
+__device__ static inline void keep_best_groups(uint32_t *key, const ForwardArguments &a) {
+    int lane = (int)threadIdx.x % LANES, size = a.E / a.groups;
+    uint32_t mine = 0, allowed = 0;
+    for (int g = 0; g < a.groups; g++) {
+        uint32_t left[PER_LANE];
+        float sum = 0;
+#pragma unroll
+        for (int j = 0; j < PER_LANE; j++)
+            left[j] = expert_of<LANES, VECTOR>(j) / size == g ? key[j] : 0;
+        for (int i = 0; i < a.group_choices; i++) {
+            uint32_t best = 0, expert = 0xffffffffu;
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++)
+                if (left[j] > best) best = left[j], expert = (uint32_t)expert_of<LANES, VECTOR>(j);
+            uint32_t top = token_max_key<LANES>(best);
+            expert = token_min_key<LANES>(best == top ? expert : 0xffffffffu);
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++)
+                if ((uint32_t)expert_of<LANES, VECTOR>(j) == expert) left[j] = 0;
+            sum += logit_of(top);
+        }
+        if (lane == g) mine = key_of(sum);
+    }
+    for (int i = 0; i < a.top_groups; i++) {
+        uint32_t top = token_max_key<LANES>(mine);
+        uint32_t group = token_min_key<LANES>(mine == top ? (uint32_t)lane : 0xffffffffu);
+        allowed |= 1u << group;
+        if ((uint32_t)lane == group) mine = 0;
+    }
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j++) {
+        int group = expert_of<LANES, VECTOR>(j) / size;
+        if (group >= a.groups || !(allowed >> group & 1u)) key[j] = 0;
     }
 }
 
@@ -87,12 +129,12 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
         for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(z[j] - largest);
         sum = token_sum<LANES>(sum);
         float lse = largest + logf(sum), shift = lse, log_rest = 0, entropy = 0;
-        bool sigmoid = !PLAIN && a.weighing >= SIGMOID_OVER_CHOSEN; // the same in all threads
-        if (sigmoid) {
-            shift = log_sigmoid(largest);
+        RouterScore score = PLAIN ? SCORE_EXP : a.score; // the same in all threads
+        if (score != SCORE_EXP) {
+            shift = log_score(score, largest);
             sum = 0;
 #pragma unroll
-            for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(log_sigmoid(z[j]) - shift);
+            for (int j = 0; j < PER_LANE; j++) sum += p[j] = expf(log_score(score, z[j]) - shift);
             sum = token_sum<LANES>(sum);
             log_rest = logf(sum);
         }
@@ -102,7 +144,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
             if (!inside || expert_of<LANES, VECTOR>(j) >= a.E) continue;
             p[j] *= scale;
             prob[j] += (double)p[j];
-            entropy -= p[j] * ((sigmoid ? log_sigmoid(z[j]) : z[j]) - shift - log_rest);
+            entropy -= p[j] * (log_score(score, z[j]) - shift - log_rest);
         }
         entropy = token_sum<LANES>(entropy);
         if (inside) entropy_sum += (double)entropy, lse2_sum += (double)lse * (double)lse;
@@ -119,46 +161,42 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
             for (int j = 0; j < PER_LANE; j++) {
                 int e = expert_of<LANES, VECTOR>(j);
                 float by = z[j];
-                if (!PLAIN && a.bias && e < a.E)
-                    by = (sigmoid ? expf(log_sigmoid(z[j])) : p[j]) + a.bias[e];
+                if (!PLAIN && a.by_score)
+                    by = score == SCORE_EXP ? p[j] : expf(log_score(score, by));
+                if (!PLAIN && a.bias && e < a.E) by += a.bias[part * a.bias_stride + e];
                 key[j] = e < a.E ? key_of(by) : 0;
             }
+            if (!PLAIN && a.groups > 1) keep_best_groups<LANES, PER_LANE, VECTOR>(key, a);
             choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
         }
         float best = largest; // logit of the chosen
-        if (!PLAIN && (a.bias || a.given))
+        if (!PLAIN && (a.bias || a.given || a.groups > 1))
             best = logits_of_chosen<LANES>(w, chosen, a.logits + n * a.E, a.E, a.K, inside);
         float chosen_sum = 0;
         switch (a.weighing) {
-        case OVER_ALL:
+        case WEIGH_OVER_ALL:
             shift = lse;
             break;
-        case OVER_CHOSEN:
-            shift = best;
+        case WEIGH_OVER_CHOSEN:
+            shift = log_score(score, best);
             break;
-        case SIGMOID_OVER_CHOSEN:
-            shift = PLAIN ? best : log_sigmoid(best); // never, in a plain one
-            break;
-        case SIGMOID_ALONE:
+        case WEIGH_ALONE:
             shift = 0.0f;
             break;
         }
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++) {
-            float log_score = sigmoid ? log_sigmoid(w[s]) : w[s];
-            w[s] = s * LANES + lane < a.K ? expf(log_score - shift) : 0.0f;
+            w[s] = s * LANES + lane < a.K ? expf(log_score(score, w[s]) - shift) : 0.0f;
             chosen_sum += w[s];
         }
         chosen_sum = token_sum<LANES>(chosen_sum);
-        if (!PLAIN && a.weighing == SIGMOID_OVER_CHOSEN)
-            chosen_sum += SIGMOID_SUM_LEAST * expf(-shift);
-        bool over_chosen = a.weighing == OVER_CHOSEN || a.weighing == SIGMOID_OVER_CHOSEN;
+        bool over_chosen = a.weighing == WEIGH_OVER_CHOSEN;
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++) {
             int k = s * LANES + lane;
             if (!inside || k >= a.K) continue;
             a.ids[n * a.K + k] = chosen[s];
-            float weight = sigmoid ? a.factor * w[s] : w[s];
+            float weight = score == SCORE_EXP ? w[s] : a.factor * w[s];
             bool none = !PLAIN && a.given && best == -INFINITY; // no expert among those given
             a.weights[n * a.K + k] = none ? 0.0f : over_chosen ? weight / chosen_sum : weight;
         }
@@ -238,6 +276,7 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
     double *partial =
         (double *)cuda_workspace(dev, (size_t)(parts * chunks * (E + 2)) * sizeof(double));
     const float *z = device_data<float>(logits);
+    bool grouped = rule.groups > 1, of_parts = bias.data && bias.rank == 2;
     ForwardArguments a = {device_data<int32_t>(routing.ids),
                           device_data<float>(routing.weights),
                           device_data<float>(routing.lse),
@@ -248,11 +287,16 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
                           chunks,
                           (int)E,
                           (int)K,
-                          weighing_of(rule, K),
+                          router_score(rule, K),
+                          router_weighing(rule, K),
+                          (float)rule.scaling_factor,
                           rule.given,
-                          (float)rule.scaling_factor};
-    auto choose_kernel =
-        is_plain(a.weighing, a.bias, a.given) ? forward_kernel<true> : forward_kernel<false>;
+                          grouped || (bias.data && rule.kind != SINKHORN),
+                          of_parts ? (int)E : 0,
+                          grouped ? (int)rule.groups : 1,
+                          (int)rule.top_groups,
+                          grouped ? (int)router_group_choices(rule, E / rule.groups, K) : 0};
+    auto choose_kernel = is_plain(rule, a.bias, K) ? forward_kernel<true> : forward_kernel<false>;
     ForwardKernel kernel = choose_kernel(E, rows_are_vectors<float>(z, E));
     launch(dev, kernel, grid_of(parts * chunks), dim3(THREADS), 0, a);
     launch(dev, add_chunks, grid_of(parts * ceil_div(E + 2, WARP)), dim3(COLUMN_THREADS), 0,

@@ -88,35 +88,39 @@ __device__ static inline float log_sigmoid(float z) {
     return fminf(z, 0.0f) - log1pf(expf(-fabsf(z)));
 }
 
-// How the kernels weigh the chosen experts; the scores are the sigmoids of the logits in the last
-// two, their exponentials otherwise.
-typedef enum Weighing {
-    OVER_ALL,    // score over the sum of all scores
-    OVER_CHOSEN, // score over the sum of the chosen ones' scores
-    SIGMOID_OVER_CHOSEN,
-    SIGMOID_ALONE, // the score itself
-} Weighing;
-
-static inline Weighing weighing_of(RouterRule rule, int64_t K) {
-    switch (rule.kind) {
-    case SOFTMAX_TOPK:
-    case HASH:
-        return OVER_CHOSEN;
-    case TOPK_SOFTMAX:
-        return rule.normalize_top_k ? OVER_CHOSEN : OVER_ALL;
-    case EXPERT_CHOICE:
-        return OVER_ALL;
-    case SIGMOID:
-        return K > 1 ? SIGMOID_OVER_CHOSEN : SIGMOID_ALONE;
+// Scores as in cpu/router_scores.h: their logarithms, and the derivatives of these.
+__device__ static inline float log_score(RouterScore score, float z) {
+    float u = expf(-fabsf(z)), q;
+    switch (score) {
+    case SCORE_EXP:
+        return z;
+    case SCORE_SIGMOID:
+        return fminf(z, 0.0f) - log1pf(u);
+    case SCORE_SQRT_SOFTPLUS:
+        q = u > 0.0f ? log1pf(u) / u : 1.0f;
+        return 0.5f * (z < 0.0f ? z + logf(q) : logf(z + u * q));
     }
-    CHECK(false, "router %d", (int)rule.kind);
+    return z;
+}
+__device__ static inline float score_slope(RouterScore score, float z) {
+    float u = expf(-fabsf(z)), q;
+    switch (score) {
+    case SCORE_EXP:
+        return 1.0f;
+    case SCORE_SIGMOID:
+        return (z > 0.0f ? u : 1.0f) / (1.0f + u);
+    case SCORE_SQRT_SOFTPLUS:
+        q = u > 0.0f ? log1pf(u) / u : 1.0f;
+        return 0.5f / ((1.0f + u) * (z < 0.0f ? q : z + u * q));
+    }
+    return 1.0f;
 }
 
-// The kernels come in two: PLAIN ones know of no sigmoids, no bias and no given choices, and do not
-// pay for them with registers. The others take what registers they need: left to itself the
-// compiler spills some, to have more blocks at once.
-static inline bool is_plain(Weighing weighing, const float *bias, bool given) {
-    return weighing < SIGMOID_OVER_CHOSEN && !bias && !given;
+// The kernels come in two: PLAIN ones know of exponentials that choose by themselves, and do not
+// pay for other scores, a bias, groups and given choices with registers. The others take what
+// registers they need: left to itself the compiler spills some, to have more blocks at once.
+static inline bool is_plain(RouterRule rule, const float *bias, int64_t K) {
+    return router_score(rule, K) == SCORE_EXP && !bias && !rule.given && rule.groups <= 1;
 }
 
 // How many of a token's choices one of its lanes holds: choice k is with lane k % LANES. Fewer

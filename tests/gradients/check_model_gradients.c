@@ -198,6 +198,22 @@ static void add_router_cases(void) {
     model = add_case("sigmoid with one choice");
     model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 1};
     model->moe.top_k.values[0] = 1;
+    model = add_case("sqrtsoftplus with two choices of the best groups");
+    model->moe.router =
+        (RouterRule){.kind = SQRT_SOFTPLUS, .scaling_factor = 1.5, .groups = 2, .top_groups = 2};
+    model->moe.experts.values[0] = 6;
+    model = add_case("sinkhorn with one choice");
+    model->moe.router = (RouterRule){.kind = SINKHORN, .scaling_factor = 1};
+    model->moe.sinkhorn_iterations = 8;
+    model->moe.top_k.values[0] = 1;
+    model = add_case("sinkhorn with two choices");
+    model->moe.router = (RouterRule){.kind = SINKHORN, .scaling_factor = 1};
+    model->moe.sinkhorn_iterations = 3;
+    model = add_case("noisy logits and jitter, two micro-batches");
+    model->moe.router = (RouterRule){.kind = NOISY_TOPK};
+    model->moe.jitter = 0.2;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
     model = add_case("experts chosen by token id, without a gate");
     model->moe.router.kind = HASH;
     model->moe.top_k.values[0] = 3;

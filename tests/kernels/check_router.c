@@ -97,6 +97,7 @@ static void expect_parts_alone(Device *dev, const Case *c) {
         one.parts = 1;
         one.logits = tensor_rows(c->logits, p * rows, rows);
         one.dweights = tensor_rows(c->dweights, p * rows, rows);
+        if (c->bias.rank == 2) one.bias = tensor_rows(c->bias, p, 1);
         if (c->given.data) one.given = tensor_rows(c->given, p * rows, rows);
         one.balance = tensor_rows(c->balance, p, 1);
         new_outputs(&one);
@@ -116,41 +117,57 @@ static void expect_same_on_other_schedule(Device *dev, const Case *c) {
     expect_same_results("when run again", &again, c, 0, 0);
 }
 
-// Whether each of a token's K choices beats the next best by more than rounding in f32 can tell,
-// with keys of size 1.
-static bool is_decided(const float *z, const float *bias, RouterRule rule, int64_t E, int64_t K) {
-    double lse = 0, last = INFINITY;
-    for (int64_t e = 0; e < E; e++) lse += exp((double)z[e]);
-    lse = log(lse);
-    for (int64_t k = 0; k <= K && k < E; k++) {
+// Whether numbers lie farther apart than rounding in f32 can tell, with numbers of size 1: each of
+// the largest `count` from the next.
+static bool are_apart(const double *keys, int64_t E, int64_t count) {
+    double last = INFINITY;
+    for (int64_t k = 0; k <= count && k < E; k++) {
         double next = -INFINITY;
-        for (int64_t e = 0; e < E; e++) {
-            double key = reference_key(z, bias, rule, lse, e);
-            if (key < last && key > next) next = key;
-        }
+        for (int64_t e = 0; e < E; e++)
+            if (keys[e] < last && keys[e] > next) next = keys[e];
         if (last - next < 64 * F32_EPS) return false;
         last = next;
     }
     return true;
 }
 
+// Whether a token's choices, and those of its groups, are decided.
+static bool is_decided(const float *z, const float *bias, RouterRule rule, int64_t E, int64_t K) {
+    double lse = 0, keys[1024], group[ROUTER_GROUPS_MAX];
+    CHECK(E <= 1024, "%lld experts", (long long)E);
+    for (int64_t e = 0; e < E; e++) lse += exp((double)z[e]);
+    for (int64_t e = 0; e < E; e++) keys[e] = reference_key(z, bias, rule, log(lse), e, K);
+    if (rule.groups <= 1) return are_apart(keys, E, K);
+    int64_t size = E / rule.groups;
+    for (int64_t g = 0; g < rule.groups; g++)
+        group[g] = reference_group_score(keys + g * size, rule, size, K);
+    return are_apart(keys, E, E) && are_apart(group, rule.groups, rule.groups);
+}
+
 static float tied_logit(void) { // the two zeros tie
     return random_below(2) ? -0.0f : (float)random_below(3) - 1.0f;
 }
 
-// With ties the biases are 0 or 1, so that keys are equal or far from each other.
-static void give_bias(Case *c, bool ties) {
+// Moves the logits until the choices by score are decided.
+static void decide(Case *c) {
     int64_t N = c->logits.shape[0], E = c->logits.shape[1], K = c->dweights.shape[1];
-    c->bias = new_1d(F32, E);
-    for (int64_t e = 0; e < E; e++)
-        tensor_f32(c->bias)[e] =
-            (float)(ties ? random_below(2) : random_below(1000)) / (ties ? 1.0f : 3000.0f);
-    for (int64_t n = 0; n < N && !ties; n++) {
+    for (int64_t n = 0; n < N; n++) {
         float *z = tensor_f32(c->logits) + n * E;
+        const float *bias = c->bias.data ? tensor_f32(c->bias) : NULL;
+        if (c->bias.rank == 2) bias += n / (N / c->parts) * E;
         for (int64_t e = 0; e < E; e++) z[e] *= 0.25f;
-        while (!is_decided(z, tensor_f32(c->bias), c->rule, E, K))
+        while (!is_decided(z, bias, c->rule, E, K))
             for (int64_t e = 0; e < E; e++) z[e] += (float)random_below(1000) / 1000.0f;
     }
+}
+
+// With ties the biases are 0 or 1, so that keys are equal or far from each other.
+static void give_bias(Case *c, bool ties) {
+    int64_t E = c->logits.shape[1], rows = c->rule.kind == SINKHORN ? c->parts : 1;
+    c->bias = rows == 1 && c->rule.kind != SINKHORN ? new_1d(F32, E) : new_2d(F32, rows, E);
+    for (int64_t e = 0; e < rows * E; e++)
+        tensor_f32(c->bias)[e] =
+            (float)(ties ? random_below(2) : random_below(1000)) / (ties ? 1.0f : 3000.0f);
 }
 
 // Distinct ids in any order, of which some are no expert.
@@ -175,6 +192,7 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
     float *z = tensor_f32(c.logits);
     for (int64_t i = 0; i < N * E; i++) z[i] = ties ? tied_logit() : 8.0f * z[i];
     if (biased) give_bias(&c, ties);
+    if ((biased || rule.groups > 1) && !ties) decide(&c);
     const float *bias = biased ? tensor_f32(c.bias) : NULL;
     int32_t *ids = (rule.given ? copy_of(c.given) : new_2d(I32, N, K)).data;
     double *weights = new_doubles(N * K), *lse = new_doubles(N), *prob = new_doubles(parts * E);
@@ -182,17 +200,18 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
     for (int64_t p = 0, rows = N / parts; p < parts; p++) {
         int64_t n = p * rows;
         reference_router_forward(ids + n * K, weights + n * K, lse + n, prob + p * E, entropy + p,
-                                 lse2 + p, z + n * E, bias, rule, rows, E, K);
+                                 lse2 + p, z + n * E,
+                                 bias && c.bias.rank == 2 ? bias + p * E : bias, rule, rows, E, K);
         reference_router_backward(dz + n * E, tensor_f32(c.dweights) + n * K, ids + n * K,
                                   z + n * E, rule, tensor_f32(c.balance) + p * E, (double)z_scale,
                                   rows, E, K);
     }
     for (int d = 0; d < device_count(); d++) {
         Device *dev = device_at(d);
-        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s%s%s", dev->name,
-                   (long long)N, (long long)E, (long long)K, (long long)parts, rule.kind,
+        begin_case("router on %s N=%lld E=%lld K=%lld parts=%lld rule %d%s%s%s%s groups %lld",
+                   dev->name, (long long)N, (long long)E, (long long)K, (long long)parts, rule.kind,
                    rule.normalize_top_k ? " normalised" : "", ties ? " ties" : "",
-                   biased ? " bias" : "", rule.given ? " given" : "");
+                   biased ? " bias" : "", rule.given ? " given" : "", (long long)rule.groups);
         new_outputs(&c);
         run_on_device(dev, &c);
         expect_same_bytes("ids", c.ids, ids);
@@ -266,12 +285,18 @@ static void check_probabilities_cannot_vanish(int64_t E, int64_t K, RouterRule r
             // Probabilities in f32 within 2^-21 (see check); a softmax by way of lse is as exact as
             // that is, whose size is the logits'.
             double delta = 32 * F32_EPS;
-            if (rule.kind != SIGMOID) delta += fabs((double)tensor_f32(c.lse)[n]) * F32_EPS;
+            if (router_score(rule, K) == SCORE_EXP)
+                delta += fabs((double)tensor_f32(c.lse)[n]) * F32_EPS;
             const double *P = tensor_f64(c.prob_sum) + n * E;
             double sum = 0, balance = 0;
             for (int64_t e = 0; e < E; e++) sum += P[e];
             for (int64_t k = 0; k < K; k++)
                 balance += (double)E / (double)K * P[tensor_i32(c.ids)[n * K + k]];
+            double weight = 0, whole = router_scales(rule.kind) ? rule.scaling_factor : 1;
+            for (int64_t k = 0; k < K; k++) weight += (double)tensor_f32(c.weights)[n * K + k];
+            if (router_weighing(rule, K) == WEIGH_OVER_CHOSEN)
+                expect(fabs(weight - whole) <= 8 * F32_EPS * whole,
+                       "token %lld: weights sum to %.9g", (long long)n, weight);
             expect(fabs(sum - 1) <= delta, "token %lld: probabilities sum to %.9g", (long long)n,
                    sum);
             expect(balance >= 1 - delta, "token %lld: balance %.9g", (long long)n, balance);
@@ -438,15 +463,33 @@ static void check_sum_columns(int64_t parts, int64_t E, DType dtype, bool add) {
 }
 
 static void bench(int64_t N, int64_t E, int64_t K) {
-    for (int threads = 1; threads <= 2; threads++) {
-        Device dev = open_cpu(threads);
-        Case c = new_case(N, E, K, 1, (RouterRule){.kind = SOFTMAX_TOPK});
-        double f = time_call(run_forward, &dev, &c), b = time_call(run_backward, &dev, &c);
-        printf("router %lld tokens, %lld experts, top-%lld, %d threads: forward %.1f us, backward "
-               "%.1f us\n",
-               (long long)N, (long long)E, (long long)K, threads, 1e6 * f, 1e6 * b);
-        release_all();
-    }
+    static const struct {
+        const char *name;
+        RouterRule rule;
+    } rows[] = {
+        {"softmax_topk", {.kind = SOFTMAX_TOPK}},
+        {"topk_softmax", {.kind = TOPK_SOFTMAX}},
+        {"sigmoid", {.kind = SIGMOID, .scaling_factor = 1}},
+        {"sqrtsoftplus", {.kind = SQRT_SOFTPLUS, .scaling_factor = 1}},
+        {"sigmoid, best 2 of 4 groups",
+         {.kind = SIGMOID, .scaling_factor = 1, .groups = 4, .top_groups = 2}},
+        {"softmax_topk, given", {.kind = SOFTMAX_TOPK, .given = true}},
+    };
+    for (int threads = 1; threads <= 2; threads++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            Device dev = open_cpu(threads);
+            Case c = new_case(N, E, K, 1, rows[i].rule);
+            if (c.rule.given) {
+                give_ids(&c);
+                memcpy(c.ids.data, c.given.data, tensor_bytes(c.ids));
+            }
+            double f = time_call(run_forward, &dev, &c), b = time_call(run_backward, &dev, &c);
+            printf("%-28s %lld tokens, %lld experts, top-%lld, %d threads: forward %.1f us, "
+                   "backward %.1f us\n",
+                   rows[i].name, (long long)N, (long long)E, (long long)K, threads, 1e6 * f,
+                   1e6 * b);
+            release_all();
+        }
 }
 
 int main(int argc, char **argv) {
@@ -459,7 +502,8 @@ int main(int argc, char **argv) {
     static const RouterRule rules[] = {{.kind = SOFTMAX_TOPK},
                                        {.kind = TOPK_SOFTMAX},
                                        {.kind = TOPK_SOFTMAX, .normalize_top_k = true},
-                                       {.kind = SIGMOID, .scaling_factor = 2.5}};
+                                       {.kind = SIGMOID, .scaling_factor = 2.5},
+                                       {.kind = SQRT_SOFTPLUS, .scaling_factor = 1.5}};
     enum { RULES = sizeof rules / sizeof *rules };
     for (int r = 0; r < RULES; r++)
         for (int variant = 0; variant < 4; variant++) {
@@ -476,8 +520,26 @@ int main(int argc, char **argv) {
     static const int64_t widths[] = {7, 16, 31, 64, 128, 130, 256, 333, 1000, 1001};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (int r = 0; r < RULES; r++)
-            if (r == (int)(i % 3) || rules[r].kind == SIGMOID)
+            if (r == (int)(i % 3) || router_scales(rules[r].kind))
                 check(34, widths[i], widths[i] < 6 ? widths[i] : 6, 2, rules[r], i % 2, i % 3 == 1);
+    for (int r = 0; r < RULES; r++) { // the best groups' experts alone
+        RouterRule grouped = rules[r];
+        grouped.groups = 4, grouped.top_groups = 2;
+        check(9, 8, 3, 1, grouped, false, r % 2);
+        check(20, 64, 6, 2, grouped, false, r % 2);
+        check(9, 132, 2, 1, grouped, !router_scales(rules[r].kind), false);
+        check_nan(8, 3, grouped);
+        grouped.groups = 32, grouped.top_groups = 3;
+        check(6, router_scales(rules[r].kind) ? 320 : 64, 5, 1, grouped, false, r % 2 == 0);
+        grouped.groups = 16, grouped.top_groups = 8;
+        check(6, 16, 8, 1, grouped, false, true);
+    }
+    for (int64_t K = 1; K <= 3; K += 2) { // a bias of the logits for each part
+        RouterRule sinkhorn = {.kind = SINKHORN, .scaling_factor = 1};
+        check(32, 8, K, 4, sinkhorn, false, true);
+        check(12, 130, K, 2, sinkhorn, true, true);
+        check(12, 30, K, 2, sinkhorn, false, false);
+    }
     for (int r = 0; r < RULES; r++) { // chosen by something else
         RouterRule given = rules[r];
         given.given = true;

@@ -68,7 +68,10 @@ void reference_router_forward(int32_t *ids, double *weights, double *lse, double
                               double *entropy_sum, double *lse2_sum, const float *logits,
                               const float *bias, RouterRule rule, int64_t N, int64_t E, int64_t K);
 // What expert e of a token is chosen by; bias NULL: none.
-double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e);
+double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e,
+                     int64_t K);
+// What a group of `size` experts is judged by.
+double reference_group_score(const double *keys, RouterRule rule, int64_t size, int64_t K);
 // balance (E): one part
 void reference_router_backward(double *dlogits, const float *dweights, const int32_t *ids,
                                const float *logits, RouterRule rule, const float *balance,

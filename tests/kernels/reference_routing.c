@@ -23,37 +23,97 @@ static bool among(int64_t e, const int32_t *ids, int64_t count) {
     return false;
 }
 
+static bool is_sigmoid(RouterRule rule, int64_t K) {
+    return rule.kind == SIGMOID || (rule.kind == SINKHORN && K == 1);
+}
+static bool is_softmax(RouterRule rule, int64_t K) {
+    return rule.kind != SQRT_SOFTPLUS && !is_sigmoid(rule, K);
+}
+static double softplus(double z) {
+    return fmax(z, 0) + log1p(exp(-fabs(z)));
+}
+
 // What an expert's logit is worth, over a factor that all of a token have in common.
-static double score(double z, RouterRule rule, double lse) {
+static double score(double z, RouterRule rule, double lse, int64_t K) {
+    if (is_sigmoid(rule, K)) return 1 / (1 + exp(-z));
+    return rule.kind == SQRT_SOFTPLUS ? sqrt(softplus(z)) : exp(z - lse);
+}
+// Its derivative by z over the score itself, lse held fast.
+static double slope(double z, RouterRule rule, int64_t K) {
+    if (is_sigmoid(rule, K)) return 1 / (1 + exp(z));
+    return rule.kind == SQRT_SOFTPLUS ? 1 / (1 + exp(-z)) / (2 * softplus(z)) : 1;
+}
+
+// Whether the scores of the chosen are divided by their sum.
+static bool is_over_chosen(RouterRule rule, int64_t K) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
-    case TOPK_SOFTMAX:
+    case NOISY_TOPK:
     case HASH:
-    case EXPERT_CHOICE:
-        return exp(z - lse);
+        return true;
+    case TOPK_SOFTMAX:
+        return rule.normalize_top_k;
     case SIGMOID:
-        return 1 / (1 + exp(-z));
+    case SQRT_SOFTPLUS:
+        return K > 1;
+    case SINKHORN:
+    case EXPERT_CHOICE:
+        return false;
     }
     CHECK(false, "router %d", (int)rule.kind);
 }
-// Its derivative by z over the score itself, lse held fast.
-static double slope(double z, RouterRule rule) {
-    return rule.kind == SIGMOID ? 1 / (1 + exp(z)) : 1;
-}
-
-// What the scores of the chosen are divided by; 1 where the factor in common is that already.
+// What they are divided by; 1 where the factor in common is that already.
 static double weight_divisor(const float *z, const int32_t *ids, RouterRule rule, double lse,
                              int64_t E, int64_t K) {
-    bool over_chosen = rule.kind == SIGMOID ? K > 1 : router_single_weight_is_1(rule);
-    if (!over_chosen) return 1;
-    double sum = rule.kind == SIGMOID ? 1e-20 : 0;
+    double sum = 0;
+    if (!is_over_chosen(rule, K)) return 1;
     for (int64_t k = 0; k < K; k++)
-        if (is_expert(ids[k], E)) sum += score((double)z[ids[k]], rule, lse);
+        if (is_expert(ids[k], E)) sum += score((double)z[ids[k]], rule, lse, K);
+    return sum;
+}
+static double weight_factor(RouterRule rule) {
+    return rule.kind == SIGMOID || rule.kind == SQRT_SOFTPLUS ? rule.scaling_factor : 1;
+}
+
+double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e,
+                     int64_t K) {
+    double b = bias ? (double)bias[e] : 0;
+    bool by_score = rule.groups > 1 || (bias && rule.kind != SINKHORN);
+    return by_score ? score((double)z[e], rule, lse, K) + b : (double)z[e] + b;
+}
+
+static int descending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x < y) - (x > y);
+}
+
+double reference_group_score(const double *keys, RouterRule rule, int64_t size, int64_t K) {
+    double *sorted = malloc((size_t)size * sizeof *sorted), sum = 0;
+    CHECK(sorted, "no memory for %lld keys", (long long)size);
+    memcpy(sorted, keys, (size_t)size * sizeof *sorted);
+    qsort(sorted, (size_t)size, sizeof *sorted, descending);
+    int64_t most = K / rule.top_groups;
+    for (int64_t i = 0; i < size && (i == 0 || i < most); i++) sum += sorted[i];
+    free(sorted);
     return sum;
 }
 
-double reference_key(const float *z, const float *bias, RouterRule rule, double lse, int64_t e) {
-    return bias ? score((double)z[e], rule, lse) + (double)bias[e] : (double)z[e];
+// The keys of a token's experts; those in groups that are not among the best are -infinity.
+static void keys_of(double *keys, const float *z, const float *bias, RouterRule rule, double lse,
+                    int64_t E, int64_t K) {
+    for (int64_t e = 0; e < E; e++) keys[e] = reference_key(z, bias, rule, lse, e, K);
+    if (rule.groups <= 1) return;
+    int64_t size = E / rule.groups;
+    double group[ROUTER_GROUPS_MAX];
+    for (int64_t g = 0; g < rule.groups; g++)
+        group[g] = reference_group_score(keys + g * size, rule, size, K);
+    for (int64_t g = 0; g < rule.groups; g++) {
+        int64_t better = 0;
+        for (int64_t h = 0; h < rule.groups; h++)
+            better += group[h] > group[g] || (group[h] == group[g] && h < g);
+        for (int64_t e = g * size; e < (g + 1) * size && better >= rule.top_groups; e++)
+            keys[e] = -INFINITY;
+    }
 }
 
 void reference_router_forward(int32_t *ids, double *weights, double *lse, double *prob_sum,
@@ -61,33 +121,35 @@ void reference_router_forward(int32_t *ids, double *weights, double *lse, double
                               const float *bias, RouterRule rule, int64_t N, int64_t E, int64_t K) {
     for (int64_t e = 0; e < E; e++) prob_sum[e] = 0;
     *entropy_sum = *lse2_sum = 0;
+    double *keys = malloc((size_t)E * sizeof *keys);
+    CHECK(keys, "no memory for %lld keys", (long long)E);
     for (int64_t n = 0; n < N; n++) {
         const float *z = logits + n * E;
         int32_t *chosen = ids + n * K;
         lse[n] = log_sum_exp(z, E);
+        keys_of(keys, z, bias, rule, lse[n], E, K);
         for (int64_t k = 0; k < K && !rule.given; k++) { // K times the largest that is left
             int64_t best = -1;
             for (int64_t e = 0; e < E; e++)
-                if (!among(e, chosen, k) &&
-                    (best < 0 || reference_key(z, bias, rule, lse[n], e) >
-                                     reference_key(z, bias, rule, lse[n], best)))
-                    best = e;
+                if (!among(e, chosen, k) && (best < 0 || keys[e] > keys[best])) best = e;
             chosen[k] = (int32_t)best;
         }
         double divisor = weight_divisor(z, chosen, rule, lse[n], E, K), all = 0;
-        double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
+        double factor = weight_factor(rule);
         for (int64_t k = 0; k < K; k++)
-            weights[n * K + k] = is_expert(chosen[k], E)
-                                     ? factor * score((double)z[chosen[k]], rule, lse[n]) / divisor
-                                     : 0;
-        for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse[n]);
+            weights[n * K + k] =
+                is_expert(chosen[k], E)
+                    ? factor * score((double)z[chosen[k]], rule, lse[n], K) / divisor
+                    : 0;
+        for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse[n], K);
         for (int64_t e = 0; e < E; e++) {
-            double p = score((double)z[e], rule, lse[n]) / all;
+            double p = score((double)z[e], rule, lse[n], K) / all;
             prob_sum[e] += p;
             *entropy_sum -= p > 0 ? p * log(p) : 0;
         }
         *lse2_sum += lse[n] * lse[n];
     }
+    free(keys);
 }
 
 // Through the Jacobian of each quotient, element by element.
@@ -99,25 +161,25 @@ void reference_router_backward(double *dlogits, const float *dweights, const int
         const int32_t *chosen = ids + n * K;
         double lse = log_sum_exp(z, E), all = 0;
         double divisor = weight_divisor(z, chosen, rule, lse, E, K);
-        double factor = rule.kind == SIGMOID ? rule.scaling_factor : 1;
-        for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse);
+        double factor = weight_factor(rule);
+        for (int64_t e = 0; e < E; e++) all += score((double)z[e], rule, lse, K);
         for (int64_t e = 0; e < E; e++) {
-            double s_e = score((double)z[e], rule, lse), rise = slope((double)z[e], rule);
+            double s_e = score((double)z[e], rule, lse, K), rise = slope((double)z[e], rule, K);
             double p_e = s_e / all;
             double sum = 2 * z_scale * lse * exp((double)z[e] - lse);
             for (int64_t i = 0; i < E; i++) {
-                double p_i = score((double)z[i], rule, lse) / all;
+                double p_i = score((double)z[i], rule, lse, K) / all;
                 sum += (double)balance[i] * p_i * ((i == e ? 1 : 0) - p_e) * rise;
             }
             // ∂w_k/∂z_e = w_k ([e = ids_k] - share of e in what w is divided by) · slope; a sigmoid
             // of its own is divided by nothing, a softmax over all by all.
             double share = s_e / divisor;
-            bool alone = rule.kind == SIGMOID && K == 1;
-            bool over_all = rule.kind != SIGMOID && !router_single_weight_is_1(rule);
-            if (alone || (!over_all && !among(e, chosen, K))) share = 0;
+            bool over_chosen = is_over_chosen(rule, K),
+                 over_all = !over_chosen && is_softmax(rule, K);
+            if (!over_all && !(over_chosen && among(e, chosen, K))) share = 0;
             for (int64_t k = 0; k < K; k++) {
                 if (!is_expert(chosen[k], E)) continue;
-                double w_k = factor * score((double)z[chosen[k]], rule, lse) / divisor;
+                double w_k = factor * score((double)z[chosen[k]], rule, lse, K) / divisor;
                 sum += (double)dw[k] * w_k * ((chosen[k] == e ? 1 : 0) - share) * rise;
             }
             dlogits[n * E + e] = sum;

@@ -52,6 +52,17 @@ CONFIGURATIONS = {
         {"moe.router": "sigmoid", "moe.scaling_factor": 2.5, "moe.capacity_factor": 1.1, "moe.drop": "probability",
          "moe.balance_scope": "batch", "moe.balance_loss": 0.1},
         [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 4, 1)]),
+    "noisy_top_k with jitter": (
+        {"moe.router": "noisy_top_k", "moe.jitter": 0.1, "moe.noise_in_evaluation": "true", "moe.capacity_factor": 1.25,
+         "moe.router_init_scale": 0.5},
+        [(1, 2, 1, 2), (2, 1, 2, 1), (4, 1, 2, 1)]),
+    "sinkhorn over sequences": (
+        {"moe.router": "sinkhorn", "moe.balance_scope": "sequence", "moe.top_k": 1, "moe.capacity_factor": 1.25},
+        [(2, 1, 2, 2), (4, 1, 2, 1)]),
+    "sqrtsoftplus in groups": (
+        {"moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
+         "moe.bias_update": "sign", "moe.balance_scope": "batch"},
+        [(1, 1, 1, 1), (2, 1, 2, 1), (4, 1, 4, 1)]),
     "balance over sequences, shards and the step": (  # what the step's is made of depends on its micro-batches
         {"moe.balance": "[{scope: sequence, factor: 0.1}, {scope: step, factor: 0.2}, {scope: shard}]",
          "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "train.batch": 32},
