@@ -89,8 +89,8 @@ typedef struct AttentionRule {
     // 0: none; otherwise a score becomes softcap · tanh(score / softcap) (Gemma 2,
     // arXiv:2408.00118)
     float softcap;
-    // (H) f32, none negative; data NULL: none. Then slopes[h] · (query - key) is taken off each score (ALiBi,
-    // arXiv:2108.12409).
+    // (H) f32, none negative; data NULL: none. Then slopes[h] · (query - key) is taken off each score
+    // (ALiBi, arXiv:2108.12409).
     Tensor slopes;
     AttentionDropout dropout;
 } AttentionRule;

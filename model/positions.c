@@ -97,7 +97,7 @@ static void learned_embed_backward(Positions *positions, Work *work, Tensor dx) 
                        positions->order);
 }
 
-// ---- alibi: scores lose by distance (arXiv:2108.12409) -------------------------------------------
+// ---- alibi: scores lose by distance (arXiv:2108.12409) ------------------------------------------
 
 static void alibi_layout(Positions *positions, const Positions *owner, Work *work, Arena *constants,
                          Arena *scratch) {

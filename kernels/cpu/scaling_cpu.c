@@ -37,12 +37,6 @@ void multiply_by_cpu(Device *dev, Tensor out, Tensor x, float factor) {
     }
 }
 
-// tanh(x) = sign(x) (1 - e) / (1 + e) with e = exp(-2 |x|): an error of 1e-7 at most.
-static inline float tanh_f32(float x) {
-    float e = exp_f32(-2.0f * (x < 0 ? -x : x)), t = (1.0f - e) / (1.0f + e);
-    return x < 0 ? -t : t;
-}
-
 void softcap_forward_cpu(Device *dev, Tensor out, Tensor x, float cap) {
     int64_t n = tensor_elements(x);
     float inverse = 1.0f / cap;
