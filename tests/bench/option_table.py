@@ -66,7 +66,7 @@ NEEDS = {
     "moe.dispatch=padded": {"moe.capacity_factor": 1.25},
     "moe.normalize_top_k=true": {"moe.router": "topk_softmax"},
     "moe.dropout_at=output": {"moe.dropout": 0.1},
-    "moe.shared_gate=true": {"moe.shared_experts": 1, "moe.top_k": 1},
+    "moe.shared_gate=true": {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
     "attention.rope_scaling=linear": {"attention.rope_factor": 4},
     "attention.rope_scaling=ntk": {"attention.rope_factor": 4},
     "attention.rope_scaling=yarn": {
@@ -82,7 +82,7 @@ NUMBERS = (
     {"attention.rope_fraction": 0.5},
     {"train.dropout": 0.1},
     {"moe.dropout": 0.1},
-    {"moe.shared_experts": 1, "moe.top_k": 1},
+    {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
     {"moe.experts": 64, "moe.top_k": 8, "moe.d_ff": 128},
     {"model.logit_softcap": 30},
     {"moe.balance_loss": 0},
