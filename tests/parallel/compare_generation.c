@@ -33,7 +33,8 @@ static Tensor tokens_of(int64_t count, uint32_t step) {
 static void open_model(Comparison *c, Model *model, ModelConfig config, ModelSplit split) {
     split.ranks = split.expert_parallel = split.shards = split.micro_batches = 1;
     split.positions = c->T;
-    if (!split.training) model_for_generation(&config);
+    Error err = {0};
+    if (!split.training) CHECK(model_for_generation(&config, &err), "%s", err.message);
     model_measure(model, &config, split, &c->dev);
     model_allocate(model, c->groups, 1);
 }
@@ -102,7 +103,9 @@ static double compare_training(Comparison *c, Tensor losses, Tensor targets, Ten
     return difference(own, losses);
 }
 
-void compare_generation(FILE *answers, const TrainConfig *config) {
+bool compare_generation(FILE *answers, const TrainConfig *config, Error *err) {
+    ModelConfig generating = config->model;
+    if (!model_for_generation(&generating, err)) return false;
     Comparison c = {0};
     double cache = 0, training = 0;
     open_comparison(&c, config);
@@ -117,4 +120,5 @@ void compare_generation(FILE *answers, const TrainConfig *config) {
     }
     fprintf(answers, "compared %.3g %.3g\n", cache, training);
     close_comparison(&c);
+    return true;
 }

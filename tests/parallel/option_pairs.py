@@ -63,6 +63,10 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
+    "moe.router=expert_choice": ["moe.allow_noncausal=true"],
+    "moe.allow_noncausal=true": ["moe.router=expert_choice"],
+    "moe.hot_experts=1": ["moe.force=hot_rank"],
+    "moe.force_sigma=0.5": ["moe.force=skewed"],
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
     "attention.d_head=7": ["attention.positions=none"],
