@@ -28,6 +28,12 @@ static const Option ROWS[] = {
 };
 // clang-format on
 
+// Whether a factor is neither off nor its default: a checkpoint's configuration names every key, so
+// that what a user has given cannot be asked.
+static bool says(double factor, double initially) {
+    return factor > 0 && factor != initially;
+}
+
 static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     for (int64_t layer = 0; layer < model->layers && moe->hot_experts > 0; layer++) {
@@ -56,15 +62,6 @@ static bool check_force(const ModelConfig *model, const OptionRules *rules) {
     return check_hot_experts(model, rules);
 }
 
-// Whether a balance loss was asked for, other than by leaving out what says so: a key that is as it
-// is when nobody says anything may also come from a file that says everything.
-static bool balances(const MoeConfig *moe) {
-    const BalanceTerm *only = &moe->balance.maps[0];
-    if (moe->balance.count != 1) return moe->balance.count > 1;
-    bool silent = only->kind == BALANCE_LOAD && only->scope == BALANCE_SHARD;
-    return only->factor > 0 && !(silent && only->factor == 0.01);
-}
-
 static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     if (moe->hash_layers > model->layers)
@@ -79,11 +76,10 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "moe.router=hash routes every layer by token id, without a gate; "
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
-    static const char *const gates[] = {"moe.balance_loss", "moe.balance", "moe.z_loss",
+    static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
                                         "moe.bias_update"};
-    const bool used[] = {moe->balance_loss > 0 && moe->balance_loss != 0.01, balances(moe),
-                         moe->z_loss > 0 && moe->z_loss != 0.001,
-                         moe->bias_update != BIAS_UPDATE_NONE};
+    const bool used[] = {moe->balance.count > 1, says(moe->balance_loss, 0.01),
+                         says(moe->z_loss, 0.001), moe->bias_update != BIAS_UPDATE_NONE};
     for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
         if (used[i])
             return option_broken(rules, gates[i], "moe.router",
@@ -111,8 +107,8 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
         const char *key;
         bool used;
     } others[] = {
-        {"moe.balance_loss", moe->balance_loss > 0 && moe->balance_loss != 0.01},
-        {"moe.balance", balances(moe)},
+        {"moe.balance", moe->balance.count > 1},
+        {"moe.balance_loss", says(moe->balance_loss, 0.01)},
         {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
         {"moe.force", moe->force != FORCE_NONE},
         {"moe.hash_layers", moe->hash_layers > 0},

@@ -103,7 +103,9 @@ static double compare_training(Comparison *c, Tensor losses, Tensor targets, Ten
     return difference(own, losses);
 }
 
-void compare_generation(FILE *answers, const TrainConfig *config) {
+bool compare_generation(FILE *answers, const TrainConfig *config, Error *err) {
+    ModelConfig generating = config->model;
+    if (!model_for_generation(&generating, err)) return false;
     Comparison c = {0};
     double cache = 0, training = 0;
     open_comparison(&c, config);
@@ -118,4 +120,5 @@ void compare_generation(FILE *answers, const TrainConfig *config) {
     }
     fprintf(answers, "compared %.3g %.3g\n", cache, training);
     close_comparison(&c);
+    return true;
 }

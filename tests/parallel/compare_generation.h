@@ -10,7 +10,8 @@
 // largest difference, over the root mean square:
 //   CACHE     of logits with the cache from those of the whole sequence at once
 //   TRAINING  of the losses of a micro-batch of training from those of the latter logits
-// On one rank and the CPU, with parameters at their initial values.
-void compare_generation(FILE *answers, const TrainConfig *config);
+// On one rank and the CPU, with parameters at their initial values. False with exit 2 where such a
+// model does not generate.
+bool compare_generation(FILE *answers, const TrainConfig *config, Error *err);
 
 #endif

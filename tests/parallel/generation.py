@@ -15,10 +15,13 @@ SECTIONS = ("model.", "attention.", "moe.")
 LIVELY = ["train.context=70", "model.init_std=0.3"]
 # What makes training another function than generation, on purpose: choices that are dropped, numbers that are.
 TRAINING_DIFFERS = ("moe.capacity_factor", "moe.dropout", "model.dropout", "moe.jitter", "moe.force", "train.dropout",
-                    "moe.min_capacity", "moe.drop", "moe.renormalize_after_drop", "moe.routing_group", "moe.dispatch")
+                    "moe.min_capacity", "moe.drop", "moe.renormalize_after_drop", "moe.routing_group", "moe.dispatch",
+                    "moe.allow_noncausal", "moe.router=expert_choice", "moe.router=sinkhorn", "moe.router=noisy")
 # Of differences over the root mean square, in f32 and bf16: some roundings of 2^-24 and 2^-9 on the way through two
 # layers. A wrong position, window or cache differs by about 1.
 BOUNDS = (2e-5, 0.06)
+# Models whose choices follow from tokens behind, or of a run alone.
+NOT_GENERATED = ("moe.router=expert_choice",)
 
 
 def line_of(precision, *chosen):
@@ -39,6 +42,8 @@ def main():
             bound = BOUNDS[any(option == "train.precision=bf16" for option in line)]
             if float(errors[0]) <= bound and (differs or float(errors[1]) <= bound):
                 continue
+        if answer.startswith("refused 2 ") and any(option in NOT_GENERATED for option in line):
+            continue
         failures += 1
         print("FAILED", " ".join(line), "|", answer)
     print(f"{len(lines)} models, {failures} failures, {time.monotonic() - begin:.0f} s")

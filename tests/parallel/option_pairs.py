@@ -38,6 +38,7 @@ checkpoint.every: 0
 
 # Values of keys that are numbers or lists, beside the default (or BASE's).
 SAMPLES = {
+    "moe.hot_experts": ["3"],
     "train.batch": ["8"], "train.context": ["5"], "train.micro_batches": ["2"], "train.shards": ["2"],
     "train.lr": ["0"], "train.min_lr": ["0"], "train.warmup": ["1"], "train.decay": ["1"], "train.beta1": ["0"],
     "train.beta2": ["0"], "train.eps": ["0.001"], "train.weight_decay": ["0"], "train.momentum": ["0.5"],
@@ -65,6 +66,10 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
+    "moe.router=expert_choice": ["moe.allow_noncausal=true"],
+    "moe.allow_noncausal=true": ["moe.router=expert_choice"],
+    "moe.hot_experts=3": ["moe.force=hot_rank"],
+    "moe.force_sigma=0.5": ["moe.force=skewed"],
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
     "attention.d_head=7": ["attention.positions=none"],

@@ -106,9 +106,9 @@ static int train(FILE *answers, const char *base, const char *text, size_t bytes
         char *yaml = config_to_yaml(config, false);
         KeyRule *rules = config_key_rules(config);
         code = EXIT_DONE;
-        if (only_generates)
-            compare_generation(answers, resolved);
-        else
+        if (only_generates && !compare_generation(answers, resolved, err))
+            code = err->exit_code;
+        else if (!only_generates)
             code = train_run(resolved, yaml, rules, err);
         free(rules);
         free(yaml);
