@@ -13,20 +13,20 @@ static inline int bin_of(float x) {
 }
 
 // The scores of `count` experts from the first: what router_forward adds a bias to.
-static inline void scores(RouterKind kind, float *s, const float *z, float lse, int64_t count) {
-    float room[BLOCK], shift = kind == SOFTMAX_TOPK || kind == TOPK_SOFTMAX ? lse : 0.0f;
-    const float *log_score = log_scores(kind, room, z, count);
+static inline void scores(RouterScore score, float *s, const float *z, float lse, int64_t count) {
+    float room[BLOCK], shift = score == SCORE_EXP ? lse : 0.0f;
+    const float *log_score = log_scores(score, room, z, count);
     for (int64_t i = 0; i < count; i++) s[i] = exp_f32(log_score[i] - shift);
 }
 
 // The n-th largest of s + bias.
-static float nth_largest(RouterKind kind, const float *z, float lse, const float *bias, int64_t E,
+static float nth_largest(RouterScore score, const float *z, float lse, const float *bias, int64_t E,
                          int64_t n) {
     float top[MOST + 1], s[BLOCK];
     int64_t found = 0;
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
-        scores(kind, s, z + first, lse, count);
+        scores(score, s, z + first, lse, count);
         for (int64_t i = 0; i < count; i++) {
             float key = s[i] + bias[first + i];
             if (found == n && !(key > top[n - 1])) continue;
@@ -48,13 +48,13 @@ void quantile_counts_cpu(Device *dev, Tensor counts, Tensor logits, Tensor lse, 
     {
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++)
-            enough[n] = nth_largest(rule.kind, z + n * E, lse_of[n], b, E, K + 1);
+            enough[n] = nth_largest(router_score(rule, K), z + n * E, lse_of[n], b, E, K + 1);
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < E; first += BLOCK) { // experts, so that counts are apart
             int64_t count = E - first < BLOCK ? E - first : BLOCK;
             float s[BLOCK];
             for (int64_t n = 0; n < N; n++) {
-                scores(rule.kind, s, z + n * E + first, lse_of[n], count);
+                scores(router_score(rule, K), s, z + n * E + first, lse_of[n], count);
                 for (int64_t i = 0; i < count; i++)
                     to[(first + i) * QUANTILE_BINS + bin_of(s[i] - enough[n])]++;
             }

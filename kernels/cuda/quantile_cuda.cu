@@ -3,8 +3,8 @@
 #include "kernels/cuda/router_row.cuh"
 
 // The score that router_forward adds a bias to.
-__device__ static inline float score_of(float z, float lse, bool sigmoid) {
-    return sigmoid ? expf(log_sigmoid(z)) : expf(z - lse);
+__device__ static inline float score_of(float z, float lse, RouterScore score) {
+    return expf(score == SCORE_EXP ? z - lse : log_score(score, z));
 }
 
 __device__ static inline int bin_of(float x) {
@@ -19,7 +19,7 @@ __device__ static inline int bin_of(float x) {
 // order.
 __global__ static void __launch_bounds__(THREADS)
     count_scores(unsigned long long *counts, const float *logits, const float *lse_of,
-                 const float *bias, int64_t N, int E, int64_t K, bool sigmoid) {
+                 const float *bias, int64_t N, int E, int64_t K, RouterScore score) {
     int64_t n = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
     int lane = (int)threadIdx.x % WARP;
     if (n >= N) return; // for the whole warp
@@ -29,7 +29,7 @@ __global__ static void __launch_bounds__(THREADS)
     for (int64_t k = 0; k <= K; k++) {
         unsigned long long best = 0;
         for (int e = lane; e < E; e += WARP) {
-            unsigned long long key = key_of(score_of(z[e], lse, sigmoid) + bias[e]);
+            unsigned long long key = key_of(score_of(z[e], lse, score) + bias[e]);
             key = key << 32 | (uint32_t)~e;
             if (key < last && key > best) best = key;
         }
@@ -42,9 +42,8 @@ __global__ static void __launch_bounds__(THREADS)
     }
     float enough = logit_of((uint32_t)(last >> 32));
     for (int e = lane; e < E; e += WARP)
-        atomicAdd(
-            &counts[(int64_t)e * QUANTILE_BINS + bin_of(score_of(z[e], lse, sigmoid) - enough)],
-            1ull);
+        atomicAdd(&counts[(int64_t)e * QUANTILE_BINS + bin_of(score_of(z[e], lse, score) - enough)],
+                  1ull);
 }
 
 extern "C" void quantile_counts_cuda(Device *dev, Tensor counts, Tensor logits, Tensor lse,
@@ -54,5 +53,5 @@ extern "C" void quantile_counts_cuda(Device *dev, Tensor counts, Tensor logits, 
     launch(dev, count_scores, grid_of(ceil_div(N, WARPS)), dim3(THREADS), 0,
            reinterpret_cast<unsigned long long *>(device_data<int64_t>(counts)),
            device_data<float>(logits), device_data<float>(lse), device_data<float>(bias), N, (int)E,
-           K, weighing_of(rule, K) >= SIGMOID_OVER_CHOSEN);
+           K, router_score(rule, K));
 }
