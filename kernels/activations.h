@@ -16,7 +16,11 @@
     ROW(GELU, gelu, 1, "x * P(normal < x) (arXiv:1606.08415)")                                     \
     ROW(GELU_TANH, gelu_tanh, 1, "x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, as GPT-2")    \
     ROW(GEGLU, geglu, 2, "gelu(gate) * up (arXiv:2002.05202)")                                     \
-    ROW(RELU2, relu2, 1, "max(0, x)^2 (arXiv:2109.08668)")
+    ROW(RELU2, relu2, 1, "max(0, x)^2 (arXiv:2109.08668)")                                         \
+    ROW(SWIGLU_OAI, swiglu_oai, 2,                                                                 \
+        "g sigmoid(1.702 g) * (u + 1), g = min(gate, 7), u = up within -7 and 7 (gpt-oss)")        \
+    ROW(SWIGLU_LIMIT, swiglu_limit, 2,                                                             \
+        "silu(g) * u, g = min(gate, 10), u = up within -10 and 10 (DeepSeek-V4)")
 
 #define ROW(value, word, inputs, meaning) value,
 typedef enum Activation { ACTIVATIONS(ROW) } Activation;

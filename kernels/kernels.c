@@ -153,6 +153,25 @@ void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activa
     dev->backend->op.activation_backward(dev, din, dout, in, kind);
 }
 
+void gated_add_forward(Device *dev, Tensor out, Tensor y, Tensor logits) {
+    int64_t N = y.shape[0], D = y.shape[1];
+    CHECK_SHAPE_2D(y, storage(y), N, D);
+    CHECK_SHAPE_2D(out, y.dtype, N, D);
+    CHECK_SHAPE_2D(logits, F32, N, 1);
+    dev->backend->op.gated_add_forward(dev, out, y, logits);
+}
+
+void gated_add_backward(Device *dev, Tensor dy, Tensor dlogits, Tensor dout, Tensor y,
+                        Tensor logits) {
+    int64_t N = y.shape[0], D = y.shape[1];
+    CHECK_SHAPE_2D(y, storage(y), N, D);
+    CHECK_SHAPE_2D(dy, y.dtype, N, D);
+    CHECK_SHAPE_2D(dout, y.dtype, N, D);
+    CHECK_SHAPE_2D(logits, F32, N, 1);
+    CHECK_SHAPE_2D(dlogits, F32, N, 1);
+    dev->backend->op.gated_add_backward(dev, dy, dlogits, dout, y, logits);
+}
+
 // ---- dropout ------------------------------------------------------------------------------------
 
 void dropout(Device *dev, Tensor out, Tensor x, Dropout rule) {
@@ -207,6 +226,29 @@ void add(Device *dev, Tensor out, Tensor a, Tensor b) {
     check_elements("add", out, a);
     check_elements("add", out, b);
     dev->backend->op.add(dev, out, a, b);
+}
+
+void multiply_by(Device *dev, Tensor out, Tensor x, float factor) {
+    check_storage(out);
+    check_storage(x);
+    check_elements("multiply_by", out, x);
+    dev->backend->op.multiply_by(dev, out, x, factor);
+}
+
+void softcap_forward(Device *dev, Tensor out, Tensor x, float cap) {
+    check_elements("softcap", out, x);
+    CHECK(out.dtype == storage(x), "softcap of %s", dtype_name(x.dtype));
+    CHECK(cap > 0, "a softcap of %g", (double)cap);
+    dev->backend->op.softcap_forward(dev, out, x, cap);
+}
+
+void softcap_backward(Device *dev, Tensor dx, Tensor dout, Tensor out, float cap) {
+    check_elements("softcap", dx, dout);
+    check_elements("softcap", dx, out);
+    CHECK(dx.dtype == storage(out) && dout.dtype == out.dtype, "softcap of %s",
+          dtype_name(dout.dtype));
+    CHECK(cap > 0, "a softcap of %g", (double)cap);
+    dev->backend->op.softcap_backward(dev, dx, dout, out, cap);
 }
 
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor) {

@@ -110,6 +110,14 @@ void activation_forward(Device *dev, Tensor out, Tensor in, Activation kind);
 // din overwritten; din may be `in` itself (in place).   din, in (N, 2F or F) T   dout (N, F) T
 void activation_backward(Device *dev, Tensor din, Tensor dout, Tensor in, Activation kind);
 
+// out[n] += sigmoid(z[n]) · y[n]: a branch that each token takes in as much as it wants.
+//   out, y (N, D) T   logits (N, 1): z
+void gated_add_forward(Device *dev, Tensor out, Tensor y, Tensor logits);
+// dy = sigmoid(z) · dout; dlogits[n] = sigmoid'(z[n]) · (dout[n] · y[n]). Both overwritten.
+//   dy, dout, y (N, D) T; dy may be dout   dlogits, logits (N, 1)
+void gated_add_backward(Device *dev, Tensor dy, Tensor dlogits, Tensor dout, Tensor y,
+                        Tensor logits);
+
 // ---- dropout ------------------------------------------------------------------------------------
 
 // What is dropped, by counter: element i = row number · D + column of the stream, with the words of
@@ -140,6 +148,12 @@ void copy(Device *dev, Tensor out, Tensor x); // same bytes
 void convert(Device *dev, Tensor out, Tensor x);
 // out = a + b, each of the three f32 or bf16; out may be a or b.
 void add(Device *dev, Tensor out, Tensor a, Tensor b);
+// out = factor · x, each f32 or bf16; out may be x.
+void multiply_by(Device *dev, Tensor out, Tensor x, float factor);
+// out = cap · tanh(x / cap): at most cap (Gemma 2, arXiv:2408.00118).   out, x T; out may be x
+void softcap_forward(Device *dev, Tensor out, Tensor x, float cap);
+// dx = dout · (1 - (out / cap)²).   dx, dout, out T; dx may be dout
+void softcap_backward(Device *dev, Tensor dx, Tensor dout, Tensor out, float cap);
 // sums[p, column] += (Σ x over the p-th of P equal runs, f64) / divisor.
 //   sums (P, columns) f64   x (n) f32
 void segment_sum(Device *dev, Tensor sums, int64_t column, Tensor x, double divisor);

@@ -41,6 +41,8 @@
     /* feed-forward */                                                                             \
     OP(activation_forward, Tensor out, Tensor in, Activation kind)                                 \
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
+    OP(gated_add_forward, Tensor out, Tensor y, Tensor logits)                                     \
+    OP(gated_add_backward, Tensor dy, Tensor dlogits, Tensor dout, Tensor y, Tensor logits)        \
     OP(dropout, Tensor out, Tensor x, Dropout rule)                                                \
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
@@ -74,6 +76,9 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
+    OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
+    OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
     /* optimizer */                                                                                \

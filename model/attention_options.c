@@ -1,4 +1,5 @@
 #include "kernels/option_rows.h"
+#include "model/initialization.h"
 #include "model/positions.h"
 #include "model/rope.h"
 
@@ -17,9 +18,16 @@ static void derive_d_value(void *section) {
     shape->d_value = shape->d_head;
 }
 
+static void derive_mup_base_d_head(void *section) {
+    ModelConfig *model = section;
+    model->mup_base_d_head = model->attention.shape.d_head;
+}
+
 static void derive_scale(void *section) {
-    AttentionConfig *attention = &((ModelConfig *)section)->attention;
-    attention->scale = attention_scale(attention);
+    ModelConfig *model = section;
+    AttentionConfig *attention = &model->attention;
+    attention->scale =
+        model->mup_base_width > 0 ? mup_attention_scale(model) : attention_scale(attention);
 }
 
 static void derive_attention_factor(void *section) {
@@ -41,8 +49,12 @@ static const Option ROWS[] = {
     INTEGER("attention.d_value", FUNCTION, attention.shape.d_value,
         DERIVED("attention.d_head", derive_d_value), RANGE(1, 4096),
         "width of a value head"),
+    INTEGER("attention.mup_base_d_head", FUNCTION, mup_base_d_head,
+        DERIVED("attention.d_head", derive_mup_base_d_head), RANGE(1, 4096),
+        "model.mup_base_width: attention.d_head of the base model, where heads grow with the width"),
     NUMBER("attention.scale", FUNCTION, attention.scale,
-        DERIVED("attention.d_head^-0.5", derive_scale), RANGE(1e-9, 1e9),
+        DERIVED("attention.d_head^-0.5; with model.mup_base_width attention.mup_base_d_head^0.5 / attention.d_head",
+                derive_scale), RANGE(1e-9, 1e9),
         "what the products of queries and keys are multiplied by (arXiv:1706.03762)"),
     CHOICES("attention.positions", FUNCTION, attention.positions, DEFAULT("rope"),
         OF(POSITION_CHOICES),

@@ -12,14 +12,26 @@ static void declare_layer(Layer *layer, const LayerKind *kind, Work *work, int64
     kind->declare(layer->state, work, number);
 }
 
-void block_declare(Block *block, Work *work, int64_t layer) {
+static const NormPlaceRule *place_of(const Work *work) {
+    return &NORM_PLACES[work->config->norm_place];
+}
+
+static void declare_norms(Block *block, Work *work, Half half) {
+    static const char *const names[] = {[MIXER_HALF] = "attention", [FEED_FORWARD_HALF] = "ffn"};
+    BlockHalf *h = &block->halves[half];
     char name[PARAM_NAME_BYTES];
+    snprintf(name, sizeof name, "layers.%lld.%s_norm", (long long)block->layer, names[half]);
+    norm_declare(&h->norm, work, name);
+    if (!place_of(work)->second) return;
+    snprintf(name, sizeof name, "layers.%lld.%s_post_norm", (long long)block->layer, names[half]);
+    norm_declare(&h->second, work, name);
+}
+
+void block_declare(Block *block, Work *work, int64_t layer) {
     block->layer = layer;
-    snprintf(name, sizeof name, "layers.%lld.attention_norm", (long long)layer);
-    norm_declare(&block->mixer_norm, work, name);
+    declare_norms(block, work, MIXER_HALF);
     declare_layer(&block->mixer, MIXERS[model_mixer(work->config, layer)].kind, work, layer);
-    snprintf(name, sizeof name, "layers.%lld.ffn_norm", (long long)layer);
-    norm_declare(&block->ffn_norm, work, name);
+    declare_norms(block, work, FEED_FORWARD_HALF);
     declare_layer(&block->feed_forward, FEED_FORWARDS[model_feed_forward(work->config, layer)].kind,
                   work, layer);
 }
@@ -41,9 +53,10 @@ void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Ar
     block->branch = arena_2d(scratch, work->storage, N, D);
     if (work->storage != F32 || dropout_is_due(work, work->config->dropout))
         block->dout = arena_2d(scratch, work->storage, N, D);
-    norm_layout(&block->mixer_norm, work, layer > 0, activations, scratch);
+    if (place_of(work)->norms_after) block->dsum = arena_2d(scratch, F32, N, D);
+    place_of(work)->layout(block, work, MIXER_HALF, layer == 0, activations, scratch);
     layout_layer(&block->mixer, work, stats, activations, scratch);
-    norm_layout(&block->ffn_norm, work, true, activations, scratch);
+    place_of(work)->layout(block, work, FEED_FORWARD_HALF, false, activations, scratch);
     layout_layer(&block->feed_forward, work, stats, activations, scratch);
     arena_release(scratch, mark);
 }
@@ -70,15 +83,33 @@ int64_t block_cache_width(const Block *block, const Work *work) {
     return mixer->kind->cache_width ? mixer->kind->cache_width(mixer->state, work) : 0;
 }
 
-static void layer_forward(Layer *layer, Work *work, Statistics *stats, Tensor out, Tensor x) {
-    layer->kind->forward(layer->state, work, stats, out, x);
-}
-static void layer_backward(Layer *layer, Work *work, Tensor dx, Tensor dout) {
-    layer->kind->backward(layer->state, work, dx, dout);
+// ---- a half -------------------------------------------------------------------------------------
+
+static Layer *layer_of(Block *block, Half half) {
+    return half == MIXER_HALF ? &block->mixer : &block->feed_forward;
 }
 
-// The two halves of a block, as their dropout counts them.
-typedef enum Half { MIXER_HALF, FEED_FORWARD_HALF } Half;
+// What generation gives a mixer.
+typedef struct Decoding {
+    Tensor cache;
+    int64_t position;
+} Decoding;
+
+// The layer of a half over all tokens or, while decoding, over one.
+static void layer_forward(Block *block, Work *work, Half half, Statistics *stats, Tensor out,
+                          Tensor x, const void *decoding) {
+    Layer *layer = layer_of(block, half);
+    const Decoding *one = decoding;
+    if (one && half == MIXER_HALF && layer->kind->decode)
+        layer->kind->decode(layer->state, work, out, x, one->cache, one->position);
+    else
+        layer->kind->forward(layer->state, work, stats, out, x);
+}
+
+static void layer_backward(Block *block, Work *work, Half half, Tensor dx, Tensor dout) {
+    Layer *layer = layer_of(block, half);
+    layer->kind->backward(layer->state, work, dx, dout);
+}
 
 // The branch that a half has made, as it is added to the stream.
 static void drop_branch(Block *block, Work *work, Half half) {
@@ -94,41 +125,137 @@ static Tensor branch_gradient(Block *block, Work *work, Tensor dx, Half half) {
     return block->dout;
 }
 
-static Residual feed_forward_half(Block *block, Work *work, Statistics *stats, Tensor x) {
-    Tensor h = norm_forward(&block->ffn_norm, work, (Residual){x, block->branch});
-    layer_forward(&block->feed_forward, work, stats, block->branch, block->ffn_norm.out);
-    drop_branch(block, work, FEED_FORWARD_HALF);
-    return (Residual){h, block->branch};
+// Through a norm whose input is no residual stream: its gradient alone.
+static Tensor norm_only_backward(Norm *norm, Work *work, Tensor dx, Tensor dout) {
+    fill_zero(work->dev, dx);
+    norm_backward(norm, work, dx, dout);
+    return dx;
 }
+
+// ---- pre: x + f(norm(x)) ------------------------------------------------------------------------
+
+// The first block's stream has no branch.
+static void pre_layout(Block *block, Work *work, Half half, bool first, Arena *activations,
+                       Arena *scratch) {
+    norm_layout(&block->halves[half].norm, work, !first, activations, scratch);
+}
+
+static Residual pre_forward(Block *block, Work *work, Half half, Statistics *stats, Residual in,
+                            const void *decoding) {
+    Norm *norm = &block->halves[half].norm;
+    Tensor x = norm_forward(norm, work, in);
+    layer_forward(block, work, half, stats, block->branch, norm->out, decoding);
+    drop_branch(block, work, half);
+    return (Residual){x, block->branch};
+}
+
+static void pre_backward(Block *block, Work *work, Half half, Tensor dx) {
+    layer_backward(block, work, half, block->branch, branch_gradient(block, work, dx, half));
+    norm_backward(&block->halves[half].norm, work, dx, block->branch);
+}
+
+// ---- post: norm(x + f(x)) -----------------------------------------------------------------------
+
+// The norm's output is the stream, in f32.
+static void post_layout(Block *block, Work *work, Half half, bool first, Arena *activations,
+                        Arena *scratch) {
+    (void)first;
+    BlockHalf *h = &block->halves[half];
+    int64_t N = work->shape.N, D = work->config->d_model;
+    if (work->storage != F32) h->x = arena_2d(activations, work->storage, N, D);
+    Tensor out = arena_2d(activations, F32, N, D);
+    norm_layout_into(&h->norm, work, out, true, activations, scratch);
+}
+
+static Residual post_forward(Block *block, Work *work, Half half, Statistics *stats, Residual in,
+                             const void *decoding) {
+    BlockHalf *h = &block->halves[half];
+    Tensor x = work_stored(work, h->x, in.x);
+    layer_forward(block, work, half, stats, block->branch, x, decoding);
+    drop_branch(block, work, half);
+    norm_forward(&h->norm, work, (Residual){in.x, block->branch});
+    return (Residual){.x = h->norm.out};
+}
+
+static void post_backward(Block *block, Work *work, Half half, Tensor dx) {
+    Tensor dsum = norm_only_backward(&block->halves[half].norm, work, block->dsum, dx);
+    layer_backward(block, work, half, block->branch, branch_gradient(block, work, dsum, half));
+    add(work->dev, dx, dsum, block->branch);
+}
+
+// ---- sandwich: x + norm(f(norm(x))) -------------------------------------------------------------
+
+static void sandwich_layout(Block *block, Work *work, Half half, bool first, Arena *activations,
+                            Arena *scratch) {
+    BlockHalf *h = &block->halves[half];
+    h->made = arena_2d(activations, F32, work->shape.N, work->config->d_model);
+    norm_layout(&h->norm, work, !first, activations, scratch);
+    norm_layout_into(&h->second, work, block->branch, false, activations, scratch);
+}
+
+static Residual sandwich_forward(Block *block, Work *work, Half half, Statistics *stats,
+                                 Residual in, const void *decoding) {
+    BlockHalf *h = &block->halves[half];
+    Tensor x = norm_forward(&h->norm, work, in);
+    Tensor made = work->storage == F32 ? h->made : block->branch;
+    layer_forward(block, work, half, stats, made, h->norm.out, decoding);
+    if (work->storage != F32) convert(work->dev, h->made, made);
+    norm_forward(&h->second, work, (Residual){.x = h->made});
+    drop_branch(block, work, half);
+    return (Residual){x, block->branch};
+}
+
+static void sandwich_backward(Block *block, Work *work, Half half, Tensor dx) {
+    BlockHalf *h = &block->halves[half];
+    Tensor dmade =
+        norm_only_backward(&h->second, work, block->dsum, branch_gradient(block, work, dx, half));
+    layer_backward(block, work, half, block->branch, work_stored(work, block->dout, dmade));
+    norm_backward(&h->norm, work, dx, block->branch);
+}
+
+const NormPlaceRule NORM_PLACES[] = {
+    [NORM_PRE] = {{"pre", "x + f(norm(x)), and one before the output (GPT-2, Llama)"},
+                  .final = true,
+                  .layout = pre_layout,
+                  .forward = pre_forward,
+                  .backward = pre_backward},
+    [NORM_POST] = {{"post", "norm(x + f(x)) (arXiv:1706.03762, BERT)"},
+                   .norms_after = true,
+                   .layout = post_layout,
+                   .forward = post_forward,
+                   .backward = post_backward},
+    [NORM_SANDWICH] = {{"sandwich", "x + norm(f(norm(x))), and one before the output (CogView, "
+                                    "arXiv:2105.13290; Gemma 2)"},
+                       .second = true,
+                       .final = true,
+                       .norms_after = true,
+                       .layout = sandwich_layout,
+                       .forward = sandwich_forward,
+                       .backward = sandwich_backward},
+};
+const ChoiceTable NORM_PLACE_CHOICES = CHOICE_TABLE(NORM_PLACES);
+
+// ---- both halves --------------------------------------------------------------------------------
 
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in) {
     watchdog_beat(NULL);
-    Tensor x = norm_forward(&block->mixer_norm, work, in);
-    layer_forward(&block->mixer, work, stats, block->branch, block->mixer_norm.out);
-    drop_branch(block, work, MIXER_HALF);
-    return feed_forward_half(block, work, stats, x);
+    for (int half = 0; half < HALVES; half++)
+        in = place_of(work)->forward(block, work, (Half)half, stats, in, NULL);
+    return in;
 }
 
 void block_backward(Block *block, Work *work, Tensor dx) {
     watchdog_beat(NULL);
-    layer_backward(&block->feed_forward, work, block->branch,
-                   branch_gradient(block, work, dx, FEED_FORWARD_HALF));
-    norm_backward(&block->ffn_norm, work, dx, block->branch);
-    layer_backward(&block->mixer, work, block->branch,
-                   branch_gradient(block, work, dx, MIXER_HALF));
-    norm_backward(&block->mixer_norm, work, dx, block->branch);
+    for (int half = HALVES - 1; half >= 0; half--)
+        place_of(work)->backward(block, work, (Half)half, dx);
 }
 
 Residual block_decode(Block *block, Work *work, Statistics *stats, Residual in, Tensor cache,
                       int64_t position) {
-    Tensor x = norm_forward(&block->mixer_norm, work, in);
-    Layer *mixer = &block->mixer;
-    if (mixer->kind->decode)
-        mixer->kind->decode(mixer->state, work, block->branch, block->mixer_norm.out, cache,
-                            position);
-    else
-        layer_forward(mixer, work, stats, block->branch, block->mixer_norm.out);
-    return feed_forward_half(block, work, stats, x);
+    Decoding decoding = {cache, position};
+    for (int half = 0; half < HALVES; half++)
+        in = place_of(work)->forward(block, work, (Half)half, stats, in, &decoding);
+    return in;
 }
 
 void block_after_step(Block *block, Work *work, const Statistics *stats) {

@@ -1,6 +1,5 @@
-// compat: the rules of another system as defaults, so that a model of it trains here as there. A key
-// that is given wins. Rows are what the systems' sources and papers say; where one cannot be had
-// here, its row says so.
+// compat: the rules of another system as defaults, so that a model of it trains here as there. A
+// key that is given wins. Rows are what the systems' sources and papers say, from memory.
 #include <string.h>
 
 #include "kernels/option_rows.h"

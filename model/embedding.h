@@ -11,6 +11,7 @@ typedef struct Embedding {
     bool tied;
     Tensor tokens; // (N) i32, borrowed from the batch
     Tensor out;    // (N, D)
+    Tensor capped; // (N, V) stored: logits, with model.logit_softcap while training
     Tensor order;  // scratch of the backward pass
 } Embedding;
 
@@ -20,11 +21,14 @@ void head_declare(Embedding *embedding,
 void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch);
 //   tokens (N) i32, each below V; must stay until the backward pass. Returns out (N, D).
 Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens);
+// dout is destroyed.
 void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout);
-//   logits (N, V), x (N, D) stored
+//   logits (N, V), x (N, D) stored; x becomes what the head multiplies, and stays until the
+//   backward pass
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x);
-//   dx (N, D), dlogits, x stored; dx overwritten. The gradient of a tied head goes into
-//     work->head_gradient: the tree over shards sums the two uses of the table apart.
+//   dx (N, D), dlogits, x stored; dx overwritten, and may be f32 or x; dlogits destroyed. The
+//   gradient of a tied head goes into work->head_gradient: the tree over shards sums the two uses
+//   of the table apart.
 void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x);
 
 #endif

@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "model/initialization.h"
+
 Linear linear_share(Work *work, int weight, bool has_bias, const char *name) {
     if (!has_bias) return (Linear){.weight = weight, .bias = -1};
     const Param *row = &work->params->rows[weight];
@@ -22,6 +24,7 @@ Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_
     int length = vsnprintf(name, sizeof name, name_format, args);
     va_end(args);
     CHECK(length < (int)sizeof name, "parameter name %s… is too long", name);
+    init_linear(work->config, &weight);
     return linear_share(work, param_add(work->params, weight, "%s", name), has_bias, name);
 }
 

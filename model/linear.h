@@ -9,8 +9,8 @@ typedef struct Linear {
     int bias;   // parameter (out), or (E, out), after the weight in the table; -1: none
 } Linear;
 
-// Adds the weight's row, and with has_bias one called NAME.bias, zero at first and without weight
-// decay.
+// Adds the weight's row, whose init_std is as model.init: normal has it (initialization.h), and
+// with has_bias one called NAME.bias, zero at first and without weight decay.
 Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_format, ...)
     __attribute__((format(printf, 4, 5)));
 

@@ -65,6 +65,10 @@ static void set_work(Model *model, ModelSplit split, Device *dev) {
     model->params.ep_rank = model->work.shape.ep_rank;
 }
 
+static bool has_final_norm(const Model *model) {
+    return NORM_PLACES[model->config.norm_place].final;
+}
+
 static void declare_params(Model *model) {
     Work *work = &model->work;
     gradients_init(&model->gradients);
@@ -75,7 +79,7 @@ static void declare_params(Model *model) {
         block_declare(&model->blocks[layer], work, layer);
         gradients_add_bucket(&model->gradients, &model->params);
     }
-    norm_declare(&model->final_norm, work, "final_norm");
+    if (has_final_norm(model)) norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
     gradients_add_bucket(&model->gradients, &model->params);
     if (model->embedding.tied) gradients_tie(&model->gradients, model->embedding.table);
@@ -108,7 +112,11 @@ static void layout(Model *model) {
                      &model->parameter_arena, scratch);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
-    norm_layout(&model->final_norm, work, true, activations, scratch);
+    if (has_final_norm(model))
+        norm_layout(&model->final_norm, work, true, activations, scratch);
+    else if (work->storage != F32)
+        model->head_copy =
+            arena_2d(activations, work->storage, work->shape.N, model->config.d_model);
     objective_of(work)->layout(&model->loss, work, activations);
     statistics_layout(&model->stats, work, activations);
     if (!work->training) {
@@ -164,8 +172,8 @@ LayerBound model_bound(const ModelConfig *config) {
     for (int64_t layer = 0; layer < config->layers; layer++) {
         layers_of(config, layer, kinds);
         for (int i = 0; i < 2; i++) kinds[i]->bound(config, layer, &bound);
-        bound.parameters += 2 * (double)config->d_model; // norms
-        bound.kept += 6 * (double)config->d_model;       // norms and the residual stream
+        bound.parameters += 8 * (double)config->d_model; // norms
+        bound.kept += 10 * (double)config->d_model;      // norms and the residual stream
     }
     return bound;
 }
@@ -256,6 +264,34 @@ void model_free(Model *model) {
 
 // ---- one micro-batch ----------------------------------------------------------------------------
 
+// From the last block's residual stream to logits.
+static void output_forward(Model *model, Residual x) {
+    Work *work = &model->work;
+    if (has_final_norm(model)) {
+        norm_forward(&model->final_norm, work, x);
+        model->head_in = model->final_norm.out;
+    } else {
+        model->head_in = work_stored(work, model->head_copy, x.x);
+    }
+    head_forward(&model->embedding, work, model->loss.logits, model->head_in);
+}
+
+// From dlogits, left by the loss, to dx.
+static void output_backward(Model *model, Tensor dx) {
+    Work *work = &model->work;
+    Tensor dlogits = model->loss.logits;
+    if (!has_final_norm(model)) {
+        head_backward(&model->embedding, work, dx, dlogits, model->head_in);
+        gradients_head_ready(&model->gradients, work);
+        return;
+    }
+    Tensor dnorm = model->final_norm.out; // the norm's output is not needed after the head
+    head_backward(&model->embedding, work, dnorm, dlogits, model->head_in);
+    gradients_head_ready(&model->gradients, work);
+    fill_zero(work->dev, dx);
+    norm_backward(&model->final_norm, work, dx, dnorm);
+}
+
 static void forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
     work->tokens = tokens;
@@ -266,8 +302,7 @@ static void forward(Model *model, Tensor tokens) {
         drop_tokens(work, x.x, x.x, dropout, RNG_DROPOUT_EMBEDDING, 0);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_forward(&model->blocks[layer], work, &model->stats, x);
-    norm_forward(&model->final_norm, work, x);
-    head_forward(&model->embedding, work, model->loss.logits, model->final_norm.out);
+    output_forward(model, x);
 }
 
 // From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are
@@ -275,14 +310,9 @@ static void forward(Model *model, Tensor tokens) {
 static void backward(Model *model) {
     Work *work = &model->work;
     Gradients *gradients = &model->gradients;
-    Tensor dx = model->dx,
-           dnorm = model->final_norm.out; // the norm's output is not needed after the head
-    Tensor dlogits = model->loss.logits;
+    Tensor dx = model->dx;
     int bucket = gradients->count;
-    head_backward(&model->embedding, work, dnorm, dlogits, model->final_norm.out);
-    gradients_head_ready(gradients, work);
-    fill_zero(work->dev, dx);
-    norm_backward(&model->final_norm, work, dx, dnorm);
+    output_backward(model, dx);
     gradients_ready(gradients, work, --bucket);
     for (int64_t layer = model->config.layers - 1; layer >= 0; layer--) {
         block_backward(&model->blocks[layer], work, dx);
@@ -290,8 +320,8 @@ static void backward(Model *model) {
     }
     double dropout = model->config.embedding_dropout;
     if (dropout_is_due(work, dropout)) drop_tokens(work, dx, dx, dropout, RNG_DROPOUT_EMBEDDING, 0);
-    embedding_layer_backward(&model->embedding, work, dx);
     positions_embed_backward(&model->positions, work, dx);
+    embedding_layer_backward(&model->embedding, work, dx);
     gradients_ready(gradients, work, --bucket);
     gradients_finish(gradients, work);
 }
@@ -372,8 +402,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_decode(&model->blocks[layer], work, &model->stats, x, cache->layers[layer],
                          position);
-    norm_forward(&model->final_norm, work, x);
-    head_forward(&model->embedding, work, model->loss.logits, model->final_norm.out);
+    output_forward(model, x);
     return model->loss.logits;
 }
 

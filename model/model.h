@@ -1,7 +1,6 @@
 // A decoder-only Mixture-of-Experts language model, from tokens to loss and back.
 //
-//   embedding → layers × [ h = x + mixer(norm(x));  x = h + feed_forward(norm(h)) ] → norm →
-//     logits → loss
+//   embedding → layers × block (block.h) → norm → logits → loss
 //
 // Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h.
 // Attention and dense parts are replicated on all ranks (data parallel), experts are sharded
@@ -49,8 +48,10 @@ typedef struct Model {
     // What computes, bottom to top.
     Embedding embedding;
     Positions positions;
-    Block *blocks; // (layers)
-    Norm final_norm;
+    Block *blocks;   // (layers)
+    Norm final_norm; // where model.norm_place has one
+    // (N, D) stored: what the head reads; a copy of the stream where that is narrower, and no norm
+    Tensor head_in, head_copy;
     Loss loss;
     Tensor dx; // (N, D) scratch: gradient of the residual stream
 

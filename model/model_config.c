@@ -26,6 +26,7 @@ const BiasFacts BIASES[] = {
 const ChoiceTable BIAS_CHOICES = CHOICE_TABLE(BIASES);
 
 double model_residual_std(const ModelConfig *config) {
+    if (config->init_depth == DEPTH_EQUAL) return config->init_std;
     return config->init_std / sqrt(2.0 * (double)config->layers);
 }
 

@@ -128,6 +128,8 @@ typedef struct MoeConfig {
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
     double dropout;              // of experts, while training; 0: none
     DropoutPlace dropout_at;
+    int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
+    bool shared_gate;
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
@@ -173,6 +175,14 @@ extern const ChoiceTable COMPAT_CHOICES;
 // The default of a key in that system; NULL: that of the key's row.
 const char *compat_default(Compat compat, const char *key);
 
+// Where a block's norms stand (block.h).
+typedef enum NormPlace { NORM_PRE, NORM_POST, NORM_SANDWICH } NormPlace;
+
+// How linear weights begin (initialization.h), and those back into the residual stream.
+typedef enum WeightInit { WEIGHTS_NORMAL, WEIGHTS_KAIMING, WEIGHTS_XAVIER } WeightInit;
+typedef enum InitDepth { DEPTH_SCALED, DEPTH_EQUAL } InitDepth;
+extern const ChoiceTable WEIGHT_INIT_CHOICES, INIT_DEPTH_CHOICES;
+
 typedef struct ModelConfig {
     Compat compat;
     int64_t vocab_size; // from the data
@@ -190,6 +200,15 @@ typedef struct ModelConfig {
     MoeConfig moe;
     double dropout; // of attention's probabilities and branches, while training; 0: none
     double embedding_dropout;
+    NormPlace norm_place;
+    WeightInit init;
+    InitDepth init_depth;
+    double embedding_init_std; // 0: init_std
+    int64_t mup_base_width;    // 0: no muP
+    int64_t mup_base_d_head;
+    double embedding_scale; // 0: 1
+    double logit_scale;     // 0: 1
+    double logit_softcap;   // 0: none
 } ModelConfig;
 
 // Keys that fill it.
@@ -202,7 +221,7 @@ typedef struct MoeShape {
 } MoeShape;
 
 // The standard deviation of initial values of projections back into the residual stream: smaller,
-// so that the stream's variance does not grow with depth (GPT-2).
+// so that the stream's variance does not grow with depth (GPT-2); model.init_depth says whether.
 double model_residual_std(const ModelConfig *config);
 // Whether moe.every and moe.first count the layer among those that have experts.
 bool moe_is_due(const MoeConfig *config, int64_t layer);

@@ -19,6 +19,8 @@ static void declare(void *self, Work *work, int64_t layer) {
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, moe->shape, work, layer);
     experts_declare(&moe->experts, moe->shape, work, layer);
+    shared_experts_declare(&moe->shared, work, layer,
+                           shared_experts_width(&work->config->moe, moe->shape.d_ff));
 }
 
 static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
@@ -49,6 +51,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     moe->expert_out =
         work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
     moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
+    shared_experts_layout(&moe->shared, work, activations, scratch);
     experts_layout(&moe->experts, work, max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
@@ -84,7 +87,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
             micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
 
     cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
-
+    shared_experts_cost(&moe->shared, work, cost);
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, E);
     scratch->K = larger(scratch->K, K);
@@ -102,26 +105,36 @@ static void chunk_backward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
     experts_backward(&moe->experts, work, moe->expert_in, moe->expert_out, moe->expert_in, chunk);
 }
 
+static void shared_forward(MoeLayer *moe, Work *work, Tensor x) {
+    shared_experts_forward(&moe->shared, work, x);
+}
+static void shared_backward(MoeLayer *moe, Work *work, Tensor dout) {
+    shared_experts_backward(&moe->shared, work, dout);
+}
+
 // How rows go through the experts. Backward, what is dispatched are gradients of outputs, whose way
 // is that of combine, and what is combined are gradients of inputs.
 typedef enum Pass { FORWARD, BACKWARD } Pass;
 static const struct PassRule {
     TrafficKind dispatch, combine;
     void (*compute)(MoeLayer *moe, Work *work, ExpertChunk chunk);
+    void (*share)(MoeLayer *moe, Work *work, Tensor tokens);
 } pass_rules[] = {
-    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward},
-    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward},
+    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward, shared_forward},
+    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward, shared_backward},
 };
 
 // Rows `sent` are dispatched; the experts turn the rows that have arrived into finished ones, which
 // are combined into moe->sent_out. While a chunk is computed, the next one is being dispatched and
-// the one before combined.
-static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent) {
+// the one before combined; shared experts work on this rank's own `tokens` while the first one is
+// dispatched.
+static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent, Tensor tokens) {
     Dispatch *d = &moe->dispatch;
     const struct PassRule *rule = &pass_rules[pass];
     Tensor arrived = pass == FORWARD ? moe->expert_in : moe->expert_out;
     Tensor finished = pass == FORWARD ? moe->expert_out : moe->expert_in;
     Pending dispatched = dispatch_send(d, work, 0, sent, rule->dispatch), combined = {0};
+    rule->share(moe, work, tokens);
     for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
         Pending next = {0};
         if (chunk + 1 < d->chunks) next = dispatch_send(d, work, chunk + 1, sent, rule->dispatch);
@@ -142,11 +155,14 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     dispatch_plan(d, work, router->ids, router->kept);
     experts_number_rows(&moe->experts, work, d);
     dispatch_gather(d, work, moe->expert_in, x);
-    if (work->shape.ep_size == 1)
+    if (work->shape.ep_size == 1) {
+        shared_forward(moe, work, x);
         chunk_forward(moe, work, dispatch_chunk(d, work, 0));
-    else
-        exchange(moe, work, FORWARD, d->sent_buffer);
+    } else {
+        exchange(moe, work, FORWARD, d->sent_buffer, x);
+    }
     combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
+    shared_experts_add(&moe->shared, work, out);
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
@@ -160,12 +176,14 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                      padding, router->scaled);
     Tensor dsent = moe->sent_out;
     if (work->shape.ep_size == 1) {
+        shared_backward(moe, work, dout);
         chunk_backward(moe, work, dispatch_chunk(d, work, 0));
         dsent = moe->expert_in;
     } else {
-        exchange(moe, work, BACKWARD, moe->sent_out);
+        exchange(moe, work, BACKWARD, moe->sent_out, dout);
     }
     combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
+    shared_experts_add_backward(&moe->shared, work, dx);
     router_choose_backward(router, work, dx, moe->dweights);
 }
 
@@ -181,6 +199,7 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
     double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
     bound->parameters += E * D * (3 * F + 1);
+    shared_experts_bound(config, shared_experts_width(&config->moe, shape.d_ff), bound);
     bound->kept += rows * (3 * F + 4 * D) + E;
     if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
 }

@@ -1,6 +1,6 @@
 // A Mixture-of-Experts feed-forward: out[n] = Σ_k w[n,k] · expert_{ids[n,k]}(x[n]) over the choices
 // that were kept, in slot order (Shazeer et al. arXiv:1701.06538; GShard arXiv:2006.16668). Choices
-// dropped for capacity add nothing.
+// dropped for capacity add nothing. Shared experts, where there are any, add to it.
 #ifndef MOETRAIN_MODEL_MOE_LAYER_H
 #define MOETRAIN_MODEL_MOE_LAYER_H
 
@@ -8,6 +8,7 @@
 #include "model/experts.h"
 #include "model/layer_kind.h"
 #include "model/router.h"
+#include "model/shared_experts.h"
 
 // Its state, open to tests.
 typedef struct MoeLayer {
@@ -15,6 +16,7 @@ typedef struct MoeLayer {
     Router router;
     Dispatch dispatch;
     Experts experts;
+    SharedExperts shared;
     Tensor expert_in;  // (R, D) stored: expert rows; becomes its own gradient
     Tensor sent_out;   // (M, D) stored: expert outputs in send order; becomes its own gradient
     Tensor expert_out; // (R, D) stored, scratch; sent_out itself when the group has one rank

@@ -51,6 +51,12 @@ static const Option ROWS[] = {
         "experts that work on a token"),
     INTEGERS("moe.d_ff", FUNCTION, moe.d_ff, DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
         "hidden width of one expert"),
+    INTEGER("moe.shared_experts", FUNCTION, moe.shared_experts, DEFAULT("0"), RANGE(0, 1024),
+        "experts beside the routed ones that work on every token (DeepSeek-MoE, arXiv:2401.06066); 0: none"),
+    INTEGER("moe.shared_d_ff", FUNCTION, moe.shared_d_ff, DEFAULT("0"), RANGE(0, 1e6),
+        "hidden width of all shared experts together; 0: moe.shared_experts times moe.d_ff"),
+    FLAG("moe.shared_gate", FUNCTION, moe.shared_gate, DEFAULT("false"),
+        "multiply what shared experts put out by the sigmoid of a learned product with x (Qwen2-MoE, arXiv:2407.10671)"),
     NUMBER("moe.dropout", COURSE, moe.dropout, DEFAULT("0"), RANGE(0, 0.99),
         "expert dropout: share of each expert's numbers that is zero in a step, beside train.dropout; more of it than "
         "elsewhere keeps a large model from overfitting when fine-tuned (Switch, arXiv:2101.03961, 0.4 beside 0.1)"),
@@ -164,6 +170,20 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
     return true;
 }
 
+static bool check_shared(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->shared_experts > 0) return true;
+    if (moe->shared_d_ff > 0)
+        return option_broken(rules, "moe.shared_d_ff", "moe.shared_experts",
+                             "moe.shared_d_ff is the width of shared experts, and "
+                             "moe.shared_experts is 0; set moe.shared_experts=1 or leave the width "
+                             "out");
+    if (moe->shared_gate)
+        return option_broken(rules, "moe.shared_gate", "moe.shared_experts",
+                             "moe.shared_gate is of shared experts, and moe.shared_experts is 0; "
+                             "set moe.shared_experts=1 or moe.shared_gate=false");
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
@@ -173,7 +193,8 @@ static bool check(const void *section, const OptionRules *rules) {
         if (!check_layer(model, layer, rules)) return false;
         any = true;
     }
-    if (!check_places(model, rules) || !check_scaling(moe, rules)) return false;
+    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules))
+        return false;
     if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "

@@ -11,9 +11,15 @@ void norm_declare(Norm *norm, Work *work, const char *name) {
 }
 
 void norm_layout(Norm *norm, Work *work, bool takes_branch, Arena *activations, Arena *scratch) {
+    Tensor out = arena_2d(activations, work->storage, work->shape.N, work->config->d_model);
+    norm_layout_into(norm, work, out, takes_branch, activations, scratch);
+}
+
+void norm_layout_into(Norm *norm, Work *work, Tensor out, bool takes_branch, Arena *activations,
+                      Arena *scratch) {
     int64_t N = work->shape.N, D = work->config->d_model;
     norm->statistics = arena_2d(activations, F32, norm_statistics(work->config->norm), N);
-    norm->out = arena_2d(activations, work->storage, N, D);
+    norm->out = out;
     if (takes_branch) norm->sum = arena_2d(activations, F32, N, D);
     size_t mark = arena_mark(scratch);
     norm->partial = arena_2d(scratch, F32, work->shape.dense_parts, norm->bias < 0 ? D : 2 * D);
@@ -35,6 +41,10 @@ static NormParams norm_gradients(const Norm *norm, Work *work) {
 }
 
 Tensor norm_forward(Norm *norm, Work *work, Residual in) {
+    if (in.branch.data && in.branch.dtype != norm->out.dtype) { // an output wider than the branch
+        add(work->dev, norm->sum, in.x, in.branch);
+        in = (Residual){.x = norm->sum};
+    }
     norm->x = in.branch.data ? norm->sum : in.x;
     normalize_forward(work->dev, norm->out, norm->statistics, norm->sum, in.x, in.branch,
                       norm_values(norm, work), norm_rule(work));

@@ -18,12 +18,16 @@ typedef struct Norm {
     Tensor sum; // (N, D) the stream after taking in a branch; no data where none is ever taken
     Tensor x;   // (N, D) what was normalised: sum, or the caller's x; kept for the backward pass
     Tensor statistics; // (numbers of a row, N)
-    Tensor out;        // (N, D) stored
+    Tensor out;        // (N, D) stored, or f32
     Tensor partial;    // (dense_parts, D for each parameter) scratch of the backward pass
 } Norm;
 
 void norm_declare(Norm *norm, Work *work, const char *name);
 void norm_layout(Norm *norm, Work *work, bool takes_branch, Arena *activations, Arena *scratch);
+// The same with a place for its output, (N, D) f32 or stored, which the backward pass does not
+// need.
+void norm_layout_into(Norm *norm, Work *work, Tensor out, bool takes_branch, Arena *activations,
+                      Arena *scratch);
 // Returns the stream with its branch taken in; norm->out is its norm. `in` must stay until the
 // backward pass where it has no branch.
 Tensor norm_forward(Norm *norm, Work *work, Residual in);

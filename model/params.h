@@ -60,6 +60,7 @@ typedef struct Param {
     ParamUpdate update;
     double active;  // the share of it that one token uses, as K/E of experts; 0 means all of it
     float lr_scale; // multiplies the learning rate; 0 means 1
+    bool readout;   // a weight of few outputs, whatever the width (initialization.h)
 
     // Filled by param_add.
     char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique

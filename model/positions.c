@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "model/initialization.h"
 #include "model/rope.h"
 
 // ---- rope: queries and keys are turned by angles (arXiv:2104.09864) -----------------------------
@@ -50,7 +51,7 @@ static void learned_declare(Positions *positions, Work *work) {
     positions->table = param_add(work->params,
                                  (Param){.rank = 2,
                                          .shape = {positions->count, work->config->d_model},
-                                         .init_std = work->config->init_std},
+                                         .init_std = init_embedding_std(work->config)},
                                  "positions");
 }
 

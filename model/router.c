@@ -1,5 +1,6 @@
 #include "model/router.h"
 
+#include "model/initialization.h"
 #include "model/router_balance.h"
 #include "model/router_bias.h"
 
@@ -7,11 +8,12 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     router->shape = shape;
     router->layer = layer;
-    router->weight = param_add(work->params,
-                               (Param){.rank = 2,
-                                       .shape = {router->shape.experts, config->d_model},
-                                       .init_std = config->init_std},
-                               "layers.%lld.moe.router", (long long)layer);
+    Param weight = {.rank = 2,
+                    .shape = {router->shape.experts, config->d_model},
+                    .readout = true,
+                    .init_std = config->init_std};
+    init_linear(config, &weight);
+    router->weight = param_add(work->params, weight, "layers.%lld.moe.router", (long long)layer);
     router_declare_bias(router, work);
 }
 

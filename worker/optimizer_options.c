@@ -130,6 +130,16 @@ static bool check_unused(const OptimizerConfig *optimizer, const OptionRules *ru
     return true;
 }
 
+// muP's learning rates are those of updates whose size does not follow the gradient's.
+static bool check_mup(const TrainConfig *train, const OptionRules *rules) {
+    OptimizerKind kind = train->optimizer.kind;
+    if (train->model.mup_base_width == 0 || kind == OPTIMIZER_ADAMW || kind == OPTIMIZER_LION)
+        return true;
+    return option_broken(rules, "model.mup_base_width", "train.optimizer",
+                         "model.mup_base_width sets learning rates as adamw and lion need them; "
+                         "set train.optimizer=adamw or model.mup_base_width=0");
+}
+
 static bool check_groups(const GroupRules *groups, const OptionRules *rules) {
     for (int64_t i = 0; i < groups->count; i++) {
         double decay = groups->maps[i].weight_decay;
@@ -155,7 +165,9 @@ static bool check(const void *section, const OptionRules *rules) {
             "train.decay (%lld) is only for train.schedule: wsd; leave it out or set "
             "train.schedule=wsd",
             (long long)optimizer->decay_steps);
-    if (!check_unused(optimizer, rules) || !check_groups(&optimizer->groups, rules)) return false;
+    if (!check_unused(optimizer, rules) || !check_groups(&optimizer->groups, rules) ||
+        !check_mup(train, rules))
+        return false;
     // A warm-up longer than the run is a shortened run, not an error; a decay that begins before it
     // ended is one.
     int64_t left = train->steps - optimizer->warmup_steps;

@@ -82,11 +82,25 @@ EXPERIMENTS = {
                 evaluation={"eval.capacity_factor": 0},
             ),
             Row(
-                "today's options, AdamW",
+                "RMSNorm, RoPE, no noise, no dropout, cosine",
                 "makemoe_modern.yaml",
-                {"train.optimizer": "adamw", "train.lr": 0.001, "model.activation": "relu"},
+                {
+                    "train.optimizer": "adamw",
+                    "train.lr": 0.001,
+                    "model.activation": "relu",
+                    "attention.qk_norm": "none",
+                    "moe.experts": 8,
+                    "moe.top_k": 2,
+                    "moe.d_ff": 512,
+                },
             ),
-            Row("modern", "makemoe_modern.yaml", {}, "", "at most 1.59"),
+            Row(
+                "and Muon, QK norm, fine-grained experts, squared ReLU",
+                "makemoe_modern.yaml",
+                {},
+                "",
+                "at most 1.59",
+            ),
         ],
     ),
     "nanogpt": Experiment(
@@ -130,9 +144,15 @@ EXPERIMENTS = {
                 {"model.feed_forward": "moe", "moe.experts": 8, "moe.top_k": 2, "moe.d_ff": 288},
             ),
             Row(
-                "9 of 32, fine-grained",
+                "8 of 32 and a shared one, fine-grained",
                 "switch.yaml",
-                {"model.feed_forward": "moe", "moe.experts": 32, "moe.top_k": 9, "moe.d_ff": 64},
+                {
+                    "model.feed_forward": "moe",
+                    "moe.experts": 32,
+                    "moe.top_k": 8,
+                    "moe.d_ff": 64,
+                    "moe.shared_experts": 1,
+                },
             ),
         ],
     ),
@@ -145,16 +165,17 @@ EXPERIMENTS = {
         curve="training",
         rows=[
             Row(
-                "auxiliary loss 0.001",
+                "auxiliary loss, factor 0.001",
                 "balance.yaml",
                 {"moe.balance_loss": 0.001},
-                "0.72 (1B), 0.52 (3B)",
+                "0.72 (1 B), 0.52 (3 B)",
             ),
+            Row("auxiliary loss, factor 0.01", "balance.yaml", {"moe.balance_loss": 0.01}),
             Row(
-                "bias, sign, 0.001",
+                "bias by sign",
                 "balance.yaml",
-                {"moe.bias_update": "sign"},
-                "0.04",
+                {"moe.bias_update": "sign", "moe.bias_rate": 0.01},
+                "0.04 (1 B, 3 B)",
                 "at most 0.04",
             ),
         ],
@@ -257,13 +278,9 @@ class Reproduction:
         if self.texts:
             keys.update({"data.train": self.texts.train, "data.validation": self.texts.validation})
         if self.steps != self.experiment.steps:
-            keys.update(
-                {
-                    "train.steps": self.steps,
-                    "eval.every": max(1, self.steps // 10),
-                    "log.every": max(1, self.steps // 100),
-                }
-            )
+            keys.update({"train.steps": self.steps, "log.every": max(1, self.steps // 100)})
+            if self.experiment.curve == "validation":
+                keys["eval.every"] = max(1, self.steps // 10)
         keys.update(word.split("=", 1) for word in self.options.keys)
         keys = {key: str(value) for key, value in keys.items()}
         return Run(self.folder, row.config, keys, self.options.ranks, self.options.threads)

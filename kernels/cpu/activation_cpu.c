@@ -64,6 +64,35 @@ static inline void relu2_gradient(float *dx, float dout, float x) {
     *dx = dout * (2.0f * relu(x));
 }
 
+// NaN stays NaN.
+static inline float at_most(float x, float limit) {
+    return x > limit ? limit : x;
+}
+static inline float within(float x, float limit) {
+    return x < -limit ? -limit : at_most(x, limit);
+}
+
+static inline float swiglu_oai(float gate, float up) {
+    float g = at_most(gate, 7.0f);
+    return g * sigmoid_f32(1.702f * g) * (within(up, 7.0f) + 1.0f);
+}
+static inline void swiglu_oai_gradient(float *dgate, float *dup, float dout, float gate, float up) {
+    float g = at_most(gate, 7.0f), u = within(up, 7.0f), s = sigmoid_f32(1.702f * g);
+    *dgate = gate > 7.0f ? 0.0f : dout * (u + 1.0f) * s * (1.0f + 1.702f * g * (1.0f - s));
+    *dup = u == up ? dout * g * s : 0.0f;
+}
+
+static inline float swiglu_limit(float gate, float up) {
+    return swiglu(at_most(gate, 10.0f), within(up, 10.0f));
+}
+static inline void swiglu_limit_gradient(float *dgate, float *dup, float dout, float gate,
+                                         float up) {
+    float u = within(up, 10.0f), dg, du;
+    swiglu_gradient(&dg, &du, dout, at_most(gate, 10.0f), u);
+    *dgate = gate > 10.0f ? 0.0f : dg;
+    *dup = u == up ? du : 0.0f;
+}
+
 // ---- rows ---------------------------------------------------------------------------------------
 
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's

@@ -10,7 +10,7 @@ size_t thread_scratch_most(ScratchShape s) {
         attention_scratch_floats(s.attention, s.T) * 4,
         matmul_scratch_floats(s.parts, s.storage) * 4,
         levels * s.D * 4,                    // embedding_backward
-        2 * s.D * 4,                         // norms and permutations of bf16
+        2 * s.D * 4,                         // norms and permutations of bf16, gates
         s.storage == BF16 ? s.V * 4 : 0,     // cross_entropy
         s.storage == BF16 ? 3 * s.F * 4 : 0, // activations
         // rope and qk_norm_backward

@@ -90,6 +90,43 @@ struct relu2 {
     __device__ static void gradient(float *x, float dout) { x[0] = dout * (2.0f * relu::value(x)); }
 };
 
+// NaN stays NaN.
+__device__ static inline float at_most(float x, float limit) {
+    return x > limit ? limit : x;
+}
+__device__ static inline float within(float x, float limit) {
+    return x < -limit ? -limit : at_most(x, limit);
+}
+
+struct swiglu_oai { // of gate and up
+    static const int INPUTS = 2;
+    __device__ static float value(const float *x) {
+        float g = at_most(x[0], 7.0f);
+        return g * sigmoid(1.702f * g) * (within(x[1], 7.0f) + 1.0f);
+    }
+    __device__ static void gradient(float *x, float dout) {
+        float gate = x[0], g = at_most(gate, 7.0f), s = sigmoid(1.702f * g);
+        float up = x[1], u = within(up, 7.0f);
+        x[0] = gate > 7.0f ? 0.0f : dout * (u + 1.0f) * s * (1.0f + 1.702f * g * (1.0f - s));
+        x[1] = u == up ? dout * g * s : 0.0f;
+    }
+};
+
+struct swiglu_limit { // of gate and up
+    static const int INPUTS = 2;
+    __device__ static float value(const float *x) {
+        float clamped[2] = {at_most(x[0], 10.0f), within(x[1], 10.0f)};
+        return swiglu::value(clamped);
+    }
+    __device__ static void gradient(float *x, float dout) {
+        float gate = x[0], up = x[1];
+        x[0] = at_most(gate, 10.0f), x[1] = within(up, 10.0f);
+        swiglu::gradient(x, dout);
+        if (gate > 10.0f) x[0] = 0.0f;
+        if (within(up, 10.0f) != up) x[1] = 0.0f;
+    }
+};
+
 // ---- kernels ------------------------------------------------------------------------------------
 
 // A row of F is cut into runs of WIDTH elements, 16 bytes of T; a block has BLOCK_RUNS of all rows'

@@ -1,43 +1,14 @@
 """What attention.* changes, as a user sees it: training that goes on where it stopped, generation, plans and refusals."""
 import re
 
-from program import ProgramTest, main
-
-STEP_4 = "checkpoints/step-00000004.h5"
+from program import LifeTest, STEP_4, main
 
 
-class AttentionOptions(ProgramTest):
+class AttentionOptions(LifeTest):
     def setUp(self):
         super().setUp()
         self.write_tiny(train__steps="4", checkpoint__every="2", model__init_std="0.3", attention__heads="4",
                         attention__kv_heads="2", train__context="24", train__schedule="constant")
-
-    def train(self, run, *changes, ranks=None):
-        outcome = self.run_program("tiny.yaml", f"run.dir={run}", *changes, ranks=ranks)
-        self.assert_done(outcome)
-        return outcome
-
-    def digest(self, run):
-        outcome = self.run_program("inspect", "--digest", f"{run}/{STEP_4}")
-        self.assert_done(outcome)
-        return outcome.out
-
-    def check_life(self, name, *changes):
-        """Interrupted and resumed on other ranks, the same digest; generation with a cache says what it says without."""
-        self.train(name, *changes)
-        self.train(f"{name}-resumed", *changes, "train.steps=2")
-        self.train(f"{name}-resumed", *changes, "train.steps=4", "train.micro_batches=2", ranks=2)
-        self.assertEqual(self.digest(name), self.digest(f"{name}-resumed"), name)
-        for precision in ([], ["train.precision=bf16"]):
-            run = f"{name}/{STEP_4}"
-            if precision:
-                self.train(f"{name}-bf16", *changes, *precision)
-                run = f"{name}-bf16/{STEP_4}"
-            greedy = ["generate", run, "--prompt", "In the ", "--tokens", "60", "--temperature", "0"]
-            cached, recomputed = self.run_program(*greedy), self.run_program(*greedy, "--recompute")
-            self.assert_done(cached)
-            self.assertEqual(cached.out, recomputed.out, name)
-        return self.digest(name)
 
     def test_softmax_of_every_kind(self):
         digests = {self.check_life(kind, f"attention.softmax={kind}") for kind in ("plain", "off_by_one", "sink")}

@@ -59,6 +59,35 @@ static void add_norm_cases(void) {
     }
 }
 
+static void add_norm_place_cases(void) {
+    ModelConfig *model = add_case("norms after the sum, with dropout");
+    model->norm_place = NORM_POST;
+    model->dropout = 0.1;
+    model = add_case("norms after the sum, LayerNorm, dense and untied");
+    model->norm_place = NORM_POST;
+    model->norm = LAYERNORM;
+    model->moe.experts.values[0] = 0;
+    model->tied_embeddings = false;
+    model = add_case("norms before and after each layer, with dropout");
+    model->norm_place = NORM_SANDWICH;
+    model->dropout = 0.1;
+}
+
+static void add_scale_cases(void) {
+    ModelConfig *model = add_case("scaled embeddings and logits, tied, learned positions");
+    model->embedding_scale = 1.5;
+    model->logit_scale = 0.7;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
+    model = add_case("scaled and capped logits of an untied head, norms after the sum");
+    model->norm_place = NORM_POST;
+    model->logit_scale = 2;
+    model->logit_softcap = 3;
+    model->tied_embeddings = false;
+    model = add_case("capped logits of a tied head with a bias");
+    model->logit_softcap = 2;
+    model->bias = BIAS_HEAD;
+}
+
 static void add_position_cases(void) {
     ModelConfig *model = add_case("learned positions");
     model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
@@ -178,6 +207,19 @@ static void add_drop_cases(void) {
         }
 }
 
+static void add_shared_cases(void) {
+    ModelConfig *model = add_case("two shared experts, with biases");
+    model->moe.shared_experts = 2;
+    model->bias = BIAS_LAYERS;
+    model = add_case("a wide shared expert with a gate, two micro-batches, ReLU");
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+    model->activation = RELU;
+    model->moe.shared_experts = 1;
+    model->moe.shared_d_ff = 11;
+    model->moe.shared_gate = true;
+}
+
 static void add_bias_cases(void) {
     ModelConfig *model = add_case("biases of every dense layer and an untied head");
     model->moe.experts.values[0] = 0;
@@ -232,6 +274,8 @@ int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
     add_norm_cases();
+    add_norm_place_cases();
+    add_scale_cases();
     add_position_cases();
     add_rope_cases();
     add_softmax_cases();
@@ -240,6 +284,7 @@ int main(int argc, char **argv) {
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();
+    add_shared_cases();
     add_bias_cases();
     add_dropout_cases();
     add_accumulation_cases();

@@ -157,6 +157,15 @@ void reference_normalize_backward(double *dx, double *dweight, double *dbias, do
 
 // ---- feed-forward -------------------------------------------------------------------------------
 
+// What the gate is multiplied by, and where that follows `up`.
+static double factor_of(Activation kind, double up) {
+    if (kind == SWIGLU_OAI) return fmin(fmax(up, -7), 7) + 1;
+    return kind == SWIGLU_LIMIT ? fmin(fmax(up, -10), 10) : up;
+}
+static bool is_clamped(Activation kind, double up) {
+    return (kind == SWIGLU_OAI && fabs(up) > 7) || (kind == SWIGLU_LIMIT && fabs(up) > 10);
+}
+
 static double activated(Activation kind, double x, double up) {
     switch (kind) {
     case SWIGLU:
@@ -171,6 +180,10 @@ static double activated(Activation kind, double x, double up) {
         return activated(GELU, x, 1) * up;
     case RELU2:
         return fmax(0, x) * fmax(0, x);
+    case SWIGLU_OAI:
+        return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7))) * factor_of(kind, up);
+    case SWIGLU_LIMIT:
+        return activated(SWIGLU, fmin(x, 10), factor_of(kind, up));
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -200,6 +213,11 @@ static double slope(Activation kind, double x) {
         return slope(GELU, x);
     case RELU2:
         return 2 * fmax(0, x);
+    case SWIGLU_OAI: // of x s(1.702 x)
+        s = 1 / (1 + exp(-1.702 * x));
+        return x > 7 ? 0 : s + 1.702 * x * s * (1 - s);
+    case SWIGLU_LIMIT:
+        return x > 10 ? 0 : slope(SWIGLU, x);
     }
     CHECK(false, "activation %d", (int)kind);
 }
@@ -212,8 +230,9 @@ void reference_activation_backward(double *din, const float *dout, const float *
         for (int64_t f = 0; f < F; f++) {
             double g = (double)dout[n * F + f], x = (double)in[n * W + f];
             double up = gated ? (double)in[n * W + F + f] : 1;
-            din[n * W + f] = g * up * slope(kind, x);
-            if (gated) din[n * W + F + f] = g * activated(kind, x, 1);
+            double gate = activated(kind, x, 1) / factor_of(kind, 1);
+            din[n * W + f] = g * factor_of(kind, up) * slope(kind, x);
+            if (gated) din[n * W + F + f] = is_clamped(kind, up) ? 0 : g * gate;
         }
 }
 

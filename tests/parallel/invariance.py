@@ -72,6 +72,22 @@ CONFIGURATIONS = {
         {"model.norm": "layernorm", "model.activation": "geglu", "train.precision": "bf16", "moe.dispatch": "padded",
          "moe.capacity_factor": 1.1, "model.d_model": 40, "attention.heads": 4, "moe.d_ff": 20},
         [(1, 2, 1, 1), (2, 1, 2, 2), (4, 1, 4, 1), (8, 1, 2, 1)]),
+    "norms after the sum, bf16, dropout": (
+        {"model.norm_place": "post", "model.norm": "layernorm", "train.precision": "bf16", "train.dropout": 0.1,
+         "model.d_model": 36},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
+    "norms before and after": (
+        {"model.norm_place": "sandwich", "train.dropout": 0.1, "moe.capacity_factor": 1.1, "model.d_model": 36},
+        [(1, 2, 1, 1), (4, 1, 4, 2), (8, 1, 1, 1)]),
+    "shared experts": (
+        {"moe.shared_experts": 2, "moe.shared_gate": "true", "moe.capacity_factor": 1, "parallel.exchange_chunks": 2,
+         "model.d_model": 36, "moe.d_ff": 20, "model.logit_scale": 0.3, "model.logit_softcap": 5,
+         "model.embedding_scale": 6, "model.activation": "swiglu_oai", "model.init": "kaiming"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
+    "shared experts without a gate, bf16": (
+        {"moe.shared_experts": 1, "moe.shared_d_ff": 40, "train.precision": "bf16", "model.logit_softcap": 30,
+         "model.mup_base_width": 16, "model.init": "xavier"},
+        [(1, 2, 1, 1), (4, 1, 4, 2)]),
     "dense": (
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},

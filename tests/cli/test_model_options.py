@@ -1,0 +1,49 @@
+"""What keys of blocks, shared experts, dropout and scales change, as a user sees it."""
+import re
+
+from program import LifeTest, STEP_4, main
+
+
+class ModelOptions(LifeTest):
+    def setUp(self):
+        super().setUp()
+        self.write_tiny(train__steps="4", checkpoint__every="2", model__init_std="0.3", train__schedule="constant")
+
+    def test_the_place_of_norms(self):
+        digests = {self.check_life(place, f"model.norm_place={place}", "train.dropout=0.1")
+                   for place in ("pre", "post", "sandwich")}
+        self.assertEqual(len(digests), 3)
+        post, sandwich = (self.run_program("inspect", f"{place}/{STEP_4}").out for place in ("post", "sandwich"))
+        self.assertNotIn("final_norm", post)
+        self.assertRegex(sandwich, r"layers\.1\.ffn_post_norm +f32 \(16\)")
+
+    def test_shared_experts_and_scales(self):
+        digests = {self.check_life(name, *changes) for name, *changes in (
+            ("gate", "moe.shared_experts=2", "moe.shared_gate=true", "model.logit_softcap=5", "model.logit_scale=0.5"),
+            ("plain", "moe.shared_experts=1", "moe.shared_d_ff=24", "model.embedding_scale=4", "model.init=kaiming",
+             "model.norm_place=post", "model.logit_softcap=5", "model.mup_base_width=8"))}
+        self.assertEqual(len(digests), 2)
+
+    def test_dropout_is_of_training_alone(self):
+        self.write("validation.txt", "And the evening and the morning were the first day. " * 9)
+        self.train("dropped", "train.dropout=0.4", "moe.dropout=0.4", "data.validation=validation.txt")
+        evaluate = ["evaluate", f"dropped/{STEP_4}"]
+        dropped, without = self.run_program(*evaluate), self.run_program(*evaluate, "train.dropout=0", "moe.dropout=0")
+        self.assert_done(dropped)
+        self.assert_done(without)
+        losses = [re.search(r"[0-9.]+ nats", outcome.out + outcome.err)[0] for outcome in (dropped, without)]
+        self.assertEqual(losses[0], losses[1])
+
+    def test_shared_experts_are_counted(self):
+        def plan(*changes):
+            outcome = self.run_program("plan", "tiny.yaml", "-np", "1", *changes)
+            self.assert_done(outcome)
+            return float(re.search(r"([0-9.]+) MFLOP a token", outcome.out)[1])
+        # Training: 3 passes, 2 operations, 2 layers; SwiGLU has 3 matrices, the gate a row.
+        more = 3 * 2 * 2 * 16 * (3 * 2 * 16 + 1) / 1e6
+        gated = plan("moe.shared_experts=2", "moe.shared_gate=true")
+        self.assertAlmostEqual(gated - plan(), more, delta=1.1e-3)
+
+
+if __name__ == "__main__":
+    main()
