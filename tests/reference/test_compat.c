@@ -76,7 +76,7 @@ static void assert_case(const char *system, const char *name) {
                          strcmp(system, "tutel") == 0;
     if (!first_choices) {
         Tensor totals = fixture_result_2d(f, F64, 1, E + 3);
-        expert_load(&dev, sums, routing.ids, scaled, kept);
+        expert_load(&dev, sums, routing.ids, scaled, kept, false);
         LoadTerm term = {
             .choices = (double)balance_denominator(moe, shape, N), .parts = 1, .counts_row = -1};
         router_totals(&dev,
