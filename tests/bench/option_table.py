@@ -45,7 +45,11 @@ BASE = {
 }
 SECTIONS = ("model.", "attention.", "moe.")
 MORE_KEYS = ("train.optimizer", "train.precision")
-SKIPPED = ("model.objective", "moe.first")  # what is asked and not how; nothing by itself
+SKIPPED = (
+    "model.objective",
+    "moe.first",
+    "moe.allow_noncausal",
+)  # what is asked and not how; nothing by itself
 
 # Keys that a word cannot do without, or that keep its FLOPs equal: values, or functions of BASE.
 PLAIN = {
@@ -65,7 +69,9 @@ NEEDS = {
     "moe.routing_group=sequence": {"moe.capacity_factor": 1.25},
     "moe.dispatch=padded": {"moe.capacity_factor": 1.25},
     "moe.normalize_top_k=true": {"moe.router": "topk_softmax"},
+    "moe.router=expert_choice": {"moe.allow_noncausal": "true"},
     "moe.dropout_at=output": {"moe.dropout": 0.1},
+    "moe.shared_gate=true": {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
     "attention.rope_scaling=linear": {"attention.rope_factor": 4},
     "attention.rope_scaling=ntk": {"attention.rope_factor": 4},
     "attention.rope_scaling=yarn": {
@@ -81,6 +87,10 @@ NUMBERS = (
     {"attention.rope_fraction": 0.5},
     {"train.dropout": 0.1},
     {"moe.dropout": 0.1},
+    {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
+    {"moe.experts": 64, "moe.top_k": 8, "moe.d_ff": 128},
+    {"moe.hash_layers": 1},
+    {"model.logit_softcap": 30},
     {"moe.balance_loss": 0},
     {"moe.z_loss": 0},
     {"moe.capacity_factor": 1.25},
