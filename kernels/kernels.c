@@ -228,6 +228,29 @@ void add(Device *dev, Tensor out, Tensor a, Tensor b) {
     dev->backend->op.add(dev, out, a, b);
 }
 
+// The columns that some blocks reach to.
+static int64_t columns_end(int64_t first, int64_t stride, int64_t count, int64_t width) {
+    CHECK(first >= 0 && stride >= 0, "columns from %lld, %lld apart", (long long)first,
+          (long long)stride);
+    return first + (count - 1) * stride + width;
+}
+
+void copy_columns(Device *dev, Tensor out, Tensor x, ColumnBlocks c) {
+    if (c.terms == 0) c.terms = 1;
+    int64_t N = out.shape[0], terms = (c.terms - 1) * c.term_stride;
+    CHECK(c.blocks > 0 && c.width > 0 && c.terms > 0 && c.term_stride >= 0 &&
+              (c.blocks == 1 || c.out_stride >= c.width),
+          "%lld blocks of %lld columns, %lld apart", (long long)c.blocks, (long long)c.width,
+          (long long)c.out_stride);
+    CHECK_SHAPE_2D(out, storage(out), N, out.shape[1]);
+    CHECK_SHAPE_2D(x, storage(x), N, x.shape[1]);
+    CHECK(columns_end(c.out_first, c.out_stride, c.blocks, c.width) <= out.shape[1] &&
+              columns_end(c.x_first, c.x_stride, c.blocks, c.width) + terms <= x.shape[1],
+          "%lld blocks of %lld columns reach over the rows' %lld and %lld", (long long)c.blocks,
+          (long long)c.width, (long long)out.shape[1], (long long)x.shape[1]);
+    dev->backend->op.copy_columns(dev, out, x, c);
+}
+
 void multiply_by(Device *dev, Tensor out, Tensor x, float factor) {
     check_storage(out);
     check_storage(x);

@@ -148,6 +148,20 @@ void copy(Device *dev, Tensor out, Tensor x); // same bytes
 void convert(Device *dev, Tensor out, Tensor x);
 // out = a + b, each of the three f32 or bf16; out may be a or b.
 void add(Device *dev, Tensor out, Tensor a, Tensor b);
+
+// Blocks of columns of a matrix's rows, and their places in another's. Strides are from one block
+// to the next: one of 0 in x writes the same columns into every block.
+typedef struct ColumnBlocks {
+    int64_t blocks, width;
+    int64_t out_first, out_stride;
+    int64_t x_first, x_stride;
+    int64_t terms, term_stride; // terms 0: one
+} ColumnBlocks;
+// out[r, out_first + b · out_stride + j] = Σ_t x[r, x_first + b · x_stride + t · term_stride + j]
+// for each block b and column j of it, the terms in order; the other columns of out stay. A copy is
+// the same number.
+//   out, x (N, …), each f32 or bf16
+void copy_columns(Device *dev, Tensor out, Tensor x, ColumnBlocks blocks);
 // out = factor · x, each f32 or bf16; out may be x.
 void multiply_by(Device *dev, Tensor out, Tensor x, float factor);
 // out = cap · tanh(x / cap): at most cap (Gemma 2, arXiv:2408.00118).   out, x T; out may be x

@@ -76,6 +76,7 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(copy_columns, Tensor out, Tensor x, ColumnBlocks blocks)                                    \
     OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
     OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
     OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \

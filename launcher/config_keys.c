@@ -14,6 +14,7 @@ static const struct Part {
     {&OPTIMIZER_OPTIONS, 0},
     {&MODEL_OPTIONS, offsetof(TrainConfig, model)},
     {&ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
+    {&LATENT_ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
     {&MOE_OPTIONS, offsetof(TrainConfig, model)},
     {&BALANCE_OPTIONS, offsetof(TrainConfig, model)},
     {&CHOOSING_OPTIONS, offsetof(TrainConfig, model)},

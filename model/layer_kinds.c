@@ -1,9 +1,14 @@
 #include "model/attention.h"
 #include "model/feed_forward.h"
+#include "model/latent_attention.h"
 #include "model/moe_layer.h"
 
 const LayerChoice MIXERS[] = {
     [MIXER_ATTENTION] = {{"attention", "causal grouped-query attention"}, &ATTENTION},
+    [MIXER_LATENT_ATTENTION] = {{"latent_attention",
+                                 "attention to keys and values of a low rank, which alone are "
+                                 "cached (MLA, DeepSeek-V2, arXiv:2405.04434)"},
+                                &LATENT_ATTENTION},
 };
 const LayerChoice FEED_FORWARDS[] = {
     [FEED_FORWARD_DENSE] = {{"dense", "one feed-forward for all tokens"}, &DENSE_FEED_FORWARD},

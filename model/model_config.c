@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "model/rope.h"
+
 const BiasFacts BIASES[] = {
     [BIAS_NONE] = {{"false", "none, as in Llama, Mixtral and DeepSeek"}},
     [BIAS_QKV] = {{"qkv", "queries, keys and values alone, as in Qwen2"}, .qkv = true},
@@ -51,6 +53,17 @@ PositionKind model_positions(const ModelConfig *config, int64_t layer) {
 
 double attention_scale(const AttentionConfig *config) {
     return config->scale > 0 ? config->scale : 1.0 / sqrt((double)config->shape.d_head);
+}
+
+int64_t attention_d_rope(const AttentionConfig *config) {
+    return config->d_rope > 0 ? config->d_rope
+                              : 2 * rope_pairs(&config->rope, config->shape.d_head);
+}
+
+bool model_has_mixer(const ModelConfig *config, MixerKind kind) {
+    for (int64_t layer = 0; layer < config->layers; layer++)
+        if (model_mixer(config, layer) == kind) return true;
+    return false;
 }
 
 MixerKind model_mixer(const ModelConfig *config, int64_t layer) {

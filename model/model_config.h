@@ -42,6 +42,8 @@ typedef struct AttentionConfig {
     QkNormKind qk_norm;
     double scale; // of the scores; 0: d_head^-0.5
     RopeConfig rope;
+    int64_t d_rope; // channels of a head that RoPE turns, its first; 0: as rope.fraction says
+    int64_t q_rank, kv_rank; // of latent attention; q_rank 0: queries have no latent
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.
@@ -126,7 +128,7 @@ typedef struct MoeConfig {
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
-typedef enum MixerKind { MIXER_ATTENTION } MixerKind;
+typedef enum MixerKind { MIXER_ATTENTION, MIXER_LATENT_ATTENTION } MixerKind;
 typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
 
 // Which linear layers have a bias. The router never has.
@@ -186,8 +188,8 @@ typedef struct ModelConfig {
 } ModelConfig;
 
 // Keys that fill it.
-extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS,
-    CHOOSING_OPTIONS;
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS, MOE_OPTIONS,
+    BALANCE_OPTIONS, CHOOSING_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
@@ -202,6 +204,9 @@ double model_residual_std(const ModelConfig *config);
 bool moe_is_due(const MoeConfig *config, int64_t layer);
 PositionKind model_positions(const ModelConfig *config, int64_t layer);
 double attention_scale(const AttentionConfig *config);
+int64_t attention_d_rope(const AttentionConfig *config);
+// Whether some layer has the mixer.
+bool model_has_mixer(const ModelConfig *config, MixerKind kind);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

@@ -15,7 +15,7 @@ static void rope_layout(Positions *positions, const Positions *owner, Work *work
         return;
     }
     const AttentionConfig *config = &work->config->attention;
-    int64_t pairs = rope_pairs(&config->rope, config->shape.d_head);
+    int64_t pairs = attention_d_rope(config) / 2;
     positions->cosines = arena_2d(constants, F32, positions->count, pairs);
     positions->sines = arena_2d(constants, F32, positions->count, pairs);
     positions->host_cosines = arena_mirror(work->host, positions->cosines);

@@ -143,6 +143,27 @@ static void add_window_cases(void) {
     model->attention.softmax = SOFTMAX_SINK;
 }
 
+static void add_latent_cases(void) {
+    ModelConfig *model = add_case("latent attention");
+    model->mixer = (PerLayer){1, {MIXER_LATENT_ATTENTION}};
+    model->attention.shape = (AttentionShape){2, 2, 6, 3};
+    model->attention.d_rope = 2;
+    model->attention.kv_rank = 5;
+    model = add_case("latent attention with a latent of the queries, in every second layer, with "
+                     "sinks, a window and biases, two micro-batches");
+    model->layers = 3;
+    model->mixer = (PerLayer){2, {MIXER_LATENT_ATTENTION, MIXER_ATTENTION}};
+    model->attention.shape = (AttentionShape){3, 3, 6, 4};
+    model->attention.d_rope = 4;
+    model->attention.kv_rank = 4;
+    model->attention.q_rank = 7;
+    model->attention.window = (PerLayer){1, {3}};
+    model->attention.softmax = SOFTMAX_SINK;
+    model->bias = BIAS_LAYERS;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_router_cases(void) {
     add_case("experts chosen by softmax_topk, dropless");
     ModelConfig *model = add_case("experts of ReLU with an untied head");
@@ -295,6 +316,7 @@ int main(int argc, char **argv) {
     add_softmax_cases();
     add_query_key_cases();
     add_window_cases();
+    add_latent_cases();
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();

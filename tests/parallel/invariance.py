@@ -136,6 +136,14 @@ CONFIGURATIONS = {
     "norms of queries and keys": (
         {"attention.qk_norm": "head", "attention.heads": 4, "attention.kv_heads": 2, "train.precision": "bf16"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
+    "latent attention": (
+        {"model.mixer": "latent_attention", "attention.heads": 4, "attention.d_head": 12, "attention.d_value": 6,
+         "attention.q_rank": 20, "attention.softmax": "sink", "train.optimizer": "muon"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
+    "latent attention beside others, bf16": (
+        {"model.mixer": "[latent_attention, attention]", "attention.kv_rank": 10, "attention.window": "[9, 0]",
+         "model.bias": "true", "train.precision": "bf16"},
+        [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
     "layers of different kinds and sizes": (
         {"model.layers": 4, "model.feed_forward": "[moe, dense, moe, moe]", "moe.experts": "[8, 0, 4, 16]",
          "moe.top_k": "[2, 1, 3]", "moe.d_ff": "[24, 8, 12]", "moe.capacity_factor": 1.1, "moe.drop": "random",

@@ -38,6 +38,7 @@ checkpoint.every: 0
 
 # Values of keys that are numbers or lists, beside the default (or BASE's).
 SAMPLES = {
+    "moe.hot_experts": ["3"],
     "train.batch": ["8"], "train.context": ["5"], "train.micro_batches": ["2"], "train.shards": ["2"],
     "train.lr": ["0"], "train.min_lr": ["0"], "train.warmup": ["1"], "train.decay": ["1"], "train.beta1": ["0"],
     "train.beta2": ["0"], "train.eps": ["0.001"], "train.weight_decay": ["0"], "train.momentum": ["0.5"],
@@ -48,7 +49,10 @@ SAMPLES = {
     "train.dropout": ["0.1"], "moe.dropout": ["0.1"], "moe.shared_experts": ["2"], "moe.shared_d_ff": ["6"],
     "attention.mup_base_d_head": ["4"], "model.feed_forward": ["dense,moe"],
     "attention.heads": ["1", "4"], "attention.kv_heads": ["1"], "attention.d_head": ["6", "7"],
-    "attention.d_value": ["3"], "attention.rope_theta": ["100"], "attention.window": ["3", "2,0"],
+    "attention.d_value": ["3"], "attention.scale": ["0.1"], "attention.rope_theta": ["100"],
+    "attention.rope_factor": ["2"], "attention.rope_original_context": ["4"], "attention.rope_attention_factor": ["1.2"],
+    "attention.d_rope": ["2"], "attention.kv_rank": ["3"], "attention.q_rank": ["5"],
+    "attention.window": ["3", "2,0"],
     "moe.experts": ["0", "6", "2,4"], "moe.top_k": ["1", "4", "1,2"], "moe.d_ff": ["12,8"], "moe.every": ["2"],
     "moe.scaling_factor": ["2.5"], "moe.capacity_factor": ["1", "0.5"], "moe.min_capacity": ["3"],
     "moe.balance_loss": ["0"], "moe.bias_rate": ["0.1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
@@ -60,9 +64,19 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
+    "moe.router=expert_choice": ["moe.allow_noncausal=true"],
+    "moe.allow_noncausal=true": ["moe.router=expert_choice"],
+    "moe.hot_experts=3": ["moe.force=hot_rank"],
+    "moe.force_sigma=0.5": ["moe.force=skewed"],
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
     "attention.d_head=7": ["attention.positions=none"],
+    "attention.rope_scaling=linear": ["attention.rope_factor=2"],
+    "attention.rope_scaling=ntk": ["attention.rope_factor=2"],
+    "attention.rope_scaling=yarn": ["attention.rope_factor=2", "attention.rope_original_context=4"],
+    "attention.rope_factor=2": ["attention.rope_scaling=linear"],
+    "attention.kv_rank=3": ["model.mixer=latent_attention"],
+    "attention.q_rank=5": ["model.mixer=latent_attention"],
     "moe.top_k=1": ["moe.router=topk_softmax"],
     "moe.top_k=1,2": ["moe.router=topk_softmax"],
     "moe.normalize_top_k=true": ["moe.router=topk_softmax"],
@@ -151,8 +165,8 @@ class Worker:
     def path(self, name):
         return os.path.join(self.scratch.name, name)
 
-    def start(self, lines):
-        self.lines = lines
+    def start(self, lines, verb=()):
+        self.lines, self.verb = lines, verb
         with open(self.path("lines"), "w") as file:
             file.writelines("\t".join(line) + "\n" for line in lines)
         environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
@@ -160,7 +174,7 @@ class Worker:
                            OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         with open(self.path("lines")) as given, open(self.path("answers"), "w") as answers, \
                 open(self.path("errors"), "w") as errors:
-            self.process = subprocess.Popen([self.program, "base.yaml"], cwd=self.scratch.name, env=environment,
+            self.process = subprocess.Popen([self.program, *verb, "base.yaml"], cwd=self.scratch.name, env=environment,
                                             stdin=given, stdout=answers, stderr=errors)
 
     def answers(self):
@@ -178,13 +192,13 @@ class Worker:
             if len(new) == len(self.lines):
                 raise AssertionError(f"exit code {code} after the last answer\n{tail}")
             found.append((self.lines[len(new)], f"crashed {code} {tail}"))
-            self.start(self.lines[len(new) + 1:])
+            self.start(self.lines[len(new) + 1:], self.verb)
 
 
-def run(program, lines):
+def run(program, lines, verb=()):
     workers = [Worker(program, number) for number in range(WORKERS)]
     for worker in workers:
-        worker.start(lines[worker.number::WORKERS])
+        worker.start(lines[worker.number::WORKERS], verb)
     return [answer for worker in workers for answer in worker.answers()]
 
 
@@ -244,4 +258,5 @@ def main():
     sys.exit(1 if failures else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,9 @@
 //   infinite STEPS LOSS NORM  some step's were not
 //   refused CODE MESSAGE      by a rule, or in the run
 //
+// train_many --generate BASE.yaml: compares what each such model generates (compare_generation.h)
+// instead.
+//
 // Nothing is saved or flushed, no watchdog runs, and the device's speed is not measured: that is
 // all that the linker's --wrap (CMakeLists.txt) takes away. A crash ends the process after the
 // answers before it.
@@ -20,6 +23,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "compare_generation.h"
 #include "kernels/self_test.h"
 #include "launcher/config.h"
 #include "launcher/config_print.h"
@@ -85,7 +89,11 @@ static void print_keys(void) {
     }
 }
 
-static int train(const char *base, const char *text, size_t bytes, char *line, Error *err) {
+static bool only_generates;
+
+// Answers itself, unless it is refused.
+static int train(FILE *answers, const char *base, const char *text, size_t bytes, char *line,
+                 Error *err) {
     const char *overrides[MOST_OVERRIDES];
     int count = 0;
     for (char *rest = line, *word; (word = strsep(&rest, "\t"));)
@@ -97,7 +105,11 @@ static int train(const char *base, const char *text, size_t bytes, char *line, E
         config_check_ranks(config, comm_size(), resolved, err)) {
         char *yaml = config_to_yaml(config, false);
         KeyRule *rules = config_key_rules(config);
-        code = train_run(resolved, yaml, rules, err);
+        code = EXIT_DONE;
+        if (only_generates && !compare_generation(answers, resolved, err))
+            code = err->exit_code;
+        else if (!only_generates)
+            code = train_run(resolved, yaml, rules, err);
         free(rules);
         free(yaml);
     } else {
@@ -121,11 +133,11 @@ static int train_lines(const char *base, FILE *answers) {
         err = (Error){0};
         steps = 0;
         all_finite = true;
-        int code = train(base, text, bytes, line, &err);
-        if (code == EXIT_DONE)
+        int code = train(answers, base, text, bytes, line, &err);
+        if (code == EXIT_DONE && !only_generates)
             fprintf(answers, "%s %lld %.17g %.17g\n", all_finite ? "trained" : "infinite",
                     (long long)steps, last.loss, last.gradient_norm);
-        else
+        else if (code != EXIT_DONE)
             fprintf(answers, "refused %d %s\n", code, err.message);
         fflush(answers);
     }
@@ -134,7 +146,8 @@ static int train_lines(const char *base, FILE *answers) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2) return 2;
+    only_generates = argc == 3 && strcmp(argv[1], "--generate") == 0;
+    if (argc != 2 && !only_generates) return 2;
     if (strcmp(argv[1], "--keys") == 0) {
         print_keys();
         return 0;
@@ -142,7 +155,7 @@ int main(int argc, char **argv) {
     FILE *answers = fdopen(dup(STDOUT_FILENO), "w");
     if (!answers || !freopen("/dev/null", "w", stdout)) return 2; // the log
     comm_init(&argc, &argv);
-    int code = train_lines(argv[1], answers);
+    int code = train_lines(argv[argc - 1], answers);
     comm_finalize();
     return code;
 }
