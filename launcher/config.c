@@ -159,8 +159,21 @@ static void set_defaults(Config *config, const char *source) {
     }
 }
 
+// The defaults of the system that compat names.
+static void take_presets(Config *config) {
+    for (int row = 0; row < config_key_count(); row++) {
+        const char *value = compat_default(config->train.model.compat, config_key(row)->name);
+        Error err = {0};
+        if (!value || config->origins[row].kind != ORIGIN_DEFAULT) continue;
+        void *field = config_key_field(&config->train, row);
+        CHECK(config_value_parse(config_key(row), value, "", field, &err), "%s", err.message);
+        config->origins[row].kind = ORIGIN_COMPAT;
+    }
+}
+
 // Derived values; then everything must be there.
 static bool complete(Config *config, Error *err) {
+    take_presets(config);
     for (int row = 0; row < config_key_count(); row++) {
         const Option *key = config_key(row);
         if (key->initial || config->origins[row].kind != ORIGIN_DEFAULT) continue;

@@ -12,6 +12,7 @@ static const struct Part {
     {&DATA_OPTIONS, offsetof(TrainConfig, data)},
     {&TRAIN_OPTIONS, 0},
     {&OPTIMIZER_OPTIONS, 0},
+    {&COMPAT_OPTIONS, offsetof(TrainConfig, model)},
     {&MODEL_OPTIONS, offsetof(TrainConfig, model)},
     {&ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
     {&LATENT_ATTENTION_OPTIONS, offsetof(TrainConfig, model)},

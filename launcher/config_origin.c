@@ -29,6 +29,7 @@ void config_place(const Config *config, const char *key, char *place, size_t byt
     const ConfigOrigin *origin = &config->origins[config_key_find(key)];
     static const char *const words[] = {[ORIGIN_DEFAULT] = "default",
                                         [ORIGIN_DERIVED] = "derived",
+                                        [ORIGIN_COMPAT] = "compat",
                                         [ORIGIN_COMMAND_LINE] = "command line"};
     if (origin->kind == ORIGIN_FILE)
         snprintf(place, bytes, "%s:%d:%d", config->source, origin->line, origin->column);

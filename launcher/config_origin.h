@@ -9,6 +9,7 @@
 typedef enum OriginKind {
     ORIGIN_DEFAULT,
     ORIGIN_DERIVED,
+    ORIGIN_COMPAT, // the default of the system that compat names
     ORIGIN_FILE,
     ORIGIN_COMMAND_LINE
 } OriginKind;

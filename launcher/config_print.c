@@ -49,6 +49,7 @@ KeyRule *config_key_rules(const Config *config) {
         const Option *key = config_key(row);
         rules[row] = (KeyRule){.key = key->name, .kind = key->kind, .initial = key->initial};
         if (config->origins[row].kind == ORIGIN_DERIVED) rules[row].derived = key->derived;
+        if (config->origins[row].kind == ORIGIN_COMPAT) rules[row].derived = "compat";
     }
     return rules;
 }

@@ -19,6 +19,14 @@ static const Choice BALANCE_KINDS[] = {
 };
 const ChoiceTable BALANCE_KIND_CHOICES = CHOICE_TABLE(BALANCE_KINDS);
 
+static const Choice BALANCE_SHARES[] = {
+    [SHARE_OF_CHOICES] = {"choices", "of all choices: the shares sum to 1 (Switch, Megatron)"},
+    [SHARE_OF_TOKENS] = {"tokens",
+                         "of all tokens: they sum to moe.top_k, and so does the loss of an "
+                         "even load (Mixtral and OLMoE in transformers)"},
+};
+const ChoiceTable BALANCE_SHARE_CHOICES = CHOICE_TABLE(BALANCE_SHARES);
+
 static const Choice BIAS_UPDATES[] = {
     [BIAS_UPDATE_NONE] = {"none", "there is no bias"},
     [BIAS_UPDATE_SIGN] = {"sign",
@@ -60,6 +68,8 @@ static const Option ROWS[] = {
         "factor of the load-balancing loss; 0: off"),
     CHOICE("moe.balance_scope", COURSE, moe.balance_scope, DEFAULT("shard"), OF(BALANCE_SCOPE_CHOICES),
         "tokens over which the load is balanced"),
+    CHOICE("moe.balance_share", COURSE, moe.balance_share, DEFAULT("choices"), OF(BALANCE_SHARE_CHOICES),
+        "what an expert's choices are a share of in the load-balancing loss"),
     MAPS("moe.balance", COURSE, moe.balance, DERIVED("moe.balance_scope and moe.balance_loss", derive_balance), TERM_MAP,
         "balance losses, several at once; sequence and step together are those of DeepSeek-V3 (arXiv:2412.19437) and Qwen3"),
     CHOICE("moe.bias_update", FUNCTION, moe.bias_update, DEFAULT("none"), OF(BIAS_UPDATE_CHOICES),

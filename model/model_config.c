@@ -101,13 +101,37 @@ int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape) {
     return hot;
 }
 
-int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {
+// cf·K·G/E of G tokens.
+static int64_t rounded_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {
     Rational cf = config->capacity_factor;
     if (cf.numerator == 0 && config->router.kind == EXPERT_CHOICE) cf = (Rational){1, 1};
-    if (cf.numerator == 0) return -1;
-    int64_t above, below = cf.denominator * shape.experts, capacity = tokens;
-    if (!__builtin_mul_overflow(cf.numerator * shape.top_k, tokens, &above))
-        capacity = above / below + (above % below != 0);
+    double factor = (double)cf.numerator / (double)cf.denominator, G = (double)tokens;
+    double K = (double)shape.top_k, E = (double)shape.experts;
+    int64_t above, below = cf.denominator * shape.experts;
+    switch (config->capacity_rounding) {
+    case CAPACITY_CEIL:
+        if (__builtin_mul_overflow(cf.numerator * shape.top_k, tokens, &above)) return tokens;
+        return above / below + (above % below != 0);
+    case CAPACITY_FLOOR:
+        return (int64_t)(G * (factor * K) / E);
+    case CAPACITY_CEIL_F64:
+        return (int64_t)ceil(G * K / E * factor);
+    case CAPACITY_CEIL_F32:
+        return (int64_t)ceilf((float)(G / E) * (float)(factor * K));
+    case CAPACITY_FLOOR_PER_CHOICE:
+        return shape.top_k *
+               (int64_t)(factor * (double)((tokens + shape.experts - 1) / shape.experts));
+    }
+    return tokens;
+}
+
+int64_t balance_denominator(const MoeConfig *config, MoeShape shape, int64_t tokens) {
+    return config->balance_share == SHARE_OF_TOKENS ? tokens : shape.top_k * tokens;
+}
+
+int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {
+    if (config->capacity_factor.numerator == 0 && config->router.kind != EXPERT_CHOICE) return -1;
+    int64_t capacity = rounded_capacity(config, shape, tokens);
     if (capacity < config->min_capacity) capacity = config->min_capacity;
     return capacity < tokens ? capacity : tokens; // an expert is chosen once by a token
 }

@@ -116,6 +116,19 @@ extern const ChoiceTable FORCE_CHOICES;
 typedef enum DropoutPlace { DROPOUT_HIDDEN, DROPOUT_OUTPUT } DropoutPlace;
 extern const ChoiceTable DROPOUT_PLACE_CHOICES;
 
+// How the capacity cf·K·G/E becomes whole, as other systems do it.
+typedef enum CapacityRounding {
+    CAPACITY_CEIL,             // upwards, of the exact product
+    CAPACITY_FLOOR,            // downwards, in double
+    CAPACITY_CEIL_F64,         // upwards, in double: 881 where the product is 880
+    CAPACITY_CEIL_F32,         // upwards, in float
+    CAPACITY_FLOOR_PER_CHOICE, // K · ⌊cf · ⌈G/E⌉⌋, in double
+} CapacityRounding;
+extern const ChoiceTable CAPACITY_ROUNDING_CHOICES;
+// What f of a load-balancing loss is a share of, and so what it sums to.
+typedef enum BalanceShare { SHARE_OF_CHOICES, SHARE_OF_TOKENS } BalanceShare;
+extern const ChoiceTable BALANCE_SHARE_CHOICES;
+
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
     PerLayer top_k;   // K
@@ -136,9 +149,11 @@ typedef struct MoeConfig {
     BalanceTerms balance;
     double bias_ema;                      // of quantile
     int64_t bias_steps, bias_decay_steps; // the bias's schedule; 0: no end
-    double z_loss;                        // c
-    int64_t max_expert_replicas;          // R: fixed gradient groups of shards
-    int64_t hash_layers;                  // first layers that are routed by token id
+    CapacityRounding capacity_rounding;
+    BalanceShare balance_share;
+    double z_loss;               // c
+    int64_t max_expert_replicas; // R: fixed gradient groups of shards
+    int64_t hash_layers;         // first layers that are routed by token id
     ForceKind force;
     double force_sigma;
     int64_t hot_experts;  // of FORCE_HOT_RANK; 0: moe_hot_experts says
@@ -178,6 +193,24 @@ extern const ChoiceTable BIAS_CHOICES;
 // What the model is trained for (loss.h).
 typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
 
+// The system whose rules are the defaults (compat_options.c).
+typedef enum Compat {
+    COMPAT_NONE,
+    COMPAT_MEGATRON,
+    COMPAT_GSHARD,
+    COMPAT_SWITCH,
+    COMPAT_DEEPSPEED,
+    COMPAT_TUTEL,
+    COMPAT_MIXTRAL,
+    COMPAT_OLMOE,
+    COMPAT_QWEN3,
+    COMPAT_DEEPSEEK_V3,
+    COMPAT_GPT_OSS,
+} Compat;
+extern const ChoiceTable COMPAT_CHOICES;
+// The default of a key in that system; NULL: that of the key's row.
+const char *compat_default(Compat compat, const char *key);
+
 // Where a block's norms stand (block.h).
 typedef enum NormPlace { NORM_PRE, NORM_POST, NORM_SANDWICH } NormPlace;
 
@@ -187,6 +220,7 @@ typedef enum InitDepth { DEPTH_SCALED, DEPTH_EQUAL } InitDepth;
 extern const ChoiceTable WEIGHT_INIT_CHOICES, INIT_DEPTH_CHOICES;
 
 typedef struct ModelConfig {
+    Compat compat;
     int64_t vocab_size; // from the data
     int64_t d_model, layers, d_ff;
     PerLayer mixer;        // MixerKind; count 0: attention
@@ -215,7 +249,7 @@ typedef struct ModelConfig {
 
 // Keys that fill it.
 extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS, MOE_OPTIONS,
-    BALANCE_OPTIONS, CHOOSING_OPTIONS;
+    BALANCE_OPTIONS, CHOOSING_OPTIONS, COMPAT_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
@@ -242,8 +276,10 @@ bool moe_has_gate(const MoeConfig *config);
 // The experts that get all the work of FORCE_HOT_RANK: the first of the layer's.
 int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
-// max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often. With
-// expert choice, where it is what an expert takes, cf is 1 when it is 0.
+// max(min_capacity, cf·K·G/E rounded as capacity_rounding says), and G at most, since no expert can
+// be chosen more often. With expert choice, where it is what an expert takes, cf is 1 when it is 0.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);
+// What a count of choices is a share of, over so many tokens.
+int64_t balance_denominator(const MoeConfig *config, MoeShape shape, int64_t tokens);
 
 #endif

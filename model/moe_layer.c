@@ -97,7 +97,6 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
             micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, E, I64);
 
     cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
-
     shared_experts_cost(&moe->shared, work, cost);
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, E);

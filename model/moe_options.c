@@ -11,6 +11,16 @@ static const Choice ROUTING_GROUPS[] = {
 };
 const ChoiceTable ROUTING_GROUP_CHOICES = CHOICE_TABLE(ROUTING_GROUPS);
 
+static const Choice CAPACITY_ROUNDINGS[] = {
+    [CAPACITY_CEIL] = {"ceil", "upwards, of the exact product: the factor 1.1 is 11/10"},
+    [CAPACITY_FLOOR] = {"floor", "downwards (Switch, Mesh TensorFlow)"},
+    [CAPACITY_CEIL_F64] = {"ceil_f64", "upwards in double, where 1.1 is a little more (Megatron)"},
+    [CAPACITY_CEIL_F32] = {"ceil_f32", "upwards in float (DeepSpeed)"},
+    [CAPACITY_FLOOR_PER_CHOICE] = {"floor_per_choice",
+                                   "top_k * floor(factor * ceil(tokens / experts)) (Tutel)"},
+};
+const ChoiceTable CAPACITY_ROUNDING_CHOICES = CHOICE_TABLE(CAPACITY_ROUNDINGS);
+
 static const Choice DISPATCHES[] = {
     [DISPATCH_EXACT] = {"exact", "kept choices travel, after their counts"},
     [DISPATCH_PADDED] = {"padded",
@@ -81,7 +91,9 @@ static const Option ROWS[] = {
     NUMBER("moe.router_init_scale", FUNCTION, moe.router_init_scale, DEFAULT("1"), RANGE(1e-6, 1e3),
         "the router's initial weights have this times model.init_std (Switch, ST-MoE: 0.1 against instability at the start)"),
     RATIONAL("moe.capacity_factor", STATE, moe.capacity_factor, DEFAULT("0"), RANGE(0, 1000),
-        "an expert takes at most ceil(factor * top_k * tokens / experts) choices of a routing group; 0: no limit"),
+        "an expert takes at most factor * top_k * tokens / experts choices of a routing group; 0: no limit"),
+    CHOICE("moe.capacity_rounding", STATE, moe.capacity_rounding, DEFAULT("ceil"), OF(CAPACITY_ROUNDING_CHOICES),
+        "how factor * top_k * tokens / experts becomes whole"),
     CHOICE("moe.dispatch", FREE, moe.dispatch, DEFAULT("exact"), OF(DISPATCH_CHOICES),
         "what travels to the experts"),
     INTEGER("moe.min_capacity", STATE, moe.min_capacity, DEFAULT("1"), RANGE(1, 1e9),

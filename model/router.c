@@ -45,9 +45,9 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->scaled =
         moe->renormalize_after_drop ? arena_2d(activations, F32, N, K) : router->weights;
     router->kept = arena_2d(activations, U8, N, K);
+    router_layout_bias(router, work, activations);
     const Chooser *chooser = chooser_of(work, router->layer);
     if (chooser && chooser->layout) chooser->layout(router, work, activations);
-    router_layout_bias(router, work, activations);
 
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);

@@ -41,14 +41,14 @@ typedef struct Router {
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
     Tensor counts;      // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
 
+    Tensor quantiles, host_quantiles; // (E, QUANTILE_BINS) i64: of the step (router_bias.h)
+
     RouterRule rule; // of the forward pass: whether a chooser (chooser.h) gave the ids
 
     struct { // forced_routing.c: running sums (E) i32 of a skewed draw's weights, when made
         Tensor ends, host_ends;
         int64_t made_for; // work->memory_uses; -1: never
     } forced;
-    Tensor quantiles, host_quantiles; // (E, QUANTILE_BINS) i64: of the step (router_bias.h)
-
     struct {             // of the forward pass
         Tensor x_f32;    // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums; // of each balance part

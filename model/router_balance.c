@@ -184,7 +184,7 @@ static void sum_counts(Router *router, Work *work) {
 // of E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
 // Switch, arXiv:2101.03961, eq. 4).
 static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm term) {
-    int64_t K = router->shape.top_k, N = work->shape.N, parts = balance_parts(work);
+    int64_t N = work->shape.N, parts = balance_parts(work);
     int64_t of_shard = parts / work->shape.shards;
     LoadTerm load = {.coefficient = term.factor, .parts = 1, .counts_row = -1};
     int64_t tokens = 0;
@@ -205,7 +205,7 @@ static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm te
         tokens = micro_batch_tokens(work) * (work->step.micro_batch + 1);
         break;
     }
-    load.choices = (double)(K * tokens);
+    load.choices = (double)balance_denominator(&work->config->moe, router->shape, tokens);
     return load;
 }
 

@@ -67,7 +67,8 @@ void router_declare_bias(Router *router, Work *work) {
 }
 
 void router_layout_bias(Router *router, Work *work, Arena *activations) {
-    if (work->config->moe.bias_update != BIAS_UPDATE_QUANTILE || !work->training) return;
+    bool watches = router->bias >= 0 && work->config->moe.bias_update == BIAS_UPDATE_QUANTILE;
+    if (!watches || !work->training) return;
     router->quantiles = arena_2d(activations, I64, router->shape.experts, QUANTILE_BINS);
     router->host_quantiles = arena_mirror(work->host, router->quantiles);
 }

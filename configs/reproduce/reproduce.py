@@ -158,10 +158,10 @@ EXPERIMENTS = {
     ),
     "balance": Experiment(
         "Balance of 64 experts, 6 at work",
-        steps=1000,
+        steps=2000,
         text="kjv",
         seeds=1,
-        balance_steps=100,
+        balance_steps=1000,
         curve="training",
         rows=[
             Row(

@@ -84,10 +84,6 @@ __device__ static inline float logit_of(uint32_t key) { // of 1, NaN
 }
 
 // log(sigmoid(z)), in both directions without loss.
-__device__ static inline float log_sigmoid(float z) {
-    return fminf(z, 0.0f) - log1pf(expf(-fabsf(z)));
-}
-
 // Scores as in cpu/router_scores.h: their logarithms, and the derivatives of these.
 __device__ static inline float log_score(RouterScore score, float z) {
     float u = expf(-fabsf(z)), q;

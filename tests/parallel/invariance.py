@@ -72,6 +72,9 @@ CONFIGURATIONS = {
          "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,
          "train.shards": 16},
         [(1, 2, 1, 4), (2, 1, 2, 2), (4, 1, 4, 2), (8, 1, 4, 1)]),
+    "a bias by quantiles": (
+        {"moe.bias_update": "quantile", "moe.router": "sigmoid", "moe.balance_loss": 0, "moe.capacity_factor": 1.1},
+        [(1, 2, 1, 4), (2, 1, 2, 2), (4, 1, 4, 1)]),
     "routed by token id, without a gate": (
         {"moe.router": "hash", "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 2), (4, 1, 2, 1), (8, 1, 8, 1)]),
@@ -83,9 +86,6 @@ CONFIGURATIONS = {
         {"moe.router": "expert_choice", "moe.allow_noncausal": "true", "moe.max_expert_replicas": 4, "moe.top_k": 3,
          "train.batch": 32, "train.shards": 16},
         [(1, 2, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
-    "a bias by quantiles": (
-        {"moe.bias_update": "quantile", "moe.router": "sigmoid", "moe.balance_loss": 0, "moe.capacity_factor": 1.1},
-        [(1, 2, 1, 4), (2, 1, 2, 2), (4, 1, 4, 1)]),
     "bf16, a chunk for each expert": (
         {"train.precision": "bf16", "parallel.exchange_chunks": 16, "moe.top_k": 1, "moe.router": "topk_softmax",
          "moe.balance_loss": 0, "model.tied_embeddings": "false", "model.d_model": 40, "moe.d_ff": 20},

@@ -66,6 +66,7 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
+    "eval.weights=ema": ["train.ema=0.9"],
     "moe.router=expert_choice": ["moe.allow_noncausal=true"],
     "moe.allow_noncausal=true": ["moe.router=expert_choice"],
     "moe.hot_experts=3": ["moe.force=hot_rank"],
