@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CASES_MAX = 64 };
+enum { CASES_MAX = 96 };
 static GradientCase cases[CASES_MAX];
 static int count;
 
