@@ -28,6 +28,12 @@ static const Option ROWS[] = {
 };
 // clang-format on
 
+// Whether a factor is neither off nor its default: a checkpoint's configuration names every key, so
+// that what a user has given cannot be asked.
+static bool says(double factor, double initially) {
+    return factor > 0 && factor != initially;
+}
+
 static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     for (int64_t layer = 0; layer < model->layers && moe->hot_experts > 0; layer++) {
@@ -45,7 +51,7 @@ static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules
 
 static bool check_force(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
-    if (rules->is_given(rules, "moe.force_sigma") && moe->force != FORCE_SKEWED)
+    if (moe->force_sigma != 1 && moe->force != FORCE_SKEWED)
         return option_broken(rules, "moe.force_sigma", "moe.force",
                              "moe.force_sigma is of moe.force=skewed alone; set that, or leave "
                              "moe.force_sigma out");
@@ -72,10 +78,10 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "gate's weights and of the other layers");
     static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
                                         "moe.bias_update"};
-    const bool used[] = {moe->balance.count > 0, moe->balance_loss > 0, moe->z_loss > 0,
-                         moe->bias_update != BIAS_UPDATE_NONE};
+    const bool used[] = {moe->balance.count > 1, says(moe->balance_loss, 0.01),
+                         says(moe->z_loss, 0.001), moe->bias_update != BIAS_UPDATE_NONE};
     for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
-        if (rules->is_given(rules, gates[i]) && used[i])
+        if (used[i])
             return option_broken(rules, gates[i], "moe.router",
                                  "%s acts on a gate, and moe.router=hash has none; leave it out, "
                                  "or set another moe.router with moe.hash_layers",
@@ -101,16 +107,16 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
         const char *key;
         bool used;
     } others[] = {
-        {"moe.balance", moe->balance.count > 0},
-        {"moe.balance_loss", moe->balance_loss > 0},
+        {"moe.balance", moe->balance.count > 1},
+        {"moe.balance_loss", says(moe->balance_loss, 0.01)},
         {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
         {"moe.force", moe->force != FORCE_NONE},
         {"moe.hash_layers", moe->hash_layers > 0},
-        {"moe.drop", true},
+        {"moe.drop", moe->drop != DROP_POSITION},
         {"moe.renormalize_after_drop", moe->renormalize_after_drop},
     };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (others[i].used && rules->is_given(rules, others[i].key))
+        if (others[i].used)
             return option_broken(rules, others[i].key, "moe.router",
                                  "%s is of tokens that choose; with moe.router=expert_choice every "
                                  "expert takes equally many and none is dropped: leave it out",

@@ -116,6 +116,22 @@ def files_that_do_not_fit_are_refused_before_training(space: Workspace):
     assert "step 4, layer 2 names expert 4 of 4" in outcome.output, str(outcome)
 
 
+def checkpoints_of_every_chooser_are_read_again(space: Workspace):
+    for run, changes, code in (("hashed", {"moe.router": "hash"}, 0), ("first", {"moe.hash_layers": 1}, 0),
+                               ("forced", {"moe.force": "hot_rank"}, 0),
+                               ("choosing", {"moe.router": "expert_choice", "moe.allow_noncausal": "true"}, 2)):
+        space.run(run, dict({"train.steps": 1, "eval.every": 0}, **changes))
+        texts = []
+        for how in ([], ["--recompute"]):
+            command = [space.program, "generate", space.checkpoints(run)[-1], "--tokens", "20", *how]
+            outcome = space.finish(space.start(command, errors="replace"), command)
+            assert outcome.code == code, str(outcome)
+            texts.append(outcome.output)
+        assert texts[0] == texts[1], texts
+        assert code == 0 or "nothing can be generated" in texts[0], texts
+
+
 main([a_recorded_run_is_replayed_on_other_ranks_and_micro_batches, what_is_replayed_decides,
       recording_on_ranks_gives_the_same_ids, a_resume_goes_on_in_its_file,
-      files_that_do_not_fit_are_refused_before_training])
+      files_that_do_not_fit_are_refused_before_training,
+      checkpoints_of_every_chooser_are_read_again])
