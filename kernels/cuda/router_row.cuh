@@ -83,7 +83,6 @@ __device__ static inline float logit_of(uint32_t key) { // of 1, NaN
     return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-// log(sigmoid(z)), in both directions without loss.
 // Scores as in cpu/router_scores.h: their logarithms, and the derivatives of these.
 __device__ static inline float log_score(RouterScore score, float z) {
     float u = expf(-fabsf(z)), q;
