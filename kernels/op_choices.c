@@ -58,15 +58,23 @@ static const Choice ROUTERS[] = {
     [SOFTMAX_TOPK] = {"softmax_topk", "softmax over the chosen logits (Mixtral)"},
     [TOPK_SOFTMAX] = {"topk_softmax", "choose from the full softmax (Switch)"},
     [SIGMOID] = {"sigmoid", "a sigmoid of each logit, over the sum of the chosen (DeepSeek-V3)"},
+    [HASH] = {"hash", "by the token's id, each of the top_k with weight 1/top_k: there is no gate "
+                      "(Hash Layers, arXiv:2106.04426)"},
+    [EXPERT_CHOICE] = {"expert_choice",
+                       "each expert takes its best tokens, top_k * tokens / experts times "
+                       "moe.capacity_factor (default 1) of a routing group "
+                       "(Zhou et al., arXiv:2202.09368)"},
 };
 const ChoiceTable ROUTER_CHOICES = CHOICE_TABLE(ROUTERS);
 
 bool router_single_weight_is_1(RouterRule rule) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
+    case HASH:
         return true;
     case TOPK_SOFTMAX:
         return rule.normalize_top_k;
+    case EXPERT_CHOICE:
     case SIGMOID: // the sigmoid itself
         return false;
     }

@@ -50,9 +50,11 @@
        RouterRule rule)                                                                            \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
+    OP(choose_in_turn, Tensor ids, int64_t E, int64_t first_token)                                 \
+    OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
-    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept)                      \
+    OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept, bool kept_alone)     \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \

@@ -21,12 +21,15 @@ typedef enum RngPurpose {
     RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
     RNG_TEST = 5,
     RNG_EVALUATION_DROP = 6, // a = 0, b = layer, index = token of the validation file * K + slot
+    // a = step, b = layer, index = token of the step * K + slot; a = UINT32_MAX: index = expert
+    RNG_FORCED = 10,
     // a = step, index = row * columns + column (dropout in kernels.h); the row is the token of the
     // step
     RNG_DROPOUT_EMBEDDING = 11, // b = 0
     RNG_DROPOUT_ATTENTION = 12, // b = layer, index as attention_ops.h has it
     RNG_DROPOUT_RESIDUAL = 13,  // b = 2 * layer, + 1 of the feed-forward
     RNG_DROPOUT_EXPERT = 14,    // b = layer; the row as experts.c counts it
+    RNG_HASH = 15,              // seed = 0, a = 0, b = layer, index = token id * K + slot
 } RngPurpose;
 
 typedef struct RngStream {

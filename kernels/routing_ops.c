@@ -41,6 +41,28 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
                                      z_scale);
 }
 
+// ---- experts that no score chooses --------------------------------------------------------------
+
+void choose_in_turn(Device *dev, Tensor ids, int64_t E, int64_t first_token) {
+    int64_t K = ids.shape[1];
+    CHECK_SHAPE_2D(ids, I32, ids.shape[0], K);
+    CHECK(K >= 1 && K <= E && E <= INT32_MAX && first_token >= 0, "%lld of %lld experts in turn",
+          (long long)K, (long long)E);
+    dev->backend->op.choose_in_turn(dev, ids, E, first_token);
+}
+
+void choose_by_draw(Device *dev, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    if (tokens.data) CHECK_SHAPE_1D(tokens, I32, N);
+    if (ends.data) CHECK_SHAPE_1D(ends, I32, draw.experts);
+    CHECK(K >= 1 && K <= draw.experts && K <= MOST_DRAWN && draw.experts <= INT32_MAX,
+          "%lld of %lld experts drawn", (long long)K, (long long)draw.experts);
+    dev->backend->op.choose_by_draw(dev, ids, tokens, ends, draw);
+}
+
+// ---- capacity -----------------------------------------------------------------------------------
+
 void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order) {
     int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
@@ -55,7 +77,8 @@ void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor 
                                      order);
 }
 
-void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,
+                 bool kept_alone) {
     int64_t N = ids.shape[0], K = ids.shape[1];
     int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     check_parts(parts, N);
@@ -64,7 +87,7 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->op.expert_load(dev, sums, ids, weights, kept);
+    dev->backend->op.expert_load(dev, sums, ids, weights, kept, kept_alone);
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,
@@ -123,6 +146,7 @@ void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor co
     CHECK_SHAPE_2D(ids, I32, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
     CHECK_SHAPE_2D(slot_row, I32, N, K);
+    if (padded_rows < 0 && row_choice.shape[0] < rows) rows = row_choice.shape[0];
     CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
     check_parts(parts, N);

@@ -20,6 +20,11 @@ typedef enum RouterKind {
     // s = sigmoid(z): weights s_i / (Σ_chosen s + 1e-20), of a single choice s itself, times the
     // scaling factor (DeepSeek-V3, arXiv:2412.19437)
     SIGMOID,
+    // the chosen weigh as by SOFTMAX_TOPK: for experts chosen by token id (model/hash_routing.c)
+    HASH,
+    // the weights of TOPK_SOFTMAX, of every expert: each then takes its best tokens
+    // (model/expert_choice.c)
+    EXPERT_CHOICE,
 } RouterKind;
 extern const ChoiceTable ROUTER_CHOICES;
 typedef struct RouterRule {
@@ -66,6 +71,28 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
                      RouterRule rule, Tensor balance, float z_scale);
 
+// ---- experts that no score chooses --------------------------------------------------------------
+
+// Every expert in turn: choice k of token t = first_token + n goes to expert (t·K + k) mod E.
+//   ids (N, K) i32
+void choose_in_turn(Device *dev, Tensor ids, int64_t E, int64_t first_token);
+
+enum { MOST_DRAWN = 64 }; // experts of a token at most
+typedef struct ExpertDraw {
+    int64_t experts; // E: drawn are experts 0 … E-1
+    RngStream stream;
+    int64_t first_token; // global number of row 0
+} ExpertDraw;
+// Draws a token's K experts one after another, each among those that are left with a probability in
+// proportion to its weight: by integers, so that the same experts are drawn everywhere. Of the
+// stream, choice k takes the number tokens[n]·K + k, so that equal tokens draw equal experts, or
+// (first_token + n)·K + k where tokens have no data.
+//   ids (N, K) i32, in the order drawn   tokens (N) i32
+//   ends (E) i32: running sums of the weights, at least K of which are not 0; data NULL: each is 1
+void choose_by_draw(Device *dev, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw);
+
+// ---- capacity -----------------------------------------------------------------------------------
+
 typedef enum DropPolicy {
     // first choices of all tokens in token order, then second choices, … (GShard, Switch)
     DROP_POSITION,
@@ -91,9 +118,11 @@ typedef struct CapacityRule {
 void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order);
 // What each part's tokens asked of each expert, for the balance loss and the utilization history:
-// fills the last three of the sums.
+// fills the last three of the sums. With kept_alone what was not kept was no choice: nothing has
+// been dropped.
 //   ids (N, K) i32   weights (N, K)   kept (N, K) u8
-void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept);
+void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,
+                 bool kept_alone);
 
 // Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
 // parts.
@@ -137,7 +166,8 @@ void count_ids(Device *dev, Tensor counts, Tensor ids);
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
-//   row_choice (N·K) i32: for each row its choice n·K + k; rows past the last are -1
+//   row_choice (N·K) i32, or less where fewer can be kept: for each row its choice n·K + k; rows
+//     past the last are -1
 //   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
 // With padded_rows < 0 rows follow each other without gaps. With padded_rows ≥ 0 every (expert,
 // part) has exactly `padded_rows` rows, the first ones used, and row_choice is

@@ -16,6 +16,8 @@ static const struct Part {
     {&ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
     {&MOE_OPTIONS, offsetof(TrainConfig, model)},
     {&BALANCE_OPTIONS, offsetof(TrainConfig, model)},
+    {&CHOOSING_OPTIONS, offsetof(TrainConfig, model)},
+    {&ROUTING_OPTIONS, 0},
     {&PARALLEL_OPTIONS, 0},
     {&CHECKPOINT_OPTIONS, 0},
     {&LOG_OPTIONS, 0},

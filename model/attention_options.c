@@ -162,9 +162,19 @@ static bool check_positions(const ModelConfig *model, const OptionRules *rules) 
                                  key);
 }
 
+static bool check_mup(const ModelConfig *model, const OptionRules *rules) {
+    if (model->mup_base_width > 0 || model->mup_base_d_head == model->attention.shape.d_head)
+        return true;
+    return option_broken(rules, "attention.mup_base_d_head", "model.mup_base_width",
+                         "attention.mup_base_d_head (%lld) is of muP, and model.mup_base_width is "
+                         "0; set that to the base model's width or leave the head's out",
+                         (long long)model->mup_base_d_head);
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const AttentionShape *shape = &model->attention.shape;
+    if (!check_mup(model, rules)) return false;
     char list[160];
     if (shape->heads % shape->kv_heads != 0) {
         option_list_divisors(shape->heads, 0, list);

@@ -13,6 +13,15 @@ static int64_t most_rows(const Dispatch *d, const Work *work) {
     return limit < rows ? limit : rows;
 }
 
+// Rows that this rank can send at worst: every choice, or as many as capacity lets through.
+static int64_t most_sent(const Dispatch *d, const Work *work) {
+    int64_t E = d->shape.E, choices = work->shape.N * d->shape.K;
+    if (d->padded_rows >= 0) return E * work->shape.shards * d->padded_rows;
+    if (d->shape.capacity < 0) return choices;
+    int64_t limit = d->shape.capacity * d->shape.groups * E;
+    return limit < choices ? limit : choices;
+}
+
 // As many as were asked for at most, each with the same number of experts.
 static int64_t chunks_of(const Dispatch *d, const Work *work) {
     if (work->shape.ep_size == 1) return 1;
@@ -38,8 +47,7 @@ void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activa
     d->shape = shape;
     d->padded_rows = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
     d->max_rows = most_rows(d, work);
-    d->max_sent =
-        d->padded_rows >= 0 ? E * work->shape.shards * d->padded_rows : work->shape.N * shape.K;
+    d->max_sent = most_sent(d, work);
     int64_t chunks = d->chunks = chunks_of(d, work);
     d->slot_row = arena_2d(activations, I32, work->shape.N, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);

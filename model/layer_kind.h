@@ -67,8 +67,8 @@ typedef struct LayerKind {
     // Width of a row of the cache. NULL: there is none.
     int64_t (*cache_width)(const void *self, const Work *work);
     // Changes the configuration to one in which a token depends on no later one, nor on other
-    // sequences. NULL: every configuration is such.
-    void (*for_generation)(ModelConfig *config);
+    // sequences. False with exit 2 when there is none. NULL: every configuration is such.
+    bool (*for_generation)(ModelConfig *config, Error *err);
 } LayerKind;
 
 // A row of the lists, by MixerKind and FeedForwardKind.

@@ -201,13 +201,14 @@ bool model_check_device(const ModelConfig *config, const Device *dev, Error *err
     return true;
 }
 
-void model_for_generation(ModelConfig *config) {
+bool model_for_generation(ModelConfig *config, Error *err) {
     const LayerKind *kinds[2];
     for (int64_t layer = 0; layer < config->layers; layer++) {
         layers_of(config, layer, kinds);
         for (int i = 0; i < 2; i++)
-            if (kinds[i]->for_generation) kinds[i]->for_generation(config);
+            if (kinds[i]->for_generation && !kinds[i]->for_generation(config, err)) return false;
     }
+    return true;
 }
 
 bool model_check(const Model *model, Error *err) {

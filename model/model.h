@@ -74,8 +74,8 @@ int64_t model_experts_divisor(const ModelConfig *config);
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);
 // Changes the configuration to one in which a token depends on no later one, nor on other
-// sequences, as generation needs it.
-void model_for_generation(ModelConfig *config);
+// sequences, as generation needs it. False with exit 2 when there is none. Not collective.
+bool model_for_generation(ModelConfig *config, Error *err);
 
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for
 // `moetrain plan`, which has no device (dev NULL). Not collective.

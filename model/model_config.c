@@ -66,13 +66,31 @@ FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
 
 MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
     const MoeConfig *moe = &config->moe;
-    return (MoeShape){.experts = layer_value(&moe->experts, layer),
-                      .top_k = layer_value(&moe->top_k, layer),
-                      .d_ff = layer_value(&moe->d_ff, layer)};
+    int64_t experts = layer_value(&moe->experts, layer), top_k = layer_value(&moe->top_k, layer);
+    return (MoeShape){.experts = experts,
+                      .top_k = top_k,
+                      .d_ff = layer_value(&moe->d_ff, layer),
+                      .slots = moe->router.kind == EXPERT_CHOICE ? experts : top_k};
+}
+
+bool moe_has_gate(const MoeConfig *config) {
+    return config->router.kind != HASH;
+}
+
+bool moe_is_hashed(const MoeConfig *config, int64_t layer) {
+    return !moe_has_gate(config) || layer < config->hash_layers;
+}
+
+int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape) {
+    int64_t hot = config->hot_experts;
+    if (hot > 0) return hot;
+    for (hot = shape.top_k; shape.experts % hot != 0;) hot++;
+    return hot;
 }
 
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {
     Rational cf = config->capacity_factor;
+    if (cf.numerator == 0 && config->router.kind == EXPERT_CHOICE) cf = (Rational){1, 1};
     if (cf.numerator == 0) return -1;
     int64_t above, below = cf.denominator * shape.experts, capacity = tokens;
     if (!__builtin_mul_overflow(cf.numerator * shape.top_k, tokens, &above))

@@ -95,6 +95,16 @@ extern const ChoiceTable BIAS_UPDATE_CHOICES;
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
 extern const ChoiceTable DISPATCH_CHOICES;
 
+// Who chooses experts in training instead of the router, to measure (forced_routing.c).
+typedef enum ForceKind {
+    FORCE_NONE,
+    FORCE_BALANCED,
+    FORCE_SKEWED,
+    FORCE_HOT_RANK,
+    FORCE_RANDOM
+} ForceKind;
+extern const ChoiceTable FORCE_CHOICES;
+
 // What moe.dropout drops (experts.h).
 typedef enum DropoutPlace { DROPOUT_HIDDEN, DROPOUT_OUTPUT } DropoutPlace;
 extern const ChoiceTable DROPOUT_PLACE_CHOICES;
@@ -119,7 +129,12 @@ typedef struct MoeConfig {
     BalanceTerms balance;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
-    double dropout;              // of experts, while training; 0: none
+    int64_t hash_layers;         // first layers that are routed by token id
+    ForceKind force;
+    double force_sigma;
+    int64_t hot_experts;  // of FORCE_HOT_RANK; 0: moe_hot_experts says
+    bool allow_noncausal; // of EXPERT_CHOICE: a token's experts depend on later tokens
+    double dropout;       // of experts, while training; 0: none
     DropoutPlace dropout_at;
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
     bool shared_gate;
@@ -186,11 +201,13 @@ typedef struct ModelConfig {
 } ModelConfig;
 
 // Keys that fill it.
-extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS;
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS,
+    CHOOSING_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
     int64_t experts, top_k, d_ff; // E, K, hidden width of one expert
+    int64_t slots; // choices of a token that are listed: K, or all E of expert choice
 } MoeShape;
 
 // The standard deviation of initial values of projections back into the residual stream: smaller,
@@ -203,8 +220,14 @@ double attention_scale(const AttentionConfig *config);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);
+// Whether the layer's experts are chosen by the token's id, and whether it has a gate at all.
+bool moe_is_hashed(const MoeConfig *config, int64_t layer);
+bool moe_has_gate(const MoeConfig *config);
+// The experts that get all the work of FORCE_HOT_RANK: the first of the layer's.
+int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
-// max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often.
+// max(min_capacity, ⌈cf·K·G/E⌉), and G at most, since no expert can be chosen more often. With
+// expert choice, where it is what an expert takes, cf is 1 when it is 0.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);
 
 #endif

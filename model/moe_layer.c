@@ -10,7 +10,8 @@ static int64_t experts(const ModelConfig *config, int64_t layer) {
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
     return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
-           device_check_limit(dev, "moe.top_k", shape.top_k, dev->limits.top_k, err);
+           device_check_limit(dev, shape.slots > shape.top_k ? "moe.experts" : "moe.top_k",
+                              shape.slots, dev->limits.top_k, err);
 }
 
 static void declare(void *self, Work *work, int64_t layer) {
@@ -27,7 +28,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
     int64_t groups = routing_groups(work);
     return (DispatchShape){
         .E = shape.experts,
-        .K = shape.top_k,
+        .K = shape.slots,
         .width = work->config->d_model,
         .groups = groups,
         .capacity = moe_capacity(config, shape, work->shape.N / groups),
@@ -37,7 +38,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     MoeLayer *moe = self;
-    int64_t D = work->config->d_model, K = moe->shape.top_k;
+    int64_t D = work->config->d_model, K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
     dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work), work, activations);
@@ -63,13 +64,22 @@ static bool check(const void *self, const Work *work, Error *err) {
     return dispatch_check(&moe->dispatch, err);
 }
 
+// Experts that work on a token, on average.
+static double experts_of_token(const MoeLayer *moe, const Work *work) {
+    const DispatchShape *shape = &moe->dispatch.shape;
+    if (work->config->moe.router.kind != EXPERT_CHOICE) return (double)moe->shape.top_k;
+    return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
+}
+
 static void cost(const void *self, const Work *work, LayerCost *cost) {
     const MoeLayer *moe = self;
     const ModelConfig *config = work->config;
     MoeShape shape = moe->shape;
-    int64_t E = shape.experts, K = shape.top_k, F = shape.d_ff;
+    int64_t E = shape.experts, K = shape.slots, F = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    cost->flops_per_token += 2 * (double)config->d_model * (double)(K * (wide + F) + E);
+    double gate = moe_has_gate(&config->moe) ? (double)E : 0;
+    cost->flops_per_token +=
+        2 * (double)config->d_model * (experts_of_token(moe, work) * (double)(wide + F) + gate);
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;
@@ -187,9 +197,14 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
 
 // A token's text must not depend on its neighbours: nothing is dropped, and padded dispatch needs a
 // capacity.
-static void for_generation(ModelConfig *config) {
+static bool for_generation(ModelConfig *config, Error *err) {
+    if (config->moe.router.kind == EXPERT_CHOICE)
+        return error_set(err, EXIT_CONFIG,
+                         "with moe.router=expert_choice a token's experts depend on the tokens "
+                         "after it, so that nothing can be generated; train with another router");
     config->moe.capacity_factor = (Rational){0, 1};
     config->moe.dispatch = DISPATCH_EXACT;
+    return true;
 }
 
 static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
@@ -198,8 +213,8 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
     bound->parameters += E * D * (3 * F + 1);
     shared_experts_bound(config, shared_experts_width(&config->moe, shape.d_ff), bound);
-    bound->kept += rows * (3 * F + 4 * D) + E;
-    if (bound->choices < (double)shape.top_k) bound->choices = (double)shape.top_k;
+    bound->kept += rows * (3 * F + 4 * D) + E + 8 * (double)shape.slots;
+    if (bound->choices < (double)shape.slots) bound->choices = (double)shape.slots;
 }
 
 static void after_step(void *self, Work *work, const Statistics *stats) {

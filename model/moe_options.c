@@ -58,6 +58,9 @@ static const Option ROWS[] = {
         "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
     CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
         "how a token's logits choose its experts and become their gate weights"),
+    FLAG("moe.allow_noncausal", STATE, moe.allow_noncausal, DEFAULT("false"),
+        "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its "
+        "losses, of evaluations too, are then too good to compare, and it generates nothing"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum"),
     NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
@@ -103,7 +106,7 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             "moe.top_k (%lld) is more than moe.experts (%lld)%s; set it to at most %lld",
             (long long)shape.top_k, (long long)shape.experts, place, (long long)shape.experts);
     bool weight_is_one = router_single_weight_is_1(moe->router) || moe->renormalize_after_drop;
-    if (shape.top_k == 1 && weight_is_one)
+    if (shape.top_k == 1 && weight_is_one && moe_has_gate(moe))
         return option_broken(
             rules, "moe.top_k", "moe.experts",
             "moe.top_k (1)%s with this gate weight is always 1, so the router would get no "
@@ -183,7 +186,8 @@ static bool check(const void *section, const OptionRules *rules) {
     }
     if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules))
         return false;
-    if (any && moe->dispatch == DISPATCH_PADDED && moe->capacity_factor.numerator == 0)
+    bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
+    if (any && moe->dispatch == DISPATCH_PADDED && dropless)
         return option_broken(rules, "moe.dispatch", "moe.capacity_factor",
                              "moe.dispatch: padded sends every expert's whole capacity, but "
                              "moe.capacity_factor is 0 (dropless); set moe.capacity_factor=1.25 or "

@@ -22,7 +22,7 @@ typedef struct RouterColumns {
 } RouterColumns;
 
 typedef struct Router {
-    int weight; // parameter (E, D)
+    int weight; // parameter (E, D); -1: no gate, the chosen weigh the same
     int bias;   // parameter (E) that a rule changes; -1: none
     MoeShape shape;
     int64_t layer;         // of the model: the counter of random drops
@@ -38,6 +38,12 @@ typedef struct Router {
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
     Tensor counts;      // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
 
+    RouterRule rule; // of the forward pass: whether a chooser (chooser.h) gave the ids
+
+    struct { // forced_routing.c: running sums (E) i32 of a skewed draw's weights, when made
+        Tensor ends, host_ends;
+        int64_t made_for; // work->memory_uses; -1: never
+    } forced;
     struct {             // of the forward pass
         Tensor x_f32;    // (N, D) f32 copy of x for the scores; unused when x is f32
         RouterSums sums; // of each balance part

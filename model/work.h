@@ -74,6 +74,7 @@ typedef struct Work {
     const Positions *positions;
 
     Step step;
+    const struct RoutingTape *tape; // routing_tape.h; NULL: none
     Tensor tokens; // (N) i32: ids of the tokens at work, on the device; set by the model's passes
     // times that another model has used this one's activations, so that nothing in them has stayed
     int64_t memory_uses;

@@ -17,7 +17,9 @@
 
 static ModelConfig evaluation_model_config(const TrainConfig *config) {
     ModelConfig model = config->model;
-    model.moe.capacity_factor = config->eval_capacity_factor;
+    // Experts that choose take of each sequence what they take in training.
+    if (model.moe.router.kind != EXPERT_CHOICE || config->eval_capacity_factor.numerator > 0)
+        model.moe.capacity_factor = config->eval_capacity_factor;
     model.moe.dispatch = DISPATCH_EXACT; // padded needs a capacity
     return model;
 }
@@ -115,7 +117,9 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
 void evaluation_describe_capacity(const TrainConfig *config, char text[64]) {
     Rational factor = config->eval_capacity_factor;
     const char *average = config->eval_weights == WEIGHTS_EMA ? ", averaged weights" : "";
-    if (factor.numerator == 0)
+    if (config->model.moe.router.kind == EXPERT_CHOICE)
+        snprintf(text, 64, "experts choose in each sequence%s", average);
+    else if (factor.numerator == 0)
         snprintf(text, 64, "dropless%s", average);
     else
         snprintf(text, 64, "capacity factor %g%s",

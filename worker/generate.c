@@ -106,7 +106,7 @@ static bool generate(Generator *g, const TrainConfig *config, Session *session,
                          comm_size());
     if (!session_open(session, config, err)) return false;
     TrainConfig single = *config;
-    model_for_generation(&single.model);
+    if (!model_for_generation(&single.model, err)) return false;
     ModelSplit split = {.ranks = 1,
                         .expert_parallel = 1,
                         .shards = 1,

@@ -4,6 +4,7 @@
 #include "checkpoint/manifest.h"
 #include "worker/batch.h"
 #include "worker/optimizer.h"
+#include "worker/routing_record.h"
 
 // Pages of libraries that training touches first, beyond what they had after the start: HDF5 and
 // its buffers at the first save, the MPI library's fragments by rank, a matrix library's packed
@@ -69,7 +70,8 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     optimizer_measure(&optimizer, trained, &config->optimizer);
     plan->host_bytes = table_bytes(trained) +
                        batch_bytes(trained->work.shape.B, trained->work.shape.T) +
-                       checkpoint_bytes(trained, &optimizer) + history_bytes(config, trained);
+                       checkpoint_bytes(trained, &optimizer) + history_bytes(config, trained) +
+                       routing_record_bytes(config, trained);
     if (evaluated->blocks) {
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;

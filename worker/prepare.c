@@ -161,6 +161,11 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
 
+    watchdog_beat("opening the file of routing");
+    if (trainer->state.step < config->steps &&
+        !routing_record_open(&trainer->routing, config, &trainer->model, trainer->state.step, err))
+        return false;
+
     // A configuration that nothing will be trained with says nothing about what is in the folder.
     bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||

@@ -20,6 +20,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     TrainState *state = &trainer->state;
     Model *model = &trainer->model;
     *row = report_begin_step(trainer);
+    if (!routing_record_before_step(&trainer->routing, model, state->step + 1, err)) return false;
 
     // Forward and backward over the micro-batches; gradients and statistics add up.
     for (int64_t m = 0; m < config->micro_batches; m++) {
@@ -35,6 +36,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         state->data_index = cursor.index;
     }
     watchdog_beat("summing up the step");
+    if (!routing_record_after_step(&trainer->routing, model, state->step + 1, err)) return false;
     statistics_reduce(&model->stats, &model->work);
     report_read_statistics(trainer, row);
 
@@ -160,6 +162,7 @@ static void close_run(Trainer *trainer) {
     step_outliers_close(&trainer->outliers);
     batch_close(&trainer->batch);
     batch_close(&trainer->evaluation_batch);
+    routing_record_close(&trainer->routing);
     optimizer_free(&trainer->optimizer);
     model_free(&trainer->evaluation);
     model_free(&trainer->model);

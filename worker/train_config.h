@@ -123,11 +123,14 @@ typedef struct TrainConfig {
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
     Rational eval_capacity_factor; // 0: evaluation is dropless
     EvaluationWeights eval_weights; // of generation, too
+    // files of routing: that is written, that is obeyed; empty: none
+    char routing_record[CONFIG_PATH_BYTES];
+    char routing_replay[CONFIG_PATH_BYTES];
 } TrainConfig;
 
 // The sections of keys that fill it, beside those of ModelConfig.
 extern const OptionSection RUN_OPTIONS, TRAIN_OPTIONS, OPTIMIZER_OPTIONS, PARALLEL_OPTIONS,
-    CHECKPOINT_OPTIONS, LOG_OPTIONS, EVALUATE_OPTIONS, SIZE_RULES;
+    CHECKPOINT_OPTIONS, LOG_OPTIONS, EVALUATE_OPTIONS, ROUTING_OPTIONS, SIZE_RULES;
 extern const OptionSection DATA_OPTIONS; // of DataConfig
 
 #endif

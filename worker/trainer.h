@@ -11,6 +11,7 @@
 #include "worker/optimizer.h"
 #include "worker/plan.h"
 #include "worker/report.h"
+#include "worker/routing_record.h"
 #include "worker/run_watch.h"
 #include "worker/session.h"
 #include "worker/step_outliers.h"
@@ -45,6 +46,8 @@ struct Trainer {
     BatchBuffer batch;
     Model evaluation; // the same parameters, cut for the validation file where there is one
     BatchBuffer evaluation_batch;
+
+    RoutingRecord routing; // moe.record, moe.replay
 
     // How far it is: what a checkpoint takes, beside parameters and moments, and when.
     TrainState state;

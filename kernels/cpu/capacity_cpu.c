@@ -128,7 +128,8 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor tokens_per_expert, Ten
     }
 }
 
-void expert_load_cpu(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept) {
+void expert_load_cpu(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,
+                     bool kept_alone) {
     Tensor tokens_per_expert = sums.tokens_per_expert, dropped = sums.dropped,
            weight_mass = sums.weight_mass;
     int64_t parts = tokens_per_expert.shape[0], E = tokens_per_expert.shape[1];
@@ -144,8 +145,8 @@ void expert_load_cpu(Device *dev, RouterSums sums, Tensor ids, Tensor weights, T
         int32_t *in = tensor_i32(tokens_per_expert) + p * E, *out = tensor_i32(dropped) + p * E;
         double *mass = tensor_f64(weight_mass) + p * E;
         for (int64_t c = 0; c < choices; c++) {
-            in[id[c]]++;
-            out[id[c]] += !keep[c];
+            in[id[c]] += keep[c] || !kept_alone;
+            out[id[c]] += !keep[c] && !kept_alone;
             if (keep[c]) mass[id[c]] += (double)weight[c];
         }
     }

@@ -30,6 +30,7 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
         next[run] = (int32_t)rows;
         rows += padded_rows < 0 ? count[run] : padded_rows;
     }
+    CHECK(rows <= end, "%lld choices are kept, room for %lld", (long long)rows, (long long)end);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
         for (int64_t c = p * per_part; c < (p + 1) * per_part; c++) {

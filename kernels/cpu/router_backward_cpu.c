@@ -51,6 +51,8 @@ static void token_backward(float *dz, TokenBackward t, RouterRule rule) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         softmax_backward(dz, t, over_chosen(rule));
         return;
     case SIGMOID:

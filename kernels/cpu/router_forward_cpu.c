@@ -18,6 +18,8 @@ static inline Normaliser normaliser_of(RouterKind kind, const float *z, int64_t 
     switch (kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         return (Normaliser){lse, 1.0f};
     case SIGMOID:
         break;
@@ -65,6 +67,8 @@ static inline float biased_score(const Keys *k, float log_score, int64_t e) {
     switch (k->kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         return exp_f32(log_score - k->by.shift) * k->by.scale + k->bias[e];
     case SIGMOID:
         return exp_f32(log_score) + k->bias[e];
@@ -147,6 +151,8 @@ static void weigh(float *w, const int32_t *chosen, const Keys *keys, float lse, 
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         softmax_weights(w, best, lse, over_chosen(rule), K);
         return;
     case SIGMOID:

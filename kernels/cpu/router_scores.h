@@ -7,7 +7,8 @@
 
 static inline bool
 over_chosen(RouterRule rule) { // the weights are a softmax over the chosen K alone
-    return rule.kind == SOFTMAX_TOPK || (rule.kind == TOPK_SOFTMAX && rule.normalize_top_k);
+    return rule.kind == SOFTMAX_TOPK || rule.kind == HASH ||
+           (rule.kind == TOPK_SOFTMAX && rule.normalize_top_k);
 }
 
 // Whether a choice is an expert: given ones need not be.
@@ -35,6 +36,8 @@ static inline const float *log_scores(RouterKind kind, float *room, const float 
     switch (kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         return z;
     case SIGMOID:
         for (int64_t i = 0; i < count; i++) room[i] = log_sigmoid(z[i]);

@@ -439,7 +439,7 @@ __global__ static void __launch_bounds__(LOAD_THREADS)
 // load_chunks wrote.
 __global__ static void __launch_bounds__(COLUMN_THREADS)
     add_load_chunks(int32_t *tokens_per_expert, int32_t *dropped, double *weight_mass,
-                    LoadChunks from, int64_t E) {
+                    LoadChunks from, int64_t E, bool kept_alone) {
     __shared__ double spare[COLUMN_WARPS][WARP];
     __shared__ int spare_counts[COLUMN_WARPS][WARP];
     int64_t tiles = (E + WARP - 1) / WARP, part = blockIdx.x / tiles;
@@ -451,12 +451,12 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
     int out = column_sum<int>(from.dropped + first, from.chunks, E, inside, spare_counts);
     if (threadIdx.x >= WARP || !inside) return;
     weight_mass[part * E + e] = mass;
-    tokens_per_expert[part * E + e] = in;
-    dropped[part * E + e] = out;
+    tokens_per_expert[part * E + e] = kept_alone ? in - out : in;
+    dropped[part * E + e] = kept_alone ? 0 : out;
 }
 
 extern "C" void expert_load_cuda(Device *dev, RouterSums sums, Tensor ids, Tensor weights,
-                                 Tensor kept) {
+                                 Tensor kept, bool kept_alone) {
     int64_t N = ids.shape[0], K = ids.shape[1];
     int64_t parts = sums.tokens_per_expert.shape[0], E = sums.tokens_per_expert.shape[1];
     int64_t choices = N / parts * K, chunks = ceil_div(choices, LOAD_CHUNK);
@@ -471,5 +471,5 @@ extern "C" void expert_load_cuda(Device *dev, RouterSums sums, Tensor ids, Tenso
            choices, E);
     launch(dev, add_load_chunks, grid_of(parts * ceil_div(E, WARP)), dim3(COLUMN_THREADS), 0,
            device_data<int32_t>(sums.tokens_per_expert), device_data<int32_t>(sums.dropped),
-           device_data<double>(sums.weight_mass), of_chunks, E);
+           device_data<double>(sums.weight_mass), of_chunks, E, kept_alone);
 }

@@ -114,8 +114,8 @@ typedef struct RowPlan {
 // of (expert, warp), then each warp takes its choices 32 at a time, in which lanes with the same
 // expert find each other by match. Lanes below come first: the order is that of the choices. The
 // choices of a run in a chunk lie together in row_choice. Bytes: 5 read and 8 written a choice. A
-// choice beyond `padded_rows`, which the caller must not have, gets no row. Five blocks on a
-// multiprocessor leave 48 registers a thread; for six a register would be missing.
+// choice beyond `padded_rows` or all rows, which the caller must not have, gets none. Five blocks
+// on a multiprocessor leave 48 registers a thread; for six a register would be missing.
 static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     deal_rows(RowPlan plan, const int32_t *__restrict__ ids, const uint8_t *__restrict__ kept,
               ChunkCut cut, int32_t E) {
@@ -171,7 +171,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS, 5)
             int32_t run = (first_expert + expert[i]) * cut.parts + part;
             if (row - run * plan.padded_rows >= plan.padded_rows) row = -1;
         }
-        if (row >= 0) plan.row_choice[row] = c;
+        if (row >= 0 && row < plan.rows) plan.row_choice[row] = c;
         if (expert[i] != NOT_MINE) plan.slot_row[c] = row;
     }
 

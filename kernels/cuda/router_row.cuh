@@ -100,9 +100,12 @@ typedef enum Weighing {
 static inline Weighing weighing_of(RouterRule rule, int64_t K) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
+    case HASH:
         return OVER_CHOSEN;
     case TOPK_SOFTMAX:
         return rule.normalize_top_k ? OVER_CHOSEN : OVER_ALL;
+    case EXPERT_CHOICE:
+        return OVER_ALL;
     case SIGMOID:
         return K > 1 ? SIGMOID_OVER_CHOSEN : SIGMOID_ALONE;
     }

@@ -177,6 +177,20 @@ static void add_router_cases(void) {
     model = add_case("sigmoid with one choice");
     model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 1};
     model->moe.top_k.values[0] = 1;
+    model = add_case("experts chosen by token id, without a gate");
+    model->moe.router.kind = HASH;
+    model->moe.top_k.values[0] = 3;
+    model = add_case("the first layer by token id with the gate's weights");
+    model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 2};
+    model->moe.hash_layers = 1;
+    model = add_case("experts chosen by force, weighed by topk_softmax");
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
+    model->moe.force = FORCE_RANDOM;
+    model = add_case("experts that choose among the tokens of a sequence");
+    model->moe.router.kind = EXPERT_CHOICE;
+    model->moe.drop = DROP_PROBABILITY; // what it does, whatever this says
+    model->moe.routing_group = GROUP_SEQUENCE;
+    model->moe.capacity_factor = (Rational){3, 2};
     model = add_case("dense layers between layers with experts");
     model->layers = 3;
     model->moe.every = 2;

@@ -95,7 +95,7 @@ static void open_check(Check *check, const GradientCase *the_case) {
     for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
         const Router *router = router_of(&check->model, layer);
         if (router)
-            check->choices_bytes += (size_t)(count * router->shape.top_k) * (sizeof(int32_t) + 1);
+            check->choices_bytes += (size_t)(count * router->shape.slots) * (sizeof(int32_t) + 1);
     }
     check->choices = zeroed(check->choices_bytes);
 }
@@ -136,7 +136,7 @@ static void set_weights(Model *model, uint64_t seed) {
 // tokens.
 static double choice_margin(const Router *router) {
     int64_t choices = tensor_elements(router->ids);
-    int64_t E = router->shape.experts, K = router->shape.top_k;
+    int64_t E = router->shape.experts, K = router->shape.slots;
     double margin = INFINITY;
     for (int64_t i = 0; i < choices; i++) {
         const float *logits = tensor_f32(router->logits) + i / K * E;
@@ -170,7 +170,7 @@ static double router_margin(const Check *check) {
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         const Router *router = router_of(model, layer);
         if (!router) continue;
-        margin = fmin(margin, choice_margin(router));
+        if (!router->rule.given) margin = fmin(margin, choice_margin(router));
         if (model->config.moe.drop == DROP_PROBABILITY)
             margin = fmin(margin, drop_margin(router, routing_groups(&model->work)));
     }
@@ -380,7 +380,9 @@ static bool run_case(const GradientCase *the_case) {
         for (int64_t e = 0; strcmp(column->name, "dropped") == 0 && e < column->count; e++)
             dropped += statistics_counts_of(&check.model.stats, column)[e];
     }
-    if ((dropped > 0) != (the_case->model.moe.capacity_factor.numerator > 0)) {
+    bool bounded = the_case->model.moe.capacity_factor.numerator > 0 &&
+                   the_case->model.moe.router.kind != EXPERT_CHOICE;
+    if ((dropped > 0) != bounded) {
         worst.failures++;
         printf("  %lld choices dropped\n", (long long)dropped);
     }

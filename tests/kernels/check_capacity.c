@@ -11,6 +11,7 @@
 typedef struct Case {
     int64_t N, K, E, groups, capacity, first_token;
     DropPolicy policy;
+    bool kept_alone;
     Tensor ids, weights;
     Tensor kept, tokens_per_expert, dropped, order; // of capacity_assign
     // of expert_load, over as many parts as groups
@@ -62,7 +63,7 @@ static void run_load(Device *dev, void *context) {
     RouterSums sums = {.weight_mass = c->weight_mass,
                        .tokens_per_expert = c->load_tokens_per_expert,
                        .dropped = c->load_dropped};
-    expert_load(dev, sums, c->ids, c->weights, c->kept);
+    expert_load(dev, sums, c->ids, c->weights, c->kept, c->kept_alone);
 }
 static void run_both(Device *dev, void *context) {
     run_assign(dev, context);
@@ -120,8 +121,8 @@ static void expect_load(const Case *c, const uint8_t *kept) {
     int64_t choices = c->N / c->groups * c->K;
     for (int64_t i = 0; i < c->N * c->K; i++) {
         int64_t at = i / choices * c->E + tensor_i32(c->ids)[i];
-        tokens_per_expert[at]++;
-        dropped[at] += !kept[i];
+        tokens_per_expert[at] += kept[i] || !c->kept_alone;
+        dropped[at] += !kept[i] && !c->kept_alone;
         mass[at] += kept[i] ? (double)tensor_f32(c->weights)[i] : 0;
     }
     expect_same_bytes("load_tokens_per_expert", c->load_tokens_per_expert, tokens_per_expert);
@@ -142,6 +143,7 @@ static void check(int64_t N, int64_t K, int64_t E, int64_t used, int64_t groups,
             Case c = new_case(N, K, E, used, groups, ties);
             c.capacity = capacities[i];
             c.policy = (DropPolicy)policy;
+            c.kept_alone = capacities[i] == 3;
             uint8_t *kept = new_2d(U8, N, K).data;
             int32_t *tokens_per_expert = new_2d(I32, groups, E).data,
                     *dropped = new_2d(I32, groups, E).data;

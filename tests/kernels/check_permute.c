@@ -107,6 +107,21 @@ static void check_plan(Case *c, int64_t padded_rows) {
         }
 }
 
+// A list with just the room for what is kept: where capacity bounds that, there is no more.
+static void check_short_plan(Case *c) {
+    make_reference_plan(c, -1);
+    Tensor slot_row = c->slot_row, kept_rows = tensor_range(c->row_choice, 0, c->used);
+    for (int i = 0; i < device_count(); i++) {
+        new_plan(c, -1);
+        c->row_choice = new_1d(I32, c->used);
+        name_case(c, "short plan", device_at(i));
+        run_on(device_at(i), run_plan, c,
+               TENSORS(&c->slot_row, &c->row_choice, &c->counts, &c->ids, &c->kept));
+        expect_same_bytes("slot_row", c->slot_row, slot_row.data);
+        expect_same_bytes("row_choice", c->row_choice, kept_rows.data);
+    }
+}
+
 static int64_t longest_run(const Case *c) {
     int32_t longest = 0;
     for (int64_t i = 0; i < c->E * c->parts; i++)
@@ -118,6 +133,7 @@ static void check_plans(int64_t N, int64_t K, int64_t E, int64_t used, int64_t p
     static const int64_t capacities[] = {-1, 0, 1, 3};
     for (size_t i = 0; i < sizeof capacities / sizeof *capacities; i++) {
         Case c = new_case(N, K, E, used, parts, capacities[i]);
+        check_short_plan(&c);
         check_plan(&c, -1);
         check_plan(&c, longest_run(&c));
         check_plan(&c, longest_run(&c) + 3);

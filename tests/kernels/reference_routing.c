@@ -28,6 +28,8 @@ static double score(double z, RouterRule rule, double lse) {
     switch (rule.kind) {
     case SOFTMAX_TOPK:
     case TOPK_SOFTMAX:
+    case HASH:
+    case EXPERT_CHOICE:
         return exp(z - lse);
     case SIGMOID:
         return 1 / (1 + exp(-z));

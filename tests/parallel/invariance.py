@@ -61,6 +61,17 @@ CONFIGURATIONS = {
          "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,
          "train.shards": 16},
         [(1, 2, 1, 4), (2, 1, 2, 2), (4, 1, 4, 2), (8, 1, 4, 1)]),
+    "routed by token id, without a gate": (
+        {"moe.router": "hash", "moe.capacity_factor": 1, "moe.drop": "random"},
+        [(1, 2, 1, 2), (4, 1, 2, 1), (8, 1, 8, 1)]),
+    "forced, skewed; evaluated by token id first": (
+        {"moe.force": "skewed", "moe.force_sigma": 1.5, "moe.hash_layers": 1, "moe.router": "sigmoid",
+         "moe.bias_update": "sign", "train.precision": "bf16"},
+        [(1, 2, 1, 2), (2, 1, 2, 4), (8, 1, 4, 1)]),
+    "experts that choose": (
+        {"moe.router": "expert_choice", "moe.allow_noncausal": "true", "moe.max_expert_replicas": 4, "moe.top_k": 3,
+         "train.batch": 32, "train.shards": 16},
+        [(1, 2, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
     "bf16, a chunk for each expert": (
         {"train.precision": "bf16", "parallel.exchange_chunks": 16, "moe.top_k": 1, "moe.router": "topk_softmax",
          "moe.balance_loss": 0, "model.tied_embeddings": "false", "model.d_model": 40, "moe.d_ff": 20},

@@ -77,6 +77,7 @@ COMPANIONS = {
     "moe.shared_gate=true": ["moe.shared_experts=1"],
     "moe.shared_d_ff=6": ["moe.shared_experts=1"],
     "moe.dropout_at=output": ["moe.dropout=0.1"],
+    "attention.mup_base_d_head=4": ["model.mup_base_width=8"],
     "model.mup_base_width=8": ["train.optimizer=adamw"],
     "moe.bias_rate=0.1": ["moe.bias_update=sign"],
     "moe.first=false": ["moe.every=2"],

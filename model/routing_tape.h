@@ -1,0 +1,21 @@
+// The experts that the tokens of a step have chosen, on the way to a file or from one: worker/ owns
+// the tape and moves it between steps, layers write to it or obey it while they train.
+#ifndef MOETRAIN_MODEL_ROUTING_TAPE_H
+#define MOETRAIN_MODEL_ROUTING_TAPE_H
+
+#include "kernels/tensor.h"
+
+typedef struct Work Work;
+
+typedef struct RoutingTape {
+    bool gives; // its experts are chosen; otherwise it takes down what is chosen
+    // Of each layer of the model, on the host: (micro-batches · N, K) i32, this rank's tokens of
+    // the step's micro-batches one after another. Without data: a layer without experts.
+    Tensor *layers;
+} RoutingTape;
+
+// Takes the ids (N, K) down, if there is a tape that takes. Waits for the device then. Not
+// collective.
+void routing_tape_take(Work *work, int64_t layer, Tensor ids);
+
+#endif

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""What a run has routed (moe.record) and what another one obeys (moe.replay): the same bits on other ranks, a resume that
+goes on in its file, and files that do not fit refused before anything is trained.
+
+  routing_record.py MOETRAIN [TEST …]"""
+import os
+import shutil
+
+import h5py
+import numpy
+
+from runs import Workspace, difference, main, write
+
+# Layers of different sizes, one without experts; drops, which count what was chosen before them.
+CONFIG = {
+    "model.layers": 3, "moe.experts": "[8, 0, 4]", "moe.top_k": "[2, 1, 3]", "moe.capacity_factor": 1,
+    "moe.bias_update": "sign", "train.batch": 16, "train.shards": 8, "eval.every": 0,
+}
+TOKENS = 16 * 16
+
+
+def record(space, run="recorded", **changes):
+    file = space.path("routing.h5")
+    space.run(run, dict(CONFIG, **{"moe.record": file}, **changes))
+    return file
+
+
+def assert_same(space, run, wanted):
+    result = space.result(run)
+    assert result == wanted, difference(result[0], wanted[0])
+
+
+def a_recorded_run_is_replayed_on_other_ranks_and_micro_batches(space: Workspace):
+    file = record(space, **{"train.micro_batches": 2})
+    wanted = space.result("recorded")
+    for ranks, micro_batches, expert_parallel in ((1, 1, 1), (4, 2, 4), (2, 4, 1)):
+        run = f"replayed{ranks}"
+        space.run(run, dict(CONFIG, **{"moe.replay": file, "train.micro_batches": micro_batches,
+                                       "parallel.expert": expert_parallel}), ranks)
+        assert_same(space, run, wanted)
+    space.run("alone", CONFIG)
+    assert_same(space, "alone", wanted)  # recording changes nothing
+    with h5py.File(file, "r") as routing:
+        assert routing["step"][:].tolist() == [1, 2, 3, 4, 5]
+        assert list(routing["layers"]) == ["0", "2"]
+        for layer, experts, top_k in (("0", 8, 2), ("2", 4, 3)):
+            ids = routing[f"layers/{layer}"]
+            assert ids.dtype == numpy.uint16 and ids.shape == (5, 2, TOKENS // 2, top_k), ids
+            assert ids.attrs["experts"] == experts and ids[:].max() < experts
+            assert all(len(set(token)) == top_k for token in ids[:].reshape(-1, top_k).tolist())
+
+
+def what_is_replayed_decides(space: Workspace):
+    file = record(space)
+    with h5py.File(file, "r+") as routing:
+        ids = routing["layers/0"]
+        ids[:] = numpy.broadcast_to(numpy.array([3, 1], numpy.uint16), ids.shape)
+    space.run("replayed", dict(CONFIG, **{"moe.replay": file}))
+    with h5py.File(space.checkpoints("replayed")[-1], "r") as checkpoint:
+        asked = checkpoint["utilization/routed"][:] + checkpoint["utilization/dropped"][:]
+    steps = asked.shape[0]
+    assert (asked[:, 0, [1, 3]] == TOKENS).all() and asked[:, 0].sum() == 2 * TOKENS * steps, asked
+
+
+def recording_on_ranks_gives_the_same_ids(space: Workspace):
+    one = record(space)
+    with h5py.File(one, "r") as routing:
+        wanted = {layer: routing[f"layers/{layer}"][:] for layer in routing["layers"]}
+    os.rename(one, space.path("one.h5"))
+    command = space.command("four", dict(CONFIG, **{"moe.record": one, "train.micro_batches": 2}), 4)
+    outcome = space.finish(space.start(command), command)
+    assert outcome.code == 0, str(outcome)
+    with h5py.File(one, "r") as routing:
+        for layer, ids in wanted.items():
+            assert (routing[f"layers/{layer}"][:].reshape(ids.shape) == ids).all(), layer
+
+
+def a_resume_goes_on_in_its_file(space: Workspace):
+    file = record(space, "unbroken")
+    with h5py.File(file, "r") as routing:
+        wanted = routing["layers/2"][:]
+    os.remove(file)
+    config = dict(CONFIG, **{"moe.record": file, "checkpoint.every": 2, "checkpoint.keep_last": 0})
+    space.run("cut", config)
+    os.remove(space.checkpoints("cut")[-1])  # of step 5: steps 5 and on are removed and written again
+    outcome = space.run("cut", config, ranks=2)
+    assert "at step 4" in outcome.output, str(outcome)
+    with h5py.File(file, "r") as routing:
+        assert routing["step"][:].tolist() == [1, 2, 3, 4, 5]
+        assert (routing["layers/2"][:] == wanted).all()
+    outcome = space.run("other", config, code=4)
+    assert "routing.h5" in outcome.output and "another run" in outcome.output, str(outcome)
+
+
+def files_that_do_not_fit_are_refused_before_training(space: Workspace):
+    file = record(space)
+    write(space.path("text.h5"), "no routing")
+    shutil.copy(space.checkpoints("recorded")[-1], space.path("checkpoint.h5"))
+    shutil.copy(file, space.path("alien.h5"))
+    with h5py.File(space.path("alien.h5"), "r+") as routing:
+        routing["layers/2"][3, 0, 7, 1] = 4
+    for replayed, changes, words in (
+            (file, {"moe.top_k": "[2, 1, 2]"}, ["layer 2", "2 choices", "moe.top_k"]),
+            (file, {"moe.experts": "[8, 0, 8]"}, ["layer 2 has 8 experts", "and 4,"]),
+            (file, {"moe.experts": 8, "moe.top_k": 2}, ["layer 1", "none"]),
+            (file, {"train.context": 15}, ["240 tokens", "256"]),
+            (file, {"train.steps": 6}, ["5 steps", "1 to 6"]),
+            (space.path("text.h5"), {}, ["no HDF5 file"]),
+            (space.path("checkpoint.h5"), {}, ["moe.record"]),
+            (space.path("absent.h5"), {}, ["cannot be read"])):
+        shutil.rmtree(space.path("replayed"), ignore_errors=True)
+        outcome = space.run("replayed", dict(CONFIG, **{"moe.replay": replayed}, **changes), code=4)
+        assert all(word in outcome.output for word in [replayed, "moe.replay", *words]), str(outcome)
+        assert "step 1/" not in outcome.output, str(outcome)
+    outcome = space.run("alien", dict(CONFIG, **{"moe.replay": space.path("alien.h5")}), ranks=2, code=4)
+    assert "step 4, layer 2 names expert 4 of 4" in outcome.output, str(outcome)
+
+
+def checkpoints_of_every_chooser_are_read_again(space: Workspace):
+    for run, changes, code in (("hashed", {"moe.router": "hash"}, 0), ("first", {"moe.hash_layers": 1}, 0),
+                               ("forced", {"moe.force": "hot_rank"}, 0),
+                               ("choosing", {"moe.router": "expert_choice", "moe.allow_noncausal": "true"}, 2)):
+        space.run(run, dict({"train.steps": 1, "eval.every": 0}, **changes))
+        texts = []
+        for how in ([], ["--recompute"]):
+            command = [space.program, "generate", space.checkpoints(run)[-1], "--tokens", "20", *how]
+            outcome = space.finish(space.start(command, errors="replace"), command)
+            assert outcome.code == code, str(outcome)
+            texts.append(outcome.output)
+        assert texts[0] == texts[1], texts
+        assert code == 0 or "nothing can be generated" in texts[0], texts
+
+
+main([a_recorded_run_is_replayed_on_other_ranks_and_micro_batches, what_is_replayed_decides,
+      recording_on_ranks_gives_the_same_ids, a_resume_goes_on_in_its_file,
+      files_that_do_not_fit_are_refused_before_training,
+      checkpoints_of_every_chooser_are_read_again])

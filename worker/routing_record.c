@@ -1,0 +1,139 @@
+#include "worker/routing_record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+
+static bool is_used(const TrainConfig *config) {
+    return config->routing_record[0] || config->routing_replay[0];
+}
+
+// ---- memory -------------------------------------------------------------------------------------
+
+static RoutingShape shape_of(const Work *work, RoutingLayer *of) {
+    const ModelConfig *model = work->config;
+    RoutingShape shape = {model->layers, of, work->shape.micro_batches, micro_batch_tokens(work)};
+    for (int64_t l = 0; l < model->layers; l++) {
+        MoeShape moe = moe_shape(model, l);
+        bool routed = model_feed_forward(model, l) == FEED_FORWARD_MOE;
+        of[l] = routed ? (RoutingLayer){moe.experts, moe.top_k} : (RoutingLayer){0};
+    }
+    return shape;
+}
+
+static void layout(RoutingRecord *record, const Work *work) {
+    const RoutingShape *shape = &record->shape;
+    int64_t all = shape->micro_batches * shape->tokens, most = 0;
+    for (int64_t l = 0; l < shape->layers; l++) {
+        int64_t K = shape->of[l].top_k;
+        if (K == 0) continue;
+        record->tape.layers[l] =
+            arena_2d(&record->arena, I32, shape->micro_batches * work->shape.N, K);
+        record->step[l] = arena_2d(&record->arena, I32, all, K);
+        if (all * K > most) most = all * K;
+    }
+    record->gathered = arena_1d(&record->arena, I32, most);
+}
+
+static void measure(RoutingRecord *record, const Work *work) {
+    size_t layers = (size_t)work->config->layers;
+    *record = (RoutingRecord){.of = calloc(layers, sizeof *record->of),
+                              .step = calloc(layers, sizeof *record->step),
+                              .tape = {.layers = calloc(layers, sizeof *record->step)}};
+    CHECK_MEMORY(record->of && record->step && record->tape.layers,
+                 "no memory for the routing of %zu layers", layers);
+    record->shape = shape_of(work, record->of);
+    arena_measure(&record->arena, "routing of a step", NULL);
+    layout(record, work);
+}
+
+size_t routing_record_bytes(const TrainConfig *config, const Model *model) {
+    if (!is_used(config)) return 0;
+    RoutingRecord record;
+    measure(&record, &model->work);
+    size_t bytes = record.arena.peak_bytes;
+    routing_record_close(&record);
+    return bytes;
+}
+
+void routing_record_close(RoutingRecord *record) {
+    routing_file_close(record->file);
+    arena_free(&record->arena);
+    free(record->of);
+    free(record->step);
+    free(record->tape.layers);
+    *record = (RoutingRecord){0};
+}
+
+// ---- opening ------------------------------------------------------------------------------------
+
+static bool open_file(RoutingRecord *record, const TrainConfig *config, int64_t after, Error *err) {
+    if (record->tape.gives)
+        return routing_file_replay(&record->file, config->routing_replay, record->shape, after,
+                                   config->steps, err) ||
+               error_prefix(err, "moe.replay");
+    return routing_file_record(&record->file, config->routing_record, config->run_dir,
+                               record->shape, after, err) ||
+           error_prefix(err, "moe.record");
+}
+
+bool routing_record_open(RoutingRecord *record, const TrainConfig *config, Model *model,
+                         int64_t after, Error *err) {
+    if (!is_used(config)) return true;
+    measure(record, &model->work);
+    arena_allocate(&record->arena);
+    layout(record, &model->work);
+    record->tape.gives = config->routing_replay[0] != '\0';
+    model->work.tape = &record->tape;
+    return comm_follow(comm_rank() != 0 || open_file(record, config, after, err), err);
+}
+
+// ---- steps --------------------------------------------------------------------------------------
+
+// A piece of the step is a rank's share of a micro-batch: in the step they are ordered by
+// (micro-batch, rank).
+static Tensor piece(Tensor tokens, int64_t number, int64_t count) {
+    int64_t rows = tokens.shape[0] / count;
+    return tensor_rows(tokens, number * rows, rows);
+}
+static void copy_piece(Tensor to, Tensor from) {
+    memcpy(to.data, from.data, tensor_bytes(from));
+}
+
+bool routing_record_before_step(RoutingRecord *record, Model *model, int64_t step, Error *err) {
+    if (!record->tape.gives) return true;
+    const Work *work = &model->work;
+    int64_t ranks = work->shape.ranks, micro_batches = work->shape.micro_batches;
+    bool ok = comm_rank() != 0 || routing_file_read(record->file, step, record->step, err);
+    if (!comm_follow(ok, err)) return false;
+    for (int64_t l = 0; l < record->shape.layers; l++) {
+        Tensor all = record->step[l];
+        if (!all.data) continue;
+        broadcast(work->groups.world, all.data, tensor_bytes(all), 0);
+        for (int64_t m = 0; m < micro_batches; m++)
+            copy_piece(piece(record->tape.layers[l], m, micro_batches),
+                       piece(all, m * ranks + work->shape.rank, micro_batches * ranks));
+    }
+    return true;
+}
+
+bool routing_record_after_step(RoutingRecord *record, Model *model, int64_t step, Error *err) {
+    if (!record->tape.layers || record->tape.gives) return true;
+    const Work *work = &model->work;
+    int64_t ranks = work->shape.ranks, micro_batches = work->shape.micro_batches;
+    for (int64_t l = 0; l < record->shape.layers; l++) {
+        Tensor own = record->tape.layers[l];
+        if (!own.data) continue;
+        int64_t choices = tensor_elements(own), K = own.shape[1];
+        Tensor gathered = tensor_range(record->gathered, 0, ranks * choices);
+        all_gather(work->groups.world, gathered, tensor_reshape_1d(own, choices), TRAFFIC_OTHER);
+        gathered = tensor_reshape_2d(gathered, ranks * own.shape[0], K);
+        for (int64_t r = 0; r < ranks; r++)
+            for (int64_t m = 0; m < micro_batches; m++)
+                copy_piece(piece(record->step[l], m * ranks + r, micro_batches * ranks),
+                           piece(gathered, r * micro_batches + m, micro_batches * ranks));
+    }
+    bool ok = comm_rank() != 0 || routing_file_write(record->file, step, record->step, err);
+    return comm_follow(ok, err);
+}
