@@ -1,5 +1,5 @@
-// QK-clip (Kimi K2, arXiv:2507.20534, Algorithm 1): attention scores that grow without bound are cut
-// at their root, after a step, by scaling the rows of the queries' and keys' projection.
+// QK-clip (Kimi K2, arXiv:2507.20534, Algorithm 1): attention scores that grow without bound are
+// cut at their root, after a step, by scaling the rows of the queries' and keys' projection.
 //
 //   S_h  the largest score of head h over all tokens of the step and all ranks, as the softmax
 //        takes it but before a cap or slopes
