@@ -38,6 +38,7 @@ checkpoint.every: 0
 
 # Values of keys that are numbers or lists, beside the default (or BASE's).
 SAMPLES = {
+    "moe.groups": ["2"],
     "moe.hot_experts": ["3"],
     "train.batch": ["8"], "train.context": ["5"], "train.micro_batches": ["2"], "train.shards": ["2"],
     "train.lr": ["0"], "train.min_lr": ["0"], "train.warmup": ["1"], "train.decay": ["1"], "train.beta1": ["0"],
@@ -66,6 +67,8 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
+    "moe.top_groups=2": ["moe.groups=2"],
+    "moe.noise_in_evaluation=true": ["moe.router=noisy_top_k"],
     "eval.weights=ema": ["train.ema=0.9"],
     "moe.router=expert_choice": ["moe.allow_noncausal=true"],
     "moe.allow_noncausal=true": ["moe.router=expert_choice"],
