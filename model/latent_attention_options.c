@@ -46,6 +46,18 @@ static bool check_unused(const AttentionConfig *attention, const OptionRules *ru
                                  key);
 }
 
+// What acts on queries, keys or outputs of plain attention alone.
+static bool check_of_attention(const AttentionConfig *attention, const OptionRules *rules) {
+    const char *key = attention->gate != GATE_NONE ? "attention.gate"
+                      : attention->max_logits      ? "attention.max_logits"
+                      : attention->qk_clip > 0     ? "train.qk_clip"
+                                                   : NULL;
+    return !key || option_broken(rules, key, "model.mixer",
+                                 "%s is of model.mixer=attention alone, and some layer is "
+                                 "latent_attention; leave it out",
+                                 key);
+}
+
 static bool check_latents(const ModelConfig *model, const OptionRules *rules) {
     const AttentionConfig *attention = &model->attention;
     AttentionShape shape = attention->shape;
@@ -77,7 +89,7 @@ static bool check_latents(const ModelConfig *model, const OptionRules *rules) {
                              "model.mixer=latent_attention wants some of both kinds; set it to a "
                              "third of them, or a larger attention.d_head",
                              (long long)attention->d_rope, (long long)shape.d_head);
-    return true;
+    return check_of_attention(attention, rules);
 }
 
 static bool check(const void *section, const OptionRules *rules) {

@@ -14,7 +14,7 @@ SECTIONS = ("model.", "attention.", "moe.")
 # More tokens than a tile of attention's kernels has rows, and weights whose attention is not flat.
 LIVELY = ["train.context=70", "model.init_std=0.3"]
 # What makes training another function than generation, on purpose: choices that are dropped, numbers that are.
-TRAINING_DIFFERS = ("moe.capacity_factor", "moe.dropout", "model.dropout", "moe.jitter", "moe.force", "train.dropout",
+TRAINING_DIFFERS = ("moe.capacity_factor", "moe.dropout", "attention.dropout", "moe.jitter", "moe.force", "train.dropout",
                     "moe.min_capacity", "moe.drop", "moe.renormalize_after_drop", "moe.routing_group", "moe.dispatch",
                     "moe.allow_noncausal", "moe.router=expert_choice", "moe.router=sinkhorn", "moe.router=noisy")
 # Of differences over the root mean square, in f32 and bf16: some roundings of 2^-24 and 2^-9 on the way through two

@@ -67,7 +67,6 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
-    "moe.groups=2": ["moe.top_k=1", "moe.router=topk_softmax"],
     "moe.top_groups=2": ["moe.groups=2"],
     "moe.noise_in_evaluation=true": ["moe.router=noisy_top_k"],
     "moe.router=expert_choice": ["moe.allow_noncausal=true"],
