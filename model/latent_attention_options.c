@@ -72,6 +72,13 @@ static bool check_latents(const ModelConfig *model, const OptionRules *rules) {
                              "model.mixer=latent_attention makes keys and values for each head of "
                              "its latent; leave it out",
                              (long long)shape.kv_heads, (long long)shape.heads);
+    if (attention->gate != GATE_NONE || attention->max_logits) {
+        const char *key = attention->gate != GATE_NONE ? "attention.gate" : "attention.max_logits";
+        return option_broken(rules, key, "model.mixer",
+                             "%s is of model.mixer=attention and not of latent_attention; leave "
+                             "it out",
+                             key);
+    }
     if (attention->qk_norm != QK_NORM_NONE)
         return option_broken(rules, "attention.qk_norm", "model.mixer",
                              "attention.qk_norm norms whole queries and keys, but "

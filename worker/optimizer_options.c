@@ -155,8 +155,17 @@ static bool check_groups(const GroupRules *groups, const OptionRules *rules) {
     return true;
 }
 
-static bool check_qk_clip(const AttentionConfig *attention, const OptionRules *rules) {
-    if (attention->qk_clip == 0 || attention->qk_norm == QK_NORM_NONE) return true;
+static bool check_qk_clip(const ModelConfig *model, const OptionRules *rules) {
+    const AttentionConfig *attention = &model->attention;
+    if (attention->qk_clip == 0) return true;
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_mixer(model, layer) != MIXER_ATTENTION)
+            return option_broken(rules, "train.qk_clip", "model.mixer",
+                                 "train.qk_clip (%g) knows the projections of model.mixer: "
+                                 "attention alone, and layer %lld has another one; set "
+                                 "train.qk_clip=0 or model.mixer=attention",
+                                 attention->qk_clip, (long long)layer);
+    if (attention->qk_norm == QK_NORM_NONE) return true;
     return option_broken(
         rules, "train.qk_clip", "attention.qk_norm",
         "train.qk_clip (%g) scales what attention.qk_norm brings back to its norm, "
@@ -167,7 +176,7 @@ static bool check_qk_clip(const AttentionConfig *attention, const OptionRules *r
 
 static bool check(const void *section, const OptionRules *rules) {
     const TrainConfig *train = section;
-    if (!check_qk_clip(&train->model.attention, rules)) return false;
+    if (!check_qk_clip(&train->model, rules)) return false;
     const OptimizerConfig *optimizer = &train->optimizer;
     if (optimizer->min_lr > optimizer->lr)
         return option_broken(rules, "train.min_lr", "train.lr",

@@ -69,6 +69,7 @@ NEEDS = {
     "moe.routing_group=sequence": {"moe.capacity_factor": 1.25},
     "moe.dispatch=padded": {"moe.capacity_factor": 1.25},
     "moe.normalize_top_k=true": {"moe.router": "topk_softmax"},
+    "moe.noise_in_evaluation=true": {"moe.router": "noisy_top_k"},
     "moe.router=expert_choice": {"moe.allow_noncausal": "true"},
     "moe.dropout_at=output": {"moe.dropout": 0.1},
     "moe.shared_gate=true": {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},

@@ -68,6 +68,11 @@ class QueryKeyClip(RunTest):
         self.assert_error(self.run_program("tiny.yaml", "run.dir=r", "train.qk_clip=100", "attention.qk_norm=head"), 2,
                           "train.qk_clip", "attention.qk_norm=none")
 
+    def test_another_mixer_is_refused(self):
+        self.assert_error(self.run_program("tiny.yaml", "run.dir=r", "train.qk_clip=100",
+                                           "model.mixer=latent_attention", "attention.kv_heads=4"), 2,
+                          "train.qk_clip", "model.mixer=attention")
+
 
 if __name__ == "__main__":
     main()

@@ -38,8 +38,8 @@ checkpoint.every: 0
 
 # Values of keys that are numbers or lists, beside the default (or BASE's).
 SAMPLES = {
-    "moe.groups": ["2"],
-    "moe.hot_experts": ["3"],
+    "moe.hot_experts": ["3"], "moe.groups": ["2"], "moe.top_groups": ["2"], "moe.jitter": ["0.1"],
+    "moe.router_init_scale": ["0.1"], "attention.softcap": ["5"], "attention.dropout": ["0.1"],
     "train.batch": ["8"], "train.context": ["5"], "train.micro_batches": ["2"], "train.shards": ["2"],
     "train.lr": ["0"], "train.min_lr": ["0"], "train.warmup": ["1"], "train.decay": ["1"], "train.beta1": ["0"],
     "train.beta2": ["0"], "train.eps": ["0.001"], "train.weight_decay": ["0"], "train.momentum": ["0.5"],
@@ -69,7 +69,6 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 COMPANIONS = {
     "moe.top_groups=2": ["moe.groups=2"],
     "moe.noise_in_evaluation=true": ["moe.router=noisy_top_k"],
-    "eval.weights=ema": ["train.ema=0.9"],
     "moe.router=expert_choice": ["moe.allow_noncausal=true"],
     "moe.allow_noncausal=true": ["moe.router=expert_choice"],
     "moe.hot_experts=3": ["moe.force=hot_rank"],
