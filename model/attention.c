@@ -172,8 +172,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        rule_of(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) {
-        Tensor gradient = work_gradient(work, a->sinks);
-        bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
+        bias_backward(work->dev, as_row(work_gradient(work, a->sinks)), a->dsinks,
                       work_dense_rows(work));
     }
     positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);

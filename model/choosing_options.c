@@ -77,9 +77,10 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
     static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
-                                        "moe.bias_update"};
+                                        "moe.bias_update", "moe.gate_bias"};
     const bool used[] = {moe->balance.count > 1, says(moe->balance_loss, 0.01),
-                         says(moe->z_loss, 0.001), moe->bias_update != BIAS_UPDATE_NONE};
+                         says(moe->z_loss, 0.001), moe->bias_update != BIAS_UPDATE_NONE,
+                         moe->gate_bias};
     for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
         if (used[i])
             return option_broken(rules, gates[i], "moe.router",

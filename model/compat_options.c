@@ -91,6 +91,7 @@ static const Preset PRESETS[] = {
     {COMPAT_DEEPSEEK_V3, "moe.balance_loss", "0.0001"},
     {COMPAT_DEEPSEEK_V3, "moe.z_loss", "0"},
     // transformers: modeling_gpt_oss.py, configuration_gpt_oss.py
+    {COMPAT_GPT_OSS, "moe.gate_bias", "true"},
     {COMPAT_GPT_OSS, "moe.balance_loss", "0.9"},
     {COMPAT_GPT_OSS, "moe.balance_share", "tokens"},
     {COMPAT_GPT_OSS, "moe.balance_scope", "batch"},

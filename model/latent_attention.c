@@ -254,8 +254,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
 }
 
 static void sinks_backward(LatentAttention *a, Work *work) {
-    Tensor gradient = work_gradient(work, a->sinks);
-    bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), a->dsinks,
+    bias_backward(work->dev, as_row(work_gradient(work, a->sinks)), a->dsinks,
                   work_dense_rows(work));
 }
 

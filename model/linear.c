@@ -28,11 +28,6 @@ Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_
     return linear_share(work, param_add(work->params, weight, "%s", name), has_bias, name);
 }
 
-// A dense bias seen as that of the single group: (out) to (1, out).
-static Tensor as_row(Tensor bias) {
-    return tensor_reshape_2d(bias, 1, bias.shape[0]);
-}
-
 void linear_forward(Work *work, Linear linear, Tensor y, Tensor x) {
     Segments rows = work_dense_rows(work);
     matmul_forward(work->dev, y, x, as_matrix(work_matrix(work, linear.weight)), rows);

@@ -164,6 +164,7 @@ typedef struct MoeConfig {
     double jitter;            // of the router's input, while training; 0: none
     int64_t sinkhorn_iterations;
     double router_init_scale;            // of init_std
+    bool gate_bias;                      // of the router\'s logits
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
     bool shared_gate;
 } MoeConfig;

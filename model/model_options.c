@@ -58,7 +58,7 @@ static const Option ROWS[] = {
     FLAG("model.tied_embeddings", FUNCTION, tied_embeddings, DEFAULT("true"),
         "one matrix for token embedding and output"),
     CHOICE("model.bias", FUNCTION, bias, DEFAULT("false"), OF(BIAS_CHOICES),
-        "linear layers that add a bias; the router never does"),
+        "linear layers that add a bias; the router has its own key, moe.gate_bias"),
     CHOICE("model.norm", FUNCTION, norm, DEFAULT("rmsnorm"), OF(NORM_CHOICES),
         "of the residual stream, where model.norm_place says"),
     CHOICE("model.norm_place", FUNCTION, norm_place, DEFAULT("pre"), OF(NORM_PLACE_CHOICES),

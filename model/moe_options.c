@@ -90,6 +90,8 @@ static const Option ROWS[] = {
         "(Switch, arXiv:2101.03961: 0.01); 0: off"),
     NUMBER("moe.router_init_scale", FUNCTION, moe.router_init_scale, DEFAULT("1"), RANGE(1e-6, 1e3),
         "the router's initial weights have this times model.init_std (Switch, ST-MoE: 0.1 against instability at the start)"),
+    FLAG("moe.gate_bias", FUNCTION, moe.gate_bias, DEFAULT("false"),
+        "the router's logits have a learned bias (gpt-oss, arXiv:2508.10925)"),
     RATIONAL("moe.capacity_factor", STATE, moe.capacity_factor, DEFAULT("0"), RANGE(0, 1000),
         "an expert takes at most factor * top_k * tokens / experts choices of a routing group; 0: no limit"),
     CHOICE("moe.capacity_rounding", STATE, moe.capacity_rounding, DEFAULT("ceil"), OF(CAPACITY_ROUNDING_CHOICES),

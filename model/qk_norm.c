@@ -44,9 +44,7 @@ void query_key_norm_forward(QueryKeyNorm *norm, Work *work, Tensor out) {
 }
 
 static void sum_over_rows(Work *work, int weight, Tensor rows) {
-    Tensor gradient = work_gradient(work, weight);
-    bias_backward(work->dev, tensor_reshape_2d(gradient, 1, gradient.shape[0]), rows,
-                  work_dense_rows(work));
+    bias_backward(work->dev, as_row(work_gradient(work, weight)), rows, work_dense_rows(work));
 }
 
 void query_key_norm_backward(QueryKeyNorm *norm, Work *work, Tensor dx) {

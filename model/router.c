@@ -11,7 +11,7 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     router->shape = shape;
     router->layer = layer;
     double scale = config->moe.router_init_scale; // 0, where nobody gave it: 1
-    router->weight = router->bias = router->noise = -1;
+    router->weight = router->gate_bias = router->bias = router->noise = -1;
     if (!moe_has_gate(&config->moe)) return;
     Param weight = {.rank = 2,
                     .shape = {router->shape.experts, config->d_model},
@@ -20,6 +20,13 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     init_linear(config, &weight);
     if (scale > 0) weight.init_std *= scale;
     router->weight = param_add(work->params, weight, "layers.%lld.moe.router", (long long)layer);
+    if (config->moe.gate_bias)
+        router->gate_bias = param_add(work->params,
+                                      (Param){.rank = 1,
+                                              .shape = {router->shape.experts},
+                                              .init = INIT_ZEROS,
+                                              .group = GROUP_NO_DECAY},
+                                      "layers.%lld.moe.router.bias", (long long)layer);
     if (config->moe.router.kind == NOISY_TOPK && !moe_is_hashed(&config->moe, layer))
         router->noise =
             param_add(work->params, weight, "layers.%lld.moe.router_noise", (long long)layer);
@@ -131,6 +138,8 @@ static void score(Router *router, Work *work, Tensor x) {
     Segments rows = work_dense_rows(work);
     matmul_forward(work->dev, router->logits, own, as_matrix(work_value(work, router->weight)),
                    rows);
+    if (router->gate_bias >= 0)
+        bias_forward(work->dev, router->logits, as_row(work_value(work, router->gate_bias)), rows);
     if (!is_noisy(router, work)) return;
     matmul_forward(work->dev, router->noise_scale, own, as_matrix(work_value(work, router->noise)),
                    rows);
@@ -187,6 +196,9 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     Tensor own = own_x(router, work, router->backward_scratch.x_f32, router->x);
     Tensor own_dx = router->backward_scratch.dx;
     score_backward(work, router->weight, own_dx, router->backward_scratch.dlogits, own);
+    if (router->gate_bias >= 0)
+        bias_backward(work->dev, as_row(work_gradient(work, router->gate_bias)),
+                      router->backward_scratch.dlogits, work_dense_rows(work));
     if (is_noisy(router, work)) {
         Tensor dscale = router->backward_scratch.dscale, dx_noise;
         dx_noise = router->backward_scratch.dx_noise;

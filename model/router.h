@@ -23,9 +23,10 @@ typedef struct RouterColumns {
 } RouterColumns;
 
 typedef struct Router {
-    int weight; // parameter (E, D); -1: no gate, the chosen weigh the same
-    int noise;  // parameter (E, D), of NOISY_TOPK: the logits of the noise's size; -1: none
-    int bias;   // parameter (E) that a rule changes; -1: none
+    int weight;    // parameter (E, D); -1: no gate, the chosen weigh the same
+    int noise;     // parameter (E, D), of NOISY_TOPK: the logits of the noise's size; -1: none
+    int gate_bias; // parameter (E) of the logits, learned; -1: none
+    int bias;      // parameter (E) that a rule changes; -1: none
     MoeShape shape;
     int64_t layer;         // of the model: the counter of random drops
     RouterColumns columns; // of the statistics

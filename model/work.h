@@ -124,6 +124,10 @@ static inline int64_t micro_batch_tokens(const Work *work) {
 static inline Tensor as_matrix(Tensor w) {
     return tensor_reshape_3d(w, 1, w.shape[0], w.shape[1]);
 }
+// A dense bias seen as that of the single group: (out) to (1, out).
+static inline Tensor as_row(Tensor bias) {
+    return tensor_reshape_2d(bias, 1, bias.shape[0]);
+}
 // A stored copy of an f32 tensor for a matrix product: x itself when activations are f32, otherwise
 // `copy`.
 static inline Tensor work_stored(const Work *work, Tensor copy, Tensor x) {

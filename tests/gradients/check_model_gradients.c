@@ -202,6 +202,9 @@ static void add_router_cases(void) {
     model->moe.router =
         (RouterRule){.kind = SQRT_SOFTPLUS, .scaling_factor = 1.5, .groups = 2, .top_groups = 2};
     model->moe.experts.values[0] = 6;
+    model = add_case("a router with a bias");
+    model->moe.gate_bias = true;
+    model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 2};
     model = add_case("sinkhorn with one choice");
     model->moe.router = (RouterRule){.kind = SINKHORN, .scaling_factor = 1};
     model->moe.sinkhorn_iterations = 8;

@@ -60,7 +60,7 @@ CONFIGURATIONS = {
         {"moe.router": "sinkhorn", "moe.balance_scope": "sequence", "moe.top_k": 1, "moe.capacity_factor": 1.25},
         [(2, 1, 2, 2), (4, 1, 2, 1)]),
     "sqrtsoftplus in groups": (
-        {"moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
+        {"moe.gate_bias": "true", "moe.router": "sqrtsoftplus", "moe.groups": 4, "moe.top_groups": 2, "moe.scaling_factor": 1.5,
          "moe.bias_update": "sign", "moe.balance_scope": "batch"},
         [(1, 1, 1, 1), (2, 1, 2, 1), (4, 1, 4, 1)]),
     "balance over sequences, shards and the step": (  # what the step's is made of depends on its micro-batches
