@@ -76,7 +76,7 @@ __device__ static inline float shaped_gradient(Heads g, float p, float dp, float
 // transposed, keys down and queries across, so that they are the left operand of both sums as they
 // lie in registers.
 template <int P, bool SHAPED>
-__global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
+__global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
     attention_backward_keys_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
                                  const float *delta, Heads g, float scale) {
     typedef BackwardTiles<P> S;
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
 
 // A block owns OWN queries of a head.
 template <int P, bool SHAPED>
-__global__ void __launch_bounds__(BackwardTiles<P>::THREADS)
+__global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
     attention_backward_queries_bf16(bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const float *lse,
                                     const float *delta, Heads g, float scale) {
     typedef BackwardTiles<P> S;
@@ -369,7 +369,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
 }
 
 template <int P, bool SHAPED>
-__global__ void __launch_bounds__(PlainTiles<P>::THREADS)
+__global__ void __launch_bounds__(PlainTiles<P>::THREADS, SHAPED ? 1 : 0)
     attention_backward_queries_f32(float *dqkv, const float *dout, const float *qkv,
                                    const float *lse, const float *delta, Heads g, float scale) {
     typedef PlainTiles<P> S;

@@ -115,7 +115,7 @@ __device__ static inline void softmax_step(float scores[COLUMNS][4], float sum[W
 }
 
 template <int P, bool SHAPED>
-__global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS)
+__global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 : 0)
     attention_forward_bf16(bf16 *out, float *lse, const bf16 *qkv, Heads g, float scale_log2) {
     typedef ForwardTiles<P, SHAPED> S;
     const int STRIPS = S::STRIPS, COLUMNS = S::KEYS / 8, WIDTH = P / 8, THREADS = S::THREADS;

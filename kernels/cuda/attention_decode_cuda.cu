@@ -28,7 +28,7 @@ template <int COUNT, typename T> __device__ static inline void load_some(float *
 // order, then their sums are added one after another. Blocks of one split are neighbours: query
 // heads that share a key/value head find its rows in the L2 cache. Bytes moved: the cache once.
 template <typename T, int COUNT>
-__global__ void __launch_bounds__(DECODE_THREADS)
+__global__ void __launch_bounds__(DECODE_THREADS, 1)
     attention_decode_split(float *splits, const T *qkv, const T *cache, Heads g, int keys,
                            float scale_log2) {
     DYNAMIC_SHARED(float, query);

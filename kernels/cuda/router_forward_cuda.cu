@@ -50,21 +50,22 @@ __device__ static inline void keep_best_groups(uint32_t *key, const ForwardArgum
     int lane = (int)threadIdx.x % LANES, size = a.E / a.groups;
     uint32_t mine = 0, allowed = 0;
     for (int g = 0; g < a.groups; g++) {
-        uint32_t left[PER_LANE];
+        uint32_t left = 0; // bit j: expert j of the lane is of the group, and its score not summed
         float sum = 0;
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++)
-            left[j] = expert_of<LANES, VECTOR>(j) / size == g ? key[j] : 0;
+            left |= (uint32_t)(expert_of<LANES, VECTOR>(j) / size == g) << j;
         for (int i = 0; i < a.group_choices; i++) {
             uint32_t best = 0, expert = 0xffffffffu;
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++)
-                if (left[j] > best) best = left[j], expert = (uint32_t)expert_of<LANES, VECTOR>(j);
+                if ((left >> j & 1u) && key[j] > best)
+                    best = key[j], expert = (uint32_t)expert_of<LANES, VECTOR>(j);
             uint32_t top = token_max_key<LANES>(best);
             expert = token_min_key<LANES>(best == top ? expert : 0xffffffffu);
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++)
-                if ((uint32_t)expert_of<LANES, VECTOR>(j) == expert) left[j] = 0;
+                if ((uint32_t)expert_of<LANES, VECTOR>(j) == expert) left &= ~(1u << j);
             sum += logit_of(top);
         }
         if (lane == g) mine = key_of(sum);

@@ -78,7 +78,7 @@ CONFIGURATIONS = {
     "routed by token id, without a gate": (
         {"moe.router": "hash", "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 2), (4, 1, 2, 1), (8, 1, 8, 1)]),
-    "forced, skewed; evaluated by token id first": (
+    "forced, skewed, then by token id": (
         {"moe.force": "skewed", "moe.force_sigma": 1.5, "moe.hash_layers": 1, "moe.router": "sigmoid",
          "moe.bias_update": "sign", "train.precision": "bf16"},
         [(1, 2, 1, 2), (2, 1, 2, 4), (8, 1, 4, 1)]),
