@@ -54,7 +54,8 @@ __device__ static inline void keep_best_groups(uint32_t *key, const ForwardArgum
         float sum = 0;
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++)
-            left |= (uint32_t)(expert_of<LANES, VECTOR>(j) / size == g) << j;
+            left |= (uint32_t)((unsigned)(expert_of<LANES, VECTOR>(j) - g * size) < (unsigned)size)
+                    << j;
         for (int i = 0; i < a.group_choices; i++) {
             uint32_t best = 0, expert = 0xffffffffu;
 #pragma unroll

@@ -31,6 +31,9 @@ TENSOR_CORES = {
 # Bytes that a kernel may spill: a register at its store and its load. Kernels at the limit of 255 registers do so on one
 # target or another (router_forward_cuda.cu with 32 experts a lane).
 SPILL = 8
+# Rare kernels that spill more, and how much at most: wide heads with a cap, slopes or dropout; more than 512 experts that
+# are no multiple of 4, with other scores than the softmax's, a bias or groups.
+KNOWN_SPILLS = {"attention_forward_bf16<256, true>": 48, "route_tokens<32, 32, 1, false>": 1024}
 INSTRUCTION = r"mma\.sync\.aligned\.m16n8k16\S*\.f32\.bf16\.bf16\.f32"
 
 
@@ -119,7 +122,7 @@ def main():
             threads = bounds.get(mangled, 1024)
             rows.append([file, name, f"sm_{target}", threads, registers, shared, spill,
                          f"{occupancy(target, threads, registers, shared):.2f}"])
-            if spill > SPILL:
+            if spill > KNOWN_SPILLS.get(name, SPILL):
                 problems.append(f"{file}: {name} on sm_{target} spills {spill} bytes")
     rows.sort()
     text = io.StringIO()
