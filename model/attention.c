@@ -12,7 +12,6 @@
 
 typedef struct Attention {
     Linear qkv, output;     // weights (W, D) and (D, H·d_value)
-    int64_t window;         // of this layer; 0: whole
     PositionKind positions; // likewise
     int sinks;              // parameter (H): with attention.softmax sink alone
     int64_t layer;
@@ -52,7 +51,8 @@ static AttentionRule rule_of(const Attention *a, const Work *work) {
                           sink ? work_value(work, a->sinks) : (Tensor){0});
 }
 
-static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
+bool attention_check_device(const ModelConfig *config, int64_t layer, const Device *dev,
+                            Error *err) {
     (void)layer;
     AttentionShape s = config->attention.shape;
     int64_t most = dev->limits.head;
@@ -67,7 +67,6 @@ static void declare(void *self, Work *work, int64_t layer) {
     int64_t D = config->d_model;
     a->layer = layer;
     a->positions = model_positions(config, layer);
-    a->window = layer_value(&config->attention.window, layer);
     const BiasFacts *bias = &BIASES[config->bias];
     a->qkv = linear_declare(
         work,
@@ -132,15 +131,17 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     arena_release(scratch, mark);
 }
 
-// Keys that a query sees, in the mean over a sequence: the first ones see fewer.
-static double mean_keys(const Attention *a, const Work *work) {
-    int64_t T = work->shape.T, most = a->window > 0 && a->window < T ? a->window : T;
+double attention_mean_keys(const Work *work, int64_t layer) {
+    int64_t window = layer_value(&work->config->attention.window, layer);
+    int64_t T = work->shape.T, most = window > 0 && window < T ? window : T;
     return (double)most - (double)(most * (most - 1)) / (double)(2 * T);
 }
 
 static void cost(const void *self, const Work *work, LayerCost *cost) {
+    const Attention *a = self;
     AttentionShape s = work->config->attention.shape;
-    double keys = (double)s.heads * mean_keys(self, work) * (double)(s.d_head + s.d_value);
+    double keys =
+        (double)s.heads * attention_mean_keys(work, a->layer) * (double)(s.d_head + s.d_value);
     double weights =
         (double)work->config->d_model *
         (double)(attention_qkv_width(s) + s.heads * s.d_value + output_gate_width(work->config));
@@ -216,7 +217,7 @@ static void after_step(void *self, Work *work, const Statistics *stats) {
 const LayerKind ATTENTION = {
     .state_bytes = sizeof(Attention),
     .bound = bound,
-    .check_device = check_device,
+    .check_device = attention_check_device,
     .declare = declare,
     .layout = layout,
     .cost = cost,

@@ -17,5 +17,10 @@ extern const LayerKind ATTENTION;
 // keys and values.
 //   sinks (H) f32: with attention.softmax sink alone
 AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t layer, Tensor sinks);
+// Keys that a query of the layer sees, in the mean over a sequence: the first ones see fewer.
+double attention_mean_keys(const Work *work, int64_t layer);
+// Whether the device's kernels take heads so wide: a LayerKind's check_device. Not collective.
+bool attention_check_device(const ModelConfig *config, int64_t layer, const Device *dev,
+                            Error *err);
 
 #endif

@@ -22,7 +22,6 @@ typedef struct LatentAttention {
     AttentionShape shape;
     int64_t d_rope, d_nope; // of a query or key head
     int64_t layer;
-    int64_t window; // of this layer; 0: whole
     PositionKind positions;
     Linear down;                 // weight ([queries or their latent | latent | rotary key], D)
     int64_t q_width;             // rows of the first of the three
@@ -103,14 +102,6 @@ static AttentionRule rule_of(const LatentAttention *a, const Work *work) {
                           sink ? work_value(work, a->sinks) : (Tensor){0});
 }
 
-static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
-    (void)layer;
-    AttentionShape s = config->attention.shape;
-    int64_t most = dev->limits.head;
-    return device_check_limit(dev, "attention.d_head", s.d_head, most, err) &&
-           device_check_limit(dev, "attention.d_value", s.d_value, most, err);
-}
-
 static int64_t q_width_of(const AttentionConfig *config) {
     return config->q_rank > 0 ? config->q_rank : config->shape.heads * config->shape.d_head;
 }
@@ -124,7 +115,6 @@ static void declare(void *self, Work *work, int64_t layer) {
     a->d_rope = attention_d_rope(attention);
     a->d_nope = s.d_head - a->d_rope;
     a->layer = layer;
-    a->window = layer_value(&attention->window, layer);
     a->positions = model_positions(config, layer);
     a->q_width = q_width_of(attention);
     a->query = (Latent){.rank = attention->q_rank};
@@ -181,12 +171,6 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     arena_release(scratch, mark);
 }
 
-// Keys that a query sees, in the mean over a sequence: the first ones see fewer.
-static double mean_keys(const LatentAttention *a, const Work *work) {
-    int64_t T = work->shape.T, most = a->window > 0 && a->window < T ? a->window : T;
-    return (double)most - (double)(most * (most - 1)) / (double)(2 * T);
-}
-
 static double weights_of(const ModelConfig *config) {
     const AttentionConfig *attention = &config->attention;
     AttentionShape s = attention->shape;
@@ -201,7 +185,8 @@ static double weights_of(const ModelConfig *config) {
 static void cost(const void *self, const Work *work, LayerCost *cost) {
     const LatentAttention *a = self;
     AttentionShape s = a->shape;
-    double keys = (double)s.heads * mean_keys(a, work) * (double)(s.d_head + s.d_value);
+    double keys =
+        (double)s.heads * attention_mean_keys(work, a->layer) * (double)(s.d_head + s.d_value);
     cost->flops_per_token += 2 * (weights_of(work->config) + keys);
     cost->scratch.attention = s;
 }
@@ -340,7 +325,7 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
 const LayerKind LATENT_ATTENTION = {
     .state_bytes = sizeof(LatentAttention),
     .bound = bound,
-    .check_device = check_device,
+    .check_device = attention_check_device,
     .declare = declare,
     .layout = layout,
     .cost = cost,

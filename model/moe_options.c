@@ -132,11 +132,14 @@ static bool check_groups(const MoeConfig *moe, MoeShape shape, const char *place
                              "moe.top_groups (%lld) is more than moe.groups (%lld); set it to at "
                              "most that",
                              (long long)rule.top_groups, (long long)rule.groups);
-    if (shape.experts % rule.groups != 0)
+    if (shape.experts % rule.groups != 0) {
+        char list[160];
+        option_list_divisors(shape.experts, 0, list);
         return option_broken(rules, "moe.groups", "moe.experts",
-                             "moe.groups (%lld) does not divide moe.experts (%lld)%s; set it to a "
-                             "divisor",
-                             (long long)rule.groups, (long long)shape.experts, place);
+                             "moe.groups (%lld) does not divide moe.experts (%lld)%s; set it to "
+                             "one of %s",
+                             (long long)rule.groups, (long long)shape.experts, place, list);
+    }
     int64_t within = rule.top_groups * (shape.experts / rule.groups);
     if (shape.top_k > within)
         return option_broken(rules, "moe.top_groups", "moe.top_k",
