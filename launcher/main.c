@@ -137,6 +137,9 @@ static int run_single(const CommandLine *line, Error *err) {
         exit_code = inspect_run(&config->train, config->source, err);
     } else if (line->verb == VERB_PLAN) {
         exit_code = run_plan(config, line->ranks, err);
+    } else if (line->verb == VERB_SUPERVISE) {
+        exit_code = supervise_run(&line->supervise, config, line->path, line->overrides,
+                                  line->override_count, err);
     } else {
         char *yaml = config_to_yaml(config, true);
         fputs(yaml, stdout);
@@ -172,7 +175,7 @@ int main(int argc, char **argv) {
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
     }
-    if (!collective) signals_release();
+    if (!collective && line.verb != VERB_SUPERVISE) signals_release(); // which passes them on
     int exit_code = err.exit_code;
     if (ok && collective) exit_code = run_collective(&line, &err);
     if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks

@@ -125,7 +125,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("opening the data");
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
-                                   run_lock_take(config->run_dir, comm_size(), err));
+                                   run_lock_take(config->run_dir, "lock", comm_size(), err));
     if (!comm_follow(ok, err)) return false;
     outcome_begin(config->run_dir);
     run_status_begin(config);
