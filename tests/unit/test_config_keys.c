@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "launcher/config_value.h"
+#include "launcher/habit_words.h"
 #include "launcher/value_text.h"
 
 enum { TEXT_BYTES = 2048 };
@@ -299,6 +300,17 @@ static void keys_of_models_and_training_name_their_source(void **state) {
     assert_int_equal(plain, sizeof PLAIN / sizeof *PLAIN); // each is a key
 }
 
+// Words of other programs mean keys that there are, and are no keys themselves.
+static void words_of_other_programs_mean_keys(void **state) {
+    (void)state;
+    for (const Habit *habit = HABIT_KEYS; habit->word; habit++) {
+        if (config_key_find(habit->meant) < 0) fail_msg("%s means %s", habit->word, habit->meant);
+        if (config_key_find(habit->word) >= 0) fail_msg("%s is a key", habit->word);
+        for (const Habit *other = HABIT_KEYS; other != habit; other++)
+            if (strcmp(other->word, habit->word) == 0) fail_msg("%s stands twice", habit->word);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_key_is_found_by_its_name_and_no_other),
@@ -311,6 +323,7 @@ int main(void) {
         cmocka_unit_test(limits_are_legal_and_what_lies_beyond_is_not),
         cmocka_unit_test(derived_values_name_keys),
         cmocka_unit_test(keys_of_models_and_training_name_their_source),
+        cmocka_unit_test(words_of_other_programs_mean_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
