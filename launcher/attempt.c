@@ -15,7 +15,6 @@
 #include "launcher/process_tree.h"
 #include "launcher/rank_launcher.h"
 #include "worker/json_file.h"
-#include "worker/run_lock.h"
 #include "worker/signals.h"
 
 static const double POLL_SECONDS = 0.1;
@@ -104,7 +103,6 @@ static void look_at_lock(Watch *watch) {
 static void look(Watch *watch) {
     double now = clock_seconds(), timeout = watch->attempt->hang_timeout;
     watch->looked = now;
-    run_lock_beat();
     look_at_status(watch);
     look_at_lock(watch);
     json_t *outcome = read_own(watch->attempt, "outcome.json");
@@ -121,6 +119,7 @@ static void watch_until_end(Watch *watch) {
     watch->sign_of_life = clock_seconds();
     while (!watch->launcher.ended) {
         rank_launcher_serve(&watch->launcher, POLL_SECONDS);
+        watch->attempt->serve(watch->attempt->context);
         double now = clock_seconds();
         if (now - watch->looked > LOOK_SECONDS) look(watch);
         if (signals_received() && now - watch->asked > ASK_SECONDS) ask_to_stop(watch);
@@ -148,19 +147,23 @@ int64_t newest_checkpoint(const char *run_dir) {
     return newest;
 }
 
-// The step of the last row of metrics, which is there before the next heartbeat; -1: none.
-static int64_t last_row_step(const char *run_dir) {
-    char path[PATH_MAX], tail[65536];
+// The step of the last row of metrics, which is there before the next heartbeat, if it was written
+// after `since` (both are UTC as clock_utc has it); otherwise -1.
+static int64_t last_row_step(const char *run_dir, const char *since) {
+    char path[PATH_MAX], tail[16384];
     snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return -1;
     off_t end = lseek(fd, 0, SEEK_END), most = (off_t)sizeof tail - 1;
     ssize_t got = pread(fd, tail, sizeof tail - 1, end > most ? end - most : 0);
     close(fd);
+    while (got > 0 && tail[got - 1] == '\n') got--;
     tail[got > 0 ? got : 0] = 0;
-    int64_t step = -1;
-    static const char key[] = "{\"step\":"; // what each row begins with
-    for (char *at = tail; (at = strstr(at, key)); at++) step = strtoll(at + strlen(key), NULL, 10);
+    char *line = strrchr(tail, '\n');
+    json_t *row = json_loads(line ? line + 1 : tail, 0, NULL);
+    const char *time = json_string_value(json_object_get(row, "time"));
+    int64_t step = time && since && strcmp(time, since) >= 0 ? whole(row, "step") : -1;
+    json_decref(row);
     return step;
 }
 
@@ -189,7 +192,8 @@ static void judge(Attempt *attempt, const Watch *watch) {
                         .first_step = whole(status, "first_step"),
                         .step = whole(status, "step"),
                         .saved_step = newest_checkpoint(attempt->run_dir)};
-    int64_t row = status ? last_row_step(attempt->run_dir) : -1;
+    int64_t row =
+        last_row_step(attempt->run_dir, json_string_value(json_object_get(status, "started")));
     if (row > end->step) end->step = row;
     if (outcome) {
         end->exit_code = (int)whole(outcome, "exit_code");

@@ -17,7 +17,9 @@ typedef struct Attempt {
     int ranks;
     const char *hosts; // for {hosts}
     char *const *words;
-    double hang_timeout; // run.hang_timeout
+    double hang_timeout;          // run.hang_timeout
+    void (*serve)(void *context); // what else there is to do, ten times a second
+    void *context;
     // How it ended.
     AttemptEnd end;
     int launcher_code;

@@ -28,6 +28,9 @@ static const VerbRow VERBS[] = {
     {"plan", VERB_PLAN, "a configuration", true, false},
     {"help", VERB_HELP, "a key", false, true},
     {"supervise", VERB_SUPERVISE, "a configuration", true, false},
+    {"checkpoint-now", VERB_CHECKPOINT_NOW, "a run directory", false, true},
+    {"stop", VERB_STOP, "a run directory", false, true},
+    {"set", VERB_SET, "a run directory", true, false},
     {"status", VERB_STATUS, "a run directory", false, true},
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
@@ -54,6 +57,7 @@ static const OptionRow OPTIONS[] = {
     {"-np", VERB_SUPERVISE, "a number of ranks from 1 to 65536"},
     {"--launcher", VERB_SUPERVISE, "mpirun, srun or a command line with {np}"},
     {"--hosts", VERB_SUPERVISE, "host:slots, joined by commas"},
+    {"--daemon", VERB_SUPERVISE, NULL},
     {"--wait", VERB_SUPERVISE, "a number of seconds from 0 to 300"},
     {"-np", VERB_PLAN, "a number of ranks from 1 to 65536"},
 };
@@ -102,11 +106,17 @@ void cli_print_help(FILE *out) {
         "what breaks\n"
         "      --launcher TEXT    mpirun, srun, or a command line with {np} (mpirun)\n"
         "      --hosts A:4,B:4    hosts and slots; when some are gone it goes on with fewer ranks\n"
+        "      --daemon           in the background, its output in RUN/supervise.log\n"
         "      --wait SECONDS     before the first restart; doubles while there is no progress "
         "(5)\n"
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
+        "  moetrain checkpoint-now [RUN]       a supervised run saves after the step that runs\n"
+        "  moetrain set RUN KEY VALUE          log.every, eval.every, checkpoint.every, "
+        "checkpoint.keep_last,\n"
+        "                                      train.lr or train.min_lr from the next step on\n"
+        "  moetrain stop [RUN]                 it saves and ends with exit code 75\n"
         "\n"
         "  A CHECKPOINT is a file RUN/checkpoints/step-….h5, or RUN for the newest of that run.\n"
         "\n"
@@ -153,6 +163,7 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     }
     SuperviseOptions *supervise = &line->supervise;
     if (strcmp(name, "--launcher") == 0) supervise->launcher = value;
+    if (strcmp(name, "--daemon") == 0) supervise->daemon = true;
     if (strcmp(name, "--hosts") == 0) supervise->hosts = value;
     if (strcmp(name, "--wait") == 0) ok = number(value, 0, 300, &supervise->wait_seconds);
     if (strcmp(name, "-np") == 0) {
@@ -274,6 +285,10 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
         line->path = word;
         return true;
     }
+    if (verb->verb == VERB_SET && !strchr(word, '=') && line->override_count < 2) {
+        line->overrides[line->override_count++] = word;
+        return true;
+    }
     bool spaced = word[0] == '=' || (assignment && !word[key_length + 1] && next &&
                                      next[0] != '-' && !strchr(next, '='));
     if (!verb->overrides || !strchr(word, '=') || word[0] == '=')
@@ -313,6 +328,8 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
                          line->override_count ? " before '" : "",
                          line->override_count ? line->overrides[0] : "",
                          line->override_count ? "'" : "");
+    if (verb->verb == VERB_SET && line->override_count != 2)
+        return error_set(err, EXIT_CONFIG, "command line: set needs RUN KEY VALUE");
     if (verb->verb == VERB_SUPERVISE) return check_supervise(line, err);
     if (verb->verb == VERB_PLAN && line->ranks == 0)
         return error_set(err, EXIT_CONFIG,

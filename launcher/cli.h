@@ -16,6 +16,9 @@ typedef enum Verb {
     VERB_PRINT_CONFIG,
     VERB_SUPERVISE,
     VERB_STATUS,
+    VERB_CHECKPOINT_NOW,
+    VERB_STOP,
+    VERB_SET,
     VERB_HELP, // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,

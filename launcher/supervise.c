@@ -15,29 +15,18 @@
 #include "launcher/attempt.h"
 #include "launcher/attempt_journal.h"
 #include "launcher/config_rules.h"
+#include "launcher/detach.h"
 #include "launcher/live_hosts.h"
 #include "launcher/process_tree.h"
 #include "launcher/rank_launcher.h"
+#include "launcher/supervisor.h"
 #include "worker/json_file.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
 #include "worker/signals.h"
 
-enum { MOST_HOSTS_BYTES = 65536, MOST_WORDS = 300, ROOM_SECONDS = 5 };
+enum { ROOM_SECONDS = 5, BEAT_SECONDS = 1 };
 static const int64_t LEAST_ROOM_BYTES = 64 << 20; // for a first checkpoint of unknown size
-
-typedef struct Supervisor {
-    const SuperviseOptions *options;
-    const Config *config;
-    TrainConfig train; // on the ranks of the present start
-    char self[PATH_MAX];
-    const char *words[MOST_WORDS + 4];   // program, configuration, overrides, resume=
-    int word_count;                      // without the last
-    char resume[CONFIG_PATH_BYTES + 16]; // the last word: "resume=…"; empty: as configured
-    char hosts[MOST_HOSTS_BYTES];
-    int ranks;
-    Progress progress;
-} Supervisor;
 
 // ---- before a start -----------------------------------------------------------------------------
 
@@ -76,11 +65,21 @@ static const char *launcher_command(const SuperviseOptions *options) {
 
 // ---- after a start ------------------------------------------------------------------------------
 
+// What a supervisor does all the time.
+static void serve(void *context) {
+    Supervisor *supervisor = context;
+    if (clock_seconds() - supervisor->beaten > BEAT_SECONDS) {
+        run_lock_beat();
+        supervisor->beaten = clock_seconds();
+    }
+    control_socket_serve(&supervisor->control, supervisor_answer, supervisor);
+}
+
 // Waits, unless a signal asks to stop meanwhile: then false.
-static bool wait_seconds(double seconds) {
+static bool wait_seconds(Supervisor *supervisor, double seconds) {
     double begin = clock_seconds();
     while (!signals_received() && clock_seconds() - begin < seconds) {
-        run_lock_beat();
+        serve(supervisor);
         signals_wait(0.2);
     }
     return !signals_received();
@@ -121,7 +120,8 @@ static bool go_back(Supervisor *supervisor) {
 }
 
 // Until there is room for a checkpoint; false when a signal asks to stop meanwhile.
-static bool wait_for_space(const char *run_dir) {
+static bool wait_for_space(Supervisor *supervisor) {
+    const char *run_dir = supervisor->train.run_dir;
     char path[PATH_MAX], name[CHECKPOINT_NAME_BYTES];
     struct stat info;
     int64_t bytes = LEAST_ROOM_BYTES, newest = newest_checkpoint(run_dir);
@@ -131,14 +131,13 @@ static bool wait_for_space(const char *run_dir) {
     Error full = {0};
     for (bool said = false; !directory_check_room(run_dir, bytes, &full); said = true) {
         if (!said) log_warn("supervise: %s: %s; waiting for room", run_dir, full.message);
-        if (!wait_seconds(ROOM_SECONDS)) return false;
+        if (!wait_seconds(supervisor, ROOM_SECONDS)) return false;
     }
     return true;
 }
 
 // What must be so before the next start. False: there is none.
 static bool prepare_restart(Supervisor *supervisor, const Decision *decision) {
-    const char *run_dir = supervisor->train.run_dir;
     Error err = {0};
     switch (decision->action) {
     case ACTION_LEAVE:
@@ -146,7 +145,7 @@ static bool prepare_restart(Supervisor *supervisor, const Decision *decision) {
     case ACTION_RESTART:
         break;
     case ACTION_WAIT_FOR_SPACE:
-        if (!wait_for_space(run_dir)) return false;
+        if (!wait_for_space(supervisor)) return false;
         break;
     case ACTION_GO_BACK:
         if (!go_back(supervisor)) return false;
@@ -155,7 +154,7 @@ static bool prepare_restart(Supervisor *supervisor, const Decision *decision) {
     // The folder holds checkpoints now, of this run.
     if (strcmp(supervisor->train.resume, "never") == 0 && !supervisor->resume[0])
         snprintf(supervisor->resume, sizeof supervisor->resume, "resume=auto");
-    if (!wait_seconds(decision->wait_seconds)) return false;
+    if (!wait_seconds(supervisor, decision->wait_seconds)) return false;
     if (find_hosts(supervisor, &err)) return true;
     log_error("supervise: %s", err.message);
     return false;
@@ -186,24 +185,38 @@ static void report(const Attempt *attempt, int number, const Decision *decision,
 
 // ---- the loop -----------------------------------------------------------------------------------
 
-static int start_until_done(Supervisor *supervisor) {
-    const char *run_dir = supervisor->train.run_dir;
+// The program's words, for this start.
+static void list_words(Supervisor *supervisor, const char *self, const char **words) {
+    *words++ = self;
+    *words++ = supervisor->path;
+    for (int i = 0; i < supervisor->override_count; i++) *words++ = supervisor->overrides[i];
+    for (int i = 0; i < supervisor->set_count; i++) *words++ = supervisor->sets[i];
+    if (supervisor->resume[0]) *words++ = supervisor->resume; // the last of a key holds
+    *words = NULL;
+}
+
+static int start_until_done(Supervisor *supervisor, const char *self) {
     char began[CLOCK_UTC_BYTES], first[CLOCK_UTC_BYTES];
     clock_utc(first);
     for (int number = 1;; number++) {
-        supervisor->words[supervisor->word_count] =
-            supervisor->resume[0] ? supervisor->resume : NULL;
-        Attempt attempt = {.run_dir = run_dir,
+        const char *words[SUPERVISOR_WORDS];
+        list_words(supervisor, self, words);
+        Attempt attempt = {.run_dir = supervisor->train.run_dir,
                            .command = launcher_command(supervisor->options),
                            .ranks = supervisor->ranks,
                            .hosts = supervisor->hosts,
-                           .words = (char *const *)supervisor->words,
-                           .hang_timeout = supervisor->train.hang_timeout};
+                           .words = (char *const *)words,
+                           .hang_timeout = supervisor->train.hang_timeout,
+                           .serve = serve,
+                           .context = supervisor};
         snprintf(attempt.name, sizeof attempt.name, "%s/%d", first, number);
         clock_utc(began);
         log_info("supervise: start %d on %d rank%s", number, attempt.ranks,
                  attempt.ranks == 1 ? "" : "s");
+        supervisor->number = number;
+        supervisor->alive = true;
         attempt_run(&attempt);
+        supervisor->alive = false;
         Decision decision =
             restart_decide(&supervisor->progress, &attempt.end, supervisor->options->wait_seconds);
         report(&attempt, number, &decision, began);
@@ -211,40 +224,45 @@ static int start_until_done(Supervisor *supervisor) {
     }
 }
 
-static bool set_up(Supervisor *supervisor, const char *path, const char *const *overrides,
-                   int override_count, Error *err) {
+// What is the supervisor's: its lock, its socket, the number of ranks.
+static bool set_up(Supervisor *supervisor, char self[PATH_MAX], Error *err) {
     const SuperviseOptions *options = supervisor->options;
     supervisor->ranks = options->ranks;
     if (options->hosts) snprintf(supervisor->hosts, sizeof supervisor->hosts, "%s", options->hosts);
     if (!config_check_ranks(supervisor->config, supervisor->ranks, &supervisor->train, err))
         return false;
-    ssize_t length = readlink("/proc/self/exe", supervisor->self, sizeof supervisor->self - 1);
+    ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
     if (length <= 0)
         return error_set(err, EXIT_IO, "cannot find this program: /proc/self/exe cannot be read");
-    supervisor->words[supervisor->word_count++] = supervisor->self;
-    supervisor->words[supervisor->word_count++] = path;
-    for (int i = 0; i < override_count; i++)
-        supervisor->words[supervisor->word_count++] = overrides[i];
+    self[length] = 0;
     const char *run_dir = supervisor->train.run_dir;
+    char log[CONFIG_PATH_BYTES + 32];
+    snprintf(log, sizeof log, "%s/supervise.log", run_dir);
     supervisor->progress = (Progress){.saved_step = newest_checkpoint(run_dir), .failed_step = -1};
     return run_dir_open(run_dir, err) &&
-           run_lock_take(run_dir, "supervisor", supervisor->ranks, err);
+           run_lock_take(run_dir, "supervisor", supervisor->ranks, err) &&
+           control_socket_open(&supervisor->control, run_dir, err) && detach_ready(log, err);
 }
 
 int supervise_run(const SuperviseOptions *options, const Config *config, const char *path,
                   const char *const *overrides, int override_count, Error *err) {
+    char self[PATH_MAX];
     Supervisor *supervisor = calloc(1, sizeof *supervisor);
     CHECK_MEMORY(supervisor, "no memory for the supervisor");
-    supervisor->options = options;
-    supervisor->config = config;
-    int exit_code = EXIT_CONFIG;
+    *supervisor = (Supervisor){.options = options,
+                               .path = path,
+                               .overrides = overrides,
+                               .override_count = override_count,
+                               .config = config_copy(config),
+                               .control = {-1, -1}};
     log_show_time();
+    if (options->daemon) detach();
     process_tree_adopt();
-    if (set_up(supervisor, path, overrides, override_count, err))
-        exit_code = start_until_done(supervisor);
-    else
-        exit_code = err->exit_code;
+    int exit_code =
+        set_up(supervisor, self, err) ? start_until_done(supervisor, self) : err->exit_code;
+    control_socket_close(&supervisor->control);
     run_lock_release();
+    free(supervisor->config);
     free(supervisor);
     return exit_code;
 }

@@ -11,6 +11,7 @@ typedef struct SuperviseOptions {
     const char *launcher; // mpirun, srun or a command line (rank_launcher.h)
     const char *hosts;    // "a:4,b:4"; NULL: the launcher knows
     double wait_seconds;  // before the first restart
+    bool daemon;          // in the background, its output in RUN/supervise.log
 } SuperviseOptions;
 
 // Trains `path` with the overrides until it is done, cannot go on, or is asked to stop by SIGUSR1,

@@ -13,6 +13,7 @@
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
 #include "worker/run_status.h"
 #include "worker/save.h"
 #include "worker/watchdog.h"
@@ -129,6 +130,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (!comm_follow(ok, err)) return false;
     outcome_begin(config->run_dir);
     run_status_begin(config);
+    run_requests_begin(config->run_dir);
     if (!session_open(&trainer->session, config, err)) return false;
     watchdog_beat("measuring the device");
     trainer->report.gemm_gflops = measure_gemm(trainer);

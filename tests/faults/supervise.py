@@ -68,7 +68,7 @@ def ranks_of_start(space, run, process, number):
 
 def journal(space, run):
     with open(space.path(run, "attempts.jsonl")) as file:
-        return [json.loads(line) for line in file]
+        return [row for row in map(json.loads, file) if "exit_code" in row]
 
 
 def codes(space, run):
@@ -124,6 +124,55 @@ def a_second_supervisor_is_refused_and_one_that_is_killed_leaves_a_saved_run(spa
     process = start(space, "run", dict(LONG, **{"train.steps": steps + 1}))
     finish(space, "run", process)
     assert "taken over" in text(space, "run"), text(space, "run")
+
+
+def ask(space, *words, code=0):
+    done = subprocess.run([space.program, *words], cwd=space.folder, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == code, f"{words}: exit code {done.returncode}, not {code}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+class Daemon:
+    def __init__(self, pid):
+        self.pid = pid
+
+    def poll(self):
+        return None if os.path.exists(f"/proc/{self.pid}") else 0
+
+
+def what_is_asked_of_a_run_is_done_by_all_ranks_after_one_step_and_outlives_a_restart(space: Workspace):
+    run = "run-" + "long-" * 30 + "path"  # longer than the address of a socket may be
+    process = start(space, run, dict(LONG, **{"train.schedule": "constant"}), "--daemon")
+    finish(space, run, process)
+    daemon = Daemon(int(text(space, run).split("supervise: process ")[1].split()[0]))
+    os.remove(space.path(f"{run}.out"))
+    os.symlink(space.path(run, "supervise.log"), space.path(f"{run}.out"))
+    try:
+        space.wait_for_step(run, 3, daemon)
+        assert os.stat(space.path(run, "control.sock")).st_mode & 0o777 == 0o600
+        assert json.loads(ask(space, "status", run, "--json"))["state"] == "running"
+        ask(space, "checkpoint-now", run)
+        wait_for(space, run, daemon, "a checkpoint", lambda: space.checkpoints(run))
+        for words, part in ((("train.lr", "101"), "0 to 100"), (("train.batch", "4"), "these can: log.every"),
+                            (("train.lr", "1;x"), "no request")):
+            assert part in ask(space, "set", run, *words, code=2), words
+        ask(space, "set", run, "train.lr", "0.0005")
+        changed = wait_for(space, run, daemon, "the rate", lambda: [row for row in space.metrics(run) if row["lr"] == 0.0005])
+        assert all(row["lr"] == 0.003 for row in space.metrics(run) if 0 < row["step"] < changed[0]["step"] and row["step"] > 1)
+        kill(ranks_of_start(space, run, daemon, 1)[1])
+        ranks_of_start(space, run, daemon, 2)
+        wait_for(space, run, daemon, "the second start", lambda: read(space, run, "status.json").get("lr"))
+        assert read(space, run, "status.json")["lr"] == 0.0005
+        ask(space, "stop", run)
+        wait_until_gone([daemon.pid])
+        assert codes(space, run) == [137, 75], journal(space, run)
+        with open(space.path(run, "config.yaml")) as file:
+            assert "\ntrain.lr: 0.0005\n" in file.read()
+        assert "no supervisor answers" in ask(space, "stop", run, code=2)
+        told = ask(space, "status", run)
+        assert "set train.lr=0.0005" in told and "start 1 ended" in told, told
+    finally:
+        kill(daemon.pid)
 
 
 def wrapper(space, name, lines):
@@ -189,5 +238,6 @@ if __name__ == "__main__":
     main([a_run_whose_ranks_are_killed_and_stopped_ends_with_the_same_bits,
           a_request_to_stop_is_passed_on_and_the_same_command_goes_on,
           a_second_supervisor_is_refused_and_one_that_is_killed_leaves_a_saved_run,
+          what_is_asked_of_a_run_is_done_by_all_ranks_after_one_step_and_outlives_a_restart,
           a_run_that_diverges_goes_back_and_gives_up_when_that_does_not_help,
           what_no_restart_mends_ends_at_once, a_full_disk_is_waited_for])
