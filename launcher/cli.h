@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "launcher/supervise.h"
 #include "worker/generate.h"
 
 typedef enum Verb {
@@ -13,7 +14,11 @@ typedef enum Verb {
     VERB_INSPECT,
     VERB_PLAN,
     VERB_PRINT_CONFIG,
+    VERB_SUPERVISE,
     VERB_STATUS,
+    VERB_CHECKPOINT_NOW,
+    VERB_STOP,
+    VERB_SET,
     VERB_HELP, // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,
@@ -28,8 +33,9 @@ typedef struct CommandLine {
     int override_count;
     bool digest; // inspect
     bool json;   // status
-    int ranks;   // plan
+    int ranks;   // plan, supervise
     GenerateOptions generate;
+    SuperviseOptions supervise;
 } CommandLine;
 
 // Fills *line with pointers into argv. False with exit 2, the word and the fix. Not collective.
