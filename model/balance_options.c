@@ -105,6 +105,21 @@ static bool check_short_form(const MoeConfig *moe, const OptionRules *rules) {
                          choice_row(BALANCE_SCOPE_CHOICES, (int)moe->balance_scope)->word);
 }
 
+// Keys of a bias that the rule, or that nobody, reads.
+static bool check_bias_unread(const MoeConfig *moe, const OptionRules *rules) {
+    bool any = moe->bias_update != BIAS_UPDATE_NONE;
+    bool quantile = moe->bias_update == BIAS_UPDATE_QUANTILE;
+    const char *key = moe->bias_rate != 0.001 && (!any || quantile) ? "moe.bias_rate"
+                      : moe->bias_ema != 0.5 && !quantile           ? "moe.bias_ema"
+                      : moe->bias_steps > 0 && !any                 ? "moe.bias_steps"
+                                                                    : NULL;
+    return !key || option_broken(rules, key, "moe.bias_update",
+                                 "%s is not of moe.bias_update=%s: moe.bias_rate is of sign and "
+                                 "proportional, moe.bias_ema of quantile; leave it out, or set "
+                                 "moe.bias_update",
+                                 key, choice_row(BIAS_UPDATE_CHOICES, (int)moe->bias_update)->word);
+}
+
 static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     if (moe->bias_decay_steps > moe->bias_steps)
@@ -114,7 +129,14 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
             "there are at most as many; set moe.bias_steps to the step at which "
             "the bias stops",
             (long long)moe->bias_decay_steps, (long long)moe->bias_steps);
+    if (!check_bias_unread(moe, rules)) return false;
     if (moe->bias_update != BIAS_UPDATE_QUANTILE) return true;
+    if (moe->router.groups > 1)
+        return option_broken(rules, "moe.bias_update", "moe.groups",
+                             "moe.bias_update: quantile takes the experts of a token to be the "
+                             "best of all, and moe.groups (%lld) limits them to some; set "
+                             "moe.bias_update=sign or moe.groups=1",
+                             (long long)moe->router.groups);
     for (int64_t i = 0; i < moe->balance.count; i++)
         if (moe->balance.maps[i].factor > 0)
             return option_broken(rules, "moe.bias_update", "moe.balance_loss",
