@@ -34,6 +34,13 @@ static bool says(double factor, double initially) {
     return factor > 0 && factor != initially;
 }
 
+// Whether moe.balance asks for more than what is measured anyway.
+static bool balances(const BalanceTerms *terms) {
+    for (int64_t i = 0; i < terms->count; i++)
+        if (terms->maps[i].kind != BALANCE_LOAD || says(terms->maps[i].factor, 0.01)) return true;
+    return terms->count > 1;
+}
+
 static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     for (int64_t layer = 0; layer < model->layers && moe->hot_experts > 0; layer++) {
@@ -76,9 +83,9 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "moe.router=hash routes every layer by token id, without a gate; "
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
-    static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
+    static const char *const gates[] = {"moe.balance_loss", "moe.balance", "moe.z_loss",
                                         "moe.bias_update", "moe.gate_bias"};
-    const bool used[] = {moe->balance.count > 1, says(moe->balance_loss, 0.01),
+    const bool used[] = {says(moe->balance_loss, 0.01), balances(&moe->balance),
                          says(moe->z_loss, 0.001), moe->bias_update != BIAS_UPDATE_NONE,
                          moe->gate_bias};
     for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
@@ -108,8 +115,8 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
         const char *key;
         bool used;
     } others[] = {
-        {"moe.balance", moe->balance.count > 1},
         {"moe.balance_loss", says(moe->balance_loss, 0.01)},
+        {"moe.balance", balances(&moe->balance)},
         {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
         {"moe.force", moe->force != FORCE_NONE},
         {"moe.hash_layers", moe->hash_layers > 0},
