@@ -62,7 +62,7 @@
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
-    OP(count_ids, Tensor counts, Tensor ids)                                                       \
+    OP(count_ids, Tensor counts, Tensor ids, Tensor kept)                                          \
     OP(importance_sums, Tensor sums, Tensor ids, Tensor weights)                                   \
     OP(importance_backward, Tensor dweights, Tensor ids, Tensor slopes)                            \
     OP(variation_totals, Tensor totals, Tensor slopes, Tensor sums, VariationTerm term, bool add)  \

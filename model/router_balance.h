@@ -30,7 +30,8 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats);
 // Bytes that it sends for a micro-batch, for the plan.
 double router_balance_sent_bytes(const Router *router, const Work *work);
 // Evaluation, which has no statistics but these: adds the micro-batch's choices, dropped ones too,
-// to "routed", so that router_health.h has its figures.
+// to "routed", so that router_health.h has its figures. Of experts that choose, the tokens that
+// they took.
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats);
 
 #endif
