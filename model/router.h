@@ -12,12 +12,12 @@
 
 #include "model/statistics.h"
 
-// Where it adds up what it finds: scalars "balance" (the first balance term without its coefficient α:
-// E·Σ f·P is 1 when tokens spread evenly, a CV² is 0), those of the other terms, as "balance_step"
-// and "balance_importance_shard", "z"
-// (mean lse² without its coefficient c) and "entropy" (of the router's probabilities P, nats a
-// token), the vector "weight_mass" (Σ of the kept choices' gate weights) and the counts "routed"
-// and "dropped", together N·K; and "router_bias" as it was in the step.
+// Where it adds up what it finds: scalars "balance" (the first balance term without its coefficient
+// α: E·Σ f·P is 1 when tokens spread evenly, a CV² is 0), those of the other terms, as
+// "balance_step" and "balance_importance_shard", "z" (mean lse² without its coefficient c) and
+// "entropy" (of the router's probabilities P, nats a token), the vector "weight_mass" (Σ of the
+// kept choices' gate weights) and the counts "routed" and "dropped", together N·K; and
+// "router_bias" as it was in the step.
 typedef struct RouterColumns {
     int balance[BALANCE_TERMS_MAX]; // of each term
     int z, entropy, weight_mass, routed, dropped;
