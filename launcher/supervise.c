@@ -204,6 +204,7 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
         list_words(supervisor, self, words);
         Attempt attempt = {.run_dir = supervisor->train.run_dir,
                            .command = launcher_command(supervisor->options),
+                           .first = number == 1,
                            .ranks = supervisor->ranks,
                            .hosts = supervisor->hosts,
                            .words = (char *const *)words,
