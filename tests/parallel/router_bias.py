@@ -65,7 +65,7 @@ def a_proportional_step_ends_as_the_schedule_says(space: Workspace):
 
 
 def it_changes_what_is_chosen(space: Workspace):
-    space.run("without", dict(CONFIG, **{"moe.bias_update": "none"}))
+    space.run("without", dict(CONFIG, **{"moe.bias_update": "none", "moe.bias_rate": 0.001}))
     space.run("with", CONFIG)
     first, second = ([row["loss"] for row in space.metrics(run) if "loss" in row] for run in ("without", "with"))
     assert first[0] == second[0], "the bias begins at zero"
