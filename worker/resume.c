@@ -16,6 +16,7 @@
 #include "kernels/log.h"
 #include "worker/run_changes.h"
 #include "worker/save.h"
+#include "worker/watchdog.h"
 
 // Where the run goes on from.
 typedef struct Chosen {
@@ -317,8 +318,12 @@ bool resume_run(Trainer *trainer, Error *err) {
     Chosen choice = {0};
     if (!choose_checkpoint(trainer, &choice, err)) return false;
     if (choice.path[0] == 0) {
-        bool begun =
-            trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);
+        bool weights = trainer->config.init[0];
+        if (!weights) {
+            watchdog_beat("making the first parameters");
+            model_init_parameters(&trainer->model);
+        }
+        bool begun = weights ? load_weights(trainer, err) : name_run(trainer, root, err);
         if (begun) optimizer_begin_average(&trainer->optimizer, &trainer->model);
         return begun;
     }
