@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "checkpoint/checkpoint.h"
@@ -27,6 +28,12 @@ typedef struct Bench {
     Checkpoint checkpoint;
     int64_t bytes; // of the tensors, over all ranks
 } Bench;
+
+// Of a phase: until all ranks are done, and what their main threads computed, system calls among it,
+// which on a machine that others use as well says more.
+typedef struct Times {
+    double wall, cpu;
+} Times;
 
 typedef enum Figure { PLAIN_WRITE, SAVE, PLAIN_COLD, LOAD_COLD, PLAIN_WARM, LOAD_WARM } Figure;
 enum { FIGURES = LOAD_WARM + 1 };
@@ -63,23 +70,31 @@ static void open_bench(Bench *b, int64_t bytes) {
     b->checkpoint.state.run.healthy = 1;
 }
 
-static double elapsed(const Bench *b, double begin) {
-    double seconds;
-    barrier(b->world);
-    seconds = clock_seconds() - begin;
-    all_reduce_max(b->world, tensor_1d(&seconds, F64, 1), TRAFFIC_OTHER);
-    return seconds;
+static double cpu_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static double begin(const Bench *b) {
+static Times begin(const Bench *b) {
     barrier(b->world);
-    return clock_seconds();
+    return (Times){clock_seconds(), cpu_seconds()};
+}
+
+static Times elapsed(const Bench *b, Times begun) {
+    Times took = {.cpu = cpu_seconds() - begun.cpu};
+    barrier(b->world);
+    took.wall = clock_seconds() - begun.wall;
+    all_reduce_max(b->world, tensor_1d(&took.wall, F64, 1), TRAFFIC_OTHER);
+    all_reduce_sum(b->world, tensor_1d(&took.cpu, F64, 1), REDUCE_ANY_ORDER, (Tensor){0},
+                   TRAFFIC_OTHER);
+    return took;
 }
 
 // What this rank writes, one after the other at its own place in one file.
-static double write_plain(const Bench *b) {
+static Times write_plain(const Bench *b) {
     if (comm_rank() == 0) unlink(b->plain);
-    double start = begin(b);
+    Times start = begin(b);
     int fd = open(b->plain, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     CHECK(fd >= 0, "cannot create %s", b->plain);
     int64_t share = b->bytes / TENSORS / comm_size();
@@ -109,8 +124,8 @@ static void forget_pages(const Bench *b, const char *path) {
 }
 
 // What this rank holds, into its tensors.
-static double read_plain(const Bench *b) {
-    double start = begin(b);
+static Times read_plain(const Bench *b) {
+    Times start = begin(b);
     int fd = open(b->plain, O_RDONLY | O_CLOEXEC);
     CHECK(fd >= 0, "cannot open %s", b->plain);
     for (int i = 0; i < TENSORS; i++) {
@@ -127,64 +142,84 @@ static double read_plain(const Bench *b) {
     return elapsed(b, start);
 }
 
-static double save(Bench *b) {
+static Times save(Bench *b) {
     Error err = {0};
     b->checkpoint.state.step++;
-    double start = begin(b);
-    CHECK(checkpoint_save(b->run_dir, &b->checkpoint, 1, &err), "%s", err.message);
+    Times start = begin(b);
+    CHECK(checkpoint_save(b->run_dir, &b->checkpoint, (CheckpointKeep){.last = 1}, &err), "%s",
+          err.message);
     return elapsed(b, start);
 }
 
-static double load(Bench *b, const char *path) {
+static Times load(Bench *b, const char *path) {
     Error err = {0};
     char found[CHECKPOINT_PATH_BYTES];
-    double start = begin(b);
-    CHECK(checkpoint_find_latest(b->run_dir, found, &err), "%s", err.message);
+    Times start = begin(b);
+    CHECK(checkpoint_find_latest(b->run_dir, INT64_MAX, VERIFY_INDEX, found, &err), "%s",
+          err.message);
     CHECK(strcmp(found, path) == 0, "found %s and not %s", found, path);
+    b->checkpoint.verify_rest = true;
     CHECK(checkpoint_load(path, &b->checkpoint, &err), "%s", err.message);
     return elapsed(b, start);
 }
 
-static int compare_seconds(const void *a, const void *b) {
+static int compare_numbers(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static void print_pair(double seconds[FIGURES][MOST_ROUNDS], int rounds, Figure plain, Figure ours,
-                       double mib) {
-    double ratios[MOST_ROUNDS];
-    for (int i = 0; i < rounds; i++) ratios[i] = seconds[plain][i] / seconds[ours][i];
-    qsort(ratios, (size_t)rounds, sizeof *ratios, compare_seconds);
-    for (Figure f = plain; f <= ours; f++) {
-        qsort(seconds[f], (size_t)rounds, sizeof *seconds[f], compare_seconds);
-        printf("%-24s %6.2f s [%.2f-%.2f] %7.0f MiB/s\n", figure_names[f], seconds[f][rounds / 2],
-               seconds[f][0], seconds[f][rounds - 1], mib / seconds[f][rounds / 2]);
+typedef struct Median {
+    double median, least, most;
+} Median;
+
+static Median median_of(const double *values, int count) {
+    double sorted[MOST_ROUNDS];
+    memcpy(sorted, values, (size_t)count * sizeof *sorted);
+    qsort(sorted, (size_t)count, sizeof *sorted, compare_numbers);
+    return (Median){sorted[count / 2], sorted[0], sorted[count - 1]};
+}
+
+static void print_pair(Times times[FIGURES][MOST_ROUNDS], int rounds, Figure plain, double mib) {
+    double walls[MOST_ROUNDS], cpus[MOST_ROUNDS], shares[MOST_ROUNDS], cpu_shares[MOST_ROUNDS];
+    for (Figure f = plain; f <= plain + 1; f++) {
+        for (int i = 0; i < rounds; i++) {
+            walls[i] = times[f][i].wall;
+            cpus[i] = times[f][i].cpu;
+            shares[i] = 100 * times[plain][i].wall / walls[i];
+            cpu_shares[i] = 100 * times[plain][i].cpu / cpus[i];
+        }
+        Median wall = median_of(walls, rounds), cpu = median_of(cpus, rounds);
+        printf("%-24s %6.2f s [%.2f-%.2f], %.0f MiB/s | CPU %.2f s [%.2f-%.2f]\n", figure_names[f],
+               wall.median, wall.least, wall.most, mib / wall.median, cpu.median, cpu.least,
+               cpu.most);
     }
-    printf("%-24s %5.0f %% of the plain file's speed [%.0f-%.0f] (wanted: at least 85)\n", "",
-           100 * ratios[rounds / 2], 100 * ratios[0], 100 * ratios[rounds - 1]);
+    Median share = median_of(shares, rounds), cpu = median_of(cpu_shares, rounds);
+    printf("%-24s %5.0f %% of the plain file's speed [%.0f-%.0f] (wanted: at least 85) | by CPU "
+           "%.0f %% [%.0f-%.0f]\n",
+           "", share.median, share.least, share.most, cpu.median, cpu.least, cpu.most);
 }
 
 static void run(Bench *b, int rounds) {
-    static double seconds[FIGURES][MOST_ROUNDS];
+    static Times times[FIGURES][MOST_ROUNDS];
     char path[CHECKPOINT_PATH_BYTES + 64];
     save(b); // the first file, which the first round removes
     for (int i = 0; i < rounds; i++) {
-        seconds[PLAIN_WRITE][i] = write_plain(b);
-        seconds[SAVE][i] = save(b);
+        times[PLAIN_WRITE][i] = write_plain(b);
+        times[SAVE][i] = save(b);
         snprintf(path, sizeof path, "%s/checkpoints/step-%08lld.h5", b->run_dir,
                  (long long)b->checkpoint.state.step);
         forget_pages(b, b->plain);
-        seconds[PLAIN_COLD][i] = read_plain(b);
+        times[PLAIN_COLD][i] = read_plain(b);
         forget_pages(b, path);
-        seconds[LOAD_COLD][i] = load(b, path);
-        seconds[PLAIN_WARM][i] = read_plain(b);
-        seconds[LOAD_WARM][i] = load(b, path);
+        times[LOAD_COLD][i] = load(b, path);
+        times[PLAIN_WARM][i] = read_plain(b);
+        times[LOAD_WARM][i] = load(b, path);
     }
     if (comm_rank() != 0) return;
     double mib = (double)b->bytes / 1048576.0;
     printf("%.0f MiB, %d rank%s, %d rounds: median [least-most]\n", mib, comm_size(),
            comm_size() == 1 ? "" : "s", rounds);
-    for (Figure f = PLAIN_WRITE; f < LOAD_WARM; f += 2) print_pair(seconds, rounds, f, f + 1, mib);
+    for (Figure f = PLAIN_WRITE; f < LOAD_WARM; f += 2) print_pair(times, rounds, f, mib);
 }
 
 static void close_bench(Bench *b) {
