@@ -15,20 +15,22 @@
 typedef struct VerbRow {
     const char *name;
     Verb verb;
-    const char *path; // what the first plain word is; NULL: none
+    const char *path; // what the first plain word is
     bool overrides;   // whether key=value may follow
+    bool alone;       // whether the path may be left out
 } VerbRow;
 
 static const VerbRow VERBS[] = {
-    {"evaluate", VERB_EVALUATE, "a checkpoint", true},
-    {"generate", VERB_GENERATE, "a checkpoint", true},
-    {"inspect", VERB_INSPECT, "a checkpoint", false},
-    {"plan", VERB_PLAN, "a configuration", true},
-    {"help", VERB_HELP, "a key", false},
+    {"evaluate", VERB_EVALUATE, "a checkpoint", true, false},
+    {"generate", VERB_GENERATE, "a checkpoint", true, false},
+    {"inspect", VERB_INSPECT, "a checkpoint", false, false},
+    {"plan", VERB_PLAN, "a configuration", true, false},
+    {"help", VERB_HELP, "a key", false, true},
+    {"status", VERB_STATUS, "a run directory", false, true},
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
 // Without a word of its own; --print-config turns it into VERB_PRINT_CONFIG.
-static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true};
+static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true, false};
 
 typedef struct OptionRow {
     const char *name;
@@ -46,9 +48,16 @@ static const OptionRow OPTIONS[] = {
     {"--seed", VERB_GENERATE, "a whole number from 0"},
     {"--recompute", VERB_GENERATE, NULL},
     {"--digest", VERB_INSPECT, NULL},
+    {"--json", VERB_STATUS, NULL},
     {"-np", VERB_PLAN, "a number of ranks from 1 to 65536"},
 };
 enum { OPTION_COUNT = sizeof OPTIONS / sizeof *OPTIONS };
+
+static const char *verb_name(Verb verb) {
+    for (int row = 0; row < VERB_COUNT; row++)
+        if (VERBS[row].verb == verb) return VERBS[row].name;
+    return "moetrain CONFIG.yaml";
+}
 
 void cli_print_usage(FILE *out) {
     fprintf(out, "usage: mpirun -np N moetrain CONFIG.yaml [key=value ...]\n"
@@ -82,6 +91,10 @@ void cli_print_help(FILE *out) {
         "  moetrain inspect [--digest] CHECKPOINT                      what is inside; --digest: "
         "one line of hex\n"
         "\n"
+        "  moetrain status [RUN] [--json]                              how a run is going, or how "
+        "it "
+        "ended\n"
+        "\n"
         "  A CHECKPOINT is a file RUN/checkpoints/step-….h5, or RUN for the newest of that run.\n"
         "\n"
         "  moetrain --help, --version\n"
@@ -114,6 +127,7 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     bool ok = true;
     if (strcmp(name, "--print-config") == 0) line->verb = VERB_PRINT_CONFIG;
     if (strcmp(name, "--digest") == 0) line->digest = true;
+    if (strcmp(name, "--json") == 0) line->json = true;
     if (strcmp(name, "--recompute") == 0) generate->recompute = true;
     if (strcmp(name, "--prompt") == 0) generate->prompt = value;
     if (strcmp(name, "--tokens") == 0) ok = whole_number(value, 1, 1000000, &generate->tokens);
@@ -138,13 +152,11 @@ static bool unknown_option(const CommandLine *line, const VerbRow *verb, const c
     size_t length = strcspn(word, "=");
     for (int i = 0; i < OPTION_COUNT; i++)
         if (strlen(OPTIONS[i].name) == length && strncmp(OPTIONS[i].name, word, length) == 0 &&
-            OPTIONS[i].verb != VERB_PLAN)
+            strcmp(OPTIONS[i].name, "-np") != 0) // of mpirun, as its users have it
             return error_set(err, EXIT_CONFIG,
                              "command line: %s has no option %s, which belongs to %s",
                              verb == &TRAIN ? "moetrain" : verb->name, OPTIONS[i].name,
-                             OPTIONS[i].verb == VERB_TRAIN      ? "moetrain CONFIG.yaml"
-                             : OPTIONS[i].verb == VERB_GENERATE ? "generate"
-                                                                : "inspect");
+                             verb_name(OPTIONS[i].verb));
     const char *candidates[OPTION_COUNT + 3];
     int count = 0;
     for (int i = 0; i < OPTION_COUNT; i++)
@@ -262,7 +274,7 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
 
 static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *err) {
     if (is_wrong_verb(line, verb, NULL, err)) return false;
-    if (!line->path && verb->verb != VERB_HELP)
+    if (!line->path && !verb->alone)
         return error_set(err, EXIT_CONFIG, "command line: %s needs %s%s%.60s%s",
                          verb == &TRAIN ? "moetrain" : verb->name, verb->path,
                          line->override_count ? " before '" : "",

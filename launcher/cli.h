@@ -13,6 +13,7 @@ typedef enum Verb {
     VERB_INSPECT,
     VERB_PLAN,
     VERB_PRINT_CONFIG,
+    VERB_STATUS,
     VERB_HELP, // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,
@@ -22,10 +23,11 @@ enum { MOST_OVERRIDES = 256 };
 
 typedef struct CommandLine {
     Verb verb;
-    const char *path;                      // configuration, checkpoint, or key of `help`
+    const char *path;                      // configuration, checkpoint, run directory, or key
     const char *overrides[MOST_OVERRIDES]; // key=value
     int override_count;
     bool digest; // inspect
+    bool json;   // status
     int ranks;   // plan
     GenerateOptions generate;
 } CommandLine;

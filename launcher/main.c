@@ -15,6 +15,7 @@
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
+#include "launcher/status.h"
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
@@ -119,6 +120,9 @@ static int run_single(const CommandLine *line, Error *err) {
     }
     if (line->verb == VERB_HELP)
         return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
+    if (line->verb == VERB_STATUS)
+        return status_print(line->path ? line->path : ".", line->json, err) ? EXIT_DONE
+                                                                            : err->exit_code;
     char checkpoint[CONFIG_PATH_BYTES];
     if (line->verb == VERB_INSPECT && line->digest)
         return checkpoint_path_resolve(line->path, checkpoint, err)

@@ -21,7 +21,7 @@ static const Option ROWS[] = {
         "measure or stress: who is chosen in training, whatever the scores; the gate weights stay theirs, and evaluation "
         "and generation are not forced (Megatron)"),
     NUMBER("moe.force_sigma", COURSE, moe.force_sigma, DEFAULT("1"), RANGE(0, 20),
-        "skewed: standard deviation of the experts' log-probabilities"),
+        "skewed: standard deviation of the experts' log-probabilities (Megatron's moe_router_force_biased)"),
     INTEGER("moe.hot_experts", COURSE, moe.hot_experts, DEFAULT("0"), RANGE(0, 65536),
         "hot_rank: the experts that get all the work; moe.experts / parallel.expert are one rank's. 0: the smallest "
         "divisor of moe.experts that holds moe.top_k"),

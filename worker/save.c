@@ -9,6 +9,7 @@
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/run_lock.h"
+#include "worker/run_status.h"
 #include "worker/run_watch.h"
 #include "worker/watchdog.h"
 
@@ -76,7 +77,9 @@ static bool try_save(Trainer *trainer, Error *err) {
     trainer->retry = (SaveRetry){0};
     char name[CHECKPOINT_NAME_BYTES];
     checkpoint_name(trainer->state.step, name);
-    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, clock_seconds() - begin);
+    double seconds = clock_seconds() - begin;
+    run_status_saved(trainer->state.step, seconds);
+    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, seconds);
     return true;
 }
 

@@ -6,9 +6,11 @@
 #include "kernels/log.h"
 #include "worker/compare_products.h"
 #include "worker/evaluate.h"
+#include "worker/outcome.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
 #include "worker/run_lock.h"
+#include "worker/run_status.h"
 #include "worker/save.h"
 #include "worker/signals.h"
 #include "worker/starts.h"
@@ -88,6 +90,7 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     trainer->state.evaluation_due = result.signal != 0;
     if (result.signal) return true;
     report_evaluation(trainer, &result);
+    run_status_evaluation(trainer->state.step, result.loss);
     return true;
 }
 
@@ -141,6 +144,7 @@ static int train(Trainer *trainer, Error *err) {
     while (state->step < config->steps && !signal) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         run_lock_confirm();
+        run_status_step(&row);
         report_step(trainer, &row);
         if (trainer->report.steps_done == 1 && !compare_products(&trainer->session.dev, err))
             return err->exit_code;
@@ -192,6 +196,12 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
         if (trainer->report.steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
+    run_status_end();
+    const char *message = err->message[0]          ? err->message
+                          : exit_code == EXIT_DONE ? "done"
+                                                   : "stopped by a signal, everything is saved";
+    if (log_rank() == 0) outcome_write(exit_code, message);
+    outcome_end();
     close_run(trainer);
     free(trainer);
     return exit_code;
