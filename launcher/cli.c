@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "kernels/suggest.h"
+#include "launcher/checkpoint_command.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
 
@@ -27,6 +28,7 @@ static const VerbRow VERBS[] = {
     {"plan", VERB_PLAN, "a configuration", true, false},
     {"help", VERB_HELP, "a key", false, true},
     {"status", VERB_STATUS, "a run directory", false, true},
+    {"checkpoint", VERB_CHECKPOINT, "verify, diff, export-npz or prune", false, false},
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
 // Without a word of its own; --print-config turns it into VERB_PRINT_CONFIG.
@@ -49,6 +51,8 @@ static const OptionRow OPTIONS[] = {
     {"--recompute", VERB_GENERATE, NULL},
     {"--digest", VERB_INSPECT, NULL},
     {"--json", VERB_STATUS, NULL},
+    {"--keep-last", VERB_CHECKPOINT, "a number of checkpoints from 1"},
+    {"--keep-every", VERB_CHECKPOINT, "a number of steps from 1"},
     {"-np", VERB_PLAN, "a number of ranks from 1 to 65536"},
 };
 enum { OPTION_COUNT = sizeof OPTIONS / sizeof *OPTIONS };
@@ -94,6 +98,15 @@ void cli_print_help(FILE *out) {
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
+        "  moetrain checkpoint verify CHECKPOINT|RUN                   compares every byte with "
+        "its "
+        "hash\n"
+        "  moetrain checkpoint diff CHECKPOINT CHECKPOINT              what differs; exit code 1 "
+        "when something does\n"
+        "  moetrain checkpoint export-npz CHECKPOINT FILE.npz          parameters for numpy.load\n"
+        "  moetrain checkpoint prune RUN --keep-last N [--keep-every N]   removes the others, "
+        "never "
+        "the newest that holds\n"
         "\n"
         "  A CHECKPOINT is a file RUN/checkpoints/step-….h5, or RUN for the newest of that run.\n"
         "\n"
@@ -138,6 +151,9 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
         ok = whole_number(value, 0, INT64_MAX, &n);
         generate->seed = (uint64_t)n;
     }
+    if (strcmp(name, "--keep-last") == 0) ok = whole_number(value, 1, INT32_MAX, &line->keep.last);
+    if (strcmp(name, "--keep-every") == 0)
+        ok = whole_number(value, 1, INT64_MAX, &line->keep.every);
     if (strcmp(name, "-np") == 0) {
         ok = whole_number(value, 1, 65536, &n);
         line->ranks = (int)n;
@@ -257,6 +273,10 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
         line->path = word;
         return true;
     }
+    if (verb->verb == VERB_CHECKPOINT && line->word_count < MOST_WORDS) {
+        line->words[line->word_count++] = word;
+        return true;
+    }
     bool spaced = word[0] == '=' || (assignment && !word[key_length + 1] && next &&
                                      next[0] != '-' && !strchr(next, '='));
     if (!verb->overrides || !strchr(word, '=') || word[0] == '=')
@@ -280,6 +300,7 @@ static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *
                          line->override_count ? " before '" : "",
                          line->override_count ? line->overrides[0] : "",
                          line->override_count ? "'" : "");
+    if (verb->verb == VERB_CHECKPOINT) return checkpoint_command_check(line, err);
     if (verb->verb == VERB_PLAN && line->ranks == 0)
         return error_set(err, EXIT_CONFIG,
                          "command line: plan needs -np N, the number of ranks to plan for");

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "checkpoint/checkpoint.h"
 #include "worker/generate.h"
 
 typedef enum Verb {
@@ -14,21 +15,25 @@ typedef enum Verb {
     VERB_PLAN,
     VERB_PRINT_CONFIG,
     VERB_STATUS,
-    VERB_HELP, // with a key in `path`, or all keys when NULL
+    VERB_CHECKPOINT, // `path` is what to do, `words` with what
+    VERB_HELP,       // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,
 } Verb;
 
-enum { MOST_OVERRIDES = 256 };
+enum { MOST_OVERRIDES = 256, MOST_WORDS = 2 };
 
 typedef struct CommandLine {
     Verb verb;
     const char *path;                      // configuration, checkpoint, run directory, or key
     const char *overrides[MOST_OVERRIDES]; // key=value
     int override_count;
-    bool digest; // inspect
-    bool json;   // status
-    int ranks;   // plan
+    const char *words[MOST_WORDS]; // behind the path
+    int word_count;
+    CheckpointKeep keep; // checkpoint prune
+    bool digest;         // inspect
+    bool json;           // status
+    int ranks;           // plan
     GenerateOptions generate;
 } CommandLine;
 

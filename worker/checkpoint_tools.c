@@ -98,9 +98,16 @@ static bool read_number(CheckpointFile *file, const Dataset *dataset, int64_t *v
     return checkpoint_file_read(file, dataset, 0, sizeof *value, value, err);
 }
 
+// The two that are compared.
+typedef struct Pair {
+    CheckpointFile a, b;
+    char *block; // of b, as a is cut
+} Pair;
+
 // Whether one dataset of both is the same; says how it differs.
-static bool compare_dataset(CheckpointFile *a, CheckpointFile *b, const Dataset *here,
-                            const Dataset *there, bool *same, Error *err) {
+static bool compare_dataset(Pair *pair, const Dataset *here, const Dataset *there, bool *same,
+                            Error *err) {
+    CheckpointFile *a = &pair->a, *b = &pair->b;
     if (here->dtype != there->dtype || memcmp(here->shape, there->shape, sizeof here->shape) != 0) {
         printf("%s: %s (%lld, %lld, %lld) -> %s (%lld, %lld, %lld)\n", here->name,
                dtype_name(here->dtype), (long long)here->shape[0], (long long)here->shape[1],
@@ -117,11 +124,11 @@ static bool compare_dataset(CheckpointFile *a, CheckpointFile *b, const Dataset 
         return true;
     }
     Difference difference = {0};
-    for (int64_t block = 0; block < here->blocks; block++) { // cut alike, or in one: small
+    for (int64_t block = 0; block < here->blocks; block++) {
         Span span = dataset_block(here, block);
         if (!checkpoint_file_read_block(a, here, block, err)) return false;
-        if (!checkpoint_file_read(b, there, span.begin, span.bytes, b->block, err)) return false;
-        compare_block(here, a->block, b->block, span.bytes, &difference);
+        if (!checkpoint_file_read(b, there, span.begin, span.bytes, pair->block, err)) return false;
+        compare_block(here, a->block, pair->block, span.bytes, &difference);
     }
     *same = difference.elements == 0;
     if (*same) return true;
@@ -138,19 +145,20 @@ static bool is_beside(const char *name) {
            strncmp(name, "utilization/", 12) == 0 || strncmp(name, "watch/", 6) == 0;
 }
 
-static bool compare_files(CheckpointFile *a, CheckpointFile *b, bool *same, Error *err) {
-    for (int64_t i = 0; i < a->manifest.count; i++) {
-        const Dataset *here = &a->manifest.datasets[i];
-        const Dataset *there = manifest_find(&b->manifest, here->name);
+static bool compare_files(Pair *pair, bool *same, Error *err) {
+    const Manifest *first = &pair->a.manifest, *second = &pair->b.manifest;
+    for (int64_t i = 0; i < first->count; i++) {
+        const Dataset *here = &first->datasets[i];
+        const Dataset *there = manifest_find(second, here->name);
         bool equal = there;
         if (is_beside(here->name)) continue;
         if (!there) printf("%s: only in the first\n", here->name);
-        if (there && !compare_dataset(a, b, here, there, &equal, err)) return false;
+        if (there && !compare_dataset(pair, here, there, &equal, err)) return false;
         *same = *same && equal;
     }
-    for (int64_t i = 0; i < b->manifest.count; i++) {
-        const char *name = b->manifest.datasets[i].name;
-        if (is_beside(name) || manifest_find(&a->manifest, name)) continue;
+    for (int64_t i = 0; i < second->count; i++) {
+        const char *name = second->datasets[i].name;
+        if (is_beside(name) || manifest_find(first, name)) continue;
         printf("%s: only in the second\n", name);
         *same = false;
     }
@@ -169,21 +177,19 @@ static bool print_changed_keys(const char *path, const char *other, Error *err) 
 }
 
 int checkpoint_tool_diff(const char *path, const char *other, Error *err) {
-    CheckpointFile a, b;
-    bool same = true;
-    if (!print_changed_keys(path, other, err) || !checkpoint_file_open(&a, path, err))
-        return err->exit_code;
-    bool ok = checkpoint_file_open(&b, other, err);
+    Pair pair = {.block = malloc(BLOCK_BYTES)};
+    bool same = true, ok = print_changed_keys(path, other, err);
+    CHECK_MEMORY(pair.block, "no memory for a block of %d bytes", BLOCK_BYTES);
+    ok = ok && checkpoint_file_open(&pair.a, path, err);
     if (ok) {
-        // Blocks of the two may be cut differently; room for the larger.
-        size_t bytes = BLOCK_BYTES;
-        free(b.block);
-        b.block = malloc(2 * bytes);
-        CHECK_MEMORY(b.block, "no memory for a block of %zu bytes", 2 * bytes);
-        ok = compare_files(&a, &b, &same, err) || error_prefix(err, "%s, %s", path, other);
-        checkpoint_file_close(&b);
+        ok = checkpoint_file_open(&pair.b, other, err);
+        if (ok) {
+            ok = compare_files(&pair, &same, err) || error_prefix(err, "%s, %s", path, other);
+            checkpoint_file_close(&pair.b);
+        }
+        checkpoint_file_close(&pair.a);
     }
-    checkpoint_file_close(&a);
+    free(pair.block);
     if (!ok) return err->exit_code;
     if (same) printf("nothing differs that was computed\n");
     return same ? EXIT_DONE : EXIT_DIFFERENT;
