@@ -106,9 +106,9 @@ typedef enum VerifyDepth { VERIFY_INDEX, VERIFY_ALL } VerifyDepth;
 // Finds the newest checkpoint of RUN_DIR of a step before `before` (INT64_MAX: any) that holds to
 // this depth, trying older ones with a warning for each damaged file; VERIFY_INDEX is for a caller
 // that loads it, which looks at the rest. *path is empty when the directory has none at all; false
-// with exit 4 when there are only damaged ones. One that any rank cannot read is not damaged: false with exit
-// 5, so that no newer state is given up for a network file system that was away. Collective over
-// all ranks (hashing is shared out).
+// with exit 4 when there are only damaged ones. One that any rank cannot read is not damaged: false
+// with exit 5, so that no newer state is given up for a network file system that was away.
+// Collective over all ranks (hashing is shared out).
 bool checkpoint_find_latest(const char *run_dir, int64_t before, VerifyDepth depth,
                             char path[CHECKPOINT_PATH_BYTES], Error *err);
 
@@ -117,9 +117,9 @@ bool checkpoint_find_latest(const char *run_dir, int64_t before, VerifyDepth dep
 bool checkpoint_verify(const char *path, Error *err);
 
 // Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is
-// compared with its hash on the way; with verify_rest so is every other byte of the file. Names, dtypes and global shapes must match those of the file
-// in every group ("parameters/", "optimizer/") from which a tensor is asked for, except those of
-// optional tensors: otherwise false
+// compared with its hash on the way; with verify_rest so is every other byte of the file. Names,
+// dtypes and global shapes must match those of the file in every group ("parameters/",
+// "optimizer/") from which a tensor is asked for, except those of optional tensors: otherwise false
 // with exit 4, naming the first that differs, both shapes and the configuration keys that differ.
 // On failure state and utilization are untouched; tensors may be partly overwritten. Collective
 // over all ranks.

@@ -1,4 +1,4 @@
-// `moetrain checkpoint verify|diff|export-npz|prune …`: the second word of the line and what follows.
+// `moetrain checkpoint verify|diff|export-npz|prune …`: the second word of the line and the rest.
 #ifndef MOETRAIN_LAUNCHER_CHECKPOINT_COMMAND_H
 #define MOETRAIN_LAUNCHER_CHECKPOINT_COMMAND_H
 

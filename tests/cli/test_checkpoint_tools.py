@@ -23,9 +23,9 @@ class CheckpointTools(ProgramTest):
     def steps(self):
         return [int(name[5:13]) for name in sorted(os.listdir(self.path("run/checkpoints"))) if name.endswith(".h5")]
 
-    def damage(self, step, share=0.5):
+    def damage(self, step, at=None):
         with open(self.step(step), "r+b") as file:
-            file.seek(int(os.path.getsize(self.step(step)) * share))
+            file.seek(at or os.path.getsize(self.step(step)) // 2)
             byte = file.read(1)[0]
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte ^ 16]))
@@ -70,11 +70,13 @@ class CheckpointTools(ProgramTest):
         with zipfile.ZipFile(self.path("out.npz")) as archive:
             self.assertIsNone(archive.testzip())  # every checksum
             names = archive.namelist()
+            embedding = archive.read("parameters/embedding.npy")[256:]
         self.assertIn("parameters/embedding.npy", names)
         self.assertIn("ema/embedding.npy", names)
         self.assertFalse([name for name in names if name.startswith(("optimizer", "state", "about"))])
         self.assert_error(self.run_program("checkpoint", "export-npz", "run", "out.npz"), 5, "out.npz exists")
-        self.damage(6, 0.8)  # in the parameters
+        with open(self.step(6), "rb") as file:
+            self.damage(6, file.read().index(embedding) + 5)
         self.assert_error(self.run_program("checkpoint", "export-npz", self.step(6), "new.npz"), 4, "damaged")
         self.assertFalse([name for name in os.listdir(self.folder) if name.startswith("new")])
         if numpy is None:
