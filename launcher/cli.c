@@ -10,6 +10,7 @@
 #include "launcher/checkpoint_command.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
+#include "launcher/live_hosts.h"
 
 // ---- what may be written ------------------------------------------------------------------------
 
@@ -27,6 +28,10 @@ static const VerbRow VERBS[] = {
     {"inspect", VERB_INSPECT, "a checkpoint", false, false},
     {"plan", VERB_PLAN, "a configuration", true, false},
     {"help", VERB_HELP, "a key", false, true},
+    {"supervise", VERB_SUPERVISE, "a configuration", true, false},
+    {"checkpoint-now", VERB_CHECKPOINT_NOW, "a run directory", false, true},
+    {"stop", VERB_STOP, "a run directory", false, true},
+    {"set", VERB_SET, "a run directory", true, false},
     {"status", VERB_STATUS, "a run directory", false, true},
     {"checkpoint", VERB_CHECKPOINT, "verify, diff, export-npz or prune", false, false},
 };
@@ -53,6 +58,11 @@ static const OptionRow OPTIONS[] = {
     {"--json", VERB_STATUS, NULL},
     {"--keep-last", VERB_CHECKPOINT, "a number of checkpoints from 1"},
     {"--keep-every", VERB_CHECKPOINT, "a number of steps from 1"},
+    {"-np", VERB_SUPERVISE, "a number of ranks from 1 to 65536"},
+    {"--launcher", VERB_SUPERVISE, "mpirun, srun or a command line with {np}"},
+    {"--hosts", VERB_SUPERVISE, "host:slots, joined by commas"},
+    {"--daemon", VERB_SUPERVISE, NULL},
+    {"--wait", VERB_SUPERVISE, "a number of seconds from 0 to 300"},
     {"-np", VERB_PLAN, "a number of ranks from 1 to 65536"},
 };
 enum { OPTION_COUNT = sizeof OPTIONS / sizeof *OPTIONS };
@@ -95,6 +105,14 @@ void cli_print_help(FILE *out) {
         "  moetrain inspect [--digest] CHECKPOINT                      what is inside; --digest: "
         "one line of hex\n"
         "\n"
+        "  moetrain supervise CONFIG.yaml -np N [options] [key=value ...]   trains, and starts "
+        "again "
+        "what breaks\n"
+        "      --launcher TEXT    mpirun, srun, or a command line with {np} (mpirun)\n"
+        "      --hosts A:4,B:4    hosts and slots; when some are gone it goes on with fewer ranks\n"
+        "      --daemon           in the background, its output in RUN/supervise.log\n"
+        "      --wait SECONDS     before the first restart; doubles while there is no progress "
+        "(5)\n"
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
@@ -107,6 +125,11 @@ void cli_print_help(FILE *out) {
         "  moetrain checkpoint prune RUN --keep-last N [--keep-every N]   removes the others, "
         "never "
         "the newest that holds\n"
+        "  moetrain checkpoint-now [RUN]       a supervised run saves after the step that runs\n"
+        "  moetrain set RUN KEY VALUE          log.every, eval.every, checkpoint.every, "
+        "checkpoint.keep_last,\n"
+        "                                      train.lr or train.min_lr from the next step on\n"
+        "  moetrain stop [RUN]                 it saves and ends with exit code 75\n"
         "\n"
         "  A CHECKPOINT is a file RUN/checkpoints/step-….h5, or RUN for the newest of that run.\n"
         "\n"
@@ -154,6 +177,11 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     if (strcmp(name, "--keep-last") == 0) ok = whole_number(value, 1, INT32_MAX, &line->keep.last);
     if (strcmp(name, "--keep-every") == 0)
         ok = whole_number(value, 1, INT64_MAX, &line->keep.every);
+    SuperviseOptions *supervise = &line->supervise;
+    if (strcmp(name, "--launcher") == 0) supervise->launcher = value;
+    if (strcmp(name, "--daemon") == 0) supervise->daemon = true;
+    if (strcmp(name, "--hosts") == 0) supervise->hosts = value;
+    if (strcmp(name, "--wait") == 0) ok = number(value, 0, 300, &supervise->wait_seconds);
     if (strcmp(name, "-np") == 0) {
         ok = whole_number(value, 1, 65536, &n);
         line->ranks = (int)n;
@@ -277,6 +305,10 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
         line->words[line->word_count++] = word;
         return true;
     }
+    if (verb->verb == VERB_SET && !strchr(word, '=') && line->override_count < 2) {
+        line->overrides[line->override_count++] = word;
+        return true;
+    }
     bool spaced = word[0] == '=' || (assignment && !word[key_length + 1] && next &&
                                      next[0] != '-' && !strchr(next, '='));
     if (!verb->overrides || !strchr(word, '=') || word[0] == '=')
@@ -292,7 +324,23 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
     return true;
 }
 
-static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *err) {
+// Without -np there are as many ranks as slots.
+static bool check_supervise(CommandLine *line, Error *err) {
+    SuperviseOptions *supervise = &line->supervise;
+    int slots = 0;
+    if (supervise->hosts && !hosts_check(supervise->hosts, &slots, err)) return false;
+    supervise->ranks = line->ranks ? line->ranks : slots;
+    if (supervise->ranks == 0)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: supervise needs -np N, the number of ranks to start, or "
+                         "--hosts with their slots");
+    if (getenv("OMPI_COMM_WORLD_RANK"))
+        return error_set(err, EXIT_CONFIG,
+                         "command line: supervise starts mpirun by itself; leave it out");
+    return true;
+}
+
+static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
     if (is_wrong_verb(line, verb, NULL, err)) return false;
     if (!line->path && !verb->alone)
         return error_set(err, EXIT_CONFIG, "command line: %s needs %s%s%.60s%s",
@@ -301,6 +349,9 @@ static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *
                          line->override_count ? line->overrides[0] : "",
                          line->override_count ? "'" : "");
     if (verb->verb == VERB_CHECKPOINT) return checkpoint_command_check(line, err);
+    if (verb->verb == VERB_SET && line->override_count != 2)
+        return error_set(err, EXIT_CONFIG, "command line: set needs RUN KEY VALUE");
+    if (verb->verb == VERB_SUPERVISE) return check_supervise(line, err);
     if (verb->verb == VERB_PLAN && line->ranks == 0)
         return error_set(err, EXIT_CONFIG,
                          "command line: plan needs -np N, the number of ranks to plan for");
@@ -310,7 +361,8 @@ static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *
 bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
     *line = (CommandLine){
         .verb = VERB_USAGE,
-        .generate = {.prompt = "", .tokens = 200, .temperature = 0.8, .top_p = 1, .seed = 1337}};
+        .generate = {.prompt = "", .tokens = 200, .temperature = 0.8, .top_p = 1, .seed = 1337},
+        .supervise = {.launcher = "mpirun", .wait_seconds = 5}};
     if (argc < 2) return error_set(err, EXIT_CONFIG, "command line: nothing to do");
     const VerbRow *verb = &TRAIN;
     for (int row = 0; row < VERB_COUNT; row++)

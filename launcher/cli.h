@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "checkpoint/checkpoint.h"
+#include "launcher/supervise.h"
 #include "worker/generate.h"
 
 typedef enum Verb {
@@ -14,9 +15,13 @@ typedef enum Verb {
     VERB_INSPECT,
     VERB_PLAN,
     VERB_PRINT_CONFIG,
+    VERB_SUPERVISE,
     VERB_STATUS,
     VERB_CHECKPOINT, // `path` is what to do, `words` with what
-    VERB_HELP,       // with a key in `path`, or all keys when NULL
+    VERB_CHECKPOINT_NOW,
+    VERB_STOP,
+    VERB_SET,
+    VERB_HELP, // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,
 } Verb;
@@ -33,8 +38,9 @@ typedef struct CommandLine {
     CheckpointKeep keep; // checkpoint prune
     bool digest;         // inspect
     bool json;           // status
-    int ranks;           // plan
+    int ranks;           // plan, supervise
     GenerateOptions generate;
+    SuperviseOptions supervise;
 } CommandLine;
 
 // Fills *line with pointers into argv. False with exit 2, the word and the fix. Not collective.

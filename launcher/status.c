@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/clock.h"
+#include "launcher/attempt_journal.h"
 #include "worker/json_file.h"
 
 static const double SILENT_SECONDS = 10; // ten beats
@@ -58,8 +59,9 @@ json_t *status_read(const char *run_dir, Error *err) {
     }
     json_t *outcome = json_file_read(ending);
     double age = age_seconds(path);
-    return json_pack("{s:s, s:f, s:o, s:o}", "state", state_of(status, outcome, age), "age_seconds",
-                     age, "status", status, "outcome", outcome ? outcome : json_null());
+    return json_pack("{s:s, s:f, s:o, s:o, s:o}", "state", state_of(status, outcome, age),
+                     "age_seconds", age, "status", status, "outcome",
+                     outcome ? outcome : json_null(), "attempts", attempt_journal_read(run_dir));
 }
 
 // ---- for people ---------------------------------------------------------------------------------
@@ -138,6 +140,19 @@ static void print_figures(json_t *status) {
     if (json_object_size(figures)) printf("\n");
 }
 
+static void print_attempts(json_t *attempts) {
+    size_t count = json_array_size(attempts), first = count > 5 ? count - 5 : 0;
+    for (size_t i = first; i < count; i++) {
+        json_t *row = json_array_get(attempts, i);
+        if (json_object_get(row, "set"))
+            printf("  set %s at %s\n", text(row, "set"), text(row, "time"));
+        else
+            printf("  start %lld ended at %s with exit code %lld after step %lld: %s\n",
+                   whole(row, "number"), text(row, "ended"), whole(row, "exit_code"),
+                   whole(row, "last_step"), text(row, "message"));
+    }
+}
+
 static void print_hosts(json_t *status) {
     json_t *hosts = json_object_get(status, "hosts"), *pids;
     const char *host;
@@ -164,6 +179,7 @@ bool status_print(const char *run_dir, bool json, Error *err) {
         print_figures(status);
         print_checkpoint(status);
         print_hosts(status);
+        print_attempts(json_object_get(all, "attempts"));
     }
     json_decref(all);
     return true;

@@ -13,6 +13,7 @@
 //   age_seconds  of what rank 0 has said last
 //   status       RUN/status.json
 //   outcome      RUN/outcome.json, or null
+//   attempts     RUN/attempts.jsonl: those of a supervisor that have ended
 // NULL with exit 2 when there is no status.json.
 json_t *status_read(const char *run_dir, Error *err);
 

@@ -115,6 +115,15 @@ static bool check_rope(const AttentionConfig *attention, const OptionRules *rule
                              "attention.rope_factor %g wants attention.rope_scaling=linear, ntk or "
                              "yarn",
                              rope->factor);
+    const char *unread = rope->original_context > 0 ? "attention.rope_original_context"
+                         : rope->beta_fast != 32    ? "attention.rope_beta_fast"
+                         : rope->beta_slow != 1     ? "attention.rope_beta_slow"
+                                                    : NULL;
+    if (rope->scaling != ROPE_YARN && unread)
+        return option_broken(rules, unread, "attention.rope_scaling",
+                             "%s is of attention.rope_scaling=yarn alone; set that, or leave it "
+                             "out",
+                             unread);
     if (rope->scaling == ROPE_YARN && rope->original_context == 0)
         return option_broken(rules, "attention.rope_scaling", NULL,
                              "attention.rope_scaling yarn wants attention.rope_original_context, "

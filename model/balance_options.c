@@ -16,6 +16,9 @@ const ChoiceTable BALANCE_SCOPE_CHOICES = CHOICE_TABLE(BALANCE_SCOPES);
 static const Choice BALANCE_KINDS[] = {
     [BALANCE_LOAD] = {"load", "experts * sum over experts of the share of choices times the mean "
                               "probability (Switch, arXiv:2101.03961)"},
+    [BALANCE_IMPORTANCE] = {"importance",
+                            "CV², variance over squared mean, of the experts' sums of "
+                            "gate weights (Shazeer et al. 2017, arXiv:1701.06538)"},
 };
 const ChoiceTable BALANCE_KIND_CHOICES = CHOICE_TABLE(BALANCE_KINDS);
 
@@ -105,6 +108,21 @@ static bool check_short_form(const MoeConfig *moe, const OptionRules *rules) {
                          choice_row(BALANCE_SCOPE_CHOICES, (int)moe->balance_scope)->word);
 }
 
+// Keys of a bias that the rule, or that nobody, reads.
+static bool check_bias_unread(const MoeConfig *moe, const OptionRules *rules) {
+    bool any = moe->bias_update != BIAS_UPDATE_NONE;
+    bool quantile = moe->bias_update == BIAS_UPDATE_QUANTILE;
+    const char *key = moe->bias_rate != 0.001 && (!any || quantile) ? "moe.bias_rate"
+                      : moe->bias_ema != 0.5 && !quantile           ? "moe.bias_ema"
+                      : moe->bias_steps > 0 && !any                 ? "moe.bias_steps"
+                                                                    : NULL;
+    return !key || option_broken(rules, key, "moe.bias_update",
+                                 "%s is not of moe.bias_update=%s: moe.bias_rate is of sign and "
+                                 "proportional, moe.bias_ema of quantile; leave it out, or set "
+                                 "moe.bias_update",
+                                 key, choice_row(BIAS_UPDATE_CHOICES, (int)moe->bias_update)->word);
+}
+
 static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     if (moe->bias_decay_steps > moe->bias_steps)
@@ -114,7 +132,14 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
             "there are at most as many; set moe.bias_steps to the step at which "
             "the bias stops",
             (long long)moe->bias_decay_steps, (long long)moe->bias_steps);
+    if (!check_bias_unread(moe, rules)) return false;
     if (moe->bias_update != BIAS_UPDATE_QUANTILE) return true;
+    if (moe->router.groups > 1)
+        return option_broken(rules, "moe.bias_update", "moe.groups",
+                             "moe.bias_update: quantile takes the experts of a token to be the "
+                             "best of all, and moe.groups (%lld) limits them to some; set "
+                             "moe.bias_update=sign or moe.groups=1",
+                             (long long)moe->router.groups);
     for (int64_t i = 0; i < moe->balance.count; i++)
         if (moe->balance.maps[i].factor > 0)
             return option_broken(rules, "moe.bias_update", "moe.balance_loss",
@@ -134,6 +159,19 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// The slopes of a variation are those of the whole scope, whose later micro-batches nobody knows.
+static bool check_variations(const MoeConfig *moe, const OptionRules *rules) {
+    for (int64_t i = 0; i < moe->balance.count; i++) {
+        BalanceTerm term = moe->balance.maps[i];
+        if (term.kind == BALANCE_LOAD || term.scope != BALANCE_STEP) continue;
+        return option_broken(rules, "moe.balance", NULL,
+                             "moe.balance: {kind: %s, scope: step} would need the gradients of "
+                             "micro-batches that are done, or are yet to come; set scope: batch",
+                             choice_row(BALANCE_KIND_CHOICES, term.kind)->word);
+    }
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const MoeConfig *moe = &((const ModelConfig *)section)->moe;
     const BalanceTerms *terms = &moe->balance;
@@ -148,7 +186,8 @@ static bool check(const void *section, const OptionRules *rules) {
                     choice_row(BALANCE_KIND_CHOICES, terms->maps[i].kind)->word,
                     choice_row(BALANCE_SCOPE_CHOICES, terms->maps[i].scope)->word,
                     terms->maps[i].factor + terms->maps[j].factor);
-    return check_short_form(moe, rules) && check_bias((const ModelConfig *)section, rules);
+    return check_variations(moe, rules) && check_short_form(moe, rules) &&
+           check_bias((const ModelConfig *)section, rules);
 }
 
 const OptionSection BALANCE_OPTIONS = SECTION(ROWS, check);

@@ -178,6 +178,12 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
             place, moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
             moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
+    bool over_chosen = router_weighing(moe->router, shape.top_k) == WEIGH_OVER_CHOSEN;
+    if (moe->router.normalize_top_k && !over_chosen)
+        return option_broken(rules, "moe.normalize_top_k", "moe.router",
+                             "moe.normalize_top_k is of moe.router=topk_softmax; the weights of "
+                             "this moe.router%s do not sum to 1: set moe.normalize_top_k=false",
+                             place);
     return check_groups(moe, shape, place, rules);
 }
 
@@ -223,6 +229,19 @@ static bool check_sinkhorn(const MoeConfig *moe, const OptionRules *rules) {
     return true;
 }
 
+// What changes nothing without another key.
+static bool check_unread(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->sinkhorn_iterations != 8 && moe->router.kind != SINKHORN)
+        return option_broken(rules, "moe.sinkhorn_iterations", "moe.router",
+                             "moe.sinkhorn_iterations is of moe.router=sinkhorn alone; set that, "
+                             "or leave moe.sinkhorn_iterations out");
+    if (moe->dropout_at != DROPOUT_HIDDEN && moe->dropout == 0)
+        return option_broken(rules, "moe.dropout_at", "moe.dropout",
+                             "moe.dropout_at says where moe.dropout drops, which is 0; set "
+                             "moe.dropout, or leave moe.dropout_at out");
+    return true;
+}
+
 static bool check_noise(const MoeConfig *moe, const OptionRules *rules) {
     if (!moe->noise_in_evaluation || moe->router.kind == NOISY_TOPK) return true;
     return option_broken(rules, "moe.noise_in_evaluation", "moe.router",
@@ -237,12 +256,13 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
     if (!router_scales(moe->router.kind))
         return option_broken(rules, "moe.scaling_factor", "moe.router",
                              "moe.scaling_factor (%g) is used by moe.router=sigmoid and "
-                             "sqrtsoftplus alone; set one, or leave the factor out",
+                             "sqrtsoftplus alone; set one, or moe.scaling_factor=1",
                              factor);
     if (moe->renormalize_after_drop)
         return option_broken(rules, "moe.scaling_factor", "moe.renormalize_after_drop",
                              "moe.renormalize_after_drop makes the weights sum to 1, whatever "
-                             "moe.scaling_factor (%g) says; leave one of them out",
+                             "moe.scaling_factor (%g) says; set that to 1, or "
+                             "moe.renormalize_after_drop=false",
                              factor);
     return true;
 }
@@ -271,7 +291,7 @@ static bool check(const void *section, const OptionRules *rules) {
         any = true;
     }
     if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules) ||
-        !check_noise(moe, rules) || !check_sinkhorn(moe, rules))
+        !check_noise(moe, rules) || !check_sinkhorn(moe, rules) || !check_unread(moe, rules))
         return false;
     bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
     if (any && moe->dispatch == DISPATCH_PADDED && dropless)

@@ -13,6 +13,7 @@
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
 #include "worker/run_status.h"
 #include "worker/save.h"
 #include "worker/watchdog.h"
@@ -125,10 +126,11 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("opening the data");
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
-                                   run_lock_take(config->run_dir, comm_size(), err));
+                                   run_lock_take(config->run_dir, "lock", comm_size(), err));
     if (!comm_follow(ok, err)) return false;
     outcome_begin(config->run_dir);
     run_status_begin(config);
+    run_requests_begin(config->run_dir);
     if (!session_open(&trainer->session, config, err)) return false;
     watchdog_beat("measuring the device");
     trainer->report.gemm_gflops = measure_gemm(trainer);

@@ -120,14 +120,22 @@ static void first_attempt(Trainer *trainer) {
     double begin = shared_seconds(trainer);
     if (try_save(trainer, &cause)) return;
     double now = shared_seconds(trainer);
+    // One that nobody was waiting for (checkpoint.every: 0) is no reason to end the run.
+    int64_t every = trainer->config.checkpoint_every;
+    int64_t patience = every > 0 ? every : trainer->config.steps;
     *retry = (SaveRetry){.pending = true,
                          .since = begin,
                          .next = now + RETRY_SECONDS + 4 * (now - begin),
-                         .last_step = trainer->state.step + trainer->config.checkpoint_every};
+                         .last_step = trainer->state.step + patience};
     log_warn("step %lld is not saved: %s; training goes on and tries again until step %lld, for "
              "%d s at least",
              (long long)trainer->state.step, cause.message, (long long)retry->last_step,
              PATIENCE_SECONDS);
+}
+
+void save_now(Trainer *trainer) {
+    if (trainer->saved_step != trainer->state.step && !trainer->retry.pending)
+        first_attempt(trainer);
 }
 
 static bool another_attempt(Trainer *trainer, Error *err) {

@@ -10,6 +10,7 @@
 #include "worker/prepare.h"
 #include "worker/report.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
 #include "worker/run_status.h"
 #include "worker/save.h"
 #include "worker/signals.h"
@@ -102,7 +103,11 @@ static bool finish_step(Trainer *trainer, int *signal, Error *err) {
     *signal = 0;
     if ((config->eval_every > 0 && step % config->eval_every == 0) || step == config->steps)
         if (!evaluate_now(trainer, signal, err)) return false;
-    if (!*signal) *signal = signals_agreed(trainer->session.groups.world);
+    bool asked = run_requests_pending();
+    if (!*signal) {
+        *signal = signals_agreed_with(trainer->session.groups.world, &asked);
+        if (asked) run_requests_obey(trainer);
+    }
     return *signal ? save_checkpoint(trainer, err) : save_when_due(trainer, err);
 }
 
@@ -160,6 +165,7 @@ static int train(Trainer *trainer, Error *err) {
 
 static void close_run(Trainer *trainer) {
     row_file_close(trainer->report.metrics);
+    run_requests_end();
     run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
     dead_experts_close(&trainer->dead_experts);

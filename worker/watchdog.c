@@ -15,6 +15,7 @@
 #include "kernels/log.h"
 #include "worker/outcome.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
 #include "worker/run_status.h"
 #include "worker/signals.h"
 
@@ -99,6 +100,7 @@ static void *watch(void *unused) {
             collectives_check(); // what failed behind our back
             run_lock_beat();
             run_status_beat();
+            run_requests_beat();
         }
         int number = signals_unobeyed();
         unobeyed_seconds = number ? unobeyed_seconds + elapsed : 0;

@@ -35,8 +35,8 @@ typedef struct Routed {
     float logits[LAYERS][N * E], weights[LAYERS][N * E], router[E * 10];
     int32_t ids[LAYERS][N * E]; // (N, slots)
     uint8_t kept[LAYERS][N * E];
-    int32_t ends[E]; // of layer 0, of a skewed draw
-    int64_t counts[E];
+    int32_t ends[E];               // of layer 0, of a skewed draw
+    int64_t counts[E], dropped[E]; // of layer 0, routed and dropped
     int32_t tokens[N];
 } Routed;
 
@@ -72,14 +72,18 @@ static Routed *pass_of(ModelConfig config, Pass pass) {
     Tensor tokens = tensor_1d(routed->tokens, I32, N);
     for (int64_t m = 0; m <= pass.micro_batch && pass.training; m++)
         model_train_micro_batch(&model, tokens, tokens, m, pass.step);
-    if (!pass.training) {
+    if (pass.training) {
+        statistics_reduce(&model.stats, &model.work);
+    } else {
         model.work.step.counted_tokens = pass.counted;
         statistics_clear(&model.stats, &dev);
         model_token_losses(&model, tokens, tokens, 0);
         statistics_reduce_counts(&model.stats, &model.work);
-        memcpy(routed->counts, statistics_count_values(&model.stats, "routed", 0),
-               sizeof routed->counts);
     }
+    memcpy(routed->counts, statistics_count_values(&model.stats, "routed", 0),
+           sizeof routed->counts);
+    memcpy(routed->dropped, statistics_count_values(&model.stats, "dropped", 0),
+           sizeof routed->dropped);
     for (int64_t layer = 0; layer < LAYERS; layer++) keep(routed, &model, layer);
     process_groups_close(&model.work.groups);
     model_free(&model);
@@ -232,8 +236,11 @@ static bool best_are_kept(const Routed *of, int64_t group, int64_t C) {
 static void check_expert_choice(void) {
     ModelConfig config = tiny_model();
     config.moe.router.kind = EXPERT_CHOICE;
-    expect(best_are_kept(pass_of(config, TRAINING), N / SHARDS, 6),
-           "expert_choice: K·G/E of a shard");
+    Routed *train = pass_of(config, TRAINING);
+    expect(best_are_kept(train, N / SHARDS, 6), "expert_choice: K·G/E of a shard");
+    for (int64_t e = 0; e < E; e++)
+        expect(train->counts[e] == 6 * SHARDS && train->dropped[e] == 0,
+               "expert_choice: what was not taken was no choice");
     config.moe.capacity_factor = (Rational){2, 3};
     config.moe.routing_group = GROUP_SEQUENCE;
     config.moe.drop = DROP_POSITION; // whatever it says
