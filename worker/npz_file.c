@@ -9,9 +9,9 @@
 
 #include "checkpoint/file_io.h"
 
-// The zip format (APPNOTE.TXT of PKWARE 4.3): local headers, each before its bytes; then the central
-// directory with the same again and the places; then its own place. All sizes and places are those
-// of zip64, so the fields of 32 bits are all ones.
+// The zip format (APPNOTE.TXT of PKWARE 4.3): local headers, each before its bytes; then the
+// central directory with the same again and the places; then its own place. All sizes and places
+// are those of zip64, so the fields of 32 bits are all ones.
 enum { LOCAL = 0x04034b50, CENTRAL = 0x02014b50, END64 = 0x06064b50, LOCATOR64 = 0x07064b50 };
 enum { END = 0x06054b50, VERSION_ZIP64 = 45, EXTRA_ZIP64 = 1, NAME_BYTES = 160 };
 enum { LOCAL_BYTES = 30, LOCAL_EXTRA_BYTES = 20, PREFIX_BYTES = 10, NPY_BYTES = 256 };

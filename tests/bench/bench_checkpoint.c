@@ -29,8 +29,8 @@ typedef struct Bench {
     int64_t bytes; // of the tensors, over all ranks
 } Bench;
 
-// Of a phase: until all ranks are done, and what their main threads computed, system calls among it,
-// which on a machine that others use as well says more.
+// Of a phase: until all ranks are done, and what their main threads computed, system calls among
+// it, which says more on a machine that others use as well.
 typedef struct Times {
     double wall, cpu;
 } Times;
