@@ -31,8 +31,8 @@ static const PolicyRow POLICY[] = {
 enum { POLICY_ROWS = sizeof POLICY / sizeof *POLICY };
 
 static const PolicyRow UNKNOWN = {0, 0, ACTION_LEAVE, "an exit code that is not the program's"};
-// Who holds a lock without answering may be dead, which shows with time; and who lives may be a rank
-// of the start before, on a host that is cut off.
+// Who holds a lock without answering may be dead, which shows with time; and who lives may be a
+// rank of the start before, on a host that is cut off.
 static const PolicyRow NOT_ANSWERED = {0, 0, ACTION_RESTART,
                                        "another job holds the run directory and does not answer"};
 static const PolicyRow NOT_GONE = {0, 0, ACTION_RESTART,
