@@ -21,7 +21,7 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
         for (int64_t c = p * per_part; c < (p + 1) * per_part; c++)
-            count[id[c] * parts + p] += keep[c] != 0;
+            if (keep[c]) count[id[c] * parts + p]++;
     int64_t rows = 0;
     for (int64_t run = 0; run < runs; run++) {
         CHECK(padded_rows < 0 || count[run] <= padded_rows,
