@@ -4,6 +4,7 @@
 
 #include "model/router_bias.h"
 #include "model/router_health.h"
+#include "model/zero_experts.h"
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
 
@@ -28,7 +29,7 @@ static int64_t balance_parts(const Work *work) {
 }
 
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch) {
-    int64_t E = router->shape.experts, parts = balance_parts(work);
+    int64_t E = router->shape.scored, parts = balance_parts(work);
     router->balance = arena_2d(activations, F32, parts, E);
     if (has_scope(work, BALANCE_BATCH) || has_scope(work, BALANCE_STEP))
         router->counts = arena_2d(activations, I64, 2, E);
@@ -52,6 +53,7 @@ static double drop_rate(const Statistics *stats, const char *column) {
         if (strcmp(routed->name, column) != 0) continue;
         const int64_t *kept = statistics_counts_of(stats, routed);
         const int64_t *lost = statistics_count_values(stats, "dropped", routed->layer);
+        choices += zero_choices(stats, routed->layer);
         for (int64_t e = 0; e < routed->count; e++) {
             choices += kept[e] + lost[e];
             dropped += lost[e];
@@ -74,6 +76,7 @@ static double load_imbalance(const Statistics *stats, const char *column) {
             sum += load;
             busiest = load > busiest ? load : busiest;
         }
+        if (sum == 0) continue; // every choice is a zero-computation expert's
         double imbalance = (double)busiest * (double)routed->count / (double)sum;
         if (imbalance > worst) worst = imbalance;
     }
@@ -120,15 +123,28 @@ static const Summary OTHER_LOADS[] = {
     [BALANCE_STEP] = OTHER_LOAD("step"),
 };
 
+// A number for each expert and, right behind them as ops write them, for each zero-computation
+// expert: two columns, so that what is told of experts is told of those that compute.
+static int columns_by_expert(Statistics *stats, const Router *router, const char *name,
+                             const char *zero_name,
+                             int (*ask)(Statistics *, const char *, int64_t, int64_t)) {
+    int first = ask(stats, name, router->layer, router->shape.experts);
+    if (router->shape.zero == 0) return first;
+    int zero = ask(stats, zero_name, router->layer, router->shape.zero);
+    CHECK(zero == first + router->shape.experts, "%s is not behind %s", zero_name, name);
+    return first;
+}
+
 void router_report(Router *router, const Work *work, Statistics *stats) {
-    int64_t layer = router->layer, E = router->shape.experts;
+    int64_t layer = router->layer;
     router->columns = (RouterColumns){
         .balance = {statistics_scalar(stats, "balance", layer)},
         .z = statistics_scalar(stats, "z", layer),
         .entropy = statistics_scalar(stats, "entropy", layer),
-        .weight_mass = statistics_vector(stats, "weight_mass", layer, E),
-        .routed = statistics_counts(stats, "routed", layer, E),
-        .dropped = statistics_counts(stats, "dropped", layer, E),
+        .weight_mass =
+            columns_by_expert(stats, router, "weight_mass", "zero_weight_mass", statistics_vector),
+        .routed = columns_by_expert(stats, router, "routed", ZERO_COLUMN, statistics_counts),
+        .dropped = statistics_counts(stats, "dropped", layer, router->shape.experts),
     };
     BalanceTerms terms = terms_of(work);
     for (int64_t i = 1; i < terms.count; i++)
@@ -141,26 +157,27 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
     for (int64_t i = 1; i < terms.count; i++)
         statistics_summarize(stats, &OTHER_LOADS[terms.maps[i].scope]);
     router_health_summarize(stats, router->bias >= 0);
+    if (router->shape.zero > 0) zero_experts_summarize(stats);
 }
 
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
     if (work->step.counted_tokens == 0) return;
     count_ids(work->dev,
-              statistics_count_range(stats, router->columns.routed, router->shape.experts),
+              statistics_count_range(stats, router->columns.routed, router->shape.scored),
               tensor_rows(router->ids, 0, work->step.counted_tokens));
 }
 
 // Where an op adds them up.
 static RouterTotals columns_in(const Statistics *stats, const Work *work, const Router *router) {
     RouterColumns columns = router->columns;
-    int64_t E = router->shape.experts;
+    int64_t E = router->shape.scored;
     return (RouterTotals){
         .totals = statistics_rows(stats, work),
         .z = columns.z,
         .entropy = columns.entropy,
         .weight_mass = columns.weight_mass,
         .routed = statistics_count_range(stats, columns.routed, E),
-        .dropped = statistics_count_range(stats, columns.dropped, E),
+        .dropped = statistics_count_range(stats, columns.dropped, router->shape.experts),
     };
 }
 
@@ -171,7 +188,7 @@ double router_per_step_token(const Work *work) {
 // The choices of the micro-batch on all ranks, and of the step's micro-batches up to it.
 static void sum_counts(Router *router, Work *work) {
     if (router->counts.rank == 0) return;
-    int64_t E = router->shape.experts;
+    int64_t E = router->shape.scored;
     Tensor batch = tensor_range(router->counts, 0, E);
     sum_columns(work->dev, batch, router->scratch.sums.tokens_per_expert, false);
     all_reduce_sum(work->groups.world, batch, REDUCE_ANY_ORDER, (Tensor){0}, TRAFFIC_STATISTICS);
