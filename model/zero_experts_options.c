@@ -13,9 +13,9 @@ const ChoiceTable ZERO_CHOICES = CHOICE_TABLE(ZEROS);
 static const Option ROWS[] = {
     INTEGER("moe.zero_experts", FUNCTION, moe.zero_experts, DEFAULT("0"), RANGE(0, 65536),
         "experts beside moe.experts that compute nothing and to which nothing travels, so that the router decides how many of "
-        "a token's moe.top_k choices cost work: as many of moe.experts / (moe.experts + moe.zero_experts) on average while "
-        "balance losses or the bias keep all evenly chosen; capacity is over that load (MoE++, arXiv:2410.07348; "
-        "LongCat-Flash, arXiv:2509.01322: 256 beside 512). Layers that are routed by token id have none"),
+        "a token's moe.top_k choices cost work: moe.experts / (moe.experts + moe.zero_experts) of them on average while balance "
+        "losses or the bias keep all evenly chosen, and capacity is over that load (MoE++, arXiv:2410.07348; LongCat-Flash, "
+        "arXiv:2509.01322: 256 beside 512). Layers that are routed by token id have none"),
     CHOICE("moe.zero_kind", FUNCTION, moe.zero_kind, DEFAULT("identity"), OF(ZERO_CHOICES),
         "what one of moe.zero_experts puts out; with null and moe.renormalize_after_drop the weights of the others sum to 1"),
 };

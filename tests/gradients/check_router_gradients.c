@@ -28,6 +28,11 @@ static GradientCase several(const char *sentence, RouterKind kind, int64_t micro
     return the_case;
 }
 
+static GradientCase with_zero_experts(GradientCase the_case) {
+    the_case.model.moe.zero_experts = 3;
+    return the_case;
+}
+
 int main(int argc, char **argv) {
     GradientCase cases[] = {
         terms("balance loss over shards", 5, BALANCE_SHARD, 0, SOFTMAX_TOPK, 1),
@@ -46,6 +51,10 @@ int main(int argc, char **argv) {
               2),
         several("balance losses over all scopes", SOFTMAX_TOPK, 1),
         several("balance losses over all scopes, of two micro-batches of sigmoids", SIGMOID, 2),
+        with_zero_experts(
+            several("balance losses over all scopes with zero-computation experts", SIGMOID, 2)),
+        with_zero_experts(
+            terms("both with zero-computation experts", 3, BALANCE_BATCH, 1, SOFTMAX_TOPK, 1)),
         terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
     };
     return gradient_cases_run(argc, argv, cases, (int)(sizeof cases / sizeof *cases));
