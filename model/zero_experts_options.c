@@ -23,6 +23,21 @@ static const Option ROWS[] = {
 
 // ---- rules --------------------------------------------------------------------------------------
 
+enum { MOST_SCORED = 65536 }; // experts of both kinds: their numbers have 16 bits where recorded
+
+static bool check_number(const ModelConfig *model, const OptionRules *rules) {
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        MoeShape shape = moe_shape(model, layer);
+        if (shape.scored <= MOST_SCORED) continue;
+        return option_broken(rules, "moe.zero_experts", "moe.experts",
+                             "moe.zero_experts (%lld) and moe.experts (%lld) are more than %d "
+                             "together; set moe.zero_experts to at most %lld",
+                             (long long)shape.zero, (long long)shape.experts, (int)MOST_SCORED,
+                             (long long)(MOST_SCORED - shape.experts));
+    }
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
@@ -49,7 +64,7 @@ static bool check(const void *section, const OptionRules *rules) {
                              "moe.groups (%lld) are equal groups of the experts of a place, and "
                              "moe.zero_experts (%lld) are at no place; leave out one of the two",
                              (long long)moe->router.groups, (long long)moe->zero_experts);
-    return true;
+    return check_number(model, rules);
 }
 
 const OptionSection ZERO_EXPERTS_OPTIONS = SECTION(ROWS, check);
