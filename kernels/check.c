@@ -9,6 +9,7 @@
 #include "kernels/log.h"
 #include "kernels/utf8.h"
 
+void (*die_witness)(int exit_code, const char *message) = NULL;
 void (*die_hook)(int exit_code) = NULL;
 
 bool error_set(Error *err, ExitCode exit_code, const char *format, ...) {
@@ -44,6 +45,7 @@ void die(ExitCode exit_code, const char *file, int line, const char *format, ...
     fprintf(stderr, "moetrain: fatal: rank %d on %s: %s (%s:%d)%s\n", log_rank(), host, printable,
             file, line, log_time(when));
     fflush(stderr);
+    if (die_witness) die_witness((int)exit_code, message);
     if (die_hook) die_hook((int)exit_code);
     _exit((int)exit_code);
 }

@@ -55,6 +55,8 @@ MOETRAIN_NORETURN void die(ExitCode exit_code, const char *file, int line, const
 MOETRAIN_NORETURN void die_without_memory(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+// Told by die() what it has printed, before all else; NULL: nobody.
+extern void (*die_witness)(int exit_code, const char *message);
 // Called by die() after printing; comm_init sets it to MPI_Abort. Without it die() calls _exit.
 extern void (*die_hook)(int exit_code);
 

@@ -128,8 +128,10 @@ bool router_single_weight_is_1(RouterRule rule) {
 }
 
 static const Choice DROPS[] = {
-    [DROP_POSITION] = {"position", "later tokens lose, second choices before first ones"},
-    [DROP_PROBABILITY] = {"probability", "smaller gate weights lose"},
+    [DROP_POSITION] = {"position",
+                       "later tokens lose, second choices before first ones (GShard, Switch)"},
+    [DROP_PROBABILITY] = {"probability", "smaller gate weights lose (Megatron's probs; V-MoE, "
+                                         "arXiv:2106.05974)"},
     [DROP_RANDOM] = {"random", "chance decides, the same on any ranks"},
 };
 const ChoiceTable DROP_CHOICES = CHOICE_TABLE(DROPS);

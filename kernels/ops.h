@@ -63,7 +63,7 @@
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
-    OP(count_ids, Tensor counts, Tensor ids)                                                       \
+    OP(count_ids, Tensor counts, Tensor ids, Tensor kept)                                          \
     OP(quantile_counts, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,          \
        RouterRule rule)                                                                            \
     /* permutation */                                                                              \

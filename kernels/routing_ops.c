@@ -184,10 +184,11 @@ void sum_columns(Device *dev, Tensor out, Tensor x, bool add) {
     dev->backend->op.sum_columns(dev, out, x, add);
 }
 
-void count_ids(Device *dev, Tensor counts, Tensor ids) {
+void count_ids(Device *dev, Tensor counts, Tensor ids, Tensor kept) {
     CHECK_SHAPE_1D(counts, I64, counts.shape[0]);
     CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
-    dev->backend->op.count_ids(dev, counts, ids);
+    if (kept.data) CHECK_SHAPE_2D(kept, U8, ids.shape[0], ids.shape[1]);
+    dev->backend->op.count_ids(dev, counts, ids, kept);
 }
 
 void quantile_counts(Device *dev, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,

@@ -214,9 +214,9 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
                    BalanceRule rule);
 // out[e] = Σ_p x[p, e], or out[e] += that.   out (E) i64   x (parts, E) i32 or i64
 void sum_columns(Device *dev, Tensor out, Tensor x, bool add);
-// counts[e] += how many of the ids are e; ids below 0 and from E on are none.
-//   counts (E) i64   ids (n, K) i32
-void count_ids(Device *dev, Tensor counts, Tensor ids);
+// counts[e] += how many of the ids are e and kept; ids below 0 and from E on are none.
+//   counts (E) i64   ids (n, K) i32   kept (n, K) u8; data NULL: all are
+void count_ids(Device *dev, Tensor counts, Tensor ids, Tensor kept);
 
 // A histogram of f32 numbers, in which their n-th largest is found to a 32nd of its power of two:
 // QUANTILE_HALF bins of each sign, 32 of each power of two from 2^-16 to 2^4; what is smaller is in

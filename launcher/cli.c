@@ -9,26 +9,33 @@
 #include "kernels/suggest.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
+#include "launcher/live_hosts.h"
 
 // ---- what may be written ------------------------------------------------------------------------
 
 typedef struct VerbRow {
     const char *name;
     Verb verb;
-    const char *path; // what the first plain word is; NULL: none
+    const char *path; // what the first plain word is
     bool overrides;   // whether key=value may follow
+    bool alone;       // whether the path may be left out
 } VerbRow;
 
 static const VerbRow VERBS[] = {
-    {"evaluate", VERB_EVALUATE, "a checkpoint", true},
-    {"generate", VERB_GENERATE, "a checkpoint", true},
-    {"inspect", VERB_INSPECT, "a checkpoint", false},
-    {"plan", VERB_PLAN, "a configuration", true},
-    {"help", VERB_HELP, "a key", false},
+    {"evaluate", VERB_EVALUATE, "a checkpoint", true, false},
+    {"generate", VERB_GENERATE, "a checkpoint", true, false},
+    {"inspect", VERB_INSPECT, "a checkpoint", false, false},
+    {"plan", VERB_PLAN, "a configuration", true, false},
+    {"help", VERB_HELP, "a key", false, true},
+    {"supervise", VERB_SUPERVISE, "a configuration", true, false},
+    {"checkpoint-now", VERB_CHECKPOINT_NOW, "a run directory", false, true},
+    {"stop", VERB_STOP, "a run directory", false, true},
+    {"set", VERB_SET, "a run directory", true, false},
+    {"status", VERB_STATUS, "a run directory", false, true},
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
 // Without a word of its own; --print-config turns it into VERB_PRINT_CONFIG.
-static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true};
+static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true, false};
 
 typedef struct OptionRow {
     const char *name;
@@ -46,9 +53,21 @@ static const OptionRow OPTIONS[] = {
     {"--seed", VERB_GENERATE, "a whole number from 0"},
     {"--recompute", VERB_GENERATE, NULL},
     {"--digest", VERB_INSPECT, NULL},
+    {"--json", VERB_STATUS, NULL},
+    {"-np", VERB_SUPERVISE, "a number of ranks from 1 to 65536"},
+    {"--launcher", VERB_SUPERVISE, "mpirun, srun or a command line with {np}"},
+    {"--hosts", VERB_SUPERVISE, "host:slots, joined by commas"},
+    {"--daemon", VERB_SUPERVISE, NULL},
+    {"--wait", VERB_SUPERVISE, "a number of seconds from 0 to 300"},
     {"-np", VERB_PLAN, "a number of ranks from 1 to 65536"},
 };
 enum { OPTION_COUNT = sizeof OPTIONS / sizeof *OPTIONS };
+
+static const char *verb_name(Verb verb) {
+    for (int row = 0; row < VERB_COUNT; row++)
+        if (VERBS[row].verb == verb) return VERBS[row].name;
+    return "moetrain CONFIG.yaml";
+}
 
 void cli_print_usage(FILE *out) {
     fprintf(out, "usage: mpirun -np N moetrain CONFIG.yaml [key=value ...]\n"
@@ -82,6 +101,23 @@ void cli_print_help(FILE *out) {
         "  moetrain inspect [--digest] CHECKPOINT                      what is inside; --digest: "
         "one line of hex\n"
         "\n"
+        "  moetrain supervise CONFIG.yaml -np N [options] [key=value ...]   trains, and starts "
+        "again "
+        "what breaks\n"
+        "      --launcher TEXT    mpirun, srun, or a command line with {np} (mpirun)\n"
+        "      --hosts A:4,B:4    hosts and slots; when some are gone it goes on with fewer ranks\n"
+        "      --daemon           in the background, its output in RUN/supervise.log\n"
+        "      --wait SECONDS     before the first restart; doubles while there is no progress "
+        "(5)\n"
+        "  moetrain status [RUN] [--json]                              how a run is going, or how "
+        "it "
+        "ended\n"
+        "  moetrain checkpoint-now [RUN]       a supervised run saves after the step that runs\n"
+        "  moetrain set RUN KEY VALUE          log.every, eval.every, checkpoint.every, "
+        "checkpoint.keep_last,\n"
+        "                                      train.lr or train.min_lr from the next step on\n"
+        "  moetrain stop [RUN]                 it saves and ends with exit code 75\n"
+        "\n"
         "  A CHECKPOINT is a file RUN/checkpoints/step-….h5, or RUN for the newest of that run.\n"
         "\n"
         "  moetrain --help, --version\n"
@@ -114,6 +150,7 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     bool ok = true;
     if (strcmp(name, "--print-config") == 0) line->verb = VERB_PRINT_CONFIG;
     if (strcmp(name, "--digest") == 0) line->digest = true;
+    if (strcmp(name, "--json") == 0) line->json = true;
     if (strcmp(name, "--recompute") == 0) generate->recompute = true;
     if (strcmp(name, "--prompt") == 0) generate->prompt = value;
     if (strcmp(name, "--tokens") == 0) ok = whole_number(value, 1, 1000000, &generate->tokens);
@@ -124,6 +161,11 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
         ok = whole_number(value, 0, INT64_MAX, &n);
         generate->seed = (uint64_t)n;
     }
+    SuperviseOptions *supervise = &line->supervise;
+    if (strcmp(name, "--launcher") == 0) supervise->launcher = value;
+    if (strcmp(name, "--daemon") == 0) supervise->daemon = true;
+    if (strcmp(name, "--hosts") == 0) supervise->hosts = value;
+    if (strcmp(name, "--wait") == 0) ok = number(value, 0, 300, &supervise->wait_seconds);
     if (strcmp(name, "-np") == 0) {
         ok = whole_number(value, 1, 65536, &n);
         line->ranks = (int)n;
@@ -138,13 +180,11 @@ static bool unknown_option(const CommandLine *line, const VerbRow *verb, const c
     size_t length = strcspn(word, "=");
     for (int i = 0; i < OPTION_COUNT; i++)
         if (strlen(OPTIONS[i].name) == length && strncmp(OPTIONS[i].name, word, length) == 0 &&
-            OPTIONS[i].verb != VERB_PLAN)
+            strcmp(OPTIONS[i].name, "-np") != 0) // of mpirun, as its users have it
             return error_set(err, EXIT_CONFIG,
                              "command line: %s has no option %s, which belongs to %s",
                              verb == &TRAIN ? "moetrain" : verb->name, OPTIONS[i].name,
-                             OPTIONS[i].verb == VERB_TRAIN      ? "moetrain CONFIG.yaml"
-                             : OPTIONS[i].verb == VERB_GENERATE ? "generate"
-                                                                : "inspect");
+                             verb_name(OPTIONS[i].verb));
     const char *candidates[OPTION_COUNT + 3];
     int count = 0;
     for (int i = 0; i < OPTION_COUNT; i++)
@@ -245,6 +285,10 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
         line->path = word;
         return true;
     }
+    if (verb->verb == VERB_SET && !strchr(word, '=') && line->override_count < 2) {
+        line->overrides[line->override_count++] = word;
+        return true;
+    }
     bool spaced = word[0] == '=' || (assignment && !word[key_length + 1] && next &&
                                      next[0] != '-' && !strchr(next, '='));
     if (!verb->overrides || !strchr(word, '=') || word[0] == '=')
@@ -260,14 +304,33 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
     return true;
 }
 
-static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *err) {
+// Without -np there are as many ranks as slots.
+static bool check_supervise(CommandLine *line, Error *err) {
+    SuperviseOptions *supervise = &line->supervise;
+    int slots = 0;
+    if (supervise->hosts && !hosts_check(supervise->hosts, &slots, err)) return false;
+    supervise->ranks = line->ranks ? line->ranks : slots;
+    if (supervise->ranks == 0)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: supervise needs -np N, the number of ranks to start, or "
+                         "--hosts with their slots");
+    if (getenv("OMPI_COMM_WORLD_RANK"))
+        return error_set(err, EXIT_CONFIG,
+                         "command line: supervise starts mpirun by itself; leave it out");
+    return true;
+}
+
+static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
     if (is_wrong_verb(line, verb, NULL, err)) return false;
-    if (!line->path && verb->verb != VERB_HELP)
+    if (!line->path && !verb->alone)
         return error_set(err, EXIT_CONFIG, "command line: %s needs %s%s%.60s%s",
                          verb == &TRAIN ? "moetrain" : verb->name, verb->path,
                          line->override_count ? " before '" : "",
                          line->override_count ? line->overrides[0] : "",
                          line->override_count ? "'" : "");
+    if (verb->verb == VERB_SET && line->override_count != 2)
+        return error_set(err, EXIT_CONFIG, "command line: set needs RUN KEY VALUE");
+    if (verb->verb == VERB_SUPERVISE) return check_supervise(line, err);
     if (verb->verb == VERB_PLAN && line->ranks == 0)
         return error_set(err, EXIT_CONFIG,
                          "command line: plan needs -np N, the number of ranks to plan for");
@@ -277,7 +340,8 @@ static bool check_complete(const CommandLine *line, const VerbRow *verb, Error *
 bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
     *line = (CommandLine){
         .verb = VERB_USAGE,
-        .generate = {.prompt = "", .tokens = 200, .temperature = 0.8, .top_p = 1, .seed = 1337}};
+        .generate = {.prompt = "", .tokens = 200, .temperature = 0.8, .top_p = 1, .seed = 1337},
+        .supervise = {.launcher = "mpirun", .wait_seconds = 5}};
     if (argc < 2) return error_set(err, EXIT_CONFIG, "command line: nothing to do");
     const VerbRow *verb = &TRAIN;
     for (int row = 0; row < VERB_COUNT; row++)

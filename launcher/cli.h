@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "launcher/supervise.h"
 #include "worker/generate.h"
 
 typedef enum Verb {
@@ -13,6 +14,11 @@ typedef enum Verb {
     VERB_INSPECT,
     VERB_PLAN,
     VERB_PRINT_CONFIG,
+    VERB_SUPERVISE,
+    VERB_STATUS,
+    VERB_CHECKPOINT_NOW,
+    VERB_STOP,
+    VERB_SET,
     VERB_HELP, // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,
@@ -22,12 +28,14 @@ enum { MOST_OVERRIDES = 256 };
 
 typedef struct CommandLine {
     Verb verb;
-    const char *path;                      // configuration, checkpoint, or key of `help`
+    const char *path;                      // configuration, checkpoint, run directory, or key
     const char *overrides[MOST_OVERRIDES]; // key=value
     int override_count;
     bool digest; // inspect
-    int ranks;   // plan
+    bool json;   // status
+    int ranks;   // plan, supervise
     GenerateOptions generate;
+    SuperviseOptions supervise;
 } CommandLine;
 
 // Fills *line with pointers into argv. False with exit 2, the word and the fix. Not collective.

@@ -15,6 +15,8 @@
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
+#include "launcher/control_socket.h"
+#include "launcher/status.h"
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
@@ -107,6 +109,17 @@ static int run_plan(const Config *config, int ranks, Error *err) {
     return plan_run(&train, ranks, err);
 }
 
+// Asks the supervisor of a run.
+static bool run_control(const CommandLine *line, Error *err) {
+    char request[CONTROL_LINE_BYTES];
+    if (line->verb == VERB_SET)
+        snprintf(request, sizeof request, "set %s %s", line->overrides[0], line->overrides[1]);
+    else
+        snprintf(request, sizeof request, "%s",
+                 line->verb == VERB_STOP ? "stop" : "checkpoint-now");
+    return control_socket_ask(line->path ? line->path : ".", request, err);
+}
+
 static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_USAGE) {
         cli_print_help(stdout);
@@ -119,6 +132,11 @@ static int run_single(const CommandLine *line, Error *err) {
     }
     if (line->verb == VERB_HELP)
         return config_print_key(stdout, line->path, err) ? EXIT_DONE : err->exit_code;
+    if (line->verb == VERB_STATUS)
+        return status_print(line->path ? line->path : ".", line->json, err) ? EXIT_DONE
+                                                                            : err->exit_code;
+    if (line->verb == VERB_CHECKPOINT_NOW || line->verb == VERB_STOP || line->verb == VERB_SET)
+        return run_control(line, err) ? EXIT_DONE : err->exit_code;
     char checkpoint[CONFIG_PATH_BYTES];
     if (line->verb == VERB_INSPECT && line->digest)
         return checkpoint_path_resolve(line->path, checkpoint, err)
@@ -133,6 +151,9 @@ static int run_single(const CommandLine *line, Error *err) {
         exit_code = inspect_run(&config->train, config->source, err);
     } else if (line->verb == VERB_PLAN) {
         exit_code = run_plan(config, line->ranks, err);
+    } else if (line->verb == VERB_SUPERVISE) {
+        exit_code = supervise_run(&line->supervise, config, line->path, line->overrides,
+                                  line->override_count, err);
     } else {
         char *yaml = config_to_yaml(config, true);
         fputs(yaml, stdout);
@@ -168,7 +189,7 @@ int main(int argc, char **argv) {
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
     }
-    if (!collective) signals_release();
+    if (!collective && line.verb != VERB_SUPERVISE) signals_release(); // which passes them on
     int exit_code = err.exit_code;
     if (ok && collective) exit_code = run_collective(&line, &err);
     if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks

@@ -44,10 +44,10 @@ static void derive_dropout(void *section) {
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     INTEGER("attention.heads", FUNCTION, attention.shape.heads, DEFAULT("4"), RANGE(1, 1024),
-        "query heads"),
+        "query heads (arXiv:1706.03762)"),
     INTEGER("attention.kv_heads", FUNCTION, attention.shape.kv_heads,
         DERIVED("attention.heads", derive_kv_heads), RANGE(1, 1024),
-        "key/value heads: as many as attention.heads is MHA, fewer is GQA, 1 is MQA"),
+        "key/value heads: as many as attention.heads is MHA, fewer is GQA (arXiv:2305.13245), 1 is MQA (arXiv:1911.02150)"),
     INTEGER("attention.d_head", FUNCTION, attention.shape.d_head,
         DERIVED("model.d_model / attention.heads", derive_d_head), RANGE(2, 4096),
         "width of a query or key head; even, because RoPE turns pairs"),
@@ -56,7 +56,7 @@ static const Option ROWS[] = {
         "width of a value head"),
     INTEGER("attention.mup_base_d_head", FUNCTION, mup_base_d_head,
         DERIVED("attention.d_head", derive_mup_base_d_head), RANGE(1, 4096),
-        "model.mup_base_width: attention.d_head of the base model, where heads grow with the width"),
+        "muP (arXiv:2203.03466): attention.d_head of the base model of model.mup_base_width, where heads grow with the width"),
     NUMBER("attention.scale", FUNCTION, attention.scale,
         DERIVED("attention.d_head^-0.5; with model.mup_base_width attention.mup_base_d_head^0.5 / attention.d_head",
                 derive_scale), RANGE(1e-9, 1e9),
@@ -65,21 +65,21 @@ static const Option ROWS[] = {
         OF(POSITION_CHOICES),
         "how a token's position is known, in each layer: [rope, rope, rope, none] leaves out every fourth (SmolLM3)"),
     NUMBER("attention.rope_theta", FUNCTION, attention.rope_theta, DEFAULT("10000"), RANGE(1, 1e9),
-        "RoPE: base of the wavelengths"),
+        "RoPE (arXiv:2104.09864): base of the wavelengths"),
     NUMBER("attention.rope_fraction", FUNCTION, attention.rope.fraction, DEFAULT("1"), RANGE(0.001, 1),
         "RoPE: share of attention.d_head that is turned, its first channels (GPT-NeoX, Phi)"),
     CHOICE("attention.rope_scaling", FUNCTION, attention.rope.scaling, DEFAULT("none"),
         OF(ROPE_SCALING_CHOICES),
         "RoPE: how it reaches past the context that the weights were trained with"),
     NUMBER("attention.rope_factor", FUNCTION, attention.rope.factor, DEFAULT("1"), RANGE(1, 1e6),
-        "rope_scaling: how many times longer the context becomes"),
+        "rope_scaling: how many times longer the context becomes (arXiv:2306.15595)"),
     INTEGER("attention.rope_original_context", FUNCTION, attention.rope.original_context, DEFAULT("0"),
         RANGE(0, 1 << 30),
-        "rope_scaling yarn: tokens of the context before; 0: not given"),
+        "rope_scaling yarn (arXiv:2309.00071): tokens of the context before; 0: not given"),
     NUMBER("attention.rope_beta_fast", FUNCTION, attention.rope.beta_fast, DEFAULT("32"), RANGE(1e-3, 1e6),
-        "rope_scaling yarn: pairs that turn more often over the original context keep their angles"),
+        "rope_scaling yarn (arXiv:2309.00071): pairs that turn more often over the original context keep their angles"),
     NUMBER("attention.rope_beta_slow", FUNCTION, attention.rope.beta_slow, DEFAULT("1"), RANGE(1e-3, 1e6),
-        "rope_scaling yarn: pairs that turn less often are slowed by the whole factor"),
+        "rope_scaling yarn (arXiv:2309.00071): pairs that turn less often are slowed by the whole factor"),
     NUMBER("attention.rope_attention_factor", FUNCTION, attention.rope.attention_factor,
         DERIVED("0.1 ln attention.rope_factor + 1 with attention.rope_scaling: yarn, otherwise 1", derive_attention_factor),
         RANGE(1e-3, 1e3),
@@ -115,6 +115,15 @@ static bool check_rope(const AttentionConfig *attention, const OptionRules *rule
                              "attention.rope_factor %g wants attention.rope_scaling=linear, ntk or "
                              "yarn",
                              rope->factor);
+    const char *unread = rope->original_context > 0 ? "attention.rope_original_context"
+                         : rope->beta_fast != 32    ? "attention.rope_beta_fast"
+                         : rope->beta_slow != 1     ? "attention.rope_beta_slow"
+                                                    : NULL;
+    if (rope->scaling != ROPE_YARN && unread)
+        return option_broken(rules, unread, "attention.rope_scaling",
+                             "%s is of attention.rope_scaling=yarn alone; set that, or leave it "
+                             "out",
+                             unread);
     if (rope->scaling == ROPE_YARN && rope->original_context == 0)
         return option_broken(rules, "attention.rope_scaling", NULL,
                              "attention.rope_scaling yarn wants attention.rope_original_context, "

@@ -65,7 +65,7 @@ static const OptionMap TERM_MAP = MAP_FIELDS(TERM_FIELDS, BalanceTerms);
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     NUMBER("moe.balance_loss", COURSE, moe.balance_loss, DEFAULT("0.01"), RANGE(0, 1000),
-        "factor of the load-balancing loss; 0: off"),
+        "factor of the load-balancing loss (Switch, arXiv:2101.03961: 0.01); 0: off"),
     CHOICE("moe.balance_scope", COURSE, moe.balance_scope, DEFAULT("shard"), OF(BALANCE_SCOPE_CHOICES),
         "tokens over which the load is balanced"),
     CHOICE("moe.balance_share", COURSE, moe.balance_share, DEFAULT("choices"), OF(BALANCE_SHARE_CHOICES),
@@ -75,15 +75,16 @@ static const Option ROWS[] = {
     CHOICE("moe.bias_update", FUNCTION, moe.bias_update, DEFAULT("none"), OF(BIAS_UPDATE_CHOICES),
         "a bias for each expert that is added to its score when experts are chosen, nowhere else, and evens out their load"),
     NUMBER("moe.bias_rate", COURSE, moe.bias_rate, DEFAULT("0.001"), RANGE(0, 1),
-        "step of that bias; scores lie between 0 and 1"),
+        "step of that bias; scores lie between 0 and 1 (DeepSeek-V3, arXiv:2412.19437: 0.001)"),
     NUMBER("moe.bias_ema", COURSE, moe.bias_ema, DEFAULT("0.5"), RANGE(0, 0.9999),
-        "quantile: share of the bias that stays at each step"),
+        "quantile: share of the bias that stays at each step (Megatron's quantile balancing)"),
     INTEGER("moe.bias_steps", COURSE, moe.bias_steps, DEFAULT("0"), RANGE(0, 9e15),
         "steps after which the bias stays as it is (DeepSeek-V3 ends it near the end of training); 0: it never does"),
     INTEGER("moe.bias_decay_steps", COURSE, moe.bias_decay_steps, DEFAULT("0"), RANGE(0, 9e15),
-        "the last of moe.bias_steps, in which it moves less and less: by a factor that falls to 0"),
+        "the last of moe.bias_steps, in which it moves less and less: by a factor that falls in a straight line to 0; 0: it "
+        "stops at once"),
     NUMBER("moe.z_loss", COURSE, moe.z_loss, DEFAULT("0.001"), RANGE(0, 1000),
-        "factor of the router's z-loss, which keeps its logits small; 0: off"),
+        "factor of the router's z-loss, which keeps its logits small (ST-MoE, arXiv:2202.08906: 0.001); 0: off"),
 };
 // clang-format on
 
@@ -104,6 +105,21 @@ static bool check_short_form(const MoeConfig *moe, const OptionRules *rules) {
                          choice_row(BALANCE_SCOPE_CHOICES, (int)moe->balance_scope)->word);
 }
 
+// Keys of a bias that the rule, or that nobody, reads.
+static bool check_bias_unread(const MoeConfig *moe, const OptionRules *rules) {
+    bool any = moe->bias_update != BIAS_UPDATE_NONE;
+    bool quantile = moe->bias_update == BIAS_UPDATE_QUANTILE;
+    const char *key = moe->bias_rate != 0.001 && (!any || quantile) ? "moe.bias_rate"
+                      : moe->bias_ema != 0.5 && !quantile           ? "moe.bias_ema"
+                      : moe->bias_steps > 0 && !any                 ? "moe.bias_steps"
+                                                                    : NULL;
+    return !key || option_broken(rules, key, "moe.bias_update",
+                                 "%s is not of moe.bias_update=%s: moe.bias_rate is of sign and "
+                                 "proportional, moe.bias_ema of quantile; leave it out, or set "
+                                 "moe.bias_update",
+                                 key, choice_row(BIAS_UPDATE_CHOICES, (int)moe->bias_update)->word);
+}
+
 static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     if (moe->bias_decay_steps > moe->bias_steps)
@@ -113,7 +129,14 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
             "there are at most as many; set moe.bias_steps to the step at which "
             "the bias stops",
             (long long)moe->bias_decay_steps, (long long)moe->bias_steps);
+    if (!check_bias_unread(moe, rules)) return false;
     if (moe->bias_update != BIAS_UPDATE_QUANTILE) return true;
+    if (moe->router.groups > 1)
+        return option_broken(rules, "moe.bias_update", "moe.groups",
+                             "moe.bias_update: quantile takes the experts of a token to be the "
+                             "best of all, and moe.groups (%lld) limits them to some; set "
+                             "moe.bias_update=sign or moe.groups=1",
+                             (long long)moe->router.groups);
     for (int64_t i = 0; i < moe->balance.count; i++)
         if (moe->balance.maps[i].factor > 0)
             return option_broken(rules, "moe.bias_update", "moe.balance_loss",

@@ -21,7 +21,7 @@ static const Option ROWS[] = {
         "measure or stress: who is chosen in training, whatever the scores; the gate weights stay theirs, and evaluation "
         "and generation are not forced (Megatron)"),
     NUMBER("moe.force_sigma", COURSE, moe.force_sigma, DEFAULT("1"), RANGE(0, 20),
-        "skewed: standard deviation of the experts' log-probabilities"),
+        "skewed: standard deviation of the experts' log-probabilities (Megatron's moe_router_force_biased)"),
     INTEGER("moe.hot_experts", COURSE, moe.hot_experts, DEFAULT("0"), RANGE(0, 65536),
         "hot_rank: the experts that get all the work; moe.experts / parallel.expert are one rank's. 0: the smallest "
         "divisor of moe.experts that holds moe.top_k"),
@@ -32,6 +32,20 @@ static const Option ROWS[] = {
 // that what a user has given cannot be asked.
 static bool says(double factor, double initially) {
     return factor > 0 && factor != initially;
+}
+
+// A key that the router does not read, and the value that says nothing: it may come from compat, so
+// that leaving the key out need not do.
+typedef struct Unused {
+    bool used;
+    const char *key, *off;
+} Unused;
+
+// The first that is used; NULL: none.
+static const Unused *unused_among(const Unused *keys, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (keys[i].used) return &keys[i];
+    return NULL;
 }
 
 static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules) {
@@ -76,18 +90,20 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "moe.router=hash routes every layer by token id, without a gate; "
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
-    static const char *const gates[] = {"moe.balance", "moe.balance_loss", "moe.z_loss",
-                                        "moe.bias_update", "moe.gate_bias"};
-    const bool used[] = {moe->balance.count > 1, says(moe->balance_loss, 0.01),
-                         says(moe->z_loss, 0.001), moe->bias_update != BIAS_UPDATE_NONE,
-                         moe->gate_bias};
-    for (size_t i = 0; i < sizeof gates / sizeof *gates; i++)
-        if (used[i])
-            return option_broken(rules, gates[i], "moe.router",
-                                 "%s acts on a gate, and moe.router=hash has none; leave it out, "
-                                 "or set another moe.router with moe.hash_layers",
-                                 gates[i]);
-    return true;
+    const Unused gates[] = {
+        {moe->balance.count > 1, "moe.balance", "[]"},
+        {says(moe->balance_loss, 0.01), "moe.balance_loss", "0"},
+        {says(moe->z_loss, 0.001), "moe.z_loss", "0"},
+        {moe->bias_update != BIAS_UPDATE_NONE, "moe.bias_update", "none"},
+        {moe->gate_bias, "moe.gate_bias", "false"},
+        {moe->jitter > 0, "moe.jitter", "0"},
+        {moe->router_init_scale != 1, "moe.router_init_scale", "1"},
+    };
+    const Unused *gate = unused_among(gates, sizeof gates / sizeof *gates);
+    return !gate || option_broken(rules, gate->key, "moe.router",
+                                  "%s acts on a gate, and moe.router=hash has none; set it to %s, "
+                                  "or set another moe.router with moe.hash_layers",
+                                  gate->key, gate->off);
 }
 
 // Experts that choose: no causal model unawares, nothing that acts on tokens that choose.
@@ -96,33 +112,29 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
     if (moe->router.kind != EXPERT_CHOICE) {
         if (!moe->allow_noncausal) return true;
         return option_broken(rules, "moe.allow_noncausal", "moe.router",
-                             "moe.allow_noncausal is of moe.router=expert_choice alone; leave it "
-                             "out");
+                             "moe.allow_noncausal is of moe.router=expert_choice alone; set "
+                             "it to false");
     }
     if (model->objective == OBJECTIVE_CAUSAL && !moe->allow_noncausal)
         return option_broken(rules, "moe.router", "moe.allow_noncausal",
                              "with moe.router=expert_choice a token's experts depend on the tokens "
                              "after it, which it is to predict; set another moe.router, or "
                              "moe.allow_noncausal=true to train nonetheless");
-    const struct {
-        const char *key;
-        bool used;
-    } others[] = {
-        {"moe.balance", moe->balance.count > 1},
-        {"moe.balance_loss", says(moe->balance_loss, 0.01)},
-        {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
-        {"moe.force", moe->force != FORCE_NONE},
-        {"moe.hash_layers", moe->hash_layers > 0},
-        {"moe.drop", moe->drop != DROP_POSITION},
-        {"moe.renormalize_after_drop", moe->renormalize_after_drop},
+    const Unused others[] = {
+        {moe->balance.count > 1, "moe.balance", "[]"},
+        {says(moe->balance_loss, 0.01), "moe.balance_loss", "0"},
+        {moe->bias_update != BIAS_UPDATE_NONE, "moe.bias_update", "none"},
+        {moe->force != FORCE_NONE, "moe.force", "none"},
+        {moe->hash_layers > 0, "moe.hash_layers", "0"},
+        {moe->drop != DROP_POSITION, "moe.drop", "position"},
+        {moe->renormalize_after_drop, "moe.renormalize_after_drop", "false"},
     };
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (others[i].used)
-            return option_broken(rules, others[i].key, "moe.router",
-                                 "%s is of tokens that choose; with moe.router=expert_choice every "
-                                 "expert takes equally many and none is dropped: leave it out",
-                                 others[i].key);
-    return true;
+    const Unused *other = unused_among(others, sizeof others / sizeof *others);
+    return !other || option_broken(rules, other->key, "moe.router",
+                                   "%s is of tokens that choose; with moe.router=expert_choice "
+                                   "every expert takes equally many and none is dropped: set it "
+                                   "to %s",
+                                   other->key, other->off);
 }
 
 static bool check(const void *section, const OptionRules *rules) {

@@ -26,7 +26,8 @@ static const Option ROWS[] = {
     INTEGER("attention.d_rope", FUNCTION, attention.d_rope,
         DERIVED("attention.rope_fraction attention.d_head; with model.mixer: latent_attention and no fraction a third of it",
                 derive_d_rope), RANGE(2, 4096),
-        "channels of a query or key head that RoPE turns, its first; in latent_attention those of the key that all heads share"),
+        "channels of a query or key head that RoPE turns, its first; in latent_attention those of the key that all "
+        "heads share (DeepSeek-V2, arXiv:2405.04434: qk_rope_head_dim)"),
     INTEGER("attention.kv_rank", FUNCTION, attention.kv_rank,
         DERIVED("model.d_model / 4 with model.mixer: latent_attention, otherwise 0", derive_kv_rank), RANGE(0, 65536),
         "latent_attention: width of the latent of keys and values, which is cached (DeepSeek-V2, arXiv:2405.04434)"),

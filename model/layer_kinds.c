@@ -4,7 +4,9 @@
 #include "model/moe_layer.h"
 
 const LayerChoice MIXERS[] = {
-    [MIXER_ATTENTION] = {{"attention", "causal grouped-query attention"}, &ATTENTION},
+    [MIXER_ATTENTION] = {{"attention",
+                          "causal grouped-query attention (arXiv:1706.03762, arXiv:2305.13245)"},
+                         &ATTENTION},
     [MIXER_LATENT_ATTENTION] = {{"latent_attention",
                                  "attention to keys and values of a low rank, which alone are "
                                  "cached (MLA, DeepSeek-V2, arXiv:2405.04434)"},
@@ -12,7 +14,8 @@ const LayerChoice MIXERS[] = {
 };
 const LayerChoice FEED_FORWARDS[] = {
     [FEED_FORWARD_DENSE] = {{"dense", "one feed-forward for all tokens"}, &DENSE_FEED_FORWARD},
-    [FEED_FORWARD_MOE] = {{"moe", "a router and experts"}, &MOE_FEED_FORWARD},
+    [FEED_FORWARD_MOE] = {{"moe", "a router and experts (Shazeer et al. 2017, arXiv:1701.06538)"},
+                          &MOE_FEED_FORWARD},
 };
 
 const ChoiceTable MIXER_CHOICES = CHOICE_TABLE(MIXERS);

@@ -25,7 +25,8 @@ static const Choice DISPATCHES[] = {
     [DISPATCH_EXACT] = {"exact", "kept choices travel, after their counts"},
     [DISPATCH_PADDED] = {"padded",
                          "every expert takes its whole capacity from every shard, so that "
-                         "no rank waits for counts (GPUs); needs moe.capacity_factor"},
+                         "no rank waits for counts (GPUs; GShard; Megatron's "
+                         "moe_pad_expert_input_to_capacity); needs moe.capacity_factor"},
 };
 const ChoiceTable DISPATCH_CHOICES = CHOICE_TABLE(DISPATCHES);
 
@@ -46,15 +47,15 @@ static void derive_d_ff(void *section) {
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     INTEGERS("moe.experts", FUNCTION, moe.experts, DEFAULT("8"), RANGE(0, 65536),
-        "experts of a MoE layer, on all ranks together; 0: a dense layer"),
+        "experts of a MoE layer, on all ranks together (Shazeer et al. 2017, arXiv:1701.06538); 0: a dense layer"),
     INTEGERS("moe.top_k", FUNCTION, moe.top_k, DEFAULT("2"), RANGE(1, 64),
-        "experts that work on a token"),
+        "experts that work on a token (Shazeer et al. 2017, arXiv:1701.06538); 1 in Switch, 2 in GShard and Mixtral"),
     INTEGERS("moe.d_ff", FUNCTION, moe.d_ff, DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
-        "hidden width of one expert"),
+        "hidden width of one expert; many narrow ones are fine-grained experts (DeepSeek-MoE, arXiv:2401.06066)"),
     INTEGER("moe.shared_experts", FUNCTION, moe.shared_experts, DEFAULT("0"), RANGE(0, 1024),
         "experts beside the routed ones that work on every token (DeepSeek-MoE, arXiv:2401.06066); 0: none"),
     INTEGER("moe.shared_d_ff", FUNCTION, moe.shared_d_ff, DEFAULT("0"), RANGE(0, 1e6),
-        "hidden width of all shared experts together; 0: moe.shared_experts times moe.d_ff"),
+        "hidden width of all shared experts together (Qwen2-MoE, arXiv:2407.10671); 0: moe.shared_experts times moe.d_ff"),
     FLAG("moe.shared_gate", FUNCTION, moe.shared_gate, DEFAULT("false"),
         "multiply what shared experts put out by the sigmoid of a learned product with x (Qwen2-MoE, arXiv:2407.10671)"),
     NUMBER("moe.dropout", COURSE, moe.dropout, DEFAULT("0"), RANGE(0, 0.99),
@@ -63,26 +64,27 @@ static const Option ROWS[] = {
     CHOICE("moe.dropout_at", COURSE, moe.dropout_at, DEFAULT("hidden"), OF(DROPOUT_PLACE_CHOICES),
         "which numbers of an expert moe.dropout drops"),
     INTEGER("moe.every", FUNCTION, moe.every, DEFAULT("1"), RANGE(1, PER_LAYER_MAX),
-        "every n-th layer is a MoE layer, the others are dense"),
+        "every n-th layer is a MoE layer, the others are dense; 2 in GShard (arXiv:2006.16668), 1: all are"),
     FLAG("moe.first", FUNCTION, moe.first, DEFAULT("true"),
         "count from the first layer (0, n, 2n, …) instead of the n-th (n-1, 2n-1, …)"),
     CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
         "how a token's logits choose its experts and become their gate weights"),
     FLAG("moe.allow_noncausal", STATE, moe.allow_noncausal, DEFAULT("false"),
         "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its "
-        "losses, of evaluations too, are then too good to compare, and it generates nothing"),
+        "losses, of evaluations too, are then too good to compare, and it generates nothing (Zhou et al., arXiv:2202.09368)"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
-        "topk_softmax: divide the chosen weights by their sum"),
+        "topk_softmax: divide the chosen weights by their sum (GShard, Qwen3; norm_topk_prob in transformers)"),
     NUMBER("moe.scaling_factor", FUNCTION, moe.router.scaling_factor, DEFAULT("1"), RANGE(1e-3, 1e3),
-        "sigmoid, sqrtsoftplus: what a token's gate weights sum to; with moe.top_k=1 its weight is the score times this"),
+        "sigmoid, sqrtsoftplus: what a token's gate weights sum to; with moe.top_k=1 its weight is the score times this "
+        "(DeepSeek-V3, arXiv:2412.19437: routed_scaling_factor 2.5)"),
     INTEGER("moe.groups", FUNCTION, moe.router.groups, DEFAULT("1"), RANGE(1, ROUTER_GROUPS_MAX),
         "equal groups of neighbouring experts, e.g. one a host: a token's experts come from the best moe.top_groups of them "
-        "(DeepSeek-V2, V3: n_group); a group is judged by the sum of its top_k / top_groups best scores"),
+        "(DeepSeek-V2, V3, arXiv:2412.19437: n_group); a group is judged by the sum of its top_k / top_groups best scores"),
     INTEGER("moe.top_groups", FUNCTION, moe.router.top_groups, DEFAULT("1"), RANGE(1, ROUTER_GROUPS_MAX),
         "groups in which a token's experts may lie (DeepSeek: topk_group)"),
     INTEGER("moe.sinkhorn_iterations", COURSE, moe.sinkhorn_iterations, DEFAULT("8"), RANGE(1, 1000),
-        "sinkhorn: iterations that even out the experts' load over the tokens of moe.balance_scope (Megatron-LM iterates until "
-        "nothing moves)"),
+        "sinkhorn: iterations that even out the experts' load over the tokens of a shard, or of a sequence where that is a "
+        "moe.balance_scope (Megatron-LM iterates until nothing moves)"),
     FLAG("moe.noise_in_evaluation", FUNCTION, moe.noise_in_evaluation, DEFAULT("false"),
         "noisy_top_k: draw noise in evaluation and generation too, by token number or position (makeMoE)"),
     NUMBER("moe.jitter", COURSE, moe.jitter, DEFAULT("0"), RANGE(0, 0.99),
@@ -93,19 +95,20 @@ static const Option ROWS[] = {
     FLAG("moe.gate_bias", FUNCTION, moe.gate_bias, DEFAULT("false"),
         "the router's logits have a learned bias (gpt-oss, arXiv:2508.10925)"),
     RATIONAL("moe.capacity_factor", STATE, moe.capacity_factor, DEFAULT("0"), RANGE(0, 1000),
-        "an expert takes at most factor * top_k * tokens / experts choices of a routing group; 0: no limit"),
+        "an expert takes at most factor * top_k * tokens / experts choices of a routing group (GShard, "
+        "arXiv:2006.16668: 1; Switch, arXiv:2101.03961: 1.25); 0: no limit"),
     CHOICE("moe.capacity_rounding", STATE, moe.capacity_rounding, DEFAULT("ceil"), OF(CAPACITY_ROUNDING_CHOICES),
         "how factor * top_k * tokens / experts becomes whole"),
     CHOICE("moe.dispatch", FREE, moe.dispatch, DEFAULT("exact"), OF(DISPATCH_CHOICES),
         "what travels to the experts"),
     INTEGER("moe.min_capacity", STATE, moe.min_capacity, DEFAULT("1"), RANGE(1, 1e9),
-        "smallest capacity of an expert"),
+        "smallest capacity of an expert, in tokens (GShard, DeepSpeed-MoE: 4)"),
     CHOICE("moe.drop", STATE, moe.drop, DEFAULT("position"), OF(DROP_CHOICES),
         "who loses when an expert is full"),
     FLAG("moe.renormalize_after_drop", STATE, moe.renormalize_after_drop, DEFAULT("false"),
-        "divide a token's surviving gate weights by their sum"),
+        "divide a token's surviving gate weights by their sum (DeepSpeed-MoE)"),
     CHOICE("moe.routing_group", STATE, moe.routing_group, DEFAULT("shard"), OF(ROUTING_GROUP_CHOICES),
-        "tokens that compete for an expert's capacity"),
+        "tokens that compete for an expert's capacity (the groups of GShard, arXiv:2006.16668)"),
 };
 // clang-format on
 
@@ -175,6 +178,12 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
             "gradient; set moe.router=topk_softmax%s%s, or moe.top_k=2",
             place, moe->router.normalize_top_k ? " moe.normalize_top_k=false" : "",
             moe->renormalize_after_drop ? " moe.renormalize_after_drop=false" : "");
+    bool over_chosen = router_weighing(moe->router, shape.top_k) == WEIGH_OVER_CHOSEN;
+    if (moe->router.normalize_top_k && !over_chosen)
+        return option_broken(rules, "moe.normalize_top_k", "moe.router",
+                             "moe.normalize_top_k is of moe.router=topk_softmax; the weights of "
+                             "this moe.router%s do not sum to 1: set moe.normalize_top_k=false",
+                             place);
     return check_groups(moe, shape, place, rules);
 }
 
@@ -220,6 +229,19 @@ static bool check_sinkhorn(const MoeConfig *moe, const OptionRules *rules) {
     return true;
 }
 
+// What changes nothing without another key.
+static bool check_unread(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->sinkhorn_iterations != 8 && moe->router.kind != SINKHORN)
+        return option_broken(rules, "moe.sinkhorn_iterations", "moe.router",
+                             "moe.sinkhorn_iterations is of moe.router=sinkhorn alone; set that, "
+                             "or leave moe.sinkhorn_iterations out");
+    if (moe->dropout_at != DROPOUT_HIDDEN && moe->dropout == 0)
+        return option_broken(rules, "moe.dropout_at", "moe.dropout",
+                             "moe.dropout_at says where moe.dropout drops, which is 0; set "
+                             "moe.dropout, or leave moe.dropout_at out");
+    return true;
+}
+
 static bool check_noise(const MoeConfig *moe, const OptionRules *rules) {
     if (!moe->noise_in_evaluation || moe->router.kind == NOISY_TOPK) return true;
     return option_broken(rules, "moe.noise_in_evaluation", "moe.router",
@@ -234,12 +256,13 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
     if (!router_scales(moe->router.kind))
         return option_broken(rules, "moe.scaling_factor", "moe.router",
                              "moe.scaling_factor (%g) is used by moe.router=sigmoid and "
-                             "sqrtsoftplus alone; set one, or leave the factor out",
+                             "sqrtsoftplus alone; set one, or moe.scaling_factor=1",
                              factor);
     if (moe->renormalize_after_drop)
         return option_broken(rules, "moe.scaling_factor", "moe.renormalize_after_drop",
                              "moe.renormalize_after_drop makes the weights sum to 1, whatever "
-                             "moe.scaling_factor (%g) says; leave one of them out",
+                             "moe.scaling_factor (%g) says; set that to 1, or "
+                             "moe.renormalize_after_drop=false",
                              factor);
     return true;
 }
@@ -268,7 +291,7 @@ static bool check(const void *section, const OptionRules *rules) {
         any = true;
     }
     if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules) ||
-        !check_noise(moe, rules) || !check_sinkhorn(moe, rules))
+        !check_noise(moe, rules) || !check_sinkhorn(moe, rules) || !check_unread(moe, rules))
         return false;
     bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
     if (any && moe->dispatch == DISPATCH_PADDED && dropless)

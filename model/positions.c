@@ -129,18 +129,22 @@ static void alibi_fill(Positions *positions, Work *work) {
 // ---- the rules ----------------------------------------------------------------------------------
 
 const PositionRule POSITION_RULES[] = {
-    [POSITIONS_ROPE] = {{"rope", "queries and keys turn by angles that grow with the position"},
-                        .layout = rope_layout,
-                        .fill = rope_fill,
-                        .rotate = rope_rotate},
-    [POSITIONS_LEARNED] = {{"learned", "a vector for each position is added to the token's"},
+    [POSITIONS_ROPE] =
+        {{"rope",
+          "queries and keys turn by angles that grow with the position (RoPE, arXiv:2104.09864)"},
+         .layout = rope_layout,
+         .fill = rope_fill,
+         .rotate = rope_rotate},
+    [POSITIONS_LEARNED] = {{"learned",
+                            "a vector for each position is added to the token's (GPT-2)"},
                            .of_model = true,
                            .declare = learned_declare,
                            .layout = learned_layout,
                            .fill = learned_fill,
                            .embed = learned_embed,
                            .embed_backward = learned_embed_backward},
-    [POSITIONS_NONE] = {{"none", "only what the causal order of attention tells (NoPE)"}},
+    [POSITIONS_NONE] = {{"none",
+                         "only what the causal order of attention tells (NoPE, arXiv:2305.19466)"}},
     [POSITIONS_ALIBI] = {{"alibi",
                           "scores lose by distance, each head at its slope (arXiv:2108.12409)"},
                          .layout = alibi_layout,

@@ -161,10 +161,13 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
 }
 
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
-    if (work->step.counted_tokens == 0) return;
+    int64_t tokens = work->step.counted_tokens;
+    if (tokens == 0) return;
+    bool takes = work->config->moe.router.kind == EXPERT_CHOICE; // what was not kept was no choice
     count_ids(work->dev,
               statistics_count_range(stats, router->columns.routed, router->shape.scored),
-              tensor_rows(router->ids, 0, work->step.counted_tokens));
+              tensor_rows(router->ids, 0, tokens),
+              takes ? tensor_rows(router->kept, 0, tokens) : (Tensor){0});
 }
 
 // Where an op adds them up.

@@ -18,7 +18,8 @@ double router_per_step_token(const Work *work);
 // multiplies with P. Collective over world when balance_scope is batch.
 void router_add_statistics(Router *router, Work *work, Statistics *stats);
 // Evaluation, which has no statistics but these: adds the micro-batch's choices, dropped ones too,
-// to "routed", so that router_health.h has its figures.
+// to "routed", so that router_health.h has its figures. Of experts that choose, the tokens that
+// they took.
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats);
 
 #endif

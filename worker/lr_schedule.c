@@ -14,8 +14,10 @@ static double decay_progress(int64_t step, int64_t first, int64_t last) {
 static const Choice LR_SCHEDULES[] = {
     [LR_CONSTANT] = {"constant", "stays"},
     [LR_LINEAR] = {"linear", "falls in a straight line to train.min_lr at the last step"},
-    [LR_COSINE] = {"cosine", "falls along half a cosine to train.min_lr at the last step"},
-    [LR_WSD] = {"wsd", "stays, then falls in a straight line over the last train.decay steps"},
+    [LR_COSINE] = {"cosine",
+                   "falls along half a cosine to train.min_lr at the last step (arXiv:1608.03983)"},
+    [LR_WSD] = {"wsd", "stays, then falls in a straight line over the last train.decay steps "
+                       "(MiniCPM, arXiv:2404.06395)"},
 };
 const ChoiceTable LR_SCHEDULE_CHOICES = CHOICE_TABLE(LR_SCHEDULES);
 

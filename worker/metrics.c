@@ -70,16 +70,6 @@ void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, doub
     row_file_append(rows, text);
 }
 
-static void format_duration(double seconds, char text[32]) {
-    long s = seconds < 0 || seconds > 3.6e6 ? 0 : lround(seconds);
-    if (s >= 3600)
-        snprintf(text, 32, "%ldh%02ldm", s / 3600, s % 3600 / 60);
-    else if (s >= 60)
-        snprintf(text, 32, "%ldm%02lds", s / 60, s % 60);
-    else
-        snprintf(text, 32, "%lds", s);
-}
-
 static void format_figures(const StepMetrics *row, char *text, size_t bytes) {
     text[0] = 0;
     for (int i = 0; i < row->figures.count; i++) {
@@ -94,15 +84,15 @@ static void format_figures(const StepMetrics *row, char *text, size_t bytes) {
 }
 
 void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_t bytes) {
-    char eta[32], figures[STATISTICS_SUMMARIES_MAX * 80];
-    format_duration(row->eta_seconds, eta);
+    char eta[CLOCK_DURATION_BYTES], figures[STATISTICS_SUMMARIES_MAX * 80];
     format_figures(row, figures, sizeof figures);
     snprintf(
         line, bytes,
         "step %lld/%lld | loss %.4f%s | norm %.3f | lr %.2e | %.1f ms %.0f tok/s | %.1f GFLOP/s "
         "(%.0f%% of GEMM) | eta %s",
         (long long)row->step, (long long)last, row->loss, figures, row->gradient_norm, row->lr,
-        1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share, eta);
+        1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share,
+        clock_duration(row->eta_seconds, eta));
     int64_t skipped = row->skipped_steps + (row->outlier_steps > 0 ? row->outlier_steps : 0);
     if (skipped) {
         size_t used = strlen(line);

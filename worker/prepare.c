@@ -9,9 +9,12 @@
 #include "worker/compare_ranks.h"
 #include "worker/evaluate.h"
 #include "worker/open_data.h"
+#include "worker/outcome.h"
 #include "worker/resume.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
+#include "worker/run_status.h"
 #include "worker/save.h"
 #include "worker/watchdog.h"
 
@@ -123,8 +126,12 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("opening the data");
     if (!open_files(trainer, err)) return false;
     bool ok = comm_rank() != 0 || (run_dir_open(config->run_dir, err) &&
-                                   run_lock_take(config->run_dir, comm_size(), err));
-    if (!comm_follow(ok, err) || !session_open(&trainer->session, config, err)) return false;
+                                   run_lock_take(config->run_dir, "lock", comm_size(), err));
+    if (!comm_follow(ok, err)) return false;
+    outcome_begin(config->run_dir);
+    run_status_begin(config);
+    run_requests_begin(config->run_dir);
+    if (!session_open(&trainer->session, config, err)) return false;
     watchdog_beat("measuring the device");
     trainer->report.gemm_gflops = measure_gemm(trainer);
     trainer->report.resident_before = resident_bytes();
@@ -160,6 +167,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     step_outliers_open(&trainer->outliers, &config->optimizer);
     watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
+    run_status_resumed(trainer->state.step, trainer->saved_step);
 
     watchdog_beat("opening the file of routing");
     if (trainer->state.step < config->steps &&

@@ -258,7 +258,7 @@ static bool is_free(const Watch *watch, const Holder *self, const char *path, Gr
 }
 
 static bool refuse(const char *run_dir, const Watch *watch, Error *err) {
-    char who[RECORD_BYTES] = "another job, which the file RUN/lock does not name";
+    char who[RECORD_BYTES] = "another job, which its lock does not name";
     if (watch->named) describe(&watch->holder, who);
     double silent = boot_seconds() - watch->still_since;
     if (signals_received())
@@ -305,12 +305,12 @@ static bool grab(int fd, Grip grip, const char *path, const char *record, Error 
     return true;
 }
 
-bool run_lock_take(const char *run_dir, int ranks, Error *err) {
+bool run_lock_take(const char *run_dir, const char *name, int ranks, Error *err) {
     char path[PATH_BYTES], record[RECORD_BYTES];
     Holder self = this_process(ranks);
     Watch watch = {0};
     double begin = boot_seconds();
-    snprintf(path, sizeof path, "%s/lock", run_dir);
+    snprintf(path, sizeof path, "%s/%s", run_dir, name);
     snprintf(record, sizeof record, record_format, self.host, self.machine, self.pid, self.started,
              self.job, self.ranks, self.since);
     for (;;) {

@@ -1,4 +1,4 @@
-// RUN/lock: one job at a time trains in a run directory.
+// RUN/lock: one job at a time trains in a run directory. RUN/supervisor: one starts it.
 //
 // The file names its holder, and the holder touches it every second. Where the file system has
 // flock(), the kernel says whether a holder lives; elsewhere, and across hosts, the standing still
@@ -9,11 +9,12 @@
 
 #include "kernels/check.h"
 
-// Takes the lock until run_lock_release or the end of the process, however it ends. A holder that
-// is gone is replaced, with a warning that names it; one that may be about to die is waited for,
-// some seconds. False with exit 9 when the holder lives, with exit 75 when it does not answer or a
-// signal asks to stop: the same command may go on later. Rank 0 only; not collective.
-bool run_lock_take(const char *run_dir, int ranks, Error *err);
+// Takes the lock `name` of the folder ("lock"; one for a process) until run_lock_release or the end
+// of the process, however it ends. A holder that is gone is replaced, with a warning that names it;
+// one that may be about to die is waited for, some seconds. False with exit 9 when the holder
+// lives, with exit 75 when it does not answer or a signal asks to stop: the same command may go on
+// later. Rank 0 only; not collective.
+bool run_lock_take(const char *run_dir, const char *name, int ranks, Error *err);
 // Shows that this holder lives; ends the job with exit 9 when another has replaced it. About once a
 // second, from the watchdog's thread. Does nothing where no lock is held.
 void run_lock_beat(void);

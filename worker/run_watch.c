@@ -48,7 +48,7 @@ void run_watch_begin(RunWatch *watch, const char *run_dir) {
 // nothing left to write to.
 static bool lock_anew(const char *run_dir, Error *err) {
     run_lock_release();
-    if (run_lock_take(run_dir, comm_size(), err)) return true;
+    if (run_lock_take(run_dir, "lock", comm_size(), err)) return true;
     if (err->exit_code == EXIT_LOCKED || err->exit_code == EXIT_REQUEUE)
         die((ExitCode)err->exit_code, __FILE__, __LINE__,
             "what this run had in run.dir was removed, and nothing more is written there: %s",

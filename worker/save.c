@@ -9,6 +9,7 @@
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/run_lock.h"
+#include "worker/run_status.h"
 #include "worker/run_watch.h"
 #include "worker/watchdog.h"
 
@@ -76,7 +77,9 @@ static bool try_save(Trainer *trainer, Error *err) {
     trainer->retry = (SaveRetry){0};
     char name[CHECKPOINT_NAME_BYTES];
     checkpoint_name(trainer->state.step, name);
-    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, clock_seconds() - begin);
+    double seconds = clock_seconds() - begin;
+    run_status_saved(trainer->state.step, seconds);
+    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, seconds);
     return true;
 }
 
@@ -117,14 +120,22 @@ static void first_attempt(Trainer *trainer) {
     double begin = shared_seconds(trainer);
     if (try_save(trainer, &cause)) return;
     double now = shared_seconds(trainer);
+    // One that nobody was waiting for (checkpoint.every: 0) is no reason to end the run.
+    int64_t every = trainer->config.checkpoint_every;
+    int64_t patience = every > 0 ? every : trainer->config.steps;
     *retry = (SaveRetry){.pending = true,
                          .since = begin,
                          .next = now + RETRY_SECONDS + 4 * (now - begin),
-                         .last_step = trainer->state.step + trainer->config.checkpoint_every};
+                         .last_step = trainer->state.step + patience};
     log_warn("step %lld is not saved: %s; training goes on and tries again until step %lld, for "
              "%d s at least",
              (long long)trainer->state.step, cause.message, (long long)retry->last_step,
              PATIENCE_SECONDS);
+}
+
+void save_now(Trainer *trainer) {
+    if (trainer->saved_step != trainer->state.step && !trainer->retry.pending)
+        first_attempt(trainer);
 }
 
 static bool another_attempt(Trainer *trainer, Error *err) {

@@ -21,6 +21,10 @@ bool save_prepare(Trainer *trainer, Error *err);
 // Collective over all ranks.
 bool save_when_due(Trainer *trainer, Error *err);
 
+// Saves a checkpoint of the present step, unless there is one already, because somebody asks for it
+// while training goes on. One that fails is tried again as above. Collective over all ranks.
+void save_now(Trainer *trainer);
+
 // Saves a checkpoint of the present step unless there is one already, because training ends here. A
 // save that fails is tried again for some seconds. Collective over all ranks.
 bool save_checkpoint(Trainer *trainer, Error *err);

@@ -46,11 +46,17 @@ int signals_received(void) {
     return atomic_load(&received);
 }
 
+int signals_agreed_with(Group *world, bool *request) {
+    double both[2] = {signals_received(), *request};
+    all_reduce_max(world, tensor_1d(both, F64, 2), TRAFFIC_OTHER);
+    if (both[0] > 0) atomic_store(&obeyed, true);
+    *request = both[1] > 0;
+    return (int)both[0];
+}
+
 int signals_agreed(Group *world) {
-    double number = signals_received();
-    all_reduce_max(world, tensor_1d(&number, F64, 1), TRAFFIC_OTHER);
-    if (number > 0) atomic_store(&obeyed, true);
-    return (int)number;
+    bool none = false;
+    return signals_agreed_with(world, &none);
 }
 
 int signals_unobeyed(void) {

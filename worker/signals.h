@@ -20,6 +20,8 @@ void signals_wait(double seconds);
 int signals_received(void);
 // The same for all ranks: a signal seen by any rank is obeyed by all. Collective over `world`.
 int signals_agreed(Group *world);
+// The same; *request becomes true on every rank where it is true on any.
+int signals_agreed_with(Group *world, bool *request);
 // The last request as long as signals_agreed has not returned any, or 0.
 int signals_unobeyed(void);
 // "SIGUSR1"

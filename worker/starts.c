@@ -11,9 +11,8 @@
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "worker/program_hash.h"
+#include "worker/rank_places.h"
 #include "worker/row_file.h"
-
-enum { HOST_BYTES = 64 };
 
 // The batch system's number of this job, or NULL. *system is the system's name.
 static const char *job_id(const char **system) {
@@ -32,21 +31,15 @@ static const char *job_id(const char **system) {
 }
 
 // {"host": ranks on it, …} in the order of the ranks, on every rank. Collective over all ranks.
-static json_t *ranks_of_hosts(const Trainer *trainer) {
-    char own[HOST_BYTES] = "?";
-    int ranks = comm_size();
-    gethostname(own, sizeof own - 1);
-    char *names = calloc((size_t)ranks, HOST_BYTES);
-    CHECK_MEMORY(names, "no memory for the hosts of %d ranks", ranks);
-    all_gather(trainer->session.groups.world, tensor_1d(names, U8, (int64_t)ranks * HOST_BYTES),
-               tensor_1d(own, U8, HOST_BYTES), TRAFFIC_OTHER);
+static json_t *ranks_of_hosts(void) {
+    RankPlace *places = rank_places();
     json_t *hosts = json_object();
-    for (int rank = 0; rank < ranks; rank++) {
-        const char *name = names + (size_t)rank * HOST_BYTES;
+    for (int rank = 0; rank < comm_size(); rank++) {
+        const char *name = places[rank].host;
         json_int_t count = json_integer_value(json_object_get(hosts, name));
         json_object_set_new_nocheck(hosts, name, json_integer(count + 1));
     }
-    free(names);
+    free(places);
     return hosts;
 }
 
@@ -96,7 +89,7 @@ static bool write_row(const Trainer *trainer, json_t *hosts, Error *err) {
 }
 
 bool starts_write(const Trainer *trainer, Error *err) {
-    json_t *hosts = ranks_of_hosts(trainer);
+    json_t *hosts = ranks_of_hosts();
     bool ok = comm_rank() != 0 || write_row(trainer, hosts, err);
     json_decref(hosts);
     return comm_follow(ok, err);

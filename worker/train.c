@@ -6,9 +6,12 @@
 #include "kernels/log.h"
 #include "worker/compare_products.h"
 #include "worker/evaluate.h"
+#include "worker/outcome.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
+#include "worker/run_status.h"
 #include "worker/save.h"
 #include "worker/signals.h"
 #include "worker/starts.h"
@@ -88,6 +91,7 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     trainer->state.evaluation_due = result.signal != 0;
     if (result.signal) return true;
     report_evaluation(trainer, &result);
+    run_status_evaluation(trainer->state.step, result.loss);
     return true;
 }
 
@@ -99,7 +103,11 @@ static bool finish_step(Trainer *trainer, int *signal, Error *err) {
     *signal = 0;
     if ((config->eval_every > 0 && step % config->eval_every == 0) || step == config->steps)
         if (!evaluate_now(trainer, signal, err)) return false;
-    if (!*signal) *signal = signals_agreed(trainer->session.groups.world);
+    bool asked = run_requests_pending();
+    if (!*signal) {
+        *signal = signals_agreed_with(trainer->session.groups.world, &asked);
+        if (asked) run_requests_obey(trainer);
+    }
     return *signal ? save_checkpoint(trainer, err) : save_when_due(trainer, err);
 }
 
@@ -141,6 +149,7 @@ static int train(Trainer *trainer, Error *err) {
     while (state->step < config->steps && !signal) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         run_lock_confirm();
+        run_status_step(&row);
         report_step(trainer, &row);
         if (trainer->report.steps_done == 1 && !compare_products(&trainer->session.dev, err))
             return err->exit_code;
@@ -156,6 +165,7 @@ static int train(Trainer *trainer, Error *err) {
 
 static void close_run(Trainer *trainer) {
     row_file_close(trainer->report.metrics);
+    run_requests_end();
     run_lock_release(); // nothing is written from here on
     utilization_free(&trainer->utilization);
     dead_experts_close(&trainer->dead_experts);
@@ -192,6 +202,12 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
         if (trainer->report.steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
+    run_status_end();
+    const char *message = err->message[0]          ? err->message
+                          : exit_code == EXIT_DONE ? "done"
+                                                   : "stopped by a signal, everything is saved";
+    if (log_rank() == 0) outcome_write(exit_code, message);
+    outcome_end();
     close_run(trainer);
     free(trainer);
     return exit_code;

@@ -13,7 +13,10 @@
 #include "comm/collectives.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/outcome.h"
 #include "worker/run_lock.h"
+#include "worker/run_requests.h"
+#include "worker/run_status.h"
 #include "worker/signals.h"
 
 static const double POLL_SECONDS = 0.1;
@@ -55,8 +58,11 @@ static void end_mpirun_later(void) {
 }
 
 static _Noreturn void end_hang(double quiet_seconds) {
-    char host[256] = "?", when[LOG_TIME_BYTES];
+    char host[256] = "?", when[LOG_TIME_BYTES], message[256];
     gethostname(host, sizeof host - 1);
+    snprintf(message, sizeof message, "no progress for %.0f s in: %s", quiet_seconds,
+             heartbeat_phase());
+    outcome_write_soon(EXIT_HANG, message);
     fprintf(stderr,
             "moetrain: fatal: rank %d on %s: no progress for %.0f s in: %s; a rank that does "
             "not say this is the one that stopped (run.hang_timeout sets the limit)%s\n",
@@ -93,6 +99,8 @@ static void *watch(void *unused) {
         if (++polls % POLLS_A_CHECK == 0 || stopped) {
             collectives_check(); // what failed behind our back
             run_lock_beat();
+            run_status_beat();
+            run_requests_beat();
         }
         int number = signals_unobeyed();
         unobeyed_seconds = number ? unobeyed_seconds + elapsed : 0;

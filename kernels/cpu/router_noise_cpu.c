@@ -60,9 +60,10 @@ static inline float softplus(float z) {
     return (z > 0.0f ? z : 0.0f) + log_f32(1.0f + exp_f32(-fabsf(z)));
 }
 
-void router_noise_forward_cpu(Device *dev, Tensor logits, Tensor scale, RouterNoise noise) {
-    int64_t count = tensor_elements(logits), E = logits.shape[1];
-    float *z = tensor_f32(logits);
+// Of the scales s and their noise ε: to = from + ε softplus(s) or, backward, from · ε sigmoid(s).
+static void noise_rows(float *to, const float *from, Tensor scale, RouterNoise noise,
+                       bool backward) {
+    int64_t count = tensor_elements(scale), E = scale.shape[1];
     const float *s = tensor_f32(scale);
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < count; at += TILE) {
@@ -70,24 +71,23 @@ void router_noise_forward_cpu(Device *dev, Tensor logits, Tensor scale, RouterNo
         float room[WORDS];
         const float *normal =
             normals_at(room, noise.stream, (uint64_t)(noise.first_token * E + at), here);
-        for (int64_t i = 0; i < here; i++) z[at + i] += normal[i] * softplus(s[at + i]);
+        if (backward) {
+            for (int64_t i = at; i < at + here; i++)
+                to[i] = from[i] * normal[i - at] * sigmoid_f32(s[i]);
+        } else {
+            for (int64_t i = at; i < at + here; i++)
+                to[i] = from[i] + normal[i - at] * softplus(s[i]);
+        }
     }
+}
+
+void router_noise_forward_cpu(Device *dev, Tensor logits, Tensor scale, RouterNoise noise) {
+    noise_rows(tensor_f32(logits), tensor_f32(logits), scale, noise, false);
 }
 
 void router_noise_backward_cpu(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,
                                RouterNoise noise) {
-    int64_t count = tensor_elements(dlogits), E = dlogits.shape[1];
-    const float *dz = tensor_f32(dlogits), *s = tensor_f32(scale);
-    float *ds = tensor_f32(dscale);
-#pragma omp parallel for schedule(static)
-    for (int64_t at = 0; at < count; at += TILE) {
-        int64_t here = count - at < TILE ? count - at : TILE;
-        float room[WORDS];
-        const float *normal =
-            normals_at(room, noise.stream, (uint64_t)(noise.first_token * E + at), here);
-        for (int64_t i = 0; i < here; i++)
-            ds[at + i] = dz[at + i] * normal[i] * sigmoid_f32(s[at + i]);
-    }
+    noise_rows(tensor_f32(dscale), tensor_f32(dlogits), scale, noise, true);
 }
 
 void router_jitter_cpu(Device *dev, Tensor out, Tensor x, float amount, RouterNoise noise) {

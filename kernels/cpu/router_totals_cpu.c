@@ -46,11 +46,12 @@ void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums 
 }
 
 // Not shared out among threads: an increment a choice is little beside what the router did for it.
-void count_ids_cpu(Device *dev, Tensor counts, Tensor ids) {
+void count_ids_cpu(Device *dev, Tensor counts, Tensor ids, Tensor kept) {
     int64_t *to = tensor_i64(counts), n = tensor_elements(ids), E = counts.shape[0];
     const int32_t *id = tensor_i32(ids);
+    const uint8_t *keep = kept.data ? tensor_u8(kept) : NULL;
     for (int64_t i = 0; i < n; i++)
-        if (id[i] >= 0 && id[i] < E) to[id[i]]++;
+        if (id[i] >= 0 && id[i] < E && (!keep || keep[i])) to[id[i]]++;
 }
 
 void sum_columns_cpu(Device *dev, Tensor out, Tensor x, bool add) {

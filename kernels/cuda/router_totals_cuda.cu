@@ -152,9 +152,10 @@ extern "C" void sum_columns_cuda(Device *dev, Tensor out, Tensor x, bool add) {
 enum { COUNT_CHUNK = 16 * THREADS }; // choices of a block
 
 // A block owns COUNT_CHUNK choices and counts them in shared memory, then adds what it has found;
-// whole numbers, so that no order matters. Bytes: 4 a choice.
+// whole numbers, so that no order matters. Bytes: 4 a choice, 5 with kept.
 __global__ static void __launch_bounds__(THREADS)
-    count_chunk(unsigned long long *counts, const int32_t *ids, int64_t n, int64_t E) {
+    count_chunk(unsigned long long *counts, const int32_t *ids, const uint8_t *kept, int64_t n,
+                int64_t E) {
     DYNAMIC_SHARED(unsigned, found);
     for (int64_t e = threadIdx.x; e < E; e += THREADS) found[e] = 0;
     __syncthreads();
@@ -162,17 +163,17 @@ __global__ static void __launch_bounds__(THREADS)
     int64_t end = first + COUNT_CHUNK < n ? first + COUNT_CHUNK : n;
     for (int64_t i = first + threadIdx.x; i < end; i += THREADS) {
         int32_t id = ids[i];
-        if (id >= 0 && id < E) atomicAdd(&found[id], 1u);
+        if (id >= 0 && id < E && (!kept || kept[i])) atomicAdd(&found[id], 1u);
     }
     __syncthreads();
     for (int64_t e = threadIdx.x; e < E; e += THREADS)
         if (found[e] > 0) atomicAdd(&counts[e], (unsigned long long)found[e]);
 }
 
-extern "C" void count_ids_cuda(Device *dev, Tensor counts, Tensor ids) {
+extern "C" void count_ids_cuda(Device *dev, Tensor counts, Tensor ids, Tensor kept) {
     int64_t n = tensor_elements(ids), E = counts.shape[0];
     launch(dev, count_chunk, grid_of(ceil_div(n, COUNT_CHUNK)), dim3(THREADS),
            (size_t)E * sizeof(unsigned),
            reinterpret_cast<unsigned long long *>(device_data<int64_t>(counts)),
-           device_data<int32_t>(ids), n, E);
+           device_data<int32_t>(ids), kept.data ? device_data<uint8_t>(kept) : nullptr, n, E);
 }

@@ -80,10 +80,10 @@ class ProgramTest(unittest.TestCase):
             self.assertIn(part, outcome.errors[0], str(outcome))
 
     def snapshot(self):
-        """Every file below the folder with its bytes, but for the lock of a run."""
+        """Every file below the folder with its bytes, but for what tells of the last start of a run."""
         files = {}
         for parent, _, names in os.walk(self.folder):
-            for name in set(names) - {"lock"}:
+            for name in set(names) - {"lock", "status.json", "outcome.json"}:
                 with open(os.path.join(parent, name), "rb") as file:
                     files[os.path.relpath(file.name, self.folder)] = file.read()
         return files

@@ -42,6 +42,7 @@ VALUES = [
     ("train.precision", "BF16", "write bf16"), ("train.precision", "float32", "write f32"), ("device", "gpu", "write cuda"),
     ("data.format", "text", "write bytes"), ("data.validation", "null", "leave the key out"),
     ("model.activation", "silu", "write swiglu"), ("moe.router", "Mixtral", "write softmax_topk"),
+    ("model.mixer", "MLA", "write latent_attention"), ("train.optimizer", "adam", "write adamw"),
     ("model.feed_forward", "mlp", "write dense"), ("model.feed_forward", "MoE", "write moe"),
     ("moe.experts", "1_6", "write 16"), ("model.mixer", "self_attention", "write attention"),
     ("data.validation", "~", "leave the key out"), ("data.train", "~/x.txt", "the whole path"),
@@ -65,6 +66,12 @@ FOREIGN_KEYS = {
     "moe.scaling_factor": ["routed_scaling_factor"], "moe.bias_update": ["e_score_correction_bias"],
     "moe.bias_rate": ["moe-router-bias-update-rate"], "moe.balance_loss": ["router_aux_loss_coef"],
     "parallel.expert": ["expert-model-parallel-size"],
+    "attention.q_rank": ["q_lora_rank"], "attention.kv_rank": ["kv-lora-rank"], "attention.d_rope": ["qk_rope_head_dim"],
+    "attention.d_value": ["v_head_dim"], "moe.groups": ["n_group", "moe-router-num-groups"], "moe.top_groups": ["topk_group"],
+    "moe.jitter": ["router_jitter_noise"], "moe.hash_layers": ["num_hash_layers"], "train.embedding_dropout": ["embd_pdrop"],
+    "moe.force": ["moe-router-force-load-balancing"], "model.embedding_scale": ["embedding_multiplier"],
+    "attention.rope_original_context": ["original_max_position_embeddings"], "attention.gate": ["attn_output_gate"],
+    "train.ema": ["ema_decay"], "model.norm_place": ["sandwich_norm"],
 }
 
 

@@ -3,6 +3,7 @@
 
   signals_and_stops.py MOETRAIN [TEST …]"""
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -37,15 +38,21 @@ def a_signal_in_the_middle_of_a_matrix_product_is_harmless(space: Workspace):
 
 def a_stopped_rank_ends_the_run_with_exit_code_8(space: Workspace):
     config = {"train.steps": 100000, "eval.every": 0, "run.hang_timeout": 3}
-    command = space.command("run", config, ranks=4)
-    process = space.start(command)
-    space.wait_for_step("run", 3, process)
-    pids = ranks_of(process)
-    os.kill(pids[2], signal.SIGSTOP)
-    outcome = space.finish(process, command)
-    assert outcome.code == 8, f"exit code 8 expected\n{outcome}"
-    assert "no progress for 3 s" in outcome.output and "run.hang_timeout" in outcome.output, outcome
-    wait_until_gone(pids)
+    for run, rank in (("run", 2), ("first", 0)):  # also where rank 0, which tells how a run is going, says nothing
+        command = space.command(run, config, ranks=4)
+        process = space.start(command)
+        space.wait_for_step(run, 3, process)
+        with open(space.path(run, "status.json")) as file:
+            pids = [pid for of_host in json.load(file)["hosts"].values() for pid in of_host]
+        assert sorted(pids) == ranks_of(process), pids
+        os.kill(pids[rank], signal.SIGSTOP)
+        outcome = space.finish(process, command)
+        assert outcome.code == 8, f"exit code 8 expected\n{outcome}"
+        assert "no progress for 3 s" in outcome.output and "run.hang_timeout" in outcome.output, outcome
+        with open(space.path(run, "outcome.json")) as file:
+            known = json.load(file)
+        assert known["exit_code"] == 8 and known["rank"] != rank and "no progress for 3 s in: " in known["message"], known
+        wait_until_gone(pids)
 
 
 def slow_work_that_goes_on_is_no_hang(space: Workspace):

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "launcher/config_value.h"
+#include "launcher/habit_words.h"
 #include "launcher/value_text.h"
 
 enum { TEXT_BYTES = 2048 };
@@ -225,6 +226,91 @@ static void derived_values_name_keys(void **state) {
     }
 }
 
+// ---- sources ------------------------------------------------------------------------------------
+
+// Papers are named by their number; systems, and papers without one, as these.
+static const char *const SOURCES[] = {
+    "arXiv:",    "Megatron", "DeepSpeed", "DeepSeek", "Tutel",       "transformers", "OLMo",
+    "Qwen",      "GPT-",     "gpt-oss",   "makeMoE",  "Switch",      "GShard",       "torch.optim",
+    "Command R", "Gemma",    "SmolLM",    "Miller",   "Jordan 2024",
+};
+// Sizes, the run itself, and what no one else has.
+static const char *const PLAIN[] = {
+    "model.d_model",
+    "model.layers",
+    "model.d_ff",
+    "model.objective",
+    "model.norm_eps",
+    "model.embedding_init_std",
+    "attention.d_head",
+    "attention.d_value",
+    // the choice of layers, and what is kept of a run
+    "moe.first",
+    "moe.record",
+    "moe.max_expert_replicas",
+    "moe.bias_decay_steps",
+    "moe.hot_experts",
+    // the course of training
+    "train.steps",
+    "train.batch",
+    "train.context",
+    "train.micro_batches",
+    "train.shards",
+    "train.reproducible",
+    "train.precision",
+    "train.max_skipped",
+    "train.threads",
+    "train.lr",
+    "train.min_lr",
+    "train.warmup",
+    "train.decay",
+    "train.skip_window",
+};
+
+static bool names_a_source(const char *text) {
+    for (size_t i = 0; text && i < sizeof SOURCES / sizeof *SOURCES; i++)
+        if (strstr(text, SOURCES[i])) return true;
+    return false;
+}
+
+static bool is_plain(const char *name) {
+    for (size_t i = 0; i < sizeof PLAIN / sizeof *PLAIN; i++)
+        if (strcmp(name, PLAIN[i]) == 0) return true;
+    return false;
+}
+
+// A reader of the help of a key of models or training finds where its rule comes from: in its own
+// words or in those of what it may be. A key of which nobody has written says all itself, and
+// stands in the list above.
+static void keys_of_models_and_training_name_their_source(void **state) {
+    (void)state;
+    static const char *const sections[] = {"model.", "attention.", "moe.", "train."};
+    size_t plain = 0;
+    for (int number = 0; number < config_key_count(); number++) {
+        const Option *key = config_key(number);
+        bool due = false, named = names_a_source(key->help);
+        for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+            due = due || strncmp(key->name, sections[i], strlen(sections[i])) == 0;
+        for (int i = 0; key->choices && i < key->choices->count; i++)
+            named = named || names_a_source(choice_row(*key->choices, i)->meaning);
+        plain += is_plain(key->name);
+        if (due && !named && !is_plain(key->name)) fail_msg("%s names no source", key->name);
+        if (named && is_plain(key->name)) fail_msg("%s names a source and is plain", key->name);
+    }
+    assert_int_equal(plain, sizeof PLAIN / sizeof *PLAIN); // each is a key
+}
+
+// Words of other programs mean keys that there are, and are no keys themselves.
+static void words_of_other_programs_mean_keys(void **state) {
+    (void)state;
+    for (const Habit *habit = HABIT_KEYS; habit->word; habit++) {
+        if (config_key_find(habit->meant) < 0) fail_msg("%s means %s", habit->word, habit->meant);
+        if (config_key_find(habit->word) >= 0) fail_msg("%s is a key", habit->word);
+        for (const Habit *other = HABIT_KEYS; other != habit; other++)
+            if (strcmp(other->word, habit->word) == 0) fail_msg("%s stands twice", habit->word);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_key_is_found_by_its_name_and_no_other),
@@ -236,6 +322,8 @@ int main(void) {
         cmocka_unit_test(defaults_are_legal_and_read_back),
         cmocka_unit_test(limits_are_legal_and_what_lies_beyond_is_not),
         cmocka_unit_test(derived_values_name_keys),
+        cmocka_unit_test(keys_of_models_and_training_name_their_source),
+        cmocka_unit_test(words_of_other_programs_mean_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

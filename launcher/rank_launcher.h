@@ -1,0 +1,36 @@
+// The process that starts the ranks: mpirun, srun, or whatever the user's command line is. Its
+// output passes through this process, so that a closed terminal or a full disk behind it ends
+// nobody.
+#ifndef MOETRAIN_LAUNCHER_RANK_LAUNCHER_H
+#define MOETRAIN_LAUNCHER_RANK_LAUNCHER_H
+
+#include <sys/types.h>
+
+#include "kernels/check.h"
+
+// The command lines of the launchers that are known by name. In one, {np} stands for the number of
+// ranks and {hosts} for those of supervise --hosts that live; the program and its words follow it.
+#define LAUNCHER_MPIRUN       "mpirun -x MOETRAIN_ATTEMPT -np {np}"
+#define LAUNCHER_MPIRUN_HOSTS "mpirun -x MOETRAIN_ATTEMPT --host {hosts} -np {np}"
+#define LAUNCHER_SRUN         "srun --mpi=pmix --kill-on-bad-exit=1 -n {np}"
+
+typedef struct RankLauncher {
+    pid_t pid;
+    bool ended;
+    int exit_code;  // once it has: 128 + n after signal n
+    int streams[2]; // what it writes to stdout and stderr; -1: closed
+} RankLauncher;
+
+// Starts `command`, whose blanks and quotes are a shell's, with the NULL-ended `words` behind it
+// and the variable MOETRAIN_ATTEMPT. Signals of the terminal and of a batch system pass it by. It
+// is asked to stop when this process dies. False with exit 5.
+bool rank_launcher_start(RankLauncher *launcher, const char *command, int ranks, const char *hosts,
+                         char *const *words, const char *attempt, Error *err);
+// Passes on what has been written, or waits for it up to `seconds`; and looks whether the launcher
+// has ended.
+void rank_launcher_serve(RankLauncher *launcher, double seconds);
+// Asks the launcher to ask its ranks to stop; false when it would not survive that now.
+bool rank_launcher_ask(const RankLauncher *launcher);
+void rank_launcher_close(RankLauncher *launcher);
+
+#endif

@@ -1,0 +1,111 @@
+#include "launcher/restart_policy.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static Progress fresh(void) {
+    return (Progress){.saved_step = -1, .failed_step = -1};
+}
+
+// A start that began at step 0, did steps and saved nothing.
+static AttemptEnd ended(int exit_code, int64_t step) {
+    return (AttemptEnd){.exit_code = exit_code, .told = true, .step = step, .saved_step = -1};
+}
+
+static void every_exit_code_has_an_answer(void **state) {
+    (void)state;
+    static const struct {
+        int exit_code;
+        Action action;
+    } wanted[] = {
+        {0, ACTION_LEAVE},     {1, ACTION_RESTART},   {2, ACTION_LEAVE},
+        {3, ACTION_LEAVE},     {4, ACTION_LEAVE},     {5, ACTION_WAIT_FOR_SPACE},
+        {6, ACTION_GO_BACK},   {7, ACTION_RESTART},   {8, ACTION_RESTART},
+        {9, ACTION_LEAVE},     {70, ACTION_LEAVE},    {75, ACTION_LEAVE},
+        {127, ACTION_LEAVE},   {137, ACTION_RESTART}, {139, ACTION_RESTART},
+        {205, ACTION_RESTART}, {42, ACTION_LEAVE},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        Progress progress = fresh();
+        AttemptEnd end = ended(wanted[i].exit_code, 7);
+        Decision decision = restart_decide(&progress, &end, 5);
+        assert_int_equal(decision.action, wanted[i].action);
+        assert_true(decision.reason[0]);
+    }
+}
+
+static void who_was_asked_to_stop_stays_stopped(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd end = ended(137, 7);
+    end.asked = true;
+    assert_int_equal(restart_decide(&progress, &end, 5).action, ACTION_LEAVE);
+}
+
+static void a_lock_that_does_not_answer_is_tried_again(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd end = ended(75, -1);
+    end.told = false;
+    end.first_step = -1;
+    assert_int_equal(restart_decide(&progress, &end, 5).action, ACTION_RESTART);
+}
+
+static void two_failures_at_one_step_are_enough(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd first = ended(137, 17), other = ended(8, 18);
+    assert_int_equal(restart_decide(&progress, &first, 5).action, ACTION_RESTART);
+    assert_int_equal(restart_decide(&progress, &other, 5).action, ACTION_RESTART);
+    assert_int_equal(restart_decide(&progress, &first, 5).action, ACTION_RESTART);
+    Decision last = restart_decide(&progress, &first, 5);
+    assert_int_equal(last.action, ACTION_LEAVE);
+    assert_non_null(strstr(last.reason, "twice after step 17"));
+}
+
+static void starts_that_do_no_step_are_tried_longer(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd end = ended(7, 10);
+    end.first_step = 10; // it resumed and did nothing
+    for (int start = 1; start < MOST_FRUITLESS; start++)
+        assert_int_equal(restart_decide(&progress, &end, 5).action, ACTION_RESTART);
+    Decision last = restart_decide(&progress, &end, 5);
+    assert_int_equal(last.action, ACTION_LEAVE);
+    assert_non_null(strstr(last.reason, "no newer checkpoint"));
+}
+
+static void waits_double_until_there_is_progress(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd end = ended(137, 1);
+    static const double wanted[] = {5, 10, 20};
+    for (int i = 0; i < 3; i++) {
+        end.step = i + 1;
+        assert_true(restart_decide(&progress, &end, 5).wait_seconds == wanted[i]);
+    }
+    end.saved_step = end.step = 10;
+    assert_true(restart_decide(&progress, &end, 5).wait_seconds == 5);
+    end.step = 11;
+    assert_true(restart_decide(&progress, &end, 200).wait_seconds == 200);
+    end.step = 12;
+    assert_true(restart_decide(&progress, &end, 200).wait_seconds == MOST_WAIT_SECONDS);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_exit_code_has_an_answer),
+        cmocka_unit_test(who_was_asked_to_stop_stays_stopped),
+        cmocka_unit_test(a_lock_that_does_not_answer_is_tried_again),
+        cmocka_unit_test(two_failures_at_one_step_are_enough),
+        cmocka_unit_test(starts_that_do_no_step_are_tried_longer),
+        cmocka_unit_test(waits_double_until_there_is_progress),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
