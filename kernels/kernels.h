@@ -15,6 +15,7 @@
 
 #include "kernels/activations.h"
 #include "kernels/attention_ops.h"
+#include "kernels/balance_ops.h"
 #include "kernels/choice.h"
 #include "kernels/device.h"
 #include "kernels/norms.h"

@@ -5,8 +5,8 @@
 // compile where the two differ.
 //
 // A new op: a row here, its function NAME_cpu in kernels/cpu/ and NAME_cuda in kernels/cuda/, its
-// documented front in kernels.h and .c (or attention_ops, routing_ops, optimizer_ops), its
-// reference and its check in tests/kernels/.
+// documented front in kernels.h and .c (or attention_ops, balance_ops, routing_ops, optimizer_ops),
+// its reference and its check in tests/kernels/.
 #ifndef MOETRAIN_KERNELS_OPS_H
 #define MOETRAIN_KERNELS_OPS_H
 
@@ -64,6 +64,9 @@
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
     OP(count_ids, Tensor counts, Tensor ids, Tensor kept)                                          \
+    OP(importance_sums, Tensor sums, Tensor ids, Tensor weights)                                   \
+    OP(importance_backward, Tensor dweights, Tensor ids, Tensor slopes)                            \
+    OP(variation_totals, Tensor totals, Tensor slopes, Tensor sums, VariationTerm term, bool add)  \
     OP(quantile_counts, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,          \
        RouterRule rule)                                                                            \
     /* permutation */                                                                              \

@@ -16,6 +16,9 @@ const ChoiceTable BALANCE_SCOPE_CHOICES = CHOICE_TABLE(BALANCE_SCOPES);
 static const Choice BALANCE_KINDS[] = {
     [BALANCE_LOAD] = {"load", "experts * sum over experts of the share of choices times the mean "
                               "probability (Switch, arXiv:2101.03961)"},
+    [BALANCE_IMPORTANCE] = {"importance",
+                            "CV², variance over squared mean, of the experts' sums of "
+                            "gate weights (Shazeer et al. 2017, arXiv:1701.06538)"},
 };
 const ChoiceTable BALANCE_KIND_CHOICES = CHOICE_TABLE(BALANCE_KINDS);
 
@@ -156,6 +159,19 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// The slopes of a variation are those of the whole scope, whose later micro-batches nobody knows.
+static bool check_variations(const MoeConfig *moe, const OptionRules *rules) {
+    for (int64_t i = 0; i < moe->balance.count; i++) {
+        BalanceTerm term = moe->balance.maps[i];
+        if (term.kind == BALANCE_LOAD || term.scope != BALANCE_STEP) continue;
+        return option_broken(rules, "moe.balance", NULL,
+                             "moe.balance: {kind: %s, scope: step} would need the gradients of "
+                             "micro-batches that are done, or are yet to come; set scope: batch",
+                             choice_row(BALANCE_KIND_CHOICES, term.kind)->word);
+    }
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const MoeConfig *moe = &((const ModelConfig *)section)->moe;
     const BalanceTerms *terms = &moe->balance;
@@ -170,7 +186,8 @@ static bool check(const void *section, const OptionRules *rules) {
                     choice_row(BALANCE_KIND_CHOICES, terms->maps[i].kind)->word,
                     choice_row(BALANCE_SCOPE_CHOICES, terms->maps[i].scope)->word,
                     terms->maps[i].factor + terms->maps[j].factor);
-    return check_short_form(moe, rules) && check_bias((const ModelConfig *)section, rules);
+    return check_variations(moe, rules) && check_short_form(moe, rules) &&
+           check_bias((const ModelConfig *)section, rules);
 }
 
 const OptionSection BALANCE_OPTIONS = SECTION(ROWS, check);

@@ -34,6 +34,13 @@ static bool says(double factor, double initially) {
     return factor > 0 && factor != initially;
 }
 
+// Whether moe.balance asks for more than what is measured anyway.
+static bool balances(const BalanceTerms *terms) {
+    for (int64_t i = 0; i < terms->count; i++)
+        if (terms->maps[i].kind != BALANCE_LOAD || says(terms->maps[i].factor, 0.01)) return true;
+    return terms->count > 1;
+}
+
 // A key that the router does not read, and the value that says nothing: it may come from compat, so
 // that leaving the key out need not do.
 typedef struct Unused {
@@ -91,8 +98,8 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
                              "leave moe.hash_layers out, or set moe.router to the rule of the "
                              "gate's weights and of the other layers");
     const Unused gates[] = {
-        {moe->balance.count > 1, "moe.balance", "[]"},
         {says(moe->balance_loss, 0.01), "moe.balance_loss", "0"},
+        {balances(&moe->balance), "moe.balance", "[]"},
         {says(moe->z_loss, 0.001), "moe.z_loss", "0"},
         {moe->bias_update != BIAS_UPDATE_NONE, "moe.bias_update", "none"},
         {moe->gate_bias, "moe.gate_bias", "false"},
@@ -121,8 +128,8 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
                              "after it, which it is to predict; set another moe.router, or "
                              "moe.allow_noncausal=true to train nonetheless");
     const Unused others[] = {
-        {moe->balance.count > 1, "moe.balance", "[]"},
         {says(moe->balance_loss, 0.01), "moe.balance_loss", "0"},
+        {balances(&moe->balance), "moe.balance", "[]"},
         {moe->bias_update != BIAS_UPDATE_NONE, "moe.bias_update", "none"},
         {moe->force != FORCE_NONE, "moe.force", "none"},
         {moe->hash_layers > 0, "moe.hash_layers", "0"},

@@ -74,8 +74,10 @@ typedef enum BalanceScope {
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 // What is made even.
 typedef enum BalanceKind {
-    BALANCE_LOAD, // choices: E·Σ f·P (Switch)
+    BALANCE_LOAD,       // choices: E·Σ f·P (Switch)
+    BALANCE_IMPORTANCE, // gate weights: CV² of their sums (Shazeer et al. 2017)
 } BalanceKind;
+enum { BALANCE_KIND_COUNT = BALANCE_IMPORTANCE + 1 };
 extern const ChoiceTable BALANCE_KIND_CHOICES;
 // A balance loss. A list has each pair of kind and scope once; where it is empty, the load of
 // shards is measured alone.

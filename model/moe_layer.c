@@ -101,10 +101,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     if (!moe->dispatch.shape.padded)
         cost->sent_bytes[TRAFFIC_COUNTS] +=
             micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
-    if (moe->router.counts.rank > 0) // a balance loss looks at all ranks
-        cost->sent_bytes[TRAFFIC_STATISTICS] +=
-            micro * (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, scored, I64);
-
+    cost->sent_bytes[TRAFFIC_STATISTICS] += micro * router_balance_sent_bytes(&moe->router, work);
     cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
     shared_experts_cost(&moe->shared, work, cost);
     ScratchShape *scratch = &cost->scratch;

@@ -4,6 +4,7 @@
 #include "model/initialization.h"
 #include "model/router_balance.h"
 #include "model/router_bias.h"
+#include "model/router_variation.h"
 #include "model/routing_tape.h"
 
 void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
@@ -200,6 +201,7 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     if (moe->renormalize_after_drop)
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights,
                              survivors(router, work));
+    router_importance_backward(router, work, dscaled);
     float z_scale = (float)(moe->z_loss * router_per_step_token(work));
     router_backward(work->dev, router->backward_scratch.dlogits, dscaled, routing_of(router),
                     router->logits, router->rule, router->balance, z_scale);

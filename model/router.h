@@ -15,12 +15,13 @@
 // Zero-computation experts (zero_experts.h) have logits behind those of the E experts, and what is
 // said of E here holds for all E + Z, but for capacity: they are never full.
 //
-// Where it adds up what it finds: scalars "balance" (E·Σ f·P of the first balance term, without its
-// coefficient α: 1 when tokens spread evenly), those of the other terms, as "balance_step", "z"
-// (mean lse² without its coefficient c) and "entropy" (of the router's probabilities P, nats a
-// token), the vector "weight_mass" (Σ of the kept choices' gate weights) and the counts "routed"
-// and "dropped", together N·K with "zero", those of zero-computation experts, which have a
-// "zero_weight_mass" too; and "router_bias" as it was in the step.
+// Where it adds up what it finds: scalars "balance" (the first balance term without its coefficient
+// α: E·Σ f·P is 1 when tokens spread evenly, a CV² is 0), those of the other terms, as
+// "balance_step" and "balance_importance_shard", "z" (mean lse² without its coefficient c) and
+// "entropy" (of the router's probabilities P, nats a token), the vector "weight_mass" (Σ of the
+// kept choices' gate weights) and the counts "routed" and "dropped", together N·K with "zero",
+// those of zero-computation experts, which have a "zero_weight_mass" too; and "router_bias" as it
+// was in the step.
 typedef struct RouterColumns {
     int balance[BALANCE_TERMS_MAX]; // of each term
     int z, entropy, dropped;
@@ -46,7 +47,10 @@ typedef struct Router {
     Tensor logits, lse; // (N, E), with noise; (N)
     Tensor noise_scale; // (N, E), of NOISY_TOPK
     Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
-    Tensor counts;      // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
+    // (balance parts, E) f32: likewise what multiplies an addend of each kind whose loss is the
+    // variation of a sum (router_variation.h); data NULL: no term is of it
+    Tensor slopes[BALANCE_KIND_COUNT];
+    Tensor counts; // (2, E) i64: choices of the micro-batch and of the step; data NULL: unused
 
     Tensor quantiles, host_quantiles; // (E, QUANTILE_BINS) i64: of the step (router_bias.h)
 
@@ -56,9 +60,10 @@ typedef struct Router {
         Tensor ends, host_ends;
         int64_t made_for; // work->memory_uses; -1: never
     } forced;
-    struct {             // of the forward pass
-        Tensor x_f32;    // (N, D) f32 copy of x for the scores, or x with jitter
-        RouterSums sums; // of each balance part
+    struct {                               // of the forward pass
+        Tensor x_f32;                      // (N, D) f32 copy of x for the scores, or x with jitter
+        RouterSums sums;                   // of each balance part
+        Tensor variation_sums, batch_sums; // (balance parts, E), (1, E) i64: of one kind's terms
         Tensor sinkhorn, sinkhorn_a, sinkhorn_c; // of SINKHORN: (parts, E) bias, scratch
         Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
     } scratch;

@@ -4,34 +4,35 @@
 
 #include "model/router_bias.h"
 #include "model/router_health.h"
+#include "model/router_variation.h"
 #include "model/zero_experts.h"
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
 
-// The terms, of which there is one at least: without any the load is measured.
-static BalanceTerms terms_of(const Work *work) {
+BalanceTerms router_balance_terms(const Work *work) {
     BalanceTerms terms = work->config->moe.balance;
     if (terms.count == 0) terms = (BalanceTerms){1, {{BALANCE_LOAD, BALANCE_SHARD, 0}}};
     return terms;
 }
 
-static bool has_scope(const Work *work, BalanceScope scope) {
-    BalanceTerms terms = terms_of(work);
+bool router_has_term(const Work *work, BalanceKind kind, BalanceScope scope) {
+    BalanceTerms terms = router_balance_terms(work);
     for (int64_t i = 0; i < terms.count; i++)
-        if (terms.maps[i].scope == (int)scope) return true;
+        if (terms.maps[i].kind == (int)kind && terms.maps[i].scope == (int)scope) return true;
     return false;
 }
 
-// Parts over which P is summed: the smallest that a term asks for, this rank's sequences or its
-// shards, of which sequences are parts.
-static int64_t balance_parts(const Work *work) {
-    return has_scope(work, BALANCE_SEQUENCE) ? work->shape.B : work->shape.shards;
+int64_t router_balance_parts(const Work *work) {
+    for (int kind = 0; kind < BALANCE_KIND_COUNT; kind++)
+        if (router_has_term(work, (BalanceKind)kind, BALANCE_SEQUENCE)) return work->shape.B;
+    return work->shape.shards;
 }
 
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch) {
-    int64_t E = router->shape.scored, parts = balance_parts(work);
+    int64_t E = router->shape.scored, parts = router_balance_parts(work);
     router->balance = arena_2d(activations, F32, parts, E);
-    if (has_scope(work, BALANCE_BATCH) || has_scope(work, BALANCE_STEP))
+    if (router_has_term(work, BALANCE_LOAD, BALANCE_BATCH) ||
+        router_has_term(work, BALANCE_LOAD, BALANCE_STEP))
         router->counts = arena_2d(activations, I64, 2, E);
     router->scratch.sums = (RouterSums){
         .prob_sum = arena_2d(scratch, F64, parts, E),
@@ -41,6 +42,7 @@ void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *s
         .tokens_per_expert = arena_2d(scratch, I32, parts, E),
         .dropped = arena_2d(scratch, I32, parts, E),
     };
+    router_layout_variations(router, work, activations, scratch);
 }
 
 // ---- statistics ---------------------------------------------------------------------------------
@@ -111,17 +113,28 @@ static const Summary SUMMARIES[] = {
 };
 
 // The same of terms after the first.
-#define OTHER_LOAD(scope)                                                                          \
+#define OTHER_TERM(words)                                                                          \
     {                                                                                              \
-        .field = "balance_loss_" scope, .digits = 17, .value = statistics_mean_over_layers,        \
-        .column = "balance_" scope                                                                 \
+        .field = "balance_loss_" words, .digits = 17, .value = statistics_mean_over_layers,        \
+        .column = "balance_" words                                                                 \
     }
-static const Summary OTHER_LOADS[] = {
-    [BALANCE_SHARD] = OTHER_LOAD("shard"),
-    [BALANCE_SEQUENCE] = OTHER_LOAD("sequence"),
-    [BALANCE_BATCH] = OTHER_LOAD("batch"),
-    [BALANCE_STEP] = OTHER_LOAD("step"),
+#define OTHER_TERMS_OF(kind)                                                                       \
+    {                                                                                              \
+        [BALANCE_SHARD] = OTHER_TERM(kind "shard"),                                                \
+        [BALANCE_SEQUENCE] = OTHER_TERM(kind "sequence"),                                          \
+        [BALANCE_BATCH] = OTHER_TERM(kind "batch"), [BALANCE_STEP] = OTHER_TERM(kind "step"),      \
+    }
+static const Summary OTHER_TERMS[BALANCE_KIND_COUNT][BALANCE_STEP + 1] = {
+    [BALANCE_LOAD] = OTHER_TERMS_OF(""),
+    [BALANCE_IMPORTANCE] = OTHER_TERMS_OF("importance_"),
 };
+static const Summary *summary_of(BalanceTerm term) {
+    return &OTHER_TERMS[term.kind][term.scope];
+}
+
+const char *router_balance_column(const BalanceTerms *terms, int64_t i) {
+    return i == 0 ? "balance" : summary_of(terms->maps[i])->column;
+}
 
 // A number for each expert and, right behind them as ops write them, for each zero-computation
 // expert: two columns, so that what is told of experts is told of those that compute.
@@ -146,16 +159,16 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
         .routed = columns_by_expert(stats, router, "routed", ZERO_COLUMN, statistics_counts),
         .dropped = statistics_counts(stats, "dropped", layer, router->shape.experts),
     };
-    BalanceTerms terms = terms_of(work);
+    BalanceTerms terms = router_balance_terms(work);
     for (int64_t i = 1; i < terms.count; i++)
         router->columns.balance[i] =
-            statistics_scalar(stats, OTHER_LOADS[terms.maps[i].scope].column, layer);
+            statistics_scalar(stats, router_balance_column(&terms, i), layer);
     if (router->bias >= 0)
         statistics_state(stats, ROUTER_BIAS_COLUMN, layer, router_bias(router, work));
     for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
         statistics_summarize(stats, &SUMMARIES[i]);
     for (int64_t i = 1; i < terms.count; i++)
-        statistics_summarize(stats, &OTHER_LOADS[terms.maps[i].scope]);
+        statistics_summarize(stats, summary_of(terms.maps[i]));
     router_health_summarize(stats, router->bias >= 0);
     if (router->shape.zero > 0) zero_experts_summarize(stats);
 }
@@ -204,7 +217,7 @@ static void sum_counts(Router *router, Work *work) {
 // of E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
 // Switch, arXiv:2101.03961, eq. 4).
 static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm term) {
-    int64_t N = work->shape.N, parts = balance_parts(work);
+    int64_t N = work->shape.N, parts = router_balance_parts(work);
     int64_t of_shard = parts / work->shape.shards;
     LoadTerm load = {.coefficient = term.factor, .parts = 1, .counts_row = -1};
     int64_t tokens = 0;
@@ -230,9 +243,10 @@ static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm te
 }
 
 void router_add_statistics(Router *router, Work *work, Statistics *stats) {
-    BalanceTerms terms = terms_of(work);
+    BalanceTerms terms = router_balance_terms(work);
     BalanceRule rule = {.per_step_token = router_per_step_token(work)};
     for (int64_t i = 0; i < terms.count; i++) {
+        if (terms.maps[i].kind != BALANCE_LOAD) continue;
         LoadTerm load = load_term(router, work, terms.maps[i]);
         load.column = router->columns.balance[i];
         rule.terms[rule.count++] = load;
@@ -240,4 +254,13 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats) {
     sum_counts(router, work);
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   router->counts, rule);
+    router_add_variations(router, work, stats);
+}
+
+double router_balance_sent_bytes(const Router *router, const Work *work) {
+    int64_t sums = router->counts.rank > 0; // of so many numbers an expert
+    for (int kind = 0; kind < BALANCE_KIND_COUNT; kind++)
+        sums += kind != BALANCE_LOAD && router_has_term(work, (BalanceKind)kind, BALANCE_BATCH);
+    return (double)sums *
+           (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, router->shape.scored, I64);
 }

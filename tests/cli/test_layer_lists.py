@@ -62,6 +62,7 @@ class LayerListsTest(ProgramTest):
                 ("moe.balance:\n- scope: step\n- factor: -1\n", ["bad.yaml:4:11:", "map 2 of moe.balance: factor is '-1'"]),
                 ("moe.balance: [{scpoe: step}]\n", ["bad.yaml:2:23:", "unknown field 'scpoe'; did you mean 'scope'"]),
                 ("moe.balance: [{scope: step}, {scope: step}]\n", ["bad.yaml:2:", "twice", "factors (0.02)"]),
+                ("moe.balance: [{kind: importance, scope: step}]\n", ["bad.yaml:2:", "kind: importance", "scope: batch"]),
                 ("moe.balance: {scope: step}\n", ["bad.yaml:2:", "'moe.balance.scope' is no key", "list"]),
                 ("moe.balance: [{scope: step}]\nmoe.balance_loss: 0.1\n", ["bad.yaml:2:14:", "moe.balance_loss (0.1)"]),
                 ("moe.experts: [{scope: step}]\n", ["bad.yaml:2:14:", "maps", "moe.experts"])):

@@ -7,6 +7,7 @@
 #include "comm/comm.h"
 #include "gradient_check.h"
 #include "model/moe_layer.h"
+#include "model/router_balance.h"
 
 enum { SEQUENCES = 4, T = 6, N = SEQUENCES * T, SHARDS = 2, E = 4, K = 2, MICRO_BATCHES = 3 };
 
@@ -49,8 +50,6 @@ static double softmax(const float *z, int64_t e) {
 }
 
 static void check_terms(const char *name, BalanceTerms terms) {
-    static const char *const columns[] = {"balance_shard", "balance_sequence", "balance_batch",
-                                          "balance_step"};
     GradientCase the_case = {.model = tiny_model()};
     the_case.model.moe.balance = terms;
     Device dev;
@@ -99,7 +98,7 @@ static void check_terms(const char *name, BalanceTerms terms) {
     }
     statistics_reduce(&model.stats, &model.work);
     for (int64_t t = 0; t < terms.count; t++) {
-        const char *column = t == 0 ? "balance" : columns[terms.maps[t].scope];
+        const char *column = router_balance_column(&terms, t);
         expect_near(column, MICRO_BATCHES, 0, statistics_value(&model.stats, column, 1), loss[t]);
     }
     process_groups_close(&model.work.groups);

@@ -28,6 +28,32 @@ static GradientCase several(const char *sentence, RouterKind kind, int64_t micro
     return the_case;
 }
 
+static GradientCase of_kind(const char *sentence, BalanceKind kind, BalanceScope scope,
+                            RouterKind router, int64_t micro_batches) {
+    GradientCase the_case = terms(sentence, 5, scope, 0, router, micro_batches);
+    the_case.model.moe.balance.maps[0].kind = kind;
+    return the_case;
+}
+
+// Of every scope that has gradients, beside the load.
+static GradientCase variations(const char *sentence, RouterKind router, int64_t micro_batches) {
+    GradientCase the_case =
+        of_kind(sentence, BALANCE_IMPORTANCE, BALANCE_SEQUENCE, router, micro_batches);
+    BalanceTerms *balance = &the_case.model.moe.balance;
+    balance->count = 4;
+    balance->maps[1] = (BalanceTerm){BALANCE_LOAD, BALANCE_STEP, 2};
+    balance->maps[2] = (BalanceTerm){BALANCE_IMPORTANCE, BALANCE_BATCH, 3};
+    balance->maps[3] = (BalanceTerm){BALANCE_IMPORTANCE, BALANCE_SHARD, 1.5};
+    return the_case;
+}
+
+// Some choices are dropped, whose weights are of the sum, too.
+static GradientCase dropping(GradientCase the_case) {
+    the_case.model.moe.capacity_factor = (Rational){3, 4};
+    the_case.model.moe.renormalize_after_drop = true;
+    return the_case;
+}
+
 static GradientCase with_zero_experts(GradientCase the_case) {
     the_case.model.moe.zero_experts = 3;
     return the_case;
@@ -55,6 +81,15 @@ int main(int argc, char **argv) {
             several("balance losses over all scopes with zero-computation experts", SIGMOID, 2)),
         with_zero_experts(
             terms("both with zero-computation experts", 3, BALANCE_BATCH, 1, SOFTMAX_TOPK, 1)),
+        with_zero_experts(dropping(of_kind("importance with drops and zero-computation experts",
+                                           BALANCE_IMPORTANCE, BALANCE_SHARD, TOPK_SOFTMAX, 1))),
+        of_kind("importance over shards", BALANCE_IMPORTANCE, BALANCE_SHARD, SOFTMAX_TOPK, 2),
+        of_kind("importance over the batch of sigmoids", BALANCE_IMPORTANCE, BALANCE_BATCH, SIGMOID,
+                2),
+        dropping(of_kind("importance over sequences, with drops", BALANCE_IMPORTANCE,
+                         BALANCE_SEQUENCE, TOPK_SOFTMAX, 1)),
+        variations("importance over all scopes beside the load of the step", TOPK_SOFTMAX, 1),
+        variations("the same of two micro-batches of noisy logits", NOISY_TOPK, 2),
         terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
     };
     return gradient_cases_run(argc, argv, cases, (int)(sizeof cases / sizeof *cases));

@@ -7,6 +7,7 @@
 
 #include "comm/comm.h"
 #include "model/moe_layer.h"
+#include "model/router_balance.h"
 
 enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, LEVELS = 8, SEEDS = 40 };
 
@@ -179,14 +180,11 @@ static double router_margin(const Check *check) {
 
 // Of all terms.
 static double balance_losses(const Check *check, int64_t layer) {
-    static const char *const columns[] = {"balance_shard", "balance_sequence", "balance_batch",
-                                          "balance_step"};
     const BalanceTerms *terms = &check->the_case->model.moe.balance;
     double loss = 0;
     for (int64_t i = 0; i < terms->count; i++)
         loss += terms->maps[i].factor *
-                statistics_value(&check->model.stats,
-                                 i == 0 ? "balance" : columns[terms->maps[i].scope], layer);
+                statistics_value(&check->model.stats, router_balance_column(terms, i), layer);
     return loss;
 }
 

@@ -67,6 +67,11 @@ CONFIGURATIONS = {
         {"moe.balance": "[{scope: sequence, factor: 0.1}, {scope: step, factor: 0.2}, {scope: shard}]",
          "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "train.batch": 32},
         [(2, 1, 2, 2), (4, 1, 1, 2), (4, 2, 4, 2)]),
+    "variation of importance": (
+        {"moe.balance": "[{kind: importance, scope: batch, factor: 0.3}, {kind: importance, scope: sequence},"
+                        " {kind: importance, scope: shard, factor: 0.2}]",
+         "moe.router": "noisy_top_k", "moe.capacity_factor": 1.1, "train.batch": 32},
+        [(2, 1, 2, 2), (4, 1, 1, 2), (4, 2, 4, 2)]),
     "a bias of the choice": (
         {"moe.bias_update": "sign", "moe.bias_rate": 0.02, "moe.router": "topk_softmax", "moe.capacity_factor": 1,
          "moe.drop": "random", "moe.balance_loss": 0, "moe.max_expert_replicas": 4, "train.batch": 32,

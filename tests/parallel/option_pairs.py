@@ -58,7 +58,8 @@ SAMPLES = {
     "moe.experts": ["0", "6", "2,4"], "moe.top_k": ["1", "4", "1,2"], "moe.d_ff": ["12,8"], "moe.every": ["2"],
     "moe.zero_experts": ["1", "3"], "moe.scaling_factor": ["2.5"], "moe.capacity_factor": ["1", "0.5"], "moe.min_capacity": ["3"],
     "moe.balance_loss": ["0"], "moe.bias_rate": ["0.1"], "moe.bias_ema": ["0"], "moe.bias_steps": ["1"],
-    "moe.bias_decay_steps": ["1"], "moe.balance": ["[{scope: step}, {scope: sequence}]"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
+    "moe.bias_decay_steps": ["1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
+    "moe.balance": ["[{scope: step}, {scope: sequence}]", "[{kind: importance}, {kind: importance, scope: batch}]"],
     "parallel.expert": ["1"], "parallel.exchange_chunks": ["1"],
     "eval.every": ["1"], "eval.batches": ["2"], "eval.capacity_factor": ["1"],
 }

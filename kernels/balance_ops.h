@@ -1,0 +1,47 @@
+// The ops of the balance losses that are not of choices (kernels.h has what holds for all ops).
+#ifndef MOETRAIN_KERNELS_BALANCE_OPS_H
+#define MOETRAIN_KERNELS_BALANCE_OPS_H
+
+#include "kernels/routing_ops.h"
+
+#ifdef __cplusplus // .cu files
+extern "C" {
+#endif
+
+// Sums over tokens whose coefficient of variation is a loss are whole numbers of 2^-30, to which
+// each addend is rounded: they are the same in any order, on any number of ranks. An addend lies in
+// [0, BALANCE_ADDEND_MAX]; what is not a number is 0 there.
+#define BALANCE_UNIT 0x1p-30
+enum { BALANCE_ADDEND_MAX = 1024 };
+
+// Importance (Shazeer et al. 2017, arXiv:1701.06538, eq. 6): sums[p, e] = Σ of the gate weights
+// with which tokens of part p have chosen expert e; ids that are no experts have none.
+//   sums (parts, E) i64, of BALANCE_UNIT   ids (N, K) i32   weights (N, K)
+void importance_sums(Device *dev, Tensor sums, Tensor ids, Tensor weights);
+// dweights[n, k] += slopes[part of n, ids[n, k]], where that is an expert.
+//   dweights (N, K)   ids (N, K) i32   slopes (parts, E) f32
+void importance_backward(Device *dev, Tensor dweights, Tensor ids, Tensor slopes);
+
+// A loss coefficient · CV²: the squared coefficient of variation, variance over squared mean, of
+// the sums of each scope, and the mean of that over the scopes (arXiv:1701.06538, eq. 7 and 11).
+typedef struct VariationTerm {
+    double coefficient;
+    int64_t run;        // neighbouring rows of the sums, from a multiple of it on: one scope
+    double scope_share; // tokens of a scope over those of the step
+    double part_share;  // tokens of a part over those of the step
+    int64_t column;     // of the loss in the totals
+} VariationTerm;
+// With V the sums of a scope and M their mean, both in units of 1,
+//   slopes[p, e] = coefficient · scope_share · 2 / (E M) · ((V_e - M) / M - CV²), or += that;
+//   totals[row, column] += Σ over the row's parts of part_share · CV².
+// Where all V are 0 so are CV² and the slopes.
+//   totals (rows, columns) f64, a row for an equal share of the parts   slopes (parts, E) f32
+//   sums (R, E) i64, of BALANCE_UNIT: a row for an equal share of the parts
+void variation_totals(Device *dev, Tensor totals, Tensor slopes, Tensor sums, VariationTerm term,
+                      bool add);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
