@@ -172,9 +172,9 @@ typedef struct MoeConfig {
     double router_init_scale;            // of init_std
     bool gate_bias;                      // of the router\'s logits
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
-    int64_t zero_experts;                // Z
-    ZeroKind zero_kind;
     bool shared_gate;
+    int64_t zero_experts; // Z
+    ZeroKind zero_kind;
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
@@ -288,7 +288,8 @@ bool moe_has_gate(const MoeConfig *config);
 int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
 // max(min_capacity, cf·K·G/(E + Z) rounded as capacity_rounding says), and G at most, since no
-// expert can be chosen more often: cf is over the load when all are chosen equally often. With expert choice, where it is what an expert takes, cf is 1 when it is 0.
+// expert can be chosen more often: cf is over the load when all are chosen equally often. With
+// expert choice, where it is what an expert takes, cf is 1 when it is 0.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);
 // What a count of choices is a share of, over so many tokens.
 int64_t balance_denominator(const MoeConfig *config, MoeShape shape, int64_t tokens);

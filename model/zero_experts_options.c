@@ -4,7 +4,7 @@
 static const Choice ZEROS[] = {
     [ZERO_IDENTITY] = {"identity", "its input, times its gate weight (LongCat-Flash; MoE++'s copy "
                                    "experts)"},
-    [ZERO_NULL] = {"null", "nothing (MoE++'s zero experts)"},
+    [ZERO_NULL] = {"null", "nothing (MoE++'s zero experts, arXiv:2410.07348)"},
 };
 const ChoiceTable ZERO_CHOICES = CHOICE_TABLE(ZEROS);
 
