@@ -59,6 +59,7 @@ static void run_layer(Fixture *f, ModelConfig config) {
                         .training = true};
     model_measure(&f->model, &config, split, &f->dev);
     model_allocate(&f->model, process_groups_open(1, &f->dev), 7);
+    model_init_parameters(&f->model);
     Layer *layer = &f->model.blocks[0].feed_forward;
     assert_ptr_equal(layer->kind, &MOE_FEED_FORWARD);
     f->moe = layer->state;
@@ -117,6 +118,9 @@ static void identity_adds_the_input_times_its_weights(void **state) {
     run_layer(&identity, config);
     config.moe.zero_kind = ZERO_NULL;
     run_layer(&nothing, config);
+    bool any = false;
+    for (int64_t i = 0; i < N * D; i++) any = any || nothing.out[i] != 0;
+    assert_true(any); // experts add something, too
     for (int64_t n = 0; n < N; n++) {
         float weight = 0;
         for (int64_t c = n * K; c < (n + 1) * K; c++)
