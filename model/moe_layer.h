@@ -25,7 +25,7 @@ typedef struct MoeLayer {
 } MoeLayer;
 
 // Forward and backward are collective over expert_parallel; forward also over world, where
-// moe.balance_scope is batch.
+// a balance term's scope is batch or step, and after_step where moe.bias_update is quantile.
 extern const LayerKind MOE_FEED_FORWARD;
 
 #endif

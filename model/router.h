@@ -78,8 +78,8 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
-// Fills ids, scaled, kept, travels; adds to the statistics while training. Collective over world
-// when balance_scope is batch.
+// Fills ids, scaled, kept, travels; adds to the statistics, in evaluations the choices alone.
+// Collective over world when a balance term's scope is batch or step.
 //   x (N, D) stored; must stay until the backward pass
 void router_route(Router *router, Work *work, Statistics *stats, Tensor x);
 // dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.
