@@ -124,8 +124,8 @@ static bool give_up(const Trainer *trainer, double seconds, const Error *cause, 
                         (long long)trainer->state.step, seconds);
 }
 
-// The attempt to save a step that began at `begin` has failed. While training goes on the next comes some seconds
-// later. Collective over all ranks.
+// The attempt to save a step that began at `begin` has failed. While training goes on the next
+// comes some seconds later. Collective over all ranks.
 static void note_failure(Trainer *trainer, int64_t step, double begin, const Error *cause) {
     SaveRetry *retry = &trainer->retry;
     double now = shared_seconds(trainer);

@@ -20,8 +20,8 @@ typedef struct SaveBehind {
     Error err;
 } SaveBehind;
 
-// Copies what is to be written, so that training may change it, and begins to write. begin, on every
-// rank the same: the time of its attempt. Not collective.
+// Copies what is to be written, so that training may change it, and begins to write. begin, the
+// same on every rank: the time of its attempt. Not collective.
 void save_behind_start(SaveBehind *behind, CheckpointSave *save, int64_t step, double begin);
 // Whether all ranks have written theirs; with `wait` it returns when they have. Collective over all
 // ranks.
