@@ -145,7 +145,9 @@ static void tell_health(const Statistics *stats) {
     int layers = 0;
     for (int i = 0; (column = router_health_next(stats, &i, &health));) {
         router_health_of_layer(health, column->count, text);
-        log_info("layer %lld: %s", (long long)column->layer, text);
+        log_info(
+            "layer %lld: %s, logit rms %.3g", (long long)column->layer, text,
+            root_mean_square(statistics_count_values(stats, ROUTER_SQUARES_COLUMN, column->layer)));
         max_vio[layers++] = health.max_vio;
     }
     router_health_over_layers(max_vio, layers, text);
