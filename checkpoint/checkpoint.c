@@ -1,8 +1,7 @@
-// Saving: the commit protocol of checkpoint.h step by step, and finding what it left. Reading is in
-// checkpoint_load.c.
+// Saving: the commit protocol of checkpoint.h step by step. Reading is in checkpoint_load.c,
+// finding the newest in verify.c.
 #include "checkpoint/checkpoint.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,9 +14,9 @@
 #include "checkpoint/file_io.h"
 #include "checkpoint/state_tensors.h"
 #include "checkpoint/tensor_file.h"
+#include "checkpoint/verify.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
-#include "comm/rank_facts.h"
 #include "kernels/log.h"
 
 enum { ABOUT_TENSORS = 3 };
@@ -88,6 +87,7 @@ static bool lay_out(const Paths *paths, Manifest *manifest, FileHeader *header, 
     for (int64_t i = 0; i < manifest->count; i++) bytes += manifest->datasets[i].bytes;
     if (!directory_make(paths->directory, err)) return false;
     checkpoint_list_remove_temporary(paths->directory);
+    checkpoint_list_wait_freed(); // what was removed last time is room now
     bytes += bytes / 10 + (1 << 20);
     if (!directory_check_room(paths->directory, bytes, err) || !file_check_limit(bytes, err))
         return false;
@@ -126,19 +126,35 @@ static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const Sav
         CHECK(span.begin + span.bytes <= end, "%s: a slice ends inside block %lld", tensor->name,
               (long long)i);
         const char *bytes = (const char *)tensor->data + (span.begin - begin);
-        manifest->hashes[block] = hash_bytes(bytes, (size_t)span.bytes);
         written[block]++;
-        if (!file_write_at(fd, bytes, (size_t)span.bytes, dataset->offset + span.begin, err))
+        if (!write_and_hash(fd, bytes, span.bytes, dataset->offset + span.begin,
+                            &manifest->hashes[block], err))
             return error_prefix(err, "%s", tensor->name);
+        file_start_writing(fd, dataset->offset + span.begin, span.bytes);
     }
     return true;
+}
+
+// Reads back what this rank has written, and compares it with the hashes, while the disk is busy.
+static bool read_back(int fd, const Manifest *manifest, const int64_t *written, Error *err) {
+    CheckpointFile file = {.fd = fd, .manifest = *manifest, .block = malloc(BLOCK_BYTES)};
+    CHECK_MEMORY(file.block, "no memory for a block of %d bytes", BLOCK_BYTES);
+    bool ok = true;
+    for (int64_t i = 0; ok && i < manifest->count; i++) {
+        const Dataset *dataset = &manifest->datasets[i];
+        for (int64_t block = 0; ok && block < dataset->blocks; block++)
+            ok = !written[dataset->first_block + block] ||
+                 checkpoint_file_read_block(&file, dataset, block, err);
+    }
+    free(file.block);
+    return ok;
 }
 
 // This rank's part of all contents, down to the disk. small: on rank 0 only, NULL elsewhere.
 static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
                            const SmallContents *small, Manifest *manifest, int64_t *written,
                            Error *err) {
-    int fd = file_open_made_elsewhere(temporary, O_WRONLY, err);
+    int fd = file_open_made_elsewhere(temporary, O_RDWR, err);
     if (fd < 0) return false;
     bool ok = true;
     for (int i = 0; ok && i < checkpoint->tensor_count; i++)
@@ -146,7 +162,7 @@ static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
                           err);
     for (int i = 0; ok && small && i < small->tensor_count; i++)
         ok = write_tensor(fd, manifest, written, &small->tensors[i], 0, 1, err);
-    ok = ok && file_sync(fd, err);
+    ok = ok && read_back(fd, manifest, written, err) && file_sync(fd, err);
     close(fd);
     return ok || error_prefix(err, "%s", temporary);
 }
@@ -233,7 +249,8 @@ bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
     return ok;
 }
 
-bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err) {
+bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, CheckpointKeep keep,
+                     Error *err) {
     const bool root = comm_rank() == 0;
     Paths paths = {0};
     SmallContents small = {0};
@@ -262,14 +279,14 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
     ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
 
-    // Read back before it may replace or outlive anything: only a verified file gets its name.
-    ok = checkpoint_verify(paths.temporary, err);
+    // Each rank has read back what it wrote; now that all see one sealed file, it may get its name.
+    ok = verify_together(paths.temporary, VERIFY_INDEX, err);
     if (!ok) goto cleanup;
 
     if (root && checkpoint->before_publish) checkpoint->before_publish();
     if (root) ok = publish(&paths, err);
     ok = comm_follow(ok, err);
-    if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep_last);
+    if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep);
 cleanup:
     if (!ok) err->exit_code = EXIT_IO;
     if (!ok && root) unlink(paths.temporary);
@@ -277,81 +294,5 @@ cleanup:
     utilization_free(&small.no_history);
     manifest_free(&manifest);
     free(written);
-    return ok;
-}
-
-// Each rank has opened the path for itself, and checked only its share of what it found there.
-static bool same_file(const char *path, const FileHeader *header, Error *err) {
-    RankFact fact = {.what = "the checkpoint",
-                     .exit_code = EXIT_CHECKPOINT,
-                     .fix = "put it on a file system that all hosts share"};
-    snprintf(fact.value, sizeof fact.value, "%lld bytes, contents ", (long long)header->file_bytes);
-    for (size_t i = 0, used = strlen(fact.value); i < sizeof header->index_hash.bytes; i++)
-        snprintf(fact.value + used + 2 * i, 3, "%02x", header->index_hash.bytes[i]);
-    snprintf(fact.note, sizeof fact.note, "%s", path);
-    return rank_facts_compare(&fact, 1, err);
-}
-
-bool checkpoint_verify(const char *path, Error *err) {
-    CheckpointFile file;
-    FileHeader header = {0};
-    bool ok = checkpoint_file_open(&file, path, err);
-    if (ok) {
-        header = file.header;
-        ok = checkpoint_file_verify(&file, comm_rank(), comm_size(), err) ||
-             error_prefix(err, "%s", path);
-        checkpoint_file_close(&file);
-    }
-    return comm_agree(ok, err) && same_file(path, &header, err);
-}
-
-// As checkpoint_verify, of a file that rank 0 has seen in its folder: a rank that cannot open it
-// lacks the file system, not the bytes. Collective over all ranks.
-static bool verify_listed(const char *path, Error *err) {
-    bool ok = access(path, R_OK) == 0;
-    if (!ok)
-        error_set(
-            err, EXIT_IO,
-            "%s: cannot be read: %s; it may be sound, so no older checkpoint is taken instead; "
-            "make it readable on every rank, or move it away",
-            path, strerror(errno));
-    return comm_agree(ok, err) && checkpoint_verify(path, err);
-}
-
-bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err) {
-    CheckpointList list = {0};
-    Paths paths = {0};
-    bool found = false;
-    path[0] = 0;
-    // Rank 0's list decides, so that all ranks try the same files.
-    bool ok = name_paths(&paths, run_dir, 0, err);
-    if (ok && comm_rank() == 0) ok = checkpoint_list_read(&list, paths.directory, err);
-    ok = comm_follow(ok, err);
-    if (!ok) goto cleanup;
-    broadcast(comm_world(), &list.count, sizeof list.count, 0);
-    for (int64_t i = 0; ok && !found && i < list.count; i++) {
-        int64_t step = comm_rank() == 0 ? list.steps[i] : 0;
-        broadcast(comm_world(), &step, sizeof step, 0);
-        ok = name_paths(&paths, run_dir, step, err);
-        if (!ok) goto cleanup;
-        Error damage = {0};
-        found = verify_listed(paths.final, &damage);
-        if (found) continue;
-        if (damage.exit_code != EXIT_CHECKPOINT) {
-            *err = damage;
-            ok = false;
-            goto cleanup;
-        }
-        log_warn("checkpoint not usable: %s", damage.message);
-    }
-    if (found)
-        memcpy(path, paths.final, sizeof paths.final);
-    else if (list.count > 0)
-        ok = error_set(err, EXIT_CHECKPOINT,
-                       "none of the %lld checkpoints in %s is usable; to start anew move that "
-                       "directory away",
-                       (long long)list.count, paths.directory);
-cleanup:
-    checkpoint_list_free(&list);
     return ok;
 }

@@ -3,10 +3,10 @@
 //
 // Commit protocol: room is checked; rank 0 lays the whole file out under a temporary name with the
 // serial library; every rank writes its blocks at the datasets' offsets with pwrite, hashes them
-// (XXH3-128) and fsyncs; rank 0 writes manifest, hashes and last the header that declares them
-// valid, and fsyncs; all ranks read the file back and verify it; rank 0 renames it and fsyncs the
-// directory; only then are older checkpoints pruned. The ranks agree after each step. A crash at
-// any moment leaves the newest complete checkpoint loadable.
+// (XXH3-128), reads them back and fsyncs; rank 0 writes manifest, hashes and last the header that
+// declares them valid, and fsyncs; all ranks open the file and compare manifest and hashes; rank 0
+// renames it and fsyncs the directory; only then are older checkpoints pruned. The ranks agree
+// after each step. A crash at any moment leaves the newest complete checkpoint loadable.
 #ifndef MOETRAIN_CHECKPOINT_CHECKPOINT_H
 #define MOETRAIN_CHECKPOINT_CHECKPOINT_H
 
@@ -75,17 +75,24 @@ typedef struct Checkpoint {
     // The resolved configuration, as --print-config prints it. Loading uses it, when it is not
     // NULL, only to name the keys that differ in the error message of a mismatch.
     const char *config_yaml;
+    bool verify_rest; // loading: compare what is not asked for with its hashes as well
     UtilizationHistory *utilization; // meaningful on rank 0; may be NULL
     // Saving: called on rank 0 before the file gets its name. Does not return when the folder has
     // become another job's. May be NULL.
     void (*before_publish)(void);
 } Checkpoint;
 
-// Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes all but the
-// keep_last newest (0 keeps all) and the newest healthy one. False with exit 5 on every rank when
-// any rank failed; the older checkpoints are then untouched and the temporary file is removed.
-// Collective over all ranks.
-bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep_last, Error *err);
+// Which checkpoints stay when a newer one is there, beside the newest healthy one.
+typedef struct CheckpointKeep {
+    int64_t last;  // the newest of them; 0: all
+    int64_t every; // those whose step is a multiple of it; 0: none
+} CheckpointKeep;
+
+// Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes what is not
+// to be kept. False with exit 5 on every rank when any rank failed; the older checkpoints are then
+// untouched and the temporary file is removed. Collective over all ranks.
+bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, CheckpointKeep keep,
+                     Error *err);
 
 // Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
 // made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too
@@ -93,21 +100,26 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, int keep
 // over all ranks.
 bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err);
 
-// Finds the newest checkpoint of RUN_DIR whose manifest and hashes hold, trying older ones with a
-// warning for each damaged file. *path is empty when the directory has none at all; false with exit
-// 4 when there are only damaged ones. One that any rank cannot read is not damaged: false with exit
-// 5, so that no newer state is given up for a network file system that was away. Collective over
-// all ranks (hashing is shared out).
-bool checkpoint_find_latest(const char *run_dir, char path[CHECKPOINT_PATH_BYTES], Error *err);
+// How much of a file is compared with its hashes: header and manifest, or every byte.
+typedef enum VerifyDepth { VERIFY_INDEX, VERIFY_ALL } VerifyDepth;
+
+// Finds the newest checkpoint of RUN_DIR of a step before `before` (INT64_MAX: any) that holds to
+// this depth, trying older ones with a warning for each damaged file; VERIFY_INDEX is for a caller
+// that loads it, which looks at the rest. *path is empty when the directory has none at all; false
+// with exit 4 when there are only damaged ones. One that any rank cannot read is not damaged: false
+// with exit 5, so that no newer state is given up for a network file system that was away.
+// Collective over all ranks (hashing is shared out).
+bool checkpoint_find_latest(const char *run_dir, int64_t before, VerifyDepth depth,
+                            char path[CHECKPOINT_PATH_BYTES], Error *err);
 
 // Verifies every byte of one file. False with exit 4 naming the dataset and the damaged block, or
 // exit 4 when it cannot be read. Collective over all ranks (hashing is shared out).
 bool checkpoint_verify(const char *path, Error *err);
 
 // Reads step, state and utilization, then each tensor's slice into tensors[i].data. Every block is
-// compared with its hash on the way. Names, dtypes and global shapes must match those of the file
-// in every group ("parameters/", "optimizer/") from which a tensor is asked for, except those of
-// optional tensors: otherwise false
+// compared with its hash on the way; with verify_rest so is every other byte of the file. Names,
+// dtypes and global shapes must match those of the file in every group ("parameters/",
+// "optimizer/") from which a tensor is asked for, except those of optional tensors: otherwise false
 // with exit 4, naming the first that differs, both shapes and the configuration keys that differ.
 // On failure state and utilization are untouched; tensors may be partly overwritten. Collective
 // over all ranks.

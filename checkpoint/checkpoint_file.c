@@ -9,6 +9,8 @@
 
 #include "checkpoint/file_io.h"
 
+enum { CACHED_BYTES = 1 << 18 };
+
 // Header, records and block hashes: everything needed to find and check a dataset.
 static bool read_index(CheckpointFile *file, int64_t file_bytes, Error *err) {
     FileHeader *header = &file->header;
@@ -82,17 +84,50 @@ void checkpoint_file_close(CheckpointFile *file) {
     file->block = NULL;
 }
 
-bool checkpoint_file_read_block(CheckpointFile *file, const Dataset *dataset, int64_t block,
-                                Error *err) {
+bool write_and_hash(int fd, const char *from, int64_t bytes, int64_t offset, Hash *hash,
+                    Error *err) {
+    Hasher *hasher = hasher_open();
+    bool ok = true;
+    for (int64_t done = 0; ok && done < bytes; done += CACHED_BYTES) {
+        size_t piece = (size_t)(bytes - done < CACHED_BYTES ? bytes - done : CACHED_BYTES);
+        hasher_add(hasher, from + done, piece);
+        ok = file_write_at(fd, from + done, piece, offset + done, err);
+    }
+    *hash = hasher_close(hasher);
+    return ok;
+}
+
+// Likewise.
+static bool read_and_hash(int fd, char *to, int64_t bytes, int64_t offset, Hash *hash, Error *err) {
+    Hasher *hasher = hasher_open();
+    bool ok = true;
+    for (int64_t done = 0; ok && done < bytes; done += CACHED_BYTES) {
+        size_t piece = (size_t)(bytes - done < CACHED_BYTES ? bytes - done : CACHED_BYTES);
+        ok = file_read_at(fd, to + done, piece, offset + done, err);
+        if (ok) hasher_add(hasher, to + done, piece);
+    }
+    *hash = hasher_close(hasher);
+    return ok;
+}
+
+// A block to where it is wanted.
+static bool read_block_to(CheckpointFile *file, const Dataset *dataset, int64_t block, void *to,
+                          Error *err) {
     Span span = dataset_block(dataset, block);
-    if (!file_read_at(file->fd, file->block, (size_t)span.bytes, dataset->offset + span.begin, err))
+    int64_t offset = dataset->offset + span.begin;
+    Hash hash;
+    if (!read_and_hash(file->fd, to, span.bytes, offset, &hash, err))
         return error_prefix(err, "%s", dataset->name);
-    Hash hash = hash_bytes(file->block, (size_t)span.bytes);
     if (hash_equal(hash, file->manifest.hashes[dataset->first_block + block])) return true;
     return error_set(err, EXIT_CHECKPOINT,
                      "%s is damaged in block %lld of %lld (%lld bytes at offset %lld of the file)",
                      dataset->name, (long long)block, (long long)dataset->blocks,
-                     (long long)span.bytes, (long long)(dataset->offset + span.begin));
+                     (long long)span.bytes, (long long)offset);
+}
+
+bool checkpoint_file_read_block(CheckpointFile *file, const Dataset *dataset, int64_t block,
+                                Error *err) {
+    return read_block_to(file, dataset, block, file->block, err);
 }
 
 bool checkpoint_file_read(CheckpointFile *file, const Dataset *dataset, int64_t begin,
@@ -103,17 +138,22 @@ bool checkpoint_file_read(CheckpointFile *file, const Dataset *dataset, int64_t 
         int64_t from = span.begin > begin ? span.begin : begin;
         int64_t to = span.begin + span.bytes < end ? span.begin + span.bytes : end;
         if (from >= to) continue;
-        if (!checkpoint_file_read_block(file, dataset, block, err)) return false;
-        memcpy((char *)out + (from - begin), file->block + (from - span.begin),
-               (size_t)(to - from));
+        char *wanted = (char *)out + (from - begin);
+        bool whole = to - from == span.bytes;
+        // The disk goes on while this block is hashed.
+        file_start_reading(file->fd, dataset->offset + span.begin + span.bytes, BLOCK_BYTES);
+        if (!read_block_to(file, dataset, block, whole ? wanted : file->block, err)) return false;
+        if (!whole) memcpy(wanted, file->block + (from - span.begin), (size_t)(to - from));
     }
     return true;
 }
 
-bool checkpoint_file_verify(CheckpointFile *file, int part, int parts, Error *err) {
+bool checkpoint_file_verify(CheckpointFile *file, const bool *known, int part, int parts,
+                            Error *err) {
     const Manifest *manifest = &file->manifest;
     for (int64_t i = 0; i < manifest->count; i++) {
         const Dataset *dataset = &manifest->datasets[i];
+        if (known && known[i]) continue;
         for (int64_t block = 0; block < dataset->blocks; block++) {
             if ((dataset->first_block + block) % parts != part) continue;
             if (!checkpoint_file_read_block(file, dataset, block, err)) return false;

@@ -24,11 +24,16 @@ bool checkpoint_file_read_block(CheckpointFile *file, const Dataset *dataset, in
 // Bytes [begin, begin + bytes) of a dataset.
 bool checkpoint_file_read(CheckpointFile *file, const Dataset *dataset, int64_t begin,
                           int64_t bytes, void *out, Error *err);
+// Writes bytes at an offset and hashes them piece by piece, while a piece is in the CPU's cache.
+bool write_and_hash(int fd, const char *from, int64_t bytes, int64_t offset, Hash *hash,
+                    Error *err);
 // All bytes outside header and datasets.
 bool checkpoint_file_verify_structure(CheckpointFile *file, Error *err);
-// Every `parts`-th block from block `part` on; part 0 also verifies the structure. All parts
+// Every `parts`-th block from block `part` on, except of datasets that are known to hold (one
+// answer for each of the manifest's; NULL: of none); part 0 also verifies the structure. All parts
 // together cover every byte of the file.
-bool checkpoint_file_verify(CheckpointFile *file, int part, int parts, Error *err);
+bool checkpoint_file_verify(CheckpointFile *file, const bool *known, int part, int parts,
+                            Error *err);
 
 // The hash of the structure. The manifest's places must have been checked.
 bool structure_hash(int fd, const Manifest *manifest, int64_t file_bytes, Hash *hash, Error *err);

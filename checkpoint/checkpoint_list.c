@@ -2,13 +2,14 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint/checkpoint.h"
 #include "kernels/log.h"
 
 static const char TEMPORARY_SUFFIX[] = ".tmp";
@@ -27,6 +28,12 @@ static bool name_parse(const char *name, const char *suffix, int64_t *step) {
     checkpoint_name(*step, again);
     size_t length = strlen(again);
     return strncmp(name, again, length) == 0 && strcmp(name + length, suffix) == 0;
+}
+
+int64_t checkpoint_step(const char *path) {
+    const char *slash = strrchr(path, '/');
+    int64_t step;
+    return name_parse(slash ? slash + 1 : path, "", &step) ? step : -1;
 }
 
 static int compare_newest_first(const void *a, const void *b) {
@@ -68,11 +75,55 @@ void checkpoint_list_free(CheckpointList *list) {
     *list = (CheckpointList){0};
 }
 
+// ---- removal ------------------------------------------------------------------------------------
+
+enum { MOST_OPEN = 64 };
+
+// A file without a name stays until it is closed: here, by a thread.
+typedef struct Removed {
+    int files[MOST_OPEN];
+    int count;
+} Removed;
+
+static pthread_t freeing;
+static bool is_freeing;
+
+static void *close_all(void *taken) {
+    Removed *removed = taken;
+    for (int i = 0; i < removed->count; i++) close(removed->files[i]);
+    free(removed);
+    return NULL;
+}
+
+static void free_behind(const Removed *removed) {
+    if (removed->count == 0) return;
+    Removed *taken = malloc(sizeof *taken);
+    CHECK_MEMORY(taken, "no memory for %d removed files", removed->count);
+    *taken = *removed;
+    is_freeing = pthread_create(&freeing, NULL, close_all, taken) == 0;
+    if (!is_freeing) close_all(taken);
+}
+
+void checkpoint_list_wait_freed(void) {
+    if (is_freeing) pthread_join(freeing, NULL);
+    is_freeing = false;
+}
+
 static void remove_file(const char *directory, const char *name) {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", directory, name);
     if (unlink(path) != 0 && errno != ENOENT)
         log_warn("cannot remove %s: %s", path, strerror(errno));
+}
+
+// Keeps it open, if that can be.
+static void remove_name(Removed *removed, const char *directory, const char *name) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    int fd = -1;
+    if (removed->count < MOST_OPEN) fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    remove_file(directory, name);
+    if (fd >= 0) removed->files[removed->count++] = fd;
 }
 
 void checkpoint_list_remove_temporary(const char *directory) {
@@ -99,10 +150,11 @@ static Health health_of(const char *directory, int64_t step) {
     return err.exit_code == EXIT_CHECKPOINT ? SICK : UNKNOWN;
 }
 
-void checkpoint_list_prune(const char *directory, int64_t step, int keep_last) {
+void checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep keep) {
     CheckpointList list;
     Error err = {0};
-    if (keep_last <= 0) return;
+    Removed removed = {0};
+    if (keep.last <= 0) return;
     if (!checkpoint_list_read(&list, directory, &err)) {
         log_warn("old checkpoints are not removed: %s", err.message);
         return;
@@ -113,12 +165,15 @@ void checkpoint_list_prune(const char *directory, int64_t step, int keep_last) {
         if (list.steps[i] > step) continue;
         // Asked only until a healthy one is found: usually once, of the newest.
         Health health = healthy_kept ? SICK : health_of(directory, list.steps[i]);
-        bool spared = kept++ < keep_last || health != SICK;
+        bool spared = kept++ < keep.last || health != SICK ||
+                      (keep.every > 0 && list.steps[i] % keep.every == 0);
         if (health == HEALTHY) healthy_kept = true;
         if (spared) continue;
         char name[CHECKPOINT_NAME_BYTES];
         checkpoint_name(list.steps[i], name);
-        remove_file(directory, name);
+        remove_name(&removed, directory, name);
     }
     checkpoint_list_free(&list);
+    checkpoint_list_wait_freed();
+    free_behind(&removed);
 }

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint_file.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/state_tensors.h"
+#include "checkpoint/verify.h"
 #include "comm/comm.h"
 #include "model/router_health.h"
 
@@ -84,6 +85,19 @@ static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Err
     return true;
 }
 
+// Every byte that no rank was asked to read, shared out among them.
+static bool verify_rest(CheckpointFile *file, const Checkpoint *checkpoint, Error *err) {
+    const Manifest *manifest = &file->manifest;
+    bool *known = calloc((size_t)manifest->count + 1, sizeof *known);
+    CHECK_MEMORY(known, "no memory for %lld datasets", (long long)manifest->count);
+    for (int i = 0; i < checkpoint->tensor_count; i++)
+        if (checkpoint->tensors[i].found)
+            known[manifest_find(manifest, checkpoint->tensors[i].name) - manifest->datasets] = true;
+    bool ok = checkpoint_file_verify(file, known, comm_rank(), comm_size(), err);
+    free(known);
+    return ok;
+}
+
 // Rank 0 keeps the history, and goes on from the file's.
 static bool load_utilization(CheckpointFile *file, UtilizationHistory *history, Error *err) {
     UtilizationHistory read = {0};
@@ -95,18 +109,22 @@ static bool load_utilization(CheckpointFile *file, UtilizationHistory *history, 
 
 bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err) {
     CheckpointFile file;
+    FileHeader header = {0};
     TrainState state = {0};
     bool ok = checkpoint_file_open(&file, path, err);
     if (ok) {
+        header = file.header;
         ok = match_tensors(&file, checkpoint, err);
         if (!ok) explain_mismatch(&file, checkpoint, err);
-        ok = ok && read_tensors(&file, checkpoint, err) && state_read(&file, &state, err);
+        ok = ok && read_tensors(&file, checkpoint, err) &&
+             (!checkpoint->verify_rest || verify_rest(&file, checkpoint, err)) &&
+             state_read(&file, &state, err);
         if (ok && comm_rank() == 0 && checkpoint->utilization)
             ok = load_utilization(&file, checkpoint->utilization, err);
         checkpoint_file_close(&file);
         if (!ok) error_prefix(err, "%s", path);
     }
-    ok = comm_agree(ok, err);
+    ok = comm_agree(ok, err) && same_file(path, &header, err);
     if (ok) checkpoint->state = state;
     return ok;
 }

@@ -19,6 +19,7 @@ extern "C" {
 // Exit codes of the program; README documents them for users.
 typedef enum ExitCode {
     EXIT_DONE = 0,
+    EXIT_DIFFERENT = 1,     // `checkpoint diff`: what was computed differs
     EXIT_CONFIG = 2,        // configuration or arguments
     EXIT_DATA = 3,          // training or validation data
     EXIT_CHECKPOINT = 4,    // checkpoint damaged, missing or of another shape

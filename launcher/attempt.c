@@ -21,13 +21,13 @@ static const double POLL_SECONDS = 0.1;
 static const double ASK_SECONDS = 0.5; // between requests to stop: ranks may just be starting
 static const double LOOK_SECONDS = 1;
 // After the outcome is known ranks and launcher end by themselves, or never.
-static const double LEAVE_SECONDS = 30;
+static const double LEAVE_SECONDS = 10;
 // A launcher that has ended leaves ranks that die within a second.
 static const double LEFTOVER_SECONDS = 5;
 // The holder of the run's lock touches it every second, also on a full disk. Whoever has not done
 // so for run.hang_timeout and this is past saying so itself; before the lock there are hosts to
 // reach, libraries to load and data to read, which nobody sees from outside.
-static const double SILENCE_SECONDS = 60;
+static const double SILENCE_SECONDS = 10;
 enum { START_TIMES = 6 };
 
 // What is seen of the start while it lives.

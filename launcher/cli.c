@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "kernels/suggest.h"
+#include "launcher/checkpoint_command.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
 #include "launcher/live_hosts.h"
@@ -32,6 +33,7 @@ static const VerbRow VERBS[] = {
     {"stop", VERB_STOP, "a run directory", false, true},
     {"set", VERB_SET, "a run directory", true, false},
     {"status", VERB_STATUS, "a run directory", false, true},
+    {"checkpoint", VERB_CHECKPOINT, "verify, diff, export-npz or prune", false, false},
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
 // Without a word of its own; --print-config turns it into VERB_PRINT_CONFIG.
@@ -54,6 +56,8 @@ static const OptionRow OPTIONS[] = {
     {"--recompute", VERB_GENERATE, NULL},
     {"--digest", VERB_INSPECT, NULL},
     {"--json", VERB_STATUS, NULL},
+    {"--keep-last", VERB_CHECKPOINT, "a number of checkpoints from 1"},
+    {"--keep-every", VERB_CHECKPOINT, "a number of steps from 1"},
     {"-np", VERB_SUPERVISE, "a number of ranks from 1 to 65536"},
     {"--launcher", VERB_SUPERVISE, "mpirun, srun or a command line with {np}"},
     {"--hosts", VERB_SUPERVISE, "host:slots, joined by commas"},
@@ -112,6 +116,15 @@ void cli_print_help(FILE *out) {
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
+        "  moetrain checkpoint verify CHECKPOINT|RUN                   compares every byte with "
+        "its "
+        "hash\n"
+        "  moetrain checkpoint diff CHECKPOINT CHECKPOINT              what differs; exit code 1 "
+        "when something does\n"
+        "  moetrain checkpoint export-npz CHECKPOINT FILE.npz          parameters for numpy.load\n"
+        "  moetrain checkpoint prune RUN --keep-last N [--keep-every N]   removes the others, "
+        "never "
+        "the newest that holds\n"
         "  moetrain checkpoint-now [RUN]       a supervised run saves after the step that runs\n"
         "  moetrain set RUN KEY VALUE          log.every, eval.every, checkpoint.every, "
         "checkpoint.keep_last,\n"
@@ -161,6 +174,9 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
         ok = whole_number(value, 0, INT64_MAX, &n);
         generate->seed = (uint64_t)n;
     }
+    if (strcmp(name, "--keep-last") == 0) ok = whole_number(value, 1, INT32_MAX, &line->keep.last);
+    if (strcmp(name, "--keep-every") == 0)
+        ok = whole_number(value, 1, INT64_MAX, &line->keep.every);
     SuperviseOptions *supervise = &line->supervise;
     if (strcmp(name, "--launcher") == 0) supervise->launcher = value;
     if (strcmp(name, "--daemon") == 0) supervise->daemon = true;
@@ -285,6 +301,10 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
         line->path = word;
         return true;
     }
+    if (verb->verb == VERB_CHECKPOINT && line->word_count < MOST_WORDS) {
+        line->words[line->word_count++] = word;
+        return true;
+    }
     if (verb->verb == VERB_SET && !strchr(word, '=') && line->override_count < 2) {
         line->overrides[line->override_count++] = word;
         return true;
@@ -328,6 +348,7 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
                          line->override_count ? " before '" : "",
                          line->override_count ? line->overrides[0] : "",
                          line->override_count ? "'" : "");
+    if (verb->verb == VERB_CHECKPOINT) return checkpoint_command_check(line, err);
     if (verb->verb == VERB_SET && line->override_count != 2)
         return error_set(err, EXIT_CONFIG, "command line: set needs RUN KEY VALUE");
     if (verb->verb == VERB_SUPERVISE) return check_supervise(line, err);

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "checkpoint/checkpoint.h"
 #include "launcher/supervise.h"
 #include "worker/generate.h"
 
@@ -16,6 +17,7 @@ typedef enum Verb {
     VERB_PRINT_CONFIG,
     VERB_SUPERVISE,
     VERB_STATUS,
+    VERB_CHECKPOINT, // `path` is what to do, `words` with what
     VERB_CHECKPOINT_NOW,
     VERB_STOP,
     VERB_SET,
@@ -24,16 +26,19 @@ typedef enum Verb {
     VERB_VERSION,
 } Verb;
 
-enum { MOST_OVERRIDES = 256 };
+enum { MOST_OVERRIDES = 256, MOST_WORDS = 2 };
 
 typedef struct CommandLine {
     Verb verb;
     const char *path;                      // configuration, checkpoint, run directory, or key
     const char *overrides[MOST_OVERRIDES]; // key=value
     int override_count;
-    bool digest; // inspect
-    bool json;   // status
-    int ranks;   // plan, supervise
+    const char *words[MOST_WORDS]; // behind the path
+    int word_count;
+    CheckpointKeep keep; // checkpoint prune
+    bool digest;         // inspect
+    bool json;           // status
+    int ranks;           // plan, supervise
     GenerateOptions generate;
     SuperviseOptions supervise;
 } CommandLine;

@@ -24,6 +24,9 @@ static bool unknown_field(const Option *key, const char *name, Error *err) {
     free(names);
     char quoted[80];
     value_quote(name, quoted);
+    if (strchr(name, ':'))
+        return error_set(err, EXIT_CONFIG, "unknown field %s; write a space after the colon",
+                         quoted);
     if (near)
         return error_set(err, EXIT_CONFIG, "unknown field %s; did you mean '%s'?", quoted, near);
     return error_set(err, EXIT_CONFIG, "unknown field %s; `moetrain help %s` lists all fields",

@@ -10,6 +10,7 @@
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
+#include "launcher/checkpoint_command.h"
 #include "launcher/checkpoint_config.h"
 #include "launcher/cli.h"
 #include "launcher/config.h"
@@ -135,6 +136,7 @@ static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_STATUS)
         return status_print(line->path ? line->path : ".", line->json, err) ? EXIT_DONE
                                                                             : err->exit_code;
+    if (line->verb == VERB_CHECKPOINT) return checkpoint_command_run(line, err);
     if (line->verb == VERB_CHECKPOINT_NOW || line->verb == VERB_STOP || line->verb == VERB_SET)
         return run_control(line, err) ? EXIT_DONE : err->exit_code;
     char checkpoint[CONFIG_PATH_BYTES];

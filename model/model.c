@@ -237,7 +237,10 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     arena_allocate(&model->scratch_arena);
     layout(model);
     positions_fill(&model->positions, &model->work);
-    param_init(&model->params, model->work.dev, model->values, seed);
+}
+
+void model_init_parameters(Model *model) {
+    param_init(&model->params, model->work.dev, model->values, model->work.step.seed);
     model_refresh_matrices(model);
 }
 

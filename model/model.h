@@ -89,9 +89,13 @@ void model_make_room(Model *owner, const Model *model);
 // Whether what was measured can be computed: rows can be numbered. False with exit 2 and the fix.
 // Not collective.
 bool model_check(const Model *model, Error *err);
-// After model_measure and model_check: takes the memory and initialises the parameters. groups as
-// opened by process_groups_open(split.expert_parallel, dev). Not collective.
+// After model_measure and model_check: takes the memory; the parameters are zeros until they are
+// loaded or initialised. groups as opened by process_groups_open(split.expert_parallel, dev). Not
+// collective.
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed);
+// The first parameters, random by the seed of model_allocate. Not for a model beside its owner. A
+// model that is loaded needs none: making them takes longer than loading. Not collective.
+void model_init_parameters(Model *model);
 // After the values were changed from outside (a checkpoint): brings their bf16 copies up to date.
 // Not collective.
 void model_refresh_matrices(Model *model);

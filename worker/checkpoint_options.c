@@ -6,8 +6,10 @@
 static const Option ROWS[] = {
     INTEGER("checkpoint.every", FREE, checkpoint_every, DEFAULT("500"), RANGE(0, MANY_STEPS),
         "steps between checkpoints; 0: only at the end and on a signal"),
-    INTEGER("checkpoint.keep_last", FREE, keep_last, DEFAULT("3"), RANGE(0, 1e6),
+    INTEGER("checkpoint.keep_last", FREE, keep.last, DEFAULT("3"), RANGE(0, 1e6),
         "newest checkpoints that are kept; 0: all"),
+    INTEGER("checkpoint.keep_every", FREE, keep.every, DEFAULT("0"), RANGE(0, MANY_STEPS),
+        "checkpoints of steps that are multiples of this are kept for ever; 0: none (save_top_k and every_n of others)"),
     PATH_OR_WORD("resume", FREE, resume, DEFAULT("auto"), OF(RESUME_CHOICES),
         "where training goes on; with a checkpoint's path a branch of its run begins, or goes on once run.dir holds a "
         "checkpoint of that branch"),

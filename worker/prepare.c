@@ -148,7 +148,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
                                    comm_rank(), err))
         return false;
     if (!check_host_room(trainer, err) || !check_room(trainer, err)) return false;
-    watchdog_beat("making the first parameters");
+    watchdog_beat("taking memory");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.shape.B, config->context,

@@ -157,7 +157,6 @@ static void take_averages(Checkpoint *checkpoint, const ParamTable *table) {
 
 bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit split,
                    Session *session, const char *checkpoint_path, Error *err) {
-    if (!checkpoint_verify(checkpoint_path, err)) return false;
     if (!restore_vocabulary(&restored->vocabulary, config, checkpoint_path, err)) return false;
     ModelConfig model = config->model;
     model.vocab_size = restored->vocabulary.size;
@@ -165,12 +164,13 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     if (!model_check(&restored->model, err)) return false; // the same on every rank
     model_allocate(&restored->model, session->groups, (uint64_t)config->seed);
 
-    Checkpoint checkpoint = {0};
+    Checkpoint checkpoint = {.verify_rest = true};
     HostState state;
     host_state_open(&state, &restored->model, NULL);
     checkpoint.tensors = saved_tensors(&state, &(Vocabulary){0}, &checkpoint.tensor_count);
     bool ok = checkpoint_load(checkpoint_path, &checkpoint, err);
     if (ok && config->eval_weights == WEIGHTS_EMA) {
+        checkpoint.verify_rest = false;
         take_averages(&checkpoint, &restored->model.params);
         ok = checkpoint_load(checkpoint_path, &checkpoint, err);
     }

@@ -16,11 +16,13 @@
 #include "kernels/log.h"
 #include "worker/run_changes.h"
 #include "worker/save.h"
+#include "worker/watchdog.h"
 
 // Where the run goes on from.
 typedef struct Chosen {
     char path[CHECKPOINT_PATH_BYTES]; // empty: from nothing
     bool branch;                      // a branch begins there: a run of its own, with a parent
+    int64_t before;                   // of the folder's only those of a step before this one
 } Chosen;
 
 // ---- which checkpoint ---------------------------------------------------------------------------
@@ -60,7 +62,8 @@ static bool choose_branch(Trainer *trainer, Chosen *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
     Error own = {0};
     bool goes_on = false;
-    bool ok = checkpoint_find_latest(config->run_dir, choice->path, &own);
+    bool ok =
+        checkpoint_find_latest(config->run_dir, choice->before, VERIFY_INDEX, choice->path, &own);
     if (!ok && own.exit_code != EXIT_CHECKPOINT) { // damaged ones alone are no hindrance
         *err = own;
         return false;
@@ -80,7 +83,7 @@ static bool choose_branch(Trainer *trainer, Chosen *choice, Error *err) {
     }
     snprintf(choice->path, sizeof choice->path, "%s", config->resume);
     choice->branch = true;
-    return checkpoint_verify(choice->path, err);
+    return true;
 }
 
 // The checkpoint that `resume` asks for. Collective over all ranks.
@@ -93,7 +96,8 @@ static bool choose_checkpoint(Trainer *trainer, Chosen *choice, Error *err) {
     bool automatic = strcmp(config->resume, "auto") == 0,
          must = strcmp(config->resume, "must") == 0;
     if (!automatic && !must) return choose_branch(trainer, choice, err);
-    if (!checkpoint_find_latest(config->run_dir, choice->path, err)) return false;
+    if (!checkpoint_find_latest(config->run_dir, choice->before, VERIFY_INDEX, choice->path, err))
+        return false;
     if (must && choice->path[0] == 0)
         return error_set(err, EXIT_CHECKPOINT,
                          "resume: must, but %s/checkpoints holds no checkpoint; check run.dir or "
@@ -211,7 +215,6 @@ static bool same_characters(const Trainer *trainer, const int32_t *saved, Error 
 static bool load_weights(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     const char *path = config->init;
-    if (!checkpoint_verify(path, err)) return false;
     bool ok = comm_rank() != 0 || check_init_fits(trainer, err);
     if (!comm_follow(ok, err)) return false;
 
@@ -222,7 +225,7 @@ static bool load_weights(Trainer *trainer, Error *err) {
         saved.code_points = calloc((size_t)saved.size, sizeof *saved.code_points);
         CHECK_MEMORY(saved.code_points, "no memory for %lld code points", (long long)saved.size);
     }
-    Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
+    Checkpoint checkpoint = {.config_yaml = trainer->config_yaml, .verify_rest = true};
     checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);
     ok =
         checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
@@ -246,6 +249,7 @@ static bool load_state(Trainer *trainer, const char *path, Error *err) {
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     Checkpoint checkpoint = save_describe(trainer, &host);
+    checkpoint.verify_rest = true;
     bool ok = checkpoint_load(path, &checkpoint, err);
     if (ok) host_state_upload(&host);
     bool averages = true; // a file of a run without them has none
@@ -312,19 +316,54 @@ static bool begin_branch(Trainer *trainer, const char *path, Error *err) {
     return true;
 }
 
+// Loading has failed. Whether the file is damaged, and not what is wanted of it; one of the run's
+// own folder is then passed over. Collective over all ranks.
+static bool pass_over(Trainer *trainer, Chosen *choice, const Error *cause) {
+    Error damage = {0};
+    if (choice->branch || cause->exit_code != EXIT_CHECKPOINT ||
+        checkpoint_verify(choice->path, &damage) || damage.exit_code != EXIT_CHECKPOINT)
+        return false;
+    log_warn("checkpoint not usable: %s", damage.message);
+    choice->before = checkpoint_step(choice->path);
+    // A part of it may have been read.
+    dead_experts_close(&trainer->dead_experts);
+    dead_experts_open(&trainer->dead_experts, &trainer->model.stats,
+                      trainer->config.dead_expert_steps);
+    step_outliers_close(&trainer->outliers);
+    step_outliers_open(&trainer->outliers, &trainer->config.optimizer);
+    return true;
+}
+
+// Chooses, and loads what was chosen. Collective over all ranks.
+static bool choose_and_load(Trainer *trainer, Chosen *choice, Error *err) {
+    for (;;) {
+        choice->path[0] = 0;
+        choice->branch = false;
+        if (!choose_checkpoint(trainer, choice, err)) return false;
+        if (choice->path[0] == 0) return true;
+        Error cause = {0};
+        bool ok = comm_rank() != 0 || check_fits(trainer, choice, &cause);
+        if (comm_follow(ok, &cause) && load_state(trainer, choice->path, &cause)) return true;
+        if (pass_over(trainer, choice, &cause)) continue;
+        *err = cause;
+        return false;
+    }
+}
+
 bool resume_run(Trainer *trainer, Error *err) {
     const RunIdentity root = {.parent_step = -1};
-    Chosen choice = {0};
-    if (!choose_checkpoint(trainer, &choice, err)) return false;
+    Chosen choice = {.before = INT64_MAX};
+    if (!choose_and_load(trainer, &choice, err)) return false;
     if (choice.path[0] == 0) {
-        bool begun =
-            trainer->config.init[0] ? load_weights(trainer, err) : name_run(trainer, root, err);
+        bool weights = trainer->config.init[0];
+        if (!weights) {
+            watchdog_beat("making the first parameters");
+            model_init_parameters(&trainer->model);
+        }
+        bool begun = weights ? load_weights(trainer, err) : name_run(trainer, root, err);
         if (begun) optimizer_begin_average(&trainer->optimizer, &trainer->model);
         return begun;
     }
-
-    bool ok = comm_rank() != 0 || check_fits(trainer, &choice, err);
-    if (!comm_follow(ok, err) || !load_state(trainer, choice.path, err)) return false;
     log_info("resumed from %s at step %lld", choice.path, (long long)trainer->state.step);
     if (choice.branch) return begin_branch(trainer, choice.path, err);
     return trainer->state.run.run[0] || name_run(trainer, root, err);

@@ -30,7 +30,7 @@ static const LiveKey FIELDS[LIVE_KEY_COUNT] = {
     {true, offsetof(TrainConfig, log_every)},
     {true, offsetof(TrainConfig, eval_every)},
     {true, offsetof(TrainConfig, checkpoint_every)},
-    {true, offsetof(TrainConfig, keep_last)},
+    {true, offsetof(TrainConfig, keep.last)},
     {false, offsetof(TrainConfig, optimizer.lr)},
     {false, offsetof(TrainConfig, optimizer.min_lr)},
 };

@@ -69,7 +69,7 @@ static bool try_save(Trainer *trainer, Error *err) {
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     host_state_download(&host);
     Checkpoint checkpoint = save_describe(trainer, &host);
-    ok = checkpoint_save(config->run_dir, &checkpoint, (int)config->keep_last, err);
+    ok = checkpoint_save(config->run_dir, &checkpoint, config->keep, err);
     free(checkpoint.tensors);
     host_state_close(&host);
     if (!ok) return false;

@@ -3,6 +3,7 @@
 #ifndef MOETRAIN_WORKER_TRAIN_CONFIG_H
 #define MOETRAIN_WORKER_TRAIN_CONFIG_H
 
+#include "checkpoint/checkpoint.h"
 #include "model/model_config.h"
 
 #define MANY_STEPS 1e12 // the most that a key of steps may be
@@ -107,10 +108,10 @@ typedef struct TrainConfig {
     int64_t max_skipped; // non-finite steps in a row that stop the run
     OptimizerConfig optimizer;
     ModelConfig model;
-    int64_t expert_parallel;              // ranks that share one set of experts; 0: as many as can
-    int64_t exchange_chunks;              // pieces of the token exchange at most
-    int64_t checkpoint_every;             // 0: only at the end
-    int64_t keep_last;                    // 0: keep all
+    int64_t expert_parallel;  // ranks that share one set of experts; 0: as many as can
+    int64_t exchange_chunks;  // pieces of the token exchange at most
+    int64_t checkpoint_every; // 0: only at the end
+    CheckpointKeep keep;
     char resume[CONFIG_PATH_BYTES];       // auto, never, must or a path
     char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas
     // checkpoint whose weights a new run begins with; empty: none

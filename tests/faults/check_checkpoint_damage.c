@@ -148,7 +148,7 @@ static int save_sample(void **state) {
     struct stat info;
     if (!mkdtemp(run_dir)) return -1;
     sample_init(&sample, STEP, 0, 1, false);
-    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) return -1;
+    if (!checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){0}, &err)) return -1;
     sample_free(&sample);
     snprintf(path, sizeof path, "%s/checkpoints/step-%08d.h5", run_dir, STEP);
     file = open(path, O_RDWR);

@@ -53,7 +53,7 @@ static bool disarm(int times) {
 static bool save(int64_t step, Error *err) {
     Sample sample;
     sample_init(&sample, step, comm_rank(), comm_size(), false);
-    bool ok = checkpoint_save(run_dir, &sample.checkpoint, 0, err);
+    bool ok = checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){0}, err);
     sample_free(&sample);
     return ok;
 }
@@ -62,7 +62,8 @@ static void expect_newest(int64_t step, const char *when, int call) {
     char path[CHECKPOINT_PATH_BYTES];
     Sample sample;
     Error err = {0};
-    CHECK(checkpoint_find_latest(run_dir, path, &err), "%s, call %d: %s", when, call, err.message);
+    CHECK(checkpoint_find_latest(run_dir, INT64_MAX, VERIFY_ALL, path, &err), "%s, call %d: %s",
+          when, call, err.message);
     sample_init(&sample, 0, comm_rank(), comm_size(), false);
     sample_clear(&sample);
     CHECK(checkpoint_load(path, &sample.checkpoint, &err), "%s, call %d: %s", when, call,

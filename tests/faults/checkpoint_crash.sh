@@ -63,6 +63,8 @@ for fault in mkdir:EACCES statfs:EIO openat:EMFILE ftruncate:EFBIG pwrite64:ENOS
     # The first lists the directory, to remove what crashes left; the last two list it again and look into the newest, to remove
     # old files. Failing there only warns.
     [ "$call" != openat ] || { first=2 last=$((last - 2)); }
+    # Reads after the renaming look into the newest for the same purpose.
+    [ "$call" != pread64 ] || last=$(sed '/ rename(/q' "$directory/calls" | grep -c 'pread64(')
     [ -n "${CHECKPOINT_CRASH_ALL:-}" ] || case $call in p*64) stride=25 ;; esac
     for ((n = first; n <= last; n += stride)); do
         inject error="${fault#*:}" $call $n fail || complain "$fault, call $n of $last: not reported"

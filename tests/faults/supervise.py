@@ -5,6 +5,7 @@ the unbroken run, or say why they cannot.
   supervise.py MOETRAIN [TEST …]"""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,10 @@ RUN = {"train.steps": 80, "log.every": 1, "eval.every": 0, "checkpoint.every": 1
        "run.hang_timeout": 5}
 
 
-def start(space, run, config, *options, ranks=2):
+def start(space, run, config, *options, ranks=2, before=()):
     """`moetrain supervise` in the background, its output in a file."""
     keys = space.command(run, config)[-2:]
-    command = [space.program, "supervise", keys[0], "-np", str(ranks), "--wait", "0.1", *options, keys[1]]
+    command = [*before, space.program, "supervise", keys[0], "-np", str(ranks), "--wait", "0.1", *options, keys[1]]
     with open(space.path(f"{run}.out"), "a") as file:
         return space.start(command, stdout=file)
 
@@ -75,20 +76,61 @@ def codes(space, run):
     return [row["exit_code"] for row in journal(space, run)]
 
 
-def a_run_whose_ranks_are_killed_and_stopped_ends_with_the_same_bits(space: Workspace):
+def parent(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rsplit(")", 1)[1].split()[1])
+
+
+def a_run_that_is_killed_and_stopped_ends_with_the_same_bits(space: Workspace):
     process = start(space, "run", RUN)
-    first = ranks_of_start(space, "run", process, 1)
+    pids = ranks_of_start(space, "run", process, 1)
     space.wait_for_step("run", 11, process)
-    kill(first[1])
-    second = ranks_of_start(space, "run", process, 2)
-    wait_until_gone(first)
-    kill(second[0], signal.SIGSTOP)  # the rank that writes the heartbeat
+    kill(pids[1])
+    pids += ranks_of_start(space, "run", process, 2)
+    kill(parent(pids[-1]))  # mpirun, whose ranks live on for a second
+    pids += ranks_of_start(space, "run", process, 3)
+    for pid in pids[-2:]:  # all, so that no watchdog is left to say so
+        kill(pid, signal.SIGSTOP)
+    pids += ranks_of_start(space, "run", process, 4)
     finish(space, "run", process)
-    wait_until_gone(second)
-    assert codes(space, "run") == [137, 8, 0], journal(space, "run")
-    assert [row["action"] for row in journal(space, "run")] == ["restart", "restart", "leave"]
-    assert "no progress for 5 s" in journal(space, "run")[1]["message"], journal(space, "run")
-    assert journal(space, "run")[2]["first_step"] >= 10, journal(space, "run")
+    wait_until_gone(pids)
+    assert codes(space, "run") == [137, 137, 8, 0], journal(space, "run")
+    assert [row["action"] for row in journal(space, "run")] == 3 * ["restart"] + ["leave"]
+    assert "no sign of life" in journal(space, "run")[2]["message"], journal(space, "run")
+    assert journal(space, "run")[3]["first_step"] >= 10, journal(space, "run")
+    space.run("unbroken", RUN)
+    assert space.digest("run") == space.digest("unbroken"), text(space, "run")
+
+
+# Stands for ssh. All hosts are this one under other names; one for which there is a file gone-HOST does not answer.
+AGENT = """#!/bin/bash
+while [[ $1 == -* ]]; do shift; done
+host=$1; shift
+[ ! -e "${0%/*}/gone-$host" ] || exit 1
+exec unshare --uts sh -c "hostname $host; $*"
+"""
+
+
+def a_run_whose_host_is_lost_goes_on_with_fewer_ranks_and_the_same_bits(space: Workspace):
+    if subprocess.run(["unshare", "--uts", "true"], check=False, capture_output=True).returncode != 0:
+        return
+    agent = space.path("agent")
+    write(agent, AGENT)
+    os.chmod(agent, 0o755)
+    os.environ["OMPI_MCA_plm_rsh_agent"] = agent
+    try:
+        process = start(space, "run", RUN, "--hosts", "h1:1,h2:1")
+        ranks_of_start(space, "run", process, 1)
+        lost = read(space, "run", "status.json")["hosts"]["h2"][0]
+        space.wait_for_step("run", 11, process)
+        write(space.path("gone-h2"), "")
+        for pid in (parent(lost), lost):
+            kill(pid)
+        finish(space, "run", process)
+    finally:
+        del os.environ["OMPI_MCA_plm_rsh_agent"]
+    assert [row["ranks"] for row in journal(space, "run")] == [2, 1], journal(space, "run")
+    assert "host h2 does not answer" in text(space, "run"), text(space, "run")
     space.run("unbroken", RUN)
     assert space.digest("run") == space.digest("unbroken"), text(space, "run")
 
@@ -116,6 +158,10 @@ def a_second_supervisor_is_refused_and_one_that_is_killed_leaves_a_saved_run(spa
     second = start(space, "run", LONG)
     finish(space, "run", second, code=9)
     assert "another job" in text(space, "run"), text(space, "run")
+    if shutil.which("strace"):  # as on a file system without flock()
+        third = start(space, "run", LONG, before=["strace", "-f", "-q", "-e", "trace=flock", "-e",
+                                                  "inject=flock:error=ENOSYS", "-o", "/dev/null"])
+        finish(space, "run", third, code=9)
     process.kill()
     process.wait()
     wait_until_gone(pids)
@@ -216,6 +262,15 @@ def what_no_restart_mends_ends_at_once(space: Workspace):
     finish(space, "launcher", process, code=127)
 
 
+def a_launcher_that_never_ends_is_not_waited_for(space: Workspace):
+    """What the ranks have written is the outcome, as where mpirun waits for a host that is cut off."""
+    endless = wrapper(space, "endless.sh", 'mpirun -np $ranks "$@"; exec sleep 100000')
+    process = start(space, "run", dict(RUN, **{"train.steps": 3}), *endless)
+    finish(space, "run", process)
+    assert codes(space, "run") == [0] and journal(space, "run")[0]["launcher_code"] == 137, journal(space, "run")
+    assert "its launcher does not" in text(space, "run"), text(space, "run")
+
+
 def a_full_disk_is_waited_for(space: Workspace):
     """A launcher that says 5 stands for a run that could not save; the disk is a real one."""
     if os.getuid() != 0:
@@ -235,9 +290,10 @@ def a_full_disk_is_waited_for(space: Workspace):
 
 
 if __name__ == "__main__":
-    main([a_run_whose_ranks_are_killed_and_stopped_ends_with_the_same_bits,
+    main([a_run_that_is_killed_and_stopped_ends_with_the_same_bits,
+          a_run_whose_host_is_lost_goes_on_with_fewer_ranks_and_the_same_bits,
           a_request_to_stop_is_passed_on_and_the_same_command_goes_on,
           a_second_supervisor_is_refused_and_one_that_is_killed_leaves_a_saved_run,
           what_is_asked_of_a_run_is_done_by_all_ranks_after_one_step_and_outlives_a_restart,
           a_run_that_diverges_goes_back_and_gives_up_when_that_does_not_help,
-          what_no_restart_mends_ends_at_once, a_full_disk_is_waited_for])
+          what_no_restart_mends_ends_at_once, a_launcher_that_never_ends_is_not_waited_for, a_full_disk_is_waited_for])

@@ -62,6 +62,7 @@ static bool open_run(Run *run, const Case *c, const char *kind) {
                         .training = true};
     model_measure(&run->model, &c->config, split, &run->dev);
     model_allocate(&run->model, run->groups, 11);
+    model_init_parameters(&run->model);
     arena_measure(&run->batch, "batch", &run->dev);
     arena_measure(&run->host, "batch", NULL);
     layout(run);

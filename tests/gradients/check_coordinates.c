@@ -67,6 +67,7 @@ static void train(int64_t width, bool mup, double change[MEASURES]) {
                                .training = true},
                   &dev);
     model_allocate(&model, process_groups_open(1, &dev), 5);
+    model_init_parameters(&model);
     optimizer_measure(&optimizer, &model, &adam);
     optimizer_allocate(&optimizer, &model);
     for (int64_t n = 0; n < N; n++) {

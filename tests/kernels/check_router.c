@@ -567,6 +567,12 @@ int main(int argc, char **argv) {
         check(33, 65, 1, 1, given, false, false);
         check(12, 130, 40, 2, given, false, false);
     }
+    // Kinds that share their weights with others: noise is in the logits, the rest is chosen by
+    // something else.
+    static const RouterRule alike[] = {{.kind = NOISY_TOPK},
+                                       {.kind = HASH, .given = true},
+                                       {.kind = EXPERT_CHOICE, .given = true}};
+    for (int i = 0; i < 3; i++) check(32, 8, 3, 4, alike[i], false, false);
     check(5, 100, 64, 1, rules[0], false, false); // more choices than lanes
     check(5, 100, 64, 1, rules[3], false, true);
     check(5, 13, 13, 1, rules[1], true, false);

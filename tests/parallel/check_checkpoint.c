@@ -26,7 +26,8 @@ static void save(const char *directory, int64_t step, int keep_last) {
     Sample sample;
     Error err = {0};
     sample_init(&sample, step, comm_rank(), comm_size(), large);
-    bool ok = checkpoint_save(directory, &sample.checkpoint, keep_last, &err);
+    bool ok =
+        checkpoint_save(directory, &sample.checkpoint, (CheckpointKeep){.last = keep_last}, &err);
     sample_free(&sample);
     CHECK(ok, "save of step %lld: %s", (long long)step, err.message);
 }
@@ -42,7 +43,7 @@ static void print_digest(const char *directory, int64_t step) {
 
 static void find(const char *directory, char path[CHECKPOINT_PATH_BYTES]) {
     Error err = {0};
-    CHECK(checkpoint_find_latest(directory, path, &err), "%s", err.message);
+    CHECK(checkpoint_find_latest(directory, INT64_MAX, VERIFY_ALL, path, &err), "%s", err.message);
     char first[CHECKPOINT_PATH_BYTES];
     memcpy(first, path, sizeof first);
     broadcast(world, first, sizeof first, 0);
@@ -101,7 +102,7 @@ static void fail(const char *directory, int64_t step) {
     Sample sample;
     Error err = {0};
     sample_init(&sample, step, comm_rank(), comm_size(), large);
-    bool ok = checkpoint_save(directory, &sample.checkpoint, 1, &err);
+    bool ok = checkpoint_save(directory, &sample.checkpoint, (CheckpointKeep){.last = 1}, &err);
     sample_free(&sample);
     CHECK(!ok, "a save succeeded that had to fail");
     CHECK(err.exit_code == EXIT_IO && err.message[0], "exit code %d", err.exit_code);
@@ -135,7 +136,8 @@ static void only_damaged_checkpoints_are_an_error_everywhere(const char *directo
     Error err = {0};
     damage(directory, "step-00000002.h5", 100);
     damage(directory, "step-00000003.h5", 1 << 20);
-    CHECK(!checkpoint_find_latest(directory, path, &err) && err.exit_code == EXIT_CHECKPOINT,
+    CHECK(!checkpoint_find_latest(directory, INT64_MAX, VERIFY_ALL, path, &err) &&
+              err.exit_code == EXIT_CHECKPOINT,
           "exit code %d", err.exit_code);
     CHECK(!path[0], "found %s", path);
 }

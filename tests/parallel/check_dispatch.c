@@ -73,6 +73,7 @@ static void open_model(Fixture *f, ModelConfig config, int ep, int64_t chunks) {
                         .training = true};
     model_measure(&f->model, &config, split, &f->dev);
     model_allocate(&f->model, f->groups, 5);
+    model_init_parameters(&f->model);
     f->moe = f->model.blocks[0].feed_forward.state;
     f->first_token = f->model.work.shape.N * comm_rank();
 }

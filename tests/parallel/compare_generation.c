@@ -37,6 +37,7 @@ static void open_model(Comparison *c, Model *model, ModelConfig config, ModelSpl
     if (!split.training) CHECK(model_for_generation(&config, &err), "%s", err.message);
     model_measure(model, &config, split, &c->dev);
     model_allocate(model, c->groups, 1);
+    model_init_parameters(model);
 }
 
 static void open_comparison(Comparison *c, const TrainConfig *config) {

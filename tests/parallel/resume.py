@@ -73,6 +73,35 @@ def a_path_can_be_resumed_into_another_folder(space: Workspace):
     assert_same(space, "branch", (later, digest), "resume: PATH")
 
 
+def flip(path, share):
+    """One bit of the byte that lies at this share of the file."""
+    with open(path, "r+b") as file:
+        at = int(os.path.getsize(path) * share)
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def damage_that_only_loading_finds_is_passed_over(space: Workspace):
+    """Header and manifest of the newest hold, a weight does not: the one before is taken, and the end is the same."""
+    config = dict(CONFIG, **{"checkpoint.every": 3, "train.skip_z": 6, "log.dead_expert_steps": 4, "train.ema": 0.9})
+    space.run("unbroken", config, ranks=2)
+    wanted = space.result("unbroken")
+    for share in (0.5, 0.97):
+        run = f"damaged{share}"
+        shutil.copytree(space.path("unbroken"), space.path(run))
+        flip(space.checkpoints(run)[-1], share)
+        outcome = space.run(run, config, ranks=4)
+        assert outcome.output.count("checkpoint not usable: ") == 1, str(outcome)
+        assert "step-00000010.h5" in outcome.output and "at step 9" in outcome.output, str(outcome)
+        assert_same(space, run, wanted, f"damaged at {share}")
+    for path in space.checkpoints(run):
+        flip(path, 0.5)
+    outcome = space.run(run, config, ranks=2, code=4)
+    assert "none of the 4 checkpoints" in outcome.output, str(outcome)
+
+
 def run_of(space, path):
     """Identity of a checkpoint's run, and of the run it is a branch of."""
     told = subprocess.run([space.program, "inspect", path], capture_output=True, text=True, check=True).stdout
@@ -135,6 +164,6 @@ def a_signal_to_one_rank_stops_all(space: Workspace):
 
 main([a_run_cut_at_step_5_goes_on_on_any_layout, every_optimizer_goes_on_on_any_layout,
       checkpoint_timings_leave_no_trace,
-      a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
+      damage_that_only_loading_finds_is_passed_over, a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
       refusals_are_one_line_on_any_number_of_ranks, a_signal_to_mpirun_saves_and_exits_with_75,
       a_signal_to_one_rank_stops_all])

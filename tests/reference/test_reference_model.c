@@ -96,6 +96,7 @@ static void open_layer_model(Model *model, Fixture *f, const char *name) {
     model_measure(model, &config, read_split(f, name, fixture_int(f, "%s/config/sequences", name)),
                   &dev);
     model_allocate(model, groups, 1);
+    model_init_parameters(model);
 }
 
 static void assert_moe_layer(const char *name) {
@@ -278,6 +279,7 @@ static void assert_training(const char *name) {
     Optimizer optimizer;
     model_measure(&model, &config, split, &dev);
     model_allocate(&model, groups, 1);
+    model_init_parameters(&model);
     OptimizerConfig rule = read_optimizer_config(f, name);
     optimizer_measure(&optimizer, &model, &rule);
     optimizer_allocate(&optimizer, &model);

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "checkpoint/checkpoint_list.h"
 #include "comm/comm.h"
 #include "tests/parallel/checkpoint_sample.h"
 
@@ -61,7 +62,8 @@ static void save(int64_t step, int keep_last) {
     Sample sample;
     Error err = {0};
     sample_init(&sample, step, 0, 1, false);
-    if (!checkpoint_save(run_dir, &sample.checkpoint, keep_last, &err)) fail_msg("%s", err.message);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){.last = keep_last}, &err))
+        fail_msg("%s", err.message);
     sample_free(&sample);
 }
 
@@ -79,7 +81,8 @@ static bool loads_as(const char *path, int64_t step) {
 static int64_t newest(void) {
     char path[CHECKPOINT_PATH_BYTES];
     Error err = {0};
-    if (!checkpoint_find_latest(run_dir, path, &err)) fail_msg("%s", err.message);
+    if (!checkpoint_find_latest(run_dir, INT64_MAX, VERIFY_ALL, path, &err))
+        fail_msg("%s", err.message);
     return path[0] ? strtoll(strstr(path, "step-") + 5, NULL, 10) : -1;
 }
 
@@ -129,7 +132,8 @@ static void save_run(int64_t step, int keep_last, RunIdentity run) {
     Error err = {0};
     sample_init(&sample, step, 0, 1, false);
     sample.checkpoint.state.run = run;
-    if (!checkpoint_save(run_dir, &sample.checkpoint, keep_last, &err)) fail_msg("%s", err.message);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){.last = keep_last}, &err))
+        fail_msg("%s", err.message);
     sample_free(&sample);
 }
 
@@ -158,6 +162,22 @@ static void the_newest_healthy_one_is_never_pruned(void **state) {
     struct stat info;
     assert_int_equal(lstat(file_of(9), &info), 0);
     assert_false(exists(file_of(10)));
+}
+
+static void multiples_of_keep_every_stay(void **state) {
+    (void)state;
+    Error err = {0};
+    for (int64_t step = 5; step <= 40; step += 5) {
+        Sample sample;
+        sample_init(&sample, step, 0, 1, false);
+        CheckpointKeep keep = {.last = 2, .every = 15};
+        assert_true(checkpoint_save(run_dir, &sample.checkpoint, keep, &err));
+        sample_free(&sample);
+    }
+    for (int64_t step = 5; step <= 40; step += 5)
+        assert_int_equal(exists(file_of(step)), step % 15 == 0 || step >= 35);
+    checkpoint_list_wait_freed(); // legal at any time
+    checkpoint_list_wait_freed();
 }
 
 static void a_run_is_told_from_another(void **state) {
@@ -197,7 +217,7 @@ static void a_checkpoint_that_cannot_be_read_is_not_passed_over(void **state) {
     for (int i = 0; i < 2; i++) {
         Error err = {0};
         assert_int_equal(symlink(targets[i], file_of(6)), 0);
-        assert_false(checkpoint_find_latest(run_dir, path, &err));
+        assert_false(checkpoint_find_latest(run_dir, INT64_MAX, VERIFY_ALL, path, &err));
         assert_int_equal(err.exit_code, EXIT_IO);
         assert_non_null(strstr(err.message, "step-00000006.h5"));
         assert_int_equal(unlink(file_of(6)), 0);
@@ -240,7 +260,7 @@ static void only_damaged_ones_are_an_error(void **state) {
     Error err = {0};
     save(5, 0);
     sample_flip(file_of(5), 30);
-    assert_false(checkpoint_find_latest(run_dir, path, &err));
+    assert_false(checkpoint_find_latest(run_dir, INT64_MAX, VERIFY_ALL, path, &err));
     assert_int_equal(err.exit_code, EXIT_CHECKPOINT);
     assert_string_equal(path, "");
 }
@@ -283,7 +303,7 @@ static void a_directory_that_cannot_be_made_fails_the_save(void **state) {
     save(1, 0);
     sample_init(&sample, 2, 0, 1, false);
     snprintf(below_a_file, sizeof below_a_file, "%s/checkpoints/step-00000001.h5", run_dir);
-    assert_false(checkpoint_save(below_a_file, &sample.checkpoint, 0, &err));
+    assert_false(checkpoint_save(below_a_file, &sample.checkpoint, (CheckpointKeep){0}, &err));
     assert_int_equal(err.exit_code, EXIT_IO);
     sample_free(&sample);
 }
@@ -429,7 +449,8 @@ static void save_changed(int64_t step, const char *config, int tensor, bool repl
     if (tensor >= 0) ((uint8_t *)sample.tensors[tensor].data)[3] ^= 1;
     if (replicated) // the same bytes in other blocks
         for (int i = 0; i < SAMPLE_TENSORS; i++) sample.tensors[i].replicated = true;
-    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){0}, &err))
+        fail_msg("%s", err.message);
     sample_free(&sample);
 }
 
@@ -482,7 +503,8 @@ static void save_history(int64_t every, int64_t more, int64_t lost) {
         if (step % every == 0) utilization_close_row(&sample.utilization, step);
     }
     history_sample_free(&columns);
-    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){0}, &err))
+        fail_msg("%s", err.message);
     sample_free(&sample);
 }
 
@@ -511,7 +533,7 @@ static void a_dense_model_without_history_can_be_saved(void **state) {
     Error err = {0};
     Checkpoint empty = {.state = {.step = 3}};
     Checkpoint loaded = {0};
-    assert_true(checkpoint_save(run_dir, &empty, 0, &err));
+    assert_true(checkpoint_save(run_dir, &empty, (CheckpointKeep){0}, &err));
     assert_int_equal(newest(), 3);
     assert_true(checkpoint_load(file_of(3), &loaded, &err));
     assert_int_equal(loaded.state.step, 3);
@@ -544,6 +566,7 @@ int main(int argc, char **argv) {
         TEST(only_files_with_our_names_count),
         TEST(the_newest_are_kept_and_later_steps_left_alone),
         TEST(the_newest_healthy_one_is_never_pruned),
+        TEST(multiples_of_keep_every_stay),
         TEST(a_run_is_told_from_another),
         TEST(a_checkpoint_that_cannot_be_read_is_not_passed_over),
         TEST(saving_a_step_again_replaces_its_file),

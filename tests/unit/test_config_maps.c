@@ -84,6 +84,8 @@ static void what_is_wrong_in_a_map_is_named(void **state) {
     } cases[] = {
         {"[{match: a, dekay: 0}]",
          "map 1 of train.groups: unknown field 'dekay'; did you mean 'decay'?"},
+        {"[{match:a}]", "map 1 of train.groups: unknown field 'match:a'; write a space after the "
+                        "colon"},
         {"[{match: a, colour: 0}]", "map 1 of train.groups: unknown field 'colour'; `moetrain help "
                                     "train.groups` lists all fields"},
         {"[{match: a}, {decay: 0}]",

@@ -14,7 +14,8 @@ static void the_largest_head_of_a_group_decides(void **state) {
     (void)state;
     const double largest[] = {50, 200, -3, 100};
     assert_true(qk_clip_gamma(largest, 2, 100) == 0.5);
-    assert_true(qk_clip_gamma(largest, 1, 100) == 1); // below the threshold
+    assert_true(qk_clip_gamma(largest + 1, 2, 100) == 0.5); // wherever it stands
+    assert_true(qk_clip_gamma(largest, 1, 100) == 1);       // below the threshold
     assert_true(qk_clip_gamma(largest + 2, 1, 100) == 1);
     assert_true(qk_clip_gamma(largest + 3, 1, 100) == 1); // at it
     const double none[] = {-INFINITY, -1};

@@ -32,6 +32,8 @@ static void uneven_loads_are_measured(void **state) {
     assert_true(near(health.cv, sqrt(6) / 2));
     assert_int_equal(health.dead, 2);
     assert_true(near(health.effective, pow(4, 0.25) * pow(4.0 / 3, 0.75) / 4));
+    const int64_t hardly[] = {1, 0, 5};
+    assert_int_equal(router_health(hardly, NULL, 3).dead, 1);
     const int64_t one[] = {0, 0, 9};
     health = router_health(one, NULL, 3);
     assert_true(near(health.max_vio, 2) && near(health.effective, 1.0 / 3));

@@ -39,7 +39,8 @@ static void expect_refused(void (*spoil)(TrainState *state, UtilizationHistory *
     snprintf(path, sizeof path, "%s/checkpoints/step-00000005.h5", run_dir);
     sample_init(&sample, 5, 0, 1, false);
     spoil(&sample.checkpoint.state, sample.checkpoint.utilization);
-    if (!checkpoint_save(run_dir, &sample.checkpoint, 0, &err)) fail_msg("%s", err.message);
+    if (!checkpoint_save(run_dir, &sample.checkpoint, (CheckpointKeep){0}, &err))
+        fail_msg("%s", err.message);
     assert_true(checkpoint_verify(path, &err));
     assert_false(checkpoint_load(path, &sample.checkpoint, &err));
     assert_int_equal(err.exit_code, EXIT_CHECKPOINT);

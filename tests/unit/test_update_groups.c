@@ -16,6 +16,8 @@ static ParamTable parameters(void) {
     param_add(&table, (Param){.rank = 2, .shape = {4, 4}, .lr_scale = 0.5f}, "layers.0.moe.router");
     param_add(&table, (Param){.rank = 1, .shape = {4}, .group = GROUP_NO_DECAY}, "layers.0.norm");
     param_add(&table, (Param){.rank = 1, .shape = {4}, .update = UPDATE_RULE}, "layers.0.moe.bias");
+    param_add(&table, (Param){.rank = 2, .shape = {4, 4}}, "head");
+    param_add(&table, (Param){.rank = 1, .shape = {4}, .group = GROUP_NO_DECAY}, "norm");
     return table;
 }
 
@@ -35,8 +37,9 @@ static void the_first_group_that_matches_is_a_parameters(void **state) {
     assert_true(update_groups_check(&table, &config, &err));
     UpdateGroups groups;
     update_groups_init(&groups, &table, &config);
-    static const UpdateGroup want[] = {{0, 0.25}, {0.0625, 0}, {3, 0.75}}; // 0.0625: times its own
-    for (int i = 0; i < 3; i++) {
+    static const UpdateGroup want[] = {{0, 0.25}, {0.0625, 0}, {3, 0.75},
+                                       {3, 0.75}, {1, 0.25},   {1, 0}}; // 0.0625: times its own
+    for (int i = 0; i < 6; i++) {
         assert_true(groups.groups[groups.row[i]].lr_scale == want[i].lr_scale);
         assert_true(groups.groups[groups.row[i]].weight_decay == want[i].weight_decay);
     }
