@@ -187,8 +187,8 @@ static uint64_t total_of(const UtilizationHistory *history, const UtilizationSer
     return total;
 }
 
-// Squares of logits are measured, not counted, though they are whole numbers: files of programs that
-// measure them or do not have one digest.
+// Squares of logits are measured, not counted, though they are whole numbers: files of programs
+// that measure them or do not have one digest.
 static bool is_of_choices(const UtilizationSeries *series) {
     return series->kind == STATISTICS_COUNTS && strcmp(series->name, ROUTER_SQUARES_COLUMN) != 0;
 }

@@ -203,7 +203,8 @@ static void check_z(int64_t N, int64_t E, int64_t parts) {
         run_on(dev, run_z, &c, TENSORS(&c.lse, &c.squares, &c.lse2_sum, &c.logits, &c.dlogits));
         // As check_router's: z - lse, up to 16, is rounded to 2^-21.
         expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, 4 * F32_EPS);
-        expect_near("squares", c.squares, squares, (double)(4 + E / 32) * F32_EPS, NULL, 0);
+        // A lane adds every 16th at most, and what is left over one by one.
+        expect_near("squares", c.squares, squares, (double)(16 + E / 16) * F32_EPS, NULL, 0);
         expect_near("lse2_sum", c.lse2_sum, lse2, 16 * F32_EPS, NULL, 1e-12);
         expect_near("dlogits", c.dlogits, dz, 32 * F32_EPS, NULL, 64 * F32_EPS);
     }

@@ -229,7 +229,8 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
         double relative = 32 * F32_EPS;
         expect_near("weights", c.weights, weights, relative, NULL, 0);
         expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, 4 * F32_EPS);
-        expect_near("squares", c.squares, squares, (double)(4 + E / 32) * F32_EPS, NULL, 0);
+        // A lane adds every 16th at most, and what is left over one by one.
+        expect_near("squares", c.squares, squares, (double)(16 + E / 16) * F32_EPS, NULL, 0);
         expect_near("prob_sum", c.prob_sum, prob, relative, NULL, 0);
         expect_near("entropy_sum", c.entropy_sum, entropy, relative, NULL,
                     (double)N * log((double)E + 1) * 32 * F32_EPS);
