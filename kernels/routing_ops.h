@@ -114,8 +114,8 @@ typedef struct RouterNoise {
     RngStream stream;
     int64_t first_token; // global number of row 0
 } RouterNoise;
-// out = logits + ε · softplus(scale), ε standard normal: number (first_token + n) · E + e of the stream,
-// numbers 4i to 4i + 3 by Box and Muller from its words at i.
+// out = logits + ε · softplus(scale), ε standard normal: number (first_token + n) · E + e of the
+// stream, numbers 4i to 4i + 3 by Box and Muller from its words at i.
 //   out, logits, scale (N, E)
 void router_noise_forward(Device *dev, Tensor out, Tensor logits, Tensor scale, RouterNoise noise);
 // dscale = dlogits · ε · sigmoid(scale).

@@ -20,8 +20,8 @@
 
 #include "model/statistics.h"
 
-//   router_logit_rms   the root of the mean square of the router's logits, without noise: in metrics
-//                      of the mean over the layers of their mean squares
+//   router_logit_rms   the root of the mean square of the router's logits, without noise: in
+//                      metrics of the mean over the layers of their mean squares
 #define ROUTER_SQUARES_COLUMN "logit_squares" // three counts: count_squares of routing_ops.h
 
 typedef struct RouterHealth {
