@@ -153,14 +153,14 @@ static bool open_layer(RoutingFile *file, int64_t layer, Error *err) {
     int64_t experts = experts_of(file->layers[layer]), tokens = (int64_t)(found[1] * found[2]);
     if (experts != of->experts || (int64_t)found[3] != of->top_k ||
         tokens != shape->micro_batches * shape->tokens)
-        return error_set(
-            err, EXIT_CHECKPOINT,
-            "layer %" PRId64 " has %" PRId64 " experts, %" PRId64 " choices of each of %" PRId64
-            " tokens a step here, and %" PRId64 ", %" PRId64 " and %" PRId64
-            " in the file; take a file of the same moe.experts, moe.top_k, train.batch and "
-            "train.context",
-            layer, of->experts, of->top_k, shape->micro_batches * shape->tokens, experts,
-            (int64_t)found[3], tokens);
+        return error_set(err, EXIT_CHECKPOINT,
+                         "layer %" PRId64 " has %" PRId64 " experts, %" PRId64
+                         " choices of each of %" PRId64 " tokens a step here, and %" PRId64
+                         ", %" PRId64 " and %" PRId64
+                         " in the file; take a file of the same moe.experts, moe.zero_experts, "
+                         "moe.top_k, train.batch and train.context",
+                         layer, of->experts, of->top_k, shape->micro_batches * shape->tokens,
+                         experts, (int64_t)found[3], tokens);
     if ((int64_t)found[0] < file->count) file->count = (int64_t)found[0]; // the writer was killed
     return true;
 }

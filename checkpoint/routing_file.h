@@ -15,7 +15,7 @@
 #include "kernels/tensor.h"
 
 typedef struct RoutingLayer {
-    int64_t experts, top_k; // experts 0: a layer without any
+    int64_t experts, top_k; // to choose from, zero-computation ones too; 0: a layer without any
 } RoutingLayer;
 
 // What one step of a run routes.

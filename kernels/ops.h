@@ -58,6 +58,7 @@
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
+    OP(keep_zero_choices, Tensor kept, Tensor travels, Tensor ids, int64_t E)                      \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept, bool kept_alone)     \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
        BalanceRule rule)                                                                           \
@@ -85,6 +86,9 @@
        Tensor row_choice, Tensor weights)                                                          \
     OP(renormalize_forward, Tensor scaled, Tensor weights, Tensor kept)                            \
     OP(renormalize_backward, Tensor dscaled, Tensor scaled, Tensor weights, Tensor kept)           \
+    OP(identity_experts_forward, Tensor out, Tensor x, Tensor ids, Tensor weights, int64_t E)      \
+    OP(identity_experts_backward, Tensor dx, Tensor dweights, Tensor dout, Tensor x, Tensor ids,   \
+       Tensor weights, int64_t E)                                                                  \
     OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, RowNumbering rule)   \
     /* loss */                                                                                     \
     OP(cross_entropy, Tensor losses, Tensor logits, Tensor targets, float scale)                   \

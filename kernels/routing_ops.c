@@ -124,6 +124,15 @@ void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor 
                                      order);
 }
 
+void keep_zero_choices(Device *dev, Tensor kept, Tensor travels, Tensor ids, int64_t E) {
+    int64_t N = ids.shape[0], K = ids.shape[1];
+    CHECK_SHAPE_2D(ids, I32, N, K);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    CHECK_SHAPE_2D(travels, U8, N, K);
+    CHECK(E >= 0 && E <= INT32_MAX, "%lld experts", (long long)E);
+    dev->backend->op.keep_zero_choices(dev, kept, travels, ids, E);
+}
+
 void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,
                  bool kept_alone) {
     int64_t N = ids.shape[0], K = ids.shape[1];
@@ -150,7 +159,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
     CHECK_SHAPE_2D(balance, F32, parts, E);
     CHECK_SHAPE_2D(to.totals, F64, rows, columns);
     CHECK_SHAPE_1D(to.routed, I64, E);
-    CHECK_SHAPE_1D(to.dropped, I64, E);
+    CHECK_SHAPE_1D(to.dropped, I64, to.dropped.shape[0] < E ? to.dropped.shape[0] : E);
     if (counts.data) CHECK_SHAPE_2D(counts, I64, counts.shape[0], E);
     if (sums.first_choices.data) CHECK_SHAPE_2D(sums.first_choices, I32, parts, E);
     CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
@@ -318,6 +327,28 @@ void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tens
     CHECK_SHAPE_2D(weights, F32, N, K);
     CHECK_SHAPE_2D(dweights, F32, N, K);
     dev->backend->op.combine_backward(dev, dy, dweights, dout, y, slot_row, row_choice, weights);
+}
+
+static void check_identity(Tensor to, Tensor from, Tensor ids, Tensor weights, int64_t E) {
+    int64_t N = from.shape[0], D = from.shape[1], K = ids.shape[1];
+    CHECK_SHAPE_2D(from, storage(from), N, D);
+    CHECK_SHAPE_2D(to, from.dtype, N, D);
+    check_choices(ids, weights, N, K);
+    CHECK(E >= 0 && E <= INT32_MAX, "%lld experts", (long long)E);
+}
+
+void identity_experts_forward(Device *dev, Tensor out, Tensor x, Tensor ids, Tensor weights,
+                              int64_t E) {
+    check_identity(out, x, ids, weights, E);
+    dev->backend->op.identity_experts_forward(dev, out, x, ids, weights, E);
+}
+
+void identity_experts_backward(Device *dev, Tensor dx, Tensor dweights, Tensor dout, Tensor x,
+                               Tensor ids, Tensor weights, int64_t E) {
+    check_identity(dx, dout, ids, weights, E);
+    CHECK_SHAPE_2D(x, dout.dtype, dout.shape[0], dout.shape[1]);
+    CHECK_SHAPE_2D(dweights, F32, ids.shape[0], ids.shape[1]);
+    dev->backend->op.identity_experts_backward(dev, dx, dweights, dout, x, ids, weights, E);
 }
 
 void renormalize_forward(Device *dev, Tensor scaled, Tensor weights, Tensor kept) {

@@ -172,6 +172,10 @@ typedef struct CapacityRule {
 //   order (N·K + E + 1) i32 scratch
 void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order);
+// With zero-computation experts, which are those from E on: none of them is ever full, so their
+// choices are kept; what travels is what is kept of the others.
+//   kept (N, K) u8: read, and written   travels (N, K) u8   ids (N, K) i32
+void keep_zero_choices(Device *dev, Tensor kept, Tensor travels, Tensor ids, int64_t E);
 // What each part's tokens asked of each expert, for the balance loss and the utilization history:
 // fills the last three of the sums. With kept_alone what was not kept was no choice: nothing has
 // been dropped.
@@ -182,10 +186,11 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
 // Where a training step adds it up: a row of `totals` for each of its rows' equal share of the
 // parts.
 typedef struct RouterTotals {
-    Tensor totals;          // (S, columns) f64
-    int64_t z, entropy;     // the column of each
-    int64_t weight_mass;    // first of E columns
-    Tensor routed, dropped; // (E) i64: choices kept, and dropped
+    Tensor totals;       // (S, columns) f64
+    int64_t z, entropy;  // the column of each
+    int64_t weight_mass; // first of E columns
+    // i64: choices kept (E), and dropped (at most E: of the first experts, where others drop none)
+    Tensor routed, dropped;
 } RouterTotals;
 // One load-balancing loss.
 typedef struct LoadTerm {
@@ -252,6 +257,7 @@ double quantile_largest(const int64_t *counts, int64_t n);
 // ---- permutation --------------------------------------------------------------------------------
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.
+//   ids (N, K) i32: in [0, E) where kept, any elsewhere   kept (N, K) u8
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
 //   row_choice (N·K) i32, or less where fewer can be kept: for each row its choice n·K + k; rows
 //     past the last are -1
@@ -310,6 +316,15 @@ void combine_forward(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor 
 //     there are any, are left alone
 void combine_backward(Device *dev, Tensor dy, Tensor dweights, Tensor dout, Tensor y,
                       Tensor slot_row, Tensor row_choice, Tensor weights);
+// Zero-computation experts that return their input: those from E on. With w_n a token's weights of
+// them, added in slot order, out[n] += w_n · x[n]; a token without any is left alone.
+//   out, x (N, D) T   ids (N, K) i32   weights (N, K)
+void identity_experts_forward(Device *dev, Tensor out, Tensor x, Tensor ids, Tensor weights,
+                              int64_t E);
+// dx[n] += w_n · dout[n]; dweights[n,k] = dout[n] · x[n] where ids[n,k] >= E, left alone elsewhere.
+//   dx, dout, x (N, D) T, none of them another   dweights, weights (N, K)
+void identity_experts_backward(Device *dev, Tensor dx, Tensor dweights, Tensor dout, Tensor x,
+                               Tensor ids, Tensor weights, int64_t E);
 // Divides each token's surviving weights by their sum (renormalize_after_drop); tokens that lost
 // all keep 0.
 //   scaled (N, K) out   weights (N, K)   kept (N, K) u8

@@ -187,6 +187,7 @@ static void judge(Attempt *attempt, const Watch *watch) {
     json_t *status = read_own(attempt, "status.json");
     int code = attempt->launcher_code = watch->launcher.exit_code;
     *end = (AttemptEnd){.exit_code = code,
+                        .first = attempt->first,
                         .asked = signals_received() != 0,
                         .told = outcome != NULL,
                         .first_step = whole(status, "first_step"),

@@ -14,6 +14,7 @@ typedef struct Attempt {
     const char *run_dir;
     char name[ATTEMPT_BYTES]; // unique: the variable MOETRAIN_ATTEMPT
     const char *command;      // rank_launcher.h
+    bool first;               // of this supervisor
     int ranks;
     const char *hosts; // for {hosts}
     char *const *words;

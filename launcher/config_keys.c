@@ -19,6 +19,7 @@ static const struct Part {
     {&MOE_OPTIONS, offsetof(TrainConfig, model)},
     {&BALANCE_OPTIONS, offsetof(TrainConfig, model)},
     {&CHOOSING_OPTIONS, offsetof(TrainConfig, model)},
+    {&ZERO_EXPERTS_OPTIONS, offsetof(TrainConfig, model)},
     {&ROUTING_OPTIONS, 0},
     {&PARALLEL_OPTIONS, 0},
     {&CHECKPOINT_OPTIONS, 0},

@@ -135,21 +135,23 @@ void rank_launcher_serve(RankLauncher *launcher, double seconds) {
     reap(launcher);
 }
 
-// mpirun passes SIGUSR1 on once it has a handler; before that it would die of it.
-static bool catches_usr1(pid_t pid) {
+// mpirun passes SIGUSR1 on once it has a handler, srun once it blocks it and waits for it; before
+// that they would die of it.
+static bool takes_usr1(pid_t pid) {
     char path[64], line[256];
-    unsigned long long caught = 0;
+    unsigned long long taken = 0, mask;
     snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
     FILE *file = fopen(path, "r");
     if (!file) return false;
     while (fgets(line, sizeof line, file))
-        if (sscanf(line, "SigCgt: %llx", &caught) == 1) break;
+        if (sscanf(line, "SigCgt: %llx", &mask) == 1 || sscanf(line, "SigBlk: %llx", &mask) == 1)
+            taken |= mask;
     fclose(file);
-    return caught >> (SIGUSR1 - 1) & 1;
+    return taken >> (SIGUSR1 - 1) & 1;
 }
 
 bool rank_launcher_ask(const RankLauncher *launcher) {
-    return !launcher->ended && catches_usr1(launcher->pid) && kill(launcher->pid, SIGUSR1) == 0;
+    return !launcher->ended && takes_usr1(launcher->pid) && kill(launcher->pid, SIGUSR1) == 0;
 }
 
 void rank_launcher_close(RankLauncher *launcher) {

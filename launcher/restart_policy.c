@@ -31,9 +31,12 @@ static const PolicyRow POLICY[] = {
 enum { POLICY_ROWS = sizeof POLICY / sizeof *POLICY };
 
 static const PolicyRow UNKNOWN = {0, 0, ACTION_LEAVE, "an exit code that is not the program's"};
-// Who holds a lock without answering may be dead, which shows with time.
+// Who holds a lock without answering may be dead, which shows with time; and who lives may be a
+// rank of the start before, on a host that is cut off.
 static const PolicyRow NOT_ANSWERED = {0, 0, ACTION_RESTART,
                                        "another job holds the run directory and does not answer"};
+static const PolicyRow NOT_GONE = {0, 0, ACTION_RESTART,
+                                   "ranks of the start before still hold the run directory"};
 static const PolicyRow ASKED = {0, 0, ACTION_LEAVE, "asked to stop"};
 
 const char *action_name(Action action) {
@@ -47,6 +50,7 @@ const char *action_name(Action action) {
 static const PolicyRow *find_row(const AttemptEnd *end) {
     if (end->asked) return &ASKED;
     if (end->exit_code == EXIT_REQUEUE && !end->told) return &NOT_ANSWERED;
+    if (end->exit_code == EXIT_LOCKED && !end->first) return &NOT_GONE;
     for (int row = 0; row < POLICY_ROWS; row++)
         if (end->exit_code >= POLICY[row].first && end->exit_code <= POLICY[row].last)
             return &POLICY[row];
@@ -62,6 +66,10 @@ Decision restart_decide(Progress *progress, const AttemptEnd *end, double first_
     Decision decision = {.action = row->action};
     snprintf(decision.reason, sizeof decision.reason, "%s", row->meaning);
     if (row->action == ACTION_LEAVE) return decision;
+    if (row == &NOT_ANSWERED || row == &NOT_GONE) {
+        decision.wait_seconds = fmin(HELD_TIMES * first_wait_seconds, MOST_WAIT_SECONDS);
+        return decision;
+    }
 
     bool newer = end->saved_step > progress->saved_step;
     bool stepped = end->step >= 0 && end->step > end->first_step;

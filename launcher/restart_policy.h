@@ -17,6 +17,7 @@ const char *action_name(Action action); // "leave", …
 // How one start ended.
 typedef struct AttemptEnd {
     int exit_code;
+    bool first;         // of this supervisor
     bool asked;         // to stop, through the supervisor
     bool told;          // a rank has written the outcome: it held the lock of the run directory
     int64_t first_step; // where it began; -1: it did not get so far
@@ -40,8 +41,10 @@ typedef struct Decision {
 // Begins with *progress = {.saved_step = of the newest checkpoint, or -1, .failed_step = -1}.
 // first_wait_seconds is that of the first restart; it doubles up to MOST_WAIT_SECONDS until there
 // is a newer checkpoint. Gives up after two starts that failed at the same step, and after
-// MOST_FRUITLESS that left no newer checkpoint.
-enum { MOST_WAIT_SECONDS = 300, MOST_FRUITLESS = 5 };
+// MOST_FRUITLESS that left no newer checkpoint. Starts that find the run directory held by ranks of
+// the start before, which end with their own watchdog, do not count; HELD_TIMES the first wait lies
+// between them.
+enum { MOST_WAIT_SECONDS = 300, MOST_FRUITLESS = 5, HELD_TIMES = 6 };
 Decision restart_decide(Progress *progress, const AttemptEnd *end, double first_wait_seconds);
 
 #endif

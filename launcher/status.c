@@ -147,9 +147,9 @@ static void print_attempts(json_t *attempts) {
         if (json_object_get(row, "set"))
             printf("  set %s at %s\n", text(row, "set"), text(row, "time"));
         else
-            printf("  start %lld ended at %s with exit code %lld after step %lld: %s\n",
-                   whole(row, "number"), text(row, "ended"), whole(row, "exit_code"),
-                   whole(row, "last_step"), text(row, "message"));
+            printf("  start %lld ended at %s after step %lld with exit code %lld: %s\n",
+                   whole(row, "number"), text(row, "ended"), whole(row, "last_step"),
+                   whole(row, "exit_code"), text(row, "message"));
     }
 }
 

@@ -163,14 +163,15 @@ static bool prepare_restart(Supervisor *supervisor, const Decision *decision) {
 static void report(const Attempt *attempt, int number, const Decision *decision,
                    const char *began) {
     const AttemptEnd *end = &attempt->end;
-    char now[CLOCK_UTC_BYTES], next[96] = "";
+    char now[CLOCK_UTC_BYTES], next[96] = "", where[96] = "before it knew its step";
     if (decision->action != ACTION_LEAVE)
         snprintf(next, sizeof next, "; %s, in %.0f s", action_name(decision->action),
                  decision->wait_seconds);
-    log_info("supervise: start %d ended with exit code %d after step %lld, checkpoint %lld: %s (%s)"
-             "%s",
-             number, end->exit_code, (long long)end->step, (long long)end->saved_step,
-             attempt->message, decision->reason, next);
+    if (end->step >= 0)
+        snprintf(where, sizeof where, "after step %lld%s", (long long)end->step,
+                 end->saved_step < 0 ? ", without a checkpoint" : "");
+    log_info("supervise: start %d ended %s with exit code %d (%s): %s%s", number, where,
+             end->exit_code, decision->reason, attempt->message, next);
     attempt_journal_add(
         attempt->run_dir,
         json_pack("{s:s, s:i, s:s, s:s, s:i, s:o, s:I, s:I, s:I, s:i, s:i, s:o, s:s, s:s, s:f}",
@@ -203,6 +204,7 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
         list_words(supervisor, self, words);
         Attempt attempt = {.run_dir = supervisor->train.run_dir,
                            .command = launcher_command(supervisor->options),
+                           .first = number == 1,
                            .ranks = supervisor->ranks,
                            .hosts = supervisor->hosts,
                            .words = (char *const *)words,

@@ -160,7 +160,7 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
                                  moe->balance.maps[i].factor);
     for (int64_t layer = 0; layer < model->layers; layer++) {
         MoeShape shape = moe_shape(model, layer);
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.experts > shape.top_k)
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.scored > shape.top_k)
             continue;
         return option_broken(rules, "moe.bias_update", "moe.top_k",
                              "moe.bias_update: quantile looks at the expert after the chosen ones, "

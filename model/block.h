@@ -65,6 +65,7 @@ void block_backward(Block *block, Work *work, Tensor dx);
 // One new token (N = 1) at `position`, with the block's cache. Returns y (1, D).
 Residual block_decode(Block *block, Work *work, Statistics *stats, Residual in, Tensor cache,
                       int64_t position);
+// After a step's update. Collective over world where its layers are.
 void block_after_step(Block *block, Work *work, const Statistics *stats);
 
 #endif

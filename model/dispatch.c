@@ -1,5 +1,11 @@
 #include "model/dispatch.h"
 
+// Rows of this rank's tokens while all that can be chosen is chosen equally often.
+static int64_t even_rows(const Dispatch *d, const Work *work) {
+    int64_t choices = work->shape.N * d->shape.K, all = d->shape.choosable;
+    return choices / all * d->shape.E + (choices % all * d->shape.E + all - 1) / all;
+}
+
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
@@ -7,7 +13,7 @@ static int64_t most_rows(const Dispatch *d, const Work *work) {
     int64_t E = d->shape.E, K = d->shape.K, N = work->shape.N, ep = work->shape.ep_size;
     if (d->padded_rows >= 0) return d->padded_rows * work->shape.shards * E;
     int64_t choices = K < E / ep ? K : E / ep;
-    int64_t rows = work->even_routing ? N * K : N * ep * choices;
+    int64_t rows = work->even_routing ? even_rows(d, work) : N * ep * choices;
     if (d->shape.capacity < 0) return rows;
     int64_t limit = d->shape.capacity * d->shape.groups * E;
     return limit < rows ? limit : rows;
@@ -15,7 +21,8 @@ static int64_t most_rows(const Dispatch *d, const Work *work) {
 
 // Rows that this rank can send at worst: every choice, or as many as capacity lets through.
 static int64_t most_sent(const Dispatch *d, const Work *work) {
-    int64_t E = d->shape.E, choices = work->shape.N * d->shape.K;
+    int64_t E = d->shape.E;
+    int64_t choices = work->even_routing ? even_rows(d, work) : work->shape.N * d->shape.K;
     if (d->padded_rows >= 0) return E * work->shape.shards * d->padded_rows;
     if (d->shape.capacity < 0) return choices;
     int64_t limit = d->shape.capacity * d->shape.groups * E;

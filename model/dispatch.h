@@ -25,12 +25,13 @@ enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 // What travels where. A model may have several of different shapes: it knows nothing of what an
 // expert is.
 typedef struct DispatchShape {
-    int64_t E;        // experts that share the rows, on all ranks together
-    int64_t K;        // choices of a token
-    int64_t width;    // of a row
-    int64_t groups;   // routing groups of this rank's tokens
-    int64_t capacity; // of an expert in a routing group; -1: as many as choose it
-    bool padded;      // needs a capacity
+    int64_t E;         // experts that share the rows, on all ranks together
+    int64_t K;         // choices of a token
+    int64_t choosable; // what a token chooses among: E, or more where some choices do not travel
+    int64_t width;     // of a row
+    int64_t groups;    // routing groups of this rank's tokens
+    int64_t capacity;  // of an expert in a routing group; -1: as many as choose it
+    bool padded;       // needs a capacity
 } DispatchShape;
 
 typedef struct Dispatch {

@@ -12,7 +12,7 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
     const ModelConfig *config = work->config;
     int64_t E = shape.experts, D = config->d_model, F = experts->d_ff = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
-    double active = (double)shape.top_k / (double)E;
+    double active = (double)shape.top_k / (double)shape.scored;
     bool bias = BIASES[config->bias].feed_forward;
     experts->layer = layer;
     experts->gate_up = linear_declare(work,
@@ -32,6 +32,11 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                                            .init_std = model_residual_std(config),
                                            .active = active},
                                    bias, "layers.%lld.moe.experts.down", (long long)layer);
+}
+
+double experts_flops(const ModelConfig *config, MoeShape shape) {
+    int64_t wide = activation_input_width(config->activation, shape.d_ff);
+    return 2 * (double)config->d_model * (double)(wide + shape.d_ff);
 }
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,

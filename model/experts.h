@@ -22,6 +22,8 @@ typedef struct Experts {
 } Experts;
 
 void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer);
+// Of one expert's forward pass over one row.
+double experts_flops(const ModelConfig *config, MoeShape shape);
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,
                     Arena *scratch);
 // After dispatch_plan: numbers the rows for dropout, the same on any ranks. Not collective.

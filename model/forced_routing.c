@@ -13,7 +13,7 @@ static bool chooses(const Work *work, int64_t layer) {
 
 static void layout(Router *router, Work *work, Arena *activations) {
     if (work->config->moe.force != FORCE_SKEWED) return;
-    router->forced.ends = arena_1d(activations, I32, router->shape.experts);
+    router->forced.ends = arena_1d(activations, I32, router->shape.scored);
     router->forced.host_ends = arena_mirror(work->host, router->forced.ends);
     router->forced.made_for = -1;
 }
@@ -24,7 +24,7 @@ static void make_skewed_ends(Router *router, Work *work) {
     const double all = 1 << 24, sigma = work->config->moe.force_sigma;
     RngStream stream = work_stream(work, RNG_FORCED, router->layer);
     stream.a = UINT32_MAX; // of no step
-    int64_t E = router->shape.experts;
+    int64_t E = router->shape.scored;
     double most = -INFINITY, sum = 0;
     for (int64_t e = 0; e < E; e++) most = fmax(most, rng_normal(stream, (uint64_t)e));
     for (int64_t e = 0; e < E; e++) sum += exp(sigma * (rng_normal(stream, (uint64_t)e) - most));
@@ -40,7 +40,7 @@ static void make_skewed_ends(Router *router, Work *work) {
 static void choose(Router *router, Work *work) {
     const MoeConfig *moe = &work->config->moe;
     Tensor none = {0};
-    ExpertDraw draw = {.experts = router->shape.experts,
+    ExpertDraw draw = {.experts = router->shape.scored,
                        .stream = work_stream(work, RNG_FORCED, router->layer),
                        .first_token = work->step.first_token};
     switch (moe->force) {

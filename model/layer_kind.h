@@ -16,6 +16,8 @@ typedef struct LayerCost {
     // Of a forward pass for one token in a sequence of T: matrix products and attention, a
     // multiply-add counted as two. Training costs three times that.
     double flops_per_token;
+    // How far a token's may be below and above that, where it is a mean over tokens.
+    double flops_below, flops_above;
     // By one rank in a step, while tokens spread evenly and nothing is dropped.
     double sent_bytes[TRAFFIC_KINDS];
     ScratchShape scratch; // largest sizes that ops are called with

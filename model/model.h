@@ -110,7 +110,7 @@ void model_free(Model *model); // legal on a zeroed model
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step);
 // After the step's update, with statistics reduced: what layers change by rules that are no
-// gradient. Not collective.
+// gradient. Collective over all ranks.
 void model_after_step(Model *model);
 // Forward only: the loss of every token in nats, (N) on the host, borrowed until the next call.
 // first_token: number of this rank's first token in the validation file. For a model that is not

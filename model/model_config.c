@@ -80,7 +80,11 @@ FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
 MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
     const MoeConfig *moe = &config->moe;
     int64_t experts = layer_value(&moe->experts, layer), top_k = layer_value(&moe->top_k, layer);
+    // What a token's id decides has no use for experts by which the router spares work.
+    int64_t zero = experts > 0 && !moe_is_hashed(moe, layer) ? moe->zero_experts : 0;
     return (MoeShape){.experts = experts,
+                      .zero = zero,
+                      .scored = experts + zero,
                       .top_k = top_k,
                       .d_ff = layer_value(&moe->d_ff, layer),
                       .slots = moe->router.kind == EXPERT_CHOICE ? experts : top_k};
@@ -101,13 +105,13 @@ int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape) {
     return hot;
 }
 
-// cf·K·G/E of G tokens.
+// cf·K·G/(E + Z) of G tokens.
 static int64_t rounded_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {
     Rational cf = config->capacity_factor;
     if (cf.numerator == 0 && config->router.kind == EXPERT_CHOICE) cf = (Rational){1, 1};
     double factor = (double)cf.numerator / (double)cf.denominator, G = (double)tokens;
-    double K = (double)shape.top_k, E = (double)shape.experts;
-    int64_t above, below = cf.denominator * shape.experts;
+    double K = (double)shape.top_k, E = (double)shape.scored;
+    int64_t above, below = cf.denominator * shape.scored;
     switch (config->capacity_rounding) {
     case CAPACITY_CEIL:
         if (__builtin_mul_overflow(cf.numerator * shape.top_k, tokens, &above)) return tokens;
@@ -120,7 +124,7 @@ static int64_t rounded_capacity(const MoeConfig *config, MoeShape shape, int64_t
         return (int64_t)ceilf((float)(G / E) * (float)(factor * K));
     case CAPACITY_FLOOR_PER_CHOICE:
         return shape.top_k *
-               (int64_t)(factor * (double)((tokens + shape.experts - 1) / shape.experts));
+               (int64_t)(factor * (double)((tokens + shape.scored - 1) / shape.scored));
     }
     return tokens;
 }

@@ -135,6 +135,10 @@ extern const ChoiceTable BALANCE_SHARE_CHOICES;
 typedef enum BalanceChoices { BALANCE_ALL_CHOICES, BALANCE_FIRST_CHOICES } BalanceChoices;
 extern const ChoiceTable BALANCE_CHOICES_CHOICES;
 
+// What a zero-computation expert makes of its input x (zero_experts.h).
+typedef enum ZeroKind { ZERO_IDENTITY, ZERO_NULL } ZeroKind;
+extern const ChoiceTable ZERO_CHOICES;
+
 typedef struct MoeConfig {
     PerLayer experts; // E; 0: a dense layer
     PerLayer top_k;   // K
@@ -174,6 +178,8 @@ typedef struct MoeConfig {
     bool gate_bias;                      // of the router\'s logits
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
     bool shared_gate;
+    int64_t zero_experts; // Z
+    ZeroKind zero_kind;
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
@@ -257,11 +263,13 @@ typedef struct ModelConfig {
 
 // Keys that fill it.
 extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS, MOE_OPTIONS,
-    BALANCE_OPTIONS, CHOOSING_OPTIONS, COMPAT_OPTIONS;
+    BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS, COMPAT_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
     int64_t experts, top_k, d_ff; // E, K, hidden width of one expert
+    int64_t zero;                 // Z zero-computation experts, numbered from E on
+    int64_t scored;               // E + Z: what the router has logits of
     int64_t slots; // choices of a token that are listed: K, or all E of expert choice
 } MoeShape;
 
@@ -284,8 +292,9 @@ bool moe_has_gate(const MoeConfig *config);
 // The experts that get all the work of FORCE_HOT_RANK: the first of the layer's.
 int64_t moe_hot_experts(const MoeConfig *config, MoeShape shape);
 // Capacity C of one of E experts for a routing group of G = `tokens`, or -1 when dropless:
-// max(min_capacity, cf·K·G/E rounded as capacity_rounding says), and G at most, since no expert can
-// be chosen more often. With expert choice, where it is what an expert takes, cf is 1 when it is 0.
+// max(min_capacity, cf·K·G/(E + Z) rounded as capacity_rounding says), and G at most, since no
+// expert can be chosen more often: cf is over the load when all are chosen equally often. With
+// expert choice, where it is what an expert takes, cf is 1 when it is 0.
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens);
 // What a count of choices is a share of, over so many tokens.
 int64_t balance_denominator(const MoeConfig *config, MoeShape shape, int64_t tokens);

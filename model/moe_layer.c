@@ -3,6 +3,7 @@
 #include "kernels/integers.h"
 #include "model/router_balance.h"
 #include "model/router_bias.h"
+#include "model/zero_experts.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     return moe_shape(config, layer).experts;
@@ -10,7 +11,9 @@ static int64_t experts(const ModelConfig *config, int64_t layer) {
 
 static bool check_device(const ModelConfig *config, int64_t layer, const Device *dev, Error *err) {
     MoeShape shape = moe_shape(config, layer);
-    return device_check_limit(dev, "moe.experts", shape.experts, dev->limits.experts, err) &&
+    return device_check_limit(dev,
+                              shape.zero > 0 ? "moe.experts + moe.zero_experts" : "moe.experts",
+                              shape.scored, dev->limits.experts, err) &&
            device_check_limit(dev, shape.slots > shape.top_k ? "moe.experts" : "moe.top_k",
                               shape.slots, dev->limits.top_k, err);
 }
@@ -30,6 +33,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
     return (DispatchShape){
         .E = shape.experts,
         .K = shape.slots,
+        .choosable = shape.scored,
         .width = work->config->d_model,
         .groups = groups,
         .capacity = moe_capacity(config, shape, work->shape.N / groups),
@@ -65,10 +69,11 @@ static bool check(const void *self, const Work *work, Error *err) {
     return dispatch_check(&moe->dispatch, err);
 }
 
-// Experts that work on a token, on average.
+// Experts that work on a token, on average: when all are chosen equally often.
 static double experts_of_token(const MoeLayer *moe, const Work *work) {
     const DispatchShape *shape = &moe->dispatch.shape;
-    if (work->config->moe.router.kind != EXPERT_CHOICE) return (double)moe->shape.top_k;
+    if (work->config->moe.router.kind != EXPERT_CHOICE)
+        return (double)(moe->shape.top_k * moe->shape.experts) / (double)moe->shape.scored;
     return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
 }
 
@@ -76,11 +81,15 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     const MoeLayer *moe = self;
     const ModelConfig *config = work->config;
     MoeShape shape = moe->shape;
-    int64_t E = shape.experts, K = shape.slots, F = shape.d_ff;
-    int64_t wide = activation_input_width(config->activation, F);
-    double gate = moe_has_gate(&config->moe) ? (double)(moe->router.noise < 0 ? E : 2 * E) : 0;
-    cost->flops_per_token +=
-        2 * (double)config->d_model * (experts_of_token(moe, work) * (double)(wide + F) + gate);
+    int64_t E = shape.experts, scored = shape.scored, K = shape.slots;
+    double gate = 0, mean = experts_of_token(moe, work), expert = experts_flops(config, shape);
+    if (moe_has_gate(&config->moe)) gate = (double)(moe->router.noise < 0 ? scored : 2 * scored);
+    cost->flops_per_token += mean * expert + 2 * (double)config->d_model * gate;
+    if (shape.zero > 0) {
+        int64_t least = shape.top_k > shape.zero ? shape.top_k - shape.zero : 0;
+        cost->flops_below += (mean - (double)least) * expert;
+        cost->flops_above += ((double)shape.top_k - mean) * expert;
+    }
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;
@@ -96,9 +105,9 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
     shared_experts_cost(&moe->shared, work, cost);
     ScratchShape *scratch = &cost->scratch;
-    scratch->E = larger(scratch->E, E);
+    scratch->E = larger(scratch->E, scored);
     scratch->K = larger(scratch->K, K);
-    scratch->F = larger(scratch->F, F);
+    scratch->F = larger(scratch->F, shape.d_ff);
     scratch->parts = larger(scratch->parts, work->shape.expert_parts);
     scratch->group = larger(scratch->group, work->shape.N / moe->dispatch.shape.groups);
 }
@@ -159,7 +168,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
     router_route(router, work, stats, x);
-    dispatch_plan(d, work, router->ids, router->kept);
+    dispatch_plan(d, work, router->ids, router->travels);
     experts_number_rows(&moe->experts, work, d);
     dispatch_gather(d, work, moe->expert_in, x);
     if (work->shape.ep_size == 1) {
@@ -169,6 +178,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
         exchange(moe, work, FORWARD, d->sent_buffer, x);
     }
     combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
+    zero_experts_forward(router, work, out);
     shared_experts_add(&moe->shared, work, out);
 }
 
@@ -190,6 +200,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
         exchange(moe, work, BACKWARD, moe->sent_out, dout);
     }
     combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
+    zero_experts_backward(router, work, dx, moe->dweights, dout);
     shared_experts_add_backward(&moe->shared, work, dx);
     router_choose_backward(router, work, dx, moe->dweights);
 }
@@ -210,8 +221,8 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     MoeShape shape = moe_shape(config, layer);
     double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
     double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
-    bound->parameters += E * D * (3 * F + 1);
-    bound->kept += rows * (3 * F + 4 * D) + E + 8 * (double)shape.slots;
+    bound->parameters += E * D * 3 * F + (double)shape.scored * D;
+    bound->kept += rows * (3 * F + 4 * D) + (double)shape.scored + 8 * (double)shape.slots;
     if (bound->choices < (double)shape.slots) bound->choices = (double)shape.slots;
     shared_experts_bound(config, shared_experts_width(&config->moe, shape.d_ff), bound);
 }

@@ -1,6 +1,7 @@
 // A Mixture-of-Experts feed-forward: out[n] = Σ_k w[n,k] · expert_{ids[n,k]}(x[n]) over the choices
 // that were kept, in slot order (Shazeer et al. arXiv:1701.06538; GShard arXiv:2006.16668). Choices
-// dropped for capacity add nothing. Shared experts, where there are any, add to it.
+// dropped for capacity add nothing. Shared experts, where there are any, add to it, and so do
+// zero-computation experts.
 #ifndef MOETRAIN_MODEL_MOE_LAYER_H
 #define MOETRAIN_MODEL_MOE_LAYER_H
 
@@ -24,7 +25,7 @@ typedef struct MoeLayer {
 } MoeLayer;
 
 // Forward and backward are collective over expert_parallel; forward also over world, where
-// moe.balance_scope is batch.
+// a balance term's scope is batch or step, and after_step where moe.bias_update is quantile.
 extern const LayerKind MOE_FEED_FORWARD;
 
 #endif

@@ -15,7 +15,7 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     router->weight = router->gate_bias = router->bias = router->noise = -1;
     if (!moe_has_gate(&config->moe)) return;
     Param weight = {.rank = 2,
-                    .shape = {router->shape.experts, config->d_model},
+                    .shape = {router->shape.scored, config->d_model},
                     .readout = true,
                     .init_std = config->init_std};
     init_linear(config, &weight);
@@ -24,7 +24,7 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
     if (config->moe.gate_bias)
         router->gate_bias = param_add(work->params,
                                       (Param){.rank = 1,
-                                              .shape = {router->shape.experts},
+                                              .shape = {router->shape.scored},
                                               .init = INIT_ZEROS,
                                               .group = GROUP_NO_DECAY},
                                       "layers.%lld.moe.router.bias", (long long)layer);
@@ -44,7 +44,7 @@ static bool is_noisy(const Router *router, const Work *work) {
 
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch) {
     const MoeConfig *moe = &work->config->moe;
-    int64_t N = work->shape.N, E = router->shape.experts, K = router->shape.slots;
+    int64_t N = work->shape.N, E = router->shape.scored, K = router->shape.slots;
     router->logits = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
     router->raw_logits = router->logits;
@@ -59,6 +59,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->scaled =
         moe->renormalize_after_drop ? arena_2d(activations, F32, N, K) : router->weights;
     router->kept = arena_2d(activations, U8, N, K);
+    router->travels = router->shape.zero > 0 ? arena_2d(activations, U8, N, K) : router->kept;
     router_layout_bias(router, work, activations);
     const Chooser *chooser = chooser_of(work, router->layer);
     if (chooser && chooser->layout) chooser->layout(router, work, activations);
@@ -82,14 +83,14 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     if (router->weight < 0) return;
     size_t mark = arena_mark(scratch);
-    router->backward_scratch.dlogits = arena_2d(scratch, F32, work->shape.N, router->shape.experts);
+    router->backward_scratch.dlogits = arena_2d(scratch, F32, work->shape.N, router->shape.scored);
     router->backward_scratch.dx = arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     if (has_own_x(work))
         router->backward_scratch.x_f32 =
             arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     if (is_noisy(router, work)) {
         router->backward_scratch.dscale =
-            arena_2d(scratch, F32, work->shape.N, router->shape.experts);
+            arena_2d(scratch, F32, work->shape.N, router->shape.scored);
         router->backward_scratch.dx_noise =
             arena_2d(scratch, F32, work->shape.N, work->config->d_model);
     }
@@ -169,6 +170,11 @@ static void weigh(Router *router, Work *work) {
                    router->scratch.sums.lse2_sum, router->raw_logits);
 }
 
+// The choices whose weights renormalize_after_drop makes sum to 1: all that add something.
+static Tensor survivors(const Router *router, const Work *work) {
+    return work->config->moe.zero_kind == ZERO_NULL ? router->travels : router->kept;
+}
+
 void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
     router->x = x;
@@ -188,8 +194,11 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     capacity_assign(work->dev, router->kept, router->scratch.group_tokens_per_expert,
                     router->scratch.group_dropped, router->ids, router->weights, rule,
                     router->scratch.order);
+    if (router->shape.zero > 0)
+        keep_zero_choices(work->dev, router->kept, router->travels, router->ids,
+                          router->shape.experts);
     if (moe->renormalize_after_drop)
-        renormalize_forward(work->dev, router->scaled, router->weights, router->kept);
+        renormalize_forward(work->dev, router->scaled, router->weights, survivors(router, work));
     if (!work->training) {
         router_count_evaluation(router, work, stats);
         return;
@@ -220,7 +229,8 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     const MoeConfig *moe = &work->config->moe;
     if (router->weight < 0) return;
     if (moe->renormalize_after_drop)
-        renormalize_backward(work->dev, dscaled, router->scaled, router->weights, router->kept);
+        renormalize_backward(work->dev, dscaled, router->scaled, router->weights,
+                             survivors(router, work));
     router_importance_backward(router, work, dscaled);
     float z_scale = (float)(moe->z_loss * router_per_step_token(work));
     bool noisy = is_noisy(router, work);

@@ -13,15 +13,20 @@
 
 #include "model/statistics.h"
 
+// Zero-computation experts (zero_experts.h) have logits behind those of the E experts, and what is
+// said of E here holds for all E + Z, but for capacity: they are never full.
+//
 // Where it adds up what it finds: scalars "balance" (the first balance term without its coefficient
 // α: E·Σ f·P is 1 when tokens spread evenly, a CV² is 0), those of the other terms, as
 // "balance_step" and "balance_importance_shard", "z" (mean lse² without its coefficient c) and
 // "entropy" (of the router's probabilities P, nats a token), the vector "weight_mass" (Σ of the
-// kept choices' gate weights) and the counts "routed" and "dropped", together N·K; and
-// "router_bias" as it was in the step.
+// kept choices' gate weights) and the counts "routed" and "dropped", together N·K with "zero",
+// those of zero-computation experts, which have a "zero_weight_mass" too; and "router_bias" as it
+// was in the step.
 typedef struct RouterColumns {
     int balance[BALANCE_TERMS_MAX]; // of each term
-    int z, entropy, weight_mass, routed, dropped, squares;
+    int z, entropy, dropped, squares;
+    int weight_mass, routed; // and right behind the experts' places those of "zero_…" and "zero"
 } RouterColumns;
 
 typedef struct Router {
@@ -38,6 +43,7 @@ typedef struct Router {
     Tensor weights;     // (N, K) gate weights
     Tensor scaled;      // (N, K) after renormalize_after_drop; the same tensor without it
     Tensor kept;        // (N, K) u8
+    Tensor travels;     // (N, K) u8: kept choices of the E experts
     Tensor x;           // (N, D) stored input, borrowed
     Tensor logits, lse; // (N, E), with noise; (N)
     Tensor noise_scale; // (N, E), of NOISY_TOPK
@@ -77,8 +83,8 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);
-// Fills ids, scaled, kept; adds to the statistics while training. Collective over world when
-// balance_scope is batch.
+// Fills ids, scaled, kept, travels; adds to the statistics, in evaluations the choices alone.
+// Collective over world when a balance term's scope is batch or step.
 //   x (N, D) stored; must stay until the backward pass
 void router_route(Router *router, Work *work, Statistics *stats, Tensor x);
 // dx (N, D) stored += the gradient through gate weights, balance loss and z-loss.

@@ -5,6 +5,7 @@
 #include "model/router_bias.h"
 #include "model/router_health.h"
 #include "model/router_variation.h"
+#include "model/zero_experts.h"
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
 
@@ -28,7 +29,7 @@ int64_t router_balance_parts(const Work *work) {
 }
 
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch) {
-    int64_t E = router->shape.experts, parts = router_balance_parts(work);
+    int64_t E = router->shape.scored, parts = router_balance_parts(work);
     router->balance = arena_2d(activations, F32, parts, E);
     if (router_has_term(work, BALANCE_LOAD, BALANCE_BATCH) ||
         router_has_term(work, BALANCE_LOAD, BALANCE_STEP))
@@ -56,6 +57,7 @@ static double drop_rate(const Statistics *stats, const char *column) {
         if (strcmp(routed->name, column) != 0) continue;
         const int64_t *kept = statistics_counts_of(stats, routed);
         const int64_t *lost = statistics_count_values(stats, "dropped", routed->layer);
+        choices += zero_choices(stats, routed->layer);
         for (int64_t e = 0; e < routed->count; e++) {
             choices += kept[e] + lost[e];
             dropped += lost[e];
@@ -78,6 +80,7 @@ static double load_imbalance(const Statistics *stats, const char *column) {
             sum += load;
             busiest = load > busiest ? load : busiest;
         }
+        if (sum == 0) continue; // every choice is a zero-computation expert's
         double imbalance = (double)busiest * (double)routed->count / (double)sum;
         if (imbalance > worst) worst = imbalance;
     }
@@ -136,15 +139,28 @@ const char *router_balance_column(const BalanceTerms *terms, int64_t i) {
     return i == 0 ? "balance" : summary_of(terms->maps[i])->column;
 }
 
+// A number for each expert and, right behind them as ops write them, for each zero-computation
+// expert: two columns, so that what is told of experts is told of those that compute.
+static int columns_by_expert(Statistics *stats, const Router *router, const char *name,
+                             const char *zero_name,
+                             int (*ask)(Statistics *, const char *, int64_t, int64_t)) {
+    int first = ask(stats, name, router->layer, router->shape.experts);
+    if (router->shape.zero == 0) return first;
+    int zero = ask(stats, zero_name, router->layer, router->shape.zero);
+    CHECK(zero == first + router->shape.experts, "%s is not behind %s", zero_name, name);
+    return first;
+}
+
 void router_report(Router *router, const Work *work, Statistics *stats) {
-    int64_t layer = router->layer, E = router->shape.experts;
+    int64_t layer = router->layer;
     router->columns = (RouterColumns){
         .balance = {statistics_scalar(stats, "balance", layer)},
         .z = statistics_scalar(stats, "z", layer),
         .entropy = statistics_scalar(stats, "entropy", layer),
-        .weight_mass = statistics_vector(stats, "weight_mass", layer, E),
-        .routed = statistics_counts(stats, "routed", layer, E),
-        .dropped = statistics_counts(stats, "dropped", layer, E),
+        .weight_mass =
+            columns_by_expert(stats, router, "weight_mass", "zero_weight_mass", statistics_vector),
+        .routed = columns_by_expert(stats, router, "routed", ZERO_COLUMN, statistics_counts),
+        .dropped = statistics_counts(stats, "dropped", layer, router->shape.experts),
         .squares = statistics_counts(stats, ROUTER_SQUARES_COLUMN, layer, 3),
     };
     BalanceTerms terms = router_balance_terms(work);
@@ -158,12 +174,13 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
     for (int64_t i = 1; i < terms.count; i++)
         statistics_summarize(stats, summary_of(terms.maps[i]));
     router_health_summarize(stats, router->bias >= 0);
+    if (router->shape.zero > 0) zero_experts_summarize(stats);
 }
 
 static void count_logit_squares(const Router *router, Work *work, Statistics *stats,
                                 int64_t tokens) {
     count_squares(work->dev, statistics_count_range(stats, router->columns.squares, 3),
-                  tensor_range(router->scratch.squares, 0, tokens), router->shape.experts);
+                  tensor_range(router->scratch.squares, 0, tokens), router->shape.scored);
 }
 
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
@@ -172,7 +189,7 @@ void router_count_evaluation(const Router *router, Work *work, Statistics *stats
     count_logit_squares(router, work, stats, tokens);
     bool takes = work->config->moe.router.kind == EXPERT_CHOICE; // what was not kept was no choice
     count_ids(work->dev,
-              statistics_count_range(stats, router->columns.routed, router->shape.experts),
+              statistics_count_range(stats, router->columns.routed, router->shape.scored),
               tensor_rows(router->ids, 0, tokens),
               takes ? tensor_rows(router->kept, 0, tokens) : (Tensor){0});
 }
@@ -180,14 +197,14 @@ void router_count_evaluation(const Router *router, Work *work, Statistics *stats
 // Where an op adds them up.
 static RouterTotals columns_in(const Statistics *stats, const Work *work, const Router *router) {
     RouterColumns columns = router->columns;
-    int64_t E = router->shape.experts;
+    int64_t E = router->shape.scored;
     return (RouterTotals){
         .totals = statistics_rows(stats, work),
         .z = columns.z,
         .entropy = columns.entropy,
         .weight_mass = columns.weight_mass,
         .routed = statistics_count_range(stats, columns.routed, E),
-        .dropped = statistics_count_range(stats, columns.dropped, E),
+        .dropped = statistics_count_range(stats, columns.dropped, router->shape.experts),
     };
 }
 
@@ -198,7 +215,7 @@ double router_per_step_token(const Work *work) {
 // The choices of the micro-batch on all ranks, and of the step's micro-batches up to it.
 static void sum_counts(Router *router, Work *work) {
     if (router->counts.rank == 0) return;
-    int64_t E = router->shape.experts;
+    int64_t E = router->shape.scored;
     Tensor batch = tensor_range(router->counts, 0, E), first = router->scratch.sums.first_choices;
     sum_columns(work->dev, batch, first.rank > 0 ? first : router->scratch.sums.tokens_per_expert,
                 false);
@@ -260,5 +277,5 @@ double router_balance_sent_bytes(const Router *router, const Work *work) {
     for (int kind = 0; kind < BALANCE_KIND_COUNT; kind++)
         sums += kind != BALANCE_LOAD && router_has_term(work, (BalanceKind)kind, BALANCE_BATCH);
     return (double)sums *
-           (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, router->shape.experts, I64);
+           (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, router->shape.scored, I64);
 }

@@ -24,8 +24,7 @@ void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *s
 // 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
 double router_per_step_token(const Work *work);
 // Adds a micro-batch's sums to the statistics, and makes `balance` of them, which the backward pass
-// multiplies with P. Collective over world when a term's scope is batch or
-// step.
+// multiplies with P. Collective over world when a term's scope is batch or step.
 void router_add_statistics(Router *router, Work *work, Statistics *stats);
 // Bytes that it sends for a micro-batch, for the plan.
 double router_balance_sent_bytes(const Router *router, const Work *work);

@@ -19,19 +19,24 @@ static double share_below_mean(int64_t c, int64_t total, int64_t E) {
     return total > 0 ? (double)(total - E * c) / (double)total : 0;
 }
 
+// The step's choices of an expert before dropping.
+static int64_t load_of(const Router *router, const Statistics *stats, int64_t e) {
+    const int64_t *counts = tensor_i64(stats->host_counts);
+    int64_t lost = e < router->shape.experts ? counts[router->columns.dropped + e] : 0;
+    return counts[router->columns.routed + e] + lost;
+}
+
 typedef double Pull(int64_t c, int64_t total, int64_t E);
 
 static void move_by_load(const Router *router, const Statistics *stats, float *after,
                          const double *before, double rate, Pull *pull) {
-    const int64_t *routed = tensor_i64(stats->host_counts) + router->columns.routed;
-    const int64_t *dropped = tensor_i64(stats->host_counts) + router->columns.dropped;
-    int64_t E = router->shape.experts, total = 0;
+    int64_t E = router->shape.scored, total = 0;
     double sum = 0;
-    for (int64_t e = 0; e < E; e++) total += routed[e] + dropped[e];
+    for (int64_t e = 0; e < E; e++) total += load_of(router, stats, e);
     for (int64_t e = 0; e < E; e++)
-        sum += before[e] + rate * pull(routed[e] + dropped[e], total, E);
+        sum += before[e] + rate * pull(load_of(router, stats, e), total, E);
     for (int64_t e = 0; e < E; e++) {
-        double moved = before[e] + rate * pull(routed[e] + dropped[e], total, E);
+        double moved = before[e] + rate * pull(load_of(router, stats, e), total, E);
         after[e] = (float)(moved - sum / (double)E);
     }
 }
@@ -40,7 +45,7 @@ static void move_by_load(const Router *router, const Statistics *stats, float *a
 
 static void move_by_quantile(Router *router, Work *work, float *after, const double *before,
                              double weight) {
-    int64_t E = router->shape.experts, K = router->shape.top_k;
+    int64_t E = router->shape.scored, K = router->shape.top_k;
     int64_t tokens = micro_batch_tokens(work) * work->shape.micro_batches;
     all_reduce_sum(work->groups.world, router->quantiles, REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_STATISTICS);
@@ -59,7 +64,7 @@ void router_declare_bias(Router *router, Work *work) {
     if (work->config->moe.bias_update == BIAS_UPDATE_NONE) return;
     router->bias = param_add(work->params,
                              (Param){.rank = 1,
-                                     .shape = {router->shape.experts},
+                                     .shape = {router->shape.scored},
                                      .init = INIT_ZEROS,
                                      .group = GROUP_NO_DECAY,
                                      .update = UPDATE_RULE},
@@ -69,7 +74,7 @@ void router_declare_bias(Router *router, Work *work) {
 void router_layout_bias(Router *router, Work *work, Arena *activations) {
     bool watches = router->bias >= 0 && work->config->moe.bias_update == BIAS_UPDATE_QUANTILE;
     if (!watches || !work->training) return;
-    router->quantiles = arena_2d(activations, I64, router->shape.experts, QUANTILE_BINS);
+    router->quantiles = arena_2d(activations, I64, router->shape.scored, QUANTILE_BINS);
     router->host_quantiles = arena_mirror(work->host, router->quantiles);
 }
 

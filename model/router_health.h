@@ -1,6 +1,9 @@
 // How evenly the experts of a layer are used, of the counts of its router: what the figures mean,
 // here alone.
 //
+// Experts are those that compute: choices of zero-computation ones (zero_experts.h) are told beside
+// them, as their share, and are in no load and no mean here.
+//
 // With load_i the choices that fell on expert i of E, before dropping, in some set of tokens, and
 // mean = Σ load_i / E:
 //   max_vio            max_i load_i / mean - 1: 0 when even, E - 1 at most (MaxVio,

@@ -10,7 +10,7 @@ static bool has_kind(const Work *work, BalanceKind kind) {
 
 void router_layout_variations(Router *router, const Work *work, Arena *activations,
                               Arena *scratch) {
-    int64_t E = router->shape.experts, parts = router_balance_parts(work);
+    int64_t E = router->shape.scored, parts = router_balance_parts(work);
     bool any = false;
     for (int kind = BALANCE_LOAD + 1; kind < BALANCE_KIND_COUNT; kind++) {
         if (!work->training || !has_kind(work, (BalanceKind)kind)) continue;
@@ -72,7 +72,7 @@ static void add_kind(Router *router, Work *work, Statistics *stats, BalanceKind 
     bool add = false;
     sum_addends(router, work, kind, sums);
     if (router_has_term(work, kind, BALANCE_BATCH)) {
-        Tensor columns = tensor_range(of_batch, 0, router->shape.experts);
+        Tensor columns = tensor_range(of_batch, 0, router->shape.scored);
         sum_columns(work->dev, columns, sums, false);
         all_reduce_sum(work->groups.world, columns, REDUCE_ANY_ORDER, (Tensor){0},
                        TRAFFIC_STATISTICS);

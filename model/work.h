@@ -62,7 +62,7 @@ typedef struct Work {
     ProcessGroups groups; // NULL members while planning
     Arena *host;          // the host's mirrors of device tensors
     DType storage;        // of activations that matrices multiply, and of the matrices' copies
-    bool training;        // false: forward passes keep no statistics
+    bool training;        // false: forward passes count choices alone
     bool even_routing;    // planning only: see ModelSplit
     RankShape shape;
 

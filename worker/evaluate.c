@@ -9,6 +9,7 @@
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "model/router_health.h"
+#include "model/zero_experts.h"
 #include "worker/open_data.h"
 #include "worker/restore.h"
 #include "worker/session.h"
@@ -145,8 +146,15 @@ static void tell_health(const Statistics *stats) {
     int layers = 0;
     for (int i = 0; (column = router_health_next(stats, &i, &health));) {
         router_health_of_layer(health, column->count, text);
+        int64_t zero = zero_choices(stats, column->layer), computed = 0;
+        for (int64_t e = 0; e < column->count; e++)
+            computed += statistics_counts_of(stats, column)[e];
+        char share[48] = "";
+        if (statistics_find(stats, ZERO_COLUMN, column->layer) && zero + computed > 0)
+            snprintf(share, sizeof share, ", zero %.1f%%",
+                     100.0 * (double)zero / (double)(zero + computed));
         log_info(
-            "layer %lld: %s, logit rms %.3g", (long long)column->layer, text,
+            "layer %lld: %s%s, logit rms %.3g", (long long)column->layer, text, share,
             root_mean_square(statistics_count_values(stats, ROUTER_SQUARES_COLUMN, column->layer)));
         max_vio[layers++] = health.max_vio;
     }

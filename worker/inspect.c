@@ -9,6 +9,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/model.h"
 #include "model/router_health.h"
+#include "model/zero_experts.h"
 
 // The heat map shows the newest row of the history in ten shades of an expert's share relative to
 // an even one.
@@ -52,6 +53,24 @@ static void print_shades(const double *values, int64_t count) {
     putchar('|');
 }
 
+// What was asked of a layer's zero-computation experts; -1: there are none.
+static int64_t zero_load(const UtilizationHistory *history, int64_t number, int64_t row) {
+    const UtilizationSeries *zero = utilization_find(history, ZERO_COLUMN);
+    for (int64_t layer = 0; zero && zero->kind == STATISTICS_COUNTS && layer < zero->layers;
+         layer++) {
+        int64_t sum = 0;
+        if (zero->of[layer].number != number) continue;
+        for (int64_t e = 0; e < zero->of[layer].values; e++)
+            sum += utilization_counts(zero, row, layer)[e];
+        return sum;
+    }
+    return -1;
+}
+
+static double percent(int64_t part, int64_t whole) {
+    return whole > 0 ? 100.0 * (double)part / (double)whole : 0;
+}
+
 // What was asked of every expert, and what is known beside it.
 static void print_loads(const UtilizationHistory *history, int64_t row) {
     const UtilizationSeries *routed = utilization_find(history, "routed");
@@ -89,8 +108,11 @@ static void print_loads(const UtilizationHistory *history, int64_t row) {
                                             utilization_counts(dropped, row, layer), E);
         char text[128];
         router_health_of_layer(health, E, text);
-        printf(" %s, dropped %.1f%%, entropy %.3f nats", text,
-               sum > 0 ? 100.0 * (double)lost / (double)sum : 0.0,
+        char share[48] = "";
+        int64_t zero = zero_load(history, routed->of[layer].number, row);
+        sum += zero < 0 ? 0 : zero;
+        if (zero >= 0) snprintf(share, sizeof share, ", zero %.1f%%", percent(zero, sum));
+        printf(" %s%s, dropped %.1f%%, entropy %.3f nats", text, share, percent(lost, sum),
                utilization_sums(entropy, row, layer)[0]);
         if (squares)
             printf(", logit rms %.3g", root_mean_square(utilization_counts(squares, row, layer)));

@@ -15,7 +15,8 @@ typedef struct StepMetrics {
     // Of this step; a row or line has the mean over the steps since the one before.
     double step_seconds;
     double tokens_per_second;
-    double gflops;     // of the model's arithmetic, all ranks
+    double flops;      // of the model's arithmetic, all ranks
+    double gflops;     // of it a second
     double gemm_share; // gflops over the measured GEMM limit of all ranks
     int64_t tokens;    // since the start of training
     int64_t skipped_steps;

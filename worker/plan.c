@@ -55,6 +55,8 @@ bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err)
     plan.scratch_bytes = model.scratch_arena.peak_bytes;
     LayerCost cost = model_cost(&model);
     plan.train_flops_per_token = 3 * cost.flops_per_token;
+    plan.least_flops_per_token = 3 * (cost.flops_per_token - cost.flops_below);
+    plan.most_flops_per_token = 3 * (cost.flops_per_token + cost.flops_above);
     memcpy(plan.sent_bytes, cost.sent_bytes, sizeof plan.sent_bytes);
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
     optimizer_free(&optimizer);
@@ -133,6 +135,11 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
            "backward)\n",
            (long long)config->batch, (long long)config->context,
            tokens * plan.train_flops_per_token / 1e9, plan.train_flops_per_token / 1e6);
+    if (plan.least_flops_per_token < plan.most_flops_per_token)
+        printf("             minimum %.3f, mean %.3f while all experts are chosen equally often, "
+               "maximum %.3f MFLOP a token: zero-computation experts cost nothing\n",
+               plan.least_flops_per_token / 1e6, plan.train_flops_per_token / 1e6,
+               plan.most_flops_per_token / 1e6);
     print_memory(&plan, host);
     if (strcmp(config->device, "cpu") != 0)
         printf("  on a GPU %d MiB more for kernels, and what NCCL takes\n", (int)GPU_RESERVE_MIB);

@@ -23,7 +23,8 @@ typedef struct Plan {
     // On the host, beside the arenas: the kernels' working memory of all threads; tables, batches,
     // the history and what a save takes; and pages of libraries that are touched first in training.
     size_t thread_bytes, host_bytes, library_bytes;
-    double train_flops_per_token;     // forward and backward
+    // Forward and backward: of a token on average while routing is even, at least and at most.
+    double train_flops_per_token, least_flops_per_token, most_flops_per_token;
     double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
 } Plan;
 

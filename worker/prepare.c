@@ -138,8 +138,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
 
     PlanHost host = {comm_size(), trainer->session.dev.threads, trainer->session.dev.place};
     if (!plan_make(config, host, &trainer->plan, err)) return false;
-    trainer->report.flops_a_step =
-        trainer->plan.train_flops_per_token * (double)(config->batch * config->context);
+    trainer->report.most_flops_a_step =
+        trainer->plan.most_flops_per_token * (double)(config->batch * config->context);
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model, &config->optimizer);

@@ -7,6 +7,7 @@
 #include "kernels/clock.h"
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
+#include "model/zero_experts.h"
 #include "worker/lr_schedule.h"
 #include "worker/trainer.h"
 
@@ -70,19 +71,21 @@ void report_end_step(Trainer *trainer, StepMetrics *row) {
     row->outlier_steps = config->optimizer.skip_z > 0 ? trainer->outliers.skipped : -1;
     row->step_seconds = clock_seconds() - report->begin;
     row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
-    row->gflops = report->flops_a_step / row->step_seconds / 1e9;
+    // Dropped choices count as if they had been computed, as in the plan.
+    row->flops = report->most_flops_a_step -
+                 3 * zero_experts_spared_flops(&config->model, &trainer->model.stats);
+    row->gflops = row->flops / row->step_seconds / 1e9;
     row->gemm_share = row->gflops / report->gemm_gflops;
 }
 
 // A row of metrics has means over the steps since the one before.
 static void take_means(Report *report, StepMetrics *row) {
     double mean = report->row_seconds / (double)report->row_steps;
-    double faster = row->step_seconds / mean;
+    row->tokens_per_second *= row->step_seconds / mean;
     row->step_seconds = mean;
-    row->tokens_per_second *= faster;
-    row->gflops *= faster;
-    row->gemm_share *= faster;
-    report->row_seconds = 0;
+    row->gflops = report->row_flops / report->row_seconds / 1e9;
+    row->gemm_share = row->gflops / report->gemm_gflops;
+    report->row_seconds = report->row_flops = 0;
     report->row_steps = 0;
 }
 
@@ -95,6 +98,7 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     report->steps_done++;
     row->eta_seconds = report->seconds_a_step * (double)(config->steps - row->step);
     report->row_seconds += row->step_seconds;
+    report->row_flops += row->flops;
     report->row_steps++;
 
     bool line_due = row->step % config->log_every == 0 || row->step == config->steps;

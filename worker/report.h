@@ -11,11 +11,11 @@ typedef struct Trainer Trainer;
 
 // What is measured and kept to be told; nothing that is computed depends on it.
 typedef struct Report {
-    RowFile *metrics;       // rank 0
-    double gemm_gflops;     // limit of all ranks together
-    double flops_a_step;    // over all ranks
-    size_t resident_before; // of this process, before the arenas
-    size_t free_before;     // of the device, before the arenas
+    RowFile *metrics;         // rank 0
+    double gemm_gflops;       // limit of all ranks together
+    double most_flops_a_step; // over all ranks
+    size_t resident_before;   // of this process, before the arenas
+    size_t free_before;       // of the device, before the arenas
 
     // Of the present step.
     double begin;                       // seconds
@@ -24,7 +24,7 @@ typedef struct Report {
     // Over the steps done by this process.
     int64_t steps_done;
     double seconds_a_step;                // running mean, for the ETA
-    double row_seconds;                   // sum over the steps since the last row of metrics
+    double row_seconds, row_flops;        // sums over the steps since the last row of metrics
     int64_t row_steps;                    // how many
     int64_t sent_in_steps[TRAFFIC_KINDS]; // bytes, without those of evaluations
 } Report;

@@ -17,7 +17,7 @@ static RoutingShape shape_of(const Work *work, RoutingLayer *of) {
     for (int64_t l = 0; l < model->layers; l++) {
         MoeShape moe = moe_shape(model, l);
         bool routed = model_feed_forward(model, l) == FEED_FORWARD_MOE;
-        of[l] = routed ? (RoutingLayer){moe.experts, moe.top_k} : (RoutingLayer){0};
+        of[l] = routed ? (RoutingLayer){moe.scored, moe.top_k} : (RoutingLayer){0};
     }
     return shape;
 }

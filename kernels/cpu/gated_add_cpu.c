@@ -1,23 +1,7 @@
-#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
-
-// A row as f32: where it lies, or widened into `room`.
-static const float *row_of(Tensor x, int64_t n, float *room) {
-    int64_t D = x.shape[1];
-    if (x.dtype == F32) return tensor_f32(x) + n * D;
-    widen_bf16(room, tensor_bf16(x) + n * D, D);
-    return room;
-}
-
-static float *result_row(Tensor x, int64_t n, float *room) {
-    return x.dtype == F32 ? tensor_f32(x) + n * x.shape[1] : room;
-}
-
-static void finish_row(Tensor x, int64_t n, const float *room) {
-    if (x.dtype == BF16) round_to_bf16(tensor_bf16(x) + n * x.shape[1], room, x.shape[1]);
-}
 
 void gated_add_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor logits) {
     int64_t N = y.shape[0], D = y.shape[1];
@@ -27,7 +11,7 @@ void gated_add_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor logits) {
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++) {
             float gate = sigmoid_f32(tensor_f32(logits)[n]);
-            const float *from = row_of(y, n, room), *before = row_of(out, n, room + D);
+            const float *from = row_as_f32(y, n, room), *before = row_as_f32(out, n, room + D);
             float *to = result_row(out, n, room + D);
 #pragma omp simd
             for (int64_t d = 0; d < D; d++) to[d] = before[d] + gate * from[d];
@@ -45,7 +29,7 @@ void gated_add_backward_cpu(Device *dev, Tensor dy, Tensor dlogits, Tensor dout,
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++) {
             float gate = sigmoid_f32(tensor_f32(logits)[n]);
-            const float *value = row_of(y, n, room), *from = row_of(dout, n, room + D);
+            const float *value = row_as_f32(y, n, room), *from = row_as_f32(dout, n, room + D);
             float *to = result_row(dy, n, room + D);
             tensor_f32(dlogits)[n] = gate * (1.0f - gate) * dot_product(from, value, D);
 #pragma omp simd

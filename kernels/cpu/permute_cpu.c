@@ -1,8 +1,8 @@
 #include <string.h>
 
-#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
 
 // A counting sort by (expert, part): count, turn counts into first rows, deal the rows out in
@@ -21,7 +21,7 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
         for (int64_t c = p * per_part; c < (p + 1) * per_part; c++)
-            count[id[c] * parts + p] += keep[c] != 0;
+            if (keep[c]) count[id[c] * parts + p]++;
     int64_t rows = 0;
     for (int64_t run = 0; run < runs; run++) {
         CHECK(padded_rows < 0 || count[run] <= padded_rows,
@@ -122,14 +122,6 @@ void gather_rows_cpu(Device *dev, Tensor out, Tensor x, Tensor index, int64_t ro
                    row_bytes);
         }
     }
-}
-
-// A row of an f32 or bf16 matrix as f32: itself, or widened into `spare`.
-static const float *row_as_f32(Tensor x, int64_t row, float *spare) {
-    int64_t D = x.shape[1];
-    if (x.dtype == F32) return tensor_f32(x) + row * D;
-    widen_bf16(spare, tensor_bf16(x) + row * D, D);
-    return spare;
 }
 
 void combine_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {

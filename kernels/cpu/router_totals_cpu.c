@@ -24,6 +24,7 @@ void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums 
     const int64_t *counts_of = counts.data ? tensor_i64(counts) : NULL;
     float *coefficient = tensor_f32(balance);
     int64_t *routed_total = tensor_i64(to.routed), *dropped_total = tensor_i64(to.dropped);
+    int64_t may_drop = to.dropped.shape[0];
     for (int64_t p = 0; p < parts; p++) {
         double *row = tensor_f64(to.totals) + p / parts_per_row * columns;
         double loss[LOAD_TERMS_MAX] = {0};
@@ -39,7 +40,7 @@ void router_totals_cpu(Device *dev, RouterTotals to, Tensor balance, RouterSums 
             coefficient[p * E + e] = (float)sum;
             row[to.weight_mass + e] += mass[p * E + e];
             routed_total[e] += tokens_per_expert[p * E + e] - dropped[p * E + e];
-            dropped_total[e] += dropped[p * E + e];
+            if (e < may_drop) dropped_total[e] += dropped[p * E + e];
         }
         for (int i = 0; i < rule.count; i++) row[rule.terms[i].column] += loss[i];
         row[to.z] += rule.per_step_token * tensor_f64(sums.lse2_sum)[p];

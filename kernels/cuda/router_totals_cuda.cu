@@ -8,14 +8,14 @@ enum { SCALARS = 2 }; // columns beside the weight mass and the terms' losses: z
 
 typedef struct TotalsArguments {
     double *totals;                  // (rows, columns)
-    int64_t *routed, *dropped_total; // (E)
+    int64_t *routed, *dropped_total; // (E), (may_drop)
     float *balance;                  // (parts, E)
     double *loss;                    // (terms, parts) scratch: each part's balance losses
     const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
     const int32_t *tokens_per_expert, *dropped;
     const int32_t *load;   // (parts, E): the choices that f is of
     const int64_t *counts; // (rows, E), or NULL
-    int64_t parts, parts_per_row, E, columns, mass_column;
+    int64_t parts, parts_per_row, E, may_drop, columns, mass_column;
     int64_t scalar_columns[SCALARS];
     BalanceRule rule;
 } TotalsArguments;
@@ -77,7 +77,7 @@ __global__ static void __launch_bounds__(THREADS) add_parts(TotalsArguments a) {
             out += a.dropped[p * a.E + i];
         }
         a.routed[i] += in - out;
-        a.dropped_total[i] += out;
+        if (i < a.may_drop) a.dropped_total[i] += out;
         return;
     }
     if (i >= width) return;
@@ -119,6 +119,7 @@ extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance,
         parts,
         parts / rows,
         E,
+        to.dropped.shape[0],
         to.totals.shape[1],
         to.weight_mass,
         {to.z, to.entropy},

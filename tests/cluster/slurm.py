@@ -3,6 +3,7 @@
 root, without systemd, accounting or cgroups. Exit code 77 when that is not possible here.
 
   slurm.py MOETRAIN [TEST …]"""
+import json
 import os
 import shutil
 import signal
@@ -222,6 +223,21 @@ def a_stopped_rank_ends_the_job(space: Workspace):
     assert "no progress for 3 s" in output(space, "run"), output(space, "run")
 
 
+def a_supervised_job_survives_a_killed_rank_and_is_requeued(space: Workspace):
+    job = slurm.submit(space, "supervise", "run", dict(LONG, **{"run.hang_timeout": 0, "checkpoint.every": 1}))
+    kill(ranks_in(space, "run")[-1])
+    journal = space.path("run", "attempts.jsonl")
+    wait_until(lambda: os.path.exists(journal), "the end of the first start")
+    status = space.path("run", "status.json")
+    wait_until(lambda: '/2"' in open(status).read() and '"loss"' in open(status).read(), "a second start")
+    slurm.call("scancel", "--batch", "--signal=USR1", job)
+    slurm.wait_for_state(job, "PENDING")
+    slurm.call("scancel", job)
+    with open(journal) as file:
+        codes = [json.loads(line)["exit_code"] for line in file]
+    assert codes == [137, 75], output(space, "run")
+
+
 def run_all():
     global slurm
     if os.getuid() != 0 or any(not shutil.which(tool) for tool in TOOLS):
@@ -231,7 +247,8 @@ def run_all():
     try:
         slurm.start()
         main([a_requeued_job_computes_what_an_unbroken_one_does, a_cancelled_job_is_saved_and_does_not_come_back,
-              mpirun_in_a_job_is_requeued_too, a_killed_rank_ends_the_job, a_stopped_rank_ends_the_job])
+              mpirun_in_a_job_is_requeued_too, a_killed_rank_ends_the_job, a_stopped_rank_ends_the_job,
+              a_supervised_job_survives_a_killed_rank_and_is_requeued])
     finally:
         slurm.stop()
 

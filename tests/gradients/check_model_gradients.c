@@ -290,6 +290,37 @@ static void add_shared_cases(void) {
     model->moe.shared_gate = true;
 }
 
+static void add_zero_cases(void) {
+    ModelConfig *model = add_case("zero-computation experts that return their input");
+    model->moe.zero_experts = 2;
+    model = add_case("more of them than a token has choices, beside shared experts, padded");
+    model->moe.zero_experts = 5;
+    model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 2};
+    model->moe.shared_experts = 1;
+    model->moe.dispatch = DISPATCH_PADDED;
+    model->moe.capacity_factor = (Rational){3, 2};
+    model = add_case("identity with drops and renormalised survivors, noisy, two micro-batches");
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+    model->moe.zero_experts = 3;
+    model->moe.router = (RouterRule){.kind = NOISY_TOPK};
+    model->moe.capacity_factor = (Rational){3, 4};
+    model->moe.renormalize_after_drop = true;
+    model = add_case("zero-computation experts that return nothing");
+    model->moe.zero_experts = 2;
+    model->moe.zero_kind = ZERO_NULL;
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
+    model->moe.gate_bias = true;
+    model = add_case("nothing, with drops and renormalised survivors, behind a layer by token id");
+    model->moe.zero_experts = 3;
+    model->moe.zero_kind = ZERO_NULL;
+    model->moe.top_k.values[0] = 3;
+    model->moe.hash_layers = 1;
+    model->moe.capacity_factor = (Rational){3, 4};
+    model->moe.drop = DROP_PROBABILITY;
+    model->moe.renormalize_after_drop = true;
+}
+
 static void add_bias_cases(void) {
     ModelConfig *model = add_case("biases of every dense layer and an untied head");
     model->moe.experts.values[0] = 0;
@@ -357,6 +388,7 @@ int main(int argc, char **argv) {
     add_ragged_cases();
     add_drop_cases();
     add_shared_cases();
+    add_zero_cases();
     add_bias_cases();
     add_dropout_cases();
     add_accumulation_cases();

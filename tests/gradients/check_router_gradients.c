@@ -63,6 +63,11 @@ static GradientCase all_of_noise(const char *sentence) {
     return the_case;
 }
 
+static GradientCase with_zero_experts(GradientCase the_case) {
+    the_case.model.moe.zero_experts = 3;
+    return the_case;
+}
+
 int main(int argc, char **argv) {
     GradientCase cases[] = {
         terms("balance loss over shards", 5, BALANCE_SHARD, 0, SOFTMAX_TOPK, 1),
@@ -81,6 +86,12 @@ int main(int argc, char **argv) {
               2),
         several("balance losses over all scopes", SOFTMAX_TOPK, 1),
         several("balance losses over all scopes, of two micro-batches of sigmoids", SIGMOID, 2),
+        with_zero_experts(
+            several("balance losses over all scopes with zero-computation experts", SIGMOID, 2)),
+        with_zero_experts(
+            terms("both with zero-computation experts", 3, BALANCE_BATCH, 1, SOFTMAX_TOPK, 1)),
+        with_zero_experts(dropping(of_kind("importance with drops and zero-computation experts",
+                                           BALANCE_IMPORTANCE, BALANCE_SHARD, TOPK_SOFTMAX, 1))),
         of_kind("importance over shards", BALANCE_IMPORTANCE, BALANCE_SHARD, SOFTMAX_TOPK, 2),
         of_kind("importance over the batch of sigmoids", BALANCE_IMPORTANCE, BALANCE_BATCH, SIGMOID,
                 2),

@@ -137,7 +137,7 @@ static void set_weights(Model *model, uint64_t seed) {
 // tokens.
 static double choice_margin(const Router *router) {
     int64_t choices = tensor_elements(router->ids);
-    int64_t E = router->shape.experts, K = router->shape.slots;
+    int64_t E = router->shape.scored, K = router->shape.slots;
     double margin = INFINITY;
     for (int64_t i = 0; i < choices; i++) {
         const float *logits = tensor_f32(router->logits) + i / K * E;

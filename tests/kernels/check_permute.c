@@ -137,6 +137,11 @@ static void check_plans(int64_t N, int64_t K, int64_t E, int64_t used, int64_t p
         check_plan(&c, -1);
         check_plan(&c, longest_run(&c));
         check_plan(&c, longest_run(&c) + 3);
+        for (int64_t j = 0; j < N * K; j++) // what does not travel may have any number
+            if (!tensor_u8(c.kept)[j])
+                tensor_i32(c.ids)[j] = (int32_t)(j % 5 ? E + j % 5 * 1000000 : INT32_MIN);
+        check_plan(&c, -1);
+        check_plan(&c, longest_run(&c) + 1);
         name_case(&c, "plan", device_at(0));
         expect_same_for_any_threads(run_plan, &c, (Tensor[]){c.slot_row, c.row_choice, c.counts},
                                     3);

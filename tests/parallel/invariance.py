@@ -107,6 +107,17 @@ CONFIGURATIONS = {
     "norms before and after": (
         {"model.norm_place": "sandwich", "train.dropout": 0.1, "moe.capacity_factor": 1.1, "model.d_model": 36},
         [(1, 2, 1, 1), (4, 1, 4, 2), (8, 1, 1, 1)]),
+    "zero-computation experts": (
+        {"moe.zero_experts": 3, "moe.top_k": 3, "moe.router": "sigmoid", "moe.bias_update": "sign", "moe.bias_rate": 0.02,
+         "moe.capacity_factor": 1, "moe.drop": "random", "moe.shared_experts": 1, "parallel.exchange_chunks": 2,
+         "moe.balance": "[{scope: sequence, factor: 0.01}, {scope: batch}]", "moe.max_expert_replicas": 4, "train.batch": 32,
+         "train.shards": 16},
+        [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 8, 1)]),
+    "zero-computation experts that give nothing, padded, bf16": (
+        {"moe.zero_experts": 8, "moe.zero_kind": "null", "moe.router": "noisy_top_k", "moe.renormalize_after_drop": "true",
+         "moe.dispatch": "padded", "moe.capacity_factor": 1, "moe.routing_group": "sequence", "train.precision": "bf16",
+         "moe.hash_layers": 1, "train.batch": 32, "train.shards": 16},
+        [(1, 2, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
     "shared experts": (
         {"moe.shared_experts": 2, "moe.shared_gate": "true", "moe.capacity_factor": 1, "parallel.exchange_chunks": 2,
          "model.d_model": 36, "moe.d_ff": 20, "model.logit_scale": 0.3, "model.logit_softcap": 5,

@@ -62,6 +62,36 @@ def what_is_replayed_decides(space: Workspace):
     assert (asked[:, 0, [1, 3]] == TOKENS).all() and asked[:, 0].sum() == 2 * TOKENS * steps, asked
 
 
+def a_layer_may_have_nothing_to_compute(space: Workspace):
+    """Every choice is of a zero-computation expert: no row travels, and no expert has a gradient."""
+    for kind in ("identity", "null"):
+        config = dict(CONFIG, **{"moe.zero_experts": 4, "moe.zero_kind": kind, "train.steps": 2,
+                                 "log.utilization_every": 1, "checkpoint.every": 1, "checkpoint.keep_last": 0})
+        file = space.path(f"{kind}.h5")
+        space.run(f"{kind}-recorded", dict(config, **{"moe.record": file}))
+        with h5py.File(space.checkpoints(f"{kind}-recorded")[-1], "r") as checkpoint:
+            used = checkpoint["utilization"]
+            asked = sum(used[name][:].sum(axis=2) for name in ("routed", "dropped", "zero"))
+            assert (asked == TOKENS * numpy.array([2, 3])).all(), asked  # moe.top_k of the layers with experts
+            assert used["zero"][:].any() and used["dropped"][:].any()
+        with h5py.File(file, "r+") as routing:
+            for layer, experts, top_k in (("0", 8, 2), ("2", 4, 3)):
+                ids = routing[f"layers/{layer}"]
+                assert ids.attrs["experts"] == experts + 4
+                ids[:] = numpy.broadcast_to(experts + numpy.arange(top_k, dtype=numpy.uint16), ids.shape)
+        for ranks, expert_parallel in ((1, 1), (4, 4)):
+            run = f"{kind}{ranks}"
+            space.run(run, dict(config, **{"moe.replay": file, "parallel.expert": expert_parallel}), ranks)
+            assert_same(space, run, space.result(f"{kind}1"))
+        rows = [row for row in space.metrics(f"{kind}1") if "zero_share" in row and "loss" in row]
+        assert all(row["zero_share"] == 1 and row["drop_rate"] == 0 and row["max_vio"] == 0 for row in rows), rows
+        first, last = (h5py.File(path, "r") for path in space.checkpoints(f"{kind}1")[-2:])
+        with first, last:
+            for name, moves in (("experts.down", False), ("router", True)):
+                m = last[f"optimizer/m/layers.0.moe.{name}"][:]
+                assert m.any() == moves, (kind, name)
+
+
 def recording_on_ranks_gives_the_same_ids(space: Workspace):
     one = record(space)
     with h5py.File(one, "r") as routing:
@@ -132,6 +162,6 @@ def checkpoints_of_every_chooser_are_read_again(space: Workspace):
 
 
 main([a_recorded_run_is_replayed_on_other_ranks_and_micro_batches, what_is_replayed_decides,
-      recording_on_ranks_gives_the_same_ids, a_resume_goes_on_in_its_file,
+      a_layer_may_have_nothing_to_compute, recording_on_ranks_gives_the_same_ids, a_resume_goes_on_in_its_file,
       files_that_do_not_fit_are_refused_before_training,
       checkpoints_of_every_chooser_are_read_again])

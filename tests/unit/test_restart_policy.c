@@ -34,6 +34,7 @@ static void every_exit_code_has_an_answer(void **state) {
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         Progress progress = fresh();
         AttemptEnd end = ended(wanted[i].exit_code, 7);
+        end.first = true;
         Decision decision = restart_decide(&progress, &end, 5);
         assert_int_equal(decision.action, wanted[i].action);
         assert_true(decision.reason[0]);
@@ -48,13 +49,20 @@ static void who_was_asked_to_stop_stays_stopped(void **state) {
     assert_int_equal(restart_decide(&progress, &end, 5).action, ACTION_LEAVE);
 }
 
-static void a_lock_that_does_not_answer_is_tried_again(void **state) {
+static void a_run_directory_that_is_held_is_tried_again_for_ever(void **state) {
     (void)state;
-    Progress progress = fresh();
-    AttemptEnd end = ended(75, -1);
-    end.told = false;
-    end.first_step = -1;
-    assert_int_equal(restart_decide(&progress, &end, 5).action, ACTION_RESTART);
+    static const int codes[] = {75, 9}; // a holder that does not answer; one of the start before
+    for (int i = 0; i < 2; i++) {
+        Progress progress = fresh();
+        AttemptEnd end = ended(codes[i], -1);
+        end.told = false;
+        end.first_step = -1;
+        for (int start = 0; start < 2 * MOST_FRUITLESS; start++) {
+            Decision decision = restart_decide(&progress, &end, 5);
+            assert_int_equal(decision.action, ACTION_RESTART);
+            assert_true(decision.wait_seconds == 30);
+        }
+    }
 }
 
 static void two_failures_at_one_step_are_enough(void **state) {
@@ -102,7 +110,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_exit_code_has_an_answer),
         cmocka_unit_test(who_was_asked_to_stop_stays_stopped),
-        cmocka_unit_test(a_lock_that_does_not_answer_is_tried_again),
+        cmocka_unit_test(a_run_directory_that_is_held_is_tried_again_for_ever),
         cmocka_unit_test(two_failures_at_one_step_are_enough),
         cmocka_unit_test(starts_that_do_no_step_are_tried_longer),
         cmocka_unit_test(waits_double_until_there_is_progress),
