@@ -202,10 +202,8 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
     double *weights = new_doubles(N * K), *lse = new_doubles(N), *prob = new_doubles(parts * E);
     double *entropy = new_doubles(parts), *lse2 = new_doubles(parts), *dz = new_doubles(N * E);
     double *squares = new_doubles(N);
-    for (int64_t n = 0; n < N; n++) {
-        squares[n] = 0;
-        for (int64_t e = 0; e < E; e++) squares[n] += (double)z[n * E + e] * (double)z[n * E + e];
-    }
+    for (int64_t i = 0; i < N * E; i++)
+        squares[i / E] = (i % E == 0 ? 0 : squares[i / E]) + (double)z[i] * (double)z[i];
     for (int64_t p = 0, rows = N / parts; p < parts; p++) {
         int64_t n = p * rows;
         reference_router_forward(ids + n * K, weights + n * K, lse + n, prob + p * E, entropy + p,
