@@ -211,7 +211,8 @@ __global__ static void __launch_bounds__(THREADS)
     int64_t first = (int64_t)blockIdx.x * THREADS;
     atomicAdd(&counts[0], (unsigned long long)whole);
     atomicAdd(&counts[1], (unsigned long long)rest);
-    atomicAdd(&counts[2], (unsigned long long)(n - first < THREADS ? n - first : THREADS));
+    atomicAdd(&counts[2],
+              (unsigned long long)(n - first < (int64_t)THREADS ? n - first : (int64_t)THREADS));
 }
 
 extern "C" void count_squares_cuda(Device *dev, Tensor counts, Tensor squares, int64_t E) {
