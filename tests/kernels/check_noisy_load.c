@@ -33,27 +33,27 @@ static double softplus(double x) {
     return fmax(x, 0) + log1p(exp(-fabs(x)));
 }
 
-// The K-th largest of the noisy logits but expert e's.
-static double other_logit(const Token *t, int64_t E, int64_t K, int64_t e) {
-    for (int64_t i = 0; i < E; i++) {
-        double here = t->z[i] + t->normal[i] * softplus(t->s[i]);
-        int64_t above = 0;
-        for (int64_t j = 0; j < E && i != e; j++) {
-            double there = t->z[j] + t->normal[j] * softplus(t->s[j]);
-            above += j != e && (there > here || (there == here && j < i));
-        }
-        if (i != e && above == K - 1) return here;
+// Each expert's probability: h is the K-th largest of the others' noisy logits.
+static void probabilities(double *P, const Token *t, int64_t E, int64_t K) {
+    double noisy[MOST], last = 0, next = 0; // the K-th and the one behind it
+    int64_t above[MOST];
+    for (int64_t e = 0; e < E; e++) noisy[e] = t->z[e] + t->normal[e] * softplus(t->s[e]);
+    for (int64_t e = 0; e < E; e++) {
+        above[e] = 0;
+        for (int64_t j = 0; j < E; j++)
+            above[e] += noisy[j] > noisy[e] || (noisy[j] == noisy[e] && j < e);
+        if (above[e] == K - 1) last = noisy[e];
+        if (above[e] == K) next = noisy[e];
     }
-    CHECK(false, "no %lld of %lld experts", (long long)K, (long long)E);
-}
-
-static double probability(const Token *t, int64_t E, int64_t K, int64_t e) {
-    double u = (t->z[e] - other_logit(t, E, K, e)) / softplus(t->s[e]);
-    return 0.5 * erfc(-u / sqrt(2));
+    for (int64_t e = 0; e < E; e++) {
+        double u = (t->z[e] - (above[e] < K ? next : last)) / softplus(t->s[e]);
+        P[e] = 0.5 * erfc(-u / sqrt(2));
+    }
 }
 static double weighed(const Token *t, const float *slopes, int64_t E, int64_t K) {
-    double sum = 0;
-    for (int64_t e = 0; e < E; e++) sum += (double)slopes[e] * probability(t, E, K, e);
+    double sum = 0, P[MOST];
+    probabilities(P, t, E, K);
+    for (int64_t e = 0; e < E; e++) sum += (double)slopes[e] * P[e];
     return sum;
 }
 
@@ -100,8 +100,10 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts) {
     for (int64_t n = 0; n < N; n++) {
         draw_row(&c, n, &token);
         const float *slopes = tensor_f32(c.slopes) + n / (N / parts) * E;
+        double P[MOST];
+        probabilities(P, &token, E, K);
         for (int64_t e = 0; e < E; e++) {
-            sums[n / (N / parts) * E + e] += probability(&token, E, K, e);
+            sums[n / (N / parts) * E + e] += P[e];
             for (int of_scale = 0; of_scale < 2; of_scale++) {
                 double *x = of_scale ? &token.s[e] : &token.z[e], at = *x;
                 *x = at + h;
