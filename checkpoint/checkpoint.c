@@ -107,69 +107,85 @@ static void broadcast_manifest(Group *world, Manifest *manifest) {
     broadcast(world, manifest->datasets, (size_t)manifest->count * sizeof *manifest->datasets, 0);
 }
 
-// Writes and hashes the blocks of one tensor that fall to this writer: of a replicated tensor every
-// `writers`-th, of a sharded one those held here. written[block] counts the writers of
-// a block.
-static bool write_tensor(int fd, Manifest *manifest, int64_t *written, const SavedTensor *tensor,
-                         int writer, int writers, Error *err) {
-    const Dataset *dataset = dataset_of_tensor(manifest, tensor, err);
-    CHECK(dataset, "ranks save different tensors: %s", err->message);
+// A block that this rank writes.
+typedef struct Piece {
+    const Dataset *dataset;
+    int64_t block; // of the dataset
+    const char *bytes;
+} Piece;
+
+struct CheckpointSave {
+    Paths paths;
+    int64_t step;
+    void (*before_publish)(void);
+    SmallContents small; // rank 0
+    Manifest manifest;
+    FileHeader header; // rank 0
+    Piece *pieces;
+    int64_t piece_count, piece_room;
+};
+
+static void add_piece(CheckpointSave *save, Piece piece) {
+    if (save->piece_count == save->piece_room) {
+        save->piece_room = save->piece_room ? 2 * save->piece_room : 256;
+        save->pieces = realloc(save->pieces, (size_t)save->piece_room * sizeof *save->pieces);
+        CHECK_MEMORY(save->pieces, "no memory for %lld blocks", (long long)save->piece_room);
+    }
+    save->pieces[save->piece_count++] = piece;
+}
+
+// The blocks of one tensor that fall to this writer: of a replicated tensor every `writers`-th, of
+// a sharded one those held here.
+static void list_pieces(CheckpointSave *save, const SavedTensor *tensor, int writer, int writers) {
+    Error err = {0};
+    const Dataset *dataset = dataset_of_tensor(&save->manifest, tensor, &err);
+    CHECK(dataset, "ranks save different tensors: %s", err.message);
     int64_t width = (int64_t)dtype_bytes(tensor->dtype), begin = tensor->first_element * width;
     int64_t end = begin + tensor->elements * width;
     for (int64_t i = 0; i < dataset->blocks; i++) {
         Span span = dataset_block(dataset, i);
-        int64_t block = dataset->first_block + i;
         bool mine = tensor->replicated
-                        ? block % writers == writer
+                        ? (dataset->first_block + i) % writers == writer
                         : tensor->replica == 0 && begin <= span.begin && span.begin < end;
         if (!mine) continue;
         CHECK(span.begin + span.bytes <= end, "%s: a slice ends inside block %lld", tensor->name,
               (long long)i);
-        const char *bytes = (const char *)tensor->data + (span.begin - begin);
-        written[block]++;
-        if (!write_and_hash(fd, bytes, span.bytes, dataset->offset + span.begin,
-                            &manifest->hashes[block], err))
-            return error_prefix(err, "%s", tensor->name);
-        file_start_writing(fd, dataset->offset + span.begin, span.bytes);
+        add_piece(save, (Piece){dataset, i, (const char *)tensor->data + (span.begin - begin)});
+    }
+}
+
+static bool write_pieces(CheckpointSave *save, int fd, Error *err) {
+    for (int64_t i = 0; i < save->piece_count; i++) {
+        const Piece *piece = &save->pieces[i];
+        Span span = dataset_block(piece->dataset, piece->block);
+        int64_t offset = piece->dataset->offset + span.begin;
+        Hash *hash = &save->manifest.hashes[piece->dataset->first_block + piece->block];
+        if (!write_and_hash(fd, piece->bytes, span.bytes, offset, hash, err))
+            return error_prefix(err, "%s", piece->dataset->name);
+        file_start_writing(fd, offset, span.bytes);
     }
     return true;
 }
 
 // Reads back what this rank has written, and compares it with the hashes, while the disk is busy.
-static bool read_back(int fd, const Manifest *manifest, const int64_t *written, Error *err) {
-    CheckpointFile file = {.fd = fd, .manifest = *manifest, .block = malloc(BLOCK_BYTES)};
+static bool read_back(const CheckpointSave *save, int fd, Error *err) {
+    CheckpointFile file = {.fd = fd, .manifest = save->manifest, .block = malloc(BLOCK_BYTES)};
     CHECK_MEMORY(file.block, "no memory for a block of %d bytes", BLOCK_BYTES);
     bool ok = true;
-    for (int64_t i = 0; ok && i < manifest->count; i++) {
-        const Dataset *dataset = &manifest->datasets[i];
-        for (int64_t block = 0; ok && block < dataset->blocks; block++)
-            ok = !written[dataset->first_block + block] ||
-                 checkpoint_file_read_block(&file, dataset, block, err);
-    }
+    for (int64_t i = 0; ok && i < save->piece_count; i++)
+        ok = checkpoint_file_read_block(&file, save->pieces[i].dataset, save->pieces[i].block, err);
     free(file.block);
     return ok;
 }
 
-// This rank's part of all contents, down to the disk. small: on rank 0 only, NULL elsewhere.
-static bool write_contents(const char *temporary, const Checkpoint *checkpoint,
-                           const SmallContents *small, Manifest *manifest, int64_t *written,
-                           Error *err) {
-    int fd = file_open_made_elsewhere(temporary, O_RDWR, err);
-    if (fd < 0) return false;
-    bool ok = true;
-    for (int i = 0; ok && i < checkpoint->tensor_count; i++)
-        ok = write_tensor(fd, manifest, written, &checkpoint->tensors[i], comm_rank(), comm_size(),
-                          err);
-    for (int i = 0; ok && small && i < small->tensor_count; i++)
-        ok = write_tensor(fd, manifest, written, &small->tensors[i], 0, 1, err);
-    ok = ok && read_back(fd, manifest, written, err) && file_sync(fd, err);
-    close(fd);
-    return ok || error_prefix(err, "%s", temporary);
-}
-
 // Every block has one writer and a zero hash on the other ranks, so the sum is that writer's hash.
-static void gather_hashes(Group *world, Manifest *manifest, int64_t *written) {
+static void gather_hashes(Group *world, CheckpointSave *save) {
+    Manifest *manifest = &save->manifest;
     Tensor none = {0};
+    int64_t *written = calloc((size_t)manifest->blocks, sizeof *written);
+    CHECK_MEMORY(written, "no memory for %lld counts", (long long)manifest->blocks);
+    for (int64_t i = 0; i < save->piece_count; i++)
+        written[save->pieces[i].dataset->first_block + save->pieces[i].block]++;
     _Static_assert(sizeof(Hash) == 2 * sizeof(int64_t), "a hash travels as two integers");
     all_reduce_sum(world, tensor_2d(manifest->hashes, I64, manifest->blocks, 2), REDUCE_ANY_ORDER,
                    none, TRAFFIC_OTHER);
@@ -178,6 +194,7 @@ static void gather_hashes(Group *world, Manifest *manifest, int64_t *written) {
     for (int64_t block = 0; block < manifest->blocks; block++)
         CHECK(written[block] == 1, "block %lld of the checkpoint was written by %lld ranks",
               (long long)block, (long long)written[block]);
+    free(written);
 }
 
 // Manifest and hashes, then the header that declares them valid. Rank 0.
@@ -249,50 +266,104 @@ bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
     return ok;
 }
 
-bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, CheckpointKeep keep,
-                     Error *err) {
-    const bool root = comm_rank() == 0;
-    Paths paths = {0};
-    SmallContents small = {0};
-    Manifest manifest = {0};
-    FileHeader header = {0};
-    int64_t *written = NULL;
+// Takes away what failed, and the save with it. Collective over all ranks.
+static void close_save(CheckpointSave *save, bool ok, Error *err) {
+    if (!ok) err->exit_code = EXIT_IO;
+    if (!ok && comm_rank() == 0) unlink(save->paths.temporary);
+    barrier(comm_world()); // what was removed is gone when any rank returns
+    utilization_free(&save->small.no_history);
+    manifest_free(&save->manifest);
+    free(save->pieces);
+    free(save);
+}
 
-    bool ok = name_paths(&paths, run_dir, checkpoint->state.step, err);
+bool checkpoint_save_begin(CheckpointSave **begun, const char *run_dir,
+                           const Checkpoint *checkpoint, Error *err) {
+    const bool root = comm_rank() == 0;
+    CheckpointSave *save = calloc(1, sizeof *save);
+    CHECK_MEMORY(save, "no memory for a save");
+    save->step = checkpoint->state.step;
+    save->before_publish = checkpoint->before_publish;
+    bool ok = name_paths(&save->paths, run_dir, save->step, err);
     if (ok && root) {
-        collect_small_contents(checkpoint, &small);
-        list_datasets(checkpoint, &small, &manifest);
-        ok = lay_out(&paths, &manifest, &header, err);
+        collect_small_contents(checkpoint, &save->small);
+        list_datasets(checkpoint, &save->small, &save->manifest);
+        ok = lay_out(&save->paths, &save->manifest, &save->header, err);
     }
     ok = comm_follow(ok, err);
-    if (!ok) goto cleanup;
-    broadcast_manifest(comm_world(), &manifest);
-    written = calloc((size_t)manifest.blocks, sizeof *written);
-    CHECK_MEMORY(written, "no memory for %lld counts", (long long)manifest.blocks);
+    if (!ok) {
+        close_save(save, false, err);
+        return false;
+    }
+    broadcast_manifest(comm_world(), &save->manifest);
+    for (int i = 0; i < checkpoint->tensor_count; i++)
+        list_pieces(save, &checkpoint->tensors[i], comm_rank(), comm_size());
+    for (int i = 0; i < save->small.tensor_count; i++)
+        list_pieces(save, &save->small.tensors[i], 0, 1);
+    *begun = save;
+    return true;
+}
 
-    ok = write_contents(paths.temporary, checkpoint, root ? &small : NULL, &manifest, written, err);
+void checkpoint_save_copy(CheckpointSave *save, CheckpointCopy *copy) {
+    int64_t count = save->piece_count;
+    size_t bytes = 0, *places = malloc((size_t)(count + 1) * sizeof *places);
+    CHECK_MEMORY(places, "no memory for %lld blocks", (long long)count);
+    for (int64_t i = 0; i < count; i++) {
+        places[i] = bytes;
+        bytes += (size_t)dataset_block(save->pieces[i].dataset, save->pieces[i].block).bytes;
+    }
+    if (bytes > copy->bytes) {
+        free(copy->data);
+        copy->data = malloc(bytes);
+        copy->bytes = bytes;
+        CHECK_MEMORY(copy->data, "no memory for a copy of %zu bytes; leave checkpoint.async out",
+                     bytes);
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        Piece *piece = &save->pieces[i];
+        Span span = dataset_block(piece->dataset, piece->block);
+        piece->bytes = memcpy(copy->data + places[i], piece->bytes, (size_t)span.bytes);
+    }
+    free(places);
+}
+
+bool checkpoint_save_write(CheckpointSave *save, Error *err) {
+    int fd = file_open_made_elsewhere(save->paths.temporary, O_RDWR, err);
+    if (fd < 0) return false;
+    bool ok = write_pieces(save, fd, err) && read_back(save, fd, err) && file_sync(fd, err);
+    close(fd);
+    return ok || error_prefix(err, "%s", save->paths.temporary);
+}
+
+bool checkpoint_save_end(CheckpointSave *save, bool ok, CheckpointKeep keep, Error *err) {
+    const bool root = comm_rank() == 0;
+    Paths *paths = &save->paths;
     ok = comm_agree(ok, err);
     if (!ok) goto cleanup;
-    gather_hashes(comm_world(), &manifest, written);
+    gather_hashes(comm_world(), save);
 
-    if (root) ok = seal(paths.temporary, &manifest, &header, err);
+    if (root) ok = seal(paths->temporary, &save->manifest, &save->header, err);
     ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
 
     // Each rank has read back what it wrote; now that all see one sealed file, it may get its name.
-    ok = verify_together(paths.temporary, VERIFY_INDEX, err);
+    ok = verify_together(paths->temporary, VERIFY_INDEX, err);
     if (!ok) goto cleanup;
 
-    if (root && checkpoint->before_publish) checkpoint->before_publish();
-    if (root) ok = publish(&paths, err);
+    if (root && save->before_publish) save->before_publish();
+    if (root) ok = publish(paths, err);
     ok = comm_follow(ok, err);
-    if (ok && root) checkpoint_list_prune(paths.directory, checkpoint->state.step, keep);
+    if (ok && root) checkpoint_list_prune(paths->directory, save->step, keep);
 cleanup:
-    if (!ok) err->exit_code = EXIT_IO;
-    if (!ok && root) unlink(paths.temporary);
-    barrier(comm_world()); // what was removed is gone when any rank returns
-    utilization_free(&small.no_history);
-    manifest_free(&manifest);
-    free(written);
+    close_save(save, ok, err);
     return ok;
+}
+
+bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, CheckpointKeep keep,
+                     Error *err) {
+    CheckpointSave *save;
+    if (!checkpoint_save_begin(&save, run_dir, checkpoint, err)) return false;
+    bool ok = checkpoint_save_write(save, err);
+    return checkpoint_save_end(save, ok, keep, err);
 }

@@ -94,6 +94,27 @@ typedef struct CheckpointKeep {
 bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, CheckpointKeep keep,
                      Error *err);
 
+// The same in parts, so that training can go on while the bytes travel.
+typedef struct CheckpointSave CheckpointSave;
+// Makes the file under its temporary name and says who writes which block of what. checkpoint's
+// tensors, history and texts must stay as they are until checkpoint_save_write is done, or
+// checkpoint_save_copy. False as checkpoint_save. Collective over all ranks.
+bool checkpoint_save_begin(CheckpointSave **save, const char *run_dir, const Checkpoint *checkpoint,
+                           Error *err);
+// Copies what this rank is to write; memory is taken when there is not enough of it yet, and is
+// for the caller to free. Not collective.
+typedef struct CheckpointCopy {
+    char *data;
+    size_t bytes;
+} CheckpointCopy;
+void checkpoint_save_copy(CheckpointSave *save, CheckpointCopy *copy);
+// Writes and hashes this rank's blocks, reads them back, and waits for the disk. Without MPI: from
+// any one thread. Not collective.
+bool checkpoint_save_write(CheckpointSave *save, Error *err);
+// What is left once every rank has written, with what each had for an answer; frees the save.
+// Collective over all ranks.
+bool checkpoint_save_end(CheckpointSave *save, bool ok, CheckpointKeep keep, Error *err);
+
 // Before training: whether a file can be made, written and removed in RUN_DIR/checkpoints, which is
 // made if need be, and whether every rank sees it. `bytes` is about what a checkpoint takes: too
 // low a limit on file sizes is an error, too little room a warning. False with exit 5. Collective

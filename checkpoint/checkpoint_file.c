@@ -9,7 +9,8 @@
 
 #include "checkpoint/file_io.h"
 
-enum { CACHED_BYTES = 1 << 18 };
+// Of a block: small enough for the CPU's cache, large enough for the disk.
+enum { CACHED_BYTES = 1 << 20 };
 
 // Header, records and block hashes: everything needed to find and check a dataset.
 static bool read_index(CheckpointFile *file, int64_t file_bytes, Error *err) {
@@ -140,8 +141,6 @@ bool checkpoint_file_read(CheckpointFile *file, const Dataset *dataset, int64_t 
         if (from >= to) continue;
         char *wanted = (char *)out + (from - begin);
         bool whole = to - from == span.bytes;
-        // The disk goes on while this block is hashed.
-        file_start_reading(file->fd, dataset->offset + span.begin + span.bytes, BLOCK_BYTES);
         if (!read_block_to(file, dataset, block, whole ? wanted : file->block, err)) return false;
         if (!whole) memcpy(wanted, file->block + (from - span.begin), (size_t)(to - from));
     }

@@ -118,10 +118,6 @@ void file_start_writing(int fd, int64_t offset, int64_t bytes) {
     (void)sync_file_range(fd, offset, bytes, SYNC_FILE_RANGE_WRITE);
 }
 
-void file_start_reading(int fd, int64_t offset, int64_t bytes) {
-    (void)posix_fadvise(fd, offset, bytes, POSIX_FADV_WILLNEED);
-}
-
 bool directory_make(const char *path, Error *err) {
     char partial[PATH_MAX];
     if (snprintf(partial, sizeof partial, "%s", path) >= (int)sizeof partial)

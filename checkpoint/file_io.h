@@ -28,11 +28,9 @@ bool file_read_at(int fd, void *data, size_t bytes, int64_t offset, Error *err);
 // Waits until the bytes are on the disk. A failure is final for this file: the system may have
 // dropped the pages it could not write, so that a second fsync would report success.
 bool file_sync(int fd, Error *err);
-// Hints, without which everything is the same and slower. The disk begins with what was written, so
-// that file_sync finds little left to wait for; and with what will be read next. Their failures say
-// nothing: those of the disk come back from file_sync and file_read_at.
+// The disk begins with what was written, so that file_sync finds little left to wait for. Only a
+// hint: what goes wrong on the disk comes back from file_sync.
 void file_start_writing(int fd, int64_t offset, int64_t bytes);
-void file_start_reading(int fd, int64_t offset, int64_t bytes);
 
 bool directory_make(const char *path, Error *err); // with its parents; an existing one is fine
 bool directory_sync(const char *path, Error *err); // makes renames and removals inside it durable

@@ -59,7 +59,8 @@ static void set_environment(const char *attempt) {
 // The child: a session of its own, so that the terminal's signals reach only the supervisor. Where
 // a batch system sends SIGTERM to every process of a job, mpirun does not see it; ranks get their
 // own, since mpirun resets what they inherit.
-static _Noreturn void become_launcher(char *command, char *const *words, int out, int err) {
+static _Noreturn void become_launcher(char *command, char *const *words, const int out[2],
+                                      const int err[2]) {
     char *argv[MOST_WORDS + 5] = {"sh", "-c", command, "sh"};
     int count = 4;
     for (; *words && count < MOST_WORDS + 4; words++) argv[count++] = *words;
@@ -75,9 +76,12 @@ static _Noreturn void become_launcher(char *command, char *const *words, int out
     setsid();
     int nothing = open("/dev/null", O_RDONLY);
     if (nothing >= 0) dup2(nothing, STDIN_FILENO);
-    dup2(out, STDOUT_FILENO);
-    dup2(err, STDERR_FILENO);
-    close_range(STDERR_FILENO + 1, ~0U, 0);
+    dup2(out[1], STDOUT_FILENO);
+    dup2(err[1], STDERR_FILENO);
+    // Stay readable: mpirun kills its ranks when nobody is left to read a line, before they are
+    // saved.
+    fcntl(out[0], F_SETFD, 0);
+    fcntl(err[0], F_SETFD, 0);
     execvp("sh", argv);
     _exit(127);
 }
@@ -92,7 +96,7 @@ bool rank_launcher_start(RankLauncher *launcher, const char *command, int ranks,
     set_environment(attempt);
     pid_t pid = -1;
     if (pipe2(out, O_CLOEXEC) == 0 && pipe2(errors, O_CLOEXEC) == 0) pid = fork();
-    if (pid == 0) become_launcher(line, words, out[1], errors[1]);
+    if (pid == 0) become_launcher(line, words, out, errors);
     int cause = errno;
     if (out[1] >= 0) close(out[1]);
     if (errors[1] >= 0) close(errors[1]);

@@ -63,6 +63,21 @@ static int64_t elements_saved(const Model *model, const Optimizer *optimizer, in
     return elements;
 }
 
+// What rank 0 copies of it for checkpoint.async: the experts it holds, and its share of the rest.
+static size_t copy_bytes(const Model *model, const Optimizer *optimizer, int64_t ranks) {
+    double elements = 0;
+    for (int i = 0; i < model->params.count; i++) {
+        const Param *row = &model->params.rows[i];
+        double sets = 1, whole = (double)param_elements(row);
+        for (int s = 0; s < optimizer->state_count; s++)
+            sets += optimizer_has_state(optimizer, s, i);
+        elements +=
+            sets * (row->kind == PARAM_EXPERT ? whole * (double)row->count / (double)row->shape[0]
+                                              : whole / (double)ranks);
+    }
+    return (size_t)elements * sizeof(float);
+}
+
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
                       const Model *evaluated, const PlanHost *host) {
     size_t scratch = thread_scratch_most(model_cost(trained).scratch);
@@ -84,6 +99,9 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     if (on_device)
         for (int run = 0; run < PARAM_RUNS; run++)
             plan->host_bytes += (size_t)elements_saved(trained, &optimizer, run) * sizeof(float);
+    if (config->checkpoint_async)
+        plan->host_bytes +=
+            copy_bytes(trained, &optimizer, host->ranks) + history_bytes(config, trained);
     optimizer_free(&optimizer);
     plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
                           library_bytes_a_thread * (size_t)host->threads;

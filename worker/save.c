@@ -1,6 +1,7 @@
 #include "worker/save.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "checkpoint/checkpoint_list.h"
@@ -56,31 +57,58 @@ bool save_prepare(Trainer *trainer, Error *err) {
     return checkpoint_try_directory(trainer->config.run_dir, bytes, err);
 }
 
-// One attempt. Collective over all ranks.
-static bool try_save(Trainer *trainer, Error *err) {
-    const TrainConfig *config = &trainer->config;
-    double begin = clock_seconds();
+// Before each attempt: the run's folder is still ours. Collective over all ranks.
+static bool look_at_folder(Trainer *trainer, Error *err) {
     run_lock_confirm();
     watchdog_beat("saving a checkpoint");
-    bool ok = comm_rank() != 0 ||
-              run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, err);
-    if (!comm_follow(ok, err)) return false;
+    bool ok = comm_rank() != 0 || run_watch_look(&trainer->run_watch, trainer->config.run_dir,
+                                                 trainer->config_yaml, err);
+    return comm_follow(ok, err);
+}
+
+static void tell_saved(Trainer *trainer, int64_t step, double seconds, double stalled) {
+    char name[CHECKPOINT_NAME_BYTES], waited[64] = "";
+    trainer->saved_step = step;
+    trainer->retry = (SaveRetry){0};
+    checkpoint_name(step, name);
+    run_status_saved(step, seconds);
+    if (stalled < seconds) snprintf(waited, sizeof waited, ", training waited %.2f s", stalled);
+    log_info("saved %s/checkpoints/%s in %.2f s%s", trainer->config.run_dir, name, seconds, waited);
+}
+
+// One attempt. Collective over all ranks.
+static bool try_save(Trainer *trainer, Error *err) {
+    double begin = clock_seconds();
+    if (!look_at_folder(trainer, err)) return false;
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     host_state_download(&host);
     Checkpoint checkpoint = save_describe(trainer, &host);
-    ok = checkpoint_save(config->run_dir, &checkpoint, config->keep, err);
+    bool ok = checkpoint_save(trainer->config.run_dir, &checkpoint, trainer->config.keep, err);
     free(checkpoint.tensors);
     host_state_close(&host);
-    if (!ok) return false;
-    trainer->saved_step = trainer->state.step;
-    trainer->retry = (SaveRetry){0};
-    char name[CHECKPOINT_NAME_BYTES];
-    checkpoint_name(trainer->state.step, name);
     double seconds = clock_seconds() - begin;
-    run_status_saved(trainer->state.step, seconds);
-    log_info("saved %s/checkpoints/%s in %.2f s", config->run_dir, name, seconds);
-    return true;
+    if (ok) tell_saved(trainer, trainer->state.step, seconds, seconds);
+    return ok;
+}
+
+// One that is written while training goes on; how it ends comes later. begin: of this attempt.
+// Collective over all ranks.
+static bool start_save(Trainer *trainer, double begin, Error *err) {
+    SaveBehind *behind = &trainer->behind;
+    CheckpointSave *save = NULL;
+    double here = clock_seconds();
+    if (!look_at_folder(trainer, err)) return false;
+    HostState host;
+    host_state_open(&host, &trainer->model, &trainer->optimizer);
+    host_state_download(&host);
+    Checkpoint checkpoint = save_describe(trainer, &host);
+    bool ok = checkpoint_save_begin(&save, trainer->config.run_dir, &checkpoint, err);
+    if (ok) save_behind_start(behind, save, trainer->state.step, begin);
+    free(checkpoint.tensors);
+    host_state_close(&host);
+    behind->stalled = clock_seconds() - here;
+    return ok;
 }
 
 // Rank 0's clock, on every rank: what depends on it is decided alike. Collective over all ranks.
@@ -96,8 +124,47 @@ static bool give_up(const Trainer *trainer, double seconds, const Error *cause, 
                         (long long)trainer->state.step, seconds);
 }
 
+// The attempt to save a step that began at `begin` has failed. While training goes on the next
+// comes some seconds later. Collective over all ranks.
+static void note_failure(Trainer *trainer, int64_t step, double begin, const Error *cause) {
+    SaveRetry *retry = &trainer->retry;
+    double now = shared_seconds(trainer);
+    double next = now + RETRY_SECONDS + 4 * (now - begin);
+    if (retry->pending) {
+        retry->next = next;
+        return;
+    }
+    // One that nobody was waiting for (checkpoint.every: 0) is no reason to end the run.
+    int64_t every = trainer->config.checkpoint_every;
+    int64_t patience = every > 0 ? every : trainer->config.steps;
+    *retry = (SaveRetry){
+        .pending = true, .since = begin, .next = next, .last_step = trainer->state.step + patience};
+    log_warn("step %lld is not saved: %s; training goes on and tries again until step %lld, for "
+             "%d s at least",
+             (long long)step, cause->message, (long long)retry->last_step, PATIENCE_SECONDS);
+}
+
+// Commits the one in flight if there is one and all ranks have written it; with `wait` after they
+// have. Collective over all ranks.
+static void settle(Trainer *trainer, bool wait) {
+    SaveBehind *behind = &trainer->behind;
+    Error cause = {0};
+    if (!behind->save) return;
+    if (wait) watchdog_beat("waiting for the checkpoint that is being written");
+    if (!save_behind_written(behind, wait)) return;
+    if (save_behind_finish(behind, trainer->config.keep, &cause))
+        tell_saved(trainer, behind->step, shared_seconds(trainer) - behind->begin, behind->stalled);
+    else
+        note_failure(trainer, behind->step, behind->begin, &cause);
+}
+
+void save_settle(Trainer *trainer) {
+    settle(trainer, true);
+}
+
 bool save_checkpoint(Trainer *trainer, Error *err) {
     double begin = 0;
+    settle(trainer, true);
     while (trainer->saved_step != trainer->state.step) {
         Error cause = {0};
         if (try_save(trainer, &cause)) return true;
@@ -113,29 +180,17 @@ bool save_checkpoint(Trainer *trainer, Error *err) {
     return true;
 }
 
-// A save is due; nothing has failed yet.
-static void first_attempt(Trainer *trainer) {
-    SaveRetry *retry = &trainer->retry;
+static void attempt(Trainer *trainer) {
     Error cause = {0};
     double begin = shared_seconds(trainer);
-    if (try_save(trainer, &cause)) return;
-    double now = shared_seconds(trainer);
-    // One that nobody was waiting for (checkpoint.every: 0) is no reason to end the run.
-    int64_t every = trainer->config.checkpoint_every;
-    int64_t patience = every > 0 ? every : trainer->config.steps;
-    *retry = (SaveRetry){.pending = true,
-                         .since = begin,
-                         .next = now + RETRY_SECONDS + 4 * (now - begin),
-                         .last_step = trainer->state.step + patience};
-    log_warn("step %lld is not saved: %s; training goes on and tries again until step %lld, for "
-             "%d s at least",
-             (long long)trainer->state.step, cause.message, (long long)retry->last_step,
-             PATIENCE_SECONDS);
+    bool ok = trainer->config.checkpoint_async ? start_save(trainer, begin, &cause)
+                                               : try_save(trainer, &cause);
+    if (!ok) note_failure(trainer, trainer->state.step, begin, &cause);
 }
 
 void save_now(Trainer *trainer) {
-    if (trainer->saved_step != trainer->state.step && !trainer->retry.pending)
-        first_attempt(trainer);
+    settle(trainer, true);
+    if (trainer->saved_step != trainer->state.step && !trainer->retry.pending) attempt(trainer);
 }
 
 static bool another_attempt(Trainer *trainer, Error *err) {
@@ -143,10 +198,11 @@ static bool another_attempt(Trainer *trainer, Error *err) {
     Error cause = {0};
     double begin = shared_seconds(trainer);
     bool last = trainer->state.step >= retry->last_step && begin - retry->since >= PATIENCE_SECONDS;
-    if ((!last && begin < retry->next) || try_save(trainer, &cause)) return true;
-    if (last) return give_up(trainer, begin - retry->since, &cause, err);
-    double now = shared_seconds(trainer);
-    retry->next = now + RETRY_SECONDS + 4 * (now - begin);
+    if (last) {
+        double since = retry->since;
+        return try_save(trainer, &cause) || give_up(trainer, begin - since, &cause, err);
+    }
+    if (begin >= retry->next) attempt(trainer);
     return true;
 }
 
@@ -154,9 +210,10 @@ bool save_when_due(Trainer *trainer, Error *err) {
     const TrainConfig *config = &trainer->config;
     int64_t step = trainer->state.step;
     if (step == config->steps) return save_checkpoint(trainer, err);
+    bool due = config->checkpoint_every > 0 && step % config->checkpoint_every == 0;
+    settle(trainer, due);
+    if (trainer->behind.save) return true;
     if (trainer->retry.pending) return another_attempt(trainer, err);
-    if (config->checkpoint_every > 0 && step % config->checkpoint_every == 0 &&
-        trainer->saved_step != step)
-        first_attempt(trainer);
+    if (due && trainer->saved_step != step) attempt(trainer);
     return true;
 }

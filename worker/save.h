@@ -29,4 +29,7 @@ void save_now(Trainer *trainer);
 // save that fails is tried again for some seconds. Collective over all ranks.
 bool save_checkpoint(Trainer *trainer, Error *err);
 
+// Waits for the save in flight, if there is one, and commits it. Collective over all ranks.
+void save_settle(Trainer *trainer);
+
 #endif

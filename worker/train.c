@@ -170,6 +170,7 @@ static void close_run(Trainer *trainer) {
     utilization_free(&trainer->utilization);
     dead_experts_close(&trainer->dead_experts);
     step_outliers_close(&trainer->outliers);
+    save_behind_close(&trainer->behind);
     batch_close(&trainer->batch);
     batch_close(&trainer->evaluation_batch);
     routing_record_close(&trainer->routing);
@@ -199,6 +200,7 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     } else {
         report_run(trainer);
         exit_code = starts_write(trainer, err) ? train(trainer, err) : err->exit_code;
+        save_settle(trainer); // where an error ends the run
         if (trainer->report.steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();

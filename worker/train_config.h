@@ -111,6 +111,7 @@ typedef struct TrainConfig {
     int64_t expert_parallel;  // ranks that share one set of experts; 0: as many as can
     int64_t exchange_chunks;  // pieces of the token exchange at most
     int64_t checkpoint_every; // 0: only at the end
+    bool checkpoint_async;    // training goes on while one is written
     CheckpointKeep keep;
     char resume[CONFIG_PATH_BYTES];       // auto, never, must or a path
     char resume_allow[CONFIG_PATH_BYTES]; // function keys that may change, joined by commas

@@ -13,6 +13,7 @@
 #include "worker/report.h"
 #include "worker/routing_record.h"
 #include "worker/run_watch.h"
+#include "worker/save_behind.h"
 #include "worker/session.h"
 #include "worker/step_outliers.h"
 #include "worker/vocabulary.h"
@@ -57,6 +58,7 @@ struct Trainer {
     double last_loss;   // of the step done last
     int64_t saved_step; // of the newest checkpoint; -1: none
     SaveRetry retry;
+    SaveBehind behind;
     RunWatch run_watch; // rank 0
 
     Report report;

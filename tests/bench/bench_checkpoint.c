@@ -26,6 +26,7 @@ typedef struct Bench {
     char run_dir[CHECKPOINT_PATH_BYTES], plain[CHECKPOINT_PATH_BYTES + 16];
     SavedTensor tensors[TENSORS];
     Checkpoint checkpoint;
+    CheckpointCopy copy;
     int64_t bytes; // of the tensors, over all ranks
 } Bench;
 
@@ -35,11 +36,22 @@ typedef struct Times {
     double wall, cpu;
 } Times;
 
-typedef enum Figure { PLAIN_WRITE, SAVE, PLAIN_COLD, LOAD_COLD, PLAIN_WARM, LOAD_WARM } Figure;
-enum { FIGURES = LOAD_WARM + 1 };
-static const char *const figure_names[FIGURES] = {"plain write + fsync",    "save",
-                                                  "plain read, cold cache", "load, cold cache",
-                                                  "plain read, warm",       "load, warm cache"};
+typedef enum Figure {
+    PLAIN_WRITE,
+    SAVE,
+    PLAIN_COLD,
+    LOAD_COLD,
+    PLAIN_WARM,
+    LOAD_WARM,
+    WRITE_BEHIND,
+    STALL
+} Figure;
+enum { FIGURES = STALL + 1 };
+static const char *const figure_names[FIGURES] = {
+    "plain write + fsync",       "save",
+    "plain read, cold cache",    "load, cold cache",
+    "plain read, warm",          "load, warm cache",
+    "checkpoint.async, writing", "and what training waits"};
 
 static void fill(SavedTensor *tensor, uint32_t seed) {
     uint32_t *at = tensor->data;
@@ -151,6 +163,25 @@ static Times save(Bench *b) {
     return elapsed(b, start);
 }
 
+// As with checkpoint.async, but here nothing goes on while it is written.
+static void save_behind(Bench *b, Times *writing, Times *stall) {
+    Error err = {0};
+    CheckpointSave *parts;
+    b->checkpoint.state.step++;
+    Times start = begin(b);
+    CHECK(checkpoint_save_begin(&parts, b->run_dir, &b->checkpoint, &err), "%s", err.message);
+    checkpoint_save_copy(parts, &b->copy);
+    *stall = elapsed(b, start);
+    start = begin(b);
+    bool ok = checkpoint_save_write(parts, &err);
+    *writing = elapsed(b, start);
+    start = begin(b);
+    CHECK(checkpoint_save_end(parts, ok, (CheckpointKeep){.last = 1}, &err), "%s", err.message);
+    Times end = elapsed(b, start);
+    stall->wall += end.wall;
+    stall->cpu += end.cpu;
+}
+
 static Times load(Bench *b, const char *path) {
     Error err = {0};
     char found[CHECKPOINT_PATH_BYTES];
@@ -179,24 +210,27 @@ static Median median_of(const double *values, int count) {
     return (Median){sorted[count / 2], sorted[0], sorted[count - 1]};
 }
 
-static void print_pair(Times times[FIGURES][MOST_ROUNDS], int rounds, Figure plain, double mib) {
-    double walls[MOST_ROUNDS], cpus[MOST_ROUNDS], shares[MOST_ROUNDS], cpu_shares[MOST_ROUNDS];
-    for (Figure f = plain; f <= plain + 1; f++) {
-        for (int i = 0; i < rounds; i++) {
-            walls[i] = times[f][i].wall;
-            cpus[i] = times[f][i].cpu;
-            shares[i] = 100 * times[plain][i].wall / walls[i];
-            cpu_shares[i] = 100 * times[plain][i].cpu / cpus[i];
-        }
-        Median wall = median_of(walls, rounds), cpu = median_of(cpus, rounds);
-        printf("%-24s %6.2f s [%.2f-%.2f], %.0f MiB/s | CPU %.2f s [%.2f-%.2f]\n", figure_names[f],
-               wall.median, wall.least, wall.most, mib / wall.median, cpu.median, cpu.least,
-               cpu.most);
+static void print_times(const char *name, const Times *times, int rounds, double mib) {
+    double walls[MOST_ROUNDS], cpus[MOST_ROUNDS];
+    for (int i = 0; i < rounds; i++) {
+        walls[i] = times[i].wall;
+        cpus[i] = times[i].cpu;
     }
-    Median share = median_of(shares, rounds), cpu = median_of(cpu_shares, rounds);
-    printf("%-24s %5.0f %% of the plain file's speed [%.0f-%.0f] (wanted: at least 85) | by CPU "
-           "%.0f %% [%.0f-%.0f]\n",
-           "", share.median, share.least, share.most, cpu.median, cpu.least, cpu.most);
+    Median wall = median_of(walls, rounds), cpu = median_of(cpus, rounds);
+    printf("%-25s %6.2f s [%.2f-%.2f], %.0f MiB/s | CPU %.2f s [%.2f-%.2f]\n", name, wall.median,
+           wall.least, wall.most, mib / wall.median, cpu.median, cpu.least, cpu.most);
+}
+
+// What `above` is of `below`, in percent, round by round.
+static void print_share(const char *name, const Times *above, const Times *below, int rounds) {
+    double walls[MOST_ROUNDS], cpus[MOST_ROUNDS];
+    for (int i = 0; i < rounds; i++) {
+        walls[i] = 100 * above[i].wall / below[i].wall;
+        cpus[i] = 100 * above[i].cpu / below[i].cpu;
+    }
+    Median wall = median_of(walls, rounds), cpu = median_of(cpus, rounds);
+    printf("%25s %5.0f %% %s [%.0f-%.0f] | by CPU %.0f %% [%.0f-%.0f]\n", "", wall.median, name,
+           wall.least, wall.most, cpu.median, cpu.least, cpu.most);
 }
 
 static void run(Bench *b, int rounds) {
@@ -214,17 +248,27 @@ static void run(Bench *b, int rounds) {
         times[LOAD_COLD][i] = load(b, path);
         times[PLAIN_WARM][i] = read_plain(b);
         times[LOAD_WARM][i] = load(b, path);
+        save_behind(b, &times[WRITE_BEHIND][i], &times[STALL][i]);
     }
     if (comm_rank() != 0) return;
     double mib = (double)b->bytes / 1048576.0;
     printf("%.0f MiB, %d rank%s, %d rounds: median [least-most]\n", mib, comm_size(),
            comm_size() == 1 ? "" : "s", rounds);
-    for (Figure f = PLAIN_WRITE; f < LOAD_WARM; f += 2) print_pair(times, rounds, f, mib);
+    for (Figure f = PLAIN_WRITE; f < WRITE_BEHIND; f += 2) {
+        print_times(figure_names[f], times[f], rounds, mib);
+        print_times(figure_names[f + 1], times[f + 1], rounds, mib);
+        print_share("of the plain file's speed (wanted: at least 85)", times[f], times[f + 1],
+                    rounds);
+    }
+    print_times(figure_names[WRITE_BEHIND], times[WRITE_BEHIND], rounds, mib);
+    print_times(figure_names[STALL], times[STALL], rounds, mib);
+    print_share("of the writing (wanted: at most 5)", times[STALL], times[WRITE_BEHIND], rounds);
 }
 
 static void close_bench(Bench *b) {
     char command[CHECKPOINT_PATH_BYTES + 16];
     for (int i = 0; i < TENSORS; i++) free(b->tensors[i].data);
+    free(b->copy.data);
     snprintf(command, sizeof command, "rm -r '%s'", b->run_dir);
     barrier(b->world);
     CHECK(comm_rank() != 0 || system(command) == 0, "cannot remove %s", b->run_dir);

@@ -78,8 +78,8 @@ def unblock(folder):
     os.rename(f"{folder}.aside", folder)
 
 
-def a_save_that_fails_is_tried_again_while_training_goes_on(space: Workspace):
-    process, _, output = start(space, "run", LONG, ranks=2)
+def a_save_that_fails_is_tried_again_while_training_goes_on(space: Workspace, **more):
+    process, _, output = start(space, "run", dict(LONG, **more), ranks=2)
     wait_for(output, r"saved .*step-00000020\.h5", process)
     block(space.path("run", "checkpoints"))
     failed = int(wait_for(output, r"warning: step (\d+) is not saved: .*training goes on", process)[1])
@@ -91,6 +91,10 @@ def a_save_that_fails_is_tried_again_while_training_goes_on(space: Workspace):
     assert read(output).count("is not saved") == 1, f"one warning, not one an attempt\n{read(output)}"
     assert not [name for name in os.listdir(space.path("run", "checkpoints")) if name.endswith(".tmp")]
     rows(space, "run")
+
+
+def so_is_one_that_training_does_not_wait_for(space: Workspace):
+    a_save_that_fails_is_tried_again_while_training_goes_on(space, **{"checkpoint.async": "true"})
 
 
 def a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows(space: Workspace):
@@ -208,7 +212,7 @@ def a_folder_that_vanishes_is_noticed_and_made_anew(space: Workspace):
 
 
 if __name__ == "__main__":
-    main([a_save_that_fails_is_tried_again_while_training_goes_on,
+    main([a_save_that_fails_is_tried_again_while_training_goes_on, so_is_one_that_training_does_not_wait_for,
           a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows,
           a_disk_that_stays_full_ends_the_run_with_exit_code_5,
           a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1, no_file_is_written_through_a_link,

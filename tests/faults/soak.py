@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from supervise import RUN, finish, parent, read, start, text, wait_for  # noqa: E402
+from supervise import HANG, RUN, finish, parent, read, start, text, wait_for  # noqa: E402
 from runs import Workspace, kill, main  # noqa: E402
 
 FAULTS = int(sys.argv[2]) if len(sys.argv) > 2 else 4
@@ -41,7 +41,9 @@ class Soak:
         kill(self.source.choice(self.ranks()))
 
     def kill_mpirun(self):
-        kill(parent(self.ranks()[0]))
+        launcher = parent(self.ranks()[0])
+        if launcher != self.process.pid:  # of ranks whose mpirun has just been killed it is the supervisor
+            kill(launcher)
 
     def stop_rank(self):
         kill(self.source.choice(self.ranks()), signal.SIGSTOP)
@@ -53,7 +55,9 @@ class Soak:
     def other_ranks(self):
         self.ranks()
         self.process.send_signal(self.source.choice((signal.SIGUSR1, signal.SIGTERM)))
-        finish(self.space, "run", self.process, code=75)
+        code = self.process.wait(HANG)
+        # Saved; or the fault before this one has just ended the ranks, and nothing is started any more.
+        assert code in (75, 137, 8), f"exit code {code}\n{text(self.space, 'run')[-3000:]}"
         self.start()
 
     def full_disk(self):
@@ -91,6 +95,9 @@ def faults_by_chance_change_no_bit(space: Workspace):
             kind()
         finish(space, "run", soak.process)
         result = space.digest("run")
+    except AssertionError as error:
+        lines = [line for line in text(space, "run").splitlines() if not line.startswith(("step ", "saved "))]
+        raise AssertionError(f"{str(error)[:200]}\n" + "\n".join(lines[-60:])) from None
     finally:
         if os.getuid() == 0:
             subprocess.run(["umount", "-l", space.path("run")], check=True)

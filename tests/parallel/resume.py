@@ -73,6 +73,24 @@ def a_path_can_be_resumed_into_another_folder(space: Workspace):
     assert_same(space, "branch", (later, digest), "resume: PATH")
 
 
+def a_save_that_training_does_not_wait_for_holds_the_same(space: Workspace):
+    """With checkpoint.async every checkpoint has the digest of the one that training waited for, on any layout."""
+    config = dict(CONFIG, **{"checkpoint.every": 2, "train.skip_z": 6, "log.dead_expert_steps": 4, "train.ema": 0.9})
+    digests = {}
+    for run, ranks, more in (("waits", 2, {}), ("async2", 2, {"checkpoint.async": "true"}),
+                             ("async4", 4, {"checkpoint.async": "true", "parallel.expert": 2})):
+        outcome = space.run(run, dict(config, **more), ranks)
+        assert ("training waited" in outcome.output) == bool(more), str(outcome)
+        told = subprocess.run([space.program, "checkpoint", "verify", space.path(run)], capture_output=True, text=True,
+                              check=True).stdout
+        digests[run] = [line.split()[-1] for line in told.splitlines()]
+        assert len(digests[run]) == 5 and digests[run] == digests["waits"], digests
+    os.remove(space.checkpoints("async4")[-1])
+    outcome = space.run("async4", dict(config, **{"checkpoint.async": "true"}), ranks=1)
+    assert "at step 8" in outcome.output, str(outcome)
+    assert_same(space, "async4", space.result("waits"), "gone on after asynchronous saves")
+
+
 def flip(path, share):
     """One bit of the byte that lies at this share of the file."""
     with open(path, "r+b") as file:
@@ -164,6 +182,6 @@ def a_signal_to_one_rank_stops_all(space: Workspace):
 
 main([a_run_cut_at_step_5_goes_on_on_any_layout, every_optimizer_goes_on_on_any_layout,
       checkpoint_timings_leave_no_trace,
-      damage_that_only_loading_finds_is_passed_over, a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
+      a_save_that_training_does_not_wait_for_holds_the_same, damage_that_only_loading_finds_is_passed_over, a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
       refusals_are_one_line_on_any_number_of_ranks, a_signal_to_mpirun_saves_and_exits_with_75,
       a_signal_to_one_rank_stops_all])
