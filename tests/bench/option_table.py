@@ -73,6 +73,7 @@ NEEDS = {
     "moe.router=expert_choice": {"moe.allow_noncausal": "true"},
     "moe.dropout_at=output": {"moe.dropout": 0.1},
     "moe.shared_gate=true": {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
+    "moe.zero_kind=null": {"moe.zero_experts": 16, "moe.top_k": 4},  # half of the choices
     "attention.rope_scaling=linear": {"attention.rope_factor": 4},
     "attention.rope_scaling=ntk": {"attention.rope_factor": 4},
     "attention.rope_scaling=yarn": {
@@ -90,6 +91,7 @@ NUMBERS = (
     {"moe.dropout": 0.1},
     {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
     {"moe.experts": 64, "moe.top_k": 8, "moe.d_ff": 128},
+    {"moe.zero_experts": 16, "moe.top_k": 4},
     {"moe.hash_layers": 1},
     {"model.logit_softcap": 30},
     {"moe.balance_loss": 0},

@@ -53,6 +53,7 @@ FOREIGN_KEYS = {
     "model.norm": ["normalization", "norm_type"], "model.norm_eps": ["rms_norm_eps", "layernorm-epsilon"],
     "model.activation": ["hidden_act", "activation_function"], "model.bias": ["use_bias", "add-bias-linear"],
     "train.dropout": ["resid_pdrop", "hidden-dropout"], "moe.shared_experts": ["n_shared_experts"],
+    "moe.zero_experts": ["zero_expert_num"], "moe.zero_kind": ["zero_expert_type"],
     "moe.shared_d_ff": ["moe-shared-expert-intermediate-size"], "model.logit_softcap": ["final_logit_softcapping"],
     "model.d_ff": ["intermediate_size", "ffn-hidden-size"], "model.mixer": ["layer_types"],
     "model.feed_forward": ["mlp_layer_types", "first_k_dense_replace"], "model.tied_embeddings": ["tie_word_embeddings"],

@@ -11,9 +11,10 @@ HEADS, KV_HEADS, D_HEAD = 4, 2, 4
 class QueryKeyClip(RunTest):
     def setUp(self):
         super().setUp()
-        # Each window is the same, so that a second step sees the scores of the first again.
-        self.write("train.txt", "a" * 2000)
-        self.write_tiny(**dict(RUN, train__steps="1", checkpoint__every="1", train__lr="0", train__min_lr="0",
+        # Each window is the same, so that a second step sees the scores of the first again. Weights move so little that
+        # these stay, but biases are zero no longer.
+        self.write("train.txt", "abcdefghijklmnop" * 200)
+        self.write_tiny(**dict(RUN, train__steps="1", checkpoint__every="1", train__lr="1e-7", train__min_lr="0",
                                attention__heads=str(HEADS), attention__kv_heads=str(KV_HEADS), model__bias="true",
                                model__init_std="0.5"))
 
@@ -29,7 +30,7 @@ class QueryKeyClip(RunTest):
             keys = ["attention.max_logits=true", f"train.precision={precision}"]
             self.train(f"a{precision}", *keys)
             before, scores = self.read(f"a{precision}", 1)
-            threshold = float(scores.max()) / 2
+            threshold = float(scores.max()) * 0.65  # some heads lie above it, some below
             self.assertGreater(threshold, 0)
             self.train(f"b{precision}", *keys, f"train.qk_clip={threshold!r}", "train.steps=2")
             after, same = self.read(f"b{precision}", 1)
@@ -47,13 +48,15 @@ class QueryKeyClip(RunTest):
                     got = after.pop(part)
                     # a rounding of the factor and one of the product
                     self.assertLessEqual((numpy.abs(got - want) / numpy.maximum(numpy.abs(want), 1e-30)).max(), 2**-22)
-            self.assertGreater(clipped, 0)
+            self.assertIn(clipped, range(1, scores.shape[0] * KV_HEADS))
+            self.assertGreater(numpy.count_nonzero(want), 0)  # of the last part, a bias
             for name, value in before.items():
                 self.assertTrue((after[name] == value).all(), name)
-            # The matrices' bf16 copy was refreshed: the same tokens have scores up to the threshold, but for rounding.
+            # The matrices' bf16 copy was refreshed: the same tokens have scores up to the threshold, but for rounding, in
+            # the first layer, whose input no clipped score has changed.
             rounding = 1e-5 if precision == "f32" else 0.03
             _, again = self.read(f"b{precision}", 2)
-            self.assertLessEqual(again.max(), threshold * (1 + rounding))
+            self.assertLessEqual(again[0].max(), threshold * (1 + rounding))
 
     def test_off_and_out_of_reach_are_one(self):
         self.train("off", "train.lr=0.001")

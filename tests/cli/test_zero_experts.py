@@ -30,6 +30,7 @@ class ZeroExperts(LifeTest):
             mean = sum(float(share[i]) for share in shares) / len(shares)
             self.assertAlmostEqual(mean, 100 * step[name], delta=0.051, msg=inspected)
         self.assertGreater(step["drop_rate"], 0)
+        self.assertGreater(evaluation["zero_share"], 0)
         evaluated = self.run_program("evaluate", f"r/{STEP_4}").out
         shares = [float(share) for share in re.findall(r"^layer \d: .*, zero ([\d.]+)%", evaluated, re.MULTILINE)]
         self.assertAlmostEqual(sum(shares) / len(shares), 100 * evaluation["zero_share"], delta=0.051, msg=evaluated)

@@ -41,7 +41,9 @@ class Soak:
         kill(self.source.choice(self.ranks()))
 
     def kill_mpirun(self):
-        kill(parent(self.ranks()[0]))
+        launcher = parent(self.ranks()[0])
+        if launcher != self.process.pid:  # of ranks whose mpirun has just been killed it is the supervisor
+            kill(launcher)
 
     def stop_rank(self):
         kill(self.source.choice(self.ranks()), signal.SIGSTOP)
@@ -93,6 +95,9 @@ def faults_by_chance_change_no_bit(space: Workspace):
             kind()
         finish(space, "run", soak.process)
         result = space.digest("run")
+    except AssertionError as error:
+        lines = [line for line in text(space, "run").splitlines() if not line.startswith(("step ", "saved "))]
+        raise AssertionError(f"{str(error)[:200]}\n" + "\n".join(lines[-60:])) from None
     finally:
         if os.getuid() == 0:
             subprocess.run(["umount", "-l", space.path("run")], check=True)

@@ -34,14 +34,18 @@ def contents(space, run):
         assert all(f"optimizer/m/layers.{layer}.moe.router_bias" not in file for layer in layers)
         assert last[0].dtype == numpy.float32
         biases = numpy.concatenate([history["router_bias"][:].astype(numpy.float32), [last]])
-        return biases, history["routed"][:] + history["dropped"][:]
+        loads = history["routed"][:] + history["dropped"][:]
+        if "zero" in history:  # experts that compute nothing are balanced like the others
+            loads = numpy.concatenate([loads, history["zero"][:]], axis=2)
+        return biases, loads
 
 
 def after_each_step_it_is_what_the_loads_make_of_it(space: Workspace):
     for rule in RULES:
-        space.run(rule, dict(CONFIG, **{"moe.router": rule}), ranks=2)
+        zero = 3 if rule == "sigmoid" else 0
+        space.run(rule, dict(CONFIG, **{"moe.router": rule, "moe.zero_experts": zero}), ranks=2)
         biases, loads = contents(space, rule)
-        assert (biases[0] == 0).all() and (biases[1] != 0).any()
+        assert (biases[0] == 0).all() and (biases[1] != 0).any() and biases.shape[2] == loads.shape[2] == 8 + zero
         for step in range(len(loads)):
             for layer in range(loads.shape[1]):
                 wanted = moved(biases[step, layer], loads[step, layer])
