@@ -10,6 +10,7 @@
 #include "checkpoint/state_tensors.h"
 #include "checkpoint/verify.h"
 #include "comm/comm.h"
+#include "model/router_health.h"
 
 // Length of "parameters/" in "parameters/norm.weight"; 0 for a name without a group.
 static size_t group_length(const char *name) {
@@ -186,6 +187,12 @@ static uint64_t total_of(const UtilizationHistory *history, const UtilizationSer
     return total;
 }
 
+// Squares of logits are measured, not counted, though they are whole numbers: files of programs
+// that measure them or do not have one digest.
+static bool is_of_choices(const UtilizationSeries *series) {
+    return series->kind == STATISTICS_COUNTS && strcmp(series->name, ROUTER_SQUARES_COLUMN) != 0;
+}
+
 // What has been counted, as every expert's load, in the whole history: integers, whose sums do not
 // depend on how the steps were put together into rows. Tables of one shape go in together, cell by
 // cell and in descending order of their names; a model without any has one of no layers.
@@ -197,7 +204,7 @@ static bool digest_utilization(CheckpointFile *file, Hasher *hasher, Error *err)
     const UtilizationSeries none = {0}, *left[UTILIZATION_SERIES_MAX + 1];
     int count = 0;
     for (int i = history.series_count - 1; i >= 0; i--) // the file's are in ascending order
-        if (history.series[i].kind == STATISTICS_COUNTS) left[count++] = &history.series[i];
+        if (is_of_choices(&history.series[i])) left[count++] = &history.series[i];
     if (count == 0) left[count++] = &none;
     while (count > 0) {
         int64_t layers = left[0]->layers, width = left[0]->width, shape[] = {layers, width};

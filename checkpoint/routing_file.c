@@ -124,12 +124,65 @@ static bool shape_of(hid_t dataset, int axes, hsize_t *shape) {
     return ok;
 }
 
+// Whether an attribute is one value, so that reading it fills no more than that.
+static bool is_one(hid_t attribute) {
+    hid_t space = H5Aget_space(attribute);
+    bool ok = space >= 0 && H5Sget_simple_extent_npoints(space) == 1;
+    if (space >= 0) H5Sclose(space);
+    return ok;
+}
+
+static bool is_integer(hid_t type) {
+    bool ok = type >= 0 && H5Tget_class(type) == H5T_INTEGER;
+    if (type >= 0) H5Tclose(type);
+    return ok;
+}
+
 static int64_t experts_of(hid_t dataset) {
     int64_t experts = -1;
     hid_t attribute = H5Aopen(dataset, "experts", H5P_DEFAULT);
-    if (attribute >= 0 && H5Aread(attribute, H5T_NATIVE_INT64, &experts) < 0) experts = -1;
-    if (attribute >= 0) H5Aclose(attribute);
+    if (attribute < 0) return experts;
+    if (!is_one(attribute) || !is_integer(H5Aget_type(attribute)) ||
+        H5Aread(attribute, H5T_NATIVE_INT64, &experts) < 0)
+        experts = -1;
+    H5Aclose(attribute);
     return experts;
+}
+
+// Whether the bytes of a dataset lie in this file, and what they pass through is what we write:
+// no external files, no virtual datasets, no filters of others.
+static bool has_plain_storage(hid_t dataset) {
+    hid_t storage = H5Dget_create_plist(dataset);
+    if (storage < 0) return false;
+    H5D_layout_t layout = H5Pget_layout(storage);
+    bool ok =
+        (layout == H5D_CHUNKED || layout == H5D_CONTIGUOUS) && H5Pget_external_count(storage) == 0;
+    int filters = H5Pget_nfilters(storage);
+    for (int i = 0; ok && i < filters; i++) {
+        unsigned flags, config;
+        size_t values = 0;
+        H5Z_filter_t filter =
+            H5Pget_filter2(storage, (unsigned)i, &flags, &values, NULL, 0, NULL, &config);
+        ok = filter == H5Z_FILTER_DEFLATE || filter == H5Z_FILTER_SHUFFLE;
+    }
+    H5Pclose(storage);
+    return ok && filters >= 0;
+}
+
+// A name that leads to something in this file, not through a link to another.
+static bool is_hard_link(hid_t file, const char *name) {
+    H5L_info_t info;
+    return H5Lget_info(file, name, &info, H5P_DEFAULT) >= 0 && info.type == H5L_TYPE_HARD;
+}
+
+// Opens a dataset of whole numbers as we make them; invalid for any other.
+static hid_t open_table(hid_t file, const char *name) {
+    if (!is_hard_link(file, name)) return H5I_INVALID_HID;
+    hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+    if (dataset < 0 || (is_integer(H5Dget_type(dataset)) && has_plain_storage(dataset)))
+        return dataset;
+    H5Dclose(dataset);
+    return H5I_INVALID_HID;
 }
 
 static bool open_layer(RoutingFile *file, int64_t layer, Error *err) {
@@ -146,11 +199,12 @@ static bool open_layer(RoutingFile *file, int64_t layer, Error *err) {
                          layer, there ? "no" : "some", there ? "some" : "none");
     if (!there) return true;
     hsize_t found[AXES];
-    file->layers[layer] = H5Dopen2(file->file, name, H5P_DEFAULT);
+    if (is_hard_link(file->file, "layers")) file->layers[layer] = open_table(file->file, name);
     if (file->layers[layer] < 0 || !shape_of(file->layers[layer], AXES, found))
         return error_set(err, EXIT_CHECKPOINT, "%s is no table of step, micro-batch, token, slot",
                          name);
-    int64_t experts = experts_of(file->layers[layer]), tokens = (int64_t)(found[1] * found[2]);
+    int64_t experts = experts_of(file->layers[layer]), tokens;
+    if (__builtin_mul_overflow(found[1], found[2], &tokens)) tokens = -1;
     if (experts != of->experts || (int64_t)found[3] != of->top_k ||
         tokens != shape->micro_batches * shape->tokens)
         return error_set(err, EXIT_CHECKPOINT,
@@ -168,8 +222,9 @@ static bool open_layer(RoutingFile *file, int64_t layer, Error *err) {
 // Its steps are numbers one after another.
 static bool open_steps(RoutingFile *file, Error *err) {
     hsize_t count;
-    file->steps = H5Dopen2(file->file, "step", H5P_DEFAULT);
-    if (file->steps < 0 || !shape_of(file->steps, 1, &count))
+    file->steps = open_table(file->file, "step");
+    if (file->steps < 0 || !shape_of(file->steps, 1, &count) ||
+        count > H5Dget_storage_size(file->steps) / sizeof(int64_t)) // all of them are written
         return error_set(err, EXIT_CHECKPOINT, "it is no file that moe.record has written");
     file->count = (int64_t)count;
     if (count == 0) return true;
@@ -198,8 +253,9 @@ static bool is_of_run(const RoutingFile *file, const char *run) {
     char written[4096] = "";
     hid_t attribute = H5Aopen(file->file, "run", H5P_DEFAULT), type = H5I_INVALID_HID;
     if (attribute >= 0) type = H5Aget_type(attribute);
-    bool ok = type >= 0 && H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type) &&
-              H5Tget_size(type) < sizeof written && H5Aread(attribute, type, written) >= 0;
+    bool ok = type >= 0 && is_one(attribute) && H5Tget_class(type) == H5T_STRING &&
+              !H5Tis_variable_str(type) && H5Tget_size(type) < sizeof written &&
+              H5Aread(attribute, type, written) >= 0;
     if (type >= 0) H5Tclose(type);
     if (attribute >= 0) H5Aclose(attribute);
     return ok && strcmp(written, run) == 0;
@@ -333,7 +389,7 @@ bool routing_file_read(RoutingFile *file, int64_t step, const Tensor *layers, Er
                              step, l);
         const int32_t *id = tensor_i32(layers[l]);
         for (int64_t i = 0; i < tensor_elements(layers[l]); i++)
-            if (id[i] >= file->shape.of[l].experts)
+            if (id[i] < 0 || id[i] >= file->shape.of[l].experts)
                 return error_set(err, EXIT_CHECKPOINT,
                                  "%s: step %" PRId64 ", layer %" PRId64
                                  " names expert %d of %" PRId64,

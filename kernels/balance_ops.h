@@ -22,6 +22,31 @@ void importance_sums(Device *dev, Tensor sums, Tensor ids, Tensor weights);
 //   dweights (N, K)   ids (N, K) i32   slopes (parts, E) f32
 void importance_backward(Device *dev, Tensor dweights, Tensor ids, Tensor slopes);
 
+// What noisy_top_k has made of a token's x (router_noise_forward): z, z + ε · softplus(scale), and
+// scale. (N, E) each.
+typedef struct NoisyLogits {
+    Tensor raw, noisy, scale;
+} NoisyLogits;
+// Smooth load (arXiv:1701.06538, appendix A): sums[p, e] = Σ over the tokens of part p of
+//   P(e) = Φ((z_e - h_e) / σ_e),  σ = softplus(scale), at least NOISE_LEAST:
+// the probability that expert e is among the K largest if its noise is drawn again and the others'
+// stays, with h_e the K-th largest noisy logit of the others, ties to the lower expert. K < E.
+//   sums (parts, E) i64, of BALANCE_UNIT
+void noisy_load_sums(Device *dev, Tensor sums, NoisyLogits logits, int64_t K);
+// dlogits, dscale += the gradient of Σ slopes · P, also through h, by the raw logits and by scale.
+// There is none through a σ that is NOISE_LEAST.
+//   dlogits, dscale (N, E)   slopes (parts, E) f32
+void noisy_load_backward(Device *dev, Tensor dlogits, Tensor dscale, Tensor slopes,
+                         NoisyLogits logits, int64_t K);
+#define NOISE_LEAST 1e-6
+
+// What z-loss and its gradient are of logits that do not choose: lse (N) their log-sum-exp, squares
+// (N) Σ z², lse2_sum[p] f64 the sum of lse² over the tokens of each of its parts, as in
+// router_forward.   logits (N, E)
+void logit_sums(Device *dev, Tensor lse, Tensor squares, Tensor lse2_sum, Tensor logits);
+// dlogits (N, E) += the gradient of scale · Σ lse².
+void z_loss_backward(Device *dev, Tensor dlogits, Tensor logits, Tensor lse, float scale);
+
 // A loss coefficient · CV²: the squared coefficient of variation, variance over squared mean, of
 // the sums of each scope, and the mean of that over the scopes (arXiv:1701.06538, eq. 7 and 11).
 typedef struct VariationTerm {

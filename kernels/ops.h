@@ -49,7 +49,7 @@
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
        RouterRule rule)                                                                            \
     OP(sinkhorn_bias, Tensor bias, Tensor logits, Tensor a, Tensor c, int64_t iterations)          \
-    OP(router_noise_forward, Tensor logits, Tensor scale, RouterNoise noise)                       \
+    OP(router_noise_forward, Tensor out, Tensor logits, Tensor scale, RouterNoise noise)           \
     OP(router_noise_backward, Tensor dscale, Tensor dlogits, Tensor scale, RouterNoise noise)      \
     OP(router_jitter, Tensor out, Tensor x, float amount, RouterNoise noise)                       \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
@@ -64,8 +64,15 @@
        BalanceRule rule)                                                                           \
     OP(sum_columns, Tensor out, Tensor x, bool add)                                                \
     OP(count_ids, Tensor counts, Tensor ids, Tensor kept)                                          \
+    OP(count_first_choices, Tensor counts, Tensor ids)                                             \
+    OP(count_squares, Tensor counts, Tensor squares, int64_t E)                                    \
     OP(importance_sums, Tensor sums, Tensor ids, Tensor weights)                                   \
     OP(importance_backward, Tensor dweights, Tensor ids, Tensor slopes)                            \
+    OP(noisy_load_sums, Tensor sums, NoisyLogits logits, int64_t K)                                \
+    OP(noisy_load_backward, Tensor dlogits, Tensor dscale, Tensor slopes, NoisyLogits logits,      \
+       int64_t K)                                                                                  \
+    OP(logit_sums, Tensor lse, Tensor squares, Tensor lse2_sum, Tensor logits)                     \
+    OP(z_loss_backward, Tensor dlogits, Tensor logits, Tensor lse, float scale)                    \
     OP(variation_totals, Tensor totals, Tensor slopes, Tensor sums, VariationTerm term, bool add)  \
     OP(quantile_counts, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,          \
        RouterRule rule)                                                                            \

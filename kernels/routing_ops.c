@@ -1,5 +1,6 @@
 #include "kernels/routing_ops.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/op_checks.h"
@@ -17,6 +18,7 @@ static void check_routing(Routing routing, Tensor logits, bool given) {
     check_choices(routing.ids, routing.weights, N, K);
     CHECK(K >= 1 && (K <= E || given), "%lld experts a token of %lld", (long long)K, (long long)E);
     CHECK_SHAPE_1D(routing.lse, F32, N);
+    if (routing.squares.data) CHECK_SHAPE_1D(routing.squares, F32, N);
 }
 
 void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits, Tensor bias,
@@ -68,9 +70,10 @@ static void check_noise(Tensor a, Tensor b) {
     CHECK_SHAPE_2D(b, F32, a.shape[0], a.shape[1]);
 }
 
-void router_noise_forward(Device *dev, Tensor logits, Tensor scale, RouterNoise noise) {
+void router_noise_forward(Device *dev, Tensor out, Tensor logits, Tensor scale, RouterNoise noise) {
     check_noise(logits, scale);
-    dev->backend->op.router_noise_forward(dev, logits, scale, noise);
+    check_noise(logits, out);
+    dev->backend->op.router_noise_forward(dev, out, logits, scale, noise);
 }
 
 void router_noise_backward(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,
@@ -158,6 +161,7 @@ void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums
     CHECK_SHAPE_1D(to.routed, I64, E);
     CHECK_SHAPE_1D(to.dropped, I64, to.dropped.shape[0] < E ? to.dropped.shape[0] : E);
     if (counts.data) CHECK_SHAPE_2D(counts, I64, counts.shape[0], E);
+    if (sums.first_choices.data) CHECK_SHAPE_2D(sums.first_choices, I32, parts, E);
     CHECK(rows > 0 && parts % rows == 0, "%lld parts do not divide into %lld rows of totals",
           (long long)parts, (long long)rows);
     CHECK(to.z >= 0 && to.z < columns && to.entropy >= 0 && to.entropy < columns &&
@@ -189,6 +193,26 @@ void count_ids(Device *dev, Tensor counts, Tensor ids, Tensor kept) {
     CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
     if (kept.data) CHECK_SHAPE_2D(kept, U8, ids.shape[0], ids.shape[1]);
     dev->backend->op.count_ids(dev, counts, ids, kept);
+}
+
+void count_first_choices(Device *dev, Tensor counts, Tensor ids) {
+    CHECK_SHAPE_2D(counts, I32, counts.shape[0], counts.shape[1]);
+    CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
+    CHECK(ids.shape[1] >= 1, "tokens without choices");
+    check_parts(counts.shape[0], ids.shape[0]);
+    dev->backend->op.count_first_choices(dev, counts, ids);
+}
+
+void count_squares(Device *dev, Tensor counts, Tensor squares, int64_t E) {
+    CHECK_SHAPE_1D(counts, I64, 3);
+    CHECK_SHAPE_1D(squares, F32, squares.shape[0]);
+    CHECK(E >= 1, "%lld experts", (long long)E);
+    dev->backend->op.count_squares(dev, counts, squares, E);
+}
+
+double root_mean_square(const int64_t *counts) {
+    if (counts[2] == 0) return 0;
+    return sqrt(((double)counts[0] + (double)counts[1] * 0x1p-32) / (double)counts[2]);
 }
 
 void quantile_counts(Device *dev, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,

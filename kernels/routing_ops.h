@@ -65,6 +65,7 @@ typedef struct Routing {
     Tensor ids;     // (N, K) i32: the chosen experts, best first, ties: the lower number; or given
     Tensor weights; // (N, K): their gate weights
     Tensor lse;     // (N): log-sum-exp of all E logits
+    Tensor squares; // (N): Σ of the squares of all E logits; data NULL: not asked for
 } Routing;
 // What router_forward and expert_load find in each of `parts` equal runs of tokens.
 typedef struct RouterSums {
@@ -74,6 +75,9 @@ typedef struct RouterSums {
     Tensor weight_mass; // (parts, E) f64: Σ of the kept choices' weights, (token, slot) order
     Tensor tokens_per_expert; // (parts, E) i32: choices before dropping
     Tensor dropped;           // (parts, E) i32: those of them that were dropped
+    // (parts, E) i32: each token's first choice alone, of which f of the load is then taken; data
+    // NULL: of tokens_per_expert
+    Tensor first_choices;
 } RouterSums;
 
 // Chooses the K experts of every token and their gate weights; fills the first three of the sums.
@@ -110,10 +114,10 @@ typedef struct RouterNoise {
     RngStream stream;
     int64_t first_token; // global number of row 0
 } RouterNoise;
-// logits += ε · softplus(scale), ε standard normal: number (first_token + n) · E + e of the stream,
-// numbers 4i to 4i + 3 by Box and Muller from its words at i.
-//   logits, scale (N, E)
-void router_noise_forward(Device *dev, Tensor logits, Tensor scale, RouterNoise noise);
+// out = logits + ε · softplus(scale), ε standard normal: number (first_token + n) · E + e of the
+// stream, numbers 4i to 4i + 3 by Box and Muller from its words at i.
+//   out, logits, scale (N, E)
+void router_noise_forward(Device *dev, Tensor out, Tensor logits, Tensor scale, RouterNoise noise);
 // dscale = dlogits · ε · sigmoid(scale).
 void router_noise_backward(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,
                            RouterNoise noise);
@@ -217,6 +221,16 @@ void sum_columns(Device *dev, Tensor out, Tensor x, bool add);
 // counts[e] += how many of the ids are e and kept; ids below 0 and from E on are none.
 //   counts (E) i64   ids (n, K) i32   kept (n, K) u8; data NULL: all are
 void count_ids(Device *dev, Tensor counts, Tensor ids, Tensor kept);
+// counts[p, e] = how many tokens of part p have e as their first choice.
+//   counts (parts, E) i32   ids (N, K) i32, K >= 1; one that is no expert counts nowhere
+void count_first_choices(Device *dev, Tensor counts, Tensor ids);
+// Adds up the mean squares of the logits of n tokens, in any order with the same bits: counts[0]
+// += whole parts of squares / E, counts[1] += the rest in units of 2^-32, counts[2] += n. A mean
+// square that is not a number is 0, one beyond 2^40 is that.
+//   counts (3) i64   squares (n) f32, as of router_forward
+void count_squares(Device *dev, Tensor counts, Tensor squares, int64_t E);
+// The square root of the mean of what has been counted; 0 of nothing. On the host.
+double root_mean_square(const int64_t *counts);
 
 // A histogram of f32 numbers, in which their n-th largest is found to a 32nd of its power of two:
 // QUANTILE_HALF bins of each sign, 32 of each power of two from 2^-16 to 2^4; what is smaller is in

@@ -197,7 +197,6 @@ const Habit HABIT_KEYS[] = {
     {"drop_tokens", "moe.capacity_factor"},
     {"eval_capacity_factor", "eval.capacity_factor"},
     {"num_hash_layers", "moe.hash_layers"},
-    {"zero_expert_num", "moe.zero_experts"},
     {"lb_loss_weight", "moe.balance_loss"},
     {"moe_loss_weight", "moe.balance_loss"},
     {"z_loss_weight", "moe.z_loss"},

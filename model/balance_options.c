@@ -19,6 +19,9 @@ static const Choice BALANCE_KINDS[] = {
     [BALANCE_IMPORTANCE] = {"importance",
                             "CV², variance over squared mean, of the experts' sums of "
                             "gate weights (Shazeer et al. 2017, arXiv:1701.06538)"},
+    [BALANCE_NOISY_LOAD] = {"noisy_load", "CV² of the sums of the probabilities that noise drawn "
+                                          "anew chooses an expert (its appendix A); of "
+                                          "noisy_top_k"},
 };
 const ChoiceTable BALANCE_KIND_CHOICES = CHOICE_TABLE(BALANCE_KINDS);
 
@@ -29,6 +32,13 @@ static const Choice BALANCE_SHARES[] = {
                          "even load (Mixtral and OLMoE in transformers)"},
 };
 const ChoiceTable BALANCE_SHARE_CHOICES = CHOICE_TABLE(BALANCE_SHARES);
+
+static const Choice BALANCE_CHOICES[] = {
+    [BALANCE_ALL_CHOICES] = {"all", "each of a token's choices"},
+    [BALANCE_FIRST_CHOICES] = {"first", "its best one alone, of which the shares sum to 1 (GShard, "
+                                        "DeepSpeed, Tutel)"},
+};
+const ChoiceTable BALANCE_CHOICES_CHOICES = CHOICE_TABLE(BALANCE_CHOICES);
 
 static const Choice BIAS_UPDATES[] = {
     [BIAS_UPDATE_NONE] = {"none", "there is no bias"},
@@ -73,6 +83,8 @@ static const Option ROWS[] = {
         "tokens over which the load is balanced"),
     CHOICE("moe.balance_share", COURSE, moe.balance_share, DEFAULT("choices"), OF(BALANCE_SHARE_CHOICES),
         "what an expert's choices are a share of in the load-balancing loss"),
+    CHOICE("moe.balance_choices", COURSE, moe.balance_choices, DEFAULT("all"), OF(BALANCE_CHOICES_CHOICES),
+        "which choices the load-balancing loss counts (GShard, arXiv:2006.16668: the first)"),
     MAPS("moe.balance", COURSE, moe.balance, DERIVED("moe.balance_scope and moe.balance_loss", derive_balance), TERM_MAP,
         "balance losses, several at once; sequence and step together are those of DeepSeek-V3 (arXiv:2412.19437) and Qwen3"),
     CHOICE("moe.bias_update", FUNCTION, moe.bias_update, DEFAULT("none"), OF(BIAS_UPDATE_CHOICES),
@@ -159,10 +171,46 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// Smooth load is that of noisy logits which choose, and where there is a choice.
+static bool check_noisy_load(const ModelConfig *model, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
+    const struct {
+        const char *key;
+        bool used;
+    } others[] = {
+        {"moe.groups", moe->router.groups > 1},
+        {"moe.bias_update", moe->bias_update != BIAS_UPDATE_NONE},
+        {"moe.hash_layers", moe->hash_layers > 0},
+    };
+    if (moe->router.kind != NOISY_TOPK)
+        return option_broken(rules, "moe.balance", "moe.router",
+                             "moe.balance: {kind: noisy_load} asks for the noise of "
+                             "moe.router=noisy_top_k; set that, or kind: importance");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (others[i].used)
+            return option_broken(rules, "moe.balance", others[i].key,
+                                 "moe.balance: {kind: noisy_load} is of noisy logits that choose "
+                                 "alone, and %s has a say, too; leave one of them out",
+                                 others[i].key);
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        MoeShape shape = moe_shape(model, layer);
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.experts > shape.top_k)
+            continue;
+        return option_broken(rules, "moe.balance", "moe.top_k",
+                             "moe.balance: {kind: noisy_load} looks at the expert after the chosen "
+                             "ones, but moe.top_k (%lld) takes all of moe.experts (%lld); set a "
+                             "smaller moe.top_k, or kind: importance",
+                             (long long)shape.top_k, (long long)shape.experts);
+    }
+    return true;
+}
+
 // The slopes of a variation are those of the whole scope, whose later micro-batches nobody knows.
-static bool check_variations(const MoeConfig *moe, const OptionRules *rules) {
+static bool check_variations(const ModelConfig *model, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
     for (int64_t i = 0; i < moe->balance.count; i++) {
         BalanceTerm term = moe->balance.maps[i];
+        if (term.kind == BALANCE_NOISY_LOAD && !check_noisy_load(model, rules)) return false;
         if (term.kind == BALANCE_LOAD || term.scope != BALANCE_STEP) continue;
         return option_broken(rules, "moe.balance", NULL,
                              "moe.balance: {kind: %s, scope: step} would need the gradients of "
@@ -186,7 +234,7 @@ static bool check(const void *section, const OptionRules *rules) {
                     choice_row(BALANCE_KIND_CHOICES, terms->maps[i].kind)->word,
                     choice_row(BALANCE_SCOPE_CHOICES, terms->maps[i].scope)->word,
                     terms->maps[i].factor + terms->maps[j].factor);
-    return check_variations(moe, rules) && check_short_form(moe, rules) &&
+    return check_variations((const ModelConfig *)section, rules) && check_short_form(moe, rules) &&
            check_bias((const ModelConfig *)section, rules);
 }
 

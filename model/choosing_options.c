@@ -131,6 +131,7 @@ static bool check_expert_choice(const ModelConfig *model, const OptionRules *rul
         {says(moe->balance_loss, 0.01), "moe.balance_loss", "0"},
         {balances(&moe->balance), "moe.balance", "[]"},
         {moe->bias_update != BIAS_UPDATE_NONE, "moe.bias_update", "none"},
+        {moe->balance_choices != BALANCE_ALL_CHOICES, "moe.balance_choices", "all"},
         {moe->force != FORCE_NONE, "moe.force", "none"},
         {moe->hash_layers > 0, "moe.hash_layers", "0"},
         {moe->drop != DROP_POSITION, "moe.drop", "position"},

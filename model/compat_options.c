@@ -10,15 +10,15 @@ static const Choice COMPATS[] = {
     [COMPAT_MEGATRON] = {"megatron", "Megatron-LM: capacity upwards in double, drops by weight"},
     [COMPAT_GSHARD] = {"gshard", "GShard (arXiv:2006.16668; Lingvo): top-2, weights over the two, "
                                  "capacity downwards and 4 at least; its loss counts first choices "
-                                 "alone, here all count"},
+                                 "alone"},
     [COMPAT_SWITCH] = {"switch",
                        "Switch (arXiv:2101.03961; Mesh TensorFlow): top-1 of the softmax, "
                        "capacity downwards and 4 at least"},
     [COMPAT_DEEPSPEED] = {"deepspeed", "DeepSpeed-MoE: capacity upwards in float and 4 at least, "
                                        "weights over the choices that were kept; its loss counts "
-                                       "first choices alone, here all count"},
+                                       "first choices alone"},
     [COMPAT_TUTEL] = {"tutel", "Tutel: weights over the chosen, capacity a multiple of top_k; its "
-                               "loss counts first choices alone, here all count"},
+                               "loss counts first choices alone"},
     [COMPAT_MIXTRAL] = {"mixtral", "Mixtral in transformers: softmax over the chosen, no drops, f "
                                    "sums to top_k"},
     [COMPAT_OLMOE] = {"olmoe", "OLMoE (arXiv:2409.02060): softmax over all, not normalised, no "
@@ -50,6 +50,7 @@ static const Preset PRESETS[] = {
     {COMPAT_GSHARD, "moe.capacity_factor", "1"},
     {COMPAT_GSHARD, "moe.capacity_rounding", "floor"},
     {COMPAT_GSHARD, "moe.min_capacity", "4"},
+    {COMPAT_GSHARD, "moe.balance_choices", "first"},
     {COMPAT_GSHARD, "moe.z_loss", "0"},
     // mesh_tensorflow/transformer/moe.py: _switch_gating
     {COMPAT_SWITCH, "moe.router", "topk_softmax"},
@@ -64,12 +65,14 @@ static const Preset PRESETS[] = {
     {COMPAT_DEEPSPEED, "moe.capacity_factor", "1"},
     {COMPAT_DEEPSPEED, "moe.capacity_rounding", "ceil_f32"},
     {COMPAT_DEEPSPEED, "moe.min_capacity", "4"},
+    {COMPAT_DEEPSPEED, "moe.balance_choices", "first"},
     {COMPAT_DEEPSPEED, "moe.z_loss", "0"},
-    // tutel/impls/fast_dispatch.py: extract_critical
+    // tutel/impls/fast_dispatch.py: extract_critical; losses.py: gshard_loss
     {COMPAT_TUTEL, "moe.router", "topk_softmax"},
     {COMPAT_TUTEL, "moe.normalize_top_k", "true"},
     {COMPAT_TUTEL, "moe.capacity_factor", "1"},
     {COMPAT_TUTEL, "moe.capacity_rounding", "floor_per_choice"},
+    {COMPAT_TUTEL, "moe.balance_choices", "first"},
     {COMPAT_TUTEL, "moe.z_loss", "0"},
     // transformers: modeling_mixtral.py, load_balancing_loss_func
     {COMPAT_MIXTRAL, "moe.balance_loss", "0.001"},

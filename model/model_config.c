@@ -130,7 +130,8 @@ static int64_t rounded_capacity(const MoeConfig *config, MoeShape shape, int64_t
 }
 
 int64_t balance_denominator(const MoeConfig *config, MoeShape shape, int64_t tokens) {
-    return config->balance_share == SHARE_OF_TOKENS ? tokens : shape.top_k * tokens;
+    bool one = config->balance_choices == BALANCE_FIRST_CHOICES; // of a token
+    return one || config->balance_share == SHARE_OF_TOKENS ? tokens : shape.top_k * tokens;
 }
 
 int64_t moe_capacity(const MoeConfig *config, MoeShape shape, int64_t tokens) {

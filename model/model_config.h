@@ -76,8 +76,9 @@ extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 typedef enum BalanceKind {
     BALANCE_LOAD,       // choices: E·Σ f·P (Switch)
     BALANCE_IMPORTANCE, // gate weights: CV² of their sums (Shazeer et al. 2017)
+    BALANCE_NOISY_LOAD, // choices, smoothly: CV² of what noise makes probable (appendix A)
 } BalanceKind;
-enum { BALANCE_KIND_COUNT = BALANCE_IMPORTANCE + 1 };
+enum { BALANCE_KIND_COUNT = BALANCE_NOISY_LOAD + 1 };
 extern const ChoiceTable BALANCE_KIND_CHOICES;
 // A balance loss. A list has each pair of kind and scope once; where it is empty, the load of
 // shards is measured alone.
@@ -130,6 +131,9 @@ extern const ChoiceTable CAPACITY_ROUNDING_CHOICES;
 // What f of a load-balancing loss is a share of, and so what it sums to.
 typedef enum BalanceShare { SHARE_OF_CHOICES, SHARE_OF_TOKENS } BalanceShare;
 extern const ChoiceTable BALANCE_SHARE_CHOICES;
+// Which choices it counts.
+typedef enum BalanceChoices { BALANCE_ALL_CHOICES, BALANCE_FIRST_CHOICES } BalanceChoices;
+extern const ChoiceTable BALANCE_CHOICES_CHOICES;
 
 // What a zero-computation expert makes of its input x (zero_experts.h).
 typedef enum ZeroKind { ZERO_IDENTITY, ZERO_NULL } ZeroKind;
@@ -157,6 +161,7 @@ typedef struct MoeConfig {
     int64_t bias_steps, bias_decay_steps; // the bias's schedule; 0: no end
     CapacityRounding capacity_rounding;
     BalanceShare balance_share;
+    BalanceChoices balance_choices;
     double z_loss;               // c
     int64_t max_expert_replicas; // R: fixed gradient groups of shards
     int64_t hash_layers;         // first layers that are routed by token id

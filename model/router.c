@@ -46,8 +46,14 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     const MoeConfig *moe = &work->config->moe;
     int64_t N = work->shape.N, E = router->shape.scored, K = router->shape.slots;
     router->logits = arena_2d(activations, F32, N, E);
-    if (is_noisy(router, work)) router->noise_scale = arena_2d(activations, F32, N, E);
     router->lse = arena_1d(activations, F32, N);
+    router->raw_logits = router->logits;
+    router->raw_lse = router->lse;
+    if (is_noisy(router, work)) {
+        router->noise_scale = arena_2d(activations, F32, N, E);
+        router->raw_logits = arena_2d(activations, F32, N, E);
+        router->raw_lse = arena_1d(activations, F32, N);
+    }
     router->ids = arena_2d(activations, I32, N, K);
     router->weights = arena_2d(activations, F32, N, K);
     router->scaled =
@@ -60,6 +66,7 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
 
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);
+    router->scratch.squares = arena_1d(scratch, F32, N);
     if (has_own_x(work)) router->scratch.x_f32 = arena_2d(scratch, F32, N, work->config->d_model);
     if (work->training && moe->router.kind == SINKHORN) {
         int64_t parts = router->scratch.sums.prob_sum.shape[0];
@@ -116,7 +123,7 @@ static Tensor own_x(const Router *router, Work *work, Tensor wide, Tensor x) {
 }
 
 static Routing routing_of(const Router *router) {
-    return (Routing){router->ids, router->weights, router->lse};
+    return (Routing){.ids = router->ids, .weights = router->weights, .lse = router->lse};
 }
 
 // What is added when experts are chosen; data NULL: nothing.
@@ -138,14 +145,29 @@ static void score(Router *router, Work *work, Tensor x) {
     }
     Tensor own = own_x(router, work, router->scratch.x_f32, x);
     Segments rows = work_dense_rows(work);
-    matmul_forward(work->dev, router->logits, own, as_matrix(work_value(work, router->weight)),
+    matmul_forward(work->dev, router->raw_logits, own, as_matrix(work_value(work, router->weight)),
                    rows);
     if (router->gate_bias >= 0)
-        bias_forward(work->dev, router->logits, as_row(work_value(work, router->gate_bias)), rows);
+        bias_forward(work->dev, router->raw_logits, as_row(work_value(work, router->gate_bias)),
+                     rows);
     if (!is_noisy(router, work)) return;
     matmul_forward(work->dev, router->noise_scale, own, as_matrix(work_value(work, router->noise)),
                    rows);
-    router_noise_forward(work->dev, router->logits, router->noise_scale, noise_of(router, work));
+    router_noise_forward(work->dev, router->logits, router->raw_logits, router->noise_scale,
+                         noise_of(router, work));
+}
+
+// Weighs the logits and chooses by them, where nothing else has chosen; the sums that z-loss and
+// its like are of are those of the raw logits.
+static void weigh(Router *router, Work *work) {
+    Routing routing = routing_of(router);
+    bool noisy = is_noisy(router, work);
+    if (!noisy) routing.squares = router->scratch.squares;
+    router_forward(work->dev, routing, router->scratch.sums, router->logits,
+                   choice_bias(router, work), router->rule);
+    if (noisy)
+        logit_sums(work->dev, router->raw_lse, router->scratch.squares,
+                   router->scratch.sums.lse2_sum, router->raw_logits);
 }
 
 // The choices whose weights renormalize_after_drop makes sum to 1: all that add something.
@@ -161,8 +183,7 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     router->rule = moe->router;
     router->rule.given = chooser != NULL;
     if (chooser) chooser->choose(router, work);
-    router_forward(work->dev, routing_of(router), router->scratch.sums, router->logits,
-                   choice_bias(router, work), router->rule);
+    weigh(router, work);
     routing_tape_take(work, router->layer, router->ids);
     CapacityRule rule = {
         .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
@@ -188,6 +209,15 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     router_add_statistics(router, work, stats);
 }
 
+// From the gradient of the noisy logits in dlogits to those of the raw ones, there too, and of the
+// noise's scale.
+static void noise_backward(const Router *router, Work *work, float z_scale) {
+    Tensor dlogits = router->backward_scratch.dlogits, dscale = router->backward_scratch.dscale;
+    router_noise_backward(work->dev, dscale, dlogits, router->noise_scale, noise_of(router, work));
+    router_noisy_load_backward(router, work, dlogits, dscale);
+    z_loss_backward(work->dev, dlogits, router->raw_logits, router->raw_lse, z_scale);
+}
+
 // The gradients of scores x Wᵀ.
 static void score_backward(Work *work, int weight, Tensor dx, Tensor dscores, Tensor x) {
     Segments rows = work_dense_rows(work);
@@ -203,20 +233,19 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
                              survivors(router, work));
     router_importance_backward(router, work, dscaled);
     float z_scale = (float)(moe->z_loss * router_per_step_token(work));
+    bool noisy = is_noisy(router, work);
     router_backward(work->dev, router->backward_scratch.dlogits, dscaled, routing_of(router),
-                    router->logits, router->rule, router->balance, z_scale);
+                    router->logits, router->rule, router->balance, noisy ? 0 : z_scale);
+    if (noisy) noise_backward(router, work, z_scale);
     Tensor own = own_x(router, work, router->backward_scratch.x_f32, router->x);
     Tensor own_dx = router->backward_scratch.dx;
     score_backward(work, router->weight, own_dx, router->backward_scratch.dlogits, own);
     if (router->gate_bias >= 0)
         bias_backward(work->dev, as_row(work_gradient(work, router->gate_bias)),
                       router->backward_scratch.dlogits, work_dense_rows(work));
-    if (is_noisy(router, work)) {
-        Tensor dscale = router->backward_scratch.dscale, dx_noise;
-        dx_noise = router->backward_scratch.dx_noise;
-        router_noise_backward(work->dev, dscale, router->backward_scratch.dlogits,
-                              router->noise_scale, noise_of(router, work));
-        score_backward(work, router->noise, dx_noise, dscale, own);
+    if (noisy) {
+        Tensor dx_noise = router->backward_scratch.dx_noise;
+        score_backward(work, router->noise, dx_noise, router->backward_scratch.dscale, own);
         add(work->dev, own_dx, own_dx, dx_noise);
     }
     add(work->dev, dx, dx, jittered(router, work, own_dx, own_dx));

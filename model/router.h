@@ -5,7 +5,8 @@
 //   z += ε · softplus(x W_noiseᵀ), ε standard normal (noisy_top_k: Shazeer et al. 2017,
 //     arXiv:1701.06538); x times uniform(1 - jitter, 1 + jitter) for the router alone (Switch)
 //   capacity C = max(min_capacity, ⌈cf·K·G / E⌉) for each routing group of G tokens and expert
-//   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) (ST-MoE, arXiv:2202.08906)
+//   load-balancing loss α·E·Σ f_i·P_i (Switch), z-loss c·mean(lse(z)²) of z without noise (ST-MoE,
+//     arXiv:2202.08906)
 //   instead of, or beside, the first: a bias b of the choice alone (router_bias.h)
 #ifndef MOETRAIN_MODEL_ROUTER_H
 #define MOETRAIN_MODEL_ROUTER_H
@@ -24,7 +25,7 @@
 // was in the step.
 typedef struct RouterColumns {
     int balance[BALANCE_TERMS_MAX]; // of each term
-    int z, entropy, dropped;
+    int z, entropy, dropped, squares;
     int weight_mass, routed; // and right behind the experts' places those of "zero_…" and "zero"
 } RouterColumns;
 
@@ -46,7 +47,10 @@ typedef struct Router {
     Tensor x;           // (N, D) stored input, borrowed
     Tensor logits, lse; // (N, E), with noise; (N)
     Tensor noise_scale; // (N, E), of NOISY_TOPK
-    Tensor balance;     // (balance parts, E) f32: what multiplies P in the loss
+    // What z-loss acts on: with noise the logits (N, E) before it, and their (N) log-sum-exp;
+    // otherwise `logits` and `lse`
+    Tensor raw_logits, raw_lse;
+    Tensor balance; // (balance parts, E) f32: what multiplies P in the loss
     // (balance parts, E) f32: likewise what multiplies an addend of each kind whose loss is the
     // variation of a sum (router_variation.h); data NULL: no term is of it
     Tensor slopes[BALANCE_KIND_COUNT];
@@ -63,6 +67,7 @@ typedef struct Router {
     struct {                               // of the forward pass
         Tensor x_f32;                      // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums;                   // of each balance part
+        Tensor squares;                    // (N): Σ of the squares of raw_logits
         Tensor variation_sums, batch_sums; // (balance parts, E), (1, E) i64: of one kind's terms
         Tensor sinkhorn, sinkhorn_a, sinkhorn_c; // of SINKHORN: (parts, E) bias, scratch
         Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign

@@ -42,6 +42,8 @@ void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *s
         .tokens_per_expert = arena_2d(scratch, I32, parts, E),
         .dropped = arena_2d(scratch, I32, parts, E),
     };
+    if (work->config->moe.balance_choices == BALANCE_FIRST_CHOICES)
+        router->scratch.sums.first_choices = arena_2d(scratch, I32, parts, E);
     router_layout_variations(router, work, activations, scratch);
 }
 
@@ -127,6 +129,7 @@ static const Summary SUMMARIES[] = {
 static const Summary OTHER_TERMS[BALANCE_KIND_COUNT][BALANCE_STEP + 1] = {
     [BALANCE_LOAD] = OTHER_TERMS_OF(""),
     [BALANCE_IMPORTANCE] = OTHER_TERMS_OF("importance_"),
+    [BALANCE_NOISY_LOAD] = OTHER_TERMS_OF("noisy_load_"),
 };
 static const Summary *summary_of(BalanceTerm term) {
     return &OTHER_TERMS[term.kind][term.scope];
@@ -158,6 +161,7 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
             columns_by_expert(stats, router, "weight_mass", "zero_weight_mass", statistics_vector),
         .routed = columns_by_expert(stats, router, "routed", ZERO_COLUMN, statistics_counts),
         .dropped = statistics_counts(stats, "dropped", layer, router->shape.experts),
+        .squares = statistics_counts(stats, ROUTER_SQUARES_COLUMN, layer, 3),
     };
     BalanceTerms terms = router_balance_terms(work);
     for (int64_t i = 1; i < terms.count; i++)
@@ -173,9 +177,16 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
     if (router->shape.zero > 0) zero_experts_summarize(stats);
 }
 
+static void count_logit_squares(const Router *router, Work *work, Statistics *stats,
+                                int64_t tokens) {
+    count_squares(work->dev, statistics_count_range(stats, router->columns.squares, 3),
+                  tensor_range(router->scratch.squares, 0, tokens), router->shape.scored);
+}
+
 void router_count_evaluation(const Router *router, Work *work, Statistics *stats) {
     int64_t tokens = work->step.counted_tokens;
     if (tokens == 0) return;
+    count_logit_squares(router, work, stats, tokens);
     bool takes = work->config->moe.router.kind == EXPERT_CHOICE; // what was not kept was no choice
     count_ids(work->dev,
               statistics_count_range(stats, router->columns.routed, router->shape.scored),
@@ -205,8 +216,9 @@ double router_per_step_token(const Work *work) {
 static void sum_counts(Router *router, Work *work) {
     if (router->counts.rank == 0) return;
     int64_t E = router->shape.scored;
-    Tensor batch = tensor_range(router->counts, 0, E);
-    sum_columns(work->dev, batch, router->scratch.sums.tokens_per_expert, false);
+    Tensor batch = tensor_range(router->counts, 0, E), first = router->scratch.sums.first_choices;
+    sum_columns(work->dev, batch, first.rank > 0 ? first : router->scratch.sums.tokens_per_expert,
+                false);
     all_reduce_sum(work->groups.world, batch, REDUCE_ANY_ORDER, (Tensor){0}, TRAFFIC_STATISTICS);
     sum_columns(work->dev, tensor_range(router->counts, E, E),
                 tensor_rows(router->counts, COUNTS_BATCH, 1), work->step.micro_batch > 0);
@@ -251,9 +263,12 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats) {
         load.column = router->columns.balance[i];
         rule.terms[rule.count++] = load;
     }
+    if (router->scratch.sums.first_choices.rank > 0)
+        count_first_choices(work->dev, router->scratch.sums.first_choices, router->ids);
     sum_counts(router, work);
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   router->counts, rule);
+    count_logit_squares(router, work, stats, work->shape.N);
     router_add_variations(router, work, stats);
 }
 

@@ -105,6 +105,18 @@ static double largest_magnitude(const Statistics *stats, const char *name) {
     return largest;
 }
 
+static double root_of_mean_squares(const Statistics *stats, const char *name) {
+    double sum = 0, layers = 0;
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *column = &stats->columns[i];
+        if (strcmp(column->name, name) != 0) continue;
+        double root = root_mean_square(statistics_counts_of(stats, column));
+        sum += root * root;
+        layers++;
+    }
+    return layers > 0 ? sqrt(sum / layers) : 0;
+}
+
 static const Summary OF_LOADS[] = {
     {.field = "max_vio",
      .digits = 9,
@@ -120,6 +132,11 @@ static const Summary OF_LOADS[] = {
      .digits = 15,
      .value = dead_experts,
      .column = ROUTED,
+     .of_evaluation = true},
+    {.field = "router_logit_rms",
+     .digits = 9,
+     .value = root_of_mean_squares,
+     .column = ROUTER_SQUARES_COLUMN,
      .of_evaluation = true},
 };
 static const Summary OF_BIAS = {

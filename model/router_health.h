@@ -23,6 +23,10 @@
 
 #include "model/statistics.h"
 
+//   router_logit_rms   the root of the mean square of the router's logits, without noise: in
+//                      metrics of the mean over the layers of their mean squares
+#define ROUTER_SQUARES_COLUMN "logit_squares" // three counts: count_squares of routing_ops.h
+
 typedef struct RouterHealth {
     double max_vio, cv, effective;
     int64_t dead;
@@ -46,7 +50,7 @@ void router_health_over_layers(double *max_vio, int64_t layers, char text[96]);
 
 // Has max_vio, max_vio_mean and dead_experts told at each step and of each evaluation, of the
 // counts "routed" and "dropped" of all layers; and, while a layer has the state "router_bias", its
-// largest magnitude over all layers, "router_bias_max".
+// largest magnitude over all layers, "router_bias_max". "router_logit_rms" at both, too.
 void router_health_summarize(Statistics *stats, bool bias);
 
 #endif

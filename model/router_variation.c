@@ -22,6 +22,10 @@ void router_layout_variations(Router *router, const Work *work, Arena *activatio
     router->scratch.batch_sums = arena_2d(scratch, I64, 1, E);
 }
 
+static NoisyLogits noisy_logits(const Router *router) {
+    return (NoisyLogits){router->raw_logits, router->logits, router->noise_scale};
+}
+
 // What a kind sums, of each balance part.
 static void sum_addends(const Router *router, Work *work, BalanceKind kind, Tensor sums) {
     switch (kind) {
@@ -29,6 +33,9 @@ static void sum_addends(const Router *router, Work *work, BalanceKind kind, Tens
         break;
     case BALANCE_IMPORTANCE:
         importance_sums(work->dev, sums, router->ids, router->weights);
+        return;
+    case BALANCE_NOISY_LOAD:
+        noisy_load_sums(work->dev, sums, noisy_logits(router), router->shape.top_k);
         return;
     }
     CHECK(false, "kind %d is no variation", (int)kind);
@@ -87,4 +94,10 @@ void router_add_variations(Router *router, Work *work, Statistics *stats) {
 void router_importance_backward(const Router *router, Work *work, Tensor dweights) {
     if (has_kind(work, BALANCE_IMPORTANCE))
         importance_backward(work->dev, dweights, router->ids, router->slopes[BALANCE_IMPORTANCE]);
+}
+
+void router_noisy_load_backward(const Router *router, Work *work, Tensor dlogits, Tensor dscale) {
+    if (has_kind(work, BALANCE_NOISY_LOAD))
+        noisy_load_backward(work->dev, dlogits, dscale, router->slopes[BALANCE_NOISY_LOAD],
+                            noisy_logits(router), router->shape.top_k);
 }

@@ -153,7 +153,9 @@ static void tell_health(const Statistics *stats) {
         if (statistics_find(stats, ZERO_COLUMN, column->layer) && zero + computed > 0)
             snprintf(share, sizeof share, ", zero %.1f%%",
                      100.0 * (double)zero / (double)(zero + computed));
-        log_info("layer %lld: %s%s", (long long)column->layer, text, share);
+        log_info(
+            "layer %lld: %s%s, logit rms %.3g", (long long)column->layer, text, share,
+            root_mean_square(statistics_count_values(stats, ROUTER_SQUARES_COLUMN, column->layer)));
         max_vio[layers++] = health.max_vio;
     }
     router_health_over_layers(max_vio, layers, text);

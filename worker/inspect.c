@@ -76,12 +76,16 @@ static void print_loads(const UtilizationHistory *history, int64_t row) {
     const UtilizationSeries *routed = utilization_find(history, "routed");
     const UtilizationSeries *dropped = utilization_find(history, "dropped");
     const UtilizationSeries *entropy = utilization_find(history, "entropy");
+    const UtilizationSeries *squares = utilization_find(history, ROUTER_SQUARES_COLUMN);
     // A file made by hand may have any shapes.
     bool together = routed && dropped && entropy && routed->kind == STATISTICS_COUNTS &&
                     dropped->kind == STATISTICS_COUNTS && entropy->kind == STATISTICS_SCALAR &&
                     dropped->layers == routed->layers && dropped->width == routed->width &&
                     entropy->layers == routed->layers;
     if (!together || routed->layers == 0) return;
+    if (squares && (squares->kind != STATISTICS_COUNTS || squares->layers != routed->layers ||
+                    squares->width != 3))
+        squares = NULL;
     double *loads = calloc((size_t)routed->width + 1, sizeof *loads);
     double *max_vio = calloc((size_t)routed->layers + 1, sizeof *max_vio);
     CHECK_MEMORY(loads && max_vio, "no memory for %lld experts", (long long)routed->width);
@@ -108,8 +112,11 @@ static void print_loads(const UtilizationHistory *history, int64_t row) {
         int64_t zero = zero_load(history, routed->of[layer].number, row);
         sum += zero < 0 ? 0 : zero;
         if (zero >= 0) snprintf(share, sizeof share, ", zero %.1f%%", percent(zero, sum));
-        printf(" %s%s, dropped %.1f%%, entropy %.3f nats\n", text, share, percent(lost, sum),
+        printf(" %s%s, dropped %.1f%%, entropy %.3f nats", text, share, percent(lost, sum),
                utilization_sums(entropy, row, layer)[0]);
+        if (squares)
+            printf(", logit rms %.3g", root_mean_square(utilization_counts(squares, row, layer)));
+        putchar('\n');
         max_vio[layer] = health.max_vio;
     }
     char text[96];
@@ -152,7 +159,7 @@ static void print_series(const UtilizationSeries *series, int64_t row) {
 }
 
 static void print_history(const UtilizationHistory *history) {
-    static const char *const with_loads[] = {"routed", "dropped", "entropy"};
+    static const char *const with_loads[] = {"routed", "dropped", "entropy", ROUTER_SQUARES_COLUMN};
     int64_t row = history->rows - 1;
     if (row < 0) return;
     print_loads(history, row);

@@ -106,6 +106,7 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
     const float *z = tensor_f32(logits), *bias_of = bias.data ? tensor_f32(bias) : NULL;
     int32_t *id = tensor_i32(routing.ids);
     float *weight = tensor_f32(routing.weights), *lse_of = tensor_f32(routing.lse);
+    float *square = routing.squares.data ? tensor_f32(routing.squares) : NULL;
     double *prob = tensor_f64(sums.prob_sum), *entropy_of_part = tensor_f64(sums.entropy_sum);
     double *lse2_of_part = tensor_f64(sums.lse2_sum);
     RouterScore score = router_score(rule, K);
@@ -130,6 +131,7 @@ void router_forward_cpu(Device *dev, Routing routing, RouterSums sums, Tensor lo
             lse_of[n] = largest + logf(sum_of_exp(row, E, largest));
             keys.by = by[n] = normaliser_of(score, row, E, largest, lse_of[n]);
             entropy[n] = entropy_of(score, row, E, by[n]);
+            if (square) square[n] = dot_product(row, row, E);
             if (!by_logit && !rule.given) choose(chosen, &keys, rule, E, K);
             weigh(weight + n * K, chosen, &keys, weighing, rule.scaling_factor, E, K);
         }

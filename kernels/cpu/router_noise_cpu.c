@@ -55,11 +55,6 @@ static const float *normals_at(float normal[WORDS], RngStream stream, uint64_t n
     return normal + before;
 }
 
-// max(z, 0) + log(1 + e^-|z|), of which the last is at least 0
-static inline float softplus(float z) {
-    return (z > 0.0f ? z : 0.0f) + log_f32(1.0f + exp_f32(-fabsf(z)));
-}
-
 // Of the scales s and their noise ε: to = from + ε softplus(s) or, backward, from · ε sigmoid(s).
 static void noise_rows(float *to, const float *from, Tensor scale, RouterNoise noise,
                        bool backward) {
@@ -76,13 +71,14 @@ static void noise_rows(float *to, const float *from, Tensor scale, RouterNoise n
                 to[i] = from[i] * normal[i - at] * sigmoid_f32(s[i]);
         } else {
             for (int64_t i = at; i < at + here; i++)
-                to[i] = from[i] + normal[i - at] * softplus(s[i]);
+                to[i] = from[i] + normal[i - at] * softplus_f32(s[i]);
         }
     }
 }
 
-void router_noise_forward_cpu(Device *dev, Tensor logits, Tensor scale, RouterNoise noise) {
-    noise_rows(tensor_f32(logits), tensor_f32(logits), scale, noise, false);
+void router_noise_forward_cpu(Device *dev, Tensor out, Tensor logits, Tensor scale,
+                              RouterNoise noise) {
+    noise_rows(tensor_f32(out), tensor_f32(logits), scale, noise, false);
 }
 
 void router_noise_backward_cpu(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,

@@ -199,6 +199,11 @@ static inline float sigmoid_f32(float x) {
     return 1.0f / (1.0f + exp_f32(-x));
 }
 
+// max(x, 0) + log(1 + e^-|x|), of which the last is at least 0
+static inline float softplus_f32(float x) {
+    return (x > 0.0f ? x : 0.0f) + log_f32(1.0f + exp_f32(-fabsf(x)));
+}
+
 // The normal distribution: its density, and Φ(x) = (1 + erf(x / √2)) / 2, its share below x. For a
 // >= 0 is Φ(-a) = e^(-a²/2) P(t) t, t = 1 / (1 + 0.35 a), P fitted to a relative error of 3.2e-8 at
 // any a; with roundings 4e-7, and what a rounded exponent adds: up to a²/2 · 2^-23. 0 below -13.2;

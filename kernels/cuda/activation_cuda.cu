@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/normal.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/storage.cuh"
 
@@ -45,12 +46,8 @@ struct swiglu { // of gate and up
     }
 };
 
-// Φ(x), the share of the normal distribution below x, and Φ(x) + x φ(x).
-__device__ static inline float normal_share(float x) {
-    return 0.5f * erfcf(-0.707106781f * x);
-}
 __device__ static inline float gelu_slope(float x) {
-    return normal_share(x) + x * (0.398942280f * expf(-0.5f * x * x));
+    return normal_share(x) + x * normal_density(x);
 }
 
 struct gelu {

@@ -9,6 +9,7 @@ typedef struct ForwardArguments {
     int32_t *ids;         // (N, K)
     float *weights;       // (N, K)
     float *lse;           // (N)
+    float *squares;       // (N), or NULL
     double *partial;      // (parts, chunks, E + 2): sums of a chunk's probabilities, entropy, lse²
     const float *logits;  // (N, E)
     const float *bias;    // (E), or NULL
@@ -149,6 +150,16 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
             entropy -= p[j] * (log_score(score, z[j]) - shift - log_rest);
         }
         entropy = token_sum<LANES>(entropy);
+        if (a.squares) {
+            float square = 0;
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++) {
+                float finite = expert_of<LANES, VECTOR>(j) < a.E ? z[j] : 0.0f;
+                square += finite * finite;
+            }
+            square = token_sum<LANES>(square);
+            if (inside && lane == 0) a.squares[n] = square;
+        }
         if (inside) entropy_sum += (double)entropy, lse2_sum += (double)lse * (double)lse;
 
         int chosen[Slots<LANES>::COUNT] = {0};
@@ -282,6 +293,7 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
     ForwardArguments a = {device_data<int32_t>(routing.ids),
                           device_data<float>(routing.weights),
                           device_data<float>(routing.lse),
+                          routing.squares.data ? device_data<float>(routing.squares) : NULL,
                           partial,
                           z,
                           bias.data ? device_data<float>(bias) : NULL,

@@ -16,13 +16,14 @@ __device__ static inline float normal_at(RngStream stream, uint64_t number) {
     return sqrtf(-2.0f * logf(u)) * (number & 1 ? sinf(turn) : cosf(turn));
 }
 
-// A thread owns an element; 12 bytes each. Elements are independent.
+// A thread owns an element; 12 bytes each; out may be logits. Elements are independent.
 __global__ static void __launch_bounds__(THREADS)
-    add_noise(float *logits, const float *scale, RngStream stream, uint64_t first, int64_t count) {
+    add_noise(float *out, const float *logits, const float *scale, RngStream stream, uint64_t first,
+              int64_t count) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= count) return;
     float s = scale[i], softplus = fmaxf(s, 0.0f) + log1pf(expf(-fabsf(s)));
-    logits[i] += normal_at(stream, first + (uint64_t)i) * softplus;
+    out[i] = logits[i] + normal_at(stream, first + (uint64_t)i) * softplus;
 }
 
 // The same.
@@ -49,12 +50,12 @@ __global__ static void __launch_bounds__(THREADS)
     out[i] = x[i] * (1.0f + amount * uniform);
 }
 
-extern "C" void router_noise_forward_cuda(Device *dev, Tensor logits, Tensor scale,
+extern "C" void router_noise_forward_cuda(Device *dev, Tensor out, Tensor logits, Tensor scale,
                                           RouterNoise noise) {
     int64_t count = tensor_elements(logits);
     launch(dev, add_noise, grid_of(ceil_div(count, THREADS)), dim3(THREADS), 0,
-           device_data<float>(logits), device_data<float>(scale), noise.stream,
-           (uint64_t)(noise.first_token * logits.shape[1]), count);
+           device_data<float>(out), device_data<float>(logits), device_data<float>(scale),
+           noise.stream, (uint64_t)(noise.first_token * logits.shape[1]), count);
 }
 
 extern "C" void router_noise_backward_cuda(Device *dev, Tensor dscale, Tensor dlogits, Tensor scale,

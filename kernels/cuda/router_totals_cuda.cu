@@ -13,6 +13,7 @@ typedef struct TotalsArguments {
     double *loss;                    // (terms, parts) scratch: each part's balance losses
     const double *prob_sum, *entropy_sum, *lse2_sum, *weight_mass;
     const int32_t *tokens_per_expert, *dropped;
+    const int32_t *load;   // (parts, E): the choices that f is of
     const int64_t *counts; // (rows, E), or NULL
     int64_t parts, parts_per_row, E, may_drop, columns, mass_column;
     int64_t scalar_columns[SCALARS];
@@ -28,8 +29,7 @@ __device__ static inline double share_of(const TotalsArguments &a, const LoadTer
     } else {
         int64_t first = p / term.parts * term.parts;
 #pragma unroll 1
-        for (int64_t i = first; i < first + term.parts; i++)
-            count += a.tokens_per_expert[i * a.E + e];
+        for (int64_t i = first; i < first + term.parts; i++) count += a.load[i * a.E + e];
     }
     return (double)a.E * a.rule.per_step_token * (double)count / term.choices;
 }
@@ -114,6 +114,7 @@ extern "C" void router_totals_cuda(Device *dev, RouterTotals to, Tensor balance,
         device_data<double>(sums.weight_mass),
         device_data<int32_t>(sums.tokens_per_expert),
         device_data<int32_t>(sums.dropped),
+        device_data<int32_t>(sums.first_choices.data ? sums.first_choices : sums.tokens_per_expert),
         counts.data ? device_data<int64_t>(counts) : NULL,
         parts,
         parts / rows,
@@ -176,4 +177,47 @@ extern "C" void count_ids_cuda(Device *dev, Tensor counts, Tensor ids, Tensor ke
            (size_t)E * sizeof(unsigned),
            reinterpret_cast<unsigned long long *>(device_data<int64_t>(counts)),
            device_data<int32_t>(ids), kept.data ? device_data<uint8_t>(kept) : nullptr, n, E);
+}
+
+// A thread owns a token. Bytes: 4 a token; whole numbers, so that no order matters.
+__global__ static void __launch_bounds__(THREADS)
+    count_firsts(int *counts, const int32_t *ids, int64_t N, int64_t rows, int64_t E, int64_t K) {
+    int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (n >= N) return;
+    int32_t id = ids[n * K];
+    if (id >= 0 && id < E) atomicAdd(&counts[n / rows * E + id], 1);
+}
+
+extern "C" void count_first_choices_cuda(Device *dev, Tensor counts, Tensor ids) {
+    int64_t N = ids.shape[0];
+    CUDA_CHECK(cudaMemsetAsync(counts.data, 0, tensor_bytes(counts), cuda_state(dev)->compute));
+    launch(dev, count_firsts, grid_of(ceil_div(N, THREADS)), dim3(THREADS), 0,
+           device_data<int32_t>(counts), device_data<int32_t>(ids), N, N / counts.shape[0],
+           counts.shape[1], ids.shape[1]);
+}
+
+// A block owns THREADS tokens and adds what it has found. Bytes: 4 a token; whole numbers.
+__global__ static void __launch_bounds__(THREADS)
+    add_squares(unsigned long long *counts, const float *squares, int64_t n, int64_t E) {
+    __shared__ long long spare[WARP];
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    double mean = i < n ? (double)squares[i] / (double)E : 0;
+    mean = mean > 0 ? (mean < 0x1p40 ? mean : 0x1p40) : 0;
+    long long whole = (long long)mean;
+    long long rest = __double2ll_rn((mean - (double)whole) * 0x1p32);
+    whole = block_sum(whole, spare);
+    rest = block_sum(rest, spare);
+    if (threadIdx.x > 0) return;
+    int64_t first = (int64_t)blockIdx.x * THREADS;
+    atomicAdd(&counts[0], (unsigned long long)whole);
+    atomicAdd(&counts[1], (unsigned long long)rest);
+    atomicAdd(&counts[2],
+              (unsigned long long)(n - first < (int64_t)THREADS ? n - first : (int64_t)THREADS));
+}
+
+extern "C" void count_squares_cuda(Device *dev, Tensor counts, Tensor squares, int64_t E) {
+    int64_t n = squares.shape[0];
+    launch(dev, add_squares, grid_of(ceil_div(n, THREADS)), dim3(THREADS), 0,
+           reinterpret_cast<unsigned long long *>(device_data<int64_t>(counts)),
+           device_data<float>(squares), n, E);
 }

@@ -54,6 +54,15 @@ static GradientCase dropping(GradientCase the_case) {
     return the_case;
 }
 
+// Every kind at once.
+static GradientCase all_of_noise(const char *sentence) {
+    GradientCase the_case = variations(sentence, NOISY_TOPK, 2);
+    BalanceTerms *balance = &the_case.model.moe.balance;
+    balance->maps[balance->count++] = (BalanceTerm){BALANCE_NOISY_LOAD, BALANCE_SHARD, 2};
+    the_case.model.moe.z_loss = 1;
+    return the_case;
+}
+
 static GradientCase with_zero_experts(GradientCase the_case) {
     the_case.model.moe.zero_experts = 3;
     return the_case;
@@ -90,6 +99,11 @@ int main(int argc, char **argv) {
                          BALANCE_SEQUENCE, TOPK_SOFTMAX, 1)),
         variations("importance over all scopes beside the load of the step", TOPK_SOFTMAX, 1),
         variations("the same of two micro-batches of noisy logits", NOISY_TOPK, 2),
+        of_kind("noisy load over sequences", BALANCE_NOISY_LOAD, BALANCE_SEQUENCE, NOISY_TOPK, 1),
+        of_kind("noisy load over the batch of two micro-batches", BALANCE_NOISY_LOAD, BALANCE_BATCH,
+                NOISY_TOPK, 2),
+        terms("z-loss of noisy logits", 0, BALANCE_SHARD, 2, NOISY_TOPK, 1),
+        all_of_noise("all kinds with noisy logits"),
         terms("both", 3, BALANCE_BATCH, 1, TOPK_SOFTMAX, 1),
     };
     return gradient_cases_run(argc, argv, cases, (int)(sizeof cases / sizeof *cases));

@@ -10,6 +10,7 @@
 
 typedef struct Case {
     Tensor logits, ids, weights, lse, prob_sum, entropy_sum, lse2_sum, dweights, dlogits, balance;
+    Tensor squares;
     Tensor bias, given; // data NULL: none
     RouterRule rule;
     int64_t parts;
@@ -22,6 +23,7 @@ static void new_outputs(Case *c) {
     c->ids = c->given.data ? copy_of(c->given) : new_2d(I32, N, K);
     c->weights = new_2d(F32, N, K);
     c->lse = new_1d(F32, N);
+    c->squares = new_1d(F32, N);
     c->prob_sum = new_2d(F64, c->parts, E);
     c->entropy_sum = new_1d(F64, c->parts);
     c->lse2_sum = new_1d(F64, c->parts);
@@ -38,7 +40,7 @@ static Case new_case(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule 
 }
 
 static Routing routing_of(const Case *c) {
-    return (Routing){c->ids, c->weights, c->lse};
+    return (Routing){c->ids, c->weights, c->lse, c->squares};
 }
 
 static void run_forward(Device *dev, void *context) {
@@ -58,8 +60,9 @@ static void run_both(Device *dev, void *context) {
 }
 static void run_on_device(Device *dev, Case *c) {
     run_on(dev, run_both, c,
-           TENSORS(&c->logits, &c->ids, &c->weights, &c->lse, &c->prob_sum, &c->entropy_sum,
-                   &c->lse2_sum, &c->dweights, &c->dlogits, &c->balance, &c->bias));
+           TENSORS(&c->logits, &c->ids, &c->weights, &c->lse, &c->squares, &c->prob_sum,
+                   &c->entropy_sum, &c->lse2_sum, &c->dweights, &c->dlogits, &c->balance,
+                   &c->bias));
 }
 
 // Rows [first, first + count) and parts [first_part, …) of `whole` have the bits of `part`, which
@@ -75,6 +78,7 @@ static void expect_same_results(const char *what, const Case *part, const Case *
         {"ids", part->ids, whole->ids, false},
         {"weights", part->weights, whole->weights, false},
         {"lse", part->lse, whole->lse, false},
+        {"squares", part->squares, whole->squares, false},
         {"dlogits", part->dlogits, whole->dlogits, false},
         {"prob_sum", part->prob_sum, whole->prob_sum, true},
         {"entropy_sum", part->entropy_sum, whole->entropy_sum, true},
@@ -197,6 +201,9 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
     int32_t *ids = (rule.given ? copy_of(c.given) : new_2d(I32, N, K)).data;
     double *weights = new_doubles(N * K), *lse = new_doubles(N), *prob = new_doubles(parts * E);
     double *entropy = new_doubles(parts), *lse2 = new_doubles(parts), *dz = new_doubles(N * E);
+    double *squares = new_doubles(N);
+    for (int64_t i = 0; i < N * E; i++)
+        squares[i / E] = (i % E == 0 ? 0 : squares[i / E]) + (double)z[i] * (double)z[i];
     for (int64_t p = 0, rows = N / parts; p < parts; p++) {
         int64_t n = p * rows;
         reference_router_forward(ids + n * K, weights + n * K, lse + n, prob + p * E, entropy + p,
@@ -220,6 +227,8 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
         double relative = 32 * F32_EPS;
         expect_near("weights", c.weights, weights, relative, NULL, 0);
         expect_near("lse", c.lse, lse, 4 * F32_EPS, NULL, 4 * F32_EPS);
+        // A lane adds every 16th at most, and what is left over one by one.
+        expect_near("squares", c.squares, squares, (double)(16 + E / 16) * F32_EPS, NULL, 0);
         expect_near("prob_sum", c.prob_sum, prob, relative, NULL, 0);
         expect_near("entropy_sum", c.entropy_sum, entropy, relative, NULL,
                     (double)N * log((double)E + 1) * 32 * F32_EPS);
@@ -229,9 +238,10 @@ static void check(int64_t N, int64_t E, int64_t K, int64_t parts, RouterRule rul
         expect_same_on_other_schedule(dev, &c);
         if (parts > 1) expect_parts_alone(dev, &c);
     }
-    expect_same_for_any_threads(
-        run_both, &c,
-        (Tensor[]){c.ids, c.weights, c.lse, c.prob_sum, c.entropy_sum, c.lse2_sum, c.dlogits}, 7);
+    expect_same_for_any_threads(run_both, &c,
+                                (Tensor[]){c.ids, c.weights, c.lse, c.squares, c.prob_sum,
+                                           c.entropy_sum, c.lse2_sum, c.dlogits},
+                                8);
     release_all();
 }
 
@@ -341,9 +351,9 @@ static double counted(const TotalsCase *c, LoadTerm term, int64_t p, int64_t e) 
     int64_t E = c->sums.tokens_per_expert.shape[1];
     if (term.counts_row >= 0) return (double)tensor_i64(c->counts)[term.counts_row * E + e];
     double count = 0;
+    Tensor load = c->sums.first_choices.data ? c->sums.first_choices : c->sums.tokens_per_expert;
     for (int64_t q = 0; q < c->sums.tokens_per_expert.shape[0]; q++)
-        if (q / term.parts == p / term.parts)
-            count += (double)tensor_i32(c->sums.tokens_per_expert)[q * E + e];
+        if (q / term.parts == p / term.parts) count += (double)tensor_i32(load)[q * E + e];
     return count;
 }
 static Tensor random_i64(int64_t E, int64_t bound) {
@@ -381,9 +391,14 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, int terms, int 
                               {1e-4, 12345, 1, 1, E + 15}};
     TotalsCase c = {.rule = {.count = terms, .per_step_token = 1.0 / 777}};
     for (int i = 0; i < terms; i++) c.rule.terms[i] = words[(first_term + i) % 5];
-    c.sums = (RouterSums){random_f64(new_2d(F64, parts, E)), random_f64(new_1d(F64, parts)),
-                          random_f64(new_1d(F64, parts)),    random_f64(new_2d(F64, parts, E)),
-                          random_counts(parts, E, 1000),     random_counts(parts, E, 100)};
+    c.sums = (RouterSums){random_f64(new_2d(F64, parts, E)),
+                          random_f64(new_1d(F64, parts)),
+                          random_f64(new_1d(F64, parts)),
+                          random_f64(new_2d(F64, parts, E)),
+                          random_counts(parts, E, 1000),
+                          random_counts(parts, E, 100),
+                          (Tensor){0}};
+    if (first_term % 2) c.sums.first_choices = random_counts(parts, E, 500);
     c.counts = tensor_reshape_2d(random_i64(2 * E, 100000), 2, E);
     Tensor before = random_f64(new_2d(F64, rows, columns)), routed = random_i64(E, 1000);
     Tensor dropped = random_i64(E, 1000);
@@ -418,7 +433,8 @@ static void check_totals(int64_t parts, int64_t rows, int64_t E, int terms, int 
         run_on(dev, run_totals, &c,
                TENSORS(&c.to.totals, &c.to.routed, &c.to.dropped, &c.balance, &c.sums.prob_sum,
                        &c.sums.entropy_sum, &c.sums.lse2_sum, &c.sums.weight_mass,
-                       &c.sums.tokens_per_expert, &c.sums.dropped, &c.counts));
+                       &c.sums.tokens_per_expert, &c.sums.dropped, &c.counts,
+                       &c.sums.first_choices));
         // Numbers that are not negative: each of the additions rounds by 2^-53 of the sum, each
         // product by as much.
         expect_near("totals", c.to.totals, totals, (double)(parts * E + 8) * 0x1p-53, NULL, 0);

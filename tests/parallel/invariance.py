@@ -67,9 +67,10 @@ CONFIGURATIONS = {
         {"moe.balance": "[{scope: sequence, factor: 0.1}, {scope: step, factor: 0.2}, {scope: shard}]",
          "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "train.batch": 32},
         [(2, 1, 2, 2), (4, 1, 1, 2), (4, 2, 4, 2)]),
-    "variation of importance": (
-        {"moe.balance": "[{kind: importance, scope: batch, factor: 0.3}, {kind: importance, scope: sequence},"
-                        " {kind: importance, scope: shard, factor: 0.2}]",
+    "importance and noisy load": (
+        {"moe.balance": "[{kind: importance, scope: batch, factor: 0.3}, {kind: noisy_load, scope: sequence},"
+                        " {kind: noisy_load, scope: batch, factor: 0.2}, {scope: shard}]",
+         "moe.balance_choices": "first",
          "moe.router": "noisy_top_k", "moe.capacity_factor": 1.1, "train.batch": 32},
         [(2, 1, 2, 2), (4, 1, 1, 2), (4, 2, 4, 2)]),
     "a bias of the choice": (

@@ -59,7 +59,8 @@ SAMPLES = {
     "moe.zero_experts": ["1", "3"], "moe.scaling_factor": ["2.5"], "moe.capacity_factor": ["1", "0.5"], "moe.min_capacity": ["3"],
     "moe.balance_loss": ["0"], "moe.bias_rate": ["0.1"], "moe.bias_ema": ["0"], "moe.bias_steps": ["1"],
     "moe.bias_decay_steps": ["1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
-    "moe.balance": ["[{scope: step}, {scope: sequence}]", "[{kind: importance}, {kind: importance, scope: batch}]"],
+    "moe.balance": ["[{scope: step}, {scope: sequence}]", "[{kind: importance}, {kind: importance, scope: batch}]",
+                    "[{kind: noisy_load}]"],
     "parallel.expert": ["1"], "parallel.exchange_chunks": ["1"],
     "eval.every": ["1"], "eval.batches": ["2"], "eval.capacity_factor": ["1"],
 }
@@ -69,6 +70,7 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
     "moe.top_groups=2": ["moe.groups=2"],
+    "moe.balance=[{kind: noisy_load}]": ["moe.router=noisy_top_k"],
     "moe.noise_in_evaluation=true": ["moe.router=noisy_top_k"],
     "moe.router=expert_choice": ["moe.allow_noncausal=true"],
     "moe.allow_noncausal=true": ["moe.router=expert_choice"],

@@ -146,6 +146,63 @@ def files_that_do_not_fit_are_refused_before_training(space: Workspace):
     assert "step 4, layer 2 names expert 4 of 4" in outcome.output, str(outcome)
 
 
+def hostile_files_are_refused_before_anything_is_read(space: Workspace):
+    """What would make HDF5 read another file, run a filter, or fill more memory than there is."""
+    good = record(space)
+    shutil.copy(good, space.path("other.h5"))
+    write(space.path("raw"), "x" * 65536)
+
+    def replaced(routing, name, **how):
+        ids, experts = routing[name][:], routing[name].attrs["experts"]
+        del routing[name]
+        made = routing.create_dataset(name, **dict({"shape": ids.shape, "dtype": ids.dtype}, **how))
+        made.attrs["experts"] = experts
+
+    def external_link(routing):
+        del routing["layers/2"]
+        routing["layers/2"] = h5py.ExternalLink("other.h5", "/layers/2")
+
+    def soft_link(routing):
+        routing.move("layers", "hidden")
+        routing["layers"] = h5py.SoftLink("/hidden")
+
+    def virtual(routing):
+        there = routing["layers/2"]
+        layout = h5py.VirtualLayout(shape=there.shape, dtype=there.dtype)
+        layout[:] = h5py.VirtualSource("other.h5", "layers/2", shape=there.shape)
+        del routing["layers/2"]
+        routing.create_virtual_dataset("layers/2", layout).attrs["experts"] = 4
+
+    def external_storage(routing):
+        replaced(routing, "layers/2", external=[(space.path("raw"), 0, h5py.h5f.UNLIMITED)])
+
+    def another_filter(routing):
+        replaced(routing, "layers/2", chunks=True, fletcher32=True)
+
+    def floats(routing):
+        replaced(routing, "layers/2", dtype="f4")
+
+    def negative(routing):
+        replaced(routing, "layers/2", dtype="i2", data=numpy.full(routing["layers/2"].shape, -3))
+
+    def long_attribute(routing):
+        routing["layers/2"].attrs["experts"] = numpy.full(4096, 4)
+
+    def endless_steps(routing):
+        routing["step"].resize((10**15,))
+
+    for change, words in ((external_link, "layers/2"), (soft_link, "layers/0"), (virtual, "layers/2"),
+                          (external_storage, "layers/2"), (another_filter, "layers/2"), (floats, "layers/2"),
+                          (negative, "names expert -3"), (long_attribute, "experts"), (endless_steps, "moe.record")):
+        hostile = space.path(f"{change.__name__}.h5")
+        shutil.copy(good, hostile)
+        with h5py.File(hostile, "r+") as routing:
+            change(routing)
+        shutil.rmtree(space.path("replayed"), ignore_errors=True)
+        outcome = space.run("replayed", dict(CONFIG, **{"moe.replay": hostile}), code=4)
+        assert hostile in outcome.output and words in outcome.output, str(outcome)
+
+
 def checkpoints_of_every_chooser_are_read_again(space: Workspace):
     for run, changes, code in (("hashed", {"moe.router": "hash"}, 0), ("first", {"moe.hash_layers": 1}, 0),
                                ("forced", {"moe.force": "hot_rank"}, 0),
@@ -163,5 +220,5 @@ def checkpoints_of_every_chooser_are_read_again(space: Workspace):
 
 main([a_recorded_run_is_replayed_on_other_ranks_and_micro_batches, what_is_replayed_decides,
       a_layer_may_have_nothing_to_compute, recording_on_ranks_gives_the_same_ids, a_resume_goes_on_in_its_file,
-      files_that_do_not_fit_are_refused_before_training,
+      files_that_do_not_fit_are_refused_before_training, hostile_files_are_refused_before_anything_is_read,
       checkpoints_of_every_chooser_are_read_again])

@@ -30,8 +30,10 @@ TINY = {
 # What a row of metrics.jsonl says about the training itself; the other keys are measured times.
 EXACT_KEYS = ("step", "loss", "gradient_norm", "lr", "balance_loss", "balance_loss_shard", "balance_loss_sequence",
               "balance_loss_batch", "balance_loss_step", "balance_loss_importance_shard",
-              "balance_loss_importance_sequence", "balance_loss_importance_batch", "z_loss", "drop_rate", "load_imbalance",
-              "max_vio", "max_vio_mean", "dead_experts", "zero_share", "router_entropy_nats", "tokens", "skipped_steps",
+              "balance_loss_importance_sequence", "balance_loss_importance_batch", "balance_loss_noisy_load_shard",
+              "balance_loss_noisy_load_sequence", "balance_loss_noisy_load_batch", "z_loss", "drop_rate", "load_imbalance",
+              "max_vio", "max_vio_mean", "dead_experts", "zero_share", "router_logit_rms",
+              "router_entropy_nats", "tokens", "skipped_steps",
               "val_loss", "val_bits_per_byte")
 
 

@@ -5,8 +5,7 @@ source has it and none with another's help. test_compat.c gives the same logits 
   /usr/bin/python3 tests/reference/make_compat_fixtures.py        a second run writes the same numbers
 
 From memory of the sources named beside each, since none is a dependency: Megatron-LM, Lingvo, Mesh TensorFlow,
-DeepSpeed, Tutel and transformers as of 2024 to 2026. GShard, DeepSpeed and Tutel take f of first choices alone, which
-the program does not; they have no loss here. The loss is that of one layer, without its coefficient."""
+DeepSpeed, Tutel and transformers as of 2024 to 2026. GShard, DeepSpeed and Tutel take f of first choices alone. The loss is that of one layer, without its coefficient."""
 import math
 import pathlib
 
@@ -71,7 +70,9 @@ def gshard(z, k, cf):  # Top2Gating
     weights = weights / weights.sum(axis=1, keepdims=True)
     capacity = max(4, int(n * (2 * cf) / experts))
     kept = by_position(ids, capacity, experts)
-    return ids, kept, weights * kept, capacity, None
+    mask_1 = numpy.eye(experts)[ids[:, 0]]  # density_1 = mean(mask_1), density_1_proxy = mean(gates)
+    loss = (mask_1.mean(axis=0) * gates.mean(axis=0)).mean() * experts * experts
+    return ids, kept, weights * kept, capacity, loss
 
 
 def switch(z, k, cf):  # _switch_gating
@@ -89,7 +90,8 @@ def deepspeed(z, k, cf):  # _capacity, top2gating without the noise of the secon
     kept = by_position(ids, capacity, experts)
     weights = numpy.take_along_axis(gates, ids, 1) * kept
     weights = weights / numpy.maximum(weights.sum(axis=1, keepdims=True), numpy.finfo(F32).eps)
-    return ids, kept, weights, capacity, None
+    me, ce = gates.mean(axis=0), (numpy.arange(experts)[None] == gates.argmax(axis=1)[:, None]).mean(axis=0)
+    return ids, kept, weights, capacity, (me * ce).mean() * experts * experts
 
 
 def tutel(z, k, cf):  # extract_critical, normalize_gate
@@ -100,7 +102,9 @@ def tutel(z, k, cf):  # extract_critical, normalize_gate
     samples_per_expert = (n + experts - 1) // experts
     capacity = k * int(cf * samples_per_expert)
     kept = by_position(ids, capacity, experts)
-    return ids, kept, weights * kept, capacity, None
+    top_1 = numpy.bincount(ids[:, 0], minlength=experts)  # gshard_loss
+    loss = (gates.sum(axis=0) * top_1).sum() * experts / (n * n)
+    return ids, kept, weights * kept, capacity, loss
 
 
 def dropless(z, k, weigh, loss):
@@ -155,8 +159,7 @@ def main():
                 for name, data in (("logits", z), ("ids", ids.astype(numpy.int32)),
                                    ("kept", kept.astype(numpy.uint8)), ("weights", weights.astype(F32))):
                     group.create_dataset(name, data=data, compression="gzip", shuffle=True)
-                if loss is not None:
-                    group["loss"] = numpy.array([loss])
+                group["loss"] = numpy.array([loss])
                 for name, value in (("capacity", capacity), ("numerator", numerator), ("denominator", denominator)):
                     group[f"config/{name}"] = value
 

@@ -1,5 +1,5 @@
 // The rules of other systems (compat) against values of make_compat_fixtures.py: capacity, choices,
-// who is dropped, weights and loss, on sizes that do not divide.
+// who is dropped, weights and loss, on sizes that do not divide; on every device.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,9 +11,9 @@
 
 #include "fixture.h"
 #include "launcher/config.h"
+#include "tests/kernels/harness.h"
 
 static const char *const CASES[] = {"even", "odd", "small", "tenths"};
-static Device dev;
 
 // The moe section under `compat` for the sizes of a case.
 static void read_config(Config *config, Fixture *f, const char *system, const char *name, int64_t E,
@@ -34,6 +34,69 @@ static void read_config(Config *config, Fixture *f, const char *system, const ch
         fail_msg("%s", err.message);
 }
 
+// What the router does with the tokens of one case.
+typedef struct Case {
+    const MoeConfig *moe;
+    Tensor logits, kept, scaled, of_group, dropped_of_group, order, balance;
+    Routing routing;
+    RouterSums sums;
+    CapacityRule rule;
+    RouterTotals to;
+    LoadTerm term;
+} Case;
+
+static Case new_case(Fixture *f, const MoeConfig *moe, MoeShape shape, Tensor logits, int64_t K) {
+    int64_t N = logits.shape[0], E = logits.shape[1];
+    Case c = {
+        .moe = moe,
+        .logits = logits,
+        .kept = fixture_result_2d(f, U8, N, K),
+        .scaled = fixture_result_2d(f, F32, N, K),
+        .of_group = fixture_result_2d(f, I32, 1, E),
+        .dropped_of_group = fixture_result_2d(f, I32, 1, E),
+        .order = fixture_result_1d(f, I32, N * K + E + 1),
+        .balance = fixture_result_2d(f, F32, 1, E),
+        .routing = {.ids = fixture_result_2d(f, I32, N, K),
+                    .weights = fixture_result_2d(f, F32, N, K),
+                    .lse = fixture_result_1d(f, F32, N)},
+        .sums = {.prob_sum = fixture_result_2d(f, F64, 1, E),
+                 .entropy_sum = fixture_result_1d(f, F64, 1),
+                 .lse2_sum = fixture_result_1d(f, F64, 1),
+                 .weight_mass = fixture_result_2d(f, F64, 1, E),
+                 .tokens_per_expert = fixture_result_2d(f, I32, 1, E),
+                 .dropped = fixture_result_2d(f, I32, 1, E)},
+        .rule = {.policy = moe->drop},
+        .to = {.totals = fixture_result_2d(f, F64, 1, E + 3),
+               .z = 1,
+               .entropy = 2,
+               .weight_mass = 3,
+               .routed = fixture_result_1d(f, I64, E),
+               .dropped = fixture_result_1d(f, I64, E)},
+        .term = {.choices = (double)balance_denominator(moe, shape, N),
+                 .parts = 1,
+                 .counts_row = -1},
+    };
+    if (moe->balance_choices == BALANCE_FIRST_CHOICES)
+        c.sums.first_choices = fixture_result_2d(f, I32, 1, E);
+    return c;
+}
+
+static void run(Device *dev, void *context) {
+    Case *c = context;
+    int64_t N = c->logits.shape[0];
+    router_forward(dev, c->routing, c->sums, c->logits, (Tensor){0}, c->moe->router);
+    capacity_assign(dev, c->kept, c->of_group, c->dropped_of_group, c->routing.ids,
+                    c->routing.weights, c->rule, c->order);
+    if (c->moe->renormalize_after_drop)
+        renormalize_forward(dev, c->scaled, c->routing.weights, c->kept);
+    else
+        copy(dev, c->scaled, c->routing.weights);
+    expert_load(dev, c->sums, c->routing.ids, c->scaled, c->kept, false);
+    if (c->sums.first_choices.data) count_first_choices(dev, c->sums.first_choices, c->routing.ids);
+    router_totals(dev, c->to, c->balance, c->sums, (Tensor){0},
+                  (BalanceRule){{c->term}, 1, 1.0 / (double)N});
+}
+
 static void assert_case(const char *system, const char *name) {
     Fixture *f = fixture_open("compat");
     Tensor logits = fixture_tensor(f, F32, "%s/%s/logits", system, name);
@@ -50,45 +113,22 @@ static void assert_case(const char *system, const char *name) {
         fail_msg("%s, %s: capacity %lld, wanted %lld", system, name, (long long)capacity,
                  (long long)published);
 
-    Routing routing = {fixture_result_2d(f, I32, N, K), fixture_result_2d(f, F32, N, K),
-                       fixture_result_1d(f, F32, N)};
-    RouterSums sums = {.prob_sum = fixture_result_2d(f, F64, 1, E),
-                       .entropy_sum = fixture_result_1d(f, F64, 1),
-                       .lse2_sum = fixture_result_1d(f, F64, 1),
-                       .weight_mass = fixture_result_2d(f, F64, 1, E),
-                       .tokens_per_expert = fixture_result_2d(f, I32, 1, E),
-                       .dropped = fixture_result_2d(f, I32, 1, E)};
-    Tensor kept = fixture_result_2d(f, U8, N, K), scaled = fixture_result_2d(f, F32, N, K);
-    router_forward(&dev, routing, sums, logits, (Tensor){0}, moe->router);
-    fixture_assert_equal(f, routing.ids, "%s/%s/ids", system, name);
-    capacity_assign(&dev, kept, fixture_result_2d(f, I32, 1, E), fixture_result_2d(f, I32, 1, E),
-                    routing.ids, routing.weights,
-                    (CapacityRule){.capacity = capacity, .policy = moe->drop},
-                    fixture_result_1d(f, I32, N * K + E + 1));
-    fixture_assert_equal(f, kept, "%s/%s/kept", system, name);
-    for (int64_t i = 0; i < N * K; i++)
-        tensor_f32(scaled)[i] = tensor_u8(kept)[i] ? tensor_f32(routing.weights)[i] : 0;
-    if (moe->renormalize_after_drop) renormalize_forward(&dev, scaled, routing.weights, kept);
-    // Exponentials and sums of f32: some ulp.
-    fixture_assert_close(f, scaled, 2e-6, "%s/%s/weights", system, name);
-
-    bool first_choices = strcmp(system, "gshard") == 0 || strcmp(system, "deepspeed") == 0 ||
-                         strcmp(system, "tutel") == 0;
-    if (!first_choices) {
-        Tensor totals = fixture_result_2d(f, F64, 1, E + 3);
-        expert_load(&dev, sums, routing.ids, scaled, kept, false);
-        LoadTerm term = {
-            .choices = (double)balance_denominator(moe, shape, N), .parts = 1, .counts_row = -1};
-        router_totals(&dev,
-                      (RouterTotals){.totals = totals,
-                                     .z = 1,
-                                     .entropy = 2,
-                                     .weight_mass = 3,
-                                     .routed = fixture_result_1d(f, I64, E),
-                                     .dropped = fixture_result_1d(f, I64, E)},
-                      fixture_result_2d(f, F32, 1, E), sums, (Tensor){0},
-                      (BalanceRule){{term}, 1, 1.0 / (double)N});
-        fixture_assert_close(f, tensor_range(totals, 0, 1), 2e-6, "%s/%s/loss", system, name);
+    for (int d = 0; d < device_count(); d++) {
+        Case c = new_case(f, moe, shape, logits, K);
+        c.rule.capacity = capacity;
+        run_on(device_at(d), run, &c,
+               TENSORS(&c.logits, &c.routing.ids, &c.routing.weights, &c.routing.lse, &c.kept,
+                       &c.scaled, &c.sums.prob_sum, &c.sums.entropy_sum, &c.sums.lse2_sum,
+                       &c.sums.weight_mass, &c.sums.tokens_per_expert, &c.sums.dropped,
+                       &c.sums.first_choices, &c.of_group, &c.dropped_of_group, &c.order,
+                       &c.to.totals, &c.to.routed, &c.to.dropped, &c.balance));
+        fixture_assert_equal(f, c.routing.ids, "%s/%s/ids", system, name);
+        fixture_assert_equal(f, c.kept, "%s/%s/kept", system, name);
+        for (int64_t i = 0; i < N * K; i++)
+            if (!tensor_u8(c.kept)[i]) tensor_f32(c.scaled)[i] = 0;
+        // Exponentials and sums of f32: some ulp.
+        fixture_assert_close(f, c.scaled, 2e-6, "%s/%s/weights", system, name);
+        fixture_assert_close(f, tensor_range(c.to.totals, 0, 1), 2e-6, "%s/%s/loss", system, name);
     }
     free(config);
     fixture_close(f);
@@ -124,8 +164,6 @@ static void given_keys_win(void **state) {
 }
 
 int main(void) {
-    Error err = {0};
-    CHECK(device_open(&dev, "cpu", 1, 0, 1, &err), "%s", err.message);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(megatron_routes_and_drops_as_there),
         cmocka_unit_test(gshard_routes_and_drops_as_there),

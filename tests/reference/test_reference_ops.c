@@ -114,8 +114,9 @@ static void assert_router(const char *name) {
     Tensor logits = fixture_tensor(f, F32, "%s/logits", name);
     Tensor dweights = fixture_tensor(f, F32, "%s/dweights", name);
     int64_t N = logits.shape[0], E = logits.shape[1], K = dweights.shape[1];
-    Routing routing = {fixture_result_2d(f, I32, N, K), result_like(f, dweights),
-                       fixture_result_1d(f, F32, N)};
+    Routing routing = {.ids = fixture_result_2d(f, I32, N, K),
+                       .weights = result_like(f, dweights),
+                       .lse = fixture_result_1d(f, F32, N)};
     RouterSums sums = {.prob_sum = fixture_result_2d(f, F64, parts, E),
                        .entropy_sum = fixture_result_1d(f, F64, parts),
                        .lse2_sum = fixture_result_1d(f, F64, parts)};
