@@ -14,6 +14,14 @@ class RouterHealth(RunTest):
     def digest(self, run):
         return self.run_program("inspect", "--digest", run).out
 
+    def assert_rms(self, row, out):
+        """The figure of a row is the root of the mean over both layers of what each line tells in three digits."""
+        layers = [float(rms) for rms in re.findall(r", logit rms (\S+)$", out, re.MULTILINE)]
+        self.assertEqual(len(layers), 2, out)
+        mean = (layers[0] ** 2 + layers[1] ** 2) / 2
+        self.assertGreater(row["router_logit_rms"], 0)
+        self.assertAlmostEqual(mean ** 0.5 / row["router_logit_rms"], 1, places=2)
+
     def test_an_evaluation_counts_the_tokens_of_its_file_alone(self):
         # 7 targets in a window of 16: with one choice a token, the busiest of 4 experts has
         # (max_vio + 1) * 7 / 4 of them, a whole number unless what fills the window up is counted.
@@ -33,6 +41,7 @@ class RouterHealth(RunTest):
         self.assertAlmostEqual(max(float(vio) for _, vio, _ in layers), rows[-1]["max_vio"], places=3)
         self.assertEqual(sum(int(dead) for _, _, dead in layers), rows[-1]["dead_experts"])
         self.assertRegex(out, r"max_vio over layers: p50 \S+, p90 \S+, max ")
+        self.assert_rms(rows[-1], out)
 
     def test_a_row_and_inspect_agree(self):
         self.write_tiny(**dict(RUN, train__steps="3"))
@@ -46,6 +55,7 @@ class RouterHealth(RunTest):
         self.assertAlmostEqual(max(float(vio) for vio, _ in loads), row["max_vio"], places=3)
         self.assertEqual(sum(int(dead) for _, dead in loads), row["dead_experts"])
         self.assertIn(f"max {row['max_vio']:.3f}", out)
+        self.assert_rms(row, out)
 
     def test_an_expert_that_died_is_named_once_on_any_ranks_and_across_a_resume(self):
         self.write_tiny(**dict(RUN, train__steps="8", train__lr="1e-9", train__min_lr="0", moe__experts="32",
