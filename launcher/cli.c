@@ -10,7 +10,7 @@
 #include "launcher/checkpoint_command.h"
 #include "launcher/config_keys.h"
 #include "launcher/habits.h"
-#include "launcher/live_hosts.h"
+#include "launcher/supervisor/live_hosts.h"
 
 // ---- what may be written ------------------------------------------------------------------------
 

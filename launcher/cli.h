@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #include "checkpoint/checkpoint.h"
-#include "launcher/supervise.h"
+#include "launcher/supervisor/supervise.h"
 #include "worker/generate.h"
 
 typedef enum Verb {

@@ -16,7 +16,7 @@
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
-#include "launcher/control_socket.h"
+#include "launcher/supervisor/control_socket.h"
 #include "launcher/status.h"
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"

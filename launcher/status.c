@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/clock.h"
-#include "launcher/attempt_journal.h"
+#include "launcher/supervisor/attempt_journal.h"
 #include "worker/json_file.h"
 
 static const double SILENT_SECONDS = 10; // ten beats

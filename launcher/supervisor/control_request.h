@@ -3,8 +3,8 @@
 //   checkpoint-now        save a checkpoint after the step that runs
 //   stop                  save and end
 //   set KEY VALUE         from the next step on, and after every restart
-#ifndef MOETRAIN_LAUNCHER_CONTROL_REQUEST_H
-#define MOETRAIN_LAUNCHER_CONTROL_REQUEST_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_CONTROL_REQUEST_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_CONTROL_REQUEST_H
 
 #include <stddef.h>
 

@@ -1,4 +1,4 @@
-#include "launcher/attempt.h"
+#include "launcher/supervisor/attempt.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -12,8 +12,8 @@
 #include "checkpoint/checkpoint_list.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
-#include "launcher/process_tree.h"
-#include "launcher/rank_launcher.h"
+#include "launcher/supervisor/process_tree.h"
+#include "launcher/supervisor/rank_launcher.h"
 #include "worker/json_file.h"
 #include "worker/signals.h"
 

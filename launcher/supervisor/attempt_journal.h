@@ -1,7 +1,7 @@
 // RUN/attempts.jsonl: one row for each start that a supervisor has made: when, on how many ranks,
 // how it ended and what followed from that.
-#ifndef MOETRAIN_LAUNCHER_ATTEMPT_JOURNAL_H
-#define MOETRAIN_LAUNCHER_ATTEMPT_JOURNAL_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_ATTEMPT_JOURNAL_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_ATTEMPT_JOURNAL_H
 
 #include <jansson.h>
 

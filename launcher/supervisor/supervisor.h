@@ -1,12 +1,12 @@
 // What a supervisor is made of: supervise.c has the loop, supervisor_requests.c answers who asks.
-#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_H
-#define MOETRAIN_LAUNCHER_SUPERVISOR_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_SUPERVISOR_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_SUPERVISOR_H
 
 #include <limits.h>
 
-#include "launcher/control_socket.h"
-#include "launcher/restart_policy.h"
-#include "launcher/supervise.h"
+#include "launcher/supervisor/control_socket.h"
+#include "launcher/supervisor/restart_policy.h"
+#include "launcher/supervisor/supervise.h"
 
 enum {
     SUPERVISOR_HOSTS_BYTES = 65536,

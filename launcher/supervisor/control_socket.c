@@ -1,4 +1,4 @@
-#include "launcher/control_socket.h"
+#include "launcher/supervisor/control_socket.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "launcher/detach.h"
+#include "launcher/supervisor/detach.h"
 
 #include <errno.h>
 #include <fcntl.h>

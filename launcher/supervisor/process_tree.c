@@ -1,4 +1,4 @@
-#include "launcher/process_tree.h"
+#include "launcher/supervisor/process_tree.h"
 
 #include <ctype.h>
 #include <dirent.h>

@@ -1,8 +1,8 @@
 // `moetrain supervise`: starts the ranks of a run again and again until it is done. Read
 // supervise.c for the loop, restart_policy.c for what follows from which end, attempt.c for one
 // start.
-#ifndef MOETRAIN_LAUNCHER_SUPERVISE_H
-#define MOETRAIN_LAUNCHER_SUPERVISE_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_SUPERVISE_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_SUPERVISE_H
 
 #include "launcher/config_origin.h"
 

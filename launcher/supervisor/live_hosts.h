@@ -1,6 +1,6 @@
 // Which of the hosts of `supervise --hosts a:4,b:4` can be reached, and how many ranks fit there.
-#ifndef MOETRAIN_LAUNCHER_LIVE_HOSTS_H
-#define MOETRAIN_LAUNCHER_LIVE_HOSTS_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_LIVE_HOSTS_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_LIVE_HOSTS_H
 
 #include <stddef.h>
 

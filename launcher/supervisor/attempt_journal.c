@@ -1,4 +1,4 @@
-#include "launcher/attempt_journal.h"
+#include "launcher/supervisor/attempt_journal.h"
 
 #include <limits.h>
 #include <stdint.h>

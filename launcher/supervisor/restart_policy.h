@@ -1,7 +1,7 @@
 // What a supervisor does when a start of a run has ended: one table by exit code, and the rule that
 // says when to give up. Nothing here looks at files, processes or clocks.
-#ifndef MOETRAIN_LAUNCHER_RESTART_POLICY_H
-#define MOETRAIN_LAUNCHER_RESTART_POLICY_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_RESTART_POLICY_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_RESTART_POLICY_H
 
 #include <stdbool.h>
 #include <stdint.h>

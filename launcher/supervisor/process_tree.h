@@ -1,7 +1,7 @@
 // The processes that descend from this one, mpirun's ranks among them: those whose parents have
 // ended, too, since this process takes them over (process_tree_adopt).
-#ifndef MOETRAIN_LAUNCHER_PROCESS_TREE_H
-#define MOETRAIN_LAUNCHER_PROCESS_TREE_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_PROCESS_TREE_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_PROCESS_TREE_H
 
 #include <sys/types.h>
 

@@ -1,4 +1,4 @@
-#include "launcher/control_request.h"
+#include "launcher/supervisor/control_request.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 // RUN/control.sock: where a supervisor is asked (control_request.h). A UNIX socket that only its
 // owner may open (0600), on the supervisor's host; one line of request, one line of answer: "ok …"
 // or "error …".
-#ifndef MOETRAIN_LAUNCHER_CONTROL_SOCKET_H
-#define MOETRAIN_LAUNCHER_CONTROL_SOCKET_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_CONTROL_SOCKET_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_CONTROL_SOCKET_H
 
-#include "launcher/control_request.h"
+#include "launcher/supervisor/control_request.h"
 
 typedef struct ControlSocket {
     int listener; // -1: closed

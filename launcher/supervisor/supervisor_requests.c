@@ -6,12 +6,12 @@
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
-#include "launcher/attempt_journal.h"
+#include "launcher/supervisor/attempt_journal.h"
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
 #include "launcher/status.h"
-#include "launcher/supervisor.h"
+#include "launcher/supervisor/supervisor.h"
 #include "worker/json_file.h"
 #include "worker/run_requests.h"
 

@@ -1,4 +1,4 @@
-#include "launcher/rank_launcher.h"
+#include "launcher/supervisor/rank_launcher.h"
 
 #include <errno.h>
 #include <fcntl.h>

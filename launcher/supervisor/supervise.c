@@ -1,4 +1,4 @@
-#include "launcher/supervise.h"
+#include "launcher/supervisor/supervise.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -12,14 +12,14 @@
 #include "checkpoint/file_io.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
-#include "launcher/attempt.h"
-#include "launcher/attempt_journal.h"
+#include "launcher/supervisor/attempt.h"
+#include "launcher/supervisor/attempt_journal.h"
 #include "launcher/config_rules.h"
-#include "launcher/detach.h"
-#include "launcher/live_hosts.h"
-#include "launcher/process_tree.h"
-#include "launcher/rank_launcher.h"
-#include "launcher/supervisor.h"
+#include "launcher/supervisor/detach.h"
+#include "launcher/supervisor/live_hosts.h"
+#include "launcher/supervisor/process_tree.h"
+#include "launcher/supervisor/rank_launcher.h"
+#include "launcher/supervisor/supervisor.h"
 #include "worker/json_file.h"
 #include "worker/run_dir.h"
 #include "worker/run_lock.h"

@@ -3,10 +3,10 @@
 // What the ranks write is believed before what the launcher says: mpirun's exit code depends on who
 // ends first, and with a lost host it may never come. The start is over when no process of it is
 // left; leftovers that have no reason to live are killed.
-#ifndef MOETRAIN_LAUNCHER_ATTEMPT_H
-#define MOETRAIN_LAUNCHER_ATTEMPT_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_ATTEMPT_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_ATTEMPT_H
 
-#include "launcher/restart_policy.h"
+#include "launcher/supervisor/restart_policy.h"
 #include "worker/outcome.h"
 
 typedef struct Attempt {

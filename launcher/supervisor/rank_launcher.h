@@ -1,8 +1,8 @@
 // The process that starts the ranks: mpirun, srun, or whatever the user's command line is. Its
 // output passes through this process, so that a closed terminal or a full disk behind it ends
 // nobody.
-#ifndef MOETRAIN_LAUNCHER_RANK_LAUNCHER_H
-#define MOETRAIN_LAUNCHER_RANK_LAUNCHER_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_RANK_LAUNCHER_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_RANK_LAUNCHER_H
 
 #include <sys/types.h>
 

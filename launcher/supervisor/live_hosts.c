@@ -1,4 +1,4 @@
-#include "launcher/live_hosts.h"
+#include "launcher/supervisor/live_hosts.h"
 
 #include <signal.h>
 #include <stdio.h>

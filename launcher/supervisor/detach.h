@@ -1,6 +1,6 @@
 // Going on without a terminal: `supervise --daemon`.
-#ifndef MOETRAIN_LAUNCHER_DETACH_H
-#define MOETRAIN_LAUNCHER_DETACH_H
+#ifndef MOETRAIN_LAUNCHER_SUPERVISOR_DETACH_H
+#define MOETRAIN_LAUNCHER_SUPERVISOR_DETACH_H
 
 #include "kernels/check.h"
 
