@@ -28,8 +28,9 @@ static void every_exit_code_has_an_answer(void **state) {
         {3, ACTION_LEAVE},     {4, ACTION_LEAVE},     {5, ACTION_WAIT_FOR_SPACE},
         {6, ACTION_GO_BACK},   {7, ACTION_RESTART},   {8, ACTION_RESTART},
         {9, ACTION_LEAVE},     {70, ACTION_LEAVE},    {75, ACTION_LEAVE},
-        {127, ACTION_LEAVE},   {137, ACTION_RESTART}, {139, ACTION_RESTART},
-        {205, ACTION_RESTART}, {42, ACTION_LEAVE},
+        {127, ACTION_LEAVE},   {128, ACTION_RESTART}, {137, ACTION_RESTART},
+        {139, ACTION_RESTART}, {205, ACTION_RESTART}, {255, ACTION_RESTART},
+        {42, ACTION_LEAVE},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         Progress progress = fresh();
@@ -89,6 +90,18 @@ static void starts_that_do_no_step_are_tried_longer(void **state) {
     assert_non_null(strstr(last.reason, "no newer checkpoint"));
 }
 
+static void no_step_is_no_step_that_failed(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd lost = ended(7, -1), idle = ended(7, 10), stepped = ended(7, 10);
+    lost.first_step = -1; // it did not get so far
+    idle.first_step = 10;
+    assert_int_equal(restart_decide(&progress, &lost, 5).action, ACTION_RESTART);
+    assert_int_equal(restart_decide(&progress, &lost, 5).action, ACTION_RESTART);
+    assert_int_equal(restart_decide(&progress, &idle, 5).action, ACTION_RESTART);
+    assert_int_equal(restart_decide(&progress, &stepped, 5).action, ACTION_RESTART);
+}
+
 static void waits_double_until_there_is_progress(void **state) {
     (void)state;
     Progress progress = fresh();
@@ -113,6 +126,7 @@ int main(void) {
         cmocka_unit_test(a_run_directory_that_is_held_is_tried_again_for_ever),
         cmocka_unit_test(two_failures_at_one_step_are_enough),
         cmocka_unit_test(starts_that_do_no_step_are_tried_longer),
+        cmocka_unit_test(no_step_is_no_step_that_failed),
         cmocka_unit_test(waits_double_until_there_is_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
