@@ -135,6 +135,21 @@ static bool check_bias_unread(const MoeConfig *moe, const OptionRules *rules) {
                                  key, choice_row(BIAS_UPDATE_CHOICES, (int)moe->bias_update)->word);
 }
 
+// What looks at the expert after the chosen ones needs layers that leave some out.
+static bool check_choice(const ModelConfig *model, const OptionRules *rules, const char *key,
+                         const char *what, const char *fix) {
+    for (int64_t layer = 0; layer < model->layers; layer++) {
+        MoeShape shape = moe_shape(model, layer);
+        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.scored > shape.top_k)
+            continue;
+        return option_broken(rules, key, "moe.top_k",
+                             "%s looks at the expert after the chosen ones, but moe.top_k (%lld) "
+                             "takes all of them (%lld); %s",
+                             what, (long long)shape.top_k, (long long)shape.scored, fix);
+    }
+    return true;
+}
+
 static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     if (moe->bias_decay_steps > moe->bias_steps)
@@ -158,17 +173,8 @@ static bool check_bias(const ModelConfig *model, const OptionRules *rules) {
                                  "moe.bias_update: quantile balances alone, and a balance loss "
                                  "(%g) would push against it; set moe.balance_loss=0",
                                  moe->balance.maps[i].factor);
-    for (int64_t layer = 0; layer < model->layers; layer++) {
-        MoeShape shape = moe_shape(model, layer);
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.scored > shape.top_k)
-            continue;
-        return option_broken(rules, "moe.bias_update", "moe.top_k",
-                             "moe.bias_update: quantile looks at the expert after the chosen ones, "
-                             "but moe.top_k (%lld) takes all of moe.experts (%lld); set "
-                             "moe.bias_update=none",
-                             (long long)shape.top_k, (long long)shape.experts);
-    }
-    return true;
+    return check_choice(model, rules, "moe.bias_update", "moe.bias_update: quantile",
+                        "set moe.bias_update=none");
 }
 
 // Smooth load is that of noisy logits which choose, and where there is a choice.
@@ -192,17 +198,8 @@ static bool check_noisy_load(const ModelConfig *model, const OptionRules *rules)
                                  "moe.balance: {kind: noisy_load} is of noisy logits that choose "
                                  "alone, and %s has a say, too; leave one of them out",
                                  others[i].key);
-    for (int64_t layer = 0; layer < model->layers; layer++) {
-        MoeShape shape = moe_shape(model, layer);
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.experts > shape.top_k)
-            continue;
-        return option_broken(rules, "moe.balance", "moe.top_k",
-                             "moe.balance: {kind: noisy_load} looks at the expert after the chosen "
-                             "ones, but moe.top_k (%lld) takes all of moe.experts (%lld); set a "
-                             "smaller moe.top_k, or kind: importance",
-                             (long long)shape.top_k, (long long)shape.experts);
-    }
-    return true;
+    return check_choice(model, rules, "moe.balance", "moe.balance: {kind: noisy_load}",
+                        "set a smaller moe.top_k, or kind: importance");
 }
 
 // The slopes of a variation are those of the whole scope, whose later micro-batches nobody knows.

@@ -58,6 +58,11 @@ class ZeroExperts(LifeTest):
         _, (half, _, _) = flops(f"moe.experts={experts}", "moe.zero_experts=1")
         self.assertAlmostEqual(most - half, (most - least) / 2, delta=0.0021)
 
+    def test_they_leave_a_choice_where_all_that_compute_fit_into_top_k(self):
+        every = ["moe.router=noisy_top_k", "moe.experts=4", "moe.top_k=4", "moe.balance=[{kind: noisy_load}]"]
+        self.assert_error(self.run_program("tiny.yaml", "run.dir=refused", *every), 2, "looks at the expert after the chosen")
+        self.train("chosen", *every, "moe.zero_experts=2")
+
     def test_what_makes_no_sense_is_refused_with_the_reason(self):
         for changes, *words in (
                 (["moe.zero_kind=null"], "moe.zero_experts is 0", "set moe.zero_experts=1"),
