@@ -6,20 +6,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "checkpoint/checkpoint_contents.h"
 #include "checkpoint/checkpoint_file.h"
 #include "checkpoint/checkpoint_list.h"
 #include "checkpoint/file_io.h"
-#include "checkpoint/state_tensors.h"
+#include "checkpoint/shared_copy.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/verify.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
-
-enum { ABOUT_TENSORS = 3 };
 
 typedef struct Paths {
     char directory[CHECKPOINT_PATH_BYTES], final[CHECKPOINT_PATH_BYTES];
@@ -36,49 +34,6 @@ static bool name_paths(Paths *paths, const char *run_dir, int64_t step, Error *e
     return snprintf(paths->temporary, (size_t)room, "%s/checkpoints/%s.tmp", run_dir, name) <
                room ||
            error_set(err, EXIT_IO, "path too long: %.60s...", run_dir);
-}
-
-// What rank 0 saves besides the tensors, as tensors over its own copies.
-typedef struct SmallContents {
-    TrainState state;
-    UtilizationHistory no_history;
-    char created_utc[32];
-    SavedTensor tensors[STATE_TENSORS + UTILIZATION_TENSORS_MAX + ABOUT_TENSORS];
-    int tensor_count;
-} SmallContents;
-
-static void collect_small_contents(const Checkpoint *checkpoint, SmallContents *small) {
-    *small = (SmallContents){.state = checkpoint->state};
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(small->created_utc, sizeof small->created_utc, "%Y-%m-%dT%H:%M:%SZ",
-             gmtime_r(&now, &utc));
-    UtilizationHistory *history = checkpoint->utilization;
-    if (!history) utilization_allocate(history = &small->no_history);
-    state_tensors(&small->state, small->tensors);
-    small->tensor_count = STATE_TENSORS;
-    small->tensor_count += utilization_tensors(history, small->tensors + STATE_TENSORS);
-    SavedTensor *about = small->tensors + small->tensor_count;
-    about[0] = text_tensor("config", checkpoint->config_yaml ? checkpoint->config_yaml : "");
-    about[1] = text_tensor("about/program_version", MOETRAIN_VERSION);
-    about[2] = text_tensor("about/created_utc", small->created_utc);
-    small->tensor_count += ABOUT_TENSORS;
-}
-
-// Everything that is saved, on the rank that lays the file out.
-static void list_datasets(const Checkpoint *checkpoint, const SmallContents *small,
-                          Manifest *manifest) {
-    for (int i = 0; i < checkpoint->tensor_count; i++) {
-        const SavedTensor *tensor = &checkpoint->tensors[i];
-        manifest_add(manifest, tensor->name, tensor->dtype, tensor->rank, tensor->shape,
-                     !tensor->replicated);
-    }
-    for (int i = 0; i < small->tensor_count; i++) {
-        const SavedTensor *tensor = &small->tensors[i];
-        manifest_add(manifest, tensor->name, tensor->dtype, tensor->rank, tensor->shape, false);
-    }
-    Error err = {0};
-    CHECK(manifest_arrange(manifest, &err), "cannot save: %s", err.message);
 }
 
 // Directory, room, and the empty file under its temporary name. Rank 0.
@@ -112,6 +67,7 @@ typedef struct Piece {
     const Dataset *dataset;
     int64_t block; // of the dataset
     const char *bytes;
+    SavedStays stays;
 } Piece;
 
 struct CheckpointSave {
@@ -123,6 +79,7 @@ struct CheckpointSave {
     FileHeader header; // rank 0
     Piece *pieces;
     int64_t piece_count, piece_room;
+    SharedCopy copy; // of what is written while training goes on
 };
 
 static void add_piece(CheckpointSave *save, Piece piece) {
@@ -150,7 +107,8 @@ static void list_pieces(CheckpointSave *save, const SavedTensor *tensor, int wri
         if (!mine) continue;
         CHECK(span.begin + span.bytes <= end, "%s: a slice ends inside block %lld", tensor->name,
               (long long)i);
-        add_piece(save, (Piece){dataset, i, (const char *)tensor->data + (span.begin - begin)});
+        add_piece(save, (Piece){dataset, i, (const char *)tensor->data + (span.begin - begin),
+                                tensor->stays});
     }
 }
 
@@ -165,17 +123,6 @@ static bool write_pieces(CheckpointSave *save, int fd, Error *err) {
         file_start_writing(fd, offset, span.bytes);
     }
     return true;
-}
-
-// Reads back what this rank has written, and compares it with the hashes, while the disk is busy.
-static bool read_back(const CheckpointSave *save, int fd, Error *err) {
-    CheckpointFile file = {.fd = fd, .manifest = save->manifest, .block = malloc(BLOCK_BYTES)};
-    CHECK_MEMORY(file.block, "no memory for a block of %d bytes", BLOCK_BYTES);
-    bool ok = true;
-    for (int64_t i = 0; ok && i < save->piece_count; i++)
-        ok = checkpoint_file_read_block(&file, save->pieces[i].dataset, save->pieces[i].block, err);
-    free(file.block);
-    return ok;
 }
 
 // Every block has one writer and a zero hash on the other ranks, so the sum is that writer's hash.
@@ -195,35 +142,6 @@ static void gather_hashes(Group *world, CheckpointSave *save) {
         CHECK(written[block] == 1, "block %lld of the checkpoint was written by %lld ranks",
               (long long)block, (long long)written[block]);
     free(written);
-}
-
-// Manifest and hashes, then the header that declares them valid. Rank 0.
-static bool seal(const char *temporary, Manifest *manifest, FileHeader *header, Error *err) {
-    size_t records_bytes = (size_t)manifest->count * sizeof(ManifestRecord);
-    size_t hashes_bytes = (size_t)manifest->blocks * sizeof(Hash);
-    bool ok = false;
-    ManifestRecord *records = malloc(records_bytes);
-    CHECK_MEMORY(records, "no memory for a manifest of %zu bytes", records_bytes);
-    for (int64_t i = 0; i < manifest->count; i++)
-        records[i] = dataset_encode(&manifest->datasets[i]);
-    int fd = file_open(temporary, O_RDWR, err);
-    if (fd < 0) {
-        free(records);
-        return false;
-    }
-    header->format_version = CHECKPOINT_FORMAT_VERSION;
-    header->index_hash = index_hash(records, manifest->count, manifest->hashes, manifest->blocks);
-    if (!file_write_at(fd, records, records_bytes, header->records_offset, err)) goto cleanup;
-    if (!file_write_at(fd, manifest->hashes, hashes_bytes, header->hashes_offset, err))
-        goto cleanup;
-    if (!structure_hash(fd, manifest, header->file_bytes, &header->structure_hash, err))
-        goto cleanup;
-    header_seal(header);
-    ok = file_write_at(fd, header, sizeof *header, 0, err) && file_sync(fd, err);
-cleanup:
-    close(fd);
-    free(records);
-    return ok || error_prefix(err, "%s", temporary);
 }
 
 // From here on the checkpoint exists. Rank 0.
@@ -259,7 +177,7 @@ bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
         ok = comm_agree(ok, err);
     }
     Error room = {0};
-    if (root) unlink(paths.temporary);
+    if (root) file_remove(paths.temporary, &room);
     if (ok && root && !directory_check_room(paths.directory, bytes, &room))
         log_warn("%s; training begins all the same", room.message);
     barrier(comm_world()); // what was removed is gone when any rank returns
@@ -269,10 +187,12 @@ bool checkpoint_try_directory(const char *run_dir, int64_t bytes, Error *err) {
 // Takes away what failed, and the save with it. Collective over all ranks.
 static void close_save(CheckpointSave *save, bool ok, Error *err) {
     if (!ok) err->exit_code = EXIT_IO;
-    if (!ok && comm_rank() == 0) unlink(save->paths.temporary);
+    Error ignored;
+    if (!ok && comm_rank() == 0) file_remove(save->paths.temporary, &ignored);
     barrier(comm_world()); // what was removed is gone when any rank returns
     utilization_free(&save->small.no_history);
     manifest_free(&save->manifest);
+    shared_copy_free(&save->copy);
     free(save->pieces);
     free(save);
 }
@@ -286,8 +206,8 @@ bool checkpoint_save_begin(CheckpointSave **begun, const char *run_dir,
     save->before_publish = checkpoint->before_publish;
     bool ok = name_paths(&save->paths, run_dir, save->step, err);
     if (ok && root) {
-        collect_small_contents(checkpoint, &save->small);
-        list_datasets(checkpoint, &save->small, &save->manifest);
+        small_contents_collect(checkpoint, &save->small);
+        checkpoint_list_datasets(checkpoint, &save->small, &save->manifest);
         ok = lay_out(&save->paths, &save->manifest, &save->header, err);
     }
     ok = comm_follow(ok, err);
@@ -304,14 +224,14 @@ bool checkpoint_save_begin(CheckpointSave **begun, const char *run_dir,
     return true;
 }
 
-void checkpoint_save_copy(CheckpointSave *save, CheckpointCopy *copy) {
-    int64_t count = save->piece_count;
-    size_t bytes = 0, *places = malloc((size_t)(count + 1) * sizeof *places);
-    CHECK_MEMORY(places, "no memory for %lld blocks", (long long)count);
-    for (int64_t i = 0; i < count; i++) {
-        places[i] = bytes;
-        bytes += (size_t)dataset_block(save->pieces[i].dataset, save->pieces[i].block).bytes;
-    }
+static size_t piece_bytes(const Piece *piece) {
+    return (size_t)dataset_block(piece->dataset, piece->block).bytes;
+}
+
+void checkpoint_save_begin_copy(CheckpointSave *save, CheckpointCopy *copy) {
+    size_t bytes = 0;
+    for (int64_t i = 0; i < save->piece_count; i++)
+        if (save->pieces[i].stays != STAYS_UNTIL_SAVED) bytes += piece_bytes(&save->pieces[i]);
     if (bytes > copy->bytes) {
         free(copy->data);
         copy->data = malloc(bytes);
@@ -319,19 +239,29 @@ void checkpoint_save_copy(CheckpointSave *save, CheckpointCopy *copy) {
         CHECK_MEMORY(copy->data, "no memory for a copy of %zu bytes; leave checkpoint.async out",
                      bytes);
     }
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i++) {
+    char *place = copy->data;
+    for (int64_t i = 0; i < save->piece_count; i++) {
         Piece *piece = &save->pieces[i];
-        Span span = dataset_block(piece->dataset, piece->block);
-        piece->bytes = memcpy(copy->data + places[i], piece->bytes, (size_t)span.bytes);
+        if (piece->stays == STAYS_UNTIL_SAVED) continue;
+        size_t size = piece_bytes(piece);
+        if (piece->stays == STAYS_BRIEFLY)
+            memcpy(place, piece->bytes, size);
+        else
+            shared_copy_add(&save->copy, piece->bytes, place, size);
+        piece->bytes = place;
+        place += size;
     }
-    free(places);
+}
+
+void checkpoint_save_copy(CheckpointSave *save) {
+    shared_copy_run(&save->copy);
 }
 
 bool checkpoint_save_write(CheckpointSave *save, Error *err) {
-    int fd = file_open_made_elsewhere(save->paths.temporary, O_RDWR, err);
+    checkpoint_save_copy(save);
+    int fd = file_open_made_elsewhere(save->paths.temporary, O_WRONLY, err);
     if (fd < 0) return false;
-    bool ok = write_pieces(save, fd, err) && read_back(save, fd, err) && file_sync(fd, err);
+    bool ok = write_pieces(save, fd, err) && file_sync(fd, err);
     close(fd);
     return ok || error_prefix(err, "%s", save->paths.temporary);
 }
@@ -343,11 +273,11 @@ bool checkpoint_save_end(CheckpointSave *save, bool ok, CheckpointKeep keep, Err
     if (!ok) goto cleanup;
     gather_hashes(comm_world(), save);
 
-    if (root) ok = seal(paths->temporary, &save->manifest, &save->header, err);
+    if (root) ok = checkpoint_seal(paths->temporary, &save->manifest, &save->header, err);
     ok = comm_follow(ok, err);
     if (!ok) goto cleanup;
 
-    // Each rank has read back what it wrote; now that all see one sealed file, it may get its name.
+    // Now that all see one sealed file, it may get its name.
     ok = verify_together(paths->temporary, VERIFY_INDEX, err);
     if (!ok) goto cleanup;
 

@@ -3,7 +3,7 @@
 //
 // Commit protocol: room is checked; rank 0 lays the whole file out under a temporary name with the
 // serial library; every rank writes its blocks at the datasets' offsets with pwrite, hashes them
-// (XXH3-128), reads them back and fsyncs; rank 0 writes manifest, hashes and last the header that
+// (XXH3-128) and fsyncs; rank 0 writes manifest, hashes and last the header that
 // declares them valid, and fsyncs; all ranks open the file and compare manifest and hashes; rank 0
 // renames it and fsyncs the directory; only then are older checkpoints pruned. The ranks agree
 // after each step. A crash at any moment leaves the newest complete checkpoint loadable.
@@ -14,6 +14,14 @@
 #include "kernels/tensor.h"
 
 enum { CHECKPOINT_FORMAT_VERSION = 1, CHECKPOINT_PATH_BYTES = 1024, RUN_ID_BYTES = 33 };
+
+// How long what is to be saved stays as it is once its save has begun. One that training waits for
+// does not ask.
+typedef enum SavedStays {
+    STAYS_BRIEFLY,      // until the next step of training begins
+    STAYS_UNTIL_UPDATE, // of the parameters
+    STAYS_UNTIL_SAVED,
+} SavedStays;
 
 // One global, logical dataset and the slice of it that this rank holds.
 typedef struct SavedTensor {
@@ -32,7 +40,8 @@ typedef struct SavedTensor {
     // whole blocks; what is read may be any slice.
     bool replicated;
     int replica; // 0 for the rank that writes a sharded slice; its other replicas only read
-    void *data;  // host memory, `elements` of them
+    SavedStays stays;
+    void *data; // host memory, `elements` of them
     // Loading: a file may lack it, or have it in another shape; `data` then stays as it was.
     bool optional;
     bool found; // set by checkpoint_load: whether `data` was read
@@ -77,6 +86,10 @@ typedef struct Checkpoint {
     const char *config_yaml;
     bool verify_rest; // loading: compare what is not asked for with its hashes as well
     UtilizationHistory *utilization; // meaningful on rank 0; may be NULL
+    // Loading: called when a tensor has been read, in the list's order, so that several may share
+    // their memory. False ends the loading. May be NULL.
+    bool (*arrived)(void *context, const SavedTensor *tensor, Error *err);
+    void *context; // of it
     // Saving: called on rank 0 before the file gets its name. Does not return when the folder has
     // become another job's. May be NULL.
     void (*before_publish)(void);
@@ -86,6 +99,7 @@ typedef struct Checkpoint {
 typedef struct CheckpointKeep {
     int64_t last;  // the newest of them; 0: all
     int64_t every; // those whose step is a multiple of it; 0: none
+    int64_t from;  // those of this step and later; 0: none on that account
 } CheckpointKeep;
 
 // Saves RUN_DIR/checkpoints/step-%08lld.h5, replacing a file of that step, and removes what is not
@@ -97,19 +111,23 @@ bool checkpoint_save(const char *run_dir, const Checkpoint *checkpoint, Checkpoi
 // The same in parts, so that training can go on while the bytes travel.
 typedef struct CheckpointSave CheckpointSave;
 // Makes the file under its temporary name and says who writes which block of what. checkpoint's
-// tensors, history and texts must stay as they are until checkpoint_save_write is done, or
-// checkpoint_save_copy. False as checkpoint_save. Collective over all ranks.
+// tensors, history and texts must stay as they are until checkpoint_save_write is done, or until
+// they are copied. False as checkpoint_save. Collective over all ranks.
 bool checkpoint_save_begin(CheckpointSave **save, const char *run_dir, const Checkpoint *checkpoint,
                            Error *err);
-// Copies what this rank is to write; memory is taken when there is not enough of it yet, and is
-// for the caller to free. Not collective.
+// A copy of what this rank is to write, so that training may change it. Memory is taken when there
+// is not enough of it yet, and is for the caller to free. Not collective.
 typedef struct CheckpointCopy {
     char *data;
     size_t bytes;
 } CheckpointCopy;
-void checkpoint_save_copy(CheckpointSave *save, CheckpointCopy *copy);
-// Writes and hashes this rank's blocks, reads them back, and waits for the disk. Without MPI: from
-// any one thread. Not collective.
+// Copies what stays only briefly, and lays out the rest of the copy.
+void checkpoint_save_begin_copy(CheckpointSave *save, CheckpointCopy *copy);
+// Copies the rest, what stays until the update; before that changes anything, a call must have
+// returned. From several threads at once: they share the work, and all return when it is done.
+void checkpoint_save_copy(CheckpointSave *save);
+// Copies what is not copied yet, writes and hashes this rank's blocks, and waits for the disk.
+// Without MPI: from any one thread. Not collective.
 bool checkpoint_save_write(CheckpointSave *save, Error *err);
 // What is left once every rank has written, with what each had for an answer; frees the save.
 // Collective over all ranks.
@@ -149,6 +167,9 @@ bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err);
 // The configuration stored in a checkpoint, NUL-terminated, to be freed by the caller. Reads and
 // checks only manifest and configuration. Not collective.
 bool checkpoint_read_config(const char *path, char **config_yaml, Error *err);
+
+// The same of a text that is a tensor of bytes, which must be there. Not collective.
+bool checkpoint_read_text(const char *path, const char *name, char **text, Error *err);
 
 // The state stored in a checkpoint. Reads and checks only manifest and state. Not collective.
 bool checkpoint_read_state(const char *path, TrainState *state, Error *err);

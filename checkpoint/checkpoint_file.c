@@ -1,7 +1,6 @@
 #include "checkpoint/checkpoint_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,6 +10,8 @@
 
 // Of a block: small enough for the CPU's cache, large enough for the disk.
 enum { CACHED_BYTES = 1 << 20 };
+// Of what is expected, how much the disk reads ahead: some milliseconds of a fast one.
+enum { AHEAD_BYTES = 32 << 20 };
 
 // Header, records and block hashes: everything needed to find and check a dataset.
 static bool read_index(CheckpointFile *file, int64_t file_bytes, Error *err) {
@@ -51,11 +52,14 @@ cleanup:
 }
 
 bool checkpoint_file_open(CheckpointFile *file, const char *path, Error *err) {
-    *file = (CheckpointFile){.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-    if (file->fd < 0) {
-        return error_set(err, errno == ENOENT ? EXIT_CHECKPOINT : EXIT_IO, "%s: cannot open: %s",
-                         path, strerror(errno));
-    }
+    *file = (CheckpointFile){.fd = file_open_to_read(path, err)};
+    if (file->fd < 0)
+        return errno != ENOENT ? false
+                               : error_set(err, EXIT_CHECKPOINT,
+                                           "%s: there is no such file or folder; name a "
+                                           "checkpoint, as RUN/checkpoints/step-00000100.h5, or a "
+                                           "run's folder",
+                                           path);
     struct stat info;
     bool ok = fstat(file->fd, &info) == 0 ||
               error_set(err, EXIT_IO, "cannot ask for its size: %s", strerror(errno));
@@ -82,7 +86,36 @@ void checkpoint_file_close(CheckpointFile *file) {
     close(file->fd);
     manifest_free(&file->manifest);
     free(file->block);
+    free(file->expected);
     file->block = NULL;
+    file->expected = NULL;
+}
+
+void checkpoint_file_expect(CheckpointFile *file, const Dataset *dataset, int64_t begin,
+                            int64_t bytes) {
+    if (file->expected_count == file->expected_room) {
+        file->expected_room = file->expected_room ? 2 * file->expected_room : 64;
+        file->expected =
+            realloc(file->expected, (size_t)file->expected_room * sizeof *file->expected);
+        CHECK_MEMORY(file->expected, "no memory for %lld places", (long long)file->expected_room);
+    }
+    file->expected[file->expected_count++] = (Span){dataset->offset + begin, bytes};
+}
+
+// `bytes` are about to be read: the disk is asked for as much behind what it was asked for.
+static void read_ahead(CheckpointFile *file, int64_t bytes) {
+    file->ahead_bytes -= bytes;
+    while (file->ahead_bytes < AHEAD_BYTES && file->asked < file->expected_count) {
+        Span span = file->expected[file->asked];
+        int64_t rest = span.bytes - file->asked_bytes, room = AHEAD_BYTES - file->ahead_bytes;
+        int64_t more = rest < room ? rest : room;
+        file_start_reading(file->fd, span.begin + file->asked_bytes, more);
+        file->ahead_bytes += more;
+        file->asked_bytes += more;
+        if (more < rest) continue;
+        file->asked++;
+        file->asked_bytes = 0;
+    }
 }
 
 bool write_and_hash(int fd, const char *from, int64_t bytes, int64_t offset, Hash *hash,
@@ -117,6 +150,7 @@ static bool read_block_to(CheckpointFile *file, const Dataset *dataset, int64_t 
     Span span = dataset_block(dataset, block);
     int64_t offset = dataset->offset + span.begin;
     Hash hash;
+    read_ahead(file, span.bytes);
     if (!read_and_hash(file->fd, to, span.bytes, offset, &hash, err))
         return error_prefix(err, "%s", dataset->name);
     if (hash_equal(hash, file->manifest.hashes[dataset->first_block + block])) return true;

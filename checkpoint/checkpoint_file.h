@@ -11,6 +11,11 @@ typedef struct CheckpointFile {
     FileHeader header;
     Manifest manifest;
     char *block; // the block read last
+    // What will be read, in this order, and how much of it the disk has been asked for: all of the
+    // first `asked` and asked_bytes of the next.
+    Span *expected;
+    int64_t expected_count, expected_room, asked, asked_bytes;
+    int64_t ahead_bytes; // asked for and not yet read
 } CheckpointFile;
 
 // Opens and checks header and manifest. EXIT_CHECKPOINT when they are damaged, EXIT_IO when the
@@ -18,6 +23,10 @@ typedef struct CheckpointFile {
 bool checkpoint_file_open(CheckpointFile *file, const char *path, Error *err);
 void checkpoint_file_close(CheckpointFile *file);
 
+// Says that bytes [begin, begin + bytes) of a dataset will be read, after what was said before: the
+// disk then works ahead of the reader. Only a hint.
+void checkpoint_file_expect(CheckpointFile *file, const Dataset *dataset, int64_t begin,
+                            int64_t bytes);
 // Reads block `block` of a dataset into file->block and compares its hash.
 bool checkpoint_file_read_block(CheckpointFile *file, const Dataset *dataset, int64_t block,
                                 Error *err);

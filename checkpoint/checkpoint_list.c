@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checkpoint/file_io.h"
 #include "kernels/log.h"
 
 static const char TEMPORARY_SUFFIX[] = ".tmp";
@@ -111,9 +112,9 @@ void checkpoint_list_wait_freed(void) {
 
 static void remove_file(const char *directory, const char *name) {
     char path[PATH_MAX];
+    Error err;
     snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (unlink(path) != 0 && errno != ENOENT)
-        log_warn("cannot remove %s: %s", path, strerror(errno));
+    if (!file_remove(path, &err)) log_warn("%s", err.message);
 }
 
 // Keeps it open, if that can be.
@@ -121,7 +122,8 @@ static void remove_name(Removed *removed, const char *directory, const char *nam
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", directory, name);
     int fd = -1;
-    if (removed->count < MOST_OPEN) fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    Error ignored;
+    if (removed->count < MOST_OPEN) fd = file_open(path, O_RDONLY | O_NONBLOCK, &ignored);
     remove_file(directory, name);
     if (fd >= 0) removed->files[removed->count++] = fd;
 }
@@ -166,7 +168,8 @@ void checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep k
         // Asked only until a healthy one is found: usually once, of the newest.
         Health health = healthy_kept ? SICK : health_of(directory, list.steps[i]);
         bool spared = kept++ < keep.last || health != SICK ||
-                      (keep.every > 0 && list.steps[i] % keep.every == 0);
+                      (keep.every > 0 && list.steps[i] % keep.every == 0) ||
+                      (keep.from > 0 && list.steps[i] >= keep.from);
         if (health == HEALTHY) healthy_kept = true;
         if (spared) continue;
         char name[CHECKPOINT_NAME_BYTES];

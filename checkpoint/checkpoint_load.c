@@ -67,21 +67,31 @@ static void explain_mismatch(CheckpointFile *file, const Checkpoint *wanted, Err
     free(saved);
 }
 
+// Where a tensor's slice lies in its dataset, in bytes.
+static Span slice_of(const SavedTensor *tensor, const Dataset *dataset) {
+    int64_t width = (int64_t)dtype_bytes(tensor->dtype), whole = dataset->bytes / width;
+    CHECK(tensor->first_element >= 0 && tensor->elements >= 0 &&
+              tensor->elements <= whole - tensor->first_element,
+          "elements %lld to %lld of %s with %lld", (long long)tensor->first_element,
+          (long long)(tensor->first_element + tensor->elements), tensor->name, (long long)whole);
+    return (Span){tensor->first_element * width, tensor->elements * width};
+}
+
 static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Error *err) {
-    for (int i = 0; i < checkpoint->tensor_count; i++) {
-        const SavedTensor *tensor = &checkpoint->tensors[i];
-        if (!tensor->found) continue;
-        const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
-        int64_t width = (int64_t)dtype_bytes(tensor->dtype), whole = dataset->bytes / width;
-        CHECK(tensor->first_element >= 0 && tensor->elements >= 0 &&
-                  tensor->elements <= whole - tensor->first_element,
-              "elements %lld to %lld of %s with %lld", (long long)tensor->first_element,
-              (long long)(tensor->first_element + tensor->elements), tensor->name,
-              (long long)whole);
-        if (!checkpoint_file_read(file, dataset, tensor->first_element * width,
-                                  tensor->elements * width, tensor->data, err))
-            return false;
-    }
+    for (int pass = 0; pass < 2; pass++) // first all is announced, so that the disk can work ahead
+        for (int i = 0; i < checkpoint->tensor_count; i++) {
+            const SavedTensor *tensor = &checkpoint->tensors[i];
+            if (!tensor->found) continue;
+            const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
+            Span slice = slice_of(tensor, dataset);
+            if (pass == 0)
+                checkpoint_file_expect(file, dataset, slice.begin, slice.bytes);
+            else if (!checkpoint_file_read(file, dataset, slice.begin, slice.bytes, tensor->data,
+                                           err) ||
+                     (checkpoint->arrived &&
+                      !checkpoint->arrived(checkpoint->context, tensor, err)))
+                return false;
+        }
     return true;
 }
 
@@ -129,12 +139,16 @@ bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err) {
     return ok;
 }
 
-bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
+bool checkpoint_read_text(const char *path, const char *name, char **text, Error *err) {
     CheckpointFile file;
     if (!checkpoint_file_open(&file, path, err)) return false;
-    bool ok = text_read(&file, "config", config_yaml, err) || error_prefix(err, "%s", path);
+    bool ok = text_read(&file, name, text, err) || error_prefix(err, "%s", path);
     checkpoint_file_close(&file);
     return ok;
+}
+
+bool checkpoint_read_config(const char *path, char **config_yaml, Error *err) {
+    return checkpoint_read_text(path, "config", config_yaml, err);
 }
 
 bool checkpoint_read_state(const char *path, TrainState *state, Error *err) {
@@ -232,6 +246,9 @@ static bool digest_utilization(CheckpointFile *file, Hasher *hasher, Error *err)
 static bool digest_file(CheckpointFile *file, char digest[40], Error *err) {
     Hasher *hasher = hasher_open();
     bool ok = checkpoint_file_verify_structure(file, err);
+    for (int64_t i = 0; ok && i < file->manifest.count; i++)
+        checkpoint_file_expect(file, &file->manifest.datasets[i], 0,
+                               file->manifest.datasets[i].bytes);
     for (int64_t i = 0; ok && i < file->manifest.count; i++)
         ok = digest_dataset(file, &file->manifest.datasets[i], hasher, err);
     ok = ok && digest_utilization(file, hasher, err);

@@ -41,25 +41,21 @@ static bool join(char path[PATH_MAX], const char *folder, const char *name, Erro
            error_set(err, EXIT_IO, "path too long: %.60s...", folder);
 }
 
-static bool move(const char *from, const char *to, Error *err) {
-    return rename(from, to) == 0 ||
-           error_set(err, EXIT_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
-}
-
 // Under a temporary name until it is whole. A file that does not exist is no error.
 static bool copy_file(const char *from, const char *to, Error *err) {
     char temporary[PATH_MAX + 8], chunk[65536];
+    Error ignored, cause = {0};
     snprintf(temporary, sizeof temporary, "%s.tmp", to);
-    int in = open(from, O_RDONLY | O_CLOEXEC);
+    int in = file_open_to_read(from, &cause);
     if (in < 0 && errno == ENOENT) return true;
-    if (in < 0) return error_set(err, EXIT_IO, "cannot open %s: %s", from, strerror(errno));
-    int out = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-    bool ok =
-        out >= 0 || error_set(err, EXIT_IO, "cannot create %s: %s", temporary, strerror(errno));
+    *err = cause;
+    if (in < 0) return false;
+    file_remove(temporary, &ignored); // of a crash
+    int out = file_open(temporary, O_WRONLY | O_CREAT, err);
+    bool ok = out >= 0;
     for (int64_t offset = 0; ok;) {
-        ssize_t got = pread(in, chunk, sizeof chunk, offset);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) ok = error_set(err, EXIT_IO, "cannot read %s: %s", from, strerror(errno));
+        int64_t got = file_read_some(in, chunk, sizeof chunk, offset, err);
+        if (got < 0) ok = error_prefix(err, "%s", from);
         if (got <= 0) break;
         ok = file_write_at(out, chunk, (size_t)got, offset, err) ||
              error_prefix(err, "%s", temporary);
@@ -68,7 +64,7 @@ static bool copy_file(const char *from, const char *to, Error *err) {
     ok = ok && (file_sync(out, err) || error_prefix(err, "%s", temporary));
     close(in);
     if (out >= 0) close(out);
-    return ok && move(temporary, to, err);
+    return ok && file_rename(temporary, to, err);
 }
 
 // Steps 2 to 4; any of it may have been done before.
@@ -88,16 +84,16 @@ static bool finish(const char *run_dir, const char *folder, int64_t step, Error 
         if (list.steps[i] <= step) continue;
         checkpoint_name(list.steps[i], name);
         ok = join(from, checkpoints, name, err) && join(to, moving, name, err) &&
-             move(from, to, err);
+             file_rename(from, to, err);
         moved++;
     }
     checkpoint_list_free(&list);
     ok = ok && join(to, moving, "metrics.jsonl", err);
     if (ok && step == GOING_BACK_WHOLE)
-        ok = access(metrics, F_OK) != 0 || move(metrics, to, err);
+        ok = access(metrics, F_OK) != 0 || file_rename(metrics, to, err);
     else if (ok && access(to, F_OK) != 0)
         ok = copy_file(metrics, to, err);
-    ok = ok && directory_sync(moving, err) && move(moving, final, err) &&
+    ok = ok && directory_sync(moving, err) && file_rename(moving, final, err) &&
          directory_sync(checkpoints, err);
     if (ok)
         log_info(
@@ -123,10 +119,8 @@ bool going_back_to(const char *run_dir, const char *run, int64_t step, Error *er
     } while (access(path, F_OK) == 0 && number++ < 10000);
     strncat(name, MOVING, sizeof name - strlen(name) - 1);
     if (!join(moving, checkpoints, name, err)) return false;
-    if (mkdir(moving, 0777) != 0)
-        return error_set(err, EXIT_IO, "cannot create the directory %s: %s", moving,
-                         strerror(errno));
-    return directory_sync(checkpoints, err) && finish(run_dir, name, step, err);
+    return directory_make_new(moving, err) && directory_sync(checkpoints, err) &&
+           finish(run_dir, name, step, err);
 }
 
 bool going_back_finish(const char *run_dir, Error *err) {

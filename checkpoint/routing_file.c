@@ -1,399 +1,165 @@
 #include "checkpoint/routing_file.h"
 
-#include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/wait.h>
 
-#include <hdf5.h>
-
-enum { AXES = 4 }; // step, micro-batch, token, slot
+#include "checkpoint/child_process.h"
+#include "checkpoint/routing_process.h"
 
 struct RoutingFile {
     char *path;
     RoutingShape shape;
-    hid_t file, steps; // the dataset of their numbers
-    hid_t *layers;     // (shape.layers) datasets; invalid for layers without experts
-    int64_t first;     // number of its first step; 0: it has none
-    int64_t count;     // of its steps
+    bool records;
+    int64_t next;       // step to be written; the first that may be read
+    int64_t last;       // that may be read
+    ChildProcess child; // has the file open
 };
-
-static void quiet(void) {
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); // we report, HDF5 does not print
-    H5PLset_loading_state(0);              // never runs code found through HDF5_PLUGIN_PATH
-}
-
-static RoutingFile *new_file(const char *path, RoutingShape shape) {
-    RoutingFile *file = calloc(1, sizeof *file);
-    CHECK_MEMORY(file, "no memory for a file of routing");
-    *file = (RoutingFile){.path = strdup(path), .shape = shape};
-    file->file = file->steps = H5I_INVALID_HID;
-    file->layers = malloc((size_t)shape.layers * sizeof *file->layers);
-    CHECK_MEMORY(file->path && file->layers, "no memory for a file of routing");
-    for (int64_t l = 0; l < shape.layers; l++) file->layers[l] = H5I_INVALID_HID;
-    return file;
-}
 
 void routing_file_close(RoutingFile *file) {
     if (!file) return;
-    for (int64_t l = 0; l < file->shape.layers; l++)
-        if (file->layers[l] >= 0) H5Dclose(file->layers[l]);
-    if (file->steps >= 0) H5Dclose(file->steps);
-    if (file->file >= 0) H5Fclose(file->file);
-    free(file->layers);
+    child_process_end(&file->child);
     free(file->path);
     free(file);
 }
 
-static bool has_experts(const RoutingFile *file, int64_t layer) {
-    return file->shape.of[layer].experts > 0;
+// ---- how a child ends ---------------------------------------------------------------------------
+
+// What the end of the child says about the file.
+static bool lost(RoutingFile *file, Error *err) {
+    int status = child_process_end(&file->child);
+    int by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    if (by == SIGKILL)
+        return error_set(
+            err, EXIT_IO,
+            "%s: the process that has it open was killed; that is what the system does "
+            "where memory is short",
+            file->path);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_IO)
+        return error_set(err, EXIT_IO, "%s: no memory for the routing of a layer", file->path);
+    char how[64];
+    if (by)
+        snprintf(how, sizeof how, "signal %d, %s", by, strsignal(by));
+    else
+        snprintf(how, sizeof how, "exit code %d", WEXITSTATUS(status));
+    return error_set(err, EXIT_CHECKPOINT,
+                     "%s: is damaged: %s (a process of its own, which ended by %s); %s", file->path,
+                     by == SIGXCPU ? "HDF5 does not come to an end with it"
+                                   : "HDF5 crashes when it opens or reads it",
+                     how,
+                     file->records ? "remove it or name another file"
+                                   : "record it again or name another file");
 }
 
-static void layer_name(char name[32], int64_t layer) {
-    snprintf(name, 32, "layers/%" PRId64, layer);
+static bool heard(RoutingFile *file, Error *err) {
+    Error answer;
+    if (!child_process_receive(file->child.socket, &answer, sizeof answer)) return lost(file, err);
+    if (answer.exit_code == 0) return true;
+    answer.message[sizeof answer.message - 1] = '\0';
+    ExitCode code = answer.exit_code == EXIT_IO ? EXIT_IO : EXIT_CHECKPOINT;
+    return error_set(err, code, "%s: %s", file->path, answer.message);
 }
 
-// ---- a new file ---------------------------------------------------------------------------------
-
-// A dataset that grows by whole chunks along its first axis.
-static hid_t create_dataset(const RoutingFile *file, const char *name, hid_t type, int axes,
-                            const hsize_t *chunk, bool compressed) {
-    hsize_t shape[AXES], most[AXES];
-    for (int a = 0; a < axes; a++) shape[a] = a == 0 ? 0 : chunk[a];
-    for (int a = 0; a < axes; a++) most[a] = a == 0 ? H5S_UNLIMITED : chunk[a];
-    hid_t links = H5Pcreate(H5P_LINK_CREATE), storage = H5Pcreate(H5P_DATASET_CREATE);
-    hid_t space = H5Screate_simple(axes, shape, most), dataset = H5I_INVALID_HID;
-    bool described =
-        H5Pset_create_intermediate_group(links, 1) >= 0 && H5Pset_chunk(storage, axes, chunk) >= 0;
-    if (compressed && H5Zfilter_avail(H5Z_FILTER_DEFLATE) > 0) // the high bytes are mostly zeros
-        described = described && H5Pset_shuffle(storage) >= 0 && H5Pset_deflate(storage, 1) >= 0;
-    if (described && space >= 0)
-        dataset = H5Dcreate2(file->file, name, type, space, links, storage, H5P_DEFAULT);
-    if (space >= 0) H5Sclose(space);
-    H5Pclose(storage);
-    H5Pclose(links);
-    return dataset;
-}
-
-static bool write_attribute(hid_t object, const char *name, hid_t type, const void *value) {
-    hid_t space = H5Screate(H5S_SCALAR), attribute = H5I_INVALID_HID;
-    if (space >= 0) attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    bool ok = attribute >= 0 && H5Awrite(attribute, type, value) >= 0;
-    if (attribute >= 0) H5Aclose(attribute);
-    if (space >= 0) H5Sclose(space);
-    return ok;
-}
-
-static bool write_run(const RoutingFile *file, const char *run) {
-    hid_t type = H5Tcopy(H5T_C_S1);
-    bool ok = type >= 0 && H5Tset_size(type, strlen(run) + 1) >= 0 &&
-              write_attribute(file->file, "run", type, run);
-    if (type >= 0) H5Tclose(type);
-    return ok;
-}
-
-static bool create(RoutingFile *file, const char *run, Error *err) {
-    const RoutingShape *shape = &file->shape;
-    file->file = H5Fcreate(file->path, H5F_ACC_EXCL, H5P_DEFAULT, H5P_DEFAULT);
-    if (file->file < 0) return error_set(err, EXIT_IO, "cannot be created: %s", strerror(errno));
-    file->steps = create_dataset(file, "step", H5T_STD_I64LE, 1, (hsize_t[]){1024}, false);
-    bool ok = file->steps >= 0 && write_run(file, run);
-    for (int64_t l = 0; ok && l < shape->layers; l++) {
-        if (!has_experts(file, l)) continue;
-        char name[32];
-        layer_name(name, l);
-        hsize_t chunk[AXES] = {1, (hsize_t)shape->micro_batches, (hsize_t)shape->tokens,
-                               (hsize_t)shape->of[l].top_k};
-        file->layers[l] = create_dataset(file, name, H5T_STD_U16LE, AXES, chunk, true);
-        ok = file->layers[l] >= 0 &&
-             write_attribute(file->layers[l], "experts", H5T_NATIVE_INT64, &shape->of[l].experts);
-    }
-    return ok || error_set(err, EXIT_IO, "HDF5 cannot lay it out");
-}
-
-// ---- a file that is there -----------------------------------------------------------------------
-
-// False when there is none of that rank.
-static bool shape_of(hid_t dataset, int axes, hsize_t *shape) {
-    hid_t space = H5Dget_space(dataset);
-    bool ok = space >= 0 && H5Sget_simple_extent_ndims(space) == axes &&
-              H5Sget_simple_extent_dims(space, shape, NULL) >= 0;
-    if (space >= 0) H5Sclose(space);
-    return ok;
-}
-
-// Whether an attribute is one value, so that reading it fills no more than that.
-static bool is_one(hid_t attribute) {
-    hid_t space = H5Aget_space(attribute);
-    bool ok = space >= 0 && H5Sget_simple_extent_npoints(space) == 1;
-    if (space >= 0) H5Sclose(space);
-    return ok;
-}
-
-static bool is_integer(hid_t type) {
-    bool ok = type >= 0 && H5Tget_class(type) == H5T_INTEGER;
-    if (type >= 0) H5Tclose(type);
-    return ok;
-}
-
-static int64_t experts_of(hid_t dataset) {
-    int64_t experts = -1;
-    hid_t attribute = H5Aopen(dataset, "experts", H5P_DEFAULT);
-    if (attribute < 0) return experts;
-    if (!is_one(attribute) || !is_integer(H5Aget_type(attribute)) ||
-        H5Aread(attribute, H5T_NATIVE_INT64, &experts) < 0)
-        experts = -1;
-    H5Aclose(attribute);
-    return experts;
-}
-
-// Whether the bytes of a dataset lie in this file, and what they pass through is what we write:
-// no external files, no virtual datasets, no filters of others.
-static bool has_plain_storage(hid_t dataset) {
-    hid_t storage = H5Dget_create_plist(dataset);
-    if (storage < 0) return false;
-    H5D_layout_t layout = H5Pget_layout(storage);
-    bool ok =
-        (layout == H5D_CHUNKED || layout == H5D_CONTIGUOUS) && H5Pget_external_count(storage) == 0;
-    int filters = H5Pget_nfilters(storage);
-    for (int i = 0; ok && i < filters; i++) {
-        unsigned flags, config;
-        size_t values = 0;
-        H5Z_filter_t filter =
-            H5Pget_filter2(storage, (unsigned)i, &flags, &values, NULL, 0, NULL, &config);
-        ok = filter == H5Z_FILTER_DEFLATE || filter == H5Z_FILTER_SHUFFLE;
-    }
-    H5Pclose(storage);
-    return ok && filters >= 0;
-}
-
-// A name that leads to something in this file, not through a link to another.
-static bool is_hard_link(hid_t file, const char *name) {
-    H5L_info_t info;
-    return H5Lget_info(file, name, &info, H5P_DEFAULT) >= 0 && info.type == H5L_TYPE_HARD;
-}
-
-// Opens a dataset of whole numbers as we make them; invalid for any other.
-static hid_t open_table(hid_t file, const char *name) {
-    if (!is_hard_link(file, name)) return H5I_INVALID_HID;
-    hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
-    if (dataset < 0 || (is_integer(H5Dget_type(dataset)) && has_plain_storage(dataset)))
-        return dataset;
-    H5Dclose(dataset);
-    return H5I_INVALID_HID;
-}
-
-static bool open_layer(RoutingFile *file, int64_t layer, Error *err) {
-    const RoutingShape *shape = &file->shape;
-    const RoutingLayer *of = &shape->of[layer];
-    char name[32];
-    layer_name(name, layer);
-    bool there = H5Lexists(file->file, "layers", H5P_DEFAULT) > 0 &&
-                 H5Lexists(file->file, name, H5P_DEFAULT) > 0;
-    if (there != has_experts(file, layer))
-        return error_set(err, EXIT_CHECKPOINT,
-                         "layer %" PRId64 " has %s experts here and %s in the file; take a file of "
-                         "the same layers",
-                         layer, there ? "no" : "some", there ? "some" : "none");
-    if (!there) return true;
-    hsize_t found[AXES];
-    if (is_hard_link(file->file, "layers")) file->layers[layer] = open_table(file->file, name);
-    if (file->layers[layer] < 0 || !shape_of(file->layers[layer], AXES, found))
-        return error_set(err, EXIT_CHECKPOINT, "%s is no table of step, micro-batch, token, slot",
-                         name);
-    int64_t experts = experts_of(file->layers[layer]), tokens;
-    if (__builtin_mul_overflow(found[1], found[2], &tokens)) tokens = -1;
-    if (experts != of->experts || (int64_t)found[3] != of->top_k ||
-        tokens != shape->micro_batches * shape->tokens)
-        return error_set(err, EXIT_CHECKPOINT,
-                         "layer %" PRId64 " has %" PRId64 " experts, %" PRId64
-                         " choices of each of %" PRId64 " tokens a step here, and %" PRId64
-                         ", %" PRId64 " and %" PRId64
-                         " in the file; take a file of the same moe.experts, moe.zero_experts, "
-                         "moe.top_k, train.batch and train.context",
-                         layer, of->experts, of->top_k, shape->micro_batches * shape->tokens,
-                         experts, (int64_t)found[3], tokens);
-    if ((int64_t)found[0] < file->count) file->count = (int64_t)found[0]; // the writer was killed
-    return true;
-}
-
-// Its steps are numbers one after another.
-static bool open_steps(RoutingFile *file, Error *err) {
-    hsize_t count;
-    file->steps = open_table(file->file, "step");
-    if (file->steps < 0 || !shape_of(file->steps, 1, &count) ||
-        count > H5Dget_storage_size(file->steps) / sizeof(int64_t)) // all of them are written
-        return error_set(err, EXIT_CHECKPOINT, "it is no file that moe.record has written");
-    file->count = (int64_t)count;
-    if (count == 0) return true;
-    int64_t *numbers = malloc((size_t)count * sizeof *numbers);
-    CHECK_MEMORY(numbers, "no memory for %lld numbers of steps", (long long)count);
-    bool ok = H5Dread(file->steps, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers) >= 0;
-    for (int64_t i = 0; ok && i < file->count; i++) ok = numbers[i] == numbers[0] + i;
-    file->first = numbers[0];
-    free(numbers);
-    return ok || error_set(err, EXIT_CHECKPOINT, "its steps do not follow one another");
-}
-
-static bool open_existing(RoutingFile *file, unsigned access, Error *err) {
-    file->file = H5Fopen(file->path, access, H5P_DEFAULT);
-    if (file->file < 0)
-        return error_set(err, EXIT_CHECKPOINT, "%s",
-                         H5Fis_hdf5(file->path) > 0 ? "HDF5 cannot open it" : "it is no HDF5 file");
-    if (!open_steps(file, err)) return false;
-    for (int64_t l = 0; l < file->shape.layers; l++)
-        if (!open_layer(file, l, err)) return false;
-    return true;
-}
-
-// Whether the run in the folder `run` wrote it.
-static bool is_of_run(const RoutingFile *file, const char *run) {
-    char written[4096] = "";
-    hid_t attribute = H5Aopen(file->file, "run", H5P_DEFAULT), type = H5I_INVALID_HID;
-    if (attribute >= 0) type = H5Aget_type(attribute);
-    bool ok = type >= 0 && is_one(attribute) && H5Tget_class(type) == H5T_STRING &&
-              !H5Tis_variable_str(type) && H5Tget_size(type) < sizeof written &&
-              H5Aread(attribute, type, written) >= 0;
-    if (type >= 0) H5Tclose(type);
-    if (attribute >= 0) H5Aclose(attribute);
-    return ok && strcmp(written, run) == 0;
+// After an error no more is said.
+static bool still_there(RoutingFile *file, Error *err) {
+    return file->child.pid != 0 ||
+           error_set(err, EXIT_CHECKPOINT, "%s: is no longer read after an error", file->path);
 }
 
 // ---- opening ------------------------------------------------------------------------------------
 
-static bool set_count(RoutingFile *file, int64_t count) {
-    bool ok = H5Dset_extent(file->steps, (hsize_t[]){(hsize_t)count}) >= 0;
-    for (int64_t l = 0; ok && l < file->shape.layers; l++) {
-        hsize_t shape[AXES];
-        if (!has_experts(file, l)) continue;
-        ok = shape_of(file->layers[l], AXES, shape);
-        shape[0] = (hsize_t)count;
-        ok = ok && H5Dset_extent(file->layers[l], shape) >= 0;
-    }
-    file->count = count;
-    return ok;
+static bool send_opening(const RoutingFile *file, const RoutingOpening *opening, const char *run) {
+    int to = file->child.socket;
+    return child_process_send(to, opening, sizeof *opening) &&
+           child_process_send(to, file->shape.of,
+                              (size_t)opening->layers * sizeof *file->shape.of) &&
+           child_process_send(to, file->path, (size_t)opening->path_bytes) &&
+           child_process_send(to, run, (size_t)opening->run_bytes);
 }
 
-// Goes on behind step `after`.
-static bool go_on(RoutingFile *file, const char *run, int64_t after, Error *err) {
-    if (!open_existing(file, H5F_ACC_RDWR, err)) return false;
-    if (!is_of_run(file, run))
-        return error_set(err, EXIT_CHECKPOINT,
-                         "it is there already and of another run; remove it or name another file");
-    if (file->count == 0) file->first = after + 1;
-    if (file->first > after + 1) file->count = 0, file->first = after + 1; // all is done anew
-    if (file->first + file->count <= after)
-        return error_set(err, EXIT_CHECKPOINT,
-                         "it ends at step %" PRId64 " and the run goes on after step %" PRId64
-                         "; name another file",
-                         file->first + file->count - 1, after);
-    return set_count(file, after + 1 - file->first) ||
-           error_set(err, EXIT_IO, "HDF5 cannot shorten it");
-}
-
-static bool opened(RoutingFile **file, RoutingFile *made, bool ok, Error *err) {
-    if (!ok) {
-        error_prefix(err, "%s", made->path);
+static bool open_file(RoutingFile **file, const char *path, const char *run, RoutingShape shape,
+                      RoutingOpening opening, Error *err) {
+    RoutingFile *made = calloc(1, sizeof *made);
+    CHECK_MEMORY(made, "no memory for a file of routing");
+    *made = (RoutingFile){.path = strdup(path),
+                          .shape = shape,
+                          .records = opening.records,
+                          .next = opening.after + 1,
+                          .last = opening.last};
+    CHECK_MEMORY(made->path, "no memory for a file of routing");
+    opening.layers = shape.layers;
+    opening.micro_batches = shape.micro_batches;
+    opening.tokens = shape.tokens;
+    opening.path_bytes = (int64_t)strlen(path);
+    opening.run_bytes = (int64_t)strlen(run);
+    bool ok = child_process_start(&made->child, ROUTING_PROCESS_ARGUMENT, err) ||
+              error_prefix(err, "%s", path);
+    ok = ok && (send_opening(made, &opening, run) || lost(made, err)) && heard(made, err);
+    if (ok)
+        *file = made;
+    else
         routing_file_close(made);
-        return false;
-    }
-    *file = made;
-    return true;
+    return ok;
 }
 
 bool routing_file_record(RoutingFile **file, const char *path, const char *run, RoutingShape shape,
                          int64_t after, Error *err) {
-    quiet();
-    RoutingFile *made = new_file(path, shape);
-    bool there = access(path, F_OK) == 0;
-    made->first = after + 1;
-    return opened(file, made, there ? go_on(made, run, after, err) : create(made, run, err), err);
+    return open_file(file, path, run, shape, (RoutingOpening){.records = true, .after = after},
+                     err);
 }
 
 bool routing_file_replay(RoutingFile **file, const char *path, RoutingShape shape, int64_t after,
                          int64_t last, Error *err) {
-    quiet();
-    RoutingFile *made = new_file(path, shape);
-    if (access(path, R_OK) != 0)
-        return opened(file, made,
-                      error_set(err, EXIT_CHECKPOINT, "cannot be read: %s", strerror(errno)), err);
-    bool ok = open_existing(made, H5F_ACC_RDONLY, err);
-    int64_t end = made->first + made->count;
-    if (ok && last > after && (made->count == 0 || made->first > after + 1 || end <= last))
-        ok =
-            error_set(err, EXIT_CHECKPOINT,
-                      "it has %" PRId64 " steps from step %" PRId64 " on and the run wants %" PRId64
-                      " to %" PRId64 "; record more, or set train.steps to at most what is there",
-                      made->count, made->first, after + 1, last);
-    return opened(file, made, ok, err);
+    return open_file(file, path, "", shape, (RoutingOpening){.after = after, .last = last}, err);
 }
 
 // ---- steps --------------------------------------------------------------------------------------
 
-// The place of a step in memory and in the file.
-static bool select_step(const RoutingFile *file, int64_t layer, int64_t row, hid_t *memory,
-                        hid_t *place) {
-    hsize_t shape[AXES], start[AXES] = {(hsize_t)row};
-    *memory = *place = H5I_INVALID_HID;
-    if (!shape_of(file->layers[layer], AXES, shape)) return false;
-    shape[0] = 1;
-    *memory = H5Screate_simple(AXES, shape, NULL);
-    *place = H5Dget_space(file->layers[layer]);
-    return *memory >= 0 && *place >= 0 &&
-           H5Sselect_hyperslab(*place, H5S_SELECT_SET, start, NULL, shape, NULL) >= 0;
-}
-
-static bool transfer(const RoutingFile *file, int64_t layer, int64_t row, Tensor ids, bool write) {
-    hid_t memory, place, type = H5T_NATIVE_INT32, dataset = file->layers[layer];
-    bool ok = select_step(file, layer, row, &memory, &place);
-    if (ok && write)
-        ok = H5Dwrite(dataset, type, memory, place, H5P_DEFAULT, ids.data) >= 0;
-    else if (ok)
-        ok = H5Dread(dataset, type, memory, place, H5P_DEFAULT, ids.data) >= 0;
-    if (memory >= 0) H5Sclose(memory);
-    if (place >= 0) H5Sclose(place);
-    return ok;
-}
-
-static bool write_number(const RoutingFile *file, int64_t row, int64_t step) {
-    hsize_t one = 1, start = (hsize_t)row;
-    hid_t memory = H5Screate_simple(1, &one, NULL), place = H5Dget_space(file->steps);
-    bool ok = memory >= 0 && place >= 0 &&
-              H5Sselect_hyperslab(place, H5S_SELECT_SET, &start, NULL, &one, NULL) >= 0 &&
-              H5Dwrite(file->steps, H5T_NATIVE_INT64, memory, place, H5P_DEFAULT, &step) >= 0;
-    if (memory >= 0) H5Sclose(memory);
-    if (place >= 0) H5Sclose(place);
+static bool send_step(const RoutingFile *file, int64_t step, const Tensor *layers) {
+    int to = file->child.socket;
+    bool ok = child_process_send(to, &step, sizeof step);
+    for (int64_t l = 0; ok && l < file->shape.layers; l++)
+        if (file->shape.of[l].experts > 0)
+            ok = child_process_send(to, layers[l].data, tensor_bytes(layers[l]));
     return ok;
 }
 
 bool routing_file_write(RoutingFile *file, int64_t step, const Tensor *layers, Error *err) {
-    int64_t row = step - file->first;
-    CHECK(row == file->count, "step %lld after %lld steps from %lld on", (long long)step,
-          (long long)file->count, (long long)file->first);
-    bool ok = set_count(file, row + 1);
-    for (int64_t l = 0; ok && l < file->shape.layers; l++)
-        if (has_experts(file, l)) ok = transfer(file, l, row, layers[l], true);
-    ok = ok && write_number(file, row, step) && H5Fflush(file->file, H5F_SCOPE_GLOBAL) >= 0;
-    return ok || error_set(err, EXIT_IO, "%s: step %" PRId64 " cannot be written: %s", file->path,
-                           step, strerror(errno));
+    CHECK(step == file->next, "step %lld, and %lld is the next", (long long)step,
+          (long long)file->next);
+    if (!still_there(file, err)) return false;
+    file->next++;
+    return (send_step(file, step, layers) || lost(file, err)) && heard(file, err);
+}
+
+// Whether all of them are experts, whoever wrote the file and read it.
+static bool check_ids(const RoutingFile *file, int64_t step, int64_t layer, Tensor ids,
+                      Error *err) {
+    const int32_t *id = tensor_i32(ids);
+    int64_t experts = file->shape.of[layer].experts;
+    for (int64_t i = 0; i < tensor_elements(ids); i++)
+        if (id[i] < 0 || id[i] >= experts)
+            return error_set(err, EXIT_CHECKPOINT,
+                             "%s: step %" PRId64 ", layer %" PRId64 " names expert %d of %" PRId64,
+                             file->path, step, layer, (int)id[i], experts);
+    return true;
 }
 
 bool routing_file_read(RoutingFile *file, int64_t step, const Tensor *layers, Error *err) {
-    for (int64_t l = 0; l < file->shape.layers; l++) {
-        if (!has_experts(file, l)) continue;
-        if (!transfer(file, l, step - file->first, layers[l], false))
-            return error_set(err, EXIT_CHECKPOINT,
-                             "%s: step %" PRId64 " of layer %" PRId64 " cannot be read", file->path,
-                             step, l);
-        const int32_t *id = tensor_i32(layers[l]);
-        for (int64_t i = 0; i < tensor_elements(layers[l]); i++)
-            if (id[i] < 0 || id[i] >= file->shape.of[l].experts)
-                return error_set(err, EXIT_CHECKPOINT,
-                                 "%s: step %" PRId64 ", layer %" PRId64
-                                 " names expert %d of %" PRId64,
-                                 file->path, step, l, (int)id[i], file->shape.of[l].experts);
+    CHECK(step >= file->next && step <= file->last, "step %lld of %lld to %lld", (long long)step,
+          (long long)file->next, (long long)file->last);
+    if (!still_there(file, err)) return false;
+    bool ok = child_process_send(file->child.socket, &step, sizeof step) || lost(file, err);
+    for (int64_t l = 0; ok && l < file->shape.layers; l++) {
+        if (file->shape.of[l].experts == 0) continue;
+        ok = heard(file, err) &&
+             (child_process_receive(file->child.socket, layers[l].data, tensor_bytes(layers[l])) ||
+              lost(file, err)) &&
+             check_ids(file, step, l, layers[l], err);
     }
-    return true;
+    if (!ok) child_process_end(&file->child); // what may still come would be taken for an answer
+    return ok;
 }

@@ -8,6 +8,10 @@
 // and an attribute `run` of the file: the folder of the run that wrote it.
 //
 // Ids are those before capacity drops any. Nothing here is collective: rank 0 has the file.
+//
+// The file itself is in the hands of a process of its own (routing_process.h), for HDF5 crashes at
+// files that are damaged, and at ones made for that: this is an error like others then. A program
+// that uses this asks routing_process_asked before all else.
 #ifndef MOETRAIN_CHECKPOINT_ROUTING_FILE_H
 #define MOETRAIN_CHECKPOINT_ROUTING_FILE_H
 
@@ -28,7 +32,8 @@ typedef struct RoutingShape {
 typedef struct RoutingFile RoutingFile;
 
 // Opens the file to write what follows step `after`: a new one, or that of the same run, from which
-// later steps are removed. EXIT_CHECKPOINT when it is another run's, or ends before that step.
+// later steps are removed. EXIT_CHECKPOINT when it is another run's, ends before that step, or is
+// damaged.
 bool routing_file_record(RoutingFile **file, const char *path, const char *run, RoutingShape shape,
                          int64_t after, Error *err);
 // Opens the file to read steps after + 1 … last. EXIT_CHECKPOINT when it has not all of them, or is
@@ -39,7 +44,7 @@ bool routing_file_replay(RoutingFile **file, const char *path, RoutingShape shap
 // top_k) i32, without data for layers without experts. What is written is on its way to the disk
 // when it returns.
 bool routing_file_write(RoutingFile *file, int64_t step, const Tensor *layers, Error *err);
-// EXIT_CHECKPOINT also when an id is that of no expert.
+// EXIT_CHECKPOINT also when an id is that of no expert. After an error no more can be read.
 bool routing_file_read(RoutingFile *file, int64_t step, const Tensor *layers, Error *err);
 void routing_file_close(RoutingFile *file); // legal on NULL
 

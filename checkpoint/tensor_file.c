@@ -33,6 +33,8 @@ static hid_t hdf5_type(DType dtype) {
     case U8:
         return H5T_STD_U8LE;
     case BF16:
+    case F16:
+    case I8:
         break; // parameters and moments are saved in f32
     }
     return H5I_INVALID_HID;
@@ -111,6 +113,7 @@ static bool layout_file(const char *path, Manifest *manifest, FileHeader *header
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); // we report, HDF5 does not print
     H5PLset_loading_state(0);              // never runs code found through HDF5_PLUGIN_PATH
     bool ok = false;
+    Error ignored;
     const char *failed = "its properties";
     Layout layout = {H5I_INVALID_HID, H5Pcreate(H5P_LINK_CREATE), H5Pcreate(H5P_DATASET_CREATE)};
     hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
@@ -124,7 +127,8 @@ static bool layout_file(const char *path, Manifest *manifest, FileHeader *header
                      H5Pset_fill_time(layout.storage, H5D_FILL_TIME_NEVER) >= 0 &&
                      H5Pset_obj_track_times(layout.storage, false) >= 0;
     if (described) layout.file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
-    unlink(path); // we and HDF5 have it open; nothing stays behind, however this ends
+    file_remove(path,
+                &ignored); // we and HDF5 have it open; nothing stays behind, however this ends
     if (!described) goto cleanup;
     failed = "the file";
     if (layout.file < 0) goto cleanup;

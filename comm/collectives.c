@@ -3,6 +3,7 @@
 #include "comm/collective_compare.h"
 #include "comm/collectives_mpi.h"
 #include "comm/collectives_nccl.h"
+#include "comm/flight_recorder.h"
 #include "comm/group.h"
 #include "comm/reduction_tree.h"
 
@@ -50,14 +51,25 @@ static CollectiveCall call_of(const char *name, Tensor x, TrafficKind kind) {
                             .place = x.place};
 }
 
+// The head of every collective over several ranks, for the flight recorder; a rank that calls
+// another one than the rest is found, where the build looks for that. Returns its number there.
+static int64_t begin(Group *group, CollectiveCall call, int64_t bytes) {
+    int64_t flight = flight_recorder_begin(group, call.name, call.kind, bytes, call.place);
+    collective_compare(group, call); // which waits for the others as well
+    return flight;
+}
+
 static void check_summable(const char *call, Tensor x) {
     CHECK(x.dtype == F32 || x.dtype == F64 || x.dtype == I32 || x.dtype == I64, "%s of %s", call,
           dtype_name(x.dtype));
 }
 
 void collective_wait(Pending *pending) {
-    if (pending->group)
+    if (pending->group) {
+        flight_recorder_return(pending->flight);
         (pending->place == ON_HOST ? &mpi_transport : device_transport())->wait(pending);
+        flight_recorder_end(pending->flight);
+    }
     *pending = (Pending){0};
 }
 
@@ -68,14 +80,24 @@ int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
     return tree_sent_elements(steps, count) * (int64_t)dtype_bytes(dtype);
 }
 
+// What is not on its way has ended.
+static Pending begun(Pending pending, int64_t flight) {
+    pending.flight = flight;
+    if (pending.group)
+        flight_recorder_leave(flight);
+    else
+        flight_recorder_end(flight);
+    return pending;
+}
+
 Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
                              TrafficKind kind) {
     check_summable("all_reduce_sum", x);
     CollectiveCall call = call_of("all_reduce_sum", x, kind);
     call.how = order == REDUCE_FIXED_TREE ? "fixed tree" : "any order";
-    collective_compare(group, call);
+    int64_t flight = begin(group, call, (int64_t)tensor_bytes(x));
     Pending pending = {0};
-    if (group->size == 1 || tensor_elements(x) == 0) return pending;
+    if (group->size == 1 || tensor_elements(x) == 0) return begun(pending, flight);
     if (order == REDUCE_FIXED_TREE) {
         CHECK((group->size & (group->size - 1)) == 0,
               "the fixed tree needs a power of two of ranks, not %d", group->size);
@@ -88,7 +110,7 @@ Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor s
         const Transport *way = transport(group, "all_reduce_sum", x, x);
         sent_bytes[kind] += way->all_reduce(group, x, &pending);
     }
-    return pending;
+    return begun(pending, flight);
 }
 
 void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, TrafficKind kind) {
@@ -99,8 +121,9 @@ void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, T
 void all_reduce_max(Group *group, Tensor x, TrafficKind kind) {
     CHECK(x.dtype == F64 && x.place == ON_HOST,
           "all_reduce_max of %s; it takes f64 tensors on the host", dtype_name(x.dtype));
-    collective_compare(group, call_of("all_reduce_max", x, kind));
+    int64_t flight = begin(group, call_of("all_reduce_max", x, kind), (int64_t)tensor_bytes(x));
     if (group->size > 1) sent_bytes[kind] += mpi_all_reduce_max(group, x);
+    flight_recorder_end(flight);
 }
 
 void reduce_scatter_sum(Group *group, Tensor out, Tensor in, TrafficKind kind) {
@@ -108,40 +131,46 @@ void reduce_scatter_sum(Group *group, Tensor out, Tensor in, TrafficKind kind) {
     CHECK(out.dtype == in.dtype && tensor_elements(in) == group->size * tensor_elements(out),
           "reduce_scatter_sum of %lld elements over %d ranks into %lld",
           (long long)tensor_elements(in), group->size, (long long)tensor_elements(out));
-    collective_compare(group, call_of("reduce_scatter_sum", out, kind));
+    int64_t flight =
+        begin(group, call_of("reduce_scatter_sum", out, kind), (int64_t)tensor_bytes(in));
     const Transport *way = transport(group, "reduce_scatter_sum", out, in);
     if (tensor_elements(out) > 0) sent_bytes[kind] += way->reduce_scatter(group, out, in);
+    flight_recorder_end(flight);
 }
 
 void all_gather(Group *group, Tensor out, Tensor in, TrafficKind kind) {
     CHECK(out.dtype == in.dtype && tensor_elements(out) == group->size * tensor_elements(in),
           "all_gather of %lld elements from %d ranks into %lld", (long long)tensor_elements(in),
           group->size, (long long)tensor_elements(out));
-    collective_compare(group, call_of("all_gather", in, kind));
+    int64_t flight = begin(group, call_of("all_gather", in, kind), (int64_t)tensor_bytes(in));
     const Transport *way = transport(group, "all_gather", out, in);
     if (tensor_elements(in) > 0) sent_bytes[kind] += way->all_gather(group, out, in);
+    flight_recorder_end(flight);
 }
 
 void broadcast(Group *group, void *data, size_t bytes, int root) {
     CollectiveCall call = call_of("broadcast", tensor_1d(data, U8, (int64_t)bytes), TRAFFIC_OTHER);
     call.root = root;
-    collective_compare(group, call);
+    int64_t flight = begin(group, call, (int64_t)bytes);
     if (group->size > 1) sent_bytes[TRAFFIC_OTHER] += mpi_broadcast_bytes(group, data, bytes, root);
+    flight_recorder_end(flight);
 }
 
 void broadcast_tensor(Group *group, Tensor x, int root) {
     CHECK(root >= 0 && root < group->size, "broadcast from rank %d of %d", root, group->size);
     CollectiveCall call = call_of("broadcast_tensor", x, TRAFFIC_OTHER);
     call.root = root;
-    collective_compare(group, call);
+    int64_t flight = begin(group, call, (int64_t)tensor_bytes(x));
     const Transport *way = transport(group, "broadcast_tensor", x, x);
     if (group->size > 1 && tensor_elements(x) > 0)
         sent_bytes[TRAFFIC_OTHER] += way->broadcast(group, x, root);
+    flight_recorder_end(flight);
 }
 
 void barrier(Group *group) {
-    collective_compare(group, (CollectiveCall){.name = "barrier", .root = -1});
+    int64_t flight = begin(group, (CollectiveCall){.name = "barrier", .root = -1}, 0);
     mpi_barrier(group);
+    flight_recorder_end(flight);
 }
 
 void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind) {
@@ -150,9 +179,10 @@ void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind) {
               tensor_elements(out) == tensor_elements(in),
           "all_to_all of %lld elements over %d ranks into %lld", (long long)tensor_elements(in),
           group->size, (long long)tensor_elements(out));
-    collective_compare(group, call_of("all_to_all", in, kind));
+    int64_t flight = begin(group, call_of("all_to_all", in, kind), (int64_t)tensor_bytes(in));
     const Transport *way = transport(group, "all_to_all", out, in);
     if (n > 0) sent_bytes[kind] += way->all_to_all(group, out, in);
+    flight_recorder_end(flight);
 }
 
 static void check_runs(const Group *group, const char *verb, RowRuns runs, Tensor x) {
@@ -165,6 +195,13 @@ static void check_runs(const Group *group, const char *verb, RowRuns runs, Tenso
               (long long)(first + rows), verb, p, (long long)x.shape[0]);
         next = first + rows;
     }
+}
+
+// With those to oneself.
+static int64_t run_bytes(const Group *group, RowRuns send, Tensor in) {
+    int64_t rows = 0;
+    for (int p = 0; p < group->size; p++) rows += send.rows[p];
+    return rows * in.shape[1] * (int64_t)dtype_bytes(in.dtype);
 }
 
 Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
@@ -188,12 +225,12 @@ Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor 
     CollectiveCall call = call_of("all_to_all_rows", in, kind);
     call.elements = in.shape[1]; // of a row; how many rows is each rank's own
     call.how = send.rows == receive.rows && !send.first && !receive.first ? "padded" : "counted";
-    collective_compare(group, call);
+    int64_t flight = begin(group, call, run_bytes(group, send, in));
     row_counts_compare(group, send.rows, receive.rows);
     const Transport *way = transport(group, "all_to_all_rows", out, in);
     Pending pending = {0};
     sent_bytes[kind] += way->all_to_all_rows(group, out, receive, in, send, &pending);
-    return pending;
+    return begun(pending, flight);
 }
 
 void all_to_all_rows(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
@@ -204,4 +241,9 @@ void all_to_all_rows(Group *group, Tensor out, RowRuns receive, Tensor in, RowRu
 
 void collectives_check(void) {
     if (device_transport()) device_transport()->check();
+}
+
+double collectives_waited_seconds(void) {
+    const Transport *device = device_transport();
+    return flight_recorder_seconds() + (device ? device->waited_seconds() : 0);
 }

@@ -89,4 +89,9 @@ Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor 
 // device collectives. Thread-safe. Not collective.
 void collectives_check(void);
 
+// Seconds that this rank has waited in collectives since its start: the host within its own, and
+// the device's ops for those on the device that have ended, from the first call on. For the thread
+// that calls them. Not collective.
+double collectives_waited_seconds(void);
+
 #endif

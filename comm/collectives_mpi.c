@@ -26,6 +26,9 @@ static MPI_Datatype mpi_type(DType dtype) {
         return MPI_UINT8_T;
     case BF16:
         break; // rows of it travel as bytes
+    case F16:
+    case I8:
+        break; // of weights alone
     }
     die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
@@ -67,6 +70,8 @@ static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
         ADD_AS(int64_t) break;
     case U8:
     case BF16:
+    case F16:
+    case I8:
         die(EXIT_BUG, __FILE__, __LINE__, "no sum is defined for %s", dtype_name(x.dtype));
     }
 #undef ADD_AS
@@ -189,7 +194,7 @@ static int64_t mpi_all_to_all_rows(Group *group, Tensor out, RowRuns receive, Te
     MPI_CHECK(MPI_Type_free(&row)); // messages on their way keep what they need of it
     begun->posted = posted;
     begun->pending = true;
-    *pending = (Pending){group, ON_HOST, slot};
+    *pending = (Pending){.group = group, .place = ON_HOST, .slot = slot};
     return sent;
 }
 

@@ -41,6 +41,18 @@ typedef struct NcclGroup {
 static NcclGroup *open_groups;
 static pthread_mutex_t open_groups_lock = PTHREAD_MUTEX_INITIALIZER;
 
+// Ops that wait for a collective, on the compute stream: how long tells who holds others up. The
+// events of one that has ended serve the next.
+typedef struct Stall {
+    cudaEvent_t begin, end;
+} Stall;
+static struct {
+    bool measured; // somebody asks
+    Stall *of;     // (room), the first `pending` of them under way
+    int room, pending;
+    double seconds;
+} stalls;
+
 MOETRAIN_NORETURN static void nccl_die(const char *file, int line, const char *call,
                                        ncclResult_t code, ncclComm_t comm) {
     const char *detail = ncclGetLastError(comm);
@@ -72,6 +84,9 @@ static ncclDataType_t nccl_type(DType dtype) {
         return ncclUint8;
     case BF16:
         return ncclBfloat16;
+    case F16:
+    case I8:
+        break; // of weights alone
     }
     die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
@@ -109,6 +124,16 @@ static ncclComm_t open_comm(const Group *group, NcclWay *way) {
     return comm;
 }
 
+static void free_stalls(void) {
+    for (int i = 0; i < stalls.room; i++) {
+        CUDA_CHECK(cudaEventDestroy(stalls.of[i].begin));
+        CUDA_CHECK(cudaEventDestroy(stalls.of[i].end));
+    }
+    free(stalls.of);
+    stalls.of = NULL;
+    stalls.room = stalls.pending = 0;
+}
+
 static void nccl_detach(Group *group) {
     NcclGroup *g = nccl_group(group);
     CUDA_CHECK(cudaStreamSynchronize(g->cuda->exchange)); // still watched by collectives_check
@@ -117,7 +142,9 @@ static void nccl_detach(Group *group) {
     NcclGroup **link = &open_groups;
     while (*link != g) link = &(*link)->next;
     *link = g->next;
+    bool last = !open_groups;
     pthread_mutex_unlock(&open_groups_lock);
+    if (last) free_stalls();
     const NcclWay ways[] = {g->exchange, g->sums};
     for (int i = 0; i < 2; i++)
         if (ways[i].comm) {
@@ -182,14 +209,48 @@ static Pending way_end(Group *group, NcclWay way) {
     }
     CUDA_CHECK(cudaEventRecord(g->marks[slot].done, way.stream));
     g->marks[slot].pending = true;
-    return (Pending){group, ON_DEVICE, slot};
+    return (Pending){.group = group, .place = ON_DEVICE, .slot = slot};
+}
+
+static Stall *next_stall(void) {
+    if (stalls.pending == stalls.room) {
+        stalls.of = realloc(stalls.of, (size_t)++stalls.room * sizeof *stalls.of);
+        CHECK_MEMORY(stalls.of, "no memory for %d waits", stalls.room);
+        CUDA_CHECK(cudaEventCreate(&stalls.of[stalls.pending].begin));
+        CUDA_CHECK(cudaEventCreate(&stalls.of[stalls.pending].end));
+    }
+    return &stalls.of[stalls.pending++];
+}
+
+static double nccl_waited_seconds(void) {
+    int pending = stalls.pending;
+    stalls.measured = true;
+    stalls.pending = 0;
+    for (int i = 0; i < pending; i++) {
+        Stall stall = stalls.of[i];
+        float milliseconds = 0;
+        cudaError_t ended = cudaEventQuery(stall.end);
+        if (ended == cudaErrorNotReady) {
+            (void)cudaGetLastError(); // no failure
+            stalls.of[i] = stalls.of[stalls.pending];
+            stalls.of[stalls.pending++] = stall;
+            continue;
+        }
+        CUDA_CHECK(ended);
+        CUDA_CHECK(cudaEventElapsedTime(&milliseconds, stall.begin, stall.end));
+        stalls.seconds += 1e-3 * milliseconds;
+    }
+    return stalls.seconds;
 }
 
 static void nccl_wait(Pending *pending) {
     NcclGroup *g = nccl_group(pending->group);
     struct Mark *mark = &g->marks[pending->slot];
     CHECK(mark->pending, "a collective is waited for twice");
+    Stall *stall = stalls.measured ? next_stall() : NULL;
+    if (stall) CUDA_CHECK(cudaEventRecord(stall->begin, g->cuda->compute));
     CUDA_CHECK(cudaStreamWaitEvent(g->cuda->compute, mark->done, 0));
+    if (stall) CUDA_CHECK(cudaEventRecord(stall->end, g->cuda->compute));
     mark->pending = false;
 }
 
@@ -368,4 +429,5 @@ const Transport nccl_transport = {
     .attach = nccl_attach,
     .detach = nccl_detach,
     .check = nccl_check,
+    .waited_seconds = nccl_waited_seconds,
 };

@@ -15,9 +15,10 @@ int group_size(const Group *group) {
 static int64_t opened;
 static MPI_Comm all_ranks = MPI_COMM_NULL; // of the first group of all ranks, which is closed last
 
-Group *group_open(int color, Device *dev) {
+Group *group_open(const char *name, int color, Device *dev) {
     Group *group = calloc(1, sizeof *group);
     CHECK_MEMORY(group, "no memory for a process group");
+    group->name = name;
     MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, color, 0, &group->comm));
     MPI_CHECK(MPI_Comm_set_errhandler(group->comm, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(group->comm, &group->rank));

@@ -16,6 +16,7 @@ typedef struct HostExchange {
 } HostExchange;
 
 struct Group {
+    const char *name; // "expert_parallel"
     MPI_Comm comm;
     int rank, size;
     HostExchange exchanges[MAX_PENDING];
@@ -28,9 +29,9 @@ struct Group {
     void *nccl;     // owned by collectives_nccl.c; NULL: host buffers only
 };
 
-// Ranks of one color become a group, ordered by world rank; dev as in process_groups_open.
-// Collective over all ranks.
-Group *group_open(int color, Device *dev);
+// Ranks of one color become a group, ordered by world rank; `name` is a string constant, dev as in
+// process_groups_open. Collective over all ranks.
+Group *group_open(const char *name, int color, Device *dev);
 void group_close(Group *group); // legal on NULL. Collective over the group.
 
 #endif

@@ -24,6 +24,7 @@ typedef struct Pending {
     Group *group; // NULL: nothing is on its way
     Place place;
     int slot;
+    int64_t flight; // of the flight recorder
 } Pending;
 
 typedef struct ProcessGroups {

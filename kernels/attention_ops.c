@@ -19,7 +19,7 @@ static void check_sequences(int64_t T, int64_t rows) {
     CHECK(T > 0 && rows % T == 0, "%lld rows in sequences of %lld", (long long)rows, (long long)T);
 }
 
-static void check_rule(AttentionRule rule) {
+static void check_rule(AttentionRule rule, int64_t rows) {
     check_heads(rule.shape);
     CHECK(rule.scale > 0.0f, "attention scores times %g, expected a positive number",
           (double)rule.scale);
@@ -27,6 +27,7 @@ static void check_rule(AttentionRule rule) {
     if (rule.softmax == SOFTMAX_SINK) CHECK_SHAPE_1D(rule.sinks, F32, rule.shape.heads);
     CHECK(rule.softcap >= 0.0f, "scores capped at %g", (double)rule.softcap);
     if (rule.slopes.data) CHECK_SHAPE_1D(rule.slopes, F32, rule.shape.heads);
+    if (rule.positions.data) CHECK_SHAPE_1D(rule.positions, I32, rows);
     CHECK(rule.dropout.rate >= 0.0f && rule.dropout.rate < 1.0f,
           "dropout of %g of attention's probabilities", (double)rule.dropout.rate);
 }
@@ -89,20 +90,20 @@ void gate_backward(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor x, 
     dev->backend->op.gate_backward(dev, dx, dgate, dout, x, gate);
 }
 
-void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
-          int64_t first_position, bool inverse) {
+void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, RowPositions at,
+          bool inverse) {
     int64_t positions = cosines.shape[0], pairs = cosines.shape[1];
     check_heads(s);
-    check_sequences(T, qkv.shape[0]);
+    check_sequences(at.T, qkv.shape[0]);
     CHECK(pairs > 0 && 2 * pairs <= s.d_head, "rope of %lld pairs in heads of %lld channels",
           (long long)pairs, (long long)s.d_head);
-    CHECK(first_position >= 0 && first_position + T <= positions,
-          "rope from %lld over %lld of %lld", (long long)first_position, (long long)T,
-          (long long)positions);
+    CHECK(at.first >= 0 && at.first + at.T <= positions, "rope from %lld over %lld of %lld",
+          (long long)at.first, (long long)at.T, (long long)positions);
+    if (at.of_rows.data) CHECK_SHAPE_1D(at.of_rows, I32, qkv.shape[0]);
     CHECK_SHAPE_2D(qkv, storage(qkv), qkv.shape[0], attention_qkv_width(s));
     CHECK_SHAPE_2D(cosines, F32, positions, pairs);
     CHECK_SHAPE_2D(sines, F32, positions, pairs);
-    dev->backend->op.rope(dev, qkv, s, cosines, sines, T, first_position, inverse);
+    dev->backend->op.rope(dev, qkv, s, cosines, sines, at, inverse);
 }
 
 void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
@@ -110,7 +111,7 @@ void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor largest, Tens
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_rule(rule);
+    check_rule(rule, N);
     check_sequences(rule.T, N);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(out, stored, N, s.heads * s.d_value);
@@ -124,7 +125,7 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Te
     AttentionShape s = rule.shape;
     int64_t N = qkv.shape[0];
     DType stored = storage(qkv);
-    check_rule(rule);
+    check_rule(rule, N);
     check_sequences(rule.T, N);
     CHECK_SHAPE_2D(qkv, stored, N, attention_qkv_width(s));
     CHECK_SHAPE_2D(dqkv, stored, N, attention_qkv_width(s));
@@ -138,12 +139,15 @@ void attention_backward(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Te
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                       int64_t position) {
     AttentionShape s = rule.shape;
-    check_rule(rule);
     DType T = storage(qkv);
-    CHECK_SHAPE_2D(out, T, 1, s.heads * s.d_value);
-    CHECK_SHAPE_2D(qkv, T, 1, attention_qkv_width(s));
+    int64_t n = qkv.shape[0];
+    check_rule(rule, n);
+    CHECK(!rule.positions.data, "new tokens are of one document");
+    CHECK_SHAPE_2D(out, T, n, s.heads * s.d_value);
+    CHECK_SHAPE_2D(qkv, T, n, attention_qkv_width(s));
     CHECK_SHAPE_2D(cache, T, cache.shape[0], attention_kv_width(s));
-    CHECK(position >= 0 && position < cache.shape[0], "position %lld in a cache of %lld rows",
+    CHECK(position >= 0 && position + n <= cache.shape[0],
+          "%lld tokens from position %lld in a cache of %lld rows", (long long)n,
           (long long)position, (long long)cache.shape[0]);
     dev->backend->op.attention_decode(dev, out, qkv, cache, rule, position);
 }

@@ -48,12 +48,17 @@ void gate_forward(Device *dev, Tensor out, Tensor x, Tensor gate);
 // dx and dgate overwritten; dx may be dout.   dx, dout, x (N, W) T   dgate, gate (N, G) T
 void gate_backward(Device *dev, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate);
 
+// Where rows stand: row r of sequences of T rows at first + r % T, or at of_rows[r].
+typedef struct RowPositions {
+    int64_t T, first;
+    Tensor of_rows; // (N) i32; data NULL: none
+} RowPositions;
 // Rotates the q and k heads in place (RoPE, arXiv:2104.09864, half-split pairs (i, i + P), as
-// Llama): row r has position first_position + r % T. The channels from 2 P on stay. `inverse`
-// rotates back: the backward pass of the op.
+// Llama) by each row's position. The channels from 2 P on stay. `inverse` rotates back: the
+// backward pass of the op.
 //   qkv (N, W) T   cosines, sines (positions, P) f32, 2 P <= d_head
-void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
-          int64_t first_position, bool inverse);
+void rope(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, RowPositions at,
+          bool inverse);
 
 // What the softmax divides by beside Σ exp(score) over the keys that a query sees, so that a head
 // may attend to nothing.
@@ -86,6 +91,9 @@ typedef struct AttentionRule {
     AttentionSoftmax softmax;
     Tensor sinks;   // (H) f32, SOFTMAX_SINK alone: a logit of each query head
     int64_t window; // a query sees so many keys, its own the last of them; 0: all before it
+    // (N) i32, data NULL: none. A row's place in its document, whose keys alone it sees: they begin
+    // so many rows before it, and lie in its sequence. Not for attention_decode.
+    Tensor positions;
     // 0: none; otherwise a score becomes softcap · tanh(score / softcap) (Gemma 2,
     // arXiv:2408.00118)
     float softcap;
@@ -106,9 +114,9 @@ void attention_forward(Device *dev, Tensor out, Tensor lse, Tensor largest, Tens
 //     head's sink, -exp(sink - lse) · Σ dout · out
 void attention_backward(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv,
                         Tensor out, Tensor lse, AttentionRule rule);
-// Attention of one new token against a cache: row `position` of the cache is the token itself
-// (already stored).
-//   out (1, H·d_value) T   qkv (1, W) T after rope   cache (positions, KV·(d_head + d_value)) T
+// Attention of n new tokens against a cache: the rows of the cache from `position` on are the
+// tokens themselves (already stored). On the CPU in the bits that attention_forward has for them.
+//   out (n, H·d_value) T   qkv (n, W) T after rope   cache (positions, KV·(d_head + d_value)) T
 void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                       int64_t position);
 

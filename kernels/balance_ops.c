@@ -76,3 +76,20 @@ void variation_totals(Device *dev, Tensor totals, Tensor slopes, Tensor sums, Va
     CHECK(term.column >= 0 && term.column < totals.shape[1], "the term has no column");
     dev->backend->op.variation_totals(dev, totals, slopes, sums, term, add);
 }
+
+void document_balance(Device *dev, Tensor balance, Tensor totals, Tensor base, Tensor logits,
+                      Tensor ids, Tensor positions, DocumentTerm term) {
+    int64_t N = logits.shape[0], E = logits.shape[1], parts = base.shape[0];
+    CHECK(term.T > 0 && N % term.T == 0, "%lld rows in sequences of %lld", (long long)N,
+          (long long)term.T);
+    CHECK_SHAPE_2D(logits, F32, N, E);
+    CHECK_SHAPE_2D(balance, F32, N, E);
+    CHECK_SHAPE_2D(base, F32, parts, E);
+    CHECK_SHAPE_2D(ids, I32, N, ids.shape[1]);
+    CHECK_SHAPE_1D(positions, I32, N);
+    CHECK_SHAPE_2D(totals, F64, totals.shape[0], totals.shape[1]);
+    check_parts(parts, N);
+    check_parts(totals.shape[0], N / term.T);
+    CHECK(term.column >= 0 && term.column < totals.shape[1], "the term has no column");
+    dev->backend->op.document_balance(dev, balance, totals, base, logits, ids, positions, term);
+}

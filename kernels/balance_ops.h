@@ -65,6 +65,26 @@ typedef struct VariationTerm {
 void variation_totals(Device *dev, Tensor totals, Tensor slopes, Tensor sums, VariationTerm term,
                       bool add);
 
+// The load-balancing loss of each document, the mean of them by their tokens.
+typedef struct DocumentTerm {
+    int64_t T; // rows of a sequence, which parts documents, too
+    double coefficient;
+    double per_step_token;  // 1 / tokens of the step
+    double choices_a_token; // what `count` is a share of
+    bool first_choices;     // that it counts alone
+    RouterScore score;      // whose softmax of logarithms the probabilities P are
+    int64_t column;         // of the loss in the totals
+} DocumentTerm;
+// With count the choices of expert e in document d, which has n rows:
+//   share[d, e] = E · per_step_token · count / (choices_a_token · n)
+//   balance[row] = base[part of the row] + coefficient · share[document of the row]
+//   totals[r, column] += Σ_d Σ_e share · Σ P, over the r-th equal share of the sequences
+// A row whose position is 0 begins a document, as does a sequence.
+//   balance (N, E) f32 overwritten   base (parts, E) f32   logits (N, E)   ids (N, K) i32: one that
+//   is no expert counts nowhere   positions (N) i32   totals (R, columns) f64
+void document_balance(Device *dev, Tensor balance, Tensor totals, Tensor base, Tensor logits,
+                      Tensor ids, Tensor positions, DocumentTerm term);
+
 #ifdef __cplusplus
 }
 #endif

@@ -24,13 +24,14 @@ typedef enum ExitCode {
     EXIT_DATA = 3,          // training or validation data
     EXIT_CHECKPOINT = 4,    // checkpoint damaged, missing or of another shape
     EXIT_IO = 5,            // input/output, memory
-    EXIT_NUMERIC = 6,       // loss or gradients not finite for too long
+    EXIT_NUMERIC = 6,       // loss or gradients not finite for too long; results that differ
     EXIT_COMMUNICATION = 7, // MPI, NCCL or a device; a lost peer
     EXIT_HANG = 8,          // a rank or a collective made no progress
     EXIT_LOCKED = 9,        // another job trains in the run directory
     // the program contradicts itself: nothing a user can mend; please report it
     EXIT_BUG = 70,
-    EXIT_REQUEUE = 75, // stopped by a signal, state saved: run the same command again
+    // stopped by a signal or before the time limit, state saved: run the same command again
+    EXIT_REQUEUE = 75,
 } ExitCode;
 
 // What went wrong, for people: place, value and fix, in lower case, one line. Zero-initialise

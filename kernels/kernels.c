@@ -47,6 +47,14 @@ void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
     dev->backend->op.matmul_forward(dev, y, x, w, rows);
 }
 
+void matmul_quantized(Device *dev, Tensor y, Tensor x, QuantizedMatrix w, Segments rows) {
+    DType type = w.values.dtype;
+    CHECK(type == BF16 || type == F16 || type == I8, "weights of %s", dtype_name(type));
+    check_matmul(y, F32, x, F32, w.values, type, rows);
+    if (type == I8) CHECK_SHAPE_1D(w.scales, F32, rows.groups * y.shape[1]);
+    dev->backend->op.matmul_quantized(dev, y, x, w, rows);
+}
+
 void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
     DType T = storage(w);
     check_matmul(dy, T, dx, result_type(dx, T), w, T, rows);
@@ -294,9 +302,25 @@ void segment_max(Device *dev, Tensor maxima, int64_t column, Tensor x) {
     dev->backend->op.segment_max(dev, maxima, column, x);
 }
 
-void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
+void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tensor marks) {
+    if (marks.data) CHECK_SHAPE_1D(marks, I32, sums.shape[0]);
     CHECK_SHAPE_1D(sums, F64, offsets.shape[0] - 1);
     CHECK_SHAPE_1D(offsets, I64, sums.shape[0] + 1);
     CHECK_SHAPE_1D(x, F32, x.shape[0]);
-    dev->backend->op.sum_of_squares(dev, sums, x, offsets);
+    dev->backend->op.sum_of_squares(dev, sums, x, offsets, marks);
+}
+
+void checksums(Device *dev, Tensor sums, Tensor x, CheckedRuns runs) {
+    CHECK_SHAPE_2D(sums, I64, runs.count, 2);
+    CHECK(runs.except >= -1 && runs.except < runs.count, "run %lld of %lld is left out",
+          (long long)runs.except, (long long)runs.count);
+    int64_t next = 0;
+    for (int64_t s = 0; s < runs.count; s++) {
+        int64_t first = runs.first ? runs.first[s] : next, rows = runs.rows[s];
+        CHECK(first >= 0 && rows >= 0 && first <= x.shape[0] && rows <= x.shape[0] - first,
+              "rows %lld to %lld of %lld", (long long)first, (long long)(first + rows),
+              (long long)x.shape[0]);
+        next = first + rows;
+    }
+    dev->backend->op.checksums(dev, sums, x, runs);
 }

@@ -20,6 +20,8 @@
 #include "kernels/device.h"
 #include "kernels/norms.h"
 #include "kernels/optimizer_ops.h"
+#include "kernels/peer_ops.h"
+#include "kernels/quantize.h"
 #include "kernels/rng.h"
 #include "kernels/routing_ops.h"
 
@@ -42,9 +44,13 @@ typedef struct Segments {
 
 // ---- matrices -----------------------------------------------------------------------------------
 
-// y = x wᵀ for each segment with its group's matrix.
+// y = x wᵀ by segment and group. A row's bits depend on no other row: row_products.h, fixed_order.
 //   y (M, N) T, or f32 from bf16   x (M, K) T   w (G, N, K) T
 void matmul_forward(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows);
+// The same with weights of fewer bits: products and sums are of f32. A row's bits depend on no
+// other row; with bf16 and f16 on the CPU they are those of the same numbers in f32.
+//   y (M, N) f32   x (M, K) f32   w (G, N, K)
+void matmul_quantized(Device *dev, Tensor y, Tensor x, QuantizedMatrix w, Segments rows);
 // dx = dy w.   dx (M, K) T, or f32 from bf16   dy (M, N) T   w (G, N, K) T
 void matmul_backward_input(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows);
 // dw[g] = Σ_p dy[g,p]ᵀ x[g,p], overwriting; the parts are summed as the fixed binary tree
@@ -137,8 +143,10 @@ void dropout(Device *dev, Tensor out, Tensor x, Dropout rule);
 // ---- loss ---------------------------------------------------------------------------------------
 
 // Softmax cross-entropy, in place: losses[n] = lse(logits[n]) - logits[n, target]; then, when scale
-// is not 0, logits become their gradient times scale: (softmax - onehot) · scale.
+// is not 0, logits become their gradient times scale: (softmax - onehot) · scale. A row of
+// NO_TARGET has loss 0 and gradient 0.
 //   losses (N)   logits (N, V) T   targets (N) i32
+enum { NO_TARGET = -1 };
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale);
 
 // ---- elementwise and sums -----------------------------------------------------------------------
@@ -178,7 +186,22 @@ void segment_max(Device *dev, Tensor maxima, int64_t column, Tensor x);
 // sums[s] = Σ x² over elements offsets[s] .. offsets[s + 1], f64, in fixed blocks of 4096 elements
 // from the segment's start, then over the blocks in an order that their number fixes.
 //   sums (S) f64   x (n)   offsets (S + 1) i64, ascending within 0..n
-void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets);
+//   marks (S) i32: segments whose mark is 0 are zeros and are not read; data NULL: all are read
+void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tensor marks);
+
+// Runs of rows of a tensor, on the host: rows first[s] … first[s] + rows[s] - 1 for each s. first
+// NULL: one run after the other from row 0. Those of run `except` are left out; -1: none are.
+typedef struct CheckedRuns {
+    int64_t count;
+    const int64_t *first, *rows;
+    int64_t except;
+} CheckedRuns;
+// sums[s] += (Σ w[i], Σ i · w[i]) modulo 2^64 over the bytes of run s, as 32-bit words w[i] in
+// memory order, the last one filled up with zeros: Fletcher's checksum (IEEE Transactions on
+// Communications 30, 1982) with sums of 64 bits. A change within any two words always shows, and
+// another one is missed once in 2^64; sums of several tensors are as good as one of them all.
+//   sums (S, 2) i64   x (M, …) any type, S runs of its rows
+void checksums(Device *dev, Tensor sums, Tensor x, CheckedRuns runs);
 
 #ifdef __cplusplus
 }

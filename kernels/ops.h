@@ -5,8 +5,8 @@
 // compile where the two differ.
 //
 // A new op: a row here, its function NAME_cpu in kernels/cpu/ and NAME_cuda in kernels/cuda/, its
-// documented front in kernels.h and .c (or attention_ops, balance_ops, routing_ops, optimizer_ops),
-// its reference and its check in tests/kernels/.
+// documented front in kernels.h and .c (or attention_ops, balance_ops, routing_ops, peer_ops,
+// optimizer_ops), its reference and its check in tests/kernels/.
 #ifndef MOETRAIN_KERNELS_OPS_H
 #define MOETRAIN_KERNELS_OPS_H
 
@@ -15,6 +15,7 @@
     OP(matmul_forward, Tensor y, Tensor x, Tensor w, Segments rows)                                \
     OP(matmul_backward_input, Tensor dx, Tensor dy, Tensor w, Segments rows)                       \
     OP(matmul_backward_weight, Tensor dw, Tensor dy, Tensor x, Segments rows)                      \
+    OP(matmul_quantized, Tensor y, Tensor x, QuantizedMatrix w, Segments rows)                     \
     OP(bias_forward, Tensor y, Tensor bias, Segments rows)                                         \
     OP(bias_backward, Tensor dbias, Tensor dy, Segments rows)                                      \
     /* embedding */                                                                                \
@@ -32,8 +33,8 @@
        AttentionShape s, QkNorm norm)                                                              \
     OP(gate_forward, Tensor out, Tensor x, Tensor gate)                                            \
     OP(gate_backward, Tensor dx, Tensor dgate, Tensor dout, Tensor x, Tensor gate)                 \
-    OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,                \
-       int64_t first_position, bool inverse)                                                       \
+    OP(rope, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, RowPositions at,          \
+       bool inverse)                                                                               \
     OP(attention_forward, Tensor out, Tensor lse, Tensor largest, Tensor qkv, AttentionRule rule)  \
     OP(attention_backward, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv, Tensor out,        \
        Tensor lse, AttentionRule rule)                                                             \
@@ -58,6 +59,9 @@
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \
+    OP(capacity_assign_documents, Tensor kept, Tensor tokens_per_expert, Tensor dropped,           \
+       Tensor ids, Tensor weights, Tensor positions, Tensor capacities, CapacityRule rule,         \
+       Tensor order)                                                                               \
     OP(keep_zero_choices, Tensor kept, Tensor travels, Tensor ids, int64_t E)                      \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept, bool kept_alone)     \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \
@@ -74,6 +78,8 @@
     OP(logit_sums, Tensor lse, Tensor squares, Tensor lse2_sum, Tensor logits)                     \
     OP(z_loss_backward, Tensor dlogits, Tensor logits, Tensor lse, float scale)                    \
     OP(variation_totals, Tensor totals, Tensor slopes, Tensor sums, VariationTerm term, bool add)  \
+    OP(document_balance, Tensor balance, Tensor totals, Tensor base, Tensor logits, Tensor ids,    \
+       Tensor positions, DocumentTerm term)                                                        \
     OP(quantile_counts, Tensor counts, Tensor logits, Tensor lse, Tensor bias, int64_t K,          \
        RouterRule rule)                                                                            \
     /* permutation */                                                                              \
@@ -90,6 +96,15 @@
     OP(identity_experts_backward, Tensor dx, Tensor dweights, Tensor dout, Tensor x, Tensor ids,   \
        Tensor weights, int64_t E)                                                                  \
     OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, RowNumbering rule)   \
+    /* very many very small experts */                                                             \
+    OP(product_keys_forward, Tensor ids, Tensor weights, Tensor first, Tensor second)              \
+    OP(product_keys_backward, Tensor dfirst, Tensor dsecond, Tensor dweights, Tensor ids,          \
+       Tensor weights)                                                                             \
+    OP(named_products, NamedRows out, Tensor x, Tensor ids)                                        \
+    OP(named_sums, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids, int64_t parts)   \
+    OP(list_names, Tensor at, Tensor listed, Tensor ids, int64_t first)                            \
+    OP(named_gradient, Tensor dtable, Tensor marks, NamedRows rows, Tensor x, Tensor at,           \
+       Tensor listed, int64_t K, int64_t parts)                                                    \
     /* loss */                                                                                     \
     OP(cross_entropy, Tensor losses, Tensor logits, Tensor targets, float scale)                   \
     /* elementwise and sums */                                                                     \
@@ -97,15 +112,19 @@
     OP(copy, Tensor out, Tensor x)                                                                 \
     OP(convert, Tensor out, Tensor x)                                                              \
     OP(add, Tensor out, Tensor a, Tensor b)                                                        \
+    OP(multiply_pairs, Tensor out, Tensor a, Tensor b)                                             \
     OP(multiply_by, Tensor out, Tensor x, float factor)                                            \
     OP(softcap_forward, Tensor out, Tensor x, float cap)                                           \
     OP(softcap_backward, Tensor dx, Tensor dout, Tensor out, float cap)                            \
     OP(copy_columns, Tensor out, Tensor x, ColumnBlocks blocks)                                    \
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(segment_max, Tensor maxima, int64_t column, Tensor x)                                       \
-    OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets)                                      \
+    OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets, Tensor marks)                        \
+    OP(checksums, Tensor sums, Tensor x, CheckedRuns runs)                                         \
     /* optimizer */                                                                                \
     OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \
+       AdamW rule)                                                                                 \
+    OP(adamw_rows, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, LaggingRows rows,          \
        AdamW rule)                                                                                 \
     OP(sgd_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule)             \
     OP(lion_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Lion rule)           \

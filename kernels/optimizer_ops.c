@@ -20,6 +20,24 @@ void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor
     dev->backend->op.adamw_update(dev, w, copy, g, m, v, groups, rule);
 }
 
+void adamw_rows(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, LaggingRows rows,
+                AdamW rule) {
+    int64_t R = w.shape[0], D = w.shape[1];
+    CHECK_SHAPE_2D(w, F32, R, D);
+    if (copy.data) CHECK_SHAPE_2D(copy, BF16, R, D);
+    if (g.data) CHECK_SHAPE_2D(g, F32, R, D);
+    CHECK_SHAPE_2D(m, F32, R, D);
+    CHECK_SHAPE_2D(v, F32, R, D);
+    CHECK_SHAPE_1D(rows.updates, I32, R);
+    CHECK_SHAPE_2D(rows.history, F32, rows.history.shape[0], UPDATE_HISTORY);
+    CHECK(rows.count <= rows.history.shape[0] && (rows.count > 0 || !g.data),
+          "%lld updates of a history of %lld", (long long)rows.count,
+          (long long)rows.history.shape[0]);
+    if (rows.marks.data) CHECK_SHAPE_1D(rows.marks, I32, R);
+    if (rows.listed.data) CHECK_SHAPE_1D(rows.listed, I32, R + 1);
+    dev->backend->op.adamw_rows(dev, w, copy, g, m, v, rows, rule);
+}
+
 void sgd_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor groups, Sgd rule) {
     check_update(w, copy, g, m, groups);
     dev->backend->op.sgd_update(dev, w, copy, g, m, groups, rule);

@@ -24,6 +24,23 @@ typedef struct AdamW {
 void adamw_update(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,
                   AdamW rule);
 
+// What rows of a parameter have had of the updates that a run has made.
+enum { UPDATE_HISTORY = 4 }; // numbers of an update: lr, weight decay, 1 / each bias correction
+typedef struct LaggingRows {
+    Tensor updates; // (R) i32: updates that each row has had, of `count`
+    Tensor history; // (count or more, UPDATE_HISTORY) f32: the updates
+    int64_t count;
+    Tensor marks;  // (R) i32: rows that are brought up to date, those that are not 0
+    Tensor listed; // (R + 1) i32 instead: those that list_names has named; neither: all rows are
+} LaggingRows;
+// The same for some rows of one parameter alone: each has the updates that it lacks, up to `count`,
+// with a gradient of zero or, in the last of them, g. Numbers are those of as many calls of
+// adamw_update, bit by bit where both are compiled alike.
+//   w, g, m, v (R, D); g without data: zeros   copy as above   rule.lr, weight_decay and bias
+//   corrections are not read: history has them
+void adamw_rows(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, LaggingRows rows,
+                AdamW rule);
+
 typedef struct Sgd {
     float lr[UPDATE_GROUPS], weight_decay[UPDATE_GROUPS];
     float momentum;

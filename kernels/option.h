@@ -41,6 +41,7 @@ typedef enum OptionType {
     OPTION_INTEGERS, // PerLayer (model_config.h): a whole number, or a list of them
     OPTION_CHOICES,  // PerLayer: the value of a word in `choices`, or of a list of them
     OPTION_PATTERN,  // char[CONFIG_PATTERN_BYTES]: names with * and ?, as the shell has them
+    OPTION_LABEL,    // char[CONFIG_LABEL_BYTES]: a name that the user chooses, or a file has
     OPTION_MAPS,     // a list of maps, whose fields are `map`: [{scope: shard, factor: 0.01}]
 } OptionType;
 
@@ -48,6 +49,7 @@ enum {
     CONFIG_PATH_BYTES = 1024,
     CONFIG_WORD_BYTES = 16,
     CONFIG_PATTERN_BYTES = 64,
+    CONFIG_LABEL_BYTES = 64,
 };
 
 typedef struct OptionMap OptionMap;
@@ -74,10 +76,13 @@ typedef struct Option {
 // where MAP is a struct of 8-byte alignment. A field is a row without section and kind, whose
 // offset is in MAP; one that a map leaves out has its default, or must be given where it has none.
 struct OptionMap {
-    const Option *fields; // of any type of one value, but a path
+    const Option *fields; // of any type of one value
     int count;
     size_t bytes; // of MAP
     int most;     // maps of a list
+    // The field that a value is which is no list, of a map whose other fields have their defaults;
+    // an empty one, where the key has such a default, is a list of no maps. NULL: a list is needed.
+    const char *plain;
 };
 
 // ---- rules --------------------------------------------------------------------------------------

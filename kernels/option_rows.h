@@ -56,6 +56,8 @@
     { OPTION_ROW(key, change, WORD, text), OPTION_OF_BYTES(member, CONFIG_WORD_BYTES), initially, words }
 #define PATTERN(key, change, member, initially, text)                                                                    \
     { OPTION_ROW(key, change, PATTERN, text), OPTION_OF_BYTES(member, CONFIG_PATTERN_BYTES), initially }
+#define LABEL(key, change, member, initially, text)                                                                      \
+    { OPTION_ROW(key, change, LABEL, text), OPTION_OF_BYTES(member, CONFIG_LABEL_BYTES), initially }
 #define PATH(key, change, member, initially, text)                                                                       \
     { OPTION_ROW(key, change, PATH, text), OPTION_OF_BYTES(member, CONFIG_PATH_BYTES), initially }
 #define PATH_OR_WORD(key, change, member, initially, words, text)                                                        \
@@ -66,9 +68,11 @@
 #define MAPS(key, change, member, initially, fields, text)                                                               \
     { OPTION_ROW(key, change, MAPS, text), OPTION_OF_TYPE(member.count, int64_t), initially, .map = &fields }
 // The OptionMap of rows of fields, whose kind is NONE, written while SECTION_STRUCT is MAP.
-#define MAP_FIELDS(rows, list)                                                                                           \
+#define MAP_FIELDS(rows, list) MAP_FIELDS_OR(rows, list, NULL)
+// The same, where the value may also be that of the field `plain` alone.
+#define MAP_FIELDS_OR(rows, list, plain)                                                                                 \
     { (rows), (int)(sizeof(rows) / sizeof *(rows)), sizeof(SECTION_STRUCT),                                              \
-      (int)(sizeof ((list *)0)->maps / sizeof(SECTION_STRUCT)) }
+      (int)(sizeof ((list *)0)->maps / sizeof(SECTION_STRUCT)), (plain) }
 // clang-format on
 
 #endif

@@ -18,7 +18,7 @@ typedef enum RngPurpose {
     RNG_INIT = 1,       // a, b = the parameter's name (rng_named), index = global element
     RNG_DATA_ORDER = 2, // a = epoch, b = Feistel round, index = half of the index
     RNG_DROP = 3,       // a = step, b = layer, index = token of the step * K + slot
-    RNG_SAMPLE = 4,     // a = 0, b = 0, index = position of the generated token
+    RNG_SAMPLE = 4,     // a = sample, b = 0, index = position of the generated token
     RNG_TEST = 5,
     RNG_EVALUATION_DROP = 6, // a = 0, b = layer, index = token of the validation file * K + slot
     // b = layer, index = token of the step, or of the validation file, * E + expert

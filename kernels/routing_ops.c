@@ -124,6 +124,23 @@ void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor 
                                      order);
 }
 
+void capacity_assign_documents(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped,
+                               Tensor ids, Tensor weights, Tensor positions, Tensor capacities,
+                               CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], sequences = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1];
+    check_choices(ids, weights, N, K);
+    check_parts(sequences, N);
+    CHECK_SHAPE_2D(kept, U8, N, K);
+    CHECK_SHAPE_2D(tokens_per_expert, I32, sequences, E);
+    CHECK_SHAPE_2D(dropped, I32, sequences, E);
+    CHECK_SHAPE_1D(positions, I32, N);
+    CHECK_SHAPE_1D(capacities, I32, N / sequences + 1);
+    CHECK_SHAPE_1D(order, I32, N * K + E + 1);
+    dev->backend->op.capacity_assign_documents(dev, kept, tokens_per_expert, dropped, ids, weights,
+                                               positions, capacities, rule, order);
+}
+
 void keep_zero_choices(Device *dev, Tensor kept, Tensor travels, Tensor ids, int64_t E) {
     int64_t N = ids.shape[0], K = ids.shape[1];
     CHECK_SHAPE_2D(ids, I32, N, K);

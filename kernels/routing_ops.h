@@ -172,6 +172,13 @@ typedef struct CapacityRule {
 //   order (N·K + E + 1) i32 scratch
 void capacity_assign(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,
                      Tensor weights, CapacityRule rule, Tensor order);
+// The same for the documents of sequences: a row whose position is 0 begins one, and so does a
+// sequence; positions count on. An expert takes capacities[n] choices of a document of n rows.
+//   positions (N) i32   capacities (T + 1) i32, with T the rows of a sequence
+//   tokens_per_expert, dropped (sequences, E) i32 and order: scratch
+void capacity_assign_documents(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped,
+                               Tensor ids, Tensor weights, Tensor positions, Tensor capacities,
+                               CapacityRule rule, Tensor order);
 // With zero-computation experts, which are those from E on: none of them is ever full, so their
 // choices are kept; what travels is what is kept of the others.
 //   kept (N, K) u8: read, and written   travels (N, K) u8   ids (N, K) i32

@@ -1,6 +1,7 @@
 #include "kernels/suggest.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LONGEST_WORD = 63 };
@@ -31,21 +32,27 @@ static const char *last_part(const char *word) {
     return dot ? dot + 1 : word;
 }
 
+// The distance, or `limit` when it cannot be smaller: each letter that is missing is one.
+static int distance_below(int limit, const char *a, const char *b) {
+    int a_length = (int)strnlen(a, LONGEST_WORD), b_length = (int)strnlen(b, LONGEST_WORD);
+    return abs(a_length - b_length) < limit ? edit_distance(a, b) : limit;
+}
+
 const char *suggest_word(const char *word, const char *const *candidates) {
     const char *best = NULL;
-    int best_distance = LONGEST_WORD;
+    int letters = (int)strnlen(last_part(word), LONGEST_WORD);
+    int best_distance = 2 + letters / 3; // what is this far is not meant
     for (; *candidates; candidates++) {
-        int whole = edit_distance(word, *candidates);
-        int last =
-            edit_distance(last_part(word), last_part(*candidates)) + 1; // section missing or wrong
+        int whole = distance_below(best_distance, word, *candidates);
+        int last = 1 + distance_below(best_distance, last_part(word),
+                                      last_part(*candidates)); // section missing or wrong
         int distance = whole < last ? whole : last;
         if (distance < best_distance) {
             best = *candidates;
             best_distance = distance;
         }
     }
-    int letters = (int)strnlen(last_part(word), LONGEST_WORD);
-    return best_distance <= 1 + letters / 3 ? best : NULL;
+    return best;
 }
 
 void value_quote(const char *value, char quoted[80]) {

@@ -15,14 +15,17 @@ size_t dtype_bytes(DType dtype) {
     case U8:
         return 1;
     case BF16:
+    case F16:
         return 2;
+    case I8:
+        return 1;
     }
     die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
 const char *dtype_name(DType dtype) {
-    static const char *const names[] = {"f32", "f64", "i32", "i64", "u8", "bf16"};
-    return (unsigned)dtype < 6 ? names[dtype] : "?";
+    static const char *const names[] = {"f32", "f64", "i32", "i64", "u8", "bf16", "f16", "i8"};
+    return (unsigned)dtype < sizeof names / sizeof *names ? names[dtype] : "?";
 }
 
 int64_t tensor_elements(Tensor x) {

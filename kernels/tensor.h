@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-typedef enum DType { F32, F64, I32, I64, U8, BF16 } DType;
+typedef enum DType { F32, F64, I32, I64, U8, BF16, F16, I8 } DType;
 
 // Which memory the bytes lie in. On the CPU backend everything is on the host; with CUDA the
 // model's tensors are on the device (device.h), where only kernels and device collectives may touch

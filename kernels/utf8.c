@@ -21,6 +21,25 @@ int utf8_decode(const uint8_t *text, size_t bytes, int32_t *code_point) {
     return length;
 }
 
+size_t utf8_valid_bytes(const uint8_t *text, size_t bytes) {
+    size_t at = 0;
+    while (at < bytes) {
+        uint64_t eight;
+        int32_t ignored;
+        if (bytes - at >= sizeof eight) {
+            memcpy(&eight, text + at, sizeof eight);
+            if ((eight & 0x8080808080808080u) == 0) { // all of them ASCII
+                at += sizeof eight;
+                continue;
+            }
+        }
+        int length = utf8_decode(text + at, bytes - at, &ignored);
+        if (length == 0) break;
+        at += (size_t)length;
+    }
+    return at;
+}
+
 int utf8_encode(int32_t code_point, char text[5]) {
     static const uint8_t leads[] = {0, 0, 0xC0, 0xE0, 0xF0};
     int length = code_point < 0x80 ? 1 : code_point < 0x800 ? 2 : code_point < 0x10000 ? 3 : 4;

@@ -11,6 +11,8 @@ enum { CODE_POINTS = 0x110000 };
 // Decodes the code point that starts at text; returns its bytes, 1 to 4, or 0 when it is malformed
 // or cut off.
 int utf8_decode(const uint8_t *text, size_t bytes, int32_t *code_point);
+// Bytes from the beginning of text that are whole, valid characters.
+size_t utf8_valid_bytes(const uint8_t *text, size_t bytes);
 // Writes a code point and a NUL; returns its bytes without the NUL.
 int utf8_encode(int32_t code_point, char text[5]);
 

@@ -10,8 +10,8 @@
 #include "launcher/cli.h"
 #include "launcher/config_print.h"
 #include "launcher/config_value.h"
-#include "worker/data_format.h"
-#include "worker/run_changes.h"
+#include "worker/data/data_format.h"
+#include "worker/run/run_changes.h"
 
 // ---- the file -----------------------------------------------------------------------------------
 
@@ -127,6 +127,7 @@ static bool check_vocabulary(const Config *stored, const char *override, Error *
     int row = config_key_find(key);
     bool legal = config_value_parse(config_key(row), strchr(override, '=') + 1, "/",
                                     config_key_field(&changed->train, row), &ignored);
+    if (strcmp(key, "data.vocab_size") == 0) changed->train.data.format = format;
     DataFormat wanted = data_format_resolve(&changed->train.data);
     int64_t size = changed->train.data.vocab_size;
     int64_t fact = format == DATA_BYTES ? 256 : facts->vocab_size;
@@ -138,11 +139,13 @@ static bool check_vocabulary(const Config *stored, const char *override, Error *
                          "command line: data.format is %s, but the tokens of %.400s are %s, which "
                          "belongs to its weights; leave data.format out",
                          data_format_name(wanted), stored->source, data_format_name(format));
-    if (format == DATA_CHARACTERS)
+    if (format == DATA_CHARACTERS || format == DATA_TOKENIZER)
         return error_set(err, EXIT_CONFIG,
                          "command line: data.vocab_size is %lld, but the vocabulary of %.400s is "
-                         "the characters of its training text; leave data.vocab_size out",
-                         (long long)size, stored->source);
+                         "the %s; leave data.vocab_size out",
+                         (long long)size, stored->source,
+                         format == DATA_TOKENIZER ? "tokens of its tokenizer"
+                                                  : "characters of its training text");
     return error_set(err, EXIT_CONFIG,
                      "command line: data.vocab_size is %lld, but %.400s has a vocabulary of %lld, "
                      "which belongs to its weights; leave data.vocab_size out",
@@ -159,6 +162,11 @@ static bool filter_overrides(const Config *stored, const char *const *overrides,
         if ((vocabulary || is_override_of(overrides[i], "data.format")) &&
             !check_vocabulary(stored, overrides[i], err))
             return false;
+        if (is_override_of(overrides[i], "data.tokenizer"))
+            return error_set(err, EXIT_CONFIG,
+                             "command line: the tokenizer of %.400s is in the checkpoint, since it "
+                             "belongs to its weights; leave data.tokenizer out",
+                             stored->source);
         bool repeats = vocabulary && stored->train.data.vocab_size == 0;
         if (!repeats && !is_override_of(overrides[i], "data.train"))
             kept[(*kept_count)++] = overrides[i];

@@ -8,8 +8,12 @@
 
 #include "kernels/suggest.h"
 #include "launcher/checkpoint_command.h"
+#include "launcher/cli_numbers.h"
 #include "launcher/config_keys.h"
+#include "launcher/data_command.h"
+#include "launcher/generate_command.h"
 #include "launcher/habits.h"
+#include "launcher/huggingface/huggingface_command.h"
 #include "launcher/supervisor/live_hosts.h"
 
 // ---- what may be written ------------------------------------------------------------------------
@@ -29,15 +33,29 @@ static const VerbRow VERBS[] = {
     {"plan", VERB_PLAN, "a configuration", true, false},
     {"help", VERB_HELP, "a key", false, true},
     {"supervise", VERB_SUPERVISE, "a configuration", true, false},
+    {"slurm", VERB_SLURM, "a configuration", true, false},
     {"checkpoint-now", VERB_CHECKPOINT_NOW, "a run directory", false, true},
     {"stop", VERB_STOP, "a run directory", false, true},
     {"set", VERB_SET, "a run directory", true, false},
     {"status", VERB_STATUS, "a run directory", false, true},
     {"checkpoint", VERB_CHECKPOINT, "verify, diff, export-npz or prune", false, false},
+    {"data", VERB_DATA, "info FILE", true, false},
+    {"export", VERB_EXPORT, "hf, a checkpoint and a new folder", true, false},
+    {"import", VERB_IMPORT, "hf, a folder and a new checkpoint", true, false},
+    {"convert-tokenizer", VERB_CONVERT_TOKENIZER, "a file of ranks", false, false},
+    {"train-tokenizer", VERB_TRAIN_TOKENIZER, "a text", false, false},
+    {"tokenize", VERB_TOKENIZE, "a text, or -", false, false},
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
 // Without a word of its own; --print-config turns it into VERB_PRINT_CONFIG.
 static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true, false};
+
+// Plain words that may follow the path.
+static int words_of(Verb verb) {
+    bool two = verb == VERB_CHECKPOINT || verb == VERB_EXPORT || verb == VERB_IMPORT;
+    if (two || verb == VERB_DATA) return two ? 2 : 1;
+    return verb == VERB_TRAIN_TOKENIZER ? MOST_WORDS : 0;
+}
 
 typedef struct OptionRow {
     const char *name;
@@ -47,15 +65,30 @@ typedef struct OptionRow {
 
 static const OptionRow OPTIONS[] = {
     {"--print-config", VERB_TRAIN, NULL},
+    {"--choices", VERB_EVALUATE, "a file of JSON lines"},
+    {"--json", VERB_EVALUATE, NULL},
+    {"--weights", VERB_EVALUATE, "trained, f32, bf16, fp16, int8 or all"},
+    {"--per-document", VERB_EVALUATE, NULL},
     {"--prompt", VERB_GENERATE, "a text"},
+    {"--prompt-file", VERB_GENERATE, "a file, or - for standard input"},
+    {"--prompts", VERB_GENERATE, "a file of JSON lines"},
+    {"--interactive", VERB_GENERATE, NULL},
+    {"--samples", VERB_GENERATE, "a number of texts from 1 to 1000000"},
+    {"--stop", VERB_GENERATE, "a text that is not empty, at most 16 times"},
     {"--tokens", VERB_GENERATE, "a number of tokens from 1 to 1000000"},
     {"--temperature", VERB_GENERATE, "a number from 0 to 100"},
     {"--top-k", VERB_GENERATE, "a number of tokens; 0 is off"},
     {"--top-p", VERB_GENERATE, "a number above 0 and up to 1"},
+    {"--repetition-penalty", VERB_GENERATE, "a number from 0.01 to 100"},
     {"--seed", VERB_GENERATE, "a whole number from 0"},
+    {"--json", VERB_GENERATE, NULL},
+    {"--weights", VERB_GENERATE, "trained, f32, bf16, fp16 or int8"},
+    {"--logprobs", VERB_GENERATE, NULL},
     {"--recompute", VERB_GENERATE, NULL},
     {"--digest", VERB_INSPECT, NULL},
     {"--json", VERB_STATUS, NULL},
+    {"--dtype", VERB_EXPORT, "f32 or bf16"},
+    {"--shard-size", VERB_EXPORT, "a number of bytes from 1"},
     {"--keep-last", VERB_CHECKPOINT, "a number of checkpoints from 1"},
     {"--keep-every", VERB_CHECKPOINT, "a number of steps from 1"},
     {"-np", VERB_SUPERVISE, "a number of ranks from 1 to 65536"},
@@ -64,6 +97,24 @@ static const OptionRow OPTIONS[] = {
     {"--daemon", VERB_SUPERVISE, NULL},
     {"--wait", VERB_SUPERVISE, "a number of seconds from 0 to 300"},
     {"-np", VERB_PLAN, "a number of ranks from 1 to 65536"},
+    {"-N", VERB_SLURM, "a number of nodes from 1 to 4096"},
+    {"--ntasks-per-node", VERB_SLURM, "a number of ranks from 1 to 256"},
+    {"--time", VERB_SLURM, "a time limit as sbatch has it"},
+    {"--launcher", VERB_SLURM, "supervise, srun or mpirun"},
+    {"--array", VERB_SLURM, "runs parted by ';', each key=value and -np N"},
+    {"-o", VERB_SLURM, "a file"},
+    {"--pattern", VERB_CONVERT_TOKENIZER, "gpt2, llama3, qwen2 or o200k"},
+    {"--special", VERB_CONVERT_TOKENIZER, "special tokens with commas between them"},
+    {"-o", VERB_CONVERT_TOKENIZER, "a new tokenizer.json"},
+    {"--vocab", VERB_TRAIN_TOKENIZER, "a number of tokens from 256 to 16777216"},
+    {"--pattern", VERB_TRAIN_TOKENIZER, "gpt2, llama3, qwen2 or o200k"},
+    {"--special", VERB_TRAIN_TOKENIZER, "special tokens with commas between them"},
+    {"--threads", VERB_TRAIN_TOKENIZER, "a number of threads from 1 to 4096"},
+    {"-o", VERB_TRAIN_TOKENIZER, "a new tokenizer.json"},
+    {"--tokenizer", VERB_TOKENIZE, "a tokenizer.json or the ranks of tiktoken"},
+    {"--pattern", VERB_TOKENIZE, "gpt2, llama3, qwen2 or o200k"},
+    {"--decode", VERB_TOKENIZE, NULL},
+    {"-o", VERB_TOKENIZE, "a new file, or -"},
 };
 enum { OPTION_COUNT = sizeof OPTIONS / sizeof *OPTIONS };
 
@@ -92,18 +143,61 @@ void cli_print_help(FILE *out) {
         "  moetrain help [KEY or SECTION]                        what the keys mean\n"
         "\n"
         "  mpirun -np N moetrain evaluate CHECKPOINT [key=value ...]   loss on data.validation\n"
+        "      --per-document     a line of JSON for each document, and one for all\n"
+        "      --weights KIND     held in f32, bf16, fp16 or int8 (scales by row); all: a table of "
+        "loss, bytes,\n"
+        "                         speed and moved choices of experts (as train.precision has "
+        "them)\n"
+        "      --choices FILE     instead: how often the right one of several choices is the "
+        "likeliest; lines of\n"
+        "                         {\"context\": TEXT, \"choices\": [TEXT, ...], \"gold\": N}; "
+        "--json: each answer\n"
         "  moetrain generate CHECKPOINT [options] [key=value ...]      text, one token after "
         "another\n"
-        "      --prompt TEXT      what it continues (empty)\n"
-        "      --tokens N         how many tokens (200)\n"
+        "      --prompt TEXT      what it continues (empty); --prompt-file FILE: a file, or - for "
+        "standard input\n"
+        "      --prompts FILE     lines {\"prompt\": TEXT}, which ranks share; answers are lines "
+        "of "
+        "--json\n"
+        "      --interactive      what lines of standard input begin; an empty one goes on\n"
+        "      --tokens N         how many tokens (200); --samples N: of how many texts (1)\n"
+        "      --stop TEXT        ends a text before TEXT; may be given several times\n"
         "      --temperature X    0 always takes the most likely token (0.8)\n"
         "      --top-k N          choose among the N most likely tokens; 0 is off (0)\n"
         "      --top-p X          choose among the most likely tokens that make up X of the "
         "probability (1)\n"
+        "      --repetition-penalty X   makes tokens that the text has less likely "
+        "(1, CTRL)\n"
         "      --seed N           key of the random choices (1337)\n"
+        "      --json             a line of JSON for each text: prompt, text, tokens, "
+        "finish_reason\n"
+        "      --logprobs         and the model's log-probability of each token, in nats\n"
+        "      --weights KIND     held in f32, bf16, fp16 or int8 (as train.precision has them)\n"
         "      --recompute        without the key/value cache: slow, for checking\n"
         "  moetrain inspect [--digest] CHECKPOINT                      what is inside; --digest: "
         "one line of hex\n"
+        "  moetrain export hf CHECKPOINT FOLDER [options] [key=value ...]   for Hugging Face's "
+        "transformers\n"
+        "      --dtype TYPE       f32 or bf16 (f32)\n"
+        "      --shard-size N     bytes of a file at most (5000000000)\n"
+        "  moetrain import hf FOLDER CHECKPOINT.h5 [key=value ...]     a model of theirs: to "
+        "generate, evaluate, train on\n"
+        "\n"
+        "  moetrain train-tokenizer TEXT ... --vocab N -o FILE [options]    a tokenizer.json of "
+        "byte-level BPE\n"
+        "      --pattern NAME     what cuts words: gpt2, llama3, qwen2 or o200k (gpt2)\n"
+        "      --special A,B      special tokens (<|endoftext|>)\n"
+        "      --threads N        that count words; the file is the same for any number\n"
+        "  moetrain convert-tokenizer RANKS --pattern NAME -o FILE [--special A,B]   of tiktoken's "
+        "ranks\n"
+        "  moetrain tokenize TEXT --tokenizer FILE [-o FILE.bin]            prints the tokens of a "
+        "text, or\n"
+        "                                                                   writes them as uint16 "
+        "or uint32;\n"
+        "                                                                   - is standard input, "
+        "or output\n"
+        "      --pattern NAME     of a file of tiktoken's ranks, which names none\n"
+        "      --decode           from a file of tokens back to text\n"
         "\n"
         "  moetrain supervise CONFIG.yaml -np N [options] [key=value ...]   trains, and starts "
         "again "
@@ -113,6 +207,14 @@ void cli_print_help(FILE *out) {
         "      --daemon           in the background, its output in RUN/supervise.log\n"
         "      --wait SECONDS     before the first restart; doubles while there is no progress "
         "(5)\n"
+        "  moetrain slurm CONFIG.yaml -N NODES [options] [key=value ...]    writes an sbatch "
+        "script "
+        "that fits\n"
+        "      --ntasks-per-node N    ranks on a node (1)\n"
+        "      --time TIME            as sbatch has it (the partition's)\n"
+        "      --launcher TEXT        supervise, srun or mpirun (supervise)\n"
+        "      --array 'A=1; A=2'     one run each: key=value, and -np N for fewer ranks\n"
+        "      -o FILE                instead of standard output\n"
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
@@ -125,6 +227,9 @@ void cli_print_help(FILE *out) {
         "  moetrain checkpoint prune RUN --keep-last N [--keep-every N]   removes the others, "
         "never "
         "the newest that holds\n"
+        "  moetrain data info FILE [key=value ...]                     what a data file is: "
+        "tokens, "
+        "documents, vocabulary\n"
         "  moetrain checkpoint-now [RUN]       a supervised run saves after the step that runs\n"
         "  moetrain set RUN KEY VALUE          log.every, eval.every, checkpoint.every, "
         "checkpoint.keep_last,\n"
@@ -138,47 +243,54 @@ void cli_print_help(FILE *out) {
         "Exit codes: 0 done, 2 configuration or arguments, 3 data, 4 checkpoint, 5 input/output\n"
         "or memory, 6 numeric, 7 communication or device, 8 hang, 70 a bug of the program, 75 "
         "saved "
-        "on a\nsignal: run the same command again.\n");
+        "on a\nsignal or before the time limit: run the same command again.\n");
 }
 
 // ---- values of options --------------------------------------------------------------------------
 
-static bool whole_number(const char *text, int64_t least, int64_t most, int64_t *value) {
-    if (!text[0] || text[strspn(text, "0123456789")] || strlen(text) > 18) return false;
-    *value = strtoll(text, NULL, 10);
-    return *value >= least && *value <= most;
-}
-
-static bool number(const char *text, double least, double most, double *value) {
-    char *end;
-    if (!text[0] || text[strspn(text, "0123456789.eE+-")]) return false;
-    *value = strtod(text, &end);
-    return *end == '\0' && *value >= least && *value <= most;
-}
-
 // False when the value is not legal.
 static bool take_option(CommandLine *line, const char *name, const char *value) {
-    GenerateOptions *generate = &line->generate;
     int64_t n = 0;
     bool ok = true;
+    if (line->verb == VERB_GENERATE) return generate_take_option(&line->generate, name, value);
     if (strcmp(name, "--print-config") == 0) line->verb = VERB_PRINT_CONFIG;
     if (strcmp(name, "--digest") == 0) line->digest = true;
-    if (strcmp(name, "--json") == 0) line->json = true;
-    if (strcmp(name, "--recompute") == 0) generate->recompute = true;
-    if (strcmp(name, "--prompt") == 0) generate->prompt = value;
-    if (strcmp(name, "--tokens") == 0) ok = whole_number(value, 1, 1000000, &generate->tokens);
-    if (strcmp(name, "--temperature") == 0) ok = number(value, 0, 100, &generate->temperature);
-    if (strcmp(name, "--top-k") == 0) ok = whole_number(value, 0, INT32_MAX, &generate->top_k);
-    if (strcmp(name, "--top-p") == 0) ok = number(value, 1e-9, 1, &generate->top_p);
-    if (strcmp(name, "--seed") == 0) {
-        ok = whole_number(value, 0, INT64_MAX, &n);
-        generate->seed = (uint64_t)n;
+    if (strcmp(name, "--choices") == 0) line->evaluate.choices = value;
+    if (strcmp(name, "--per-document") == 0) line->evaluate.per_document = true;
+    if (strcmp(name, "--json") == 0) line->json = line->evaluate.json = true;
+    if (strcmp(name, "--weights") == 0) {
+        line->evaluate.every_weights = strcmp(value, "all") == 0;
+        ok = line->evaluate.every_weights || weight_kind_find(value, &line->evaluate.weights);
     }
+    if (strcmp(name, "--dtype") == 0) {
+        bool narrow = strcmp(value, "bf16") == 0;
+        ok = narrow || strcmp(value, "f32") == 0;
+        line->export.type = narrow ? STORED_BF16 : STORED_F32;
+    }
+    if (strcmp(name, "--shard-size") == 0)
+        ok = whole_number(value, 1, INT64_MAX, &line->export.shard_bytes);
     if (strcmp(name, "--keep-last") == 0) ok = whole_number(value, 1, INT32_MAX, &line->keep.last);
     if (strcmp(name, "--keep-every") == 0)
         ok = whole_number(value, 1, INT64_MAX, &line->keep.every);
     SuperviseOptions *supervise = &line->supervise;
-    if (strcmp(name, "--launcher") == 0) supervise->launcher = value;
+    SlurmOptions *slurm = &line->slurm;
+    if (strcmp(name, "--launcher") == 0) supervise->launcher = slurm->launcher = value;
+    if (strcmp(name, "-N") == 0) ok = whole_number(value, 1, 4096, &slurm->nodes);
+    if (strcmp(name, "--ntasks-per-node") == 0)
+        ok = whole_number(value, 1, 256, &slurm->tasks_per_node);
+    if (strcmp(name, "--time") == 0) slurm->time = value;
+    if (strcmp(name, "--array") == 0) slurm->array = value;
+    TrainTokenizerOptions *train_tokenizer = &line->train_tokenizer;
+    TokenizeOptions *tokenize = &line->tokenize;
+    if (strcmp(name, "-o") == 0) slurm->output = train_tokenizer->output = tokenize->output = value;
+    if (strcmp(name, "--pattern") == 0) train_tokenizer->pattern = tokenize->pattern = value;
+    if (strcmp(name, "--vocab") == 0)
+        ok = whole_number(value, 256, 1 << 24, &train_tokenizer->vocab);
+    if (strcmp(name, "--threads") == 0)
+        ok = whole_number(value, 1, 4096, &train_tokenizer->threads);
+    if (strcmp(name, "--special") == 0) train_tokenizer->special = value;
+    if (strcmp(name, "--tokenizer") == 0) tokenize->tokenizer = value;
+    if (strcmp(name, "--decode") == 0) tokenize->decode = true;
     if (strcmp(name, "--daemon") == 0) supervise->daemon = true;
     if (strcmp(name, "--hosts") == 0) supervise->hosts = value;
     if (strcmp(name, "--wait") == 0) ok = number(value, 0, 300, &supervise->wait_seconds);
@@ -196,7 +308,7 @@ static bool unknown_option(const CommandLine *line, const VerbRow *verb, const c
     size_t length = strcspn(word, "=");
     for (int i = 0; i < OPTION_COUNT; i++)
         if (strlen(OPTIONS[i].name) == length && strncmp(OPTIONS[i].name, word, length) == 0 &&
-            strcmp(OPTIONS[i].name, "-np") != 0) // of mpirun, as its users have it
+            length > 3) // short ones are of mpirun and sbatch, as their users have them
             return error_set(err, EXIT_CONFIG,
                              "command line: %s has no option %s, which belongs to %s",
                              verb == &TRAIN ? "moetrain" : verb->name, OPTIONS[i].name,
@@ -301,7 +413,7 @@ static bool parse_word(CommandLine *line, const VerbRow *verb, const char *word,
         line->path = word;
         return true;
     }
-    if (verb->verb == VERB_CHECKPOINT && line->word_count < MOST_WORDS) {
+    if (line->word_count < words_of(verb->verb) && !(assignment && verb->overrides)) {
         line->words[line->word_count++] = word;
         return true;
     }
@@ -349,9 +461,30 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
                          line->override_count ? line->overrides[0] : "",
                          line->override_count ? "'" : "");
     if (verb->verb == VERB_CHECKPOINT) return checkpoint_command_check(line, err);
+    if (verb->verb == VERB_DATA) return data_command_check(line, err);
+    if (verb->verb == VERB_EXPORT || verb->verb == VERB_IMPORT)
+        return huggingface_command_check(line, err);
     if (verb->verb == VERB_SET && line->override_count != 2)
         return error_set(err, EXIT_CONFIG, "command line: set needs RUN KEY VALUE");
+    if (verb->verb == VERB_EVALUATE && line->evaluate.json && !line->evaluate.choices)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --json is of --choices FILE; add it, or leave --json out");
+    if (verb->verb == VERB_EVALUATE && line->evaluate.per_document && line->evaluate.choices)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --choices has no documents; leave --per-document out");
+    if (verb->verb == VERB_EVALUATE && line->evaluate.every_weights &&
+        (line->evaluate.choices || line->evaluate.per_document))
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --weights all prints a table of losses; leave %s out",
+                         line->evaluate.choices ? "--choices" : "--per-document");
+    if (verb->verb == VERB_GENERATE) return generate_options_check(&line->generate, err);
     if (verb->verb == VERB_SUPERVISE) return check_supervise(line, err);
+    if (verb->verb == VERB_SLURM) return slurm_options_check(&line->slurm, err);
+    if (verb->verb == VERB_CONVERT_TOKENIZER)
+        return convert_tokenizer_check(&line->train_tokenizer, err);
+    if (verb->verb == VERB_TRAIN_TOKENIZER)
+        return train_tokenizer_check(&line->train_tokenizer, err);
+    if (verb->verb == VERB_TOKENIZE) return tokenize_check(&line->tokenize, err);
     if (verb->verb == VERB_PLAN && line->ranks == 0)
         return error_set(err, EXIT_CONFIG,
                          "command line: plan needs -np N, the number of ranks to plan for");
@@ -361,8 +494,11 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
 bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
     *line = (CommandLine){
         .verb = VERB_USAGE,
-        .generate = {.prompt = "", .tokens = 200, .temperature = 0.8, .top_p = 1, .seed = 1337},
-        .supervise = {.launcher = "mpirun", .wait_seconds = 5}};
+        .generate = GENERATE_DEFAULTS,
+        .export = {.type = STORED_F32, .shard_bytes = 5000000000},
+        .supervise = {.launcher = "mpirun", .wait_seconds = 5},
+        .slurm = {.launcher = "supervise", .tasks_per_node = 1},
+    };
     if (argc < 2) return error_set(err, EXIT_CONFIG, "command line: nothing to do");
     const VerbRow *verb = &TRAIN;
     for (int row = 0; row < VERB_COUNT; row++)

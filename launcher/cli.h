@@ -5,8 +5,13 @@
 #include <stdio.h>
 
 #include "checkpoint/checkpoint.h"
+#include "launcher/slurm/batch_script.h"
 #include "launcher/supervisor/supervise.h"
-#include "worker/generate.h"
+#include "worker/evaluate.h"
+#include "worker/generation/generate.h"
+#include "worker/huggingface/export_model.h"
+#include "worker/tokenizer/tokenize.h"
+#include "worker/tokenizer/train_tokenizer.h"
 
 typedef enum Verb {
     VERB_TRAIN,
@@ -16,21 +21,28 @@ typedef enum Verb {
     VERB_PLAN,
     VERB_PRINT_CONFIG,
     VERB_SUPERVISE,
+    VERB_SLURM,
     VERB_STATUS,
     VERB_CHECKPOINT, // `path` is what to do, `words` with what
+    VERB_DATA,       // likewise
     VERB_CHECKPOINT_NOW,
     VERB_STOP,
     VERB_SET,
-    VERB_HELP, // with a key in `path`, or all keys when NULL
+    VERB_EXPORT, // `path` is the form, `words` from what to what
+    VERB_IMPORT,
+    VERB_CONVERT_TOKENIZER, // `path` has ranks of tiktoken
+    VERB_TRAIN_TOKENIZER,   // `path` and `words` are texts
+    VERB_TOKENIZE,          // `path` is a text, or a file of tokens
+    VERB_HELP,              // with a key in `path`, or all keys when NULL
     VERB_USAGE,
     VERB_VERSION,
 } Verb;
 
-enum { MOST_OVERRIDES = 256, MOST_WORDS = 2 };
+enum { MOST_OVERRIDES = 256, MOST_WORDS = 1024 };
 
 typedef struct CommandLine {
     Verb verb;
-    const char *path;                      // configuration, checkpoint, run directory, or key
+    const char *path;                      // configuration, checkpoint, run directory, text or key
     const char *overrides[MOST_OVERRIDES]; // key=value
     int override_count;
     const char *words[MOST_WORDS]; // behind the path
@@ -39,8 +51,13 @@ typedef struct CommandLine {
     bool digest;         // inspect
     bool json;           // status
     int ranks;           // plan, supervise
+    EvaluateOptions evaluate;
     GenerateOptions generate;
+    ExportOptions export;
     SuperviseOptions supervise;
+    SlurmOptions slurm;
+    TrainTokenizerOptions train_tokenizer;
+    TokenizeOptions tokenize;
 } CommandLine;
 
 // Fills *line with pointers into argv. False with exit 2, the word and the fix. Not collective.

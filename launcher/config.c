@@ -42,11 +42,12 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err) 
     }
     // One byte more than legal, so that yaml_read sees what is too large; also works on a pipe.
     size_t room = CONFIG_YAML_MAX_BYTES + 1;
-    char *buffer = S_ISDIR(info.st_mode) ? NULL : malloc(room);
-    size_t got = buffer ? fread(buffer, 1, room, file) : 0;
-    bool failed = ferror(file) != 0;
+    char *buffer = malloc(room);
+    CHECK_MEMORY(buffer, "no memory for a configuration of %zu bytes", room);
+    size_t got = S_ISDIR(info.st_mode) ? 0 : fread(buffer, 1, room, file);
+    bool failed = S_ISDIR(info.st_mode) || ferror(file);
     fclose(file);
-    if (!buffer || failed) {
+    if (failed) {
         free(buffer);
         return error_set(err, EXIT_CONFIG, "%.400s: cannot read the configuration: %s", path,
                          S_ISDIR(info.st_mode)
@@ -95,7 +96,8 @@ static bool take_file_value(void *context, const char *name, const YamlValue *va
         return error_set(err, EXIT_CONFIG, "a list of maps is not allowed as the value of %s",
                          name);
     *origin = (ConfigOrigin){ORIGIN_FILE, place->line, place->column};
-    if (key->type == OPTION_MAPS) return config_maps_parse(key, value, field, place, err);
+    if (key->type == OPTION_MAPS)
+        return config_maps_parse(key, value, reading->base_folder, field, place, err);
     if (key->type == OPTION_NAMES) return take_names(key, value, field, err);
     if (!option_takes_list(key))
         return config_value_parse(key, value->items[0].text, reading->base_folder, field, err);

@@ -50,8 +50,8 @@ static bool fill_defaults(const OptionMap *map, const bool *given, char *at, Err
 }
 
 // Reads map `number`, whose items begin at *item, which moves behind them.
-static bool map_parse(const Option *key, const YamlValue *value, int number, int *item, char *at,
-                      YamlPlace *place, Error *err) {
+static bool map_parse(const Option *key, const YamlValue *value, const char *base_folder,
+                      int number, int *item, char *at, YamlPlace *place, Error *err) {
     const OptionMap *map = key->map;
     bool *given = calloc((size_t)map->count, sizeof *given);
     CHECK_MEMORY(given, "out of memory");
@@ -65,8 +65,8 @@ static bool map_parse(const Option *key, const YamlValue *value, int number, int
         else if (given[i])
             ok = error_set(err, EXIT_CONFIG, "'%s' is given twice; keep one", one->field);
         else
-            ok =
-                config_value_parse(&map->fields[i], one->text, "", at + map->fields[i].offset, err);
+            ok = config_value_parse(&map->fields[i], one->text, base_folder,
+                                    at + map->fields[i].offset, err);
         if (i >= 0) given[i] = true;
     }
     if (ok) *place = value->map_places[number];
@@ -84,22 +84,77 @@ static bool refuse(const Option *key, const char *text, Error *err) {
     return error_set(err, EXIT_CONFIG, "%s is %s, but must be %s", key->name, quoted, legal);
 }
 
-bool config_maps_parse(const Option *key, const YamlValue *value, void *field, YamlPlace *place,
-                       Error *err) {
+// A list of zeros: what is not used stays zero, since bytes of configurations are compared.
+static char *new_list(const OptionMap *map, size_t *bytes) {
+    *bytes = sizeof(int64_t) + (size_t)map->most * map->bytes;
+    char *list = calloc(1, *bytes);
+    CHECK_MEMORY(list, "out of memory");
+    return list;
+}
+
+// A value that is no list.
+static bool plain_parse(const Option *key, const char *text, const char *base_folder, void *field,
+                        Error *err) {
     const OptionMap *map = key->map;
+    int row = field_find(map, map->plain);
+    Option plain = map->fields[row];
+    plain.name = key->name;
+    plain.initial = key->initial;
+    size_t bytes;
+    bool *given = calloc((size_t)map->count, sizeof *given);
+    CHECK_MEMORY(given, "out of memory");
+    char *list = new_list(map, &bytes), *first = list + sizeof(int64_t);
+    bool none = !text[0] && key->initial;
+    given[row] = true;
+    bool ok = none || (config_value_parse(&plain, text, base_folder, first + plain.offset, err) &&
+                       fill_defaults(map, given, first, err));
+    *(int64_t *)list = !none;
+    if (ok) memcpy(field, list, bytes);
+    free(list);
+    free(given);
+    return ok;
+}
+
+bool config_maps_are_plain(const Option *key, const void *list, const Option **field,
+                           const void **plain) {
+    const OptionMap *map = key->map;
+    int64_t count = *(const int64_t *)list;
+    const char *first = (const char *)list + sizeof count;
+    *field = NULL;
+    *plain = NULL;
+    if (!map->plain || count > 1) return false;
+    if (count == 0) return true;
+    int row = field_find(map, map->plain);
+    *field = &map->fields[row];
+    *plain = first + map->fields[row].offset;
+    bool *given = calloc((size_t)map->count, sizeof *given);
+    char *alone = malloc(map->bytes);
+    CHECK_MEMORY(given && alone, "out of memory");
+    Error ignored = {0};
+    given[row] = true;
+    memcpy(alone, first, map->bytes);
+    bool same = fill_defaults(map, given, alone, &ignored) && memcmp(alone, first, map->bytes) == 0;
+    free(alone);
+    free(given);
+    return same;
+}
+
+bool config_maps_parse(const Option *key, const YamlValue *value, const char *base_folder,
+                       void *field, YamlPlace *place, Error *err) {
+    const OptionMap *map = key->map;
+    if (!value->list && map->plain)
+        return plain_parse(key, value->items[0].text, base_folder, field, err);
     if (!value->list || (value->maps == 0 && value->count > 0))
         return refuse(key, value->items[0].text, err);
     if (value->maps > map->most)
         return error_set(err, EXIT_CONFIG, "%s has %d maps, but at most %d are possible", key->name,
                          value->maps, map->most);
-    size_t bytes = sizeof(int64_t) + (size_t)map->most * map->bytes;
-    char *list =
-        calloc(1, bytes); // what is not used stays zero: bytes of configurations are compared
-    CHECK_MEMORY(list, "out of memory");
+    size_t bytes;
+    char *list = new_list(map, &bytes);
     bool ok = true;
     for (int i = 0, item = 0; ok && i < value->maps; i++)
-        ok = map_parse(key, value, i, &item, list + sizeof(int64_t) + (size_t)i * map->bytes, place,
-                       err);
+        ok = map_parse(key, value, base_folder, i, &item,
+                       list + sizeof(int64_t) + (size_t)i * map->bytes, place, err);
     *(int64_t *)list = value->maps;
     if (ok) memcpy(field, list, bytes);
     free(list);
@@ -110,6 +165,7 @@ bool config_maps_parse(const Option *key, const YamlValue *value, void *field, Y
 
 typedef struct TextReading {
     const Option *key;
+    const char *base_folder;
     void *field;
     Error err;
 } TextReading;
@@ -118,17 +174,21 @@ static bool take_text(void *context, const char *name, const YamlValue *value, Y
                       Error *err) {
     TextReading *reading = context;
     (void)name;
-    if (config_maps_parse(reading->key, value, reading->field, place, &reading->err)) return true;
+    if (config_maps_parse(reading->key, value, reading->base_folder, reading->field, place,
+                          &reading->err))
+        return true;
     *err = reading->err;
     return false;
 }
 
-bool config_maps_parse_text(const Option *key, const char *text, void *field, Error *err) {
+bool config_maps_parse_text(const Option *key, const char *text, const char *base_folder,
+                            void *field, Error *err) {
     char *document = NULL;
     Error yaml_error = {0};
-    TextReading reading = {.key = key, .field = field};
+    TextReading reading = {.key = key, .base_folder = base_folder, .field = field};
     size_t length = strlen(text);
     bool brackets = length >= 2 && text[0] == '[' && text[length - 1] == ']';
+    if (!brackets && key->map->plain) return plain_parse(key, text, base_folder, field, err);
     if (!brackets || strpbrk(text, "\n\r#")) return refuse(key, text, err);
     CHECK_MEMORY(asprintf(&document, "value: %s", text) >= 0, "out of memory");
     bool ok = yaml_read("", document, strlen(document), take_text, &reading, &yaml_error);

@@ -6,11 +6,17 @@
 #include "kernels/option.h"
 #include "launcher/config_yaml.h"
 
-// Reads the maps into the key's field. False with exit 2, the number of the map, its field and what
-// is legal; *place is then that of the value or of the map.
-bool config_maps_parse(const Option *key, const YamlValue *value, void *field, YamlPlace *place,
-                       Error *err);
+// Reads the maps into the key's field; relative paths begin at base_folder. False with exit 2, the
+// number of the map, its field and what is legal; *place is then that of the value or of the map.
+bool config_maps_parse(const Option *key, const YamlValue *value, const char *base_folder,
+                       void *field, YamlPlace *place, Error *err);
 // The same of one line of YAML, as a command line has it: "[{scope: shard, factor: 0.01}]".
-bool config_maps_parse_text(const Option *key, const char *text, void *field, Error *err);
+bool config_maps_parse_text(const Option *key, const char *text, const char *base_folder,
+                            void *field, Error *err);
+
+// Whether the list is what a value that is no list would be, which goes to *plain: the field of the
+// only map, or NULL of an empty list.
+bool config_maps_are_plain(const Option *key, const void *list, const Option **field,
+                           const void **plain);
 
 #endif

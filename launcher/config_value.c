@@ -159,6 +159,9 @@ static bool value_parse(const Option *key, const char *text, Value *value) {
         return path_is_printable(text) && (text[0] || key->initial) && !path_is_habit(text);
     case OPTION_PATTERN:
         return pattern_is_legal(text);
+    case OPTION_LABEL:
+        return path_is_printable(text) && strlen(text) < CONFIG_LABEL_BYTES &&
+               (text[0] || key->initial);
     case OPTION_NAMES: // names_parse and config_maps have the better messages
     case OPTION_MAPS:
         return true;
@@ -292,10 +295,14 @@ bool config_value_parse(const Option *key, const char *text, const char *base_fo
         memset(field, 0, CONFIG_PATTERN_BYTES);
         memcpy(field, text, strlen(text));
         return true;
+    case OPTION_LABEL:
+        memset(field, 0, CONFIG_LABEL_BYTES);
+        memcpy(field, text, strlen(text));
+        return true;
     case OPTION_NAMES:
         return names_parse(key, text, field, err);
     case OPTION_MAPS:
-        return config_maps_parse_text(key, text, field, err);
+        return config_maps_parse_text(key, text, base_folder, field, err);
     case OPTION_INTEGERS:
     case OPTION_CHOICES:
         return list_parse(key, text, field, err);

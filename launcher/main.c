@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checkpoint/routing_process.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
@@ -16,16 +17,20 @@
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
-#include "launcher/supervisor/control_socket.h"
+#include "launcher/data_command.h"
+#include "launcher/huggingface/huggingface_command.h"
 #include "launcher/status.h"
+#include "launcher/supervisor/control_socket.h"
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"
+#include "worker/data/vocabulary.h"
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
-#include "worker/signals.h"
+#include "worker/plan_data.h"
+#include "worker/run/signals.h"
 #include "worker/train.h"
-#include "worker/vocabulary.h"
+#include "worker/watch/watchdog.h"
 
 // The rank that mpirun or srun gave this process, before MPI is up.
 static int launched_rank(void) {
@@ -68,6 +73,7 @@ static bool load_config(Config *config, const CommandLine *line, Error *err) {
 // Rank 0 loads, since other ranks may not see the file; then the number of ranks is checked, with
 // the same answer everywhere. Collective over all ranks.
 static bool share_config(Config *config, TrainConfig *train, const CommandLine *line, Error *err) {
+    watchdog_beat("reading the configuration");
     bool ok = comm_rank() != 0 || load_config(config, line, err);
     if (!comm_follow(ok, err)) return false;
     broadcast(comm_world(), config, config_bytes(), 0);
@@ -76,6 +82,7 @@ static bool share_config(Config *config, TrainConfig *train, const CommandLine *
 }
 
 static int run_collective(const CommandLine *line, Error *err) {
+    if (line->verb == VERB_EXPORT) return huggingface_export(line, err);
     Config *config = config_new();
     TrainConfig *train = calloc(1, sizeof *train);
     CHECK_MEMORY(train, "out of memory");
@@ -83,7 +90,7 @@ static int run_collective(const CommandLine *line, Error *err) {
     if (!share_config(config, train, line, err)) {
         exit_code = err->exit_code;
     } else if (line->verb == VERB_EVALUATE) {
-        exit_code = evaluate_run(train, config->source, err);
+        exit_code = evaluate_run(train, config->source, &line->evaluate, err);
     } else if (line->verb == VERB_GENERATE) {
         exit_code = generate_run(train, config->source, &line->generate, err);
     } else {
@@ -106,8 +113,11 @@ static int run_plan(const Config *config, int ranks, Error *err) {
     if (!config_check_ranks(config, ranks, &train, err)) return err->exit_code;
     if (!vocabulary_open(&vocabulary, &train.data, err)) return err->exit_code;
     train.model.vocab_size = vocabulary.size;
+    int exit_code = plan_run(&train, ranks, err);
+    if (exit_code == EXIT_DONE && !plan_print_data(&train, &vocabulary, err))
+        exit_code = err->exit_code;
     vocabulary_free(&vocabulary);
-    return plan_run(&train, ranks, err);
+    return exit_code;
 }
 
 // Asks the supervisor of a run.
@@ -119,6 +129,12 @@ static bool run_control(const CommandLine *line, Error *err) {
         snprintf(request, sizeof request, "%s",
                  line->verb == VERB_STOP ? "stop" : "checkpoint-now");
     return control_socket_ask(line->path ? line->path : ".", request, err);
+}
+
+static int run_train_tokenizer(const CommandLine *line, Error *err) {
+    const char *texts[1 + MOST_WORDS] = {line->path};
+    memcpy(texts + 1, line->words, (size_t)line->word_count * sizeof *texts);
+    return train_tokenizer_run(texts, 1 + line->word_count, &line->train_tokenizer, err);
 }
 
 static int run_single(const CommandLine *line, Error *err) {
@@ -137,6 +153,12 @@ static int run_single(const CommandLine *line, Error *err) {
         return status_print(line->path ? line->path : ".", line->json, err) ? EXIT_DONE
                                                                             : err->exit_code;
     if (line->verb == VERB_CHECKPOINT) return checkpoint_command_run(line, err);
+    if (line->verb == VERB_DATA) return data_command_run(line, err);
+    if (line->verb == VERB_IMPORT) return huggingface_import(line, err);
+    if (line->verb == VERB_TOKENIZE) return tokenize_run(line->path, &line->tokenize, err);
+    if (line->verb == VERB_CONVERT_TOKENIZER)
+        return convert_tokenizer_run(line->path, &line->train_tokenizer, err);
+    if (line->verb == VERB_TRAIN_TOKENIZER) return run_train_tokenizer(line, err);
     if (line->verb == VERB_CHECKPOINT_NOW || line->verb == VERB_STOP || line->verb == VERB_SET)
         return run_control(line, err) ? EXIT_DONE : err->exit_code;
     char checkpoint[CONFIG_PATH_BYTES];
@@ -153,6 +175,11 @@ static int run_single(const CommandLine *line, Error *err) {
         exit_code = inspect_run(&config->train, config->source, err);
     } else if (line->verb == VERB_PLAN) {
         exit_code = run_plan(config, line->ranks, err);
+    } else if (line->verb == VERB_SLURM) {
+        exit_code = batch_script_write(&line->slurm, config, line->path, line->overrides,
+                                       line->override_count, err)
+                        ? EXIT_DONE
+                        : err->exit_code;
     } else if (line->verb == VERB_SUPERVISE) {
         exit_code = supervise_run(&line->supervise, config, line->path, line->overrides,
                                   line->override_count, err);
@@ -176,6 +203,7 @@ static void fill_standard_streams(void) {
 }
 
 int main(int argc, char **argv) {
+    if (routing_process_asked(argc, argv)) return routing_process_run(); // a rank has started it
     signals_install(); // before all else: a request to stop may come at once
     fill_standard_streams();
     Error err = {0};
@@ -184,9 +212,13 @@ int main(int argc, char **argv) {
     log_set_rank(rank);
     bool ok = cli_parse(&line, argc, argv, &err);
     if (!ok && argc < 2 && rank == 0) cli_print_usage(stderr);
-    bool collective =
-        ok && (line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE || line.verb == VERB_GENERATE);
+    bool collective = ok && (line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE ||
+                             line.verb == VERB_GENERATE || line.verb == VERB_EXPORT);
     bool together = collective || is_launched();
+    if (collective) {
+        watchdog_begin();
+        watchdog_beat("starting MPI");
+    }
     if (together) { // also where one rank needs no others: they may have been told something else
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
@@ -197,6 +229,8 @@ int main(int argc, char **argv) {
     if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks
     if (ok && !collective && together) broadcast(comm_world(), &exit_code, sizeof exit_code, 0);
     if (exit_code != EXIT_DONE && err.message[0]) log_error("%s", err.message);
+    if (collective) watchdog_leave(exit_code);
     if (together) comm_finalize();
+    watchdog_stop();
     return exit_code;
 }

@@ -8,8 +8,9 @@
 #include <unistd.h>
 
 #include "kernels/clock.h"
+#include "kernels/utf8.h"
 #include "launcher/supervisor/attempt_journal.h"
-#include "worker/json_file.h"
+#include "worker/run/json_file.h"
 
 static const double SILENT_SECONDS = 10; // ten beats
 
@@ -53,7 +54,8 @@ json_t *status_read(const char *run_dir, Error *err) {
     json_t *status = json_file_read(path);
     if (!status) {
         error_set(err, EXIT_CONFIG,
-                  "%s: no run directory of a run that has begun: there is no status.json in it",
+                  "%s: no run directory of a run that has begun: there is no status.json in it; "
+                  "name the run.dir of its configuration, such as runs/quickstart",
                   run_dir);
         return NULL;
     }
@@ -72,9 +74,17 @@ static long long whole(json_t *object, const char *key) {
 static double real(json_t *object, const char *key) {
     return json_number_value(json_object_get(object, key));
 }
+// A file may say anything: a terminal obeys control characters. Up to four at once.
+static const char *printable(const char *text) {
+    static char shown[4][1024];
+    static int next;
+    next = (next + 1) % 4;
+    utf8_make_printable(text, shown[next], sizeof shown[next]);
+    return shown[next];
+}
 static const char *text(json_t *object, const char *key) {
     const char *value = json_string_value(json_object_get(object, key));
-    return value ? value : "?";
+    return printable(value ? value : "?");
 }
 
 static void print_state(const char *run_dir, json_t *all) {
@@ -128,16 +138,32 @@ static void print_checkpoint(json_t *status) {
                real(checkpoint, "seconds"), text(checkpoint, "time"));
 }
 
+static void print_time_limit(json_t *status) {
+    json_t *limit = json_object_get(status, "time_limit");
+    char left[CLOCK_DURATION_BYTES];
+    if (limit)
+        printf("  time limit in %s, says %s\n", clock_duration(real(limit, "seconds_left"), left),
+               text(limit, "source"));
+}
+
 static void print_figures(json_t *status) {
     json_t *figures = json_object_get(status, "figures"), *value;
     const char *name, *between = "  ";
     // clang-format off
     json_object_foreach(figures, name, value) {
-        printf("%s%s %.4g", between, name, json_number_value(value));
+        printf("%s%s %.4g", between, printable(name), json_number_value(value));
         between = " | ";
     }
     // clang-format on
     if (json_object_size(figures)) printf("\n");
+}
+
+static void print_slowest(json_t *status) {
+    json_t *slowest = json_object_get(status, "slowest");
+    if (slowest)
+        printf("  slowest rank %lld on %s, score %.2f (the fastest's time over its own)%s\n",
+               whole(slowest, "rank"), text(slowest, "host"), real(slowest, "score"),
+               json_is_true(json_object_get(slowest, "straggler")) ? ": a straggler" : "");
 }
 
 static void print_attempts(json_t *attempts) {
@@ -158,7 +184,7 @@ static void print_hosts(json_t *status) {
     const char *host;
     // clang-format off
     json_object_foreach(hosts, host, pids) {
-        printf("  %s:", host);
+        printf("  %s:", printable(host));
         for (size_t i = 0; i < json_array_size(pids); i++)
             printf(" %lld", (long long)json_integer_value(json_array_get(pids, i)));
         printf("\n");
@@ -178,7 +204,9 @@ bool status_print(const char *run_dir, bool json, Error *err) {
         print_progress(status);
         print_figures(status);
         print_checkpoint(status);
+        if (strcmp(text(all, "state"), "running") == 0) print_time_limit(status);
         print_hosts(status);
+        print_slowest(status);
         print_attempts(json_object_get(all, "attempts"));
     }
     json_decref(all);

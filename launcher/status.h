@@ -1,6 +1,6 @@
 // `moetrain status`: how a run is going, or how it ended, from the files that its ranks write
-// (worker/run_status.h, worker/outcome.h). It asks no process, so that it works on any host that
-// sees the folder, also when the run hangs.
+// (worker/run/run_status.h, worker/run/outcome.h). It asks no process, so that it works on any host
+// that sees the folder, also when the run hangs.
 #ifndef MOETRAIN_LAUNCHER_STATUS_H
 #define MOETRAIN_LAUNCHER_STATUS_H
 

@@ -1,7 +1,9 @@
 #include "launcher/value_text.h"
 
 #include <stdlib.h>
+#include <string.h>
 
+#include "launcher/config_maps.h"
 #include "model/model_config.h"
 
 // ---- as YAML ------------------------------------------------------------------------------------
@@ -18,13 +20,16 @@ static void list_print(FILE *out, const Option *key, const PerLayer *list) {
     if (list->count > 1) fputc(']', out);
 }
 
-// The shortest text that reads back to the same bits.
-static void number_print(FILE *out, double number) {
-    char text[32];
+void number_text(double number, char text[NUMBER_TEXT_BYTES]) {
     for (int digits = 6; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, number);
+        snprintf(text, NUMBER_TEXT_BYTES, "%.*g", digits, number);
         if (strtod(text, NULL) == number) break;
     }
+}
+
+static void number_print(FILE *out, double number) {
+    char text[NUMBER_TEXT_BYTES];
+    number_text(number, text);
     fputs(text, out);
 }
 
@@ -45,7 +50,21 @@ static void path_print(FILE *out, const char *path) {
     fputc('"', out);
 }
 
-static void maps_print(FILE *out, const OptionMap *map, const void *list) {
+// What needs no quotes and is printed as a default is written.
+static bool is_bare_word(const char *text) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz_";
+    return text[0] && !text[strspn(text, letters)];
+}
+
+static void maps_print(FILE *out, const Option *key, const void *list) {
+    const OptionMap *map = key->map;
+    const Option *field;
+    const void *plain;
+    if (config_maps_are_plain(key, list, &field, &plain)) {
+        if (plain) config_value_print(out, field, plain);
+        if (!plain) path_print(out, "");
+        return;
+    }
     int64_t count = *(const int64_t *)list;
     const char *first = (const char *)list + sizeof count;
     fputc('[', out);
@@ -93,8 +112,14 @@ void config_value_print(FILE *out, const Option *key, const void *field) {
     case OPTION_PATTERN: // bare, a * would begin an alias
         path_print(out, field);
         return;
+    case OPTION_LABEL:
+        if (is_bare_word(field))
+            fputs(field, out);
+        else
+            path_print(out, field);
+        return;
     case OPTION_MAPS:
-        maps_print(out, key->map, field);
+        maps_print(out, key, field);
         return;
     case OPTION_INTEGERS:
     case OPTION_CHOICES:
@@ -121,12 +146,20 @@ static void list_choices(ChoiceTable choices, const char *more, char list[256]) 
 
 // A list of one map in which each field is its default, or "…" where it has none.
 static void maps_legal(const OptionMap *map, char text[CONFIG_LEGAL_BYTES]) {
-    size_t used = (size_t)snprintf(text, CONFIG_LEGAL_BYTES,
-                                   "a list of at most %d maps in brackets, as in [{", map->most);
+    size_t used = 0;
+    for (int i = 0; map->plain && i < map->count; i++)
+        if (strcmp(map->fields[i].name, map->plain) == 0)
+            config_value_legal(&map->fields[i], text), used = strlen(text);
+    used += (size_t)snprintf(text + used, CONFIG_LEGAL_BYTES - used,
+                             "%sa list of at most %d maps in brackets, as in [{",
+                             used > 0 ? ", or " : "", map->most);
     for (int i = 0; i < map->count; i++) {
         const char *initial = map->fields[i].initial;
         used += (size_t)snprintf(text + used, CONFIG_LEGAL_BYTES - used, "%s%s: %s",
-                                 i > 0 ? ", " : "", map->fields[i].name, initial ? initial : "…");
+                                 i > 0 ? ", " : "", map->fields[i].name,
+                                 !initial     ? "…"
+                                 : initial[0] ? initial
+                                              : "\"\"");
         CHECK(used + 3 < CONFIG_LEGAL_BYTES, "the fields take too much text: %s", text);
     }
     snprintf(text + used, CONFIG_LEGAL_BYTES - used, "}]");
@@ -170,6 +203,11 @@ void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]) {
                  "names of lower-case letters, digits, '_' and '.', where * is any text and ? any "
                  "character; at most %d bytes",
                  CONFIG_PATTERN_BYTES - 1);
+        return;
+    case OPTION_LABEL:
+        snprintf(text, CONFIG_LEGAL_BYTES,
+                 "a name in UTF-8 without control characters, of at most %d bytes",
+                 CONFIG_LABEL_BYTES - 1);
         return;
     case OPTION_MAPS:
         maps_legal(key->map, text);

@@ -9,11 +9,14 @@
 
 enum {
     CONFIG_LEGAL_BYTES = 384,
+    NUMBER_TEXT_BYTES = 32,
     // Largest denominator of a rational: keeps the capacity's products inside 64 bits
     // (model_config.c).
     MOST_DECIMALS = 10000,
 };
 
+// The shortest text that reads back to the same bits.
+void number_text(double number, char text[NUMBER_TEXT_BYTES]);
 // Writes the value as YAML that reads back to the same value.
 void config_value_print(FILE *out, const Option *key, const void *field);
 // What may be written: "a whole number from 1 to 64", "one of ranks, run, off", ….

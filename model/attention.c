@@ -35,6 +35,7 @@ AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t lay
                           .softmax = config->softmax,
                           .sinks = sinks,
                           .window = layer_value(&config->window, layer),
+                          .positions = work->step.positions,
                           .softcap = (float)config->softcap};
     if (model_positions(work->config, layer) == POSITIONS_ALIBI)
         rule.slopes = work->positions->slopes;
@@ -188,9 +189,9 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     int64_t W = attention_qkv_width(s), width = attention_kv_width(s);
     project(a, work, x);
     positions_rotate(work->positions, a->positions, work, a->qkv_rows, position, false);
-    // Keys and values are the tail of the projected row: one row of the cache.
-    Tensor kv = tensor_reshape_2d(tensor_range(a->qkv_rows, W - width, width), 1, width);
-    copy(work->dev, tensor_rows(cache, position, 1), kv);
+    // Keys and values are the tail of the projected rows.
+    copy_columns(work->dev, tensor_rows(cache, position, work->shape.N), a->qkv_rows,
+                 (ColumnBlocks){.blocks = 1, .width = width, .x_first = W - width});
     attention_decode(work->dev, a->heads, a->qkv_rows, cache, rule_of(a, work), position);
     linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
 }

@@ -35,6 +35,11 @@ static void derive_attention_factor(void *section) {
     rope->attention_factor = rope_default_attention_factor(rope);
 }
 
+static void derive_beta_fast(void *section) {
+    RopeConfig *rope = &((ModelConfig *)section)->attention.rope;
+    rope->beta_fast = rope_default_beta_fast(rope);
+}
+
 static void derive_dropout(void *section) {
     ModelConfig *model = section;
     model->attention.dropout = model->dropout;
@@ -75,11 +80,17 @@ static const Option ROWS[] = {
         "rope_scaling: how many times longer the context becomes (arXiv:2306.15595)"),
     INTEGER("attention.rope_original_context", FUNCTION, attention.rope.original_context, DEFAULT("0"),
         RANGE(0, 1 << 30),
-        "rope_scaling yarn (arXiv:2309.00071): tokens of the context before; 0: not given"),
-    NUMBER("attention.rope_beta_fast", FUNCTION, attention.rope.beta_fast, DEFAULT("32"), RANGE(1e-3, 1e6),
-        "rope_scaling yarn (arXiv:2309.00071): pairs that turn more often over the original context keep their angles"),
+        "rope_scaling yarn (arXiv:2309.00071) and llama3: tokens of the context before; 0: not given"),
+    NUMBER("attention.rope_beta_fast", FUNCTION, attention.rope.beta_fast,
+        DERIVED("4 with attention.rope_scaling: llama3, otherwise 32", derive_beta_fast), RANGE(1e-3, 1e6),
+        "rope_scaling yarn (arXiv:2309.00071) and llama3 (high_freq_factor): pairs that turn more often over the original "
+        "context keep their angles"),
     NUMBER("attention.rope_beta_slow", FUNCTION, attention.rope.beta_slow, DEFAULT("1"), RANGE(1e-3, 1e6),
-        "rope_scaling yarn (arXiv:2309.00071): pairs that turn less often are slowed by the whole factor"),
+        "rope_scaling yarn (arXiv:2309.00071) and llama3 (low_freq_factor): pairs that turn less often are slowed by the whole "
+        "factor"),
+    FLAG("attention.rope_truncate", FUNCTION, attention.rope.truncate, DEFAULT("true"),
+        "rope_scaling yarn: whether its limits are rounded outwards to whole pairs (arXiv:2309.00071); gpt-oss does not "
+        "(arXiv:2508.10925)"),
     NUMBER("attention.rope_attention_factor", FUNCTION, attention.rope.attention_factor,
         DERIVED("0.1 ln attention.rope_factor + 1 with attention.rope_scaling: yarn, otherwise 1", derive_attention_factor),
         RANGE(1e-3, 1e3),
@@ -112,31 +123,39 @@ static bool check_rope(const AttentionConfig *attention, const OptionRules *rule
                              choice_row(ROPE_SCALING_CHOICES, (int)rope->scaling)->word);
     if (!scaled && rope->factor > 1)
         return option_broken(rules, "attention.rope_factor", NULL,
-                             "attention.rope_factor %g wants attention.rope_scaling=linear, ntk or "
-                             "yarn",
+                             "attention.rope_factor %g wants attention.rope_scaling=linear, ntk, "
+                             "yarn or llama3",
                              rope->factor);
+    const char *word = choice_row(ROPE_SCALING_CHOICES, (int)rope->scaling)->word;
+    double fast = rope_default_beta_fast(rope);
+    bool turns = rope_counts_turns(rope);
     const char *unread = rope->original_context > 0 ? "attention.rope_original_context"
-                         : rope->beta_fast != 32    ? "attention.rope_beta_fast"
+                         : rope->beta_fast != fast  ? "attention.rope_beta_fast"
                          : rope->beta_slow != 1     ? "attention.rope_beta_slow"
                                                     : NULL;
-    if (rope->scaling != ROPE_YARN && unread)
+    if (!turns && unread)
         return option_broken(rules, unread, "attention.rope_scaling",
-                             "%s is of attention.rope_scaling=yarn alone; set that, or leave it "
-                             "out",
+                             "%s is of attention.rope_scaling=yarn and llama3 alone; set one of "
+                             "them, or leave it out",
                              unread);
-    if (rope->scaling == ROPE_YARN && rope->original_context == 0)
+    if (rope->scaling != ROPE_YARN && !rope->truncate)
+        return option_broken(rules, "attention.rope_truncate", "attention.rope_scaling",
+                             "attention.rope_truncate is of attention.rope_scaling=yarn alone; set "
+                             "that, or leave it out");
+    if (turns && rope->original_context == 0)
         return option_broken(rules, "attention.rope_scaling", NULL,
-                             "attention.rope_scaling yarn wants attention.rope_original_context, "
-                             "the train.context that the weights were trained with");
+                             "attention.rope_scaling %s wants attention.rope_original_context, "
+                             "the train.context that the weights were trained with",
+                             word);
     if (rope->scaling == ROPE_YARN && attention->rope_theta <= 1)
         return option_broken(rules, "attention.rope_theta", "attention.rope_scaling",
                              "attention.rope_theta 1 turns all pairs alike, and yarn has none to "
                              "tell apart; set it to 10000 or so");
-    if (rope->scaling == ROPE_YARN && rope->beta_fast <= rope->beta_slow)
+    if (turns && rope->beta_fast <= rope->beta_slow)
         return option_broken(rules, "attention.rope_beta_fast", "attention.rope_beta_slow",
                              "attention.rope_beta_fast (%g) is not above attention.rope_beta_slow "
-                             "(%g); the defaults are 32 and 1",
-                             rope->beta_fast, rope->beta_slow);
+                             "(%g); the defaults are %g and 1",
+                             rope->beta_fast, rope->beta_slow, fast);
     if (rope_pairs(rope, attention->shape.d_head) == 0)
         return option_broken(rules, "attention.rope_fraction", "attention.d_head",
                              "attention.rope_fraction %g of attention.d_head (%lld) is no pair of "

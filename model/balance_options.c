@@ -10,6 +10,9 @@ static const Choice BALANCE_SCOPES[] = {
     [BALANCE_STEP] = {"step",
                       "those of all micro-batches of the step so far, on all ranks: the global "
                       "batch of Qwen3 (arXiv:2501.11873)"},
+    [BALANCE_DOCUMENT] = {"document",
+                          "the tokens of one document in a sequence, with data.documents: mask; of "
+                          "kind load"},
 };
 const ChoiceTable BALANCE_SCOPE_CHOICES = CHOICE_TABLE(BALANCE_SCOPES);
 
@@ -208,6 +211,11 @@ static bool check_variations(const ModelConfig *model, const OptionRules *rules)
     for (int64_t i = 0; i < moe->balance.count; i++) {
         BalanceTerm term = moe->balance.maps[i];
         if (term.kind == BALANCE_NOISY_LOAD && !check_noisy_load(model, rules)) return false;
+        if (term.kind != BALANCE_LOAD && term.scope == BALANCE_DOCUMENT)
+            return option_broken(rules, "moe.balance", NULL,
+                                 "moe.balance: {kind: %s, scope: document}: a document has too few "
+                                 "tokens for a variation; set kind: load, or scope: sequence",
+                                 choice_row(BALANCE_KIND_CHOICES, term.kind)->word);
         if (term.kind == BALANCE_LOAD || term.scope != BALANCE_STEP) continue;
         return option_broken(rules, "moe.balance", NULL,
                              "moe.balance: {kind: %s, scope: step} would need the gradients of "

@@ -95,13 +95,13 @@ typedef struct Decoding {
     int64_t position;
 } Decoding;
 
-// The layer of a half over all tokens or, while decoding, over one.
+// The layer of a half over whole sequences or, while decoding, over new tokens of one.
 static void layer_forward(Block *block, Work *work, Half half, Statistics *stats, Tensor out,
                           Tensor x, const void *decoding) {
     Layer *layer = layer_of(block, half);
-    const Decoding *one = decoding;
-    if (one && half == MIXER_HALF && layer->kind->decode)
-        layer->kind->decode(layer->state, work, out, x, one->cache, one->position);
+    const Decoding *at = decoding;
+    if (at && half == MIXER_HALF && layer->kind->decode)
+        layer->kind->decode(layer->state, work, out, x, at->cache, at->position);
     else
         layer->kind->forward(layer->state, work, stats, out, x);
 }
@@ -253,6 +253,7 @@ void block_backward(Block *block, Work *work, Tensor dx) {
 Residual block_decode(Block *block, Work *work, Statistics *stats, Residual in, Tensor cache,
                       int64_t position) {
     Decoding decoding = {cache, position};
+    watchdog_beat(NULL); // a prompt may be long
     for (int half = 0; half < HALVES; half++)
         in = place_of(work)->forward(block, work, (Half)half, stats, in, &decoding);
     return in;

@@ -62,7 +62,7 @@ int64_t block_cache_width(const Block *block, const Work *work);
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in);
 // dx (N, D) f32 comes as the gradient of y and leaves as the gradient of x. Collective likewise.
 void block_backward(Block *block, Work *work, Tensor dx);
-// One new token (N = 1) at `position`, with the block's cache. Returns y (1, D).
+// N new tokens of a sequence from `position` on, with the block's cache. Returns y (N, D).
 Residual block_decode(Block *block, Work *work, Statistics *stats, Residual in, Tensor cache,
                       int64_t position);
 // After a step's update. Collective over world where its layers are.

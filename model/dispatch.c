@@ -1,5 +1,7 @@
 #include "model/dispatch.h"
 
+#include "model/exchange_check.h"
+
 // Rows of this rank's tokens while all that can be chosen is chosen equally often.
 static int64_t even_rows(const Dispatch *d, const Work *work) {
     int64_t choices = work->shape.N * d->shape.K, all = d->shape.choosable;
@@ -184,16 +186,28 @@ static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     return (Travel){offsets[0], offsets[segments] - offsets[0], there, back};
 }
 
+// Forward, tokens are dispatched as such; backward, gradients take their ways (moe_layer.c).
+static ExchangeWay way_there(TrafficKind kind) {
+    return kind == TRAFFIC_DISPATCH ? DISPATCH_TOKENS : DISPATCH_GRADIENTS;
+}
+static ExchangeWay way_back(TrafficKind kind) {
+    return kind == TRAFFIC_COMBINE ? COMBINE_OUTPUTS : COMBINE_GRADIENTS;
+}
+
 Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind) {
     Travel t = travel_of(d, work, chunk);
+    exchange_check_add(work, d->shape.layer, way_there(kind), SIDE_SENT, sent_rows, t.there);
     return all_to_all_rows_begin(work->groups.expert_parallel,
                                  tensor_rows(d->received_buffer, t.first, t.count), t.back,
                                  sent_rows, t.there, kind);
 }
 
-void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows) {
+void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows,
+                     TrafficKind kind) {
     Travel t = travel_of(d, work, chunk);
     collective_wait(pending);
+    exchange_check_add(work, d->shape.layer, way_there(kind), SIDE_RECEIVED,
+                       tensor_rows(d->received_buffer, t.first, t.count), t.back);
     gather_rows(work->dev, tensor_rows(expert_rows, t.first, t.count), d->received_buffer,
                 tensor_range(d->plan.to_expert, t.first, t.count), t.count, 1);
 }
@@ -204,6 +218,14 @@ Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows
     Tensor received = tensor_rows(d->received_buffer, t.first, t.count);
     gather_rows(work->dev, received, expert_rows,
                 tensor_range(d->plan.to_received, t.first, t.count), t.count, 1);
+    exchange_check_add(work, d->shape.layer, way_back(kind), SIDE_SENT, received, t.back);
     return all_to_all_rows_begin(work->groups.expert_parallel, sent_rows, t.there, received, t.back,
                                  kind);
+}
+
+void dispatch_returned(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor sent_rows,
+                       TrafficKind kind) {
+    Travel t = travel_of(d, work, chunk);
+    collective_wait(pending);
+    exchange_check_add(work, d->shape.layer, way_back(kind), SIDE_RECEIVED, sent_rows, t.there);
 }

@@ -25,6 +25,7 @@ enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 // What travels where. A model may have several of different shapes: it knows nothing of what an
 // expert is.
 typedef struct DispatchShape {
+    int64_t layer;     // of the model, under which its exchanges are checked
     int64_t E;         // experts that share the rows, on all ranks together
     int64_t K;         // choices of a token
     int64_t choosable; // what a token chooses among: E, or more where some choices do not travel
@@ -87,10 +88,13 @@ void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
 // expert_parallel. The way there: rows in send order (M, width) set out, arrive, and are put into
 // their expert's order (R, width).
 Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind);
-void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows);
+void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows,
+                     TrafficKind kind);
 // The way back: a chunk's expert rows (R, width) set out for their places among sent_rows
-// (M, width); collective_wait ends it.
+// (M, width), and are there.
 Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
                         Tensor expert_rows, TrafficKind kind);
+void dispatch_returned(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor sent_rows,
+                       TrafficKind kind);
 
 #endif

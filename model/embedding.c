@@ -8,7 +8,8 @@ void embedding_declare(Embedding *embedding, Work *work) {
     embedding->table = param_add(work->params,
                                  (Param){.rank = 2,
                                          .shape = {config->vocab_size, config->d_model},
-                                         .init_std = init_embedding_std(config)},
+                                         .init_std = init_embedding_std(config),
+                                         .looked_up = true},
                                  "embedding");
 }
 

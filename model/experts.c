@@ -70,8 +70,7 @@ static Tensor experts_of(Tensor weights, ExpertChunk chunk) {
 }
 
 static void chunk_linear_forward(Work *work, Linear linear, Tensor y, Tensor x, ExpertChunk chunk) {
-    Tensor weights = experts_of(work_matrix(work, linear.weight), chunk);
-    matmul_forward(work->dev, y, x, weights, chunk.rows);
+    linear_multiply(work, linear, y, x, chunk.rows, chunk.first_expert);
     if (linear.bias >= 0)
         bias_forward(work->dev, y, experts_of(work_value(work, linear.bias), chunk), chunk.rows);
 }

@@ -40,8 +40,16 @@ void gradients_tie(Gradients *gradients, int row) {
     gradients->tied = row;
 }
 
+// Whether a gradient's rows are marked: where it is nobody's sum with another's, which would have
+// other rows.
+static bool marks_rows(const Work *work) {
+    return work->params->marks > 0 && work->shape.micro_batches == 1 &&
+           work->shape.expert_replicas == 1;
+}
+
 static GradientSet layout_set(const Gradients *gradients, const Work *work, Arena *arena) {
     GradientSet set = {.params = param_set_layout(work->params, arena, F32)};
+    if (marks_rows(work)) set.params.marks = arena_1d(arena, I32, work->params->marks);
     if (gradients->tied >= 0) {
         const Param *row = &work->params->rows[gradients->tied];
         set.head = arena_2d(arena, F32, row->shape[0], row->shape[1]);
@@ -103,7 +111,20 @@ int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
 
 // ---- one micro-batch ----------------------------------------------------------------------------
 
-static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tensor x) {
+int64_t gradients_sums(const Gradients *gradients) {
+    return (int64_t)gradients->count * GRADIENT_RUNS + 1;
+}
+ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece) {
+    return piece == gradients_sums(gradients) - 1 ? RUN_DENSE : (ParamRun)(piece % GRADIENT_RUNS);
+}
+
+static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tensor x,
+                      int64_t piece) {
+    int64_t elements = tensor_elements(x);
+    CheckedRuns all = {1, NULL, &elements, -1};
+    if (gradients->local_sums.data)
+        checksums(work->dev, tensor_rows(gradients->local_sums, piece, 1),
+                  tensor_reshape_1d(x, elements), all);
     gradients->pending[gradients->pending_count++] = all_reduce_sum_begin(
         group, x, work->shape.reduce_order, gradients->scratch, TRAFFIC_GRADIENTS);
 }
@@ -118,7 +139,8 @@ static void join_head(const Gradients *gradients, Work *work) {
 
 void gradients_head_ready(Gradients *gradients, Work *work) {
     if (gradients->tied >= 0 && by_tree(work))
-        begin_sum(gradients, work, work->groups.world, work->head_gradient);
+        begin_sum(gradients, work, work->groups.world, work->head_gradient,
+                  gradients_sums(gradients) - 1);
 }
 
 void gradients_ready(Gradients *gradients, Work *work, int bucket) {
@@ -138,7 +160,8 @@ void gradients_ready(Gradients *gradients, Work *work, int bucket) {
             x = sum;
         }
         begin_sum(gradients, work,
-                  run == RUN_DENSE ? work->groups.world : work->groups.expert_replicas, x);
+                  run == RUN_DENSE ? work->groups.world : work->groups.expert_replicas, x,
+                  (int64_t)bucket * GRADIENT_RUNS + run);
     }
 }
 

@@ -42,6 +42,9 @@ typedef struct Gradients {
     Tensor scratch;   // of the tree over ranks, beside every layer's: it runs while layers do
     Pending *pending; // sums over ranks that have been begun in this micro-batch
     int pending_count;
+    // (gradients_sums, 2) i64: takes the checksum of each piece that is to be summed over ranks, as
+    // this rank has computed it, until the step's end; data NULL: nothing does.
+    Tensor local_sums;
 } Gradients;
 
 void gradients_init(Gradients *gradients);
@@ -56,6 +59,10 @@ void gradients_tie(Gradients *gradients, int row);
 
 // Places work's gradients and all sums, after the last bucket was added.
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch);
+// Pieces that local_sums tells apart: each bucket's dense and expert parts, and the head's share of
+// a tied table, which counts as dense.
+int64_t gradients_sums(const Gradients *gradients);
+ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece);
 // Bytes of the host's memory, and of those that one rank sends in a step.
 size_t gradients_host_bytes(const Gradients *gradients);
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work);

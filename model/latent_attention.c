@@ -163,7 +163,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     a->dqkv = arena_2d(scratch, work->storage, N, W);
     if (work->config->attention.softmax == SOFTMAX_SINK)
         a->dsinks = arena_2d(scratch, F32, N, s.heads);
-    if (!work->training && N == 1) { // may decode
+    if (work->decoding) {
         a->cached = arena_2d(scratch, work->storage, P, a->kv.rank);
         a->cached_rows = arena_2d(scratch, work->storage, P, latent_width(&a->kv, work));
         a->keys = arena_2d(scratch, work->storage, P, attention_kv_width(s));
@@ -288,20 +288,20 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
 static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, int64_t position) {
     LatentAttention *a = self;
     AttentionShape s = a->shape;
-    int64_t count = position + 1, rank = a->kv.rank;
-    Tensor row = tensor_rows(cache, position, 1), rows = tensor_rows(cache, 0, count);
+    int64_t N = work->shape.N, count = position + N, rank = a->kv.rank;
+    Tensor added = tensor_rows(cache, position, N), rows = tensor_rows(cache, 0, count);
     project(a, work, x, position);
-    copy_columns(work->dev, row, a->kv.out, (ColumnBlocks){.blocks = 1, .width = rank});
+    copy_columns(work->dev, added, a->kv.out, (ColumnBlocks){.blocks = 1, .width = rank});
     copy_columns(
-        work->dev, row, a->qkv_rows,
+        work->dev, added, a->qkv_rows,
         (ColumnBlocks){
             .blocks = 1, .width = a->d_rope, .out_first = rank, .x_first = s.heads * s.d_head});
     Tensor latents = tensor_rows(a->cached, 0, count);
     Tensor projected = tensor_rows(a->cached_rows, 0, count);
     Tensor keys = tensor_rows(a->keys, 0, count);
     copy_columns(work->dev, latents, rows, (ColumnBlocks){.blocks = 1, .width = rank});
-    matmul_forward(work->dev, projected, latents, as_matrix(work_matrix(work, a->kv.up.weight)),
-                   (Segments){.groups = 1, .parts = 1, .offsets = (int64_t[]){0, count}});
+    linear_multiply(work, a->kv.up, projected, latents,
+                    (Segments){.groups = 1, .parts = 1, .offsets = (int64_t[]){0, count}}, 0);
     place_keys(a, work, keys, 0, rows, rank, projected);
     attention_decode(work->dev, a->heads, a->qkv_rows, keys, rule_of(a, work), position);
     linear_forward(work, a->output, out, a->heads);

@@ -40,6 +40,7 @@ typedef struct LayerKind {
     // Experts that the ranks of an expert-parallel group share out evenly: rows on the first axis
     // of its expert parameters. NULL: none. Not collective.
     int64_t (*experts)(const ModelConfig *config, int64_t layer);
+    const char *experts_name; // of that number, for messages
     // Whether the device's kernels take this layer. False with exit 2 and the fix, the same on
     // every rank with such a device. NULL: any device does. Not collective.
     bool (*check_device)(const ModelConfig *config, int64_t layer, const Device *dev, Error *err);
@@ -62,9 +63,9 @@ typedef struct LayerKind {
     // NULL: none. Collective over world, as the kind's file says.
     void (*after_step)(void *self, Work *work, const Statistics *stats);
 
-    // Generation: one new token (N = 1) at `position`; what later tokens need of it goes into the
-    // row `position` of the cache (positions, width) stored. NULL: forward does it, no token needs
-    // another.   out, x (1, D)
+    // Generation: N new tokens of one sequence from `position` on; what later tokens need of them
+    // goes into the cache's rows from `position` on, (positions, width) stored. NULL: forward does
+    // it, no token needs another.   out, x (N, D)
     void (*decode)(void *self, Work *work, Tensor out, Tensor x, Tensor cache, int64_t position);
     // Width of a row of the cache. NULL: there is none.
     int64_t (*cache_width)(const void *self, const Work *work);

@@ -2,6 +2,7 @@
 #include "model/feed_forward.h"
 #include "model/latent_attention.h"
 #include "model/moe_layer.h"
+#include "model/peer.h"
 
 const LayerChoice MIXERS[] = {
     [MIXER_ATTENTION] = {{"attention",
@@ -16,6 +17,9 @@ const LayerChoice FEED_FORWARDS[] = {
     [FEED_FORWARD_DENSE] = {{"dense", "one feed-forward for all tokens"}, &DENSE_FEED_FORWARD},
     [FEED_FORWARD_MOE] = {{"moe", "a router and experts (Shazeer et al. 2017, arXiv:1701.06538)"},
                           &MOE_FEED_FORWARD},
+    [FEED_FORWARD_PEER] = {{"peer", "very many experts of one neuron, found by product keys (PEER, "
+                                    "arXiv:2407.04153)"},
+                           &PEER_FEED_FORWARD},
 };
 
 const ChoiceTable MIXER_CHOICES = CHOICE_TABLE(MIXERS);

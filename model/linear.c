@@ -6,6 +6,7 @@
 #include "model/initialization.h"
 
 Linear linear_share(Work *work, int weight, bool has_bias, const char *name) {
+    work->params->rows[weight].multiplies = true;
     if (!has_bias) return (Linear){.weight = weight, .bias = -1};
     const Param *row = &work->params->rows[weight];
     Param bias = {.kind = row->kind,
@@ -28,9 +29,21 @@ Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_
     return linear_share(work, param_add(work->params, weight, "%s", name), has_bias, name);
 }
 
+void linear_multiply(Work *work, Linear linear, Tensor y, Tensor x, Segments rows, int64_t first) {
+    int weight = linear.weight;
+    if (work->narrow) {
+        QuantizedMatrix narrow = work->narrow->matrices[weight];
+        matmul_quantized(work->dev, y, x, quantized_range(narrow, first, rows.groups), rows);
+        return;
+    }
+    Tensor w = work_matrix(work, weight);
+    if (w.rank == 2) w = as_matrix(w);
+    matmul_forward(work->dev, y, x, tensor_rows(w, first, rows.groups), rows);
+}
+
 void linear_forward(Work *work, Linear linear, Tensor y, Tensor x) {
     Segments rows = work_dense_rows(work);
-    matmul_forward(work->dev, y, x, as_matrix(work_matrix(work, linear.weight)), rows);
+    linear_multiply(work, linear, y, x, rows, 0);
     if (linear.bias >= 0) bias_forward(work->dev, y, as_row(work_value(work, linear.bias)), rows);
 }
 

@@ -17,6 +17,9 @@ Linear linear_declare(Work *work, Param weight, bool has_bias, const char *name_
 // Of a weight that the table has already: it adds the bias alone.
 Linear linear_share(Work *work, int weight, bool has_bias, const char *name);
 
+// The product alone, of rows of x with matrices [first, first + rows.groups), in whatever type the
+// weights are held.
+void linear_multiply(Work *work, Linear linear, Tensor y, Tensor x, Segments rows, int64_t first);
 // y (N, out), x (N, in), both stored.
 void linear_forward(Work *work, Linear linear, Tensor y, Tensor x);
 // The gradients of weight and bias (overwritten), and dx (overwritten) unless dx.data is NULL. dy,

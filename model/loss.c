@@ -9,7 +9,7 @@ static void causal_layout(Loss *loss, Work *work, Arena *activations) {
 }
 
 static void causal_train(Loss *loss, Work *work, Statistics *stats, Tensor targets) {
-    double step_tokens = (double)(micro_batch_tokens(work) * work->shape.micro_batches);
+    double step_tokens = (double)step_targets(work);
     cross_entropy(work->dev, loss->losses, loss->logits, targets, (float)(1.0 / step_tokens));
     segment_sum(work->dev, statistics_rows(stats, work), STATISTICS_LOSS, loss->losses,
                 step_tokens);

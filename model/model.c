@@ -2,6 +2,7 @@
 
 #include "kernels/integers.h"
 #include "model/dropout.h"
+#include "model/routing_tape.h"
 
 #include <stdlib.h>
 
@@ -37,6 +38,7 @@ static RankShape rank_shape(const ModelConfig *config, ModelSplit split) {
         .ep_size = split.expert_parallel,
         .ep_rank = split.rank % split.expert_parallel,
         .expert_replicas = split.ranks / split.expert_parallel,
+        .sources = split.sources,
         .chunks = split.chunks > 0 ? split.chunks : 1,
         .dense_parts = split.fixed_tree || split.shard_rows ? split.shards / split.ranks : 1,
         .expert_parts = expert_parts(config, split),
@@ -56,6 +58,7 @@ static void set_work(Model *model, ModelSplit split, Device *dev) {
         .host = &model->host_arena,
         .storage = split.storage,
         .training = split.training,
+        .decoding = split.decoding,
         .even_routing = split.even_routing,
         .shape = rank_shape(&model->config, split),
         .params = &model->params,
@@ -91,8 +94,11 @@ static void layout_parameters(Model *model) {
     if (model->owner) {
         model->values = work->values = model->owner->values;
         model->matrices = work->matrices = model->owner->matrices;
+        work->narrow = model->owner->work.narrow;
         return;
     }
+    narrow_weights_layout(&model->narrow, &model->params, arena);
+    work->narrow = model->narrow.type == F32 ? NULL : &model->narrow;
     model->values = work->values = param_values_layout(&model->params, arena);
     model->matrices = work->matrices = work->storage == F32
                                            ? model->values
@@ -105,6 +111,8 @@ static void layout(Model *model) {
     Arena *activations = &model->activation_arena, *scratch = &model->scratch_arena;
     layout_parameters(model);
     statistics_begin(&model->stats);
+    exchange_check_layout(&model->exchange_check, work, &model->stats, activations,
+                          model->check_exchanges);
     if (work->training) gradients_layout(&model->gradients, work, &model->gradient_arena, scratch);
     model->dx = arena_2d(scratch, F32, work->shape.N, model->config.d_model);
     embedding_layout(&model->embedding, work, activations, scratch);
@@ -127,18 +135,31 @@ static void layout(Model *model) {
 
 static void measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev,
                     Model *owner) {
-    *model = (Model){.config = *config, .owner = owner};
+    *model = (Model){.config = *config, .owner = owner, .check_exchanges = split.check_exchanges};
     model->blocks = calloc((size_t)config->layers, sizeof *model->blocks);
     CHECK_MEMORY(model->blocks, "no memory for %lld layers", (long long)config->layers);
     model->positions.count = split.positions > split.context ? split.positions : split.context;
     set_work(model, split, dev);
     declare_params(model);
+    CHECK(split.weights == F32 || (split.storage == F32 && !split.training),
+          "weights of %s where activations are %s", dtype_name(split.weights),
+          dtype_name(split.storage));
+    narrow_weights_begin(&model->narrow, split.weights, &model->params);
     arena_measure(&model->parameter_arena, "parameters", dev);
     arena_measure(&model->gradient_arena, "gradients", dev);
     arena_measure(&model->activation_arena, "activations", dev);
     arena_measure(&model->scratch_arena, "scratch", dev);
     arena_measure(&model->host_arena, "the host's mirrors", NULL);
     layout(model);
+}
+
+ModelSplit model_split_alone(int64_t context) {
+    return (ModelSplit){.ranks = 1,
+                        .expert_parallel = 1,
+                        .shards = 1,
+                        .sequences = 1,
+                        .context = context,
+                        .micro_batches = 1};
 }
 
 void model_measure(Model *model, const ModelConfig *config, ModelSplit split, Device *dev) {
@@ -188,6 +209,16 @@ int64_t model_experts_divisor(const ModelConfig *config) {
                 divisor = greatest_common_divisor(divisor, kinds[i]->experts(config, layer));
     }
     return divisor;
+}
+
+const char *model_experts_name(const ModelConfig *config) {
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++)
+            if (kinds[i]->experts) return kinds[i]->experts_name;
+    }
+    return NULL;
 }
 
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err) {
@@ -240,7 +271,9 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
 }
 
 void model_init_parameters(Model *model) {
-    param_init(&model->params, model->work.dev, model->values, model->work.step.seed);
+    const Work *work = &model->work;
+    param_init(&model->params, work->dev, model->values, work->step.seed);
+    if (work->narrow) narrow_weights_init(work->narrow, &model->params, work->dev, work->step.seed);
     model_refresh_matrices(model);
 }
 
@@ -263,6 +296,7 @@ void model_free(Model *model) {
     free(model->work.shape.dense_offsets);
     statistics_free(&model->stats);
     param_table_free(&model->params);
+    narrow_weights_free(&model->narrow);
     *model = (Model){0};
 }
 
@@ -296,7 +330,8 @@ static void output_backward(Model *model, Tensor dx) {
     norm_backward(&model->final_norm, work, dx, dnorm);
 }
 
-static void forward(Model *model, Tensor tokens) {
+// The stream that the first block takes in.
+static Residual input_forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
     work->tokens = tokens;
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
@@ -304,9 +339,17 @@ static void forward(Model *model, Tensor tokens) {
     double dropout = model->config.embedding_dropout;
     if (dropout_is_due(work, dropout))
         drop_tokens(work, x.x, x.x, dropout, RNG_DROPOUT_EMBEDDING, 0);
+    return x;
+}
+
+static Residual blocks_forward(Model *model, Residual x) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        x = block_forward(&model->blocks[layer], work, &model->stats, x);
-    output_forward(model, x);
+        x = block_forward(&model->blocks[layer], &model->work, &model->stats, x);
+    return x;
+}
+
+static void forward(Model *model, Tensor tokens) {
+    output_forward(model, blocks_forward(model, input_forward(model, tokens)));
 }
 
 // From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are
@@ -337,15 +380,29 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     work->step.number = step;
     work->step.first_token =
         micro_batch * micro_batch_tokens(work) + work->shape.rank * work->shape.N;
-    if (micro_batch == 0) statistics_clear(&model->stats, work->dev);
+    if (micro_batch == 0) {
+        statistics_clear(&model->stats, work->dev);
+        exchange_check_clear(&model->exchange_check, work);
+    }
     forward(model, tokens);
     objective_of(work)->train(&model->loss, work, &model->stats, targets);
     backward(model);
+    if (micro_batch == work->shape.micro_batches - 1)
+        exchange_check_add_up(&model->exchange_check, work, &model->stats);
+}
+
+void model_set_documents(Model *model, Tensor positions, int64_t step_targets) {
+    model->work.step.positions = positions;
+    model->work.step.targets = step_targets;
 }
 
 void model_after_step(Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_after_step(&model->blocks[layer], &model->work, &model->stats);
+}
+
+Tensor model_trained_losses(const Model *model) {
+    return model->loss.losses;
 }
 
 const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token) {
@@ -354,11 +411,34 @@ const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int
     work->step.first_token = first_token;
     if (model->owner) model->owner->work.memory_uses++;
     forward(model, tokens);
+    if (work->tape && work->tape->passed)
+        work->tape->passed(work->tape->context, work->step.counted_tokens);
     return objective_of(work)->evaluate(&model->loss, work, targets);
 }
 
 Tensor model_logits(Model *model, Tensor tokens) {
     forward(model, tokens);
+    return model->loss.logits;
+}
+
+const float *model_logit_losses(Model *model, Tensor targets) {
+    return objective_of(&model->work)->evaluate(&model->loss, &model->work, targets);
+}
+
+void model_stream_forward(Model *model, Tensor tokens, Tensor stream) {
+    Device *dev = model->work.dev;
+    CHECK(model->work.storage == F32, "a stream in stages is of f32 alone");
+    Residual x = {.x = stream};
+    if (tokens.data) x = input_forward(model, tokens);
+    x = blocks_forward(model, x);
+    if (x.branch.data)
+        add(dev, stream, x.x, x.branch);
+    else
+        copy(dev, stream, x.x);
+}
+
+Tensor model_stream_logits(Model *model, Tensor stream) {
+    output_forward(model, (Residual){.x = stream});
     return model->loss.logits;
 }
 
@@ -397,12 +477,14 @@ void kv_cache_close(KvCache *cache) {
     *cache = (KvCache){0};
 }
 
-Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position) {
+Tensor model_decode(Model *model, KvCache *cache, Tensor tokens, int64_t position) {
     Work *work = &model->work;
-    CHECK(work->shape.N == 1, "decoding wants one token, not %lld", (long long)work->shape.N);
-    work->tokens = token;
+    CHECK(work->decoding && work->shape.B == 1, "a model of %lld sequences does not decode",
+          (long long)work->shape.B);
+    if (model->owner) model->owner->work.memory_uses++;
+    work->tokens = tokens;
     work->step.first_token = position; // whatever is drawn for it, as in a pass over all positions
-    Residual x = {.x = embedding_layer_forward(&model->embedding, work, token)};
+    Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
     positions_embed(&model->positions, work, x.x, position);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_decode(&model->blocks[layer], work, &model->stats, x, cache->layers[layer],

@@ -10,6 +10,7 @@
 
 #include "model/block.h"
 #include "model/embedding.h"
+#include "model/exchange_check.h"
 #include "model/gradients.h"
 #include "model/loss.h"
 #include "model/positions.h"
@@ -24,11 +25,15 @@ typedef struct ModelSplit {
     int64_t positions;       // of the longest sequence, at least T; 0 means T
     int64_t micro_batches;   // of a step
     DType storage;           // of activations and of the matrices' copies: F32 or BF16
+    DType weights;           // without training, storage F32: of the matrices (narrow_weights.h)
+    int64_t sources;         // of the data, whose loads are told apart; below 2: none
     int64_t chunks;          // pieces of the token exchange at most; 0 means 1
-    bool fixed_tree;         // sum gradients so that the bits do not depend on the number of ranks
+    ExchangeChecks check_exchanges;
+    bool fixed_tree; // sum gradients so that the bits do not depend on the number of ranks
     // without training: rows are multiplied shard by shard, as by fixed_tree
     bool shard_rows;
     bool training;     // false: no gradients, no backward pass
+    bool decoding;     // for model_decode: one sequence, `context` new tokens of it at a time
     bool even_routing; // planning only: room for evenly spread tokens instead of the worst case
 } ModelSplit;
 
@@ -42,7 +47,8 @@ typedef struct Model {
     // What is trained.
     ParamTable params;
     ParamSet values;
-    ParamSet matrices; // bf16 copies of the values, or the values themselves
+    ParamSet matrices;    // bf16 copies of the values, or the values themselves
+    NarrowWeights narrow; // or these, which have no values
     Gradients gradients;
 
     // What computes, bottom to top.
@@ -57,6 +63,8 @@ typedef struct Model {
 
     // What is told of a step, and of a row of logits: (V) f32, see model_read_logits.
     Statistics stats;
+    ExchangeCheck exchange_check;
+    ExchangeChecks check_exchanges; // as the split wants it
     Tensor logits_row, host_logits_row;
 
     // The device's memory by lifetime, and the host's mirrors.
@@ -70,12 +78,17 @@ LayerBound model_bound(const ModelConfig *config);
 // The largest number that divides the experts of every layer that has any; 0 where none has. Not
 // collective.
 int64_t model_experts_divisor(const ModelConfig *config);
+// What that is called in messages, by the first layer that has experts; NULL without.
+const char *model_experts_name(const ModelConfig *config);
 // Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);
 // Changes the configuration to one in which a token depends on no later one, nor on other
 // sequences, as generation needs it. False with exit 2 when there is none. Not collective.
 bool model_for_generation(ModelConfig *config, Error *err);
+
+// One rank that reads one sequence of `context` tokens. Not collective.
+ModelSplit model_split_alone(int64_t context);
 
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for
 // `moetrain plan`, which has no device (dev NULL). Not collective.
@@ -106,9 +119,18 @@ void model_free(Model *model); // legal on a zeroed model
 // model->gradients.sum holds the step's gradients, summed over ranks, with reproducible: ranks in
 // the same bits for any number of ranks and micro-batches that divide the step's shards. `step`
 // counts since the start of training.
+// Where the split tells sources of the data apart, work.step.sources names those of this rank's
+// sequences.
 //   tokens, targets (N) i32 on the device, this rank's shards in order. Collective over all ranks.
 void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_t micro_batch,
                              uint32_t step);
+// Of the passes from here on: the place of each row in its document, (N) i32 on the device, data
+// NULL where a sequence is one, and how many targets of the step, over all ranks, are not NO_TARGET
+// (0: all tokens; asked by training alone). Not collective.
+void model_set_documents(Model *model, Tensor positions, int64_t step_targets);
+// The loss of every token of the micro-batch that was trained last, in nats: (N) f32 on the device,
+// borrowed until the next call. Not collective.
+Tensor model_trained_losses(const Model *model);
 // After the step's update, with statistics reduced: what layers change by rules that are no
 // gradient. Collective over all ranks.
 void model_after_step(Model *model);
@@ -119,6 +141,12 @@ const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int
 // Forward only: logits (N, V) stored of all rows, borrowed until the next call. Collective over all
 // ranks.
 Tensor model_logits(Model *model, Tensor tokens);
+// The same in stages, for a model that stands for a part of another's layers
+// (model_config_of_layer). From tokens (N) i32 or, where their data is NULL, from the residual
+// stream (N, D) f32 to the stream after the blocks, in its place; and from there to logits.
+// Collective over all ranks.
+void model_stream_forward(Model *model, Tensor tokens, Tensor stream);
+Tensor model_stream_logits(Model *model, Tensor stream);
 // One row of logits as f32 on the host (V), borrowed until the next call. Not collective.
 const float *model_read_logits(Model *model, Tensor logits, int64_t row);
 
@@ -129,10 +157,13 @@ typedef struct KvCache {
 } KvCache;
 void kv_cache_open(KvCache *cache, const Model *model, int64_t positions);
 void kv_cache_close(KvCache *cache);
-// Logits (1, V) after one more token at `position` (all earlier positions are in the cache);
-// borrowed until the next call. For a model with one sequence of one token. Not collective (one
-// rank).
-Tensor model_decode(Model *model, KvCache *cache, Tensor token, int64_t position);
+// Logits (N, V) after N more tokens from `position` on (all earlier positions are in the cache);
+// borrowed until the next call. For a model with a split for decoding. Collective over all ranks,
+// each with a sequence of its own.
+Tensor model_decode(Model *model, KvCache *cache, Tensor tokens, int64_t position);
+// The loss of each row of those logits, or of model_logits', in nats: (N) on the host, borrowed
+// until the next call. targets (N) i32 on the device. The logits are used up. Not collective.
+const float *model_logit_losses(Model *model, Tensor targets);
 
 // Parameters over all ranks, and those that one token uses (top_k experts of each layer instead of
 // all).

@@ -77,6 +77,18 @@ FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
     return has_experts && moe_is_due(&config->moe, layer) ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
 }
 
+void model_config_of_layer(ModelConfig *one, const ModelConfig *config, int64_t layer) {
+    FeedForwardKind feed_forward = model_feed_forward(config, layer);
+    *one = *config;
+    PerLayer *lists[] = {&one->mixer,       &one->attention.positions, &one->attention.window,
+                         &one->moe.experts, &one->moe.top_k,           &one->moe.d_ff};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        *lists[i] = (PerLayer){1, {(int32_t)layer_value(lists[i], layer)}};
+    one->feed_forward = (PerLayer){1, {(int32_t)feed_forward}};
+    one->layers = 1;
+    one->moe.hash_layers = layer < config->moe.hash_layers;
+}
+
 MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
     const MoeConfig *moe = &config->moe;
     int64_t experts = layer_value(&moe->experts, layer), top_k = layer_value(&moe->top_k, layer);

@@ -20,7 +20,13 @@ typedef enum AttentionGate { GATE_NONE, GATE_HEAD, GATE_ELEMENT } AttentionGate;
 extern const ChoiceTable ATTENTION_GATE_CHOICES;
 
 // How RoPE's angles reach past the positions that a model was trained at (rope.h).
-typedef enum RopeScaling { ROPE_AS_TRAINED, ROPE_LINEAR, ROPE_NTK, ROPE_YARN } RopeScaling;
+typedef enum RopeScaling {
+    ROPE_AS_TRAINED,
+    ROPE_LINEAR,
+    ROPE_NTK,
+    ROPE_YARN,
+    ROPE_LLAMA3
+} RopeScaling;
 extern const ChoiceTable ROPE_SCALING_CHOICES;
 typedef struct RopeConfig {
     double fraction; // of d_head, that is turned; 0: all
@@ -28,6 +34,7 @@ typedef struct RopeConfig {
     double factor; // of the longer context
     int64_t original_context;
     double beta_fast, beta_slow; // turns over the original context
+    bool truncate;               // of YaRN: between whole pairs
     double attention_factor;     // of cosines and sines; 0: 1
 } RopeConfig;
 
@@ -62,14 +69,15 @@ typedef struct AttentionConfig {
 } AttentionConfig;
 
 // Tokens that compete for an expert's capacity.
-typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE } RoutingGroup;
+typedef enum RoutingGroup { GROUP_SHARD, GROUP_SEQUENCE, GROUP_DOCUMENT } RoutingGroup;
 extern const ChoiceTable ROUTING_GROUP_CHOICES;
 // Set of tokens over which f of a load-balancing loss is taken.
 typedef enum BalanceScope {
     BALANCE_SHARD,
     BALANCE_SEQUENCE,
-    BALANCE_BATCH, // a micro-batch, on all ranks
-    BALANCE_STEP,  // the micro-batches of the step so far, on all ranks
+    BALANCE_BATCH,    // a micro-batch, on all ranks
+    BALANCE_STEP,     // the micro-batches of the step so far, on all ranks
+    BALANCE_DOCUMENT, // of a sequence, where they are masked
 } BalanceScope;
 extern const ChoiceTable BALANCE_SCOPE_CHOICES;
 // What is made even.
@@ -100,6 +108,14 @@ typedef enum BiasUpdate {
     BIAS_UPDATE_QUANTILE,
 } BiasUpdate;
 extern const ChoiceTable BIAS_UPDATE_CHOICES;
+
+// Whether what travels between ranks is compared on both sides (exchange_check.h).
+typedef enum ExchangeChecks {
+    CHECK_EXCHANGES_AUTO,
+    CHECK_EXCHANGES_ON,
+    CHECK_EXCHANGES_OFF,
+} ExchangeChecks;
+extern const ChoiceTable EXCHANGE_CHECKS_CHOICES;
 
 // What travels to the experts (dispatch.h).
 typedef enum DispatchKind { DISPATCH_EXACT, DISPATCH_PADDED } DispatchKind;
@@ -184,7 +200,19 @@ typedef struct MoeConfig {
 
 // What fills the halves of a block; layer_kinds.c has the lists.
 typedef enum MixerKind { MIXER_ATTENTION, MIXER_LATENT_ATTENTION } MixerKind;
-typedef enum FeedForwardKind { FEED_FORWARD_DENSE, FEED_FORWARD_MOE } FeedForwardKind;
+typedef enum FeedForwardKind {
+    FEED_FORWARD_DENSE,
+    FEED_FORWARD_MOE,
+    FEED_FORWARD_PEER
+} FeedForwardKind;
+
+// Of layers of very many experts of one neuron (peer.h).
+typedef struct PeerConfig {
+    int64_t keys;         // n: there are n² experts
+    int64_t heads, top_k; // experts that work on a token: heads · top_k
+    int64_t d_key;        // width of one half of a key
+    Activation activation;
+} PeerConfig;
 
 // Which linear layers have a bias. The router never has.
 typedef enum BiasKind {
@@ -248,6 +276,7 @@ typedef struct ModelConfig {
     double init_std;
     AttentionConfig attention;
     MoeConfig moe;
+    PeerConfig peer;
     double dropout; // of attention's probabilities and branches, while training; 0: none
     double embedding_dropout;
     NormPlace norm_place;
@@ -263,7 +292,7 @@ typedef struct ModelConfig {
 
 // Keys that fill it.
 extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS, MOE_OPTIONS,
-    BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS, COMPAT_OPTIONS;
+    BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS, PEER_OPTIONS, COMPAT_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
@@ -278,6 +307,8 @@ typedef struct MoeShape {
 double model_residual_std(const ModelConfig *config);
 // Whether moe.every and moe.first count the layer among those that have experts.
 bool moe_is_due(const MoeConfig *config, int64_t layer);
+// The configuration of a model whose only layer is that one.
+void model_config_of_layer(ModelConfig *one, const ModelConfig *config, int64_t layer);
 PositionKind model_positions(const ModelConfig *config, int64_t layer);
 double attention_scale(const AttentionConfig *config);
 int64_t attention_d_rope(const AttentionConfig *config);

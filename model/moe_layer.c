@@ -27,16 +27,20 @@ static void declare(void *self, Work *work, int64_t layer) {
                            shared_experts_width(&work->config->moe, moe->shape.d_ff));
 }
 
-static DispatchShape dispatch_shape(MoeShape shape, const Work *work) {
+// Capacities of documents are rounded up for each of them: choices alone bound what they let
+// through.
+static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t layer) {
     const MoeConfig *config = &work->config->moe;
     int64_t groups = routing_groups(work);
+    bool documents = config->routing_group == GROUP_DOCUMENT;
     return (DispatchShape){
+        .layer = layer,
         .E = shape.experts,
         .K = shape.slots,
         .choosable = shape.scored,
         .width = work->config->d_model,
         .groups = groups,
-        .capacity = moe_capacity(config, shape, work->shape.N / groups),
+        .capacity = documents ? -1 : moe_capacity(config, shape, work->shape.N / groups),
         .padded = config->dispatch == DISPATCH_PADDED,
     };
 }
@@ -46,7 +50,8 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     int64_t D = work->config->d_model, K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
-    dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work), work, activations);
+    dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work, moe->router.layer), work,
+                    activations);
     int64_t max_rows = moe->dispatch.max_rows;
     moe->expert_in = arena_2d(activations, work->storage, max_rows, D);
     moe->sent_out = arena_2d(activations, work->storage, moe->dispatch.max_sent, D);
@@ -154,13 +159,14 @@ static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent, Tensor t
     for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
         Pending next = {0};
         if (chunk + 1 < d->chunks) next = dispatch_send(d, work, chunk + 1, sent, rule->dispatch);
-        dispatch_arrive(d, work, chunk, &dispatched, arrived);
+        dispatch_arrive(d, work, chunk, &dispatched, arrived, rule->dispatch);
         rule->compute(moe, work, dispatch_chunk(d, work, chunk));
-        collective_wait(&combined);
+        if (chunk > 0)
+            dispatch_returned(d, work, chunk - 1, &combined, moe->sent_out, rule->combine);
         combined = dispatch_return(d, work, chunk, moe->sent_out, finished, rule->combine);
         dispatched = next;
     }
-    collective_wait(&combined);
+    dispatch_returned(d, work, d->chunks - 1, &combined, moe->sent_out, rule->combine);
 }
 
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
@@ -236,6 +242,7 @@ const LayerKind MOE_FEED_FORWARD = {
     .state_bytes = sizeof(MoeLayer),
     .bound = bound,
     .experts = experts,
+    .experts_name = "moe.experts",
     .check_device = check_device,
     .declare = declare,
     .layout = layout,

@@ -1,6 +1,7 @@
 #include <stdio.h>
 
 #include "kernels/option_rows.h"
+#include "model/layer_kind.h"
 #include "model/model_config.h"
 
 // ---- words --------------------------------------------------------------------------------------
@@ -8,6 +9,8 @@
 static const Choice ROUTING_GROUPS[] = {
     [GROUP_SHARD] = {"shard", "the tokens of one of train.shards"},
     [GROUP_SEQUENCE] = {"sequence", "the tokens of one sequence"},
+    [GROUP_DOCUMENT] = {"document",
+                        "those of one document in a sequence, with data.documents: mask"},
 };
 const ChoiceTable ROUTING_GROUP_CHOICES = CHOICE_TABLE(ROUTING_GROUPS);
 
@@ -122,6 +125,21 @@ static void name_layer(const MoeConfig *moe, int64_t layer, char place[32]) {
 }
 
 // Groups are equal, and those chosen hold all that a token needs.
+// Documents have lengths of their own.
+static bool check_document_groups(const MoeConfig *moe, const OptionRules *rules) {
+    if (moe->routing_group != GROUP_DOCUMENT) return true;
+    if (moe->dispatch == DISPATCH_PADDED)
+        return option_broken(rules, "moe.routing_group", "moe.dispatch",
+                             "moe.routing_group: document has a capacity for each length, and "
+                             "moe.dispatch: padded sends one; set moe.dispatch=exact, or "
+                             "moe.routing_group=sequence");
+    if (moe->router.kind == EXPERT_CHOICE)
+        return option_broken(rules, "moe.routing_group", "moe.router",
+                             "moe.router: expert_choice takes as many tokens of each group, and "
+                             "documents differ in length; set moe.routing_group=sequence");
+    return true;
+}
+
 static bool check_groups(const MoeConfig *moe, MoeShape shape, const char *place,
                          const OptionRules *rules) {
     RouterRule rule = moe->router;
@@ -203,8 +221,8 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
                 rules, "moe.every", "model.feed_forward",
                 "model.feed_forward says %s for layer %lld, but moe.every (%lld) and moe.first "
                 "(%s) say the reverse; leave out either model.feed_forward or the other two",
-                is_moe ? "moe" : "dense", (long long)layer, (long long)moe->every,
-                moe->first ? "true" : "false");
+                choice_row(FEED_FORWARD_CHOICES, (int)model_feed_forward(model, layer))->word,
+                (long long)layer, (long long)moe->every, moe->first ? "true" : "false");
     }
     if (!given && any && !due)
         return option_broken(
@@ -291,7 +309,8 @@ static bool check(const void *section, const OptionRules *rules) {
         any = true;
     }
     if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules) ||
-        !check_noise(moe, rules) || !check_sinkhorn(moe, rules) || !check_unread(moe, rules))
+        !check_noise(moe, rules) || !check_sinkhorn(moe, rules) || !check_unread(moe, rules) ||
+        !check_document_groups(moe, rules))
         return false;
     bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
     if (any && moe->dispatch == DISPATCH_PADDED && dropless)

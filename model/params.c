@@ -21,6 +21,10 @@ static int64_t row_stride(const Param *row) { // elements of one step along the 
     return n;
 }
 
+int64_t param_local_elements(const Param *row) {
+    return row->count * row_stride(row);
+}
+
 static int64_t padded(int64_t elements) {
     return (elements + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
 }
@@ -45,7 +49,10 @@ static void place_row(ParamTable *table, Param *row) {
     if (row->lr_scale == 0) row->lr_scale = 1;
     row->run = row->update == UPDATE_RULE ? RUN_RULE : expert ? RUN_EXPERT : RUN_DENSE;
     row->offset = table->elements[row->run];
-    table->elements[row->run] += padded(row->count * row_stride(row));
+    table->elements[row->run] += padded(param_local_elements(row));
+    CHECK(!row->few_rows || row->rank == 2, "%s has few rows and %d axes", row->name, row->rank);
+    row->mark = table->marks;
+    if (row->few_rows) table->marks += row->count;
 }
 
 int param_add(ParamTable *table, Param row, const char *name_format, ...) {
@@ -73,9 +80,8 @@ ParamTable param_table_selection(const ParamTable *table, const bool *keep) {
     for (int i = 0; i < table->count; i++) {
         Param *row = &selection.rows[i];
         *row = table->rows[i];
-        if (!keep[i]) continue;
-        row->offset = selection.elements[row->run];
-        selection.elements[row->run] += padded(row->count * row_stride(row));
+        row->offset = keep[i] ? selection.elements[row->run] : -1;
+        if (keep[i]) selection.elements[row->run] += padded(param_local_elements(row));
     }
     return selection;
 }
@@ -100,12 +106,19 @@ ParamSet param_values_layout(const ParamTable *table, Arena *arena) {
 
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index) {
     const Param *row = &table->rows[index];
-    Tensor x = tensor_range(set.run[row->run], row->offset, row->count * row_stride(row));
+    CHECK(row->offset >= 0, "%s has no place in this set", row->name);
+    Tensor x = tensor_range(set.run[row->run], row->offset, param_local_elements(row));
     x.rank = row->rank;
     x.shape[0] = row->count;
     x.shape[1] = row->shape[1];
     x.shape[2] = row->shape[2];
     return x;
+}
+
+Tensor param_marks(const ParamTable *table, ParamSet set, int index) {
+    const Param *row = &table->rows[index];
+    if (set.marks.rank == 0 || !row->few_rows) return (Tensor){0};
+    return tensor_range(set.marks, row->mark, row->count);
 }
 
 int64_t param_elements(const Param *row) {
@@ -125,8 +138,9 @@ const Param *param_find(const ParamTable *table, const char *name) {
 // The elements of one row into host memory.
 enum { PIECE = 1 << 22 }; // elements between two signs of life
 
-static void init_row(const Param *row, float *w, RngStream stream) {
-    int64_t stride = row_stride(row), local = row->count * stride;
+void param_init_row(const Param *row, float *w, uint64_t seed) {
+    RngStream stream = rng_named(seed, RNG_INIT, row->name);
+    int64_t stride = row_stride(row), local = param_local_elements(row);
     int64_t first = row->first * stride; // global number of the first local element
     for (int64_t begin = 0; begin < local; begin += PIECE) {
         int64_t end = begin + PIECE < local ? begin + PIECE : local;
@@ -152,14 +166,15 @@ void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t 
     Arena host; // one row at a time, where the values are not on the host
     arena_measure(&host, "initial parameters", NULL);
     for (int i = 0; i < table->count; i++) {
+        if (table->rows[i].offset < 0) continue;
         arena_mirror(&host, param_tensor(table, values, i));
         arena_release(&host, 0);
     }
     arena_allocate(&host);
     for (int i = 0; i < table->count; i++) {
+        if (table->rows[i].offset < 0) continue;
         Tensor there = param_tensor(table, values, i), here = arena_mirror(&host, there);
-        const Param *row = &table->rows[i];
-        init_row(row, tensor_f32(here), rng_named(seed, RNG_INIT, row->name));
+        param_init_row(&table->rows[i], tensor_f32(here), seed);
         device_upload(dev, there, here);
         arena_release(&host, 0);
     }

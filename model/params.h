@@ -61,13 +61,18 @@ typedef struct Param {
     double active;  // the share of it that one token uses, as K/E of experts; 0 means all of it
     float lr_scale; // multiplies the learning rate; 0 means 1
     bool readout;   // a weight of few outputs, whatever the width (initialization.h)
+    // Rank 2, of which a step changes few rows: a set of gradients may mark those (ParamSet).
+    bool few_rows;
+    bool looked_up; // a table of which a token reads a row
 
     // Filled by param_add.
     char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique
+    bool multiplies;             // a weight of products with stored activations (linear.h)
     ParamRun run;
     int64_t first;  // first row of the first axis held here (dense: 0)
     int64_t count;  // rows of the first axis held here (dense: shape[0])
     int64_t offset; // of the first local element in its run, in elements
+    int64_t mark;   // of few_rows: of its first local row among all of those
 } Param;
 
 typedef struct ParamTable {
@@ -75,12 +80,16 @@ typedef struct ParamTable {
     int count, capacity;
     int64_t ep_size, ep_rank;     // the group that shares rows added as PARAM_EXPERT; 0: all here
     int64_t elements[PARAM_RUNS]; // length of each run, padding included
+    int64_t marks;                // local rows of all parameters of few_rows
 } ParamTable;
 
 // The flat runs of one thing of every parameter: values, their bf16 copy, gradients, or a moment of
 // the optimizer.
 typedef struct ParamSet {
     Tensor run[PARAM_RUNS];
+    // (marks) i32, of gradients: 0 of rows that are zeros, in parameters of few_rows. No data and
+    // rank 0: nobody marks, all rows count.
+    Tensor marks;
 } ParamSet;
 
 // Appends `row`, zeroed at first, under the name and returns its number. Only the members above the
@@ -90,7 +99,7 @@ int param_add(ParamTable *table, Param row, const char *name_format, ...)
 
 void param_table_free(ParamTable *table); // legal on a zeroed one
 // The same rows under the same numbers, of which only those with keep[i] take room in the runs of a
-// set; param_tensor must not be asked for others.
+// set; param_tensor is fatal for others.
 ParamTable param_table_selection(const ParamTable *table, const bool *keep);
 
 // Places the f32 values of all rows in the arena.
@@ -99,6 +108,9 @@ ParamSet param_values_layout(const ParamTable *table, Arena *arena);
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype);
 // The local tensor of row `index` in a set: shape (count, shape[1], shape[2]).
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index);
+// The marks of its rows, (count) i32; no data and rank 0 where a set has none.
+Tensor param_marks(const ParamTable *table, ParamSet set, int index);
+int64_t param_local_elements(const Param *row);
 // Elements over all ranks, each counted once, and those of them that one token uses.
 int64_t param_elements(const Param *row);
 int64_t param_active_elements(const Param *row);
@@ -108,5 +120,7 @@ const Param *param_find(const ParamTable *table, const char *name);
 // Fills f32 values by counter (seed, name, global element): the same on any number of ranks, and
 // whatever other rows there are. Not collective.
 void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed);
+// Those of one row into host memory.
+void param_init_row(const Param *row, float *values, uint64_t seed);
 
 #endif

@@ -42,8 +42,9 @@ static void rope_fill(Positions *positions, Work *work) {
 
 static void rope_rotate(const Positions *positions, Work *work, Tensor qkv, int64_t first,
                         bool back) {
-    rope(work->dev, qkv, work->config->attention.shape, positions->cosines, positions->sines,
-         work->shape.T, first, back);
+    RowPositions at = {work->shape.T, first, work->step.positions};
+    rope(work->dev, qkv, work->config->attention.shape, positions->cosines, positions->sines, at,
+         back);
 }
 
 // ---- learned: a vector of each position is added to the token's (GPT-2) -------------------------
@@ -85,16 +86,20 @@ static void learned_fill(Positions *positions, Work *work) {
     device_upload(work->dev, positions->ids, positions->host_ids);
 }
 
+static Tensor learned_ids(const Positions *positions, const Work *work, int64_t first) {
+    if (work->step.positions.data) return work->step.positions;
+    return tensor_range(positions->ids, first, work->shape.N);
+}
+
 static void learned_embed(Positions *positions, Work *work, Tensor x, int64_t first) {
-    Tensor ids = tensor_range(positions->ids, first, work->shape.N);
-    embedding_forward(work->dev, positions->rows, ids, work_value(work, positions->table));
+    embedding_forward(work->dev, positions->rows, learned_ids(positions, work, first),
+                      work_value(work, positions->table));
     add(work->dev, x, x, positions->rows);
 }
 
 static void learned_embed_backward(Positions *positions, Work *work, Tensor dx) {
     embedding_backward(work->dev, work_gradient(work, positions->table), dx,
-                       tensor_range(positions->ids, 0, work->shape.N), work->shape.dense_parts,
-                       positions->order);
+                       learned_ids(positions, work, 0), work->shape.dense_parts, positions->order);
 }
 
 // ---- alibi: scores lose by distance (arXiv:2108.12409) ------------------------------------------

@@ -77,6 +77,10 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->scratch.group_tokens_per_expert = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
+    if (moe->routing_group == GROUP_DOCUMENT && moe->capacity_factor.numerator > 0) {
+        router->scratch.capacities = arena_1d(scratch, I32, work->shape.T + 1);
+        router->host_capacities = arena_mirror(work->host, router->scratch.capacities);
+    }
     arena_release(scratch, mark);
 }
 
@@ -175,6 +179,24 @@ static Tensor survivors(const Router *router, const Work *work) {
     return work->config->moe.zero_kind == ZERO_NULL ? router->travels : router->kept;
 }
 
+// Of the documents of sequences, where they are known and experts get full; otherwise of groups.
+static void assign_capacity(Router *router, Work *work, CapacityRule rule) {
+    Tensor counts = router->scratch.group_tokens_per_expert,
+           dropped = router->scratch.group_dropped;
+    Tensor positions = work->step.positions, capacities = router->scratch.capacities;
+    if (!capacities.data || !positions.data) {
+        capacity_assign(work->dev, router->kept, counts, dropped, router->ids, router->weights,
+                        rule, router->scratch.order);
+        return;
+    }
+    int32_t *of_length = tensor_i32(router->host_capacities);
+    for (int64_t n = 0; n <= work->shape.T; n++)
+        of_length[n] = n == 0 ? 0 : (int32_t)moe_capacity(&work->config->moe, router->shape, n);
+    device_upload(work->dev, capacities, router->host_capacities);
+    capacity_assign_documents(work->dev, router->kept, counts, dropped, router->ids,
+                              router->weights, positions, capacities, rule, router->scratch.order);
+}
+
 void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
     const MoeConfig *moe = &work->config->moe;
     router->x = x;
@@ -191,9 +213,7 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
         .stream = work_stream(work, work->training ? RNG_DROP : RNG_EVALUATION_DROP, router->layer),
         .first_token = work->step.first_token,
     };
-    capacity_assign(work->dev, router->kept, router->scratch.group_tokens_per_expert,
-                    router->scratch.group_dropped, router->ids, router->weights, rule,
-                    router->scratch.order);
+    assign_capacity(router, work, rule);
     if (router->shape.zero > 0)
         keep_zero_choices(work->dev, router->kept, router->travels, router->ids,
                           router->shape.experts);
@@ -235,7 +255,8 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     float z_scale = (float)(moe->z_loss * router_per_step_token(work));
     bool noisy = is_noisy(router, work);
     router_backward(work->dev, router->backward_scratch.dlogits, dscaled, routing_of(router),
-                    router->logits, router->rule, router->balance, noisy ? 0 : z_scale);
+                    router->logits, router->rule, router_balance_coefficients(router, work),
+                    noisy ? 0 : z_scale);
     if (noisy) noise_backward(router, work, z_scale);
     Tensor own = own_x(router, work, router->backward_scratch.x_f32, router->x);
     Tensor own_dx = router->backward_scratch.dx;

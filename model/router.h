@@ -26,6 +26,7 @@
 typedef struct RouterColumns {
     int balance[BALANCE_TERMS_MAX]; // of each term
     int z, entropy, dropped, squares;
+    int source_load;         // source_load.h; -1: none
     int weight_mass, routed; // and right behind the experts' places those of "zero_…" and "zero"
 } RouterColumns;
 
@@ -50,7 +51,8 @@ typedef struct Router {
     // What z-loss acts on: with noise the logits (N, E) before it, and their (N) log-sum-exp;
     // otherwise `logits` and `lse`
     Tensor raw_logits, raw_lse;
-    Tensor balance; // (balance parts, E) f32: what multiplies P in the loss
+    Tensor document_balance; // (N, E) of each row, where a term is of documents
+    Tensor balance;          // (balance parts, E) f32: what multiplies P in the loss
     // (balance parts, E) f32: likewise what multiplies an addend of each kind whose loss is the
     // variation of a sum (router_variation.h); data NULL: no term is of it
     Tensor slopes[BALANCE_KIND_COUNT];
@@ -64,6 +66,7 @@ typedef struct Router {
         Tensor ends, host_ends;
         int64_t made_for; // work->memory_uses; -1: never
     } forced;
+    Tensor host_capacities;                // (T + 1) i32: the mirror of scratch.capacities
     struct {                               // of the forward pass
         Tensor x_f32;                      // (N, D) f32 copy of x for the scores, or x with jitter
         RouterSums sums;                   // of each balance part
@@ -71,6 +74,7 @@ typedef struct Router {
         Tensor variation_sums, batch_sums; // (balance parts, E), (1, E) i64: of one kind's terms
         Tensor sinkhorn, sinkhorn_a, sinkhorn_c; // of SINKHORN: (parts, E) bias, scratch
         Tensor group_tokens_per_expert, group_dropped, order; // of capacity_assign
+        Tensor capacities; // (T + 1) i32 by a document's length, of GROUP_DOCUMENT
     } scratch;
     struct {                       // of the backward pass, while the caller's dscaled is alive
         Tensor dlogits, dx, x_f32; // (N, E), (N, D), (N, D)

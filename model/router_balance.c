@@ -5,6 +5,7 @@
 #include "model/router_bias.h"
 #include "model/router_health.h"
 #include "model/router_variation.h"
+#include "model/source_load.h"
 #include "model/zero_experts.h"
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
@@ -31,6 +32,8 @@ int64_t router_balance_parts(const Work *work) {
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch) {
     int64_t E = router->shape.scored, parts = router_balance_parts(work);
     router->balance = arena_2d(activations, F32, parts, E);
+    if (router_has_term(work, BALANCE_LOAD, BALANCE_DOCUMENT))
+        router->document_balance = arena_2d(activations, F32, work->shape.N, E);
     if (router_has_term(work, BALANCE_LOAD, BALANCE_BATCH) ||
         router_has_term(work, BALANCE_LOAD, BALANCE_STEP))
         router->counts = arena_2d(activations, I64, 2, E);
@@ -125,8 +128,9 @@ static const Summary SUMMARIES[] = {
         [BALANCE_SHARD] = OTHER_TERM(kind "shard"),                                                \
         [BALANCE_SEQUENCE] = OTHER_TERM(kind "sequence"),                                          \
         [BALANCE_BATCH] = OTHER_TERM(kind "batch"), [BALANCE_STEP] = OTHER_TERM(kind "step"),      \
+        [BALANCE_DOCUMENT] = OTHER_TERM(kind "document"),                                          \
     }
-static const Summary OTHER_TERMS[BALANCE_KIND_COUNT][BALANCE_STEP + 1] = {
+static const Summary OTHER_TERMS[BALANCE_KIND_COUNT][BALANCE_DOCUMENT + 1] = {
     [BALANCE_LOAD] = OTHER_TERMS_OF(""),
     [BALANCE_IMPORTANCE] = OTHER_TERMS_OF("importance_"),
     [BALANCE_NOISY_LOAD] = OTHER_TERMS_OF("noisy_load_"),
@@ -162,6 +166,7 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
         .routed = columns_by_expert(stats, router, "routed", ZERO_COLUMN, statistics_counts),
         .dropped = statistics_counts(stats, "dropped", layer, router->shape.experts),
         .squares = statistics_counts(stats, ROUTER_SQUARES_COLUMN, layer, 3),
+        .source_load = source_load_column(stats, work, layer, router->shape.experts),
     };
     BalanceTerms terms = router_balance_terms(work);
     for (int64_t i = 1; i < terms.count; i++)
@@ -249,16 +254,41 @@ static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm te
         load.counts_row = COUNTS_STEP;
         tokens = micro_batch_tokens(work) * (work->step.micro_batch + 1);
         break;
+    case BALANCE_DOCUMENT: // balance_documents
+        CHECK(false, "documents are no parts");
     }
     load.choices = (double)balance_denominator(&work->config->moe, router->shape, tokens);
     return load;
+}
+
+// The term of documents, whose coefficients are added to those of the others.
+static void balance_documents(Router *router, Work *work, Statistics *stats, BalanceTerm term,
+                              int64_t column) {
+    const MoeConfig *moe = &work->config->moe;
+    DocumentTerm of_documents = {
+        .T = work->shape.T,
+        .coefficient = term.factor,
+        .per_step_token = router_per_step_token(work),
+        .choices_a_token = (double)balance_denominator(moe, router->shape, 1),
+        .first_choices = moe->balance_choices == BALANCE_FIRST_CHOICES,
+        .score = router_score(moe->router, router->shape.top_k),
+        .column = column,
+    };
+    document_balance(work->dev, router->document_balance, statistics_rows(stats, work),
+                     router->balance, router->logits, router->ids, work->step.positions,
+                     of_documents);
+}
+
+Tensor router_balance_coefficients(const Router *router, const Work *work) {
+    bool documents = router_has_term(work, BALANCE_LOAD, BALANCE_DOCUMENT);
+    return documents ? router->document_balance : router->balance;
 }
 
 void router_add_statistics(Router *router, Work *work, Statistics *stats) {
     BalanceTerms terms = router_balance_terms(work);
     BalanceRule rule = {.per_step_token = router_per_step_token(work)};
     for (int64_t i = 0; i < terms.count; i++) {
-        if (terms.maps[i].kind != BALANCE_LOAD) continue;
+        if (terms.maps[i].kind != BALANCE_LOAD || terms.maps[i].scope == BALANCE_DOCUMENT) continue;
         LoadTerm load = load_term(router, work, terms.maps[i]);
         load.column = router->columns.balance[i];
         rule.terms[rule.count++] = load;
@@ -269,7 +299,11 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats) {
     router_totals(work->dev, columns_in(stats, work, router), router->balance, router->scratch.sums,
                   router->counts, rule);
     count_logit_squares(router, work, stats, work->shape.N);
+    source_load_count(router, work, stats);
     router_add_variations(router, work, stats);
+    for (int64_t i = 0; i < terms.count; i++)
+        if (terms.maps[i].scope == BALANCE_DOCUMENT)
+            balance_documents(router, work, stats, terms.maps[i], router->columns.balance[i]);
 }
 
 double router_balance_sent_bytes(const Router *router, const Work *work) {

@@ -26,6 +26,8 @@ double router_per_step_token(const Work *work);
 // Adds a micro-batch's sums to the statistics, and makes `balance` of them, which the backward pass
 // multiplies with P. Collective over world when a term's scope is batch or step.
 void router_add_statistics(Router *router, Work *work, Statistics *stats);
+// What the backward pass multiplies P with: (parts, E), or of each row (N, E).
+Tensor router_balance_coefficients(const Router *router, const Work *work);
 // Bytes that it sends for a micro-batch, for the plan.
 double router_balance_sent_bytes(const Router *router, const Work *work);
 // Evaluation, which has no statistics but these: adds the micro-batch's choices, dropped ones too,

@@ -54,6 +54,7 @@ static VariationTerm variation_term(const Work *work, BalanceTerm term, int64_t 
         break;
     case BALANCE_BATCH:
     case BALANCE_STEP: // refused: balance_options.c
+    case BALANCE_DOCUMENT:
         tokens = micro_batch_tokens(work);
         break;
     }

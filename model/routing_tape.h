@@ -1,5 +1,6 @@
 // The experts that the tokens of a step have chosen, on the way to a file or from one: worker/ owns
-// the tape and moves it between steps, layers write to it or obey it while they train.
+// the tape and moves it between steps; layers write to it or obey it while they train, and write to
+// it while they are evaluated.
 #ifndef MOETRAIN_MODEL_ROUTING_TAPE_H
 #define MOETRAIN_MODEL_ROUTING_TAPE_H
 
@@ -12,6 +13,9 @@ typedef struct RoutingTape {
     // Of each layer of the model, on the host: (micro-batches · N, K) i32, this rank's tokens of
     // the step's micro-batches one after another. Without data: a layer without experts.
     Tensor *layers;
+    // After a pass of an evaluation over `tokens` tokens of the file. NULL: nothing.
+    void (*passed)(void *context, int64_t tokens);
+    void *context;
 } RoutingTape;
 
 // Takes the ids (N, K) down, if there is a tape that takes. Waits for the device then. Not

@@ -20,7 +20,7 @@
 #include "comm/collectives.h"
 #include "model/model_config.h"
 #include "kernels/rng.h"
-#include "model/params.h"
+#include "model/narrow_weights.h"
 
 typedef struct Positions Positions; // positions.h
 
@@ -31,6 +31,7 @@ typedef struct RankShape {
     int64_t shards;        // of a micro-batch that are this rank's
     int64_t ranks, rank;
     int64_t ep_size, ep_rank;
+    int64_t sources;         // of the data, told apart; below 2: none
     int64_t expert_replicas; // ranks that hold the same experts
     // Pieces at most in which tokens travel to their experts, so that one is on its way while
     // another is computed.
@@ -54,7 +55,18 @@ typedef struct Step {
     // Evaluation: this rank's first tokens that are the file's, and not what fills its last window
     // up; their choices are counted. 0: nothing is.
     int64_t counted_tokens;
+    // (N) i32 on the device: the place of each row in its document, which attention does not leave;
+    // data NULL: a sequence is one document.
+    Tensor positions;
+    int64_t targets;        // of the step that are not NO_TARGET, over all ranks; 0: all tokens
+    const int32_t *sources; // (B) of the data, of this rank's windows, on the host; NULL: not known
 } Step;
+
+// Updates of a parameter's rows that wait until somebody names the row. `listed` (rows + 1) i32 as
+// list_names has it. Not collective.
+typedef struct RowKeeper {
+    void (*catch_up)(struct RowKeeper *keeper, int param, Tensor listed);
+} RowKeeper;
 
 typedef struct Work {
     Device *dev;
@@ -63,6 +75,7 @@ typedef struct Work {
     Arena *host;          // the host's mirrors of device tensors
     DType storage;        // of activations that matrices multiply, and of the matrices' copies
     bool training;        // false: forward passes count choices alone
+    bool decoding;        // new tokens of one sequence, after those in a cache
     bool even_routing;    // planning only: see ModelSplit
     RankShape shape;
 
@@ -71,10 +84,15 @@ typedef struct Work {
     ParamSet gradients;   // of the micro-batch at work (gradients.h)
     Tensor head_gradient; // (V, D) f32: the logits' share of the gradient of a tied table
     ParamSet matrices;    // the values for matrix products: a bf16 copy, or the values themselves
+    const NarrowWeights *narrow; // instead of them; NULL: none
     const Positions *positions;
 
     Step step;
-    const struct RoutingTape *tape; // routing_tape.h; NULL: none
+    // Brings rows of parameters up to date before they are read (params.h, few_rows); NULL: they
+    // are.
+    RowKeeper *keeper;
+    const struct RoutingTape *tape;       // routing_tape.h; NULL: none
+    struct ExchangeCheck *exchange_check; // exchange_check.h; NULL: none
     Tensor tokens; // (N) i32: ids of the tokens at work, on the device; set by the model's passes
     // times that another model has used this one's activations, so that nothing in them has stayed
     int64_t memory_uses;
@@ -109,6 +127,7 @@ static inline int64_t routing_groups(const Work *work) {
         groups = work->shape.shards;
         break;
     case GROUP_SEQUENCE:
+    case GROUP_DOCUMENT: // of a sequence: router_route
         groups = work->shape.B;
         break;
     }
@@ -118,6 +137,12 @@ static inline int64_t routing_groups(const Work *work) {
 // Tokens of a micro-batch over all ranks.
 static inline int64_t micro_batch_tokens(const Work *work) {
     return work->shape.N * work->shape.ranks;
+}
+
+// Targets of a step over all ranks and micro-batches.
+static inline int64_t step_targets(const Work *work) {
+    if (work->step.targets > 0) return work->step.targets;
+    return micro_batch_tokens(work) * work->shape.micro_batches;
 }
 
 // A dense weight seen as the single matrix of a matmul: (N, K) to (1, N, K).

@@ -5,13 +5,21 @@
 find_program(MOETRAIN_PYTHON3 python3 HINTS /usr/bin)
 set(MOETRAIN_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none)
 
-# Few cores serve many ranks and their threads. Open MPI's plugins leave memory behind: leaks of our own parsers are found
-# by the fuzzers, which say so themselves.
+# Few cores serve many ranks and their threads. All ranks are on this machine: without ob1 Open MPI looks for cards of other
+# networks, for which PSM's library measures core 0, which takes long where the core is busy. Open MPI's plugins leave memory
+# behind: leaks of our own parsers are found by the fuzzers, which say so themselves.
 set(MOETRAIN_TEST_ENVIRONMENT
   OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+  OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_pml=ob1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+  OMPI_MCA_odls_base_sigkill_timeout=0 # tests/parallel/runs.py
   OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1)
+  ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1)
+
+# Ranks that wait sleep. Whatever a test runs builds this first.
+add_library(moetrain_yield MODULE ${CMAKE_CURRENT_LIST_DIR}/yield_by_sleeping.c)
+target_compile_definitions(moetrain_yield PRIVATE _GNU_SOURCE)
+add_dependencies(moetrain_layers moetrain_yield)
+list(APPEND MOETRAIN_TEST_ENVIRONMENT LD_PRELOAD=$<TARGET_FILE:moetrain_yield>)
 
 # What `tests/run quick` runs (preset and label quick): all that computes, and a few tests of equality over ranks and of what
 # a user types. Two cores need less than three minutes, the build included.
@@ -21,10 +29,22 @@ set(MOETRAIN_QUICK
   "^parallel\\.(check_.*|checkpoint_h5py)"
   "^parallel\\.invariance\\.(dropless|switch_position|padded_routing_by_sequence|layers_of_different_kinds_and_sizes)$")
 
+# Seconds of the longest tests, of whichever preset needs most: ctest begins with them, so that none ends alone.
+set(MOETRAIN_LONGEST
+  parallel.option_pairs 120 faults.signals_and_stops 80 faults.supervise 75 kernels.check_attention 75 cluster.slurm 70
+  faults.disks_and_folders 70 gpu.training 65 gpu.faults 50 faults.live_faults 40 gpu.static 35 parallel.resume 35
+  kernels.check_matmul 35 faults.run_lock 35 cli.test_training 35 cli.test_attention_options 30 cli.test_key_limits 30
+  cli.test_plan 30 faults.kills_by_phase 30 parallel.routing_record 30 parallel.evaluation 25 faults.time_limits 25
+  faults.soak 25 cluster.hosts 25 gradients.check_model_gradients 25 cli.test_branches 25 cli.test_resume 25
+  faults.injected_faults 20 faults.damaged_numbers 20 parallel.ranks_differ 20 cli.test_bad_input 20
+  faults.failing_calls 20 parallel.router_bias 15 kernels.check_router 15 structure.test_structure 15
+  cli.test_model_options 15 cli.test_integrity 15 cli.test_layer_lists 15 cli.test_status 15
+  gradients.check_router_gradients 15 parallel.checkpoint_reshard 10)
+
 # moetrain_test(FILE [VARIANT word] [RANKS n] COMMAND program-or-script [argument ...]
 #               [TIMEOUT seconds] [PROCESSORS n] [WORKING_DIRECTORY folder] [LABELS more ...] [ENVIRONMENT A=B ...])
 # RANKS: under mpirun, and the name ends in .npN. COMMAND: a target, or a script of this folder, which finds its interpreter.
-# PROCESSORS: 1 unless given, also for ranks: they mostly wait for their start, and two such tests at a time are faster.
+# PROCESSORS: 1 unless given, also for ranks: they mostly wait for their start, and ctest runs three tests at a time.
 # TIMEOUT: what only a hang takes; 300 unless given, for scripts, which drive many runs, 900. Exit code 77 is a skipped
 # test, except on the emulated GPU, where nothing is missing.
 function(moetrain_test file)
@@ -74,5 +94,21 @@ function(moetrain_test file)
     PROCESSORS ${TEST_PROCESSORS} ENVIRONMENT "${MOETRAIN_TEST_ENVIRONMENT};${TEST_ENVIRONMENT}")
   if(NOT MOETRAIN_EMULATE)
     set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
+  list(FIND MOETRAIN_LONGEST ${folder}.${file} place)
+  if(NOT place EQUAL -1)
+    math(EXPR place "${place} + 1")
+    list(GET MOETRAIN_LONGEST ${place} seconds)
+    set_tests_properties(${name} PROPERTIES COST ${seconds})
+  endif()
+
+  # FOLDER_tests builds what the tests of a folder run.
+  if(NOT TARGET ${folder}_tests)
+    add_custom_target(${folder}_tests)
+  endif()
+  string(REGEX MATCHALL "TARGET_FILE:[A-Za-z0-9_]+" programs "${command};${TEST_COMMAND};${TEST_ENVIRONMENT}")
+  list(TRANSFORM programs REPLACE "TARGET_FILE:" "")
+  if(programs)
+    add_dependencies(${folder}_tests ${programs})
   endif()
 endfunction()

@@ -7,8 +7,9 @@ static const Option ROWS[] = {
     INTEGER("checkpoint.every", FREE, checkpoint_every, DEFAULT("500"), RANGE(0, MANY_STEPS),
         "steps between checkpoints; 0: only at the end and on a signal"),
     FLAG("checkpoint.async", FREE, checkpoint_async, DEFAULT("false"),
-        "a thread writes a checkpoint while training goes on, from a copy of the state in the host's memory (async_save of "
-        "PyTorch's distributed checkpoints); one at a time: a save that is due waits for the one before"),
+        "a thread writes a checkpoint while training goes on (async_save of PyTorch's distributed checkpoints), from a copy "
+        "in the host's memory that it takes while the next step runs forward and backward (as CheckFreq, FAST 2021); one at "
+        "a time: a save that is due waits for the one before"),
     INTEGER("checkpoint.keep_last", FREE, keep.last, DEFAULT("3"), RANGE(0, 1e6),
         "newest checkpoints that are kept; 0: all"),
     INTEGER("checkpoint.keep_every", FREE, keep.every, DEFAULT("0"), RANGE(0, MANY_STEPS),

@@ -24,6 +24,12 @@ static bool folder_of(const char *path, char folder[CHECKPOINT_PATH_BYTES], Chec
     while (length > 1 && path[length - 1] == '/') length--;
     if (length + 16 > CHECKPOINT_PATH_BYTES)
         return error_set(err, EXIT_IO, "path too long: %.60s...", path);
+    if (!is_folder(path)) { // the reader of a file says why it is none
+        CheckpointFile file;
+        if (!checkpoint_file_open(&file, path, err)) return false;
+        checkpoint_file_close(&file);
+        return error_set(err, EXIT_CHECKPOINT, "%s: is a checkpoint; name its run's folder", path);
+    }
     snprintf(folder, CHECKPOINT_PATH_BYTES, "%.*s/checkpoints", length, path);
     if (!is_folder(folder)) folder[length] = 0;
     if (!checkpoint_list_read(list, folder, err)) return false;

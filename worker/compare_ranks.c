@@ -9,7 +9,7 @@
 #include "comm/comm.h"
 #include "comm/rank_facts.h"
 #include "kernels/fingerprint.h"
-#include "worker/program_hash.h"
+#include "worker/run/program_hash.h"
 
 enum { WORD_FACTS = 32 }; // words of a command line that are compared one by one
 
@@ -118,11 +118,13 @@ bool compare_devices(Device *dev, Reproducible reproducible, Error *err) {
 bool compare_vocabularies(const Vocabulary *vocabulary, Error *err) {
     RankFact fact = {.what = "the vocabulary",
                      .exit_code = EXIT_DATA,
-                     .fix = "give all hosts the same training text"};
-    size_t bytes = vocabulary->code_points ? (size_t)vocabulary->size * sizeof(int32_t) : 0;
-    snprintf(fact.value, sizeof fact.value, "%lld tokens, characters %016llx",
-             (long long)vocabulary->size,
-             (unsigned long long)XXH3_64bits(vocabulary->code_points, bytes));
+                     .fix = "give all hosts the same training text, and the same data.tokenizer"};
+    const void *data;
+    int64_t count;
+    const SavedVocabulary *kept = vocabulary_saved(vocabulary, &data, &count);
+    size_t bytes = kept ? (size_t)count * dtype_bytes(kept->dtype) : 0;
+    snprintf(fact.value, sizeof fact.value, "%lld tokens, %s %016llx", (long long)vocabulary->size,
+             kept ? kept->name : "characters", (unsigned long long)XXH3_64bits(data, bytes));
     return rank_facts_compare(&fact, 1, err);
 }
 

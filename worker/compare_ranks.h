@@ -4,7 +4,7 @@
 #define MOETRAIN_WORKER_COMPARE_RANKS_H
 
 #include "kernels/device.h"
-#include "worker/data_loader.h"
+#include "worker/data/data_loader.h"
 
 // The program file, its MPI library, and the words of the command line. Before anything else
 // travels, since another program may mean something else by the same bytes. Exit 7 for another

@@ -10,11 +10,14 @@
 #include "kernels/log.h"
 #include "model/router_health.h"
 #include "model/zero_experts.h"
-#include "worker/open_data.h"
+#include "worker/choices.h"
+#include "worker/data/data_names.h"
+#include "worker/data/open_data.h"
 #include "worker/restore.h"
+#include "worker/run/signals.h"
 #include "worker/session.h"
-#include "worker/signals.h"
-#include "worker/watchdog.h"
+#include "worker/watch/watchdog.h"
+#include "worker/weight_table.h"
 
 static ModelConfig evaluation_model_config(const TrainConfig *config) {
     ModelConfig model = config->model;
@@ -60,56 +63,66 @@ bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *
     }
 }
 
-// nats of a batch's windows, each the sum over its tokens: those of all ranks (batch->total).
-// Collective over all ranks.
-static void window_losses(Model *model, BatchBuffer *batch, int64_t first_window, double *sums) {
+void evaluation_window_losses(Model *model, BatchBuffer *batch, int64_t first_window,
+                              WindowLoss *windows) {
+    const int32_t *targets = tensor_i32(batch->host_targets);
     int64_t *of_file = &model->work.step.counted_tokens;
     *of_file = 0;
     for (int64_t b = 0; b < batch->B; b++) *of_file += tensor_i64(batch->counts)[b];
+    model_set_documents(model, batch->positions, 0);
     const float *losses = model_token_losses(model, batch->tokens, batch->targets,
                                              (first_window + batch->first) * batch->T);
-    memset(sums, 0, (size_t)batch->total * sizeof *sums);
+    memset(windows, 0, (size_t)batch->total * sizeof *windows);
     for (int64_t b = 0; b < batch->B; b++)
-        for (int64_t i = 0; i < tensor_i64(batch->counts)[b]; i++)
-            sums[batch->first + b] += (double)losses[b * batch->T + i];
+        for (int64_t i = tensor_i64(batch->firsts)[b]; i < tensor_i64(batch->counts)[b]; i++) {
+            if (targets[b * batch->T + i] == NO_TARGET) continue;
+            windows[batch->first + b].nats += (double)losses[b * batch->T + i];
+            windows[batch->first + b].targets++;
+        }
     // Each window has one rank that is not zero, so that no order of summing changes a bit.
-    all_reduce_sum(model->work.groups.world, tensor_1d(sums, F64, batch->total), REDUCE_ANY_ORDER,
-                   (Tensor){0}, TRAFFIC_OTHER);
+    all_reduce_sum(model->work.groups.world, tensor_1d(windows, F64, 2 * batch->total),
+                   REDUCE_ANY_ORDER, (Tensor){0}, TRAFFIC_OTHER);
 }
 
 bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const TrainConfig *config,
-                    Evaluation *result, Error *err) {
-    double begin = clock_seconds(), sum = 0;
-    int64_t tokens = data_file_tokens(file) - 1, T = batch->T;
-    int64_t windows = data_file_evaluation_windows(file, T);
-    if (config->eval_batches > 0 && config->eval_batches <= (windows - 1) / config->batch) {
+                    DocumentLosses *documents, Evaluation *result, Error *err) {
+    double begin = clock_seconds(), sum = 0, targets = 0;
+    int64_t T = batch->T;
+    int64_t stride = config->eval_stride > 0 ? config->eval_stride : T;
+    int64_t windows = data_file_evaluation_windows(file, T, stride);
+    if (config->eval_batches > 0 && config->eval_batches <= (windows - 1) / config->batch)
         windows = config->eval_batches * config->batch;
-        tokens = windows * T;
-    }
-    *result = (Evaluation){.tokens = tokens};
+    *result = (Evaluation){0};
     if (windows == 0)
         return error_set(err, EXIT_DATA,
                          "%s: one token has no successor to predict; give a longer "
                          "data.validation",
-                         config->data.validation);
-    double *sums = malloc((size_t)batch->total * sizeof *sums);
-    CHECK_MEMORY(sums, "no memory for %lld sums", (long long)batch->total);
+                         data_file_content(file)->file.path);
+    WindowLoss *losses = malloc((size_t)batch->total * sizeof *losses);
+    CHECK_MEMORY(losses, "no memory for %lld sums", (long long)batch->total);
     bool ok = true;
     statistics_clear(&model->stats, model->work.dev);
     for (int64_t i = 0; ok && i * batch->total < windows; i++) {
         watchdog_beat("evaluation");
         result->signal = signals_agreed(model->work.groups.world);
         if (result->signal) break;
-        ok = batch_read_evaluation(batch, file, i, windows, err);
+        ok = batch_read_evaluation(batch, file, stride, i, windows, err);
         if (!ok) break;
-        window_losses(model, batch, i * batch->total, sums);
-        for (int64_t w = 0; w < batch->total; w++) sum += sums[w];
+        evaluation_window_losses(model, batch, i * batch->total, losses);
+        if (documents)
+            document_losses_take(documents, batch, tensor_f32(model->loss.host_losses),
+                                 i * batch->total, stride);
+        for (int64_t w = 0; w < batch->total; w++) {
+            sum += losses[w].nats;
+            targets += losses[w].targets;
+        }
     }
-    free(sums);
+    free(losses);
     if (ok) statistics_reduce_counts(&model->stats, &model->work);
     result->figures = statistics_evaluation_figures(&model->stats);
     double bytes = data_file_bytes_per_token(file);
-    result->loss = sum / (double)tokens;
+    result->tokens = (int64_t)targets;
+    result->loss = targets > 0 ? sum / targets : 0;
     result->bits_per_byte = bytes > 0 ? result->loss / log(2.0) / bytes : -1;
     result->seconds = clock_seconds() - begin;
     return ok;
@@ -134,6 +147,23 @@ void evaluation_describe_health(const Evaluation *result, char text[160]) {
         snprintf(text + used, 160 - used, "%s%s %.3g", i == 0 ? " | " : ", ",
                  result->figures.of[i].summary->field, result->figures.of[i].value);
     }
+}
+
+bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfig *config,
+                        Session *session, const char *checkpoint_path, int64_t context,
+                        WeightKind weights, Error *err) {
+    int64_t windows = config->batch / config->micro_batches / comm_size();
+    ModelSplit split =
+        evaluation_split(config, windows > 0 ? windows : 1, comm_size(), comm_rank());
+    session_hold_weights(&split, weights);
+    split.context = context;
+    split.positions = config->context;
+    TrainConfig evaluated = *config;
+    evaluated.model = evaluation_model_config(config);
+    if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
+    batch_open(batch, &session->dev, restored->model.work.shape.B, context, comm_rank(),
+               comm_size(), context == config->context && config->data.documents == DOCUMENTS_MASK);
+    return true;
 }
 
 // How each layer's experts were used, of a model that has any.
@@ -163,53 +193,113 @@ static void tell_health(const Statistics *stats) {
     free(max_vio);
 }
 
-static bool evaluate(const TrainConfig *config, const char *checkpoint_path, Session *session,
-                     Restored *restored, BatchBuffer *batch, DataFile **file, Error *err) {
-    if (!config->data.validation[0])
-        return error_set(err, EXIT_CONFIG,
-                         "data.validation is empty: nothing to evaluate; add data.validation=FILE");
-    if (!session_open(session, config, err)) return false;
-    int64_t windows = config->batch / config->micro_batches / comm_size();
-    ModelSplit split =
-        evaluation_split(config, windows > 0 ? windows : 1, comm_size(), comm_rank());
-    TrainConfig evaluated = *config;
-    evaluated.model = evaluation_model_config(config);
-    if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
-    char identity[40];
-    if (!open_data(file, "data.validation", config->data.validation, &restored->vocabulary,
-                   identity, err))
-        return false;
+// What an evaluation of a checkpoint opens.
+typedef struct Evaluating {
+    Session session;
+    Restored restored;
+    BatchBuffer batch;
+    Questions questions;
+} Evaluating;
 
-    Evaluation result;
-    batch_open(batch, &session->dev, restored->model.work.shape.B, config->context, comm_rank(),
-               comm_size());
-    if (!evaluate_model(&restored->model, *file, batch, config, &result, err)) return false;
-    if (result.signal)
-        return error_set(err, EXIT_REQUEUE, "stopped by %s: the evaluation is not complete",
-                         signal_name(result.signal));
-    tell_health(&restored->model.stats);
+static bool complete(int signal, Error *err) {
+    return signal == 0 ||
+           error_set(err, EXIT_REQUEUE, "stopped by %s: the evaluation is not complete",
+                     signal_name(signal));
+}
+
+// One validation set. Collective over all ranks.
+static bool evaluate_set(Evaluating *e, const TrainConfig *config, int set,
+                         const EvaluateOptions *options, Error *err) {
+    bool per_document = options->per_document;
+    DataFile *file = NULL;
+    DocumentLosses documents = {0};
+    const char *name = validation_set_name(&config->data.validation, set);
+    char identity[40];
+    Evaluation result = {0};
+    Model *model = &e->restored.model;
+    bool ok = open_data(&file, "data.validation", config->data.validation.maps[set].path,
+                        PART_VALIDATION, &e->restored.vocabulary, identity, err);
+    if (ok && per_document) // all ranks read the same
+        ok = comm_agree(document_losses_open(&documents, file, &e->restored.vocabulary, err), err);
+    ok = ok && evaluate_model(model, file, &e->batch, config, per_document ? &documents : NULL,
+                              &result, err);
+    if (ok && per_document && !result.signal) document_losses_print(&documents, name);
+    document_losses_close(&documents);
+    data_file_close(file);
+    if (!ok || !complete(result.signal, err)) return false;
+    tell_health(&model->stats);
     char bits[64] = "", capacity[64];
     if (result.bits_per_byte >= 0)
         snprintf(bits, sizeof bits, ", %.4f bits per byte", result.bits_per_byte);
     evaluation_describe_capacity(config, capacity);
-    log_info("validation of step %lld: loss %.6f nats a token, perplexity %.4f%s, %lld tokens in "
-             "%.1f s, %s",
-             (long long)restored->state.step, result.loss, exp(result.loss), bits,
-             (long long)result.tokens, result.seconds, capacity);
+    bool held = options->weights != WEIGHTS_AS_TRAINED;
+    log_info("validation%s%s of step %lld: loss %.6f nats a token, perplexity %.4f%s, %lld tokens "
+             "in %.1f s, %s%s%s",
+             name[0] ? " on " : "", name, (long long)e->restored.state.step, result.loss,
+             exp(result.loss), bits, (long long)result.tokens, result.seconds, capacity,
+             held ? ", weights in " : "",
+             held ? choice_row(WEIGHT_CHOICES, (int)options->weights)->word : "");
     return true;
 }
 
-int evaluate_run(const TrainConfig *config, const char *checkpoint_path, Error *err) {
-    Session session = {0};
-    Restored restored = {0};
-    BatchBuffer batch = {0};
-    DataFile *file = NULL;
-    watchdog_start(config->hang_timeout);
-    bool ok = evaluate(config, checkpoint_path, &session, &restored, &batch, &file, err);
-    watchdog_stop();
-    data_file_close(file);
-    batch_close(&batch);
-    restore_free(&restored);
-    session_close(&session);
+static bool evaluate_sets(Evaluating *e, const TrainConfig *config, const char *checkpoint_path,
+                          const EvaluateOptions *options, Error *err) {
+    if (config->data.validation.count == 0)
+        return error_set(err, EXIT_CONFIG,
+                         "data.validation is empty: nothing to evaluate; add data.validation=FILE");
+    bool ok = session_open(&e->session, config, err) &&
+              evaluation_restore(&e->restored, &e->batch, config, &e->session, checkpoint_path,
+                                 config->context, options->weights, err);
+    if (options->per_document) e->restored.vocabulary.content.documents = true;
+    for (int set = 0; ok && set < config->data.validation.count; set++)
+        ok = evaluate_set(e, config, set, options, err);
+    return ok;
+}
+
+// Windows as long as the longest text needs, which is at most a token a byte: what stands behind a
+// text costs time alone, unless it competes for experts.
+static int64_t context_for(const Questions *q, const TrainConfig *config) {
+    enum { STEP = 64 };
+    int64_t needed = (q->longest + 1 + STEP - 1) / STEP * STEP;
+    return config->eval_capacity_factor.numerator > 0 || needed > config->context ? config->context
+                                                                                  : needed;
+}
+
+static bool evaluate_choices(Evaluating *e, const TrainConfig *config, const char *checkpoint_path,
+                             const EvaluateOptions *options, Error *err) {
+    Questions *q = &e->questions;
+    if (!session_open(&e->session, config, err) || !questions_read(q, options->choices, err) ||
+        !evaluation_restore(&e->restored, &e->batch, config, &e->session, checkpoint_path,
+                            context_for(q, config), options->weights, err))
+        return false;
+    ChoicesResult result;
+    if (!questions_answer(q, &e->restored.model, &e->batch, &e->restored.vocabulary, options->json,
+                          &result, err) ||
+        !complete(result.signal, err))
+        return false;
+    char capacity[64];
+    evaluation_describe_capacity(config, capacity);
+    log_info("choices of step %lld: accuracy %.4f, by length %.4f, %lld questions, %lld choices in "
+             "%.1f s, %s",
+             (long long)e->restored.state.step, result.accuracy, result.accuracy_by_length,
+             (long long)q->count, (long long)q->row_count, result.seconds, capacity);
+    return true;
+}
+
+int evaluate_run(const TrainConfig *config, const char *checkpoint_path,
+                 const EvaluateOptions *options, Error *err) {
+    Evaluating e = {0};
+    watchdog_start(config->hang_timeout, config->hang_floor);
+    bool ok = true;
+    if (options->every_weights)
+        ok = weight_table_print(config, checkpoint_path, err);
+    else if (options->choices)
+        ok = evaluate_choices(&e, config, checkpoint_path, options, err);
+    else
+        ok = evaluate_sets(&e, config, checkpoint_path, options, err);
+    questions_free(&e.questions);
+    batch_close(&e.batch);
+    restore_free(&e.restored);
+    session_close(&e.session);
     return ok ? EXIT_DONE : err->exit_code;
 }

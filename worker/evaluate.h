@@ -3,13 +3,16 @@
 #define MOETRAIN_WORKER_EVALUATE_H
 
 #include "model/model.h"
-#include "worker/batch.h"
+#include "worker/data/batch.h"
+#include "worker/document_losses.h"
+#include "worker/restore.h"
 #include "worker/train_config.h"
 
 typedef struct Evaluation {
     double loss;          // nats a token
     double bits_per_byte; // -1 when the vocabulary does not say how many bytes a token is
-    int64_t tokens;       // targets, each token of the file but the first one once
+    int64_t tokens; // targets: each token of the file but the first one, of each document where
+                    // they are masked, once
     double seconds;
     Figures figures; // how experts were used, over all its tokens
     int signal;      // that interrupted it, and the figures above mean nothing; 0: it is complete
@@ -30,17 +33,39 @@ bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *
 
 // Mean loss over the file's windows in order, the last one being shorter: eval.batches ·
 // train.batch of them, or all. The model is one for evaluation. A signal is obeyed between batches.
-// Exit 3 when the file is too short or cannot be read. Collective over all ranks.
+// documents: takes what it says of each; NULL: none. Exit 3 when the file is too short or cannot be
+// read. Collective over all ranks.
 bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const TrainConfig *config,
-                    Evaluation *result, Error *err);
+                    DocumentLosses *documents, Evaluation *result, Error *err);
+// What a window's own targets add up to.
+typedef struct WindowLoss {
+    double nats, targets;
+} WindowLoss;
+// Those of a batch's windows of all ranks (batch->total). Collective over all ranks.
+void evaluation_window_losses(Model *model, BatchBuffer *batch, int64_t first_window,
+                              WindowLoss *windows);
+// The checkpoint's model with its weights held so, to be evaluated in windows of `context` tokens,
+// and their batch. Needs restore_free and batch_close. Collective over all ranks.
+bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfig *config,
+                        Session *session, const char *checkpoint_path, int64_t context,
+                        WeightKind weights, Error *err);
 // "dropless", or "capacity factor 5/4": how the figures were taken, for people.
 void evaluation_describe_capacity(const TrainConfig *config, char text[64]);
 // " | max_vio 0.123, …", likewise; "" of a model without experts.
 void evaluation_describe_health(const Evaluation *result, char text[160]);
 
-// `moetrain evaluate CKPT [key=value …]`: prints loss, perplexity and bits per byte over
-// data.validation. config: the checkpoint's own, with overrides. Returns the exit code. Collective
-// over all ranks.
-int evaluate_run(const TrainConfig *config, const char *checkpoint_path, Error *err);
+typedef struct EvaluateOptions {
+    const char *choices; // a file of questions (choices.h), instead of the loss; NULL: none
+    bool json;           // a line of JSON for each of them
+    bool per_document;   // a line of JSON for each document (document_losses.h)
+    WeightKind weights;  // how the model holds them
+    bool every_weights;  // all ways beside each other (weight_table.h)
+} EvaluateOptions;
+
+// `moetrain evaluate CKPT [options] [key=value …]`: prints loss, perplexity and bits per byte over
+// data.validation, or how many questions the model answers. config: the checkpoint's own, with
+// overrides. Returns the exit code. Collective over all ranks.
+int evaluate_run(const TrainConfig *config, const char *checkpoint_path,
+                 const EvaluateOptions *options, Error *err);
 
 #endif

@@ -3,7 +3,7 @@
 
 static void derive_every(void *section) {
     TrainConfig *config = section;
-    config->eval_every = config->data.validation[0] ? 250 : 0;
+    config->eval_every = config->data.validation.count > 0 ? 250 : 0;
 }
 
 static const Choice WEIGHTS[] = {
@@ -20,6 +20,9 @@ static const Option ROWS[] = {
         "steps between evaluations; 0: only at the end"),
     INTEGER("eval.batches", FREE, eval_batches, DEFAULT("20"), RANGE(0, MANY_STEPS),
         "an evaluation takes at most so many times train.batch sequences; 0: the whole validation file"),
+    INTEGER("eval.stride", FREE, eval_stride, DEFAULT("0"), RANGE(0, 1 << 30),
+        "tokens from one window of an evaluation to the next, each token being scored in the first that has it; fewer "
+        "than train.context give it more context (transformers' perplexity of fixed-length models); 0: train.context"),
     RATIONAL("eval.capacity_factor", FREE, eval_capacity_factor, DEFAULT("0"), RANGE(0, 1000),
         "moe.capacity_factor of evaluations, where each sequence is a routing group of its own; 0: no limit, nothing is dropped"),
     CHOICE("eval.weights", FREE, eval_weights, DEFAULT("trained"), OF(EVALUATION_WEIGHTS_CHOICES),
@@ -29,12 +32,18 @@ static const Option ROWS[] = {
 
 static bool check(const void *section, const OptionRules *rules) {
     const TrainConfig *config = section;
-    if (!config->data.validation[0] && config->eval_every > 0)
+    if (config->data.validation.count == 0 && config->eval_every > 0)
         return option_broken(
             rules, "eval.every", NULL,
             "eval.every (%lld) needs data.validation, which is empty; name a file or set "
             "eval.every=0",
             (long long)config->eval_every);
+    if (config->eval_stride > config->context)
+        return option_broken(
+            rules, "eval.stride", "train.context",
+            "eval.stride (%lld) leaves out tokens between windows of train.context (%lld); give at "
+            "most that, or 0 for windows that follow each other",
+            (long long)config->eval_stride, (long long)config->context);
     if (config->eval_weights == WEIGHTS_EMA && config->optimizer.ema == 0)
         return option_broken(
             rules, "eval.weights", "train.ema",

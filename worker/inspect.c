@@ -21,14 +21,7 @@ static void print_parameters(const CheckpointInfo *info, const ModelConfig *conf
     const size_t folder_length = sizeof folder - 1;
     int64_t total = 0, active = 0;
     Model model; // as the configuration has it, for its table of parameters
-    model_measure(&model, config,
-                  (ModelSplit){.ranks = 1,
-                               .expert_parallel = 1,
-                               .shards = 1,
-                               .sequences = 1,
-                               .context = 1,
-                               .micro_batches = 1},
-                  NULL);
+    model_measure(&model, config, model_split_alone(1), NULL);
     for (int i = 0; i < info->tensor_count; i++) {
         const SavedTensor *tensor = &info->tensors[i];
         if (strncmp(tensor->name, folder, folder_length) != 0) continue;
@@ -126,6 +119,20 @@ static void print_loads(const UtilizationHistory *history, int64_t row) {
     free(max_vio);
 }
 
+// More values than a line shows become sums of as many neighbours as fit, the last of fewer; how
+// many is returned.
+static int64_t fold_values(double *values, int64_t *count) {
+    enum { SHOWN = 128 };
+    int64_t run = (*count + SHOWN - 1) / SHOWN, folded = 0;
+    for (int64_t i = 0; run > 1 && i < *count; i += run, folded++) {
+        double sum = 0;
+        for (int64_t k = i; k < i + run && k < *count; k++) sum += values[k];
+        values[folded] = sum;
+    }
+    if (run > 1) *count = folded;
+    return run;
+}
+
 // Every other series of the history: figures of a layer one after the other, lists as a map.
 static void print_series(const UtilizationSeries *series, int64_t row) {
     if (series->layers == 0) return;
@@ -149,10 +156,14 @@ static void print_series(const UtilizationSeries *series, int64_t row) {
             most = fmax(most, values[i]);
         }
         printf("%3lld ", (long long)number);
-        if (least < 0)
+        int64_t run = 1;
+        if (least < 0) {
             printf("from %.4g to %.4g", least, most);
-        else
+        } else {
+            run = fold_values(values, &count);
             print_shades(values, count);
+        }
+        if (run > 1) printf(" each of %lld", (long long)run);
         putchar('\n');
     }
     free(values);

@@ -4,7 +4,7 @@
 #define MOETRAIN_WORKER_METRICS_H
 
 #include "model/statistics.h"
-#include "worker/row_file.h"
+#include "worker/run/row_file.h"
 #include "worker/train_config.h"
 
 typedef struct StepMetrics {
@@ -21,8 +21,20 @@ typedef struct StepMetrics {
     int64_t tokens;    // since the start of training
     int64_t skipped_steps;
     bool skipped;          // this one is
-    int64_t outlier_steps; // skipped for train.skip_z; -1: there is no such rule
+    int64_t outlier_steps; // by train.skip_z; -1: there is no such rule
+    bool outliers_applied; // those were, with train.spike_policy: log
+    int64_t rollbacks;     // -1: there are none by train.spike_policy
+    bool rolled_back;      // the state is that of an earlier step now
     double eta_seconds;
+    int slowest_rank;     // of stragglers.h
+    double slowest_score; // 0: not known
+    // Of a mix: its sources, their mean loss since the row before, and how they load the experts
+    // (source_loads.h), NaN without a window. 0: one source.
+    int sources;
+    bool source_loads; // whether a layer has experts
+    const char *source_names[DATA_SOURCES_MAX];
+    double source_losses[DATA_SOURCES_MAX];
+    double source_imbalances[DATA_SOURCES_MAX], source_distances[DATA_SOURCES_MAX];
     Figures figures; // what its layers tell
 } StepMetrics;
 
@@ -32,9 +44,13 @@ bool metrics_open(RowFile **rows, const char *run_dir, int64_t resumed_step, Err
 // One training row, with the time of writing. Not collective; does nothing on NULL (other ranks).
 void metrics_write_step(RowFile *rows, const StepMetrics *row);
 // One evaluation row; bits_per_byte < 0 means unknown and is written as null. `figures` are those
-// of the evaluation.
-void metrics_write_evaluation(RowFile *rows, int64_t step, double val_loss, double bits_per_byte,
-                              const Figures *figures, double seconds);
+// of the evaluation. set: the name of the validation set; "": it has none.
+void metrics_write_evaluation(RowFile *rows, int64_t step, const char *set, double val_loss,
+                              double bits_per_byte, const Figures *figures, double seconds);
+
+// The run went back to `step` from a spike in step `spike` for the `times`-th time.
+void metrics_write_rollback(RowFile *rows, int64_t step, int64_t spike, int64_t batches,
+                            int64_t times);
 
 // The line for people. `last` is the number of steps of the run.
 void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_t bytes);

@@ -78,6 +78,7 @@ static uint32_t crc_add(uint32_t crc, const void *data, size_t bytes) {
 
 bool npz_open(NpzFile **file, const char *path, Error *err) {
     NpzFile *npz = calloc(1, sizeof *npz);
+    Error ignored;
     CHECK_MEMORY(npz, "no memory for an .npz file");
     make_crc_table();
     bool ok = snprintf(npz->path, sizeof npz->path, "%s", path) < (int)sizeof npz->path ||
@@ -85,7 +86,7 @@ bool npz_open(NpzFile **file, const char *path, Error *err) {
     if (ok && access(path, F_OK) == 0)
         ok = error_set(err, EXIT_IO, "%s exists; remove it or choose another name", path);
     snprintf(npz->temporary, sizeof npz->temporary, "%s.tmp", npz->path);
-    if (ok) unlink(npz->temporary);
+    if (ok) file_remove(npz->temporary, &ignored); // of a crash
     npz->fd = ok ? file_open(npz->temporary, O_RDWR | O_CREAT, err) : -1;
     if (npz->fd >= 0) {
         *file = npz;
@@ -115,7 +116,9 @@ static const char *numpy_type(DType dtype) {
     case U8:
         return "|u1";
     case BF16:
-        break; // numpy has none, and no checkpoint holds any
+    case F16:
+    case I8:
+        break; // no checkpoint holds any
     }
     return NULL;
 }
@@ -235,7 +238,8 @@ bool npz_close(NpzFile *file, bool ok, Error *err) {
                     (file_sync(file->fd, err) || error_prefix(err, "%s", file->temporary)) &&
                     file_rename(file->temporary, file->path, err);
     close(file->fd);
-    if (!finished) unlink(file->temporary);
+    Error ignored;
+    if (!finished) file_remove(file->temporary, &ignored);
     free(file->entries);
     free(file);
     return finished;

@@ -18,7 +18,8 @@ static const Option ROWS[] = {
         "the same expert, times train.micro_batches, must divide it; fewer are faster where an expert sees few tokens; part "
         "of the sums, so keep it in a run"),
     INTEGER("parallel.expert", FREE, expert_parallel, DEFAULT("0"), RANGE(0, 65536),
-        "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts"),
+        "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts, and with peer "
+        "layers 8 or the largest power of two that divides peer.keys^2"),
     INTEGER("parallel.exchange_chunks", FREE, exchange_chunks, DEFAULT("2"), RANGE(1, 16),
         "pieces in which tokens travel to other ranks' experts, so that one is on its way while another is computed; at "
         "most, and a divisor of the experts of a rank is taken; changes no bit"),
@@ -51,12 +52,13 @@ static bool check(const void *section, const OptionRules *rules) {
     }
     if (train->expert_parallel > 0 && divisor % train->expert_parallel != 0) {
         option_list_divisors(divisor, 0, list);
-        return option_broken(
-            rules, "parallel.expert", "moe.experts",
-            "parallel.expert (%lld) does not divide moe.experts (%lld%s); set it to one of "
-            "%s, or leave it out",
-            (long long)train->expert_parallel, (long long)divisor,
-            train->model.moe.experts.count > 1 ? ", common to all layers" : "", list);
+        return option_broken(rules, "parallel.expert", "moe.experts",
+                             "parallel.expert (%lld) does not divide %s (%lld%s); set it to one of "
+                             "%s, or leave it out",
+                             (long long)train->expert_parallel, model_experts_name(&train->model),
+                             (long long)divisor,
+                             train->model.moe.experts.count > 1 ? ", common to all layers" : "",
+                             list);
     }
     return true;
 }

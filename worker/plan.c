@@ -7,18 +7,31 @@
 #include "kernels/log.h"
 #include "kernels/threads.h"
 #include "worker/evaluate.h"
-#include "worker/optimizer.h"
+#include "worker/optimizer/optimizer.h"
 #include "worker/plan_host.h"
 #include "worker/session.h"
 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
     const Work *work = &model->work;
-    int world = (int)ranks, ep = (int)work->shape.ep_size;
+    int world = (int)ranks, ep = (int)work->shape.ep_size, replicas = world / ep;
     plan->sent_bytes[TRAFFIC_GRADIENTS] += (double)gradients_sent_bytes(&model->gradients, work);
     plan->sent_bytes[TRAFFIC_STATISTICS] +=
         (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
-                 all_reduce_sum_sent_bytes(ep, norm_slots, F64));
+                 all_reduce_sum_sent_bytes(ep, norm_slots, F64) +
+                 all_reduce_sum_sent_bytes(replicas, 2, F64)); // agreement on the norm
+}
+
+// Values and the optimizer's states in f32 are nearly all of a checkpoint.
+static int64_t saved_bytes(const Model *model, const Optimizer *optimizer) {
+    int64_t elements = 0;
+    for (int i = 0; i < model->params.count; i++) {
+        int sets = 1;
+        for (int s = 0; s < optimizer->state_count; s++)
+            sets += optimizer_has_state(optimizer, s, i);
+        elements += sets * param_elements(&model->params.rows[i]);
+    }
+    return elements * (int64_t)sizeof(float);
 }
 
 bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err) {
@@ -31,7 +44,7 @@ bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err)
     Model evaluation = {0};
     bool ok =
         model_check(&model, err) && update_groups_check(&model.params, &config->optimizer, err);
-    if (ok && config->data.validation[0])
+    if (ok && config->data.validation.count > 0)
         ok = evaluation_measure_beside(&evaluation, &model, config, ranks, 0, err);
     if (ok) plan_host_memory(&plan, config, &model, &evaluation, &host);
     model_free(&evaluation);
@@ -59,6 +72,7 @@ bool plan_make(const TrainConfig *config, PlanHost host, Plan *made, Error *err)
     plan.most_flops_per_token = 3 * (cost.flops_per_token + cost.flops_above);
     memcpy(plan.sent_bytes, cost.sent_bytes, sizeof plan.sent_bytes);
     plan_traffic(&plan, &model, ranks, optimizer.norms.shape[0]);
+    plan.saved_bytes = saved_bytes(&model, &optimizer);
     optimizer_free(&optimizer);
     model_free(&model);
     *made = plan;
@@ -79,13 +93,18 @@ size_t plan_beside_bytes(const Plan *plan) {
     return plan->thread_bytes + plan->host_bytes + plan->library_bytes;
 }
 
-static double mib(size_t bytes) {
-    return (double)bytes / 1048576.0;
-}
-
 // A process that has only started: itself, MPI, HDF5, the matrix library, after the self-test.
 // Measured: 31 to 33 MiB.
 static const size_t started_bytes = (size_t)36 << 20;
+
+size_t plan_process_bytes(const Plan *plan, Place place, bool worst) {
+    size_t arenas = worst ? plan_worst_bytes(plan) : plan_resident_bytes(plan);
+    return started_bytes + plan_beside_bytes(plan) + (place == ON_HOST ? arenas : 0);
+}
+
+static double mib(size_t bytes) {
+    return (double)bytes / 1048576.0;
+}
 
 static void print_memory(const Plan *plan, PlanHost host) {
     size_t even = plan_resident_bytes(plan), worst = plan_worst_bytes(plan);
@@ -100,17 +119,17 @@ static void print_memory(const Plan *plan, PlanHost host) {
     if (host.place == ON_DEVICE) {
         printf("  %-14s %10.1f   worst case %10.1f, of the GPU\n", "total", mib(even), mib(worst));
         printf("and of the host\n");
-        even = worst = 0;
     } else {
         printf("  %-14s %10.1f   working memory of %d thread%s\n", "kernels",
                mib(plan->thread_bytes), host.threads, host.threads == 1 ? "" : "s");
     }
     printf("  %-14s %10.1f   tables, batches, history of expert load, and what a save takes\n",
            "host", mib(plan->host_bytes));
-    printf("  %-14s %10.1f   at most, as measured; text read as characters comes on top\n",
+    printf("  %-14s %10.1f   at most, as measured; text in memory (characters, JSON, compressed) "
+           "comes on top\n",
            "program", mib(started_bytes + plan->library_bytes));
-    even += plan_beside_bytes(plan) + started_bytes;
-    worst += plan_beside_bytes(plan) + started_bytes;
+    even = plan_process_bytes(plan, host.place, false);
+    worst = plan_process_bytes(plan, host.place, true);
     printf("  %-14s %10.1f   worst case %10.1f\n", "total", mib(even), mib(worst));
     size_t available = host_memory().available_bytes;
     if (available / (size_t)host.ranks < even)

@@ -25,6 +25,7 @@ typedef struct Plan {
     size_t thread_bytes, host_bytes, library_bytes;
     // Forward and backward: of a token on average while routing is even, at least and at most.
     double train_flops_per_token, least_flops_per_token, most_flops_per_token;
+    int64_t saved_bytes;              // of a checkpoint, all ranks together, nearly
     double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
 } Plan;
 
@@ -36,6 +37,10 @@ size_t plan_resident_bytes(const Plan *plan);
 size_t plan_worst_bytes(const Plan *plan);
 // What a process takes on the host beyond the arenas and what it had when they were planned.
 size_t plan_beside_bytes(const Plan *plan);
+
+// All that a process takes on the host, program and libraries included: when tokens spread evenly,
+// or at most.
+size_t plan_process_bytes(const Plan *plan, Place place, bool worst);
 
 // `moetrain plan cfg.yaml -np N`: prints the plan. Returns the exit code. Not collective.
 int plan_run(const TrainConfig *config, int ranks, Error *err);

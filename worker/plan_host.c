@@ -2,9 +2,11 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
-#include "worker/batch.h"
-#include "worker/optimizer.h"
+#include "worker/data/batch.h"
+#include "worker/optimizer/optimizer.h"
 #include "worker/routing_record.h"
+#include "worker/watch/recheck.h"
+#include "worker/watch/replica_check.h"
 
 // Pages of libraries that training touches first, beyond what they had after the start: HDF5 and
 // its buffers at the first save, the MPI library's fragments by rank, a matrix library's packed
@@ -63,7 +65,8 @@ static int64_t elements_saved(const Model *model, const Optimizer *optimizer, in
     return elements;
 }
 
-// What rank 0 copies of it for checkpoint.async: the experts it holds, and its share of the rest.
+// What rank 0 copies of a CPU's state for checkpoint.async: the experts it holds, and its share of
+// the rest.
 static size_t copy_bytes(const Model *model, const Optimizer *optimizer, int64_t ranks) {
     double elements = 0;
     for (int i = 0; i < model->params.count; i++) {
@@ -81,17 +84,21 @@ static size_t copy_bytes(const Model *model, const Optimizer *optimizer, int64_t
 void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *trained,
                       const Model *evaluated, const PlanHost *host) {
     size_t scratch = thread_scratch_most(model_cost(trained).scratch);
+    bool documents = config->data.documents == DOCUMENTS_MASK;
     Optimizer optimizer;
     optimizer_measure(&optimizer, trained, &config->optimizer);
     plan->host_bytes = table_bytes(trained) +
-                       batch_bytes(trained->work.shape.B, trained->work.shape.T) +
+                       batch_bytes(trained->work.shape.B, trained->work.shape.T, documents) +
                        checkpoint_bytes(trained, &optimizer) + history_bytes(config, trained) +
-                       routing_record_bytes(config, trained);
+                       routing_record_bytes(config, trained) + recheck_bytes(trained, config);
+    if (config->check_replicas_every > 0)
+        plan->host_bytes += replica_check_bytes(trained, &optimizer);
     if (evaluated->blocks) {
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;
         plan->host_bytes +=
-            table_bytes(evaluated) + batch_bytes(evaluated->work.shape.B, evaluated->work.shape.T);
+            table_bytes(evaluated) +
+            batch_bytes(evaluated->work.shape.B, evaluated->work.shape.T, documents);
     }
     bool on_device = host->place == ON_DEVICE;
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;
@@ -100,8 +107,8 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
         for (int run = 0; run < PARAM_RUNS; run++)
             plan->host_bytes += (size_t)elements_saved(trained, &optimizer, run) * sizeof(float);
     if (config->checkpoint_async)
-        plan->host_bytes +=
-            copy_bytes(trained, &optimizer, host->ranks) + history_bytes(config, trained);
+        plan->host_bytes += history_bytes(config, trained) +
+                            (on_device ? 0 : copy_bytes(trained, &optimizer, host->ranks));
     optimizer_free(&optimizer);
     plan->library_bytes = library_growth + library_bytes_a_rank * (size_t)host->ranks +
                           library_bytes_a_thread * (size_t)host->threads;

@@ -1,5 +1,6 @@
 #include "worker/prepare.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "comm/comm.h"
@@ -7,16 +8,22 @@
 #include "kernels/log.h"
 #include "kernels/self_test.h"
 #include "worker/compare_ranks.h"
+#include "worker/data/open_data.h"
 #include "worker/evaluate.h"
-#include "worker/open_data.h"
-#include "worker/outcome.h"
 #include "worker/resume.h"
-#include "worker/run_dir.h"
-#include "worker/run_lock.h"
-#include "worker/run_requests.h"
-#include "worker/run_status.h"
+#include "worker/run/outcome.h"
+#include "worker/run/run_dir.h"
+#include "worker/run/run_lock.h"
+#include "worker/run/run_requests.h"
+#include "worker/run/run_status.h"
 #include "worker/save.h"
-#include "worker/watchdog.h"
+#include "worker/watch/rank_health.h"
+#include "worker/watch/watchdog.h"
+
+static bool token_folder_name(const char *run_dir, char folder[CONFIG_PATH_BYTES], Error *err) {
+    return snprintf(folder, CONFIG_PATH_BYTES, "%s/tokens", run_dir) < CONFIG_PATH_BYTES ||
+           error_set(err, EXIT_CONFIG, "run.dir %.60s...: too long a path", run_dir);
+}
 
 // Vocabulary and files, the same on all ranks: what follows from them here and later is then the
 // same everywhere.
@@ -25,29 +32,28 @@ static bool open_files(Trainer *trainer, Error *err) {
     const DataConfig *data = &config->data;
     bool ok = vocabulary_open(&trainer->data.vocabulary, data, err);
     if (!comm_agree(ok, err)) return false;
-    if (!open_data(&trainer->data.training, "data.train", data->train, &trainer->data.vocabulary,
-                   trainer->state.data_id, err) ||
+    if (trainer->data.vocabulary.tokenizer &&
+        !token_folder_name(config->run_dir, trainer->data.vocabulary.token_folder, err))
+        return false; // on every rank
+    if (!data_mix_open(&trainer->data.training, config, &trainer->data.vocabulary,
+                       trainer->state.data_id, err) ||
         !compare_vocabularies(&trainer->data.vocabulary, err))
         return false;
-    char identity[40];
-    if (data->validation[0] &&
-        !open_data(&trainer->data.validation, "data.validation", data->validation,
-                   &trainer->data.vocabulary, identity, err))
-        return false;
-
+    for (int64_t i = 0; i < data->validation.count; i++) {
+        char identity[40];
+        const char *path = data->validation.maps[i].path;
+        DataFile **file = &trainer->data.validation[i];
+        trainer->data.validation_count++;
+        if (!open_data(file, "data.validation", path, PART_VALIDATION, &trainer->data.vocabulary,
+                       identity, err))
+            return false;
+        if (data_file_tokens(*file) < 2)
+            return error_set(err, EXIT_DATA,
+                             "%s: one token has no successor to predict; give a longer "
+                             "data.validation",
+                             path);
+    }
     config->model.vocab_size = trainer->data.vocabulary.size;
-    trainer->data.windows = data_file_windows(trainer->data.training, config->context);
-    if (trainer->data.windows < 1)
-        return error_set(err, EXIT_DATA,
-                         "%s: %lld tokens are too few for train.context %lld; give more data or a "
-                         "smaller train.context",
-                         config->data.train, (long long)data_file_tokens(trainer->data.training),
-                         (long long)config->context);
-    if (trainer->data.validation && data_file_tokens(trainer->data.validation) < 2)
-        return error_set(err, EXIT_DATA,
-                         "%s: one token has no successor to predict; give a longer "
-                         "data.validation",
-                         config->data.validation);
     return true;
 }
 
@@ -130,6 +136,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (!comm_follow(ok, err)) return false;
     outcome_begin(config->run_dir);
     run_status_begin(config);
+    rank_health_begin(config->run_dir);
     run_requests_begin(config->run_dir);
     if (!session_open(&trainer->session, config, err)) return false;
     watchdog_beat("measuring the device");
@@ -143,7 +150,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model, &config->optimizer);
-    if (trainer->data.validation && // a second time after plan_make: nothing is refused here
+    if (trainer->data.validation_count >
+            0 && // a second time after plan_make: nothing is refused here
         !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
                                    comm_rank(), err))
         return false;
@@ -151,12 +159,17 @@ bool prepare_run(Trainer *trainer, Error *err) {
     watchdog_beat("taking memory");
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
+    bool documents = config->data.documents == DOCUMENTS_MASK;
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.shape.B, config->context,
-               comm_rank(), comm_size());
-    if (trainer->data.validation) {
+               comm_rank(), comm_size(), documents);
+    source_losses_open(&trainer->data.losses, &trainer->data.training, &trainer->batch,
+                       config->batch);
+    source_loads_open(&trainer->data.loads, &trainer->model.stats, trainer->data.training.count);
+    if (trainer->data.validation_count > 0) {
         model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
         batch_open(&trainer->evaluation_batch, &trainer->session.dev,
-                   trainer->evaluation.work.shape.B, config->context, comm_rank(), comm_size());
+                   trainer->evaluation.work.shape.B, config->context, comm_rank(), comm_size(),
+                   documents);
     }
     if (comm_rank() == 0) {
         const Statistics *stats = &trainer->model.stats;
@@ -165,6 +178,10 @@ bool prepare_run(Trainer *trainer, Error *err) {
     }
     dead_experts_open(&trainer->dead_experts, &trainer->model.stats, config->dead_expert_steps);
     step_outliers_open(&trainer->outliers, &config->optimizer);
+    recheck_open(&trainer->recheck, &trainer->model, config);
+    if (config->check_replicas_every > 0)
+        replica_check_open(&trainer->replicas, &trainer->model, &trainer->optimizer);
+    stragglers_open(&trainer->stragglers, config->straggler_steps);
     watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
     run_status_resumed(trainer->state.step, trainer->saved_step);

@@ -8,7 +8,10 @@
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
 #include "model/zero_experts.h"
-#include "worker/lr_schedule.h"
+#include "worker/data/data_names.h"
+#include "worker/optimizer/lr_schedule.h"
+#include "worker/run/run_status.h"
+#include "worker/run/time_limit.h"
 #include "worker/trainer.h"
 
 void report_run(const Trainer *trainer) {
@@ -22,18 +25,33 @@ void report_run(const Trainer *trainer) {
              (long long)trainer->plan.total_params, (long long)trainer->plan.active_params,
              (long long)config->model.vocab_size, (long long)config->expert_parallel,
              (long long)config->shards);
-    log_info("data: %s, %lld tokens, %.2f epochs in %lld steps of %lld x %lld tokens",
-             config->data.train, (long long)data_file_tokens(trainer->data.training),
-             (double)config->steps * (double)config->batch / (double)trainer->data.windows,
-             (long long)config->steps, (long long)config->batch, (long long)config->context);
+    const DataMix *mix = &trainer->data.training;
+    const TrainState *state = &trainer->state;
+    DataCursor cursor = {state->data_epoch, state->data_index};
+    for (int s = 0; s < mix->count; s++) {
+        char share[48] = "";
+        if (mix->count > 1)
+            snprintf(share, sizeof share, ", %.4g%% of the windows",
+                     100.0 * (double)mix->schedule.share[s] / (double)mix->schedule.period);
+        const Packing *packing = data_file_packing(mix->files[s]);
+        char padding[48] = "";
+        if (packing)
+            snprintf(padding, sizeof padding, ", %.2f%% padding", 100 * packing_padding(packing));
+        log_info("data: %s, %lld tokens%s%s, %.2f epochs in %lld steps of %lld x %lld tokens",
+                 config->data.train.maps[s].path, (long long)data_file_tokens(mix->files[s]), share,
+                 padding, data_mix_epochs(mix, s, config, cursor, state->step),
+                 (long long)config->steps, (long long)config->batch, (long long)config->context);
+    }
     log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->report.gemm_gflops,
              config->run_dir);
+    time_limit_log();
 }
 
 StepMetrics report_begin_step(Trainer *trainer) {
     Report *report = &trainer->report;
     const TrainConfig *config = &trainer->config;
     report->begin = clock_seconds();
+    stragglers_begin_step(&trainer->stragglers);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
         report->sent_before[kind] = traffic_sent_bytes((TrafficKind)kind);
     return (StepMetrics){.lr = lr_at(&config->optimizer, trainer->state.step, config->steps)};
@@ -68,8 +86,12 @@ void report_end_step(Trainer *trainer, StepMetrics *row) {
     row->step = trainer->state.step;
     row->tokens = trainer->state.tokens;
     row->skipped_steps = trainer->state.skipped_steps;
-    row->outlier_steps = config->optimizer.skip_z > 0 ? trainer->outliers.skipped : -1;
+    SpikePolicy policy = config->optimizer.spike_policy;
+    row->outlier_steps = config->optimizer.skip_z > 0 ? trainer->outliers.found : -1;
+    row->outliers_applied = policy == SPIKE_LOG;
+    row->rollbacks = policy == SPIKE_ROLLBACK ? trainer->outliers.rollbacks[ROLLBACK_TIMES] : -1;
     row->step_seconds = clock_seconds() - report->begin;
+    stragglers_end_step(&trainer->stragglers, row->step_seconds);
     row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
     // Dropped choices count as if they had been computed, as in the plan.
     row->flops = report->most_flops_a_step -
@@ -89,6 +111,32 @@ static void take_means(Report *report, StepMetrics *row) {
     report->row_steps = 0;
 }
 
+// Likewise what is told of a mix's sources.
+static void take_sources(Trainer *trainer, StepMetrics *row) {
+    SourceLosses *losses = &trainer->data.losses;
+    SourceLoads *loads = &trainer->data.loads;
+    const Statistics *stats = &trainer->model.stats;
+    row->sources = losses->sources;
+    row->source_loads = loads->sources > 0;
+    for (int s = 0; s < losses->sources; s++) {
+        row->source_names[s] = data_source_name(&trainer->config.data.train.maps[s]);
+        row->source_losses[s] = source_losses_mean(losses, s);
+        row->source_imbalances[s] = source_loads_imbalance(loads, stats, s);
+        row->source_distances[s] = source_loads_distance(loads, stats, s);
+    }
+    source_losses_clear(losses);
+    source_loads_clear(loads);
+}
+
+// Collective over all ranks.
+static void look_for_stragglers(Trainer *trainer, StepMetrics *row) {
+    Stragglers *stragglers = &trainer->stragglers;
+    stragglers_look(stragglers, row->step);
+    row->slowest_rank = stragglers->slowest;
+    row->slowest_score = stragglers->score;
+    run_status_stragglers(stragglers);
+}
+
 void report_step(Trainer *trainer, StepMetrics *row) {
     Report *report = &trainer->report;
     const TrainConfig *config = &trainer->config;
@@ -104,6 +152,8 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
     if (!line_due && !row->skipped && !config->log_every_row) return;
     take_means(report, row);
+    take_sources(trainer, row);
+    if (line_due) look_for_stragglers(trainer, row);
     Error gone = {0}; // said by run_watch_look
     if (comm_rank() == 0 &&
         run_watch_look(&trainer->run_watch, config->run_dir, trainer->config_yaml, &gone))
@@ -114,17 +164,19 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     log_info("%s", line);
 }
 
-void report_evaluation(const Trainer *trainer, const Evaluation *result) {
+void report_evaluation(const Trainer *trainer, int set, const Evaluation *result) {
     long long step = (long long)trainer->state.step;
-    metrics_write_evaluation(trainer->report.metrics, step, result->loss, result->bits_per_byte,
-                             &result->figures, result->seconds);
+    const char *name = validation_set_name(&trainer->config.data.validation, set);
+    metrics_write_evaluation(trainer->report.metrics, step, name, result->loss,
+                             result->bits_per_byte, &result->figures, result->seconds);
     char bits[64] = "", capacity[64], health[160];
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result->bits_per_byte);
     evaluation_describe_capacity(&trainer->config, capacity);
     evaluation_describe_health(result, health);
-    log_info("validation at step %lld | loss %.4f%s%s | %lld tokens in %.1f s, %s", step,
-             result->loss, bits, health, (long long)result->tokens, result->seconds, capacity);
+    log_info("validation%s%s at step %lld | loss %.4f%s%s | %lld tokens in %.1f s, %s",
+             name[0] ? " on " : "", name, step, result->loss, bits, health,
+             (long long)result->tokens, result->seconds, capacity);
 }
 
 void report_plan(Trainer *trainer) {

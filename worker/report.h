@@ -1,5 +1,5 @@
 // What a training run tells: the line and row of each step, and plan against fact at the end. Not
-// collective.
+// collective, but for report_step.
 #ifndef MOETRAIN_WORKER_REPORT_H
 #define MOETRAIN_WORKER_REPORT_H
 
@@ -37,10 +37,11 @@ StepMetrics report_begin_step(Trainer *trainer);
 void report_read_statistics(const Trainer *trainer, StepMetrics *row);
 // The step is done: what it took, and its share of the utilization history.
 void report_end_step(Trainer *trainer, StepMetrics *row);
-// The row of a finished step, and its line when one is due; keeps the running mean for the ETA.
+// The row of a finished step, and its line when one is due, with which ranks compare how fast they
+// are; keeps the running mean for the ETA. Collective over all ranks.
 void report_step(Trainer *trainer, StepMetrics *row);
-// The row and line of an evaluation that was not interrupted.
-void report_evaluation(const Trainer *trainer, const Evaluation *result);
+// The row and line of an evaluation on a validation set that was not interrupted.
+void report_evaluation(const Trainer *trainer, int set, const Evaluation *result);
 // Plan against fact: the memory of rank 0 and the bytes it sent a step.
 void report_plan(Trainer *trainer);
 

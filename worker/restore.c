@@ -5,21 +5,20 @@
 #include <string.h>
 
 #include "comm/comm.h"
-
-static const char code_points_name[] = "data/code_points";
+#include "kernels/integers.h"
 
 static SavedTensor saved_param(const Model *model, const ParamTable *table, ParamSet set, int index,
                                const char *folder) {
     const Param *row = &table->rows[index];
-    Tensor x = param_tensor(table, set, index);
     SavedTensor saved = {
         .dtype = F32,
         .rank = row->rank,
         .first_element = row->first * row->shape[1] * row->shape[2],
-        .elements = tensor_elements(x),
+        .elements = param_local_elements(row),
         .replicated = row->kind == PARAM_DENSE,
         .replica = (int)(comm_rank() / model->work.shape.ep_size),
-        .data = x.data,
+        .stays = model->work.dev->place == ON_HOST ? STAYS_UNTIL_UPDATE : STAYS_UNTIL_SAVED,
+        .data = row->offset < 0 ? NULL : param_tensor(table, set, index).data,
     };
     memcpy(saved.shape, row->shape, sizeof saved.shape);
     snprintf(saved.name, sizeof saved.name, "%.24s/%.96s", folder, row->name);
@@ -54,6 +53,7 @@ void host_state_close(HostState *state) {
 
 void host_state_download(HostState *state) {
     Device *dev = state->model->work.dev;
+    if (state->optimizer) optimizer_catch_up(state->optimizer);
     for (int run = 0; run < PARAM_RUNS; run++)
         device_download(dev, state->values.run[run], state->model->values.run[run]);
     for (int i = 0; state->optimizer && i < state->optimizer->state_count; i++)
@@ -69,10 +69,22 @@ void host_state_upload(HostState *state) {
     for (int i = 0; state->optimizer && i < state->optimizer->state_count; i++)
         for (int run = 0; run < GRADIENT_RUNS; run++)
             device_upload(dev, state->optimizer->states[i].set.run[run], state->states[i].run[run]);
+    if (state->optimizer) optimizer_forget_updates(state->optimizer);
     model_refresh_matrices(state->model);
 }
 
 // ---- the list of tensors ------------------------------------------------------------------------
+
+static SavedTensor saved_of_vocabulary(const SavedVocabulary *kept, void *data, int64_t elements) {
+    SavedTensor saved = {.dtype = kept->dtype,
+                         .rank = 1,
+                         .shape = {elements, 1, 1},
+                         .elements = elements,
+                         .replicated = true,
+                         .data = data};
+    snprintf(saved.name, sizeof saved.name, "%s", kept->name);
+    return saved;
+}
 
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count) {
     const Model *model = state->model;
@@ -90,54 +102,45 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
             saved[n++].optional = s == state->optimizer->average;
         }
     }
-    if (vocabulary->code_points) {
-        saved[n] = (SavedTensor){.dtype = I32,
-                                 .rank = 1,
-                                 .shape = {vocabulary->size, 1, 1},
-                                 .elements = vocabulary->size,
-                                 .replicated = true,
-                                 .data = vocabulary->code_points};
-        snprintf(saved[n++].name, sizeof saved->name, "%s", code_points_name);
-    }
+    const void *data;
+    int64_t elements;
+    const SavedVocabulary *kept = vocabulary_saved(vocabulary, &data, &elements);
+    if (kept) saved[n++] = saved_of_vocabulary(kept, (void *)data, elements);
     *count = n;
     return saved;
 }
 
-// The vocabulary of a checkpoint: its size is that of the embedding; characters have their code
-// points saved. Collective over all ranks.
+// The vocabulary of a checkpoint: its size is that of the embedding; what else belongs to it is
+// saved beside. Collective over all ranks.
 static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config,
                                const char *checkpoint_path, Error *err) {
     CheckpointInfo info;
     bool ok = checkpoint_read_table(checkpoint_path, &info, err);
     if (!comm_agree(ok, err)) return false; // from here on every rank has read the same
-    int64_t size = 0;
-    bool characters = false;
+    int64_t size = 0, elements = 0;
+    const SavedVocabulary *kept = NULL, *row;
     for (int i = 0; i < info.tensor_count; i++) {
-        if (strcmp(info.tensors[i].name, "parameters/embedding") == 0)
-            size = info.tensors[i].shape[0];
-        if (strcmp(info.tensors[i].name, code_points_name) == 0) characters = true;
+        const SavedTensor *tensor = &info.tensors[i];
+        if (strcmp(tensor->name, "parameters/embedding") == 0) size = tensor->shape[0];
+        for (int kind = 0; (row = saved_vocabulary(kind)); kind++)
+            if (strcmp(tensor->name, row->name) == 0) kept = row, elements = tensor->shape[0];
     }
     checkpoint_free_info(&info);
     if (size == 0)
         return error_set(err, EXIT_CHECKPOINT, "%s: holds no parameters/embedding",
                          checkpoint_path);
-    if (!characters)
-        return vocabulary_from_checkpoint(vocabulary, &config->data, NULL, size, err) ||
-               error_prefix(err, "%s", checkpoint_path);
-    int32_t *code_points = calloc((size_t)size, sizeof *code_points);
-    CHECK_MEMORY(code_points, "no memory for %lld code points", (long long)size);
-    SavedTensor saved = {.dtype = I32,
-                         .rank = 1,
-                         .shape = {size, 1, 1},
-                         .elements = size,
-                         .replicated = true,
-                         .data = code_points};
-    snprintf(saved.name, sizeof saved.name, "%s", code_points_name);
-    Checkpoint checkpoint = {.tensors = &saved, .tensor_count = 1};
-    ok = checkpoint_load(checkpoint_path, &checkpoint, err);
-    ok = ok && (vocabulary_from_checkpoint(vocabulary, &config->data, code_points, size, err) ||
-                error_prefix(err, "%s", checkpoint_path));
-    free(code_points);
+    void *data = NULL;
+    if (kept) {
+        data = calloc((size_t)elements + 1, dtype_bytes(kept->dtype));
+        CHECK_MEMORY(data, "no memory for %s of %lld", kept->name, (long long)elements);
+        SavedTensor saved = saved_of_vocabulary(kept, data, elements);
+        Checkpoint checkpoint = {.tensors = &saved, .tensor_count = 1};
+        ok = checkpoint_load(checkpoint_path, &checkpoint, err);
+    }
+    ok = ok &&
+         (vocabulary_from_checkpoint(vocabulary, &config->data, kept, data, elements, size, err) ||
+          error_prefix(err, "%s", checkpoint_path));
+    free(data);
     return ok;
 }
 
@@ -155,6 +158,40 @@ static void take_averages(Checkpoint *checkpoint, const ParamTable *table) {
     checkpoint->tensor_count = n;
 }
 
+// ---- weights of fewer bits ----------------------------------------------------------------------
+
+// Each is read into the same memory and quantised before the next one comes.
+typedef struct Narrowing {
+    const Model *model;
+    ParamSet values; // of the host, for rows of which f32 stays as well
+    float *read;
+} Narrowing;
+
+static bool narrow(void *context, const SavedTensor *tensor, Error *err) {
+    const Narrowing *n = context;
+    const ParamTable *params = &n->model->params;
+    const Param *row = param_find(params, strchr(tensor->name, '/') + 1);
+    if (tensor->data != n->read) return true;
+    int index = (int)(row - params->rows);
+    if (row->offset >= 0)
+        memcpy(param_tensor(params, n->values, index).data, n->read,
+               (size_t)tensor->elements * sizeof *n->read);
+    return narrow_weights_set(&n->model->narrow, params, n->model->work.dev, index, n->read, err);
+}
+
+static void narrow_on_arrival(Checkpoint *checkpoint, Narrowing *n) {
+    const NarrowWeights *weights = &n->model->narrow;
+    int64_t most = 0;
+    for (int i = 0; i < n->model->params.count; i++)
+        if (weights->is_narrow[i]) most = larger(most, checkpoint->tensors[i].elements);
+    n->read = malloc((size_t)most * sizeof *n->read + 1);
+    CHECK_MEMORY(n->read, "no memory for a tensor of %lld", (long long)most);
+    for (int i = 0; i < n->model->params.count; i++)
+        if (weights->is_narrow[i]) checkpoint->tensors[i].data = n->read;
+    checkpoint->arrived = narrow;
+    checkpoint->context = n;
+}
+
 bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit split,
                    Session *session, const char *checkpoint_path, Error *err) {
     if (!restore_vocabulary(&restored->vocabulary, config, checkpoint_path, err)) return false;
@@ -164,17 +201,19 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
     if (!model_check(&restored->model, err)) return false; // the same on every rank
     model_allocate(&restored->model, session->groups, (uint64_t)config->seed);
 
-    Checkpoint checkpoint = {.verify_rest = true};
+    Checkpoint checkpoint = {0};
     HostState state;
     host_state_open(&state, &restored->model, NULL);
     checkpoint.tensors = saved_tensors(&state, &(Vocabulary){0}, &checkpoint.tensor_count);
+    Narrowing narrowing = {.model = &restored->model, .values = state.values};
+    if (split.weights != F32) narrow_on_arrival(&checkpoint, &narrowing);
     bool ok = checkpoint_load(checkpoint_path, &checkpoint, err);
     if (ok && config->eval_weights == WEIGHTS_EMA) {
-        checkpoint.verify_rest = false;
         take_averages(&checkpoint, &restored->model.params);
         ok = checkpoint_load(checkpoint_path, &checkpoint, err);
     }
     if (ok) host_state_upload(&state);
+    free(narrowing.read);
     free(checkpoint.tensors);
     host_state_close(&state);
     restored->state = checkpoint.state;

@@ -5,9 +5,9 @@
 
 #include "checkpoint/checkpoint.h"
 #include "model/model.h"
-#include "worker/optimizer.h"
+#include "worker/data/vocabulary.h"
+#include "worker/optimizer/optimizer.h"
 #include "worker/session.h"
-#include "worker/vocabulary.h"
 
 // Parameters and the optimizer's states as the host sees them: the model's own memory on the CPU, a
 // copy of a GPU's. Files are written from and read into it.
@@ -33,8 +33,8 @@ typedef struct Restored {
     TrainState state;
 } Restored;
 
-// Verifies the file, lays out a model for `split` and loads its parameters. Collective over all
-// ranks.
+// Lays out a model for `split` and loads its parameters, each compared with its hash; what a model
+// does not use, as an optimizer's states, is not looked at. Collective over all ranks.
 bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit split,
                    Session *session, const char *checkpoint_path, Error *err);
 void restore_free(Restored *restored); // legal on a zeroed struct

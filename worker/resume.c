@@ -14,9 +14,11 @@
 #include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
-#include "worker/run_changes.h"
+#include "worker/data/data_names.h"
+#include "worker/run/program_hash.h"
+#include "worker/run/run_changes.h"
 #include "worker/save.h"
-#include "worker/watchdog.h"
+#include "worker/watch/watchdog.h"
 
 // Where the run goes on from.
 typedef struct Chosen {
@@ -122,6 +124,30 @@ static bool check_init(const TrainConfig *config, const char *path, const char *
                      path, config->init);
 }
 
+// The tokenizer of the checkpoint is this run's, byte for byte. Rank 0.
+static bool check_tokenizer(const Trainer *trainer, const char *path, Error *err) {
+    const Tokenizer *tokenizer = trainer->data.vocabulary.tokenizer;
+    const char *named = trainer->config.data.tokenizer;
+    Error missing = {0};
+    char *saved = NULL;
+    if (!tokenizer) return true;
+    if (!checkpoint_read_text(path, SAVED_TOKENIZER, &saved, &missing))
+        return error_set(err, (ExitCode)missing.exit_code,
+                         "%s: %s has no tokenizer (%s); leave data.tokenizer out, with the data "
+                         "that it was trained on",
+                         named, path, missing.message);
+    bool same = strlen(saved) == tokenizer->json_bytes && strcmp(saved, tokenizer->json) == 0;
+    char here[HASH_TEXT_BYTES], there[HASH_TEXT_BYTES];
+    hash_to_text(tokenizer->hash, here);
+    hash_to_text(hash_bytes(saved, strlen(saved)), there);
+    free(saved);
+    return same || error_set(err, EXIT_CHECKPOINT,
+                             "%s: not the tokenizer whose tokens %s has weights for (hash %s, "
+                             "there %s); name that one as data.tokenizer: the checkpoint has it "
+                             "as " SAVED_TOKENIZER,
+                             named, path, here, there);
+}
+
 // The data's identity and the configuration's kinds of keys, before anything is loaded. Rank 0.
 static bool check_fits(Trainer *trainer, const Chosen *choice, Error *err) {
     const TrainConfig *config = &trainer->config;
@@ -139,14 +165,16 @@ static bool check_fits(Trainer *trainer, const Chosen *choice, Error *err) {
                           .way_out =
                               choice->branch ? NULL : "choose another run.dir for another run"};
     bool ok = run_changes_check(&changes, err) &&
-              (choice->branch || check_init(config, choice->path, yaml, &saved.run, err));
+              (choice->branch || check_init(config, choice->path, yaml, &saved.run, err)) &&
+              check_tokenizer(trainer, choice->path, err);
     free(yaml);
     if (!ok || strcmp(saved.data_id, trainer->state.data_id) == 0) return ok;
     return error_set(err, EXIT_DATA,
                      "%s: not the data that %s was trained on (identity %s, then %s); restore the "
                      "file, or give init=%s%s to begin a new run from its weights on this data",
-                     config->data.train, choice->path, trainer->state.data_id, saved.data_id,
-                     choice->path, choice->branch ? " instead of resume" : " and another run.dir");
+                     data_sources_path(&config->data.train), choice->path, trainer->state.data_id,
+                     saved.data_id, choice->path,
+                     choice->branch ? " instead of resume" : " and another run.dir");
 }
 
 // ---- loading ------------------------------------------------------------------------------------
@@ -183,7 +211,7 @@ static bool check_init_fits(const Trainer *trainer, Error *err) {
                           .rules = trainer->key_rules,
                           .allow = config->resume_allow,
                           .weights_only = true};
-    bool ok = run_changes_check(&changes, err) &&
+    bool ok = run_changes_check(&changes, err) && check_tokenizer(trainer, config->init, err) &&
               checkpoint_read_shape(config->init, "parameters/embedding", shape, err);
     free(yaml);
     if (!ok || shape[0] == trainer->data.vocabulary.size) return ok;
@@ -191,8 +219,8 @@ static bool check_init_fits(const Trainer *trainer, Error *err) {
         err, EXIT_DATA,
         "%s: a vocabulary of %lld tokens, while the weights of %s have %lld; they need "
         "data of exactly the same tokens",
-        config->data.train, (long long)trainer->data.vocabulary.size, config->init,
-        (long long)shape[0]);
+        data_sources_path(&config->data.train), (long long)trainer->data.vocabulary.size,
+        config->init, (long long)shape[0]);
 }
 
 // The characters of the checkpoint are those of this run's data. `saved` holds what was loaded,
@@ -204,7 +232,7 @@ static bool same_characters(const Trainer *trainer, const int32_t *saved, Error 
             return error_set(err, EXIT_DATA,
                              "%s: token %lld is the character U+%04X here and U+%04X in the "
                              "checkpoint %s; its weights need text of exactly the same characters",
-                             trainer->config.data.train, (long long)i,
+                             data_sources_path(&trainer->config.data.train), (long long)i,
                              (unsigned)vocabulary->code_points[i], (unsigned)saved[i],
                              trainer->config.init);
     return true;
@@ -225,7 +253,7 @@ static bool load_weights(Trainer *trainer, Error *err) {
         saved.code_points = calloc((size_t)saved.size, sizeof *saved.code_points);
         CHECK_MEMORY(saved.code_points, "no memory for %lld code points", (long long)saved.size);
     }
-    Checkpoint checkpoint = {.config_yaml = trainer->config_yaml, .verify_rest = true};
+    Checkpoint checkpoint = {.config_yaml = trainer->config_yaml};
     checkpoint.tensors = saved_tensors(&host, &saved, &checkpoint.tensor_count);
     ok =
         checkpoint_load(path, &checkpoint, err) && same_characters(trainer, saved.code_points, err);
@@ -244,8 +272,11 @@ static bool is_average(const SavedTensor *tensor) {
     return strncmp(tensor->name, "ema/", 4) == 0;
 }
 
-// Everything, into the trainer. Collective over all ranks.
-static bool load_state(Trainer *trainer, const char *path, Error *err) {
+static DataCursor cursor_of(const Trainer *trainer) {
+    return (DataCursor){trainer->state.data_epoch, trainer->state.data_index};
+}
+
+bool resume_load(Trainer *trainer, const char *path, Error *err) {
     HostState host;
     host_state_open(&host, &trainer->model, &trainer->optimizer);
     Checkpoint checkpoint = save_describe(trainer, &host);
@@ -261,7 +292,7 @@ static bool load_state(Trainer *trainer, const char *path, Error *err) {
     if (!ok) return false;
     trainer->state = checkpoint.state;
     trainer->saved_step = trainer->state.step;
-    return true;
+    return data_mix_resume(&trainer->data.training, cursor_of(trainer), err);
 }
 
 // ---- beginning a branch -------------------------------------------------------------------------
@@ -276,14 +307,18 @@ static bool lies_in(const char *path, const char *folder) {
 }
 
 // The identity of the run that the folder's checkpoint of this step belongs to; empty when there is
-// none that can be read.
-static RunIdentity run_at(const char *folder, int64_t step) {
+// no such one, or a damaged one. False with exit 5 when it cannot be read, and is perhaps sound.
+static bool run_at(const char *folder, int64_t step, RunIdentity *run, Error *err) {
     char path[CHECKPOINT_PATH_BYTES + 64], name[CHECKPOINT_NAME_BYTES];
     TrainState state = {0};
-    Error ignored = {0};
+    Error cause = {0};
     checkpoint_name(step, name);
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    return checkpoint_read_state(path, &state, &ignored) ? state.run : (RunIdentity){0};
+    bool ok = checkpoint_read_state(path, &state, &cause);
+    *run = ok ? state.run : (RunIdentity){0};
+    if (ok || cause.exit_code == EXIT_CHECKPOINT) return true;
+    *err = cause;
+    return false;
 }
 
 // Moves what the branch gives up aside: what comes after its beginning in its own folder (also when
@@ -294,15 +329,16 @@ static bool give_up_rest(const Trainer *trainer, const char *path, Error *err) {
     const TrainState *state = &trainer->state;
     char folder[CHECKPOINT_PATH_BYTES + 16];
     CheckpointList list;
-    RunIdentity newest = {0};
+    RunIdentity newest = {0}, same_step = {0};
     snprintf(folder, sizeof folder, "%s/checkpoints", run_dir);
     if (!checkpoint_list_read(&list, folder, err)) return false;
-    for (int64_t i = 0; i < list.count && !newest.run[0]; i++)
-        newest = run_at(folder, list.steps[i]);
+    bool ok = true;
+    for (int64_t i = 0; ok && i < list.count && !newest.run[0]; i++)
+        ok = run_at(folder, list.steps[i], &newest, err);
     checkpoint_list_free(&list);
+    if (!ok || !run_at(folder, state->step, &same_step, err)) return false;
     bool inside =
-        lies_in(path, folder) ||
-        (state->run.run[0] && strcmp(run_at(folder, state->step).run, state->run.run) == 0);
+        lies_in(path, folder) || (state->run.run[0] && strcmp(same_step.run, state->run.run) == 0);
     return going_back_to(run_dir, newest.run, inside ? state->step : GOING_BACK_WHOLE, err);
 }
 
@@ -343,7 +379,7 @@ static bool choose_and_load(Trainer *trainer, Chosen *choice, Error *err) {
         if (choice->path[0] == 0) return true;
         Error cause = {0};
         bool ok = comm_rank() != 0 || check_fits(trainer, choice, &cause);
-        if (comm_follow(ok, &cause) && load_state(trainer, choice->path, &cause)) return true;
+        if (comm_follow(ok, &cause) && resume_load(trainer, choice->path, &cause)) return true;
         if (pass_over(trainer, choice, &cause)) continue;
         *err = cause;
         return false;
@@ -353,7 +389,10 @@ static bool choose_and_load(Trainer *trainer, Chosen *choice, Error *err) {
 bool resume_run(Trainer *trainer, Error *err) {
     const RunIdentity root = {.parent_step = -1};
     Chosen choice = {.before = INT64_MAX};
-    if (!choose_and_load(trainer, &choice, err)) return false;
+    if (!choose_and_load(trainer, &choice, err) ||
+        !data_mix_check_epochs(&trainer->data.training, &trainer->config, cursor_of(trainer),
+                               trainer->state.step, err))
+        return false;
     if (choice.path[0] == 0) {
         bool weights = trainer->config.init[0];
         if (!weights) {

@@ -11,4 +11,8 @@
 // except that an interrupted moving aside is finished. Collective over all ranks.
 bool resume_run(Trainer *trainer, Error *err);
 
+// Everything of one checkpoint of this run, into the trainer. False as checkpoint_load, the state
+// then being partly overwritten. Collective over all ranks.
+bool resume_load(Trainer *trainer, const char *path, Error *err);
+
 #endif

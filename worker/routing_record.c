@@ -53,6 +53,7 @@ size_t routing_record_bytes(const TrainConfig *config, const Model *model) {
     RoutingRecord record;
     measure(&record, &model->work);
     size_t bytes = record.arena.peak_bytes;
+    bytes += tensor_bytes(record.gathered); // a layer in the process that has the file
     routing_record_close(&record);
     return bytes;
 }
@@ -105,7 +106,8 @@ bool routing_record_before_step(RoutingRecord *record, Model *model, int64_t ste
     if (!record->tape.gives) return true;
     const Work *work = &model->work;
     int64_t ranks = work->shape.ranks, micro_batches = work->shape.micro_batches;
-    bool ok = comm_rank() != 0 || routing_file_read(record->file, step, record->step, err);
+    bool ok = comm_rank() != 0 || routing_file_read(record->file, step, record->step, err) ||
+              error_prefix(err, "moe.replay");
     if (!comm_follow(ok, err)) return false;
     for (int64_t l = 0; l < record->shape.layers; l++) {
         Tensor all = record->step[l];
@@ -134,6 +136,7 @@ bool routing_record_after_step(RoutingRecord *record, Model *model, int64_t step
                 copy_piece(piece(record->step[l], m * ranks + r, micro_batches * ranks),
                            piece(gathered, r * micro_batches + m, micro_batches * ranks));
     }
-    bool ok = comm_rank() != 0 || routing_file_write(record->file, step, record->step, err);
+    bool ok = comm_rank() != 0 || routing_file_write(record->file, step, record->step, err) ||
+              error_prefix(err, "moe.record");
     return comm_follow(ok, err);
 }

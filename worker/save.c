@@ -9,10 +9,12 @@
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
-#include "worker/run_lock.h"
-#include "worker/run_status.h"
-#include "worker/run_watch.h"
-#include "worker/watchdog.h"
+#include "worker/roll_back.h"
+#include "worker/run/run_lock.h"
+#include "worker/run/run_status.h"
+#include "worker/run/run_watch.h"
+#include "worker/run/time_limit.h"
+#include "worker/watch/watchdog.h"
 
 // A save is tried again after RETRY_SECONDS, or later: attempts that fail take at most a fifth of
 // the time. While training goes on nothing is given up within PATIENCE_SECONDS; before leaving,
@@ -33,27 +35,21 @@ Checkpoint save_describe(Trainer *trainer, const HostState *host) {
                              .before_publish = run_lock_confirm};
     checkpoint.state.run.healthy = is_healthy(trainer);
     checkpoint.tensors = saved_tensors(host, &trainer->data.vocabulary, &checkpoint.tensor_count);
-    size_t most = (size_t)checkpoint.tensor_count + DEAD_EXPERTS_TENSORS + STEP_OUTLIERS_TENSORS;
+    size_t most = (size_t)checkpoint.tensor_count + DEAD_EXPERTS_TENSORS + STEP_OUTLIERS_TENSORS +
+                  MIX_PLACE_TENSORS;
     checkpoint.tensors = realloc(checkpoint.tensors, most * sizeof *checkpoint.tensors);
     CHECK_MEMORY(checkpoint.tensors, "no memory for the list of saved tensors");
     SavedTensor *next = checkpoint.tensors + checkpoint.tensor_count;
     next += dead_experts_tensors(&trainer->dead_experts, next);
     next += step_outliers_tensors(&trainer->outliers, next);
+    next += data_mix_tensors(&trainer->data.training, next);
     checkpoint.tensor_count = (int)(next - checkpoint.tensors);
     return checkpoint;
 }
 
 bool save_prepare(Trainer *trainer, Error *err) {
-    // Values and the optimizer's states in f32 are nearly all of it.
-    const Model *model = &trainer->model;
-    int64_t elements = 0;
-    for (int i = 0; i < model->params.count; i++) {
-        int sets = 1;
-        for (int s = 0; s < trainer->optimizer.state_count; s++)
-            sets += optimizer_has_state(&trainer->optimizer, s, i);
-        elements += sets * param_elements(&model->params.rows[i]);
-    }
-    int64_t bytes = elements * (int64_t)sizeof(float);
+    int64_t bytes = trainer->plan.saved_bytes;
+    time_limit_expect_save(bytes);
     return checkpoint_try_directory(trainer->config.run_dir, bytes, err);
 }
 
@@ -72,21 +68,35 @@ static void tell_saved(Trainer *trainer, int64_t step, double seconds, double st
     trainer->retry = (SaveRetry){0};
     checkpoint_name(step, name);
     run_status_saved(step, seconds);
+    time_limit_save(seconds);
     if (stalled < seconds) snprintf(waited, sizeof waited, ", training waited %.2f s", stalled);
     log_info("saved %s/checkpoints/%s in %.2f s%s", trainer->config.run_dir, name, seconds, waited);
+}
+
+// What pruning leaves: with train.spike_policy: rollback also what spikes may lead back to.
+static CheckpointKeep what_to_keep(const Trainer *trainer) {
+    const TrainConfig *config = &trainer->config;
+    CheckpointKeep keep = config->keep;
+    if (config->optimizer.spike_policy == SPIKE_ROLLBACK)
+        keep.from = roll_back_target(config, &trainer->outliers, trainer->state.step + 1);
+    return keep;
+}
+
+// The state as it is now, in the host's memory.
+static Checkpoint describe_present(Trainer *trainer) {
+    HostState *host = &trainer->host;
+    if (!host->model) host_state_open(host, &trainer->model, &trainer->optimizer);
+    host_state_download(host);
+    return save_describe(trainer, host);
 }
 
 // One attempt. Collective over all ranks.
 static bool try_save(Trainer *trainer, Error *err) {
     double begin = clock_seconds();
     if (!look_at_folder(trainer, err)) return false;
-    HostState host;
-    host_state_open(&host, &trainer->model, &trainer->optimizer);
-    host_state_download(&host);
-    Checkpoint checkpoint = save_describe(trainer, &host);
-    bool ok = checkpoint_save(trainer->config.run_dir, &checkpoint, trainer->config.keep, err);
+    Checkpoint checkpoint = describe_present(trainer);
+    bool ok = checkpoint_save(trainer->config.run_dir, &checkpoint, what_to_keep(trainer), err);
     free(checkpoint.tensors);
-    host_state_close(&host);
     double seconds = clock_seconds() - begin;
     if (ok) tell_saved(trainer, trainer->state.step, seconds, seconds);
     return ok;
@@ -99,14 +109,11 @@ static bool start_save(Trainer *trainer, double begin, Error *err) {
     CheckpointSave *save = NULL;
     double here = clock_seconds();
     if (!look_at_folder(trainer, err)) return false;
-    HostState host;
-    host_state_open(&host, &trainer->model, &trainer->optimizer);
-    host_state_download(&host);
-    Checkpoint checkpoint = save_describe(trainer, &host);
+    Checkpoint checkpoint = describe_present(trainer);
     bool ok = checkpoint_save_begin(&save, trainer->config.run_dir, &checkpoint, err);
     if (ok) save_behind_start(behind, save, trainer->state.step, begin);
+    behind->updates = trainer->state.adam_steps;
     free(checkpoint.tensors);
-    host_state_close(&host);
     behind->stalled = clock_seconds() - here;
     return ok;
 }
@@ -152,7 +159,9 @@ static void settle(Trainer *trainer, bool wait) {
     if (!behind->save) return;
     if (wait) watchdog_beat("waiting for the checkpoint that is being written");
     if (!save_behind_written(behind, wait)) return;
-    if (save_behind_finish(behind, trainer->config.keep, &cause))
+    CHECK(behind->copied || behind->updates == trainer->state.adam_steps,
+          "an update came before the copy of step %lld's checkpoint", (long long)behind->step);
+    if (save_behind_finish(behind, what_to_keep(trainer), &cause))
         tell_saved(trainer, behind->step, shared_seconds(trainer) - behind->begin, behind->stalled);
     else
         note_failure(trainer, behind->step, behind->begin, &cause);
@@ -162,9 +171,16 @@ void save_settle(Trainer *trainer) {
     settle(trainer, true);
 }
 
+// False, with exit 6, when ranks differ in what they hold alike: that is not to be saved.
+// Collective over all ranks.
+static bool is_fit_to_save(Trainer *trainer, Error *err) {
+    return replica_check_compare(&trainer->replicas, trainer->state.step, err);
+}
+
 bool save_checkpoint(Trainer *trainer, Error *err) {
     double begin = 0;
     settle(trainer, true);
+    if (trainer->saved_step != trainer->state.step && !is_fit_to_save(trainer, err)) return false;
     while (trainer->saved_step != trainer->state.step) {
         Error cause = {0};
         if (try_save(trainer, &cause)) return true;
@@ -180,17 +196,20 @@ bool save_checkpoint(Trainer *trainer, Error *err) {
     return true;
 }
 
-static void attempt(Trainer *trainer) {
+static bool attempt(Trainer *trainer, Error *err) {
     Error cause = {0};
+    if (!is_fit_to_save(trainer, err)) return false;
     double begin = shared_seconds(trainer);
     bool ok = trainer->config.checkpoint_async ? start_save(trainer, begin, &cause)
                                                : try_save(trainer, &cause);
     if (!ok) note_failure(trainer, trainer->state.step, begin, &cause);
+    return true;
 }
 
-void save_now(Trainer *trainer) {
+bool save_now(Trainer *trainer, Error *err) {
     settle(trainer, true);
-    if (trainer->saved_step != trainer->state.step && !trainer->retry.pending) attempt(trainer);
+    return trainer->saved_step == trainer->state.step || trainer->retry.pending ||
+           attempt(trainer, err);
 }
 
 static bool another_attempt(Trainer *trainer, Error *err) {
@@ -198,12 +217,12 @@ static bool another_attempt(Trainer *trainer, Error *err) {
     Error cause = {0};
     double begin = shared_seconds(trainer);
     bool last = trainer->state.step >= retry->last_step && begin - retry->since >= PATIENCE_SECONDS;
+    if (last && !is_fit_to_save(trainer, err)) return false;
     if (last) {
         double since = retry->since;
         return try_save(trainer, &cause) || give_up(trainer, begin - since, &cause, err);
     }
-    if (begin >= retry->next) attempt(trainer);
-    return true;
+    return begin < retry->next || attempt(trainer, err);
 }
 
 bool save_when_due(Trainer *trainer, Error *err) {
@@ -214,6 +233,5 @@ bool save_when_due(Trainer *trainer, Error *err) {
     settle(trainer, due);
     if (trainer->behind.save) return true;
     if (trainer->retry.pending) return another_attempt(trainer, err);
-    if (due && trainer->saved_step != step) attempt(trainer);
-    return true;
+    return !due || trainer->saved_step == step || attempt(trainer, err);
 }

@@ -1,6 +1,7 @@
 // Saving the state of a run, and describing it to checkpoint/. A save that fails, as on a full
 // disk, is tried again: the checkpoints there are stay as they were, and what is lost is counted
-// from the newest of them.
+// from the newest of them. Nothing is saved of which ranks hold different copies (replica_check.h):
+// each save here then returns false with exit 6.
 #ifndef MOETRAIN_WORKER_SAVE_H
 #define MOETRAIN_WORKER_SAVE_H
 
@@ -23,7 +24,7 @@ bool save_when_due(Trainer *trainer, Error *err);
 
 // Saves a checkpoint of the present step, unless there is one already, because somebody asks for it
 // while training goes on. One that fails is tried again as above. Collective over all ranks.
-void save_now(Trainer *trainer);
+bool save_now(Trainer *trainer, Error *err);
 
 // Saves a checkpoint of the present step unless there is one already, because training ends here. A
 // save that fails is tried again for some seconds. Collective over all ranks.

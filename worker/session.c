@@ -74,6 +74,12 @@ DType session_storage(const TrainConfig *config) {
     return storage;
 }
 
+void session_hold_weights(ModelSplit *split, WeightKind weights) {
+    if (weights == WEIGHTS_AS_TRAINED) return;
+    split->storage = F32;
+    split->weights = weight_type(weights);
+}
+
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training) {
     return (ModelSplit){
         .ranks = ranks,
@@ -84,7 +90,9 @@ ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank,
         .context = config->context,
         .micro_batches = config->micro_batches,
         .storage = session_storage(config),
+        .sources = training ? config->data.train.count : 0,
         .chunks = config->exchange_chunks,
+        .check_exchanges = config->check_exchanges,
         .fixed_tree = config->reproducible == REPRODUCIBLE_RANKS,
         .training = training,
     };

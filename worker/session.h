@@ -20,6 +20,9 @@ void session_close(Session *session); // legal on a zeroed struct. Collective ov
 
 // The storage type of activations: train.precision.
 DType session_storage(const TrainConfig *config);
+// Lets a cut that computes forward hold its weights otherwise, with activations of f32; not
+// WEIGHTS_AS_TRAINED.
+void session_hold_weights(ModelSplit *split, WeightKind weights);
 // How this run cuts its model over ranks. config->expert_parallel is resolved (config_check_ranks).
 // Not collective.
 ModelSplit session_split(const TrainConfig *config, int64_t ranks, int64_t rank, bool training);

@@ -1,58 +1,125 @@
 #include "worker/train.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kernels/log.h"
 #include "worker/compare_products.h"
 #include "worker/evaluate.h"
-#include "worker/outcome.h"
 #include "worker/prepare.h"
 #include "worker/report.h"
-#include "worker/run_lock.h"
-#include "worker/run_requests.h"
-#include "worker/run_status.h"
+#include "worker/roll_back.h"
+#include "worker/run/outcome.h"
+#include "worker/run/run_lock.h"
+#include "worker/run/run_requests.h"
+#include "worker/run/run_status.h"
+#include "worker/run/signals.h"
+#include "worker/run/starts.h"
+#include "worker/run/time_limit.h"
 #include "worker/save.h"
-#include "worker/signals.h"
-#include "worker/starts.h"
-#include "worker/watchdog.h"
+#include "worker/watch/rank_health.h"
+#include "worker/watch/watchdog.h"
+
+// Forward and backward over the micro-batches, from `cursor` on, which moves past them: gradients
+// and statistics of the step, summed over ranks; loss and norm into *row. Collective over all
+// ranks.
+static bool compute_gradients(Trainer *trainer, DataCursor *cursor, StepMetrics *row, Error *err) {
+    const TrainConfig *config = &trainer->config;
+    Model *model = &trainer->model;
+    int64_t step = trainer->state.step;
+    int64_t targets;
+    recheck_begin(&trainer->recheck);
+    if (!batch_count_targets(&trainer->batch, &trainer->data.training, *cursor,
+                             config->micro_batches, &targets, err))
+        return false;
+    model_set_documents(model, trainer->batch.positions, targets);
+    for (int64_t m = 0; m < config->micro_batches; m++) {
+        watchdog_beat_each_step("forward and backward");
+        if (!batch_read_training(&trainer->batch, &trainer->data.training, *cursor, err))
+            return false;
+        model->work.step.sources = tensor_i32(trainer->batch.sources);
+        model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m,
+                                (uint32_t)step);
+        source_losses_take(&trainer->data.losses, &trainer->batch, m, model_trained_losses(model));
+        *cursor = data_mix_advance(&trainer->data.training, *cursor, trainer->batch.total);
+    }
+    watchdog_beat_each_step("summing up the step");
+    recheck_add_statistics(&trainer->recheck);
+    statistics_reduce(&model->stats, &model->work);
+    if (!exchange_check_verify(&model->exchange_check, &model->work, &model->stats, err))
+        return error_prefix(err, "step %lld", (long long)step + 1);
+    report_read_statistics(trainer, row);
+    row->gradient_norm = optimizer_gradient_norm(&trainer->optimizer, model);
+    return true;
+}
+
+static bool is_finite(const StepMetrics *row) {
+    return isfinite(row->loss) && isfinite(row->gradient_norm);
+}
+
+// Computes the step once more from the same tokens when that is due. False with exit 6 when it
+// gives other bits. Collective over all ranks.
+static bool compute_again(Trainer *trainer, const StepMetrics *row, bool outlier, Error *err) {
+    const TrainState *state = &trainer->state;
+    bool suspicious = outlier || !is_finite(row);
+    if (!recheck_is_due(&trainer->recheck, state->step + 1, row->loss, row->gradient_norm,
+                        suspicious))
+        return true;
+    StepMetrics again = *row;
+    DataCursor cursor = {state->data_epoch, state->data_index};
+    if (!compute_gradients(trainer, &cursor, &again, err) ||
+        !recheck_compare(&trainer->recheck, state->step + 1, again.loss, again.gradient_norm, err))
+        return false;
+    if (suspicious)
+        log_info("step %lld, computed twice, gave the same bits: what is strange comes from its "
+                 "data and the state, not from the machine",
+                 (long long)state->step + 1);
+    return true;
+}
+
+// What becomes of an outlier, by train.spike_policy: row->skipped, row->rolled_back. Collective
+// over all ranks.
+static bool treat_outlier(Trainer *trainer, StepMetrics *row, const char *why, Error *err) {
+    static const char *const ends[] = {[SPIKE_LOG] =
+                                           "applied all the same (train.spike_policy: log)",
+                                       [SPIKE_SKIP] = "step skipped (train.skip_z)",
+                                       [SPIKE_ROLLBACK] = "a spike (train.spike_policy: rollback)"};
+    SpikePolicy policy = trainer->config.optimizer.spike_policy;
+    log_warn("step %lld: %s: %s", (long long)trainer->state.step + 1, why, ends[policy]);
+    row->skipped = policy != SPIKE_LOG;
+    return policy != SPIKE_ROLLBACK || roll_back(trainer, &row->rolled_back, err);
+}
 
 // One optimizer step, top to bottom. Collective over all ranks.
 static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     const TrainConfig *config = &trainer->config;
     TrainState *state = &trainer->state;
     Model *model = &trainer->model;
+    DataCursor cursor = {state->data_epoch, state->data_index};
+    char why[STEP_OUTLIER_BYTES];
     *row = report_begin_step(trainer);
-    if (!routing_record_before_step(&trainer->routing, model, state->step + 1, err)) return false;
+    data_mix_begin_step(&trainer->data.training, cursor, state->step);
+    if (!routing_record_before_step(&trainer->routing, model, state->step + 1, err) ||
+        !compute_gradients(trainer, &cursor, row, err))
+        return false;
 
-    // Forward and backward over the micro-batches; gradients and statistics add up.
-    for (int64_t m = 0; m < config->micro_batches; m++) {
-        watchdog_beat("forward and backward");
-        DataCursor cursor = {state->data_epoch, state->data_index};
-        if (!batch_read_training(&trainer->batch, trainer->data.training, (uint64_t)config->seed,
-                                 cursor, err))
-            return false;
-        model_train_micro_batch(model, trainer->batch.tokens, trainer->batch.targets, m,
-                                (uint32_t)state->step);
-        cursor = data_cursor_advance(cursor, trainer->batch.total, trainer->data.windows);
-        state->data_epoch = cursor.epoch;
-        state->data_index = cursor.index;
-    }
-    watchdog_beat("summing up the step");
+    // A step that is not finite, or far from those before it, changes nothing, on every rank.
+    bool finite = is_finite(row);
+    bool outlier =
+        finite && step_outliers_judge(&trainer->outliers, row->loss, row->gradient_norm, why);
+    row->skipped = !finite;
+    if (!compute_again(trainer, row, outlier, err)) return false;
+    if (outlier && !treat_outlier(trainer, row, why, err)) return false;
+    if (row->rolled_back) return true;
     if (!routing_record_after_step(&trainer->routing, model, state->step + 1, err)) return false;
-    statistics_reduce(&model->stats, &model->work);
-    report_read_statistics(trainer, row);
-
-    // Clip by the global norm and update; a step that is not finite, or far from those before it,
-    // changes nothing, on every rank.
-    row->gradient_norm = optimizer_gradient_norm(&trainer->optimizer, model);
-    bool finite = isfinite(row->loss) && isfinite(row->gradient_norm);
-    bool outlier = finite && step_outliers_find(&trainer->outliers, row->loss, row->gradient_norm,
-                                                state->step + 1);
-    row->skipped = !finite || outlier;
+    if (finite) step_outliers_enter(&trainer->outliers, row->loss, row->gradient_norm, outlier);
     if (finite) state->skipped_in_row = 0;
+
+    // Clip by the global norm and update.
     if (!row->skipped) {
-        watchdog_beat("updating the parameters");
+        save_behind_before_update(&trainer->behind);
+        watchdog_beat_each_step("updating the parameters");
         double clip = config->optimizer.clip_norm;
         double scale = clip > 0 && row->gradient_norm > clip ? clip / row->gradient_norm : 1;
         optimizer_update(&trainer->optimizer, model, row->lr, ++state->adam_steps, scale);
@@ -65,6 +132,11 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
                  (long long)state->step + 1, row->loss, row->gradient_norm,
                  (long long)state->skipped_in_row);
     }
+    source_losses_add_step(&trainer->data.losses, &trainer->data.training,
+                           (DataCursor){state->data_epoch, state->data_index});
+    source_loads_add(&trainer->data.loads, &model->stats);
+    state->data_epoch = cursor.epoch;
+    state->data_index = cursor.index;
     state->step++;
     state->tokens += config->batch * config->context;
     trainer->last_loss = row->loss;
@@ -78,21 +150,25 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
 // all ranks.
 static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     *signal = 0;
-    if (!trainer->data.validation) return true;
-    Evaluation result;
+    trainer->state.evaluation_due = false; // also where validation was taken away meanwhile
     bool average = trainer->config.eval_weights == WEIGHTS_EMA;
     Optimizer *optimizer = &trainer->optimizer;
+    if (trainer->data.validation_count == 0) return true;
     if (average) optimizer_lend_average(optimizer, &trainer->model, &trainer->evaluation, true);
-    bool ok = evaluate_model(&trainer->evaluation, trainer->data.validation,
-                             &trainer->evaluation_batch, &trainer->config, &result, err);
+    optimizer_catch_up(optimizer);
+    bool ok = true;
+    for (int set = 0; ok && !*signal && set < trainer->data.validation_count; set++) {
+        Evaluation result;
+        ok = evaluate_model(&trainer->evaluation, trainer->data.validation[set],
+                            &trainer->evaluation_batch, &trainer->config, NULL, &result, err);
+        *signal = ok ? result.signal : 0;
+        if (!ok || result.signal) break;
+        report_evaluation(trainer, set, &result);
+        if (set == 0) run_status_evaluation(trainer->state.step, result.loss);
+    }
     if (average) optimizer_lend_average(optimizer, &trainer->model, &trainer->evaluation, false);
-    if (!ok) return false;
-    *signal = result.signal;
-    trainer->state.evaluation_due = result.signal != 0;
-    if (result.signal) return true;
-    report_evaluation(trainer, &result);
-    run_status_evaluation(trainer->state.step, result.loss);
-    return true;
+    trainer->state.evaluation_due = *signal != 0;
+    return ok;
 }
 
 // What is due after a step: evaluation and checkpoint. *signal: one that any rank has received, or
@@ -106,7 +182,7 @@ static bool finish_step(Trainer *trainer, int *signal, Error *err) {
     bool asked = run_requests_pending();
     if (!*signal) {
         *signal = signals_agreed_with(trainer->session.groups.world, &asked);
-        if (asked) run_requests_obey(trainer);
+        if (asked && !run_requests_obey(trainer, err)) return false;
     }
     return *signal ? save_checkpoint(trainer, err) : save_when_due(trainer, err);
 }
@@ -119,6 +195,15 @@ static bool make_up_evaluation(Trainer *trainer, int *signal, Error *err) {
     if (*signal || trainer->state.step < trainer->config.steps) return true;
     trainer->saved_step = -1; // the last checkpoint says that it is due
     return save_checkpoint(trainer, err);
+}
+
+// False, with nothing saved, when it is due and ranks differ in what they hold alike. Collective
+// over all ranks.
+static bool compare_replicas_when_due(Trainer *trainer, Error *err) {
+    int64_t every = trainer->config.check_replicas_every, step = trainer->state.step;
+    if (every == 0 || step % every != 0) return true;
+    optimizer_catch_up(&trainer->optimizer);
+    return replica_check_compare(&trainer->replicas, step, err);
 }
 
 // False, with the state saved, when too many steps in a row were skipped. Collective over all
@@ -149,14 +234,18 @@ static int train(Trainer *trainer, Error *err) {
     while (state->step < config->steps && !signal) {
         if (!training_step(trainer, &row, err)) return err->exit_code;
         run_lock_confirm();
+        if (row.rolled_back) continue;
         run_status_step(&row);
+        time_limit_step(row.step_seconds);
         report_step(trainer, &row);
         if (trainer->report.steps_done == 1 && !compare_products(&trainer->session.dev, err))
             return err->exit_code;
-        if (!go_on_after_skips(trainer, err)) return err->exit_code;
+        if (!compare_replicas_when_due(trainer, err) || !go_on_after_skips(trainer, err))
+            return err->exit_code;
         if (!finish_step(trainer, &signal, err)) return err->exit_code;
     }
     if (state->step >= config->steps && !state->evaluation_due) return EXIT_DONE;
+    trainer->stopped_by = signal;
     log_info(
         "stopped by %s after step %lld, everything is saved; run the same command again to go on",
         signal_name(signal), (long long)state->step);
@@ -170,17 +259,33 @@ static void close_run(Trainer *trainer) {
     utilization_free(&trainer->utilization);
     dead_experts_close(&trainer->dead_experts);
     step_outliers_close(&trainer->outliers);
+    replica_check_close(&trainer->replicas);
+    recheck_close(&trainer->recheck);
+    stragglers_close(&trainer->stragglers);
     save_behind_close(&trainer->behind);
+    host_state_close(&trainer->host);
     batch_close(&trainer->batch);
     batch_close(&trainer->evaluation_batch);
     routing_record_close(&trainer->routing);
     optimizer_free(&trainer->optimizer);
     model_free(&trainer->evaluation);
     model_free(&trainer->model);
-    data_file_close(trainer->data.training);
-    data_file_close(trainer->data.validation);
+    data_mix_close(&trainer->data.training);
+    source_losses_close(&trainer->data.losses);
+    source_loads_close(&trainer->data.loads);
+    for (int i = 0; i < trainer->data.validation_count; i++)
+        data_file_close(trainer->data.validation[i]);
     vocabulary_free(&trainer->data.vocabulary);
     session_close(&trainer->session);
+}
+
+static void tell_outcome(const Trainer *trainer, int exit_code, const Error *err) {
+    char stopped[96];
+    snprintf(stopped, sizeof stopped, "stopped by %s, everything is saved",
+             signal_name(trainer->stopped_by));
+    bool failed = err->message[0];
+    if (trainer->stopped_by == STOP_TIME_LIMIT) outcome_out_of_time();
+    outcome_write(exit_code, failed ? err->message : exit_code == EXIT_DONE ? "done" : stopped);
 }
 
 int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule *key_rules,
@@ -192,7 +297,8 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
     trainer->key_rules = key_rules;
     trainer->saved_step = -1;
     log_show_time();
-    watchdog_start(config->hang_timeout);
+    time_limit_begin(config->max_minutes, config->checkpoint_async);
+    watchdog_start(config->hang_timeout, config->hang_floor);
 
     int exit_code = EXIT_DONE;
     if (!prepare_run(trainer, err)) {
@@ -204,12 +310,11 @@ int train_run(const TrainConfig *config, const char *config_yaml, const KeyRule 
         if (trainer->report.steps_done > 0) report_plan(trainer);
     }
     watchdog_stop();
+    rank_health_end();
     run_status_end();
-    const char *message = err->message[0]          ? err->message
-                          : exit_code == EXIT_DONE ? "done"
-                                                   : "stopped by a signal, everything is saved";
-    if (log_rank() == 0) outcome_write(exit_code, message);
+    if (log_rank() == 0) tell_outcome(trainer, exit_code, err);
     outcome_end();
+    watchdog_leave(exit_code);
     close_run(trainer);
     free(trainer);
     return exit_code;

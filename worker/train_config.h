@@ -9,23 +9,78 @@
 #define MANY_STEPS 1e12 // the most that a key of steps may be
 
 typedef enum DataFormat {
-    DATA_AUTO, // by file name: *.bin is uint16, anything else bytes
+    DATA_AUTO, // by the first file's name: *.bin is uint16, anything else tokens or bytes
     // one token a byte, vocabulary 256: text, and anything when the user names the format
     DATA_BYTES,
     // UTF-8 text: one token a code point, vocabulary of the training file, in code-point order
     DATA_CHARACTERS,
-    DATA_UINT16, // headerless little-endian token numbers, as nanoGPT writes them
+    DATA_UINT16, // token numbers, little-endian and so wide where there is no header
     DATA_UINT32,
+    DATA_TOKENS,    // token numbers, where the file says how wide they are
+    DATA_TOKENIZER, // text: the tokens of data.tokenizer
 } DataFormat;
 extern const ChoiceTable DATA_FORMAT_CHOICES; // data_format.c
 
+// A row of data.train: one of the sources that are mixed.
+typedef struct DataSource {
+    char path[CONFIG_PATH_BYTES];
+    char name[CONFIG_LABEL_BYTES]; // for people; empty: the last part of its path
+    Rational weight;               // its share is this over the sum of all
+    double epochs_max;             // how often it may be read; 0: as often as it takes
+} DataSource;
+enum { DATA_SOURCES_MAX = 16 };
+typedef struct DataSources {
+    int64_t count;
+    DataSource maps[DATA_SOURCES_MAX];
+} DataSources;
+
+// A row of data.curriculum: what a source's weight is from a step on.
+typedef struct CurriculumRow {
+    int64_t from;                    // so many steps come before
+    char source[CONFIG_LABEL_BYTES]; // by its name
+    Rational weight;                 // 0: it is not read
+} CurriculumRow;
+enum { CURRICULUM_ROWS_MAX = 64 };
+typedef struct CurriculumRows {
+    int64_t count;
+    CurriculumRow maps[CURRICULUM_ROWS_MAX];
+} CurriculumRows;
+
+// A row of data.validation.
+typedef struct ValidationSet {
+    char path[CONFIG_PATH_BYTES];
+    char name[CONFIG_LABEL_BYTES];
+} ValidationSet;
+enum { VALIDATION_SETS_MAX = 16 };
+typedef struct ValidationSets {
+    int64_t count; // 0: no validation
+    ValidationSet maps[VALIDATION_SETS_MAX];
+} ValidationSets;
+
+// What becomes of documents in windows of tokens.
+typedef enum DocumentRule {
+    DOCUMENTS_IGNORE, // nothing knows of them
+    DOCUMENTS_MASK,   // attention stays inside of one, where positions begin anew
+} DocumentRule;
+extern const ChoiceTable DOCUMENT_CHOICES; // documents.c
+// How training windows are made of documents.
+typedef enum PackingRule { PACKING_CONCATENATE, PACKING_BEST_FIT } PackingRule;
+extern const ChoiceTable PACKING_CHOICES; // documents.c
+
 typedef struct DataConfig {
-    char train[CONFIG_PATH_BYTES];
-    char validation[CONFIG_PATH_BYTES]; // empty: no validation
+    DataSources train;
+    CurriculumRows curriculum;
+    ValidationSets validation;
     DataFormat format;
+    char tokenizer[CONFIG_PATH_BYTES]; // of text; empty: none
     int64_t vocab_size;     // of uint16/uint32 files; 0: must be given for those, derived for text
     double bytes_per_token; // of uint16/uint32 files, for bits per byte; 0: unknown
-    bool check;             // whether a file is refused whose content is not what it is taken for
+    bool check; // whether files are recognised, and refused where they are not what is asked for
+    char jsonl_field[CONFIG_LABEL_BYTES]; // that has the text of a line of JSON
+    DocumentRule documents;
+    PackingRule packing;
+    char document_end[CONFIG_LABEL_BYTES]; // text, or a token's number; empty: as the format says
+    int64_t expand_limit;                  // MiB of a text in memory, which is compressed or JSON
 } DataConfig;
 
 typedef enum OptimizerKind {
@@ -52,6 +107,10 @@ typedef struct GroupRules {
     GroupRule maps[GROUP_RULES_MAX];
 } GroupRules;
 
+// What follows when a step is an outlier (step_outliers.h).
+typedef enum SpikePolicy { SPIKE_LOG, SPIKE_SKIP, SPIKE_ROLLBACK } SpikePolicy;
+extern const ChoiceTable SPIKE_POLICY_CHOICES; // step_outliers.c
+
 typedef struct OptimizerConfig {
     OptimizerKind kind;
     double lr, min_lr;
@@ -62,10 +121,11 @@ typedef struct OptimizerConfig {
     double momentum; // of the optimizers that have one, otherwise 0
     bool nesterov;
     double clip_norm; // 0: no clipping
-    // A step is not applied whose loss or gradient norm lies more than skip_z standard deviations
-    // above the mean of the last skip_window steps; 0: every finite step is.
+    // A step is an outlier whose loss or gradient norm lies more than skip_z standard deviations
+    // above the mean of the last skip_window steps; 0: no finite step is.
     double skip_z;
     int64_t skip_window;
+    SpikePolicy spike_policy;
     double ema;        // decay of the moving average of the weights; 0: there is none
     GroupRules groups; // the first that matches a parameter's name is its
 } OptimizerConfig;
@@ -84,6 +144,10 @@ typedef enum Precision {
 } Precision;
 extern const ChoiceTable PRECISION_CHOICES;
 
+// Which steps are computed twice (recheck.h).
+typedef enum RecheckKind { RECHECK_OFF, RECHECK_SUSPICIOUS, RECHECK_EVERY } RecheckKind;
+extern const ChoiceTable RECHECK_CHOICES; // recheck.c
+
 extern const ChoiceTable RESUME_CHOICES; // words that `resume` may be instead of a path
 
 // What is evaluated and what generates.
@@ -94,6 +158,12 @@ typedef struct TrainConfig {
     char run_dir[CONFIG_PATH_BYTES];
     int64_t seed;
     double hang_timeout;            // seconds without progress that end the run; 0: wait for ever
+    int64_t check_replicas_every;   // steps between comparisons of what ranks hold alike; 0: never
+    ExchangeChecks check_exchanges; // exchange_check.h
+    RecheckKind recheck;
+    int64_t recheck_every;          // steps
+    double max_minutes;             // of one start, or of its supervisor; 0: no limit
+    double hang_floor;              // the same, at least, where it is learned (phase_timeouts.h)
     char device[CONFIG_WORD_BYTES]; // auto, cpu, cuda
     int64_t threads; // OpenMP threads a rank; 0: OMP_NUM_THREADS or the cores at hand
     DataConfig data;
@@ -106,6 +176,8 @@ typedef struct TrainConfig {
     Reproducible reproducible;
     Precision precision;
     int64_t max_skipped; // non-finite steps in a row that stop the run
+    // Of SPIKE_ROLLBACK (roll_back.h): steps back and batches skipped, at least; times at most
+    int64_t rollback_steps, rollback_batches, rollback_limit;
     OptimizerConfig optimizer;
     ModelConfig model;
     int64_t expert_parallel;  // ranks that share one set of experts; 0: as many as can
@@ -121,8 +193,10 @@ typedef struct TrainConfig {
     bool log_every_row;            // a row of metrics for every step
     int64_t utilization_every;     // 0: as log_every
     int64_t dead_expert_steps;     // steps without a choice after which an expert is dead; 0: never
+    int64_t straggler_steps;       // steps after which a slow rank is named; 0: none is
     int64_t eval_every;            // 0: only at the end
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
+    int64_t eval_stride;           // tokens from window to window; 0: `context`
     Rational eval_capacity_factor; // 0: evaluation is dropless
     EvaluationWeights eval_weights; // of generation, too
     // files of routing: that is written, that is obeyed; empty: none

@@ -61,6 +61,16 @@ static bool check(const void *section, const OptionRules *rules) {
             "train.micro_batches (%lld) does not divide train.batch (%lld); set it to one of %s",
             (long long)train->micro_batches, (long long)train->batch, list);
     }
+    const BalanceTerms *balance = &train->model.moe.balance;
+    for (int64_t i = 0; i < balance->count; i++)
+        if (balance->maps[i].scope == BALANCE_DOCUMENT && train->data.documents != DOCUMENTS_MASK)
+            return option_broken(rules, "moe.balance", "data.documents",
+                                 "moe.balance: {scope: document} is of documents that nothing "
+                                 "parts; set data.documents=mask, or scope: sequence");
+    if (train->model.moe.routing_group == GROUP_DOCUMENT && train->data.documents != DOCUMENTS_MASK)
+        return option_broken(rules, "moe.routing_group", "data.documents",
+                             "moe.routing_group: document is of documents that nothing parts; set "
+                             "data.documents=mask, or moe.routing_group=sequence");
     int64_t sequences = train->batch / train->micro_batches;
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
     if (train->batch % train->shards != 0) {

@@ -6,17 +6,23 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/config_difference.h"
-#include "worker/batch.h"
-#include "worker/dead_experts.h"
-#include "worker/optimizer.h"
+#include "worker/data/batch.h"
+#include "worker/data/source_loads.h"
+#include "worker/data/source_losses.h"
+#include "worker/data/vocabulary.h"
+#include "worker/optimizer/optimizer.h"
 #include "worker/plan.h"
 #include "worker/report.h"
+#include "worker/restore.h"
 #include "worker/routing_record.h"
-#include "worker/run_watch.h"
+#include "worker/run/run_watch.h"
 #include "worker/save_behind.h"
 #include "worker/session.h"
-#include "worker/step_outliers.h"
-#include "worker/vocabulary.h"
+#include "worker/watch/dead_experts.h"
+#include "worker/watch/recheck.h"
+#include "worker/watch/replica_check.h"
+#include "worker/watch/step_outliers.h"
+#include "worker/watch/stragglers.h"
 
 // A save that failed and is tried again while training goes on; see save.c. The same on every rank.
 typedef struct SaveRetry {
@@ -28,8 +34,11 @@ typedef struct SaveRetry {
 // Where the tokens come from.
 typedef struct RunData {
     Vocabulary vocabulary;
-    DataFile *training, *validation; // validation NULL: none
-    int64_t windows;                 // of an epoch of the training file
+    DataMix training;
+    SourceLosses losses;
+    SourceLoads loads;
+    int validation_count; // 0: none
+    DataFile *validation[VALIDATION_SETS_MAX];
 } RunData;
 
 struct Trainer {
@@ -55,11 +64,16 @@ struct Trainer {
     UtilizationHistory utilization; // rank 0
     DeadExperts dead_experts;
     StepOutliers outliers;
+    ReplicaCheck replicas;
+    Recheck recheck;
+    Stragglers stragglers;
     double last_loss;   // of the step done last
     int64_t saved_step; // of the newest checkpoint; -1: none
+    HostState host;     // what saves see; a GPU's copy is kept from one to the next
     SaveRetry retry;
     SaveBehind behind;
     RunWatch run_watch; // rank 0
+    int stopped_by;     // the request (signals.h) that this start has ended with; 0: none
 
     Report report;
 };

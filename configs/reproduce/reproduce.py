@@ -5,6 +5,7 @@
     configs/reproduce/reproduce.py nanogpt --text tinyshakespeare.txt
     configs/reproduce/reproduce.py switch [--steps 4000]
     configs/reproduce/reproduce.py balance
+    configs/reproduce/reproduce.py peer [--steps 300]
 
 Runs lie under --folder and go on where they were stopped: run the same command again. A run that is
 done is read, not trained. --readme writes tables and plots into configs/reproduce/ as well.
@@ -153,6 +154,32 @@ EXPERIMENTS = {
                     "moe.d_ff": 64,
                     "moe.shared_experts": 1,
                 },
+            ),
+        ],
+    ),
+    "peer": Experiment(
+        "One-neuron experts found by product keys beside routed experts: King James Bible, bytes",
+        steps=300,
+        text="kjv",
+        seeds=1,
+        timing=True,
+        rows=[
+            Row("8 routed experts of 162 neurons, 2 at work", "peer.yaml"),
+            Row(
+                "36^2 experts, 8 heads of 30",
+                "peer.yaml",
+                {
+                    "model.feed_forward": "peer",
+                    "peer.keys": 36,
+                    "peer.top_k": 30,
+                    "peer.d_key": 8,
+                },
+                goal="1.5 times the time and 1.3 times the memory of the routed ones, at most",
+            ),
+            Row(
+                "128^2 experts, 8 heads of 16",
+                "peer.yaml",
+                {"model.feed_forward": "peer", "peer.keys": 128, "peer.d_key": 16},
             ),
         ],
     ),

@@ -3,6 +3,17 @@
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 
+// One element's update.
+static inline void update_element(float *w, float *m, float *v, float g, float lr,
+                                  float weight_decay, float m_scale, float v_scale, AdamW rule) {
+    float mi = rule.beta1 * *m + (1.0f - rule.beta1) * g;
+    float vi = rule.beta2 * *v + (1.0f - rule.beta2) * g * g;
+    *m = mi;
+    *v = vi;
+    float step = mi * m_scale / (sqrtf(vi * v_scale) + rule.eps);
+    *w -= lr * (step + weight_decay * *w);
+}
+
 // One pass over w, g, m and v, and the copy: 28 or 30 bytes of memory traffic an element are the
 // cost, not the arithmetic.
 void adamw_update_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
@@ -13,7 +24,6 @@ void adamw_update_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Te
     uint16_t *rounded = copy.data ? tensor_bf16(copy) : NULL;
     float *weight = tensor_f32(w), *first = tensor_f32(m), *second = tensor_f32(v);
     const float *gradient = tensor_f32(g);
-    float to_m = 1.0f - rule.beta1, to_v = 1.0f - rule.beta2;
     float m_scale = 1.0f / rule.bias_correction1, v_scale = 1.0f / rule.bias_correction2;
 #pragma omp parallel for schedule(static)
     for (int64_t u = 0; u < units; u++) {
@@ -21,13 +31,70 @@ void adamw_update_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Te
 #pragma omp simd
         for (int64_t i = u * UNIT; i < (u + 1) * UNIT; i++) {
             float gi = gradient[i] * rule.grad_scale;
-            float mi = rule.beta1 * first[i] + to_m * gi;
-            float vi = rule.beta2 * second[i] + to_v * gi * gi;
-            first[i] = mi;
-            second[i] = vi;
-            float step = mi * m_scale / (sqrtf(vi * v_scale) + rule.eps);
-            weight[i] -= lr * (step + weight_decay * weight[i]);
+            update_element(&weight[i], &first[i], &second[i], gi, lr, weight_decay, m_scale,
+                           v_scale, rule);
         }
         if (rounded) round_to_bf16(rounded + u * UNIT, weight + u * UNIT, UNIT);
+    }
+}
+
+// ---- some rows ----------------------------------------------------------------------------------
+
+enum { BLOCK = 64 }; // elements that have all their updates one after another, in the cache
+
+// Updates of a block of n elements with a gradient of zero, where m and v are zero: weights decay.
+static void decay_block(float *w, int64_t n, const float *history, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        float lr = history[i * UPDATE_HISTORY], weight_decay = history[i * UPDATE_HISTORY + 1];
+        if (weight_decay == 0.0f) continue;
+#pragma omp simd
+        for (int64_t k = 0; k < n; k++) w[k] -= lr * (weight_decay * w[k]);
+    }
+}
+
+static bool all_zero(const float *x, int64_t n) {
+    int any = 0;
+    for (int64_t k = 0; k < n; k++) any |= x[k] != 0.0f;
+    return !any;
+}
+
+static void update_block(float *w, float *m, float *v, const float *g, int64_t n,
+                         const float *history, AdamW rule) {
+    float lr = history[0], weight_decay = history[1], m_scale = history[2], v_scale = history[3];
+#pragma omp simd
+    for (int64_t k = 0; k < n; k++)
+        update_element(&w[k], &m[k], &v[k], g[k] * rule.grad_scale, lr, weight_decay, m_scale,
+                       v_scale, rule);
+}
+
+static bool is_chosen(LaggingRows rows, int64_t r) {
+    if (rows.listed.data) return tensor_i32(rows.listed)[r + 1] > tensor_i32(rows.listed)[r];
+    return !rows.marks.data || tensor_i32(rows.marks)[r] != 0;
+}
+
+void adamw_rows_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
+                    LaggingRows rows, AdamW rule) {
+    static const float zeros[BLOCK];
+    int64_t R = w.shape[0], D = w.shape[1], count = rows.count;
+    const float *history = tensor_f32(rows.history);
+    int32_t *updates = tensor_i32(rows.updates);
+#pragma omp parallel for schedule(dynamic, 256)
+    for (int64_t r = 0; r < R; r++) {
+        if (updates[r] == count || !is_chosen(rows, r)) continue;
+        int64_t first = updates[r], replayed = g.data ? count - 1 : count;
+        for (int64_t d = r * D; d < (r + 1) * D; d += BLOCK) {
+            int64_t n = (r + 1) * D - d < BLOCK ? (r + 1) * D - d : BLOCK;
+            float *wd = tensor_f32(w) + d, *md = tensor_f32(m) + d, *vd = tensor_f32(v) + d;
+            if (all_zero(md, n) && all_zero(vd, n))
+                decay_block(wd, n, history + first * UPDATE_HISTORY, replayed - first);
+            else
+                for (int64_t i = first; i < replayed; i++)
+                    update_block(wd, md, vd, zeros, n, history + i * UPDATE_HISTORY, rule);
+            if (g.data)
+                update_block(wd, md, vd, tensor_f32(g) + d, n, history + replayed * UPDATE_HISTORY,
+                             rule);
+            if (copy.data) round_to_bf16(tensor_bf16(copy) + d, wd, n);
+        }
+        updates[r] = (int32_t)count;
     }
 }

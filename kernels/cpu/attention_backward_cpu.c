@@ -134,6 +134,7 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < sequences; b++)
             for (int64_t kv = 0; kv < s.kv_heads; kv++) {
+                AttentionRule own = rule_of_sequence(rule, b * T);
                 Stored from = stored_at(x, b * T * W), to = stored_at(dx, b * T * W);
                 pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
                 pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
@@ -141,7 +142,7 @@ void attention_backward_cpu(Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout
                 clear(t.dv, rows);
                 for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
                     int64_t at = b * T * O + h * s.d_value, number = b * T * s.heads + h;
-                    backward_head(t, rule,
+                    backward_head(t, own,
                                   (HeadRows){.q = stored_at(from, query_column(s, h)),
                                              .dout = stored_at(dy, at),
                                              .out = stored_at(y, at),

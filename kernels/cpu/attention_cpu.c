@@ -134,12 +134,13 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor largest, 
             for (int64_t h = 0; h < s.heads; h++) {
                 int64_t kv = h / (s.heads / s.kv_heads), rows = round_up(T, REGISTER_ROWS);
                 Stored from = stored_at(x, b * T * W);
+                AttentionRule own = rule_of_sequence(rule, b * T);
                 pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);
                 pack(t.v, rows, stored_at(from, value_column(s, kv)), W, T, s.d_value);
                 for (int64_t i = 0; i < T; i += BLOCK) {
                     int64_t row = b * T + i;
                     forward_block(
-                        t, rule,
+                        t, own,
                         (Queries){.q = stored_at(from, i * W + query_column(s, h)),
                                   .out = stored_at(to, (row * s.heads + h) * s.d_value),
                                   .lse = lse_of + row * s.heads + h,

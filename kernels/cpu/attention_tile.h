@@ -170,9 +170,19 @@ static inline void unpack(Stored to, int64_t to_width, Rows from, int64_t rows, 
     }
 }
 
-// The keys that the query at `query` sees begin here: 0, or `window` - 1 tokens before it.
+// The rule of the sequence whose first row is `row`.
+static inline AttentionRule rule_of_sequence(AttentionRule rule, int64_t row) {
+    if (rule.positions.data) rule.positions = tensor_range(rule.positions, row, rule.T);
+    return rule;
+}
+
+// The keys that the query at `query` sees begin here: 0, `window` - 1 tokens before it, or where
+// its document does. Queries behind the sequence see what the last one sees. It never falls.
 static inline int64_t first_key_seen(AttentionRule rule, int64_t query) {
-    return rule.window > 0 && query >= rule.window ? query - rule.window + 1 : 0;
+    int64_t first = rule.window > 0 && query >= rule.window ? query - rule.window + 1 : 0;
+    if (!rule.positions.data) return first;
+    int64_t row = smaller(query, rule.T - 1), document = row - tensor_i32(rule.positions)[row];
+    return document > first ? document : first;
 }
 
 // Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block
@@ -188,12 +198,16 @@ static inline void mask(Rows scores, int64_t keys) {
             scores.data[key * scores.width + query] = -INFINITY;
 }
 
-// Hides the keys that lie before the window of a query: in a block of keys [key, …) and queries
-// [query, query + queries).
+// Hides the keys that lie before the window or the document of a query: in a block of keys [key, …)
+// and queries [query, query + queries).
 static inline void mask_early(Rows scores, AttentionRule rule, int64_t key, int64_t keys,
                               int64_t query, int64_t queries) {
     if (first_key_seen(rule, query + queries - 1) <= key) return;
-    for (int64_t j = 0; j < keys; j++) {
+    for (int64_t i = 0; i < queries && rule.positions.data; i++) {
+        int64_t hidden = smaller(first_key_seen(rule, query + i) - key, keys);
+        for (int64_t j = 0; j < hidden; j++) scores.data[j * scores.width + i] = -INFINITY;
+    }
+    for (int64_t j = 0; j < keys && !rule.positions.data; j++) {
         int64_t first = key + j + rule.window - query; // of the queries that are too late for it
         for (int64_t i = first > 0 ? first : 0; i < queries; i++)
             scores.data[j * scores.width + i] = -INFINITY;

@@ -93,6 +93,18 @@ static void keep_best(Group g, CapacityRule rule, uint64_t first_choice, int32_t
     }
 }
 
+static void keep_of(Group g, CapacityRule rule, uint64_t first_choice, int32_t *order) {
+    switch (rule.policy) {
+    case DROP_POSITION:
+        keep_first(g);
+        break;
+    case DROP_PROBABILITY:
+    case DROP_RANDOM:
+        keep_best(g, rule, first_choice, order);
+        break;
+    }
+}
+
 void capacity_assign_cpu(Device *dev, Tensor kept, Tensor tokens_per_expert, Tensor dropped,
                          Tensor ids, Tensor weights, CapacityRule rule, Tensor order) {
     int64_t N = ids.shape[0], K = ids.shape[1], groups = tokens_per_expert.shape[0],
@@ -116,14 +128,33 @@ void capacity_assign_cpu(Device *dev, Tensor kept, Tensor tokens_per_expert, Ten
                    K,
                    E,
                    rule.capacity < 0 ? choices : rule.capacity};
-        switch (rule.policy) {
-        case DROP_POSITION:
-            keep_first(g);
-            break;
-        case DROP_PROBABILITY:
-        case DROP_RANDOM:
-            keep_best(g, rule, (uint64_t)((rule.first_token + i * tokens) * K), list + i * choices);
-            break;
+        keep_of(g, rule, (uint64_t)((rule.first_token + i * tokens) * K), list + i * choices);
+    }
+}
+
+void capacity_assign_documents_cpu(Device *dev, Tensor kept, Tensor tokens_per_expert,
+                                   Tensor dropped, Tensor ids, Tensor weights, Tensor positions,
+                                   Tensor capacities, CapacityRule rule, Tensor order) {
+    int64_t N = ids.shape[0], K = ids.shape[1], sequences = tokens_per_expert.shape[0],
+            E = tokens_per_expert.shape[1], T = N / sequences;
+    const int32_t *position = tensor_i32(positions), *capacity = tensor_i32(capacities);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t i = 0; i < sequences; i++) {
+        for (int64_t first = i * T, end; first < (i + 1) * T; first = end) {
+            for (end = first + 1; end < (i + 1) * T && position[end] > 0;) end++;
+            Group g = {tensor_i32(ids) + first * K,
+                       tensor_f32(weights) + first * K,
+                       tensor_u8(kept) + first * K,
+                       tensor_i32(tokens_per_expert) + i * E,
+                       tensor_i32(dropped) + i * E,
+                       end - first,
+                       K,
+                       E,
+                       capacity[end - first]};
+            memset(g.tokens_per_expert, 0, (size_t)E * sizeof(int32_t));
+            memset(g.dropped, 0, (size_t)E * sizeof(int32_t));
+            keep_of(g, rule, (uint64_t)((rule.first_token + first) * K),
+                    tensor_i32(order) + first * K);
         }
     }
 }

@@ -21,6 +21,7 @@ void close_cpu(Device *dev);
 // Working memory of single ops, written beside them: what they ask thread_scratch for, at most.
 int64_t sum_of_squares_scratch_bytes(int64_t elements, int64_t segments);
 int64_t attention_scratch_floats(AttentionShape s, int64_t T);
+int64_t named_rows_scratch_bytes(int64_t K, int64_t D, int64_t parts);
 int64_t matmul_scratch_floats(int64_t parts, DType storage);
 
 #define OP(name, ...) void name##_cpu(Device *dev, __VA_ARGS__);

@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -14,11 +15,32 @@ static float row_gradient(float *logits, int64_t V, int32_t target, float larges
     return sum;
 }
 
+// That sum alone, in the same bits.
+static float sum_of_row(const float *logits, int64_t V, float largest) {
+    Lanes s0 = {0}, s1 = {0};
+    int64_t v = 0;
+    for (; v + 2 * LANES <= V; v += 2 * LANES) {
+        s0 += lanes_exp(lanes_load(logits + v) - largest);
+        s1 += lanes_exp(lanes_load(logits + v + LANES) - largest);
+    }
+    if (v + LANES <= V) {
+        s0 += lanes_exp(lanes_load(logits + v) - largest);
+        v += LANES;
+    }
+    float sum = lanes_sum(s0 + s1);
+    for (; v < V; v++) sum += exp_f32(logits[v] - largest);
+    return sum;
+}
+
 // The loss of one row, which becomes its gradient unless scale is 0.
 static float row_loss(float *row, int64_t V, int32_t target, float scale) {
+    if (target == NO_TARGET) {
+        if (scale != 0.0f) memset(row, 0, (size_t)V * sizeof *row);
+        return 0.0f;
+    }
     float largest = max_of(row, V), wanted = row[target];
     float sum =
-        scale == 0.0f ? sum_of_exp(row, V, largest) : row_gradient(row, V, target, largest, scale);
+        scale == 0.0f ? sum_of_row(row, V, largest) : row_gradient(row, V, target, largest, scale);
     return largest - wanted + logf(sum);
 }
 

@@ -1,23 +1,18 @@
-// Matrix products by oneDNN's dnnl_sgemm: one-thread calls on tiles, tiles spread over the OpenMP
-// threads.
+// Matrix products: forward ones by row_product, whose rows have bits of their own
+// (row_products.h), gradients by oneDNN's dnnl_sgemm; one-thread calls on tiles, tiles spread over
+// the OpenMP threads.
 //
-// A tile is a function of its segment's shape alone, so that no thread count and no neighbour
-// changes how a number is summed. GFLOP/s of one core (Xeon 2.5 GHz, AVX-512), rows x N x K, by
-// tests/bench/bench_gemm:
+// A tile of a gradient is a function of its segment's shape alone, so that no thread count and no
+// neighbour changes how a number is summed. GFLOP/s of one core (Xeon 2.5 GHz, AVX-512), rows x N x
+// K, by tests/bench/bench_gemm:
 //
 //                              64 x 512 x 128   512 x 128 x 512   64 x 1408 x 512
-//     y = x wᵀ   oneDNN 2.6          122               122               101
-//                OpenBLAS 0.3         82               109                86
-//                LIBXSMM 1.17   68   92   20   with a transposed copy of w
-//     dx = dy w  oneDNN              141               145               125
-//                OpenBLAS            102               116                96
-//                LIBXSMM             143               132                57
+//     dx = dy w  oneDNN 2.6          141               145               125
+//                OpenBLAS 0.3        102               116                96
+//                LIBXSMM 1.17        143               132                57
 //     dw = dyᵀ x oneDNN              138               130               133
 //                OpenBLAS             98               108               103
 //                LIBXSMM             134                67               111
-//
-// A forward product of our own that transposed x instead of w was up to a quarter faster on 64 rows
-// and lost it again on the ragged segments of real steps.
 //
 // bf16 is storage: blocks of the operands are widened into a thread's scratch, which the second
 // cache holds, multiplied in f32, and a result is rounded once. Depths of more than a block are
@@ -28,18 +23,20 @@
 
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/row_products.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/integers.h"
 
 enum {
-    TILE_ROWS = 128,      // of a segment, for one call
+    TILE_ROWS = ROWS_AT_ONCE, // of a segment, for one call
+    FEWEST_COLUMNS = 64,      // of a task
     WEIGHT_ROWS = 128,    // of a tile of a weight gradient; half of it for small matrices, so that
     WEIGHT_COLUMNS = 512, // two threads share even one
     BF16_COLUMNS = 256,   // of a block of a bf16 product
     BF16_DEPTH = 1024,    // summed in a block; rows of a weight gradient are a quarter
 };
 
-enum { // of a block of a bf16 product: the sums, and both factors widened
+enum { // of a block of a bf16 product: the sums, and both factors widened, or row_product's scratch
     BF16_PRODUCT_FLOATS =
         TILE_ROWS * BF16_COLUMNS + TILE_ROWS * BF16_DEPTH + BF16_COLUMNS * BF16_DEPTH
 };
@@ -56,7 +53,7 @@ static int64_t weight_wide_floats(DType storage) {
 
 int64_t matmul_scratch_floats(int64_t parts, DType storage) {
     int64_t weight = weight_tree_floats(parts) + weight_wide_floats(storage);
-    return storage == BF16 && BF16_PRODUCT_FLOATS > weight ? BF16_PRODUCT_FLOATS : weight;
+    return larger(weight, storage == BF16 ? BF16_PRODUCT_FLOATS : ROW_PRODUCT_FLOATS);
 }
 
 // c (m, n) = op(a) op(b) + beta c, row-major
@@ -90,9 +87,9 @@ static int64_t most_rows(Segments rows) {
     return most;
 }
 
-// to (M, columns) = from (M, depth) times each group's matrix, transposed or not.
+// to (M, columns) = from (M, depth) times each group's matrix.
 static void multiply_rows(float *to, int64_t columns, const float *from, int64_t depth,
-                          const float *w, int64_t w_width, char transpose_w, Segments rows) {
+                          const float *w, Segments rows) {
     int64_t tiles = (most_rows(rows) + TILE_ROWS - 1) / TILE_ROWS;
 #pragma omp parallel for schedule(dynamic, 1) collapse(2)
     for (int64_t i = 0; i < rows.groups * rows.parts; i++)
@@ -100,8 +97,8 @@ static void multiply_rows(float *to, int64_t columns, const float *from, int64_t
             int64_t first = rows.offsets[i] + tile * TILE_ROWS;
             int64_t count = smaller(TILE_ROWS, rows.offsets[i + 1] - first);
             if (count > 0)
-                multiply('N', transpose_w, count, columns, depth, from + first * depth, depth,
-                         w + i / rows.parts * columns * depth, w_width, to + first * columns,
+                multiply('N', 'N', count, columns, depth, from + first * depth, depth,
+                         w + i / rows.parts * columns * depth, columns, to + first * columns,
                          columns);
         }
 }
@@ -120,7 +117,7 @@ static void store_block(Tensor to, int64_t first, int64_t count, int64_t column,
 }
 
 // The same for bf16 operands.
-static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, char transpose_w, Segments rows) {
+static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, Segments rows) {
     int64_t columns = to.shape[1], depth = from.shape[1];
     int64_t tiles = (most_rows(rows) + TILE_ROWS - 1) / TILE_ROWS;
     const uint16_t *a = tensor_bf16(from), *b = tensor_bf16(w);
@@ -140,15 +137,105 @@ static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, char transpose_
                     for (int64_t k = 0; k < depth; k += BF16_DEPTH) {
                         int64_t deep = smaller(BF16_DEPTH, depth - k);
                         widen_block(wide_a, a + first * depth + k, depth, count, deep);
-                        if (transpose_w == 'T')
-                            widen_block(wide_b, matrix + n * depth + k, depth, width, deep);
-                        else
-                            widen_block(wide_b, matrix + k * columns + n, columns, deep, width);
-                        multiply_add('N', transpose_w, count, width, deep, wide_a, deep, wide_b,
-                                     transpose_w == 'T' ? deep : width, k > 0 ? 1.0f : 0.0f, sum,
-                                     width);
+                        widen_block(wide_b, matrix + k * columns + n, columns, deep, width);
+                        multiply_add('N', 'N', count, width, deep, wide_a, deep, wide_b, width,
+                                     k > 0 ? 1.0f : 0.0f, sum, width);
                     }
                     store_block(to, first, count, n, width, sum);
+                }
+    }
+}
+
+// ---- y = x wᵀ -----------------------------------------------------------------------------------
+
+// Tiles of rows are cut by columns too, where there are too few of them for all threads. Neither
+// changes a bit.
+typedef struct ForwardTiles {
+    int64_t tiles;        // of the longest segment
+    int64_t width, parts; // columns of a task, and tasks of a tile
+} ForwardTiles;
+
+static ForwardTiles forward_tiles(Segments rows, int64_t columns, int64_t widest, int threads) {
+    ForwardTiles t = {.tiles = (most_rows(rows) + TILE_ROWS - 1) / TILE_ROWS, .width = widest};
+    int64_t filled = 0;
+    for (int64_t i = 0; i < rows.groups * rows.parts; i++)
+        filled += (rows.offsets[i + 1] - rows.offsets[i] + TILE_ROWS - 1) / TILE_ROWS;
+    if (filled < 2 * threads) {
+        t.width = FEWEST_COLUMNS;
+        while (2 * t.width <= widest && columns / (2 * t.width) * filled >= threads) t.width *= 2;
+    }
+    t.parts = (columns + t.width - 1) / t.width;
+    return t;
+}
+
+// Rows [first, first + count) of segment `segment`, columns [column, column + width).
+typedef struct ForwardTask {
+    int64_t first, count, column, width;
+} ForwardTask;
+
+static ForwardTask forward_task(ForwardTiles t, Segments rows, int64_t columns, int64_t segment,
+                                int64_t tile, int64_t part) {
+    ForwardTask task = {.first = rows.offsets[segment] + tile * TILE_ROWS,
+                        .column = part * t.width};
+    task.count = smaller(TILE_ROWS, rows.offsets[segment + 1] - task.first);
+    task.width = smaller(t.width, columns - task.column);
+    return task;
+}
+
+// A tile's columns times their scales.
+static void scale_columns(float *y, int64_t width, int64_t rows, int64_t columns,
+                          const float *scales) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t n = 0; n < columns; n++) y[r * width + n] *= scales[n];
+}
+
+// scales: of the rows of w, or NULL.
+static void forward_f32(float *y, int64_t N, const float *x, int64_t K, Tensor w,
+                        const float *scales, Segments rows, int threads) {
+    int64_t bytes = (int64_t)dtype_bytes(w.dtype);
+    ForwardTiles t = forward_tiles(rows, N, N, threads);
+#pragma omp parallel
+    {
+        float *scratch = thread_scratch(ROW_PRODUCT_FLOATS * sizeof *scratch);
+#pragma omp for schedule(dynamic, 1) collapse(3)
+        for (int64_t i = 0; i < rows.groups * rows.parts; i++)
+            for (int64_t tile = 0; tile < t.tiles; tile++)
+                for (int64_t part = 0; part < t.parts; part++) {
+                    ForwardTask task = forward_task(t, rows, N, i, tile, part);
+                    if (task.count <= 0) continue;
+                    int64_t row = i / rows.parts * N + task.column;
+                    WeightRows weights = {(const char *)w.data + row * K * bytes, w.dtype, K};
+                    float *to = y + task.first * N + task.column;
+                    row_product(to, N, x + task.first * K, K, weights, task.count, task.width, K,
+                                false, scratch);
+                    if (scales) scale_columns(to, N, task.count, task.width, scales + row);
+                }
+    }
+}
+
+static void forward_bf16(Tensor y, const uint16_t *x, const uint16_t *w, int64_t K, Segments rows,
+                         int threads) {
+    int64_t N = y.shape[1];
+    ForwardTiles t = forward_tiles(rows, N, BF16_COLUMNS, threads);
+#pragma omp parallel
+    {
+        float *sum = thread_scratch((size_t)BF16_PRODUCT_FLOATS * sizeof *sum);
+        float *wide_x = sum + TILE_ROWS * BF16_COLUMNS, *scratch = wide_x + TILE_ROWS * BF16_DEPTH;
+#pragma omp for schedule(dynamic, 1) collapse(3)
+        for (int64_t i = 0; i < rows.groups * rows.parts; i++)
+            for (int64_t tile = 0; tile < t.tiles; tile++)
+                for (int64_t part = 0; part < t.parts; part++) {
+                    ForwardTask task = forward_task(t, rows, N, i, tile, part);
+                    if (task.count <= 0) continue;
+                    const uint16_t *matrix = w + (i / rows.parts * N + task.column) * K;
+                    for (int64_t k = 0; k < K; k += BF16_DEPTH) {
+                        int64_t deep = smaller(BF16_DEPTH, K - k);
+                        widen_block(wide_x, x + task.first * K + k, K, task.count, deep);
+                        row_product(sum, task.width, wide_x, deep,
+                                    (WeightRows){matrix + k, BF16, K}, task.count, task.width, deep,
+                                    k > 0, scratch);
+                    }
+                    store_block(y, task.first, task.count, task.column, task.width, sum);
                 }
     }
 }
@@ -156,17 +243,24 @@ static void multiply_rows_bf16(Tensor to, Tensor from, Tensor w, char transpose_
 void matmul_forward_cpu(Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
     int64_t N = y.shape[1], K = x.shape[1];
     if (x.dtype == BF16)
-        multiply_rows_bf16(y, x, w, 'T', rows);
+        forward_bf16(y, tensor_bf16(x), tensor_bf16(w), K, rows, dev->threads);
     else
-        multiply_rows(tensor_f32(y), N, tensor_f32(x), K, tensor_f32(w), K, 'T', rows);
+        forward_f32(tensor_f32(y), N, tensor_f32(x), K, w, NULL, rows, dev->threads);
 }
+
+void matmul_quantized_cpu(Device *dev, Tensor y, Tensor x, QuantizedMatrix w, Segments rows) {
+    forward_f32(tensor_f32(y), y.shape[1], tensor_f32(x), x.shape[1], w.values,
+                w.scales.data ? tensor_f32(w.scales) : NULL, rows, dev->threads);
+}
+
+// ---- dx = dy w ----------------------------------------------------------------------------------
 
 void matmul_backward_input_cpu(Device *dev, Tensor dx, Tensor dy, Tensor w, Segments rows) {
     int64_t N = dy.shape[1], K = dx.shape[1];
     if (dy.dtype == BF16)
-        multiply_rows_bf16(dx, dy, w, 'N', rows);
+        multiply_rows_bf16(dx, dy, w, rows);
     else
-        multiply_rows(tensor_f32(dx), K, tensor_f32(dy), N, tensor_f32(w), K, 'N', rows);
+        multiply_rows(tensor_f32(dx), K, tensor_f32(dy), N, tensor_f32(w), rows);
 }
 
 // One tile of one group's gradient: rows [n, n + height) and columns [k, k + width).

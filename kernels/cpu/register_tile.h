@@ -8,9 +8,9 @@
 #include "kernels/cpu/vector_math.h"
 
 enum {
-    REGISTER_ROWS = 8,            // of a product tile: 8 x 2 vectors of sums in 32 registers
+    // of a product tile: 8 x 2 vectors of sums in 32 registers, or 4 x 2 in 16
+    REGISTER_ROWS = LANES == 16 ? 8 : 4,
     REGISTER_COLUMNS = 2 * LANES, // of the widest tile
-    TRANSPOSE = 16,               // rows and columns of a transposed block
 };
 
 // An operand that is read one number at a time, so that its transpose costs nothing: element (i, k)
@@ -49,18 +49,15 @@ static inline __attribute__((always_inline)) void multiply_tile(float *c, int64_
         for (int v = 0; v < vectors; v++) lanes_store(c + i * c_width + v * LANES, sum[i][v]);
 }
 
-// to (TRANSPOSE, TRANSPOSE) = fromᵀ
-static inline void transpose_block(float *to, int64_t to_width, const float *from,
-                                   int64_t from_width) {
-#ifdef __AVX512F__
-    // Pairs of rows, pairs of pairs, then whole quarters of registers.
+// A square of LANES registers turned round: pairs of rows, pairs of pairs, then whole parts of
+// registers.
+static inline __attribute__((always_inline)) void transpose_lanes(Lanes x[LANES]) {
+#if defined(__AVX512F__)
     __m512 a[16], b[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_ps(from + i * from_width);
 #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        b[i] = _mm512_unpacklo_ps((__m512)x[i], (__m512)x[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps((__m512)x[i], (__m512)x[i + 1]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += 4) {
@@ -73,26 +70,60 @@ static inline void transpose_block(float *to, int64_t to_width, const float *fro
     for (int i = 0; i < 4; i++) {
         __m512 low = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
         __m512 high = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
-        _mm512_storeu_ps(to + i * to_width, _mm512_shuffle_f32x4(low, high, 0x88));
-        _mm512_storeu_ps(to + (i + 8) * to_width, _mm512_shuffle_f32x4(low, high, 0xdd));
+        x[i] = (Lanes)_mm512_shuffle_f32x4(low, high, 0x88);
+        x[i + 8] = (Lanes)_mm512_shuffle_f32x4(low, high, 0xdd);
         low = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
         high = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
-        _mm512_storeu_ps(to + (i + 4) * to_width, _mm512_shuffle_f32x4(low, high, 0x88));
-        _mm512_storeu_ps(to + (i + 12) * to_width, _mm512_shuffle_f32x4(low, high, 0xdd));
+        x[i + 4] = (Lanes)_mm512_shuffle_f32x4(low, high, 0x88);
+        x[i + 12] = (Lanes)_mm512_shuffle_f32x4(low, high, 0xdd);
+    }
+#elif defined(__AVX2__) && defined(__FMA__)
+    __m256 a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps((__m256)x[i], (__m256)x[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps((__m256)x[i], (__m256)x[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = (__m256)_mm256_unpacklo_pd((__m256d)b[i], (__m256d)b[i + 2]);
+        a[i + 1] = (__m256)_mm256_unpackhi_pd((__m256d)b[i], (__m256d)b[i + 2]);
+        a[i + 2] = (__m256)_mm256_unpacklo_pd((__m256d)b[i + 1], (__m256d)b[i + 3]);
+        a[i + 3] = (__m256)_mm256_unpackhi_pd((__m256d)b[i + 1], (__m256d)b[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        x[i] = (Lanes)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+        x[i + 4] = (Lanes)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
     }
 #else
-    for (int i = 0; i < TRANSPOSE; i++)
-        for (int j = 0; j < TRANSPOSE; j++) to[j * to_width + i] = from[i * from_width + j];
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < i; j++) {
+            float other = x[i][j];
+            x[i][j] = x[j][i];
+            x[j][i] = other;
+        }
 #endif
+}
+
+// to (LANES, LANES) = fromᵀ
+static inline void transpose_block(float *to, int64_t to_width, const float *from,
+                                   int64_t from_width) {
+    Lanes x[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) x[i] = lanes_load(from + i * from_width);
+    transpose_lanes(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) lanes_store(to + i * to_width, x[i]);
 }
 
 // to (columns, rows) = from (rows, columns)ᵀ
 static inline void transpose(float *to, int64_t to_width, const float *from, int64_t from_width,
                              int64_t rows, int64_t columns) {
-    int64_t whole_rows = rows / TRANSPOSE * TRANSPOSE;
-    int64_t whole_columns = columns / TRANSPOSE * TRANSPOSE;
-    for (int64_t i = 0; i < whole_rows; i += TRANSPOSE)
-        for (int64_t j = 0; j < whole_columns; j += TRANSPOSE)
+    int64_t whole_rows = rows / LANES * LANES;
+    int64_t whole_columns = columns / LANES * LANES;
+    for (int64_t i = 0; i < whole_rows; i += LANES)
+        for (int64_t j = 0; j < whole_columns; j += LANES)
             transpose_block(to + j * to_width + i, to_width, from + i * from_width + j, from_width);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; j++)

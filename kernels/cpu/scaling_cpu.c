@@ -23,6 +23,14 @@ static int64_t tile_length(int64_t n, int64_t first) {
     return n - first < TILE ? n - first : TILE;
 }
 
+void multiply_pairs_cpu(Device *dev, Tensor out, Tensor a, Tensor b) {
+    int64_t n = tensor_elements(out);
+    const float *x = tensor_f32(a), *y = tensor_f32(b);
+    float *to = tensor_f32(out);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) to[i] = x[i] * y[i];
+}
+
 void multiply_by_cpu(Device *dev, Tensor out, Tensor x, float factor) {
     int64_t n = tensor_elements(x);
 #pragma omp parallel for schedule(static)

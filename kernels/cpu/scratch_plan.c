@@ -9,7 +9,8 @@ size_t thread_scratch_most(ScratchShape s) {
     const int64_t bytes[] = {
         attention_scratch_floats(s.attention, s.T) * 4,
         matmul_scratch_floats(s.parts, s.storage) * 4,
-        levels * s.D * 4,                    // embedding_backward
+        levels * s.D * 4, // embedding_backward
+        s.K > 0 ? named_rows_scratch_bytes(s.K, s.D, s.parts) : 0,
         2 * s.D * 4,                         // norms and permutations of bf16, gates
         s.storage == BF16 ? s.V * 4 : 0,     // cross_entropy
         s.storage == BF16 ? 3 * s.F * 4 : 0, // activations

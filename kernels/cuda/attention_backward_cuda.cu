@@ -8,30 +8,11 @@
 // to last. No bit depends on the batch.
 //
 // Bytes moved: own tiles and results once; the tiles walked over once a block, from the L2 cache.
+#include "kernels/cuda/attention_backward.cuh"
 #include "kernels/cuda/attention_delta.cuh"
 #include "kernels/cuda/attention_scores.cuh"
+#include "kernels/cuda/attention_warpgroup.cuh"
 #include "kernels/cuda/cuda_ops.h"
-
-// What a block works on: blocks are numbered (sequence, head, tile); `heads` are query heads or
-// key/value heads.
-typedef struct OwnTile {
-    int64_t row; // first row of the sequence
-    int head;
-    int first, end; // its tokens
-} OwnTile;
-
-__device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t block,
-                                          bool last_first) {
-    int tiles = (T + tokens - 1) / tokens;
-    int tile = (int)(block % tiles), pair = (int)(block / tiles);
-    if (last_first) tile = tiles - 1 - tile;
-    return {(int64_t)(pair / heads) * T, pair % heads, tile * tokens, min((tile + 1) * tokens, T)};
-}
-
-// The last query that sees some key of the tile.
-__device__ static inline int last_query(Heads g, OwnTile own) {
-    return min(own.end - 1 + g.window, g.T) - 1;
-}
 
 // ---- bf16 ---------------------------------------------------------------------------------------
 
@@ -47,18 +28,6 @@ template <int P> struct BackwardTiles {
     static const int TILE_BYTES = (2 * OWN * P + 2 * STAGE) * (int)sizeof(bf16);
     static const int BYTES = TILE_BYTES + 2 * 2 * OTHER * (int)sizeof(float);
 };
-
-// The log-sum-exp, to base 2, and delta of the query that this thread fetches for a tile; zeros
-// past the sequence's end.
-typedef struct QueryNumbers {
-    float lse_log2, delta;
-} QueryNumbers;
-__device__ static inline QueryNumbers query_numbers(const float *lse, const float *delta,
-                                                    int64_t row, int query, int head, Heads g) {
-    if (query >= g.T) return {0.0f, 0.0f}; // p = 2^0 then, and multiplies zeros
-    int64_t at = (row + query) * g.heads + head;
-    return {lse[at] * LOG2_E, delta[at]};
-}
 
 // The gradient of a score that was shaped: `p` is its probability, negative where dropout took it,
 // dp = dout · v. The score comes back from the probability: to keep it would take registers that
@@ -121,12 +90,15 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
         cp_async_commit();
         int query = step % tiles * OTHER;
         // Some query sees some key of this warp.
-        if (step >= 0 && query + OTHER > warp_row && query - (warp_row + STRIP - 1) < g.window) {
+        if (step >= 0 && query + OTHER > warp_row &&
+            first_key_seen(g, own.row, own.first + query) < own.first + warp_row + STRIP) {
             const bf16 *queries = buffers + step % 2 * S::STAGE, *douts = queries + OTHER * P;
             const float *lse_log2 = numbers + step % 2 * 2 * OTHER, *deltas = lse_log2 + OTHER;
             float p[1][ACROSS][4], ds[1][ACROSS][4];
             multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
-            bool partly = query < warp_row + STRIP || query + OTHER - 1 - warp_row >= g.window;
+            bool partly =
+                query < warp_row + STRIP ||
+                first_key_seen(g, own.row, own.first + query + OTHER - 1) > own.first + warp_row;
             int turn = own.head * group + step / tiles; // the query head
             float slope = SHAPED ? slope_of_head(g, turn) : 0.0f;
 #pragma unroll
@@ -138,7 +110,9 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
                         p[0][n][i] =
                             shape_score(g, p[0][n][i], slope, query + column - (warp_row + row));
                     float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
-                    if (partly && !sees(g, query + column, warp_row + row)) e = 0.0f;
+                    if (partly &&
+                        !sees(g, own.row, own.first + query + column, own.first + warp_row + row))
+                        e = 0.0f;
                     p[0][n][i] = e;
                 }
             if constexpr (SHAPED) {
@@ -220,7 +194,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
     QueryNumbers lower = query_numbers(lse, delta, own.row, warp_first + lane / 4 + 8, own.head, g);
 
     float dq[1][WIDTH][4] = {};
-    int first_key = first_key_seen(g, own.first) / OTHER * OTHER;
+    int first_key = first_key_seen(g, own.row, own.first) / OTHER * OTHER;
     for (int key = first_key - OTHER; key < own.end; key += OTHER) { // the first turn only loads
         cp_async_wait<0>();
         __syncthreads(); // this step's buffer is there, nobody reads the other one
@@ -236,14 +210,14 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
         cp_async_commit();
         // Later than all queries of this warp, or before all their windows.
         if (key < first_key || key >= warp_first + STRIP ||
-            key + OTHER <= first_key_seen(g, warp_first))
+            key + OTHER <= first_key_seen(g, own.row, warp_first))
             continue;
         const bf16 *keys = buffers + key / OTHER % 2 * S::STAGE, *values = keys + OTHER * P;
         float p[1][ACROSS][4], ds[1][ACROSS][4];
         multiply_tiles<P, 1, ACROSS>(p, queries, warp_row, keys);
         multiply_tiles<P, 1, ACROSS>(ds, douts, warp_row, values);
-        bool partly =
-            key + OTHER > warp_first + 1 || key < first_key_seen(g, warp_first + STRIP - 1);
+        bool partly = key + OTHER > warp_first + 1 ||
+                      key < first_key_seen(g, own.row, warp_first + STRIP - 1);
 #pragma unroll
         for (int n = 0; n < ACROSS; n++)
 #pragma unroll
@@ -253,7 +227,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
                 int distance = warp_first + row - (key + column);
                 if (SHAPED) p[0][n][i] = shape_score(g, p[0][n][i], slope, distance);
                 float e = exp2f(fmaf(p[0][n][i], scale_log2, -of.lse_log2));
-                if (partly && !sees(g, warp_first + row, key + column)) e = 0.0f;
+                if (partly && !sees(g, own.row, warp_first + row, key + column)) e = 0.0f;
                 if (SHAPED) {
                     ds[0][n][i] *=
                         dropout_factor(g, own.row + warp_first + row, own.head, key + column);
@@ -348,7 +322,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                     int distance = query + column - (own.first + row);
                     if (SHAPED) p[i][j] = shape_score(g, p[i][j], slope, distance);
                     float e = exp2f(fmaf(p[i][j], scale_log2, -numbers[column]));
-                    if (!sees(g, query + column, own.first + row)) e = 0.0f;
+                    if (!sees(g, own.row, query + column, own.first + row)) e = 0.0f;
                     float factor = 1.0f;
                     if (SHAPED)
                         factor = dropout_factor(g, own.row + query + column, head, own.first + row);
@@ -394,7 +368,8 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, SHAPED ? 1 : 0)
     for (int i = 0; i < S::DOWN; i++)
         of[i] = query_numbers(lse, delta, own.row, own.first + y + 8 * i, own.head, g);
     float dq[8][4] = {};
-    for (int key = first_key_seen(g, own.first) / OTHER * OTHER; key < own.end; key += OTHER) {
+    for (int key = first_key_seen(g, own.row, own.first) / OTHER * OTHER; key < own.end;
+         key += OTHER) {
         __syncthreads(); // nobody reads the last keys
         load_tile<float, P, OTHER, THREADS>(keys, from + key * g.width + key_column(g, kv_head),
                                             g.width, g.T - key, g.d_head, g.vectors);
@@ -414,7 +389,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, SHAPED ? 1 : 0)
                 int distance = own.first + row - (key + column);
                 if (SHAPED) p[i][j] = shape_score(g, p[i][j], slope, distance);
                 float e = exp2f(fmaf(p[i][j], scale_log2, -of[i].lse_log2));
-                if (!sees(g, own.first + row, key + column)) e = 0.0f;
+                if (!sees(g, own.row, own.first + row, key + column)) e = 0.0f;
                 if (SHAPED) {
                     ds[i][j] *=
                         dropout_factor(g, own.row + own.first + row, own.head, key + column);
@@ -442,6 +417,11 @@ template <int P, bool SHAPED>
 static void backward_bf16(Device *dev, Tensor dqkv, Tensor dout, Tensor qkv, const float *lse,
                           const float *delta, Heads g) {
     typedef BackwardTiles<P> S;
+    if (attention_by_warpgroups(dev, P, SHAPED)) {
+        attention_backward_warpgroup(dev, P, device_data<bf16>(dqkv), device_data<bf16>(dout),
+                                     device_data<bf16>(qkv), lse, delta, qkv.shape[0] / g.T, g);
+        return;
+    }
     int64_t tiles = qkv.shape[0] / g.T * ceil_div(g.T, S::OWN);
     launch(dev, attention_backward_keys_bf16<P, SHAPED>, grid_of(tiles * g.kv_heads * S::SLICES),
            dim3(S::THREADS), S::BYTES, device_data<bf16>(dqkv), device_data<bf16>(dout),

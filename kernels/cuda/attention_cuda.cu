@@ -5,24 +5,10 @@
 // where neighbouring blocks (the tiles of one head, then the heads that share a key/value head)
 // find them. A block reads its own sequence alone and adds in an order fixed by T and the head's
 // width: no bit depends on the batch.
+#include "kernels/cuda/attention_forward.cuh"
 #include "kernels/cuda/attention_scores.cuh"
+#include "kernels/cuda/attention_warpgroup.cuh"
 #include "kernels/cuda/cuda_ops.h"
-
-// What a block works on: blocks are numbered (sequence, head, tile), a head's last and longest tile
-// first.
-typedef struct QueryTile {
-    int64_t row; // first row of the sequence
-    int head, kv_head;
-    int first, end; // its queries
-} QueryTile;
-
-__device__ static inline QueryTile query_tile(Heads g, int queries) {
-    int tiles = (g.T + queries - 1) / queries;
-    int tile = tiles - 1 - (int)(blockIdx.x % tiles), pair = (int)(blockIdx.x / tiles);
-    int head = pair % g.heads;
-    return {(int64_t)(pair / g.heads) * g.T, head, head / (g.heads / g.kv_heads), tile * queries,
-            min((tile + 1) * queries, g.T)};
-}
 
 // ---- bf16 ---------------------------------------------------------------------------------------
 
@@ -31,24 +17,10 @@ __device__ static inline QueryTile query_tile(Heads g, int queries) {
 template <int P, bool SHAPED> struct ForwardTiles {
     static const int WARPS = 4, THREADS = WARPS * WARP;
     static const int STRIPS = P == 256 || SHAPED ? 1 : 2; // what 255 registers a thread can hold
+    static const int UNROLL = P == 64 || (P == 256 && SHAPED) ? 2 : 4; // likewise
     static const int QUERIES = WARPS * STRIPS * STRIP, KEYS = 64;
     static const int BYTES = (QUERIES + 2 * KEYS) * P * (int)sizeof(bf16);
 };
-
-// Hides keys that queries do not see: the strip's first row is query `query`, its first column key
-// `key`.
-template <int COLUMNS>
-__device__ static inline void hide_unseen_keys(float scores[COLUMNS][4], Heads g, int query,
-                                               int key) {
-    int lane = threadIdx.x % WARP;
-    query += lane / 4;
-    key += lane % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (!sees(g, query + i / 2 * 8, key + n * 8 + i % 2)) scores[n][i] = -INFINITY;
-}
 
 // Shapes a strip's scores and raises its rows' `peaks`, of this lane's columns. The strip's first
 // row is query `query`, its first column key `key`.
@@ -84,36 +56,6 @@ __device__ static inline void drop(float scores[COLUMNS][4], Heads g, int64_t ro
             scores[n][i] *= dropout_factor(g, row + query + i / 2 * 8, head, key + n * 8 + i % 2);
 }
 
-// One more tile of keys for half a strip's rows (half 0: rows 0 … 7): raises the maximum, turns
-// scores into exponentials, and shrinks what has been summed so far. `largest` is unscaled;
-// `normaliser` is this lane's share of the row's sum.
-template <int COLUMNS, int WIDTH>
-__device__ static inline void softmax_step(float scores[COLUMNS][4], float sum[WIDTH][4], int half,
-                                           float *largest, float *normaliser, float scale_log2) {
-    float top = *largest;
-#pragma unroll
-    for (int n = 0; n < COLUMNS; n++)
-        top = fmaxf(top, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-    top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2));
-    float shift = top * scale_log2, factor = exp2f(*largest * scale_log2 - shift);
-    float added = 0.0f;
-#pragma unroll
-    for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; i++) {
-            scores[n][i] = exp2f(fmaf(scores[n][i], scale_log2, -shift));
-            added += scores[n][i];
-        }
-#pragma unroll
-    for (int n = 0; n < WIDTH; n++) {
-        sum[n][2 * half] *= factor;
-        sum[n][2 * half + 1] *= factor;
-    }
-    *largest = top;
-    *normaliser = *normaliser * factor + added;
-}
-
 template <int P, bool SHAPED>
 __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 : 0)
     attention_forward_bf16(bf16 *out, float *lse, const bf16 *qkv, Heads g, float scale_log2) {
@@ -127,7 +69,7 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
     load_tile<bf16, P, S::QUERIES, THREADS>(
         queries, from + tile.first * g.width + query_column(g, tile.head), g.width,
         tile.end - tile.first, g.d_head, g.vectors);
-    int first_key = first_key_seen(g, tile.first) / S::KEYS * S::KEYS;
+    int first_key = first_key_seen(g, tile.row, tile.first) / S::KEYS * S::KEYS;
     load_tile<bf16, P, S::KEYS, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
                                          g.d_head, g.vectors);
     cp_async_commit();
@@ -146,13 +88,13 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
 
     for (int key = first_key; key < tile.end; key += S::KEYS) {
         bool seen = key <= warp_last && warp_first < g.T && // by some query of this warp
-                    key + S::KEYS > first_key_seen(g, warp_first);
+                    key + S::KEYS > first_key_seen(g, tile.row, warp_first);
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values
         load_tile<bf16, P, S::KEYS, THREADS>(values, v + key * g.width, g.width, g.T - key,
                                              g.d_value, g.vectors);
         cp_async_commit();
-        if (seen) multiply_tiles<P, STRIPS, COLUMNS>(scores, queries, warp_row, keys);
+        if (seen) multiply_tiles<P, STRIPS, COLUMNS, S::UNROLL>(scores, queries, warp_row, keys);
         cp_async_wait<0>();
         __syncthreads(); // the values are there, nobody reads keys
         int next = key + S::KEYS;
@@ -164,8 +106,8 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
 #pragma unroll
         for (int m = 0; m < STRIPS; m++) {
             int query = warp_first + m * STRIP;
-            if (next > query + 1 || key < first_key_seen(g, query + STRIP - 1))
-                hide_unseen_keys<COLUMNS>(scores[m], g, query, key);
+            if (next > query + 1 || key < first_key_seen(g, tile.row, query + STRIP - 1))
+                hide_unseen_keys<COLUMNS>(scores[m], g, tile.row, query, key);
             if (SHAPED) shape_scores<COLUMNS>(scores[m], peaks[m], g, tile.head, query, key);
 #pragma unroll
             for (int half = 0; half < 2; half++)
@@ -265,7 +207,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     load_tile<float, P, OWN, THREADS>(queries,
                                       from + tile.first * g.width + query_column(g, tile.head),
                                       g.width, tile.end - tile.first, g.d_head, g.vectors);
-    int first_key = first_key_seen(g, tile.first) / OTHER * OTHER;
+    int first_key = first_key_seen(g, tile.row, tile.first) / OTHER * OTHER;
     load_tile<float, P, OTHER, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
                                         g.d_head, g.vectors);
     cp_async_commit();
@@ -289,12 +231,12 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                             g.d_value, g.vectors);
         cp_async_commit();
         multiply_tiles<P>(scores, queries, keys);
-        if (key + OTHER > tile.first + 1 || key < first_key_seen(g, tile.first + OWN - 1))
+        if (key + OTHER > tile.first + 1 || key < first_key_seen(g, tile.row, tile.first + OWN - 1))
 #pragma unroll
             for (int i = 0; i < S::DOWN; i++)
 #pragma unroll
                 for (int j = 0; j < S::ACROSS; j++)
-                    if (!sees(g, tile.first + y + 8 * i, key + x + 16 * j))
+                    if (!sees(g, tile.row, tile.first + y + 8 * i, key + x + 16 * j))
                         scores[i][j] = -INFINITY;
         if (SHAPED)
 #pragma unroll
@@ -363,6 +305,11 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
 template <int P, bool SHAPED>
 static void forward_bf16(Device *dev, Tensor out, Tensor lse, Tensor qkv, Heads g) {
     typedef ForwardTiles<P, SHAPED> S;
+    if (attention_by_warpgroups(dev, P, SHAPED)) {
+        attention_forward_warpgroup(dev, P, device_data<bf16>(out), device_data<float>(lse),
+                                    device_data<bf16>(qkv), qkv.shape[0] / g.T, g);
+        return;
+    }
     int64_t blocks = qkv.shape[0] / g.T * g.heads * ceil_div(g.T, S::QUERIES);
     launch(dev, attention_forward_bf16<P, SHAPED>, grid_of(blocks), dim3(S::THREADS), S::BYTES,
            device_data<bf16>(out), device_data<float>(lse), device_data<bf16>(qkv), g,

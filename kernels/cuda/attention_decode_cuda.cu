@@ -1,10 +1,27 @@
-// Attention of one new token against the cache. The cache is cut into splits of 128 keys, so that a
-// long one keeps the whole GPU busy; a second kernel joins the splits, in order.
+// Attention of new tokens against the cache, all of them in one launch, or as many as the workspace
+// holds. For each the cache is cut into splits of 128 keys, so that a long one keeps the whole GPU
+// busy; a second kernel joins the splits, in order.
 #include "kernels/cuda/attention_scores.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/integers.h"
 
 enum { SPLIT_KEYS = 128, DECODE_THREADS = 256, KEY_LANES = 8, JOIN_THREADS = 128 };
+
+static const int64_t SPLITS_BYTES = 32 << 20; // of rows that are joined together; a row's at least
+
+// The keys that new token number `row` sees: `count` of them from `first` on.
+typedef struct SeenKeys {
+    int64_t position; // of the first new token
+    int64_t window;   // of keys; 0: all
+} SeenKeys;
+__host__ __device__ static inline int64_t first_seen(SeenKeys seen, int64_t row) {
+    int64_t position = seen.position + row;
+    return seen.window > 0 && position >= seen.window ? position - seen.window + 1 : 0;
+}
+__host__ __device__ static inline int keys_seen(SeenKeys seen, int64_t row) {
+    return (int)(seen.position + row + 1 - first_seen(seen, row));
+}
 
 // What a split knows of a head: the largest score and the sum of exponentials, both to base 2, and
 // Σ exponential · v.
@@ -23,24 +40,29 @@ template <int COUNT, typename T> __device__ static inline void load_some(float *
     }
 }
 
-// A block owns a split of one head. First, for the scores, 8 lanes have a key. Then, for the sum, a
-// thread has COUNT columns of every n-th key, n threads the same columns; each adds its keys in
-// order, then their sums are added one after another. Blocks of one split are neighbours: query
-// heads that share a key/value head find its rows in the L2 cache. Bytes moved: the cache once.
+// A block owns a split of one head of row blockIdx.y, if that row sees so many keys. First, for the
+// scores, 8 lanes have a key. Then, for the sum, a thread has COUNT columns of every n-th key, n
+// threads the same columns; each adds its keys in order, then their sums are added one after
+// another. Blocks of one split are neighbours: query heads that share a key/value head find its
+// rows in the L2 cache. Bytes moved: the cache once for every row.
 template <typename T, int COUNT>
 __global__ void __launch_bounds__(DECODE_THREADS, 1)
-    attention_decode_split(float *splits, const T *qkv, const T *cache, Heads g, int keys,
-                           float scale_log2) {
+    attention_decode_split(float *splits, const T *qkv, int64_t qkv_width, const T *cache, Heads g,
+                           SeenKeys seen, float scale_log2) {
     DYNAMIC_SHARED(float, query);
     float *p = query + g.d_head, *sums = p + SPLIT_KEYS, *spare = sums + DECODE_THREADS * COUNT;
     int head = blockIdx.x % g.heads, split = blockIdx.x / g.heads, thread = threadIdx.x;
+    int keys = keys_seen(seen, blockIdx.y);
     int kv_head = head / (g.heads / g.kv_heads),
         count = min(keys - split * SPLIT_KEYS, (int)SPLIT_KEYS);
-    const T *rows = cache + (int64_t)split * SPLIT_KEYS * g.width;
+    if (count <= 0) return;
+    const T *rows = cache + (first_seen(seen, blockIdx.y) + (int64_t)split * SPLIT_KEYS) * g.width;
     const T *k = rows + kv_head * g.d_head;
     const T *v = rows + g.kv_heads * g.d_head + kv_head * g.d_value;
     float slope = slope_of_head(g, head);
-    float *result = splits + (int64_t)blockIdx.x * (SPLIT_SUM + g.d_value);
+    float *result =
+        splits + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * (SPLIT_SUM + g.d_value);
+    qkv += blockIdx.y * qkv_width;
 
     for (int c = thread; c < g.d_head; c += DECODE_THREADS)
         query[c] = to_float(qkv[query_column(g, head) + c]);
@@ -96,13 +118,14 @@ __global__ void __launch_bounds__(DECODE_THREADS, 1)
     }
 }
 
-// A block owns a head: its splits in order.
+// A block owns a head of row blockIdx.y: its splits in order, of `most` that there is room for.
 template <typename T>
 __global__ void __launch_bounds__(JOIN_THREADS)
-    attention_decode_join(T *out, const float *splits, int count, Heads g) {
-    int head = blockIdx.x;
+    attention_decode_join(T *out, const float *splits, int most, Heads g, SeenKeys seen) {
+    int head = blockIdx.x, count = (keys_seen(seen, blockIdx.y) + SPLIT_KEYS - 1) / SPLIT_KEYS;
     int64_t width = SPLIT_SUM + g.d_value, step = g.heads * width;
-    const float *first = splits + head * width;
+    const float *first = splits + blockIdx.y * most * step + head * width;
+    out += blockIdx.y * g.out_width;
     float largest = first_largest(g, head, 1.0f); // scores are to base 2 already
     float begin = largest, normaliser = first_normaliser(g);
     for (int split = 0; split < count; split++)
@@ -120,28 +143,38 @@ __global__ void __launch_bounds__(JOIN_THREADS)
     }
 }
 
+// Rows [0, rows) of qkv, of which the first stands at `position`.
 template <typename T>
 static void decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
-                   int64_t position) {
+                   SeenKeys seen, int64_t rows) {
     AttentionShape s = rule.shape;
     const int COUNT = Vector<T>::COUNT;
-    // A window is a shorter cache.
-    int64_t first = rule.window > 0 && position >= rule.window ? position - rule.window + 1 : 0;
-    const T *rows = device_data<T>(cache) + first * cache.shape[1];
-    Heads g = heads_of<T>(rule, position + 1 - first, rows, out.data);
+    const T *keys = device_data<T>(cache);
+    Heads g = heads_of<T>(rule, seen.position + rows, keys, out.data);
     g.width = attention_kv_width(s);
-    int64_t count = ceil_div(position + 1 - first, SPLIT_KEYS);
-    size_t bytes = (size_t)(count * s.heads * (SPLIT_SUM + s.d_value)) * sizeof(float);
+    int64_t most = ceil_div(keys_seen(seen, rows - 1), SPLIT_KEYS); // a later row sees no fewer
+    size_t bytes = (size_t)(rows * most * s.heads * (SPLIT_SUM + s.d_value)) * sizeof(float);
     float *splits = static_cast<float *>(cuda_workspace(dev, bytes));
-    launch(dev, g.vectors ? attention_decode_split<T, COUNT> : attention_decode_split<T, 1>,
-           grid_of(count * s.heads), dim3(DECODE_THREADS),
-           split_shared_bytes(s, g.vectors ? COUNT : 1), splits, device_data<T>(qkv), rows, g, g.T,
-           rule.scale * LOG2_E);
-    launch(dev, attention_decode_join<T>, grid_of(s.heads), dim3(JOIN_THREADS), 0,
-           device_data<T>(out), splits, count, g);
+    dim3 grid = grid_of(most * s.heads);
+    grid.y = (unsigned)rows;
+    launch(dev, g.vectors ? attention_decode_split<T, COUNT> : attention_decode_split<T, 1>, grid,
+           dim3(DECODE_THREADS), split_shared_bytes(s, g.vectors ? COUNT : 1), splits,
+           device_data<T>(qkv), qkv.shape[1], keys, g, seen, rule.scale * LOG2_E);
+    launch(dev, attention_decode_join<T>, dim3((unsigned)s.heads, (unsigned)rows),
+           dim3(JOIN_THREADS), 0, device_data<T>(out), splits, most, g, seen);
 }
 
 void attention_decode_cuda(Device *dev, Tensor out, Tensor qkv, Tensor cache, AttentionRule rule,
                            int64_t position) {
-    (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, out, qkv, cache, rule, position);
+    AttentionShape s = rule.shape;
+    int64_t N = qkv.shape[0], most = ceil_div(position + N, SPLIT_KEYS);
+    int64_t row_bytes = most * s.heads * (SPLIT_SUM + s.d_value) * (int64_t)sizeof(float);
+    int64_t together = larger(1, smaller(SPLITS_BYTES / row_bytes, 65535)); // of a grid's y
+    for (int64_t row = 0, rows; row < N; row += rows) {
+        rows = smaller(together, N - row);
+        (qkv.dtype == F32 ? decode<float> : decode<bf16>)(dev, tensor_rows(out, row, rows),
+                                                          tensor_rows(qkv, row, rows), cache, rule,
+                                                          (SeenKeys){position + row, rule.window},
+                                                          rows);
+    }
 }

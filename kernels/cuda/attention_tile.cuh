@@ -26,8 +26,9 @@ typedef struct Heads {
     int T, heads, kv_heads, d_head, d_value;
     int vectors; // whether every head's row is whole 16-byte vectors
     AttentionSoftmax softmax;
-    const float *sinks; // SOFTMAX_SINK alone
-    int window;         // T where a query sees all keys before it
+    const float *sinks;       // SOFTMAX_SINK alone
+    int window;               // T where a query sees all keys before it
+    const int32_t *positions; // of rows of qkv in their documents; NULL: sequences are documents
     // What only shaped kernels look at (attention_scores.cuh).
     float scale, softcap; // softcap 0: none
     const float *slopes;  // NULL: none
@@ -38,12 +39,16 @@ typedef struct Heads {
     float *largest; // of the forward pass; NULL: not wanted
 } Heads;
 
-// Keys [first_key_seen, query] are those that a query sees.
-__device__ static inline int first_key_seen(Heads g, int query) {
-    return max(query - g.window + 1, 0);
+// Keys [first_key_seen, query] are those that a query sees; `row` is that of the sequence's first
+// token. It never falls from query to query; those behind the sequence see what the last one sees.
+__device__ static inline int first_key_seen(Heads g, int64_t row, int query) {
+    int first = max(query - g.window + 1, 0);
+    if (!g.positions) return first;
+    int last = min(query, g.T - 1);
+    return max(first, last - g.positions[row + last]);
 }
-__device__ static inline bool sees(Heads g, int query, int key) {
-    return key <= query && query - key < g.window;
+__device__ static inline bool sees(Heads g, int64_t row, int query, int key) {
+    return key <= query && key >= first_key_seen(g, row, query);
 }
 
 __device__ static inline int query_column(Heads g, int head) {
@@ -86,6 +91,7 @@ static inline Heads heads_of(AttentionRule rule, int64_t tokens, const void *qkv
                .softmax = rule.softmax,
                .sinks = rule.softmax == SOFTMAX_SINK ? device_data<float>(rule.sinks) : NULL,
                .window = (int)(rule.window > 0 && rule.window < tokens ? rule.window : tokens),
+               .positions = rule.positions.data ? device_data<int32_t>(rule.positions) : NULL,
                .scale = rule.scale,
                .softcap = rule.softcap,
                .slopes = rule.slopes.data ? device_data<float>(rule.slopes) : NULL,
@@ -125,9 +131,18 @@ template <int P> struct Tile<float, P> {
     __device__ static inline int at(int row, int column) { return row * ROW + column; }
 };
 
+// A tile of ROWS rows as the products of warpgroups read it (ptx.cuh): 64 columns of all rows, then
+// the next 64.
+template <int P, int ROWS> struct PanelTile {
+    __device__ static inline int at(int row, int column) {
+        return column / 64 * (ROWS * 64) + row * 64 +
+               ((column / 8 % 8 ^ (row & 7)) * 8 | column % 8);
+    }
+};
+
 // Starts copying rows [0, rows) of `columns` elements, `width` apart, into a tile of ROWS rows; the
 // rest becomes zeros. The tile may be read after cp_async_wait and a barrier.
-template <typename T, int P, int ROWS, int THREADS>
+template <typename T, int P, int ROWS, int THREADS, typename Layout = Tile<T, P>>
 __device__ static inline void load_tile(T *tile, const T *from, int64_t width, int rows,
                                         int columns, bool vectors) {
     if (vectors) {
@@ -137,18 +152,18 @@ __device__ static inline void load_tile(T *tile, const T *from, int64_t width, i
         if (column >= columns) rows = 0;
 #pragma unroll 2
         for (; row < ROWS; row += STEP, next += STEP * width)
-            cp_async_16(tile + Tile<T, P>::at(row, column), row < rows ? next : from, row < rows);
+            cp_async_16(tile + Layout::at(row, column), row < rows ? next : from, row < rows);
     } else {
         for (int i = threadIdx.x; i < ROWS * P; i += THREADS) {
             int row = i / P, column = i % P;
-            tile[Tile<T, P>::at(row, column)] =
+            tile[Layout::at(row, column)] =
                 row < rows && column < columns ? from[row * width + column] : T(0.0f);
         }
     }
 }
 
 // Writes columns [first, end) of a tile's first `rows` rows to rows `width` apart.
-template <int P, int ROWS, int THREADS>
+template <int P, int ROWS, int THREADS, typename Layout = Tile<bf16, P>>
 __device__ static inline void store_tile(bf16 *to, int64_t width, const bf16 *tile, int rows,
                                          int first, int end, bool vectors) {
     if (vectors) {
@@ -157,13 +172,13 @@ __device__ static inline void store_tile(bf16 *to, int64_t width, const bf16 *ti
             int row = i / ACROSS, column = i % ACROSS * 8;
             if (row < rows && column >= first && column < end)
                 *reinterpret_cast<uint4 *>(to + row * width + column) =
-                    *reinterpret_cast<const uint4 *>(tile + Tile<bf16, P>::at(row, column));
+                    *reinterpret_cast<const uint4 *>(tile + Layout::at(row, column));
         }
     } else {
         for (int i = threadIdx.x; i < ROWS * P; i += THREADS) {
             int row = i / P, column = i % P;
             if (row < rows && column >= first && column < end)
-                to[row * width + column] = tile[Tile<bf16, P>::at(row, column)];
+                to[row * width + column] = tile[Layout::at(row, column)];
         }
     }
 }
@@ -178,7 +193,7 @@ enum { STRIP = 16 };
 // scores (STRIPS · 16, COLUMNS · 8) = rows of `a` from a_row, times rows of `b` transposed.
 // Unrolled less for narrow heads, so that the backward pass for keys stays at 168 registers a
 // thread there: three blocks on a multiprocessor.
-template <int P, int STRIPS, int COLUMNS>
+template <int P, int STRIPS, int COLUMNS, int UNROLL = P == 64 ? 2 : 4>
 __device__ static inline void multiply_tiles(float scores[STRIPS][COLUMNS][4], const bf16 *a,
                                              int a_row, const bf16 *b) {
     int lane = threadIdx.x % WARP;
@@ -190,7 +205,7 @@ __device__ static inline void multiply_tiles(float scores[STRIPS][COLUMNS][4], c
         for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) scores[m][n][i] = 0.0f;
-#pragma unroll(P == 64 ? 2 : 4)
+#pragma unroll(UNROLL)
     for (int k = 0; k < P; k += 16) {
         uint32_t left[STRIPS][4];
 #pragma unroll
@@ -241,7 +256,7 @@ __device__ static inline void add_product(float sum[STRIPS][COLUMNS][4],
 
 // Puts one strip of results times `upper` (rows 0 … 7) and `lower` (8 … 15) into a tile at (row,
 // column), as bf16.
-template <int P, int COLUMNS>
+template <int P, int COLUMNS, typename Layout = Tile<bf16, P>>
 __device__ static inline void stage_strip(bf16 *tile, int row, int column, float sum[COLUMNS][4],
                                           float upper, float lower) {
     int lane = threadIdx.x % WARP;
@@ -249,9 +264,9 @@ __device__ static inline void stage_strip(bf16 *tile, int row, int column, float
     column += lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++) {
-        *reinterpret_cast<uint32_t *>(tile + Tile<bf16, P>::at(row, column + n * 8)) =
+        *reinterpret_cast<uint32_t *>(tile + Layout::at(row, column + n * 8)) =
             pack_bf16(sum[n][0] * upper, sum[n][1] * upper);
-        *reinterpret_cast<uint32_t *>(tile + Tile<bf16, P>::at(row + 8, column + n * 8)) =
+        *reinterpret_cast<uint32_t *>(tile + Layout::at(row + 8, column + n * 8)) =
             pack_bf16(sum[n][2] * lower, sum[n][3] * lower);
     }
 }

@@ -28,6 +28,11 @@ __global__ void __launch_bounds__(WARPS *WARP)
     if (n >= N) return; // a whole warp
     T *row = logits + n * V;
     int target = targets[n];
+    if (target == NO_TARGET) {
+        if (lane == 0) losses[n] = 0.0f;
+        for (int v = lane; v < V && scale != 0.0f; v += WARP) row[v] = from_float<T>(0.0f);
+        return;
+    }
     float z[LANE], largest = LOWEST, wanted = 0.0f, sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < LANE; i++) {
@@ -108,6 +113,12 @@ __global__ void __launch_bounds__(THREADS)
     int64_t n = blockIdx.x;
     T *row = logits + n * V;
     int target = targets[n];
+    if (target == NO_TARGET) { // the whole block
+        if (threadIdx.x == 0) losses[n] = 0.0f;
+        for (int v = threadIdx.x; v < V && scale != 0.0f; v += THREADS)
+            row[v] = from_float<T>(0.0f);
+        return;
+    }
     // Read before the first barrier: afterwards the logit becomes a gradient.
     float wanted = threadIdx.x == 0 ? to_float(row[target]) : 0.0f;
     float z[COUNT], largest = LOWEST, sum = 0.0f;

@@ -211,7 +211,8 @@ __device__ static inline int64_t first_slot(const int64_t *offsets, int64_t s) {
 // function of the elements' place in their segment alone, whether they can be read by vectors or
 // not. Reads every element once.
 __global__ void __launch_bounds__(THREADS)
-    squares_of_slots_kernel(double *slots, const float *x, const int64_t *offsets, int64_t S) {
+    squares_of_slots_kernel(double *slots, const float *x, const int64_t *offsets,
+                            const int32_t *marks, int64_t S) {
     __shared__ double spare[WARP];
     int64_t slot = blockIdx.x, s = 0;
     for (int64_t above = S; above - s > 1;) { // the last segment that begins at or before the slot
@@ -225,6 +226,7 @@ __global__ void __launch_bounds__(THREADS)
     int64_t first = offsets[s] + (slot - first_slot(offsets, s)) * SQUARES;
     int64_t left = offsets[s + 1] - first;
     if (slot < first_slot(offsets, s) || left <= 0) return; // unused; the same for the whole block
+    if (marks && marks[s] == 0) return;                     // likewise
     const float *block = x + first;
     float values[SQUARES_PER_THREAD];
     if (left >= SQUARES && (uintptr_t)block % 16 == 0) {
@@ -249,10 +251,12 @@ __global__ void __launch_bounds__(THREADS)
 // block its threads. An order given by the segment's length alone; not one chain, which would take
 // longer than reading x where a segment is large.
 __global__ void __launch_bounds__(THREADS)
-    squares_of_segments_kernel(double *sums, const double *slots, const int64_t *offsets) {
+    squares_of_segments_kernel(double *sums, const double *slots, const int64_t *offsets,
+                               const int32_t *marks) {
     __shared__ double spare[WARP];
     int64_t s = blockIdx.x;
     int64_t count = (offsets[s + 1] - offsets[s] + SQUARES - 1) / SQUARES;
+    if (marks && marks[s] == 0) count = 0;
     const double *from = slots + first_slot(offsets, s);
     double sum = 0.0;
 #pragma unroll 4
@@ -261,13 +265,14 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) sums[s] = sum;
 }
 
-void sum_of_squares_cuda(Device *dev, Tensor sums, Tensor x, Tensor offsets) {
+void sum_of_squares_cuda(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tensor marks) {
     int64_t S = sums.shape[0], count = x.shape[0] / SQUARES + S;
     if (S == 0) return;
     const int64_t *at = device_data<int64_t>(offsets);
+    const int32_t *read = marks.data ? device_data<int32_t>(marks) : NULL;
     double *slots = static_cast<double *>(cuda_workspace(dev, (size_t)count * sizeof *slots));
     launch(dev, squares_of_slots_kernel, grid_of(count), THREADS, 0, slots, device_data<float>(x),
-           at, S);
+           at, read, S);
     launch(dev, squares_of_segments_kernel, grid_of(S), THREADS, 0, device_data<double>(sums),
-           slots, at);
+           slots, at, read);
 }

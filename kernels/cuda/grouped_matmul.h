@@ -42,6 +42,12 @@ void grouped_matmul_rows(Device *dev, MatrixProduct p, SegmentRows rows);
 // cuda_workspace when there are several parts.
 void grouped_matmul_weight(Device *dev, MatrixProduct p, SegmentRows rows);
 
+// The same two on Hopper, by warpgroups (warpgroup_matmul_cuda.cu), for products of which it is
+// true that they do: decided by the GPU and by what does not depend on the number of rows.
+bool warpgroup_multiplies(const Device *dev, MatrixProduct p);
+void warpgroup_matmul_rows(Device *dev, MatrixProduct p, SegmentRows rows);
+void warpgroup_matmul_weight(Device *dev, MatrixProduct p, SegmentRows rows);
+
 // For cublasGemmGroupedBatchedEx: pointers to what each segment with rows reads and writes, in the
 // order of the segments. `to` (3, segments) in device memory; of each row as many entries as
 // segments have rows are written.

@@ -35,8 +35,7 @@
 // Long because both products share tiles, staging and their order of sums, which are read together.
 #include "kernels/cuda/grouped_matmul.h"
 
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/storage.cuh"
+#include "kernels/cuda/product_tile.cuh"
 
 enum { STAGES = 4, PANEL_BYTES = 64, WARP_COLUMNS = 32 };
 enum { LARGE = 128, SMALL = 64 }; // SIDE of a tile
@@ -255,26 +254,6 @@ __device__ static inline void multiply_tile(float *sums, Lines<T> a, Lines<T> b,
 
 // ---- results ------------------------------------------------------------------------------------
 
-// Writes `count` neighbouring elements; `together`: as one vector, which the caller knows to be
-// aligned and inside.
-template <int count, typename O>
-__device__ static inline void store_neighbours(O *to, const float *from, int left, bool together) {
-    if (together) {
-        if (count == 2 && sizeof(O) == 2) {
-            *reinterpret_cast<uint32_t *>(to) = pack_bf16(from[0], from[1]);
-        } else if (count == 2) {
-            *reinterpret_cast<float2 *>(to) = make_float2(from[0], from[1]);
-        } else {
-            *reinterpret_cast<float4 *>(to) =
-                make_float4(from[0], from[1], from[2 % count], from[3 % count]);
-        }
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < count; i++)
-        if (i < left) to[i] = from_float<O>(from[i]);
-}
-
 // Writes the tile's sums: rows of c from `c` on, `rows` by `columns` of them exist. T is the type
 // that was multiplied.
 template <typename T, int SIDE, bool A_INNERMOST, bool B_INNERMOST> struct Store;
@@ -325,29 +304,6 @@ struct Store<float, SIDE, A_INNERMOST, B_INNERMOST> {
 };
 
 // ---- y = x wᵀ and dx = dy w ---------------------------------------------------------------------
-
-// Segment s has the row tiles from this number on. One tile more than its rows need may lie before
-// the next segment's first, but the numbers follow from the offsets alone, without a sum over
-// segments, and grow with s: they can be searched.
-__device__ static inline int64_t first_tile(const int64_t *offsets, int64_t s, int side) {
-    return (offsets[s] - offsets[0]) / side + s;
-}
-
-// The segment whose tiles include `tile`. Whole warp: each step looks at 32 segments at once.
-__device__ static inline int64_t find_segment(const int64_t *offsets, int64_t segments, int side,
-                                              int64_t tile) {
-    int lane = (int)threadIdx.x % WARP;
-    int64_t low = 0, high = segments; // first_tile(low) <= tile < first_tile(high)
-    while (high - low > 1) {
-        int64_t step = (high - low + WARP) / (WARP + 1);
-        int64_t candidate = low + (lane + 1) * step;
-        bool before = candidate < high && first_tile(offsets, candidate, side) <= tile;
-        int64_t passed = __popc(__ballot_sync(ALL_LANES, before));
-        low += passed * step;
-        if (low + step < high) high = low + step;
-    }
-    return low;
-}
 
 // A block computes one tile of one segment: block number = row tile · column tiles + column tile.
 // Blocks whose tile has no rows leave. Reads each row of a once and b's matrix once for every SIDE
@@ -422,7 +378,9 @@ static void choose_rows(Device *dev, MatrixProduct p, SegmentRows rows) {
 
 void grouped_matmul_rows(Device *dev, MatrixProduct p, SegmentRows rows) {
     if (p.m == 0 || rows.segments == 0) return;
-    if (p.type == BF16 && p.b_transposed)
+    if (warpgroup_multiplies(dev, p))
+        warpgroup_matmul_rows(dev, p, rows);
+    else if (p.type == BF16 && p.b_transposed)
         choose_rows<bf16, false>(dev, p, rows);
     else if (p.type == BF16)
         choose_rows<bf16, true>(dev, p, rows);
@@ -511,7 +469,9 @@ template <typename T> static void choose_weight(Device *dev, MatrixProduct p, Se
 }
 
 void grouped_matmul_weight(Device *dev, MatrixProduct p, SegmentRows rows) {
-    if (p.type == BF16)
+    if (warpgroup_multiplies(dev, p))
+        warpgroup_matmul_weight(dev, p, rows);
+    else if (p.type == BF16)
         choose_weight<bf16>(dev, p, rows);
     else
         choose_weight<float>(dev, p, rows);

@@ -11,7 +11,7 @@
 // that the tree's memory does not grow with the vocabulary.
 //
 // Experts: with fixed_order our own kernel; otherwise cublasGemmGroupedBatchedEx, where it has the
-// types and the alignment.
+// types and the alignment and is no slower.
 #include <limits.h>
 #include <stdlib.h>
 
@@ -146,8 +146,10 @@ static GroupedCall *grouped_call(Device *dev, int64_t groups) {
 }
 
 // Whether cublasGemmGroupedBatchedEx takes such products: one type for all three matrices, and
-// 16-byte aligned rows, which its bf16 kernels read by vectors.
-static bool library_groups(MatrixProduct p, Segments rows) {
+// 16-byte aligned rows, which its bf16 kernels read by vectors. On Hopper its kernels are those of
+// Ampere, half as fast as ours.
+static bool library_groups(const Device *dev, MatrixProduct p, Segments rows) {
+    if (warpgroup_multiplies(dev, p)) return false;
     int64_t largest = rows.offsets[segment_count(rows)];
     const int64_t sizes[] = {p.n, p.m, p.depth, p.a_width, p.b_width, p.c_width};
     for (int i = 0; i < 6; i++)
@@ -160,7 +162,7 @@ static bool library_groups(MatrixProduct p, Segments rows) {
 // All experts' products by one library call; false when it has no such product. Column-major as in
 // matmul_plan.c: its A is our b.
 static bool multiply_by_library(Device *dev, MatrixProduct p, Segments rows) {
-    if (dev->fixed_order || rows.parts != 1 || !library_groups(p, rows)) return false;
+    if (dev->fixed_order || rows.parts != 1 || !library_groups(dev, p, rows)) return false;
     CudaState *state = cuda_state(dev);
     GroupedCall *call = grouped_call(dev, rows.groups);
     int count = 0;

@@ -38,10 +38,10 @@ template <typename T, int COUNT>
 __global__ void __launch_bounds__(ROPE_THREADS)
     rope_rotate(T *qkv, const float *cosines, const float *sines, int64_t rows, int64_t width,
                 int heads, int d_head, int half, int64_t tokens, int64_t first_position,
-                float sign) {
+                const int32_t *of_rows, float sign) {
     int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
-    int64_t angle = (first_position + row % tokens) * half;
+    int64_t angle = (of_rows ? of_rows[row] : first_position + row % tokens) * half;
     int across = half / COUNT;
     for (int item = threadIdx.x; item < heads * across; item += blockDim.x) {
         int i = item % across * COUNT;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(ROPE_THREADS)
 
 template <typename T>
 static void rotate(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines,
-                   int64_t tokens, int64_t first_position, bool inverse) {
+                   RowPositions at, bool inverse) {
     const int COUNT = Vector<T>::COUNT;
     int64_t N = qkv.shape[0], W = qkv.shape[1], half = cosines.shape[1],
             heads = s.heads + s.kv_heads;
@@ -79,12 +79,11 @@ static void rotate(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Te
     unsigned down = ROPE_THREADS / across;
     launch(dev, vectors ? rope_rotate<T, COUNT> : rope_rotate<T, 1>, grid_of(ceil_div(N, down)),
            dim3(across, down), 0, device_data<T>(qkv), device_data<float>(cosines),
-           device_data<float>(sines), N, W, heads, s.d_head, half, tokens, first_position,
-           inverse ? -1.0f : 1.0f);
+           device_data<float>(sines), N, W, heads, s.d_head, half, at.T, at.first,
+           at.of_rows.data ? device_data<int32_t>(at.of_rows) : NULL, inverse ? -1.0f : 1.0f);
 }
 
-void rope_cuda(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines, int64_t T,
-               int64_t first_position, bool inverse) {
-    (qkv.dtype == F32 ? rotate<float> : rotate<bf16>)(dev, qkv, s, cosines, sines, T,
-                                                      first_position, inverse);
+void rope_cuda(Device *dev, Tensor qkv, AttentionShape s, Tensor cosines, Tensor sines,
+               RowPositions at, bool inverse) {
+    (qkv.dtype == F32 ? rotate<float> : rotate<bf16>)(dev, qkv, s, cosines, sines, at, inverse);
 }

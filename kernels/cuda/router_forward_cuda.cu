@@ -112,6 +112,8 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
     int lane = (int)threadIdx.x % LANES, warp = (int)threadIdx.x / WARP;
     int within_warp = (int)threadIdx.x % WARP / LANES;
     int64_t part = blockIdx.x / a.chunks, chunk = blockIdx.x % a.chunks;
+    // One address, and not one for each expert, which would be registers.
+    const float *bias = PLAIN || !a.bias ? NULL : a.bias + part * a.bias_stride;
     double prob[PER_LANE], entropy_sum = 0, lse2_sum = 0;
 #pragma unroll
     for (int j = 0; j < PER_LANE; j++) prob[j] = 0;
@@ -176,7 +178,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
                 float by = z[j];
                 if (!PLAIN && a.by_score)
                     by = score == SCORE_EXP ? p[j] : expf(log_score(score, by));
-                if (!PLAIN && a.bias && e < a.E) by += a.bias[part * a.bias_stride + e];
+                if (!PLAIN && bias && e < a.E) by += bias[e];
                 key[j] = e < a.E ? key_of(by) : 0;
             }
             if (!PLAIN && a.groups > 1) keep_best_groups<LANES, PER_LANE, VECTOR>(key, a);

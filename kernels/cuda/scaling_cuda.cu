@@ -11,6 +11,10 @@ struct multiplied {
     __device__ float operator()(float x, float) const { return factor * x; }
 };
 
+struct product {
+    __device__ float operator()(float x, float y) const { return x * y; }
+};
+
 struct capped {
     float cap;
     __device__ float operator()(float x, float) const { return cap * tanhf(x / cap); }
@@ -58,6 +62,10 @@ static void launch_elementwise(Device *dev, Tensor out, Tensor a, Tensor b, Func
     launch(dev, elementwise_kernel<Function, To, From>, grid_of(ceil_div(n, 4 * THREADS)),
            dim3(THREADS), 0, to, x, y, n, is_aligned(to) && is_aligned(x) && is_aligned(y),
            function);
+}
+
+void multiply_pairs_cuda(Device *dev, Tensor out, Tensor a, Tensor b) {
+    launch_elementwise<float, float>(dev, out, a, b, product());
 }
 
 void multiply_by_cuda(Device *dev, Tensor out, Tensor x, float factor) {

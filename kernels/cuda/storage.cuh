@@ -4,6 +4,7 @@
 #define MOETRAIN_KERNELS_CUDA_STORAGE_CUH
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <stdint.h>
 
 #include "kernels/check.h"
@@ -113,6 +114,12 @@ template <> inline DType dtype_of<float>() {
 }
 template <> inline DType dtype_of<bf16>() {
     return BF16;
+}
+template <> inline DType dtype_of<__half>() {
+    return F16;
+}
+template <> inline DType dtype_of<int8_t>() {
+    return I8;
 }
 template <> inline DType dtype_of<double>() {
     return F64;

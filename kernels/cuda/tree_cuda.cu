@@ -33,6 +33,8 @@ void tree_add_cuda(void *x, const void *y, int64_t count, DType dtype, cudaStrea
         return tree_add<int64_t>(x, y, count, stream);
     case U8:
     case BF16:
+    case F16:
+    case I8:
         die(EXIT_BUG, __FILE__, __LINE__, "no sum is defined for %s", dtype_name(dtype));
     }
 }

@@ -10,12 +10,13 @@
 #include <unistd.h>
 
 #include "checkpoint/checkpoint_list.h"
+#include "checkpoint/file_io.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
 #include "launcher/supervisor/process_tree.h"
 #include "launcher/supervisor/rank_launcher.h"
-#include "worker/json_file.h"
-#include "worker/signals.h"
+#include "worker/run/json_file.h"
+#include "worker/run/signals.h"
 
 static const double POLL_SECONDS = 0.1;
 static const double ASK_SECONDS = 0.5; // between requests to stop: ranks may just be starting
@@ -152,10 +153,11 @@ int64_t newest_checkpoint(const char *run_dir) {
 static int64_t last_row_step(const char *run_dir, const char *since) {
     char path[PATH_MAX], tail[16384];
     snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    Error ignored;
+    int fd = file_open_to_read(path, &ignored);
     if (fd < 0) return -1;
     off_t end = lseek(fd, 0, SEEK_END), most = (off_t)sizeof tail - 1;
-    ssize_t got = pread(fd, tail, sizeof tail - 1, end > most ? end - most : 0);
+    int64_t got = file_read_some(fd, tail, sizeof tail - 1, end > most ? end - most : 0, &ignored);
     close(fd);
     while (got > 0 && tail[got - 1] == '\n') got--;
     tail[got > 0 ? got : 0] = 0;
@@ -198,6 +200,7 @@ static void judge(Attempt *attempt, const Watch *watch) {
     if (row > end->step) end->step = row;
     if (outcome) {
         end->exit_code = (int)whole(outcome, "exit_code");
+        end->out_of_time = json_is_true(json_object_get(outcome, "out_of_time"));
         if (whole(outcome, "step") > end->step) end->step = whole(outcome, "step");
     } else if (watch->killed) {
         end->exit_code = EXIT_HANG;
@@ -215,7 +218,7 @@ void attempt_run(Attempt *attempt) {
     Watch watch = {.attempt = attempt};
     Error err = {0};
     if (!rank_launcher_start(&watch.launcher, attempt->command, attempt->ranks, attempt->hosts,
-                             attempt->words, attempt->name, &err)) {
+                             attempt->nodes, attempt->words, attempt->name, &err)) {
         snprintf(attempt->message, sizeof attempt->message, "%s", err.message);
         attempt->launcher_code = 127;
         attempt->end = (AttemptEnd){.exit_code = err.exit_code,

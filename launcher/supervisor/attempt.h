@@ -7,7 +7,7 @@
 #define MOETRAIN_LAUNCHER_SUPERVISOR_ATTEMPT_H
 
 #include "launcher/supervisor/restart_policy.h"
-#include "worker/outcome.h"
+#include "worker/run/outcome.h"
 
 typedef struct Attempt {
     // Given.
@@ -17,6 +17,7 @@ typedef struct Attempt {
     bool first;               // of this supervisor
     int ranks;
     const char *hosts; // for {hosts}
+    int nodes;         // for {nodes}
     char *const *words;
     double hang_timeout;          // run.hang_timeout
     void (*serve)(void *context); // what else there is to do, ten times a second

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/log.h"
-#include "worker/row_file.h"
+#include "worker/run/row_file.h"
 
 static void journal_path(const char *run_dir, char path[PATH_MAX]) {
     snprintf(path, PATH_MAX, "%s/attempts.jsonl", run_dir);

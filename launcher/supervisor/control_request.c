@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "worker/run_requests.h"
+#include "worker/run/run_requests.h"
 
 static bool is_live_key(const char *word) {
     for (const char *const *key = LIVE_KEYS; *key; key++)

@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "checkpoint/file_io.h"
+
 static int ready = -1; // a byte here lets the old process go
 
 void detach(void) {
@@ -35,10 +37,9 @@ void detach(void) {
 
 bool detach_ready(const char *log_path, Error *err) {
     if (ready < 0) return true;
-    int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666);
-    int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (log < 0 || nothing < 0)
-        return error_set(err, EXIT_IO, "%s: cannot open: %s", log_path, strerror(errno));
+    int log = file_open_or_make(log_path, O_WRONLY | O_APPEND, err);
+    int nothing = log >= 0 ? file_open_to_read("/dev/null", err) : -1;
+    if (nothing < 0) return false;
     fflush(NULL);
     dup2(nothing, STDIN_FILENO);
     dup2(log, STDOUT_FILENO);

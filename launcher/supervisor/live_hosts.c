@@ -10,6 +10,7 @@
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "worker/run/ask_program.h"
 
 enum { MOST_HOSTS = 1024, HOST_BYTES = 256, ANSWER_SECONDS = 20, MOST_SLOTS = 65536 };
 
@@ -97,4 +98,13 @@ int hosts_find_live(const char *hosts, char *live, size_t room) {
     }
     free(list);
     return slots;
+}
+
+int slurm_nodes_left(void) {
+    char answer[32] = "";
+    const char *job = getenv("SLURM_JOB_ID");
+    const char *const words[] = {"squeue", "--noheader", "--jobs", job, "--format=%D", NULL};
+    if (!job || !job[0] || !ask_program(words, ANSWER_SECONDS, answer, sizeof answer)) return 0;
+    long nodes = strtol(answer, NULL, 10);
+    return nodes > 0 && nodes <= MOST_SLOTS ? (int)nodes : 0;
 }

@@ -12,5 +12,8 @@ bool hosts_check(const char *hosts, int *slots, Error *err);
 // Asks mpirun to start nothing on each host, all at the same time; leaves those out that do not
 // answer within 20 s, and warns of them. Returns the slots of the others.
 int hosts_find_live(const char *hosts, char *live, size_t room);
+// How many nodes Slurm counts to the job that this process runs in; one that was submitted with
+// --no-kill loses those that fail and goes on. 0: in no job, or Slurm does not say.
+int slurm_nodes_left(void);
 
 #endif

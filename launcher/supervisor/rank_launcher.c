@@ -31,13 +31,15 @@ static bool expand(const char *text, const char *name, const char *value, char *
 }
 
 // exec: the process is then the launcher itself, whose signals and exit code are wanted.
-static bool build_command(const char *command, int ranks, const char *hosts, char *out,
+static bool build_command(const char *command, int ranks, const char *hosts, int nodes, char *out,
                           size_t room) {
-    char number[16], with_ranks[COMMAND_BYTES], with_hosts[COMMAND_BYTES];
+    char number[16], with_ranks[COMMAND_BYTES], with_hosts[COMMAND_BYTES], all[COMMAND_BYTES];
     snprintf(number, sizeof number, "%d", ranks);
-    return expand(command, "{np}", number, with_ranks, sizeof with_ranks) &&
-           expand(with_ranks, "{hosts}", hosts, with_hosts, sizeof with_hosts) &&
-           (size_t)snprintf(out, room, "exec %s \"$@\"", with_hosts) < room;
+    if (!expand(command, "{np}", number, with_ranks, sizeof with_ranks)) return false;
+    snprintf(number, sizeof number, "%d", nodes);
+    return expand(with_ranks, "{hosts}", hosts, with_hosts, sizeof with_hosts) &&
+           expand(with_hosts, "{nodes}", number, all, sizeof all) &&
+           (size_t)snprintf(out, room, "exec %s \"$@\"", all) < room;
 }
 
 // What Open MPI is told unless the user tells it: ranks that wait do not take the time of others,
@@ -87,10 +89,10 @@ static _Noreturn void become_launcher(char *command, char *const *words, const i
 }
 
 bool rank_launcher_start(RankLauncher *launcher, const char *command, int ranks, const char *hosts,
-                         char *const *words, const char *attempt, Error *err) {
+                         int nodes, char *const *words, const char *attempt, Error *err) {
     char line[COMMAND_BYTES];
     int out[2] = {-1, -1}, errors[2] = {-1, -1};
-    if (!build_command(command, ranks, hosts, line, sizeof line))
+    if (!build_command(command, ranks, hosts, nodes, line, sizeof line))
         return error_set(err, EXIT_CONFIG, "command line: --launcher is longer than %d bytes",
                          COMMAND_BYTES);
     set_environment(attempt);

@@ -9,10 +9,13 @@
 #include "kernels/check.h"
 
 // The command lines of the launchers that are known by name. In one, {np} stands for the number of
-// ranks and {hosts} for those of supervise --hosts that live; the program and its words follow it.
-#define LAUNCHER_MPIRUN       "mpirun -x MOETRAIN_ATTEMPT -np {np}"
-#define LAUNCHER_MPIRUN_HOSTS "mpirun -x MOETRAIN_ATTEMPT --host {hosts} -np {np}"
-#define LAUNCHER_SRUN         "srun --mpi=pmix --kill-on-bad-exit=1 -n {np}"
+// ranks, {hosts} for those of supervise --hosts that live, {nodes} for the number of nodes that a
+// Slurm job still has; the program and its words follow it.
+#define LAUNCHER_MPIRUN "mpirun -x MOETRAIN_ATTEMPT -x MOETRAIN_SECONDS_LEFT -np {np}"
+#define LAUNCHER_MPIRUN_HOSTS                                                                      \
+    "mpirun -x MOETRAIN_ATTEMPT -x MOETRAIN_SECONDS_LEFT --host {hosts} -np {np}"
+#define LAUNCHER_SRUN       "srun --mpi=pmix --kill-on-bad-exit=1 -n {np}"
+#define LAUNCHER_SRUN_NODES "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} -n {np}"
 
 typedef struct RankLauncher {
     pid_t pid;
@@ -25,7 +28,7 @@ typedef struct RankLauncher {
 // and the variable MOETRAIN_ATTEMPT. Signals of the terminal and of a batch system pass it by. It
 // is asked to stop when this process dies. False with exit 5.
 bool rank_launcher_start(RankLauncher *launcher, const char *command, int ranks, const char *hosts,
-                         char *const *words, const char *attempt, Error *err);
+                         int nodes, char *const *words, const char *attempt, Error *err);
 // Passes on what has been written, or waits for it up to `seconds`; and looks whether the launcher
 // has ended.
 void rank_launcher_serve(RankLauncher *launcher, double seconds);

@@ -19,7 +19,7 @@ static const PolicyRow POLICY[] = {
     {EXIT_DATA, EXIT_DATA, ACTION_LEAVE, "the data are refused"},
     {EXIT_CHECKPOINT, EXIT_CHECKPOINT, ACTION_LEAVE, "no checkpoint can be used"},
     {EXIT_IO, EXIT_IO, ACTION_WAIT_FOR_SPACE, "input/output or memory"},
-    {EXIT_NUMERIC, EXIT_NUMERIC, ACTION_GO_BACK, "steps that are not finite"},
+    {EXIT_NUMERIC, EXIT_NUMERIC, ACTION_GO_BACK, "steps that are not finite, or a damaged state"},
     {EXIT_COMMUNICATION, EXIT_COMMUNICATION, ACTION_RESTART, "a lost rank, a network or a device"},
     {EXIT_HANG, EXIT_HANG, ACTION_RESTART, "a hang"},
     {EXIT_LOCKED, EXIT_LOCKED, ACTION_LEAVE, "another job trains here"},
@@ -38,6 +38,7 @@ static const PolicyRow NOT_ANSWERED = {0, 0, ACTION_RESTART,
 static const PolicyRow NOT_GONE = {0, 0, ACTION_RESTART,
                                    "ranks of the start before still hold the run directory"};
 static const PolicyRow ASKED = {0, 0, ACTION_LEAVE, "asked to stop"};
+static const PolicyRow OUT_OF_TIME = {0, 0, ACTION_LEAVE, "saved before the time limit"};
 
 const char *action_name(Action action) {
     static const char *const names[] = {[ACTION_LEAVE] = "leave",
@@ -49,6 +50,7 @@ const char *action_name(Action action) {
 
 static const PolicyRow *find_row(const AttemptEnd *end) {
     if (end->asked) return &ASKED;
+    if (end->out_of_time) return &OUT_OF_TIME;
     if (end->exit_code == EXIT_REQUEUE && !end->told) return &NOT_ANSWERED;
     if (end->exit_code == EXIT_LOCKED && !end->first) return &NOT_GONE;
     for (int row = 0; row < POLICY_ROWS; row++)

@@ -19,6 +19,7 @@ typedef struct AttemptEnd {
     int exit_code;
     bool first;         // of this supervisor
     bool asked;         // to stop, through the supervisor
+    bool out_of_time;   // saved before the end of the job's time
     bool told;          // a rank has written the outcome: it held the lock of the run directory
     int64_t first_step; // where it began; -1: it did not get so far
     int64_t step;       // the last one known to be finished; -1: as above

@@ -12,18 +12,18 @@
 #include "checkpoint/file_io.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
+#include "launcher/config_rules.h"
 #include "launcher/supervisor/attempt.h"
 #include "launcher/supervisor/attempt_journal.h"
-#include "launcher/config_rules.h"
 #include "launcher/supervisor/detach.h"
 #include "launcher/supervisor/live_hosts.h"
 #include "launcher/supervisor/process_tree.h"
 #include "launcher/supervisor/rank_launcher.h"
 #include "launcher/supervisor/supervisor.h"
-#include "worker/json_file.h"
-#include "worker/run_dir.h"
-#include "worker/run_lock.h"
-#include "worker/signals.h"
+#include "worker/run/json_file.h"
+#include "worker/run/run_dir.h"
+#include "worker/run/run_lock.h"
+#include "worker/run/signals.h"
 
 enum { ROOM_SECONDS = 5, BEAT_SECONDS = 1 };
 static const int64_t LEAST_ROOM_BYTES = 64 << 20; // for a first checkpoint of unknown size
@@ -39,13 +39,25 @@ static int most_ranks(Supervisor *supervisor, int most) {
     return 0;
 }
 
+// The slots of the hosts that answer, or of the nodes that a Slurm job still has; where nothing is
+// known of either, as many as wanted. Notes their names, or how many they are.
+static int find_slots(Supervisor *supervisor) {
+    const SuperviseOptions *options = supervisor->options;
+    if (options->hosts)
+        return hosts_find_live(options->hosts, supervisor->hosts, sizeof supervisor->hosts);
+    int nodes = supervisor->first_nodes > 0 ? slurm_nodes_left() : 0;
+    if (nodes == 0) return options->ranks;
+    supervisor->nodes = nodes;
+    snprintf(supervisor->hosts, sizeof supervisor->hosts, "%d of %d nodes", nodes,
+             supervisor->first_nodes);
+    int on_a_node = (options->ranks + supervisor->first_nodes - 1) / supervisor->first_nodes;
+    return nodes * on_a_node;
+}
+
 // After a failure hosts may be gone. False when too few are left.
 static bool find_hosts(Supervisor *supervisor, Error *err) {
-    const SuperviseOptions *options = supervisor->options;
-    if (!options->hosts) return true;
-    int slots = hosts_find_live(options->hosts, supervisor->hosts, sizeof supervisor->hosts);
-    int wanted = options->ranks < slots ? options->ranks : slots;
-    int ranks = most_ranks(supervisor, wanted);
+    int slots = find_slots(supervisor), most = supervisor->options->ranks;
+    int ranks = most_ranks(supervisor, most < slots ? most : slots);
     if (ranks == 0)
         return error_set(err, EXIT_COMMUNICATION,
                          "%d slots are left on the hosts that answer, and no number of ranks up to "
@@ -57,10 +69,18 @@ static bool find_hosts(Supervisor *supervisor, Error *err) {
     return true;
 }
 
-static const char *launcher_command(const SuperviseOptions *options) {
-    if (strcmp(options->launcher, "srun") == 0) return LAUNCHER_SRUN;
+static const char *launcher_command(const Supervisor *supervisor) {
+    const SuperviseOptions *options = supervisor->options;
+    if (strcmp(options->launcher, "srun") == 0)
+        return supervisor->nodes > 0 ? LAUNCHER_SRUN_NODES : LAUNCHER_SRUN;
     if (strcmp(options->launcher, "mpirun") != 0) return options->launcher;
     return options->hosts ? LAUNCHER_MPIRUN_HOSTS : LAUNCHER_MPIRUN;
+}
+
+// srun warns of nodes without a rank.
+static int nodes_taken(const Supervisor *supervisor) {
+    int nodes = supervisor->nodes > 0 ? supervisor->nodes : 1;
+    return nodes < supervisor->ranks ? nodes : supervisor->ranks;
 }
 
 // ---- after a start ------------------------------------------------------------------------------
@@ -75,9 +95,20 @@ static void serve(void *context) {
     control_socket_serve(&supervisor->control, supervisor_answer, supervisor);
 }
 
-// Waits, unless a signal asks to stop meanwhile: then false.
+// Whether there is time for nothing more; says so.
+static bool is_over(const Supervisor *supervisor, double seconds) {
+    bool over = clock_seconds() + seconds >= supervisor->end.at;
+    if (over)
+        log_info("supervise: the time is over before the next start, says %s; run the same command "
+                 "again to go on",
+                 supervisor->end.source);
+    return over;
+}
+
+// Waits, unless a signal asks to stop meanwhile or the job's time is over: then false.
 static bool wait_seconds(Supervisor *supervisor, double seconds) {
     double begin = clock_seconds();
+    if (is_over(supervisor, seconds)) return false;
     while (!signals_received() && clock_seconds() - begin < seconds) {
         serve(supervisor);
         signals_wait(0.2);
@@ -119,7 +150,7 @@ static bool go_back(Supervisor *supervisor) {
     return true;
 }
 
-// Until there is room for a checkpoint; false when a signal asks to stop meanwhile.
+// Until there is room for a checkpoint; false as wait_seconds.
 static bool wait_for_space(Supervisor *supervisor) {
     const char *run_dir = supervisor->train.run_dir;
     char path[PATH_MAX], name[CHECKPOINT_NAME_BYTES];
@@ -136,16 +167,19 @@ static bool wait_for_space(Supervisor *supervisor) {
     return true;
 }
 
-// What must be so before the next start. False: there is none.
-static bool prepare_restart(Supervisor *supervisor, const Decision *decision) {
+// What must be so before the next start. False: there is none; *exit_code, that of the start
+// before, becomes EXIT_REQUEUE where the same command may go on later.
+static bool prepare_restart(Supervisor *supervisor, const Decision *decision, int *exit_code) {
     Error err = {0};
+    bool go_on = true;
+    if (decision->action != ACTION_LEAVE) job_end_ask(&supervisor->end);
     switch (decision->action) {
     case ACTION_LEAVE:
         return false;
     case ACTION_RESTART:
         break;
     case ACTION_WAIT_FOR_SPACE:
-        if (!wait_for_space(supervisor)) return false;
+        go_on = wait_for_space(supervisor);
         break;
     case ACTION_GO_BACK:
         if (!go_back(supervisor)) return false;
@@ -154,7 +188,10 @@ static bool prepare_restart(Supervisor *supervisor, const Decision *decision) {
     // The folder holds checkpoints now, of this run.
     if (strcmp(supervisor->train.resume, "never") == 0 && !supervisor->resume[0])
         snprintf(supervisor->resume, sizeof supervisor->resume, "resume=auto");
-    if (!wait_seconds(supervisor, decision->wait_seconds)) return false;
+    if (!go_on || !wait_seconds(supervisor, decision->wait_seconds)) {
+        *exit_code = EXIT_REQUEUE;
+        return false;
+    }
     if (find_hosts(supervisor, &err)) return true;
     log_error("supervise: %s", err.message);
     return false;
@@ -203,10 +240,11 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
         const char *words[SUPERVISOR_WORDS];
         list_words(supervisor, self, words);
         Attempt attempt = {.run_dir = supervisor->train.run_dir,
-                           .command = launcher_command(supervisor->options),
+                           .command = launcher_command(supervisor),
                            .first = number == 1,
                            .ranks = supervisor->ranks,
                            .hosts = supervisor->hosts,
+                           .nodes = nodes_taken(supervisor),
                            .words = (char *const *)words,
                            .hang_timeout = supervisor->train.hang_timeout,
                            .serve = serve,
@@ -217,12 +255,14 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
                  attempt.ranks == 1 ? "" : "s");
         supervisor->number = number;
         supervisor->alive = true;
+        job_end_hand_on(&supervisor->end);
         attempt_run(&attempt);
         supervisor->alive = false;
         Decision decision =
             restart_decide(&supervisor->progress, &attempt.end, supervisor->options->wait_seconds);
         report(&attempt, number, &decision, began);
-        if (!prepare_restart(supervisor, &decision)) return attempt.end.exit_code;
+        int exit_code = attempt.end.exit_code;
+        if (!prepare_restart(supervisor, &decision, &exit_code)) return exit_code;
     }
 }
 
@@ -237,6 +277,8 @@ static bool set_up(Supervisor *supervisor, char self[PATH_MAX], Error *err) {
     if (length <= 0)
         return error_set(err, EXIT_IO, "cannot find this program: /proc/self/exe cannot be read");
     self[length] = 0;
+    supervisor->end = job_end_find(supervisor->train.max_minutes);
+    supervisor->nodes = supervisor->first_nodes = slurm_nodes_left();
     const char *run_dir = supervisor->train.run_dir;
     char log[CONFIG_PATH_BYTES + 32];
     snprintf(log, sizeof log, "%s/supervise.log", run_dir);

@@ -7,6 +7,7 @@
 #include "launcher/supervisor/control_socket.h"
 #include "launcher/supervisor/restart_policy.h"
 #include "launcher/supervisor/supervise.h"
+#include "worker/run/job_end.h"
 
 enum {
     SUPERVISOR_HOSTS_BYTES = 65536,
@@ -29,9 +30,11 @@ typedef struct Supervisor {
 
     char hosts[SUPERVISOR_HOSTS_BYTES];
     int ranks;
-    int number;    // of the present start, from 1
-    bool alive;    // it has not ended
-    double beaten; // when the supervisor's lock was touched last
+    int nodes, first_nodes; // of the Slurm job, now and at first; 0: in none
+    int number;             // of the present start, from 1
+    bool alive;             // it has not ended
+    JobEnd end;             // of all starts
+    double beaten;          // when the supervisor's lock was touched last
     Progress progress;
     ControlSocket control;
 } Supervisor;

@@ -6,14 +6,14 @@
 
 #include "kernels/clock.h"
 #include "kernels/log.h"
-#include "launcher/supervisor/attempt_journal.h"
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
 #include "launcher/status.h"
+#include "launcher/supervisor/attempt_journal.h"
 #include "launcher/supervisor/supervisor.h"
-#include "worker/json_file.h"
-#include "worker/run_requests.h"
+#include "worker/run/json_file.h"
+#include "worker/run/run_requests.h"
 
 static bool answer_status(const Supervisor *supervisor, char *answer, size_t room, Error *err) {
     json_t *all = status_read(supervisor->train.run_dir, err);

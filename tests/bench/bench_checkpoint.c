@@ -18,15 +18,17 @@
 #include "comm/comm.h"
 #include "comm/process_groups.h"
 #include "kernels/clock.h"
+#include "worker/save_behind.h"
 
 enum { TENSORS = 16, EXPERTS = 64, MOST_ROUNDS = 64, PIECE = 4 << 20 };
+static const double STEP_SECONDS = 0.5;
 
 typedef struct Bench {
     Group *world;
     char run_dir[CHECKPOINT_PATH_BYTES], plain[CHECKPOINT_PATH_BYTES + 16];
     SavedTensor tensors[TENSORS];
     Checkpoint checkpoint;
-    CheckpointCopy copy;
+    SaveBehind behind;
     int64_t bytes; // of the tensors, over all ranks
 } Bench;
 
@@ -67,7 +69,8 @@ static void open_bench(Bench *b, int64_t bytes) {
                                 .rank = 2,
                                 .shape = {EXPERTS, columns, 1},
                                 .elements = EXPERTS * columns,
-                                .replicated = i % 4 == 0};
+                                .replicated = i % 4 == 0,
+                                .stays = STAYS_UNTIL_UPDATE};
         snprintf(tensor->name, sizeof tensor->name, "parameters/%02d", i);
         if (!tensor->replicated) {
             tensor->elements /= comm_size();
@@ -163,23 +166,39 @@ static Times save(Bench *b) {
     return elapsed(b, start);
 }
 
-// As with checkpoint.async, but here nothing goes on while it is written.
+// What stands for the forward and backward pass of a step: STEP_SECONDS of reading parameters.
+static float read_parameters(const Bench *b) {
+    double end = clock_seconds() + STEP_SECONDS;
+    float sum = 0;
+    for (int64_t at = 0; clock_seconds() < end; at += 4096) {
+        const SavedTensor *tensor = &b->tensors[at / 4096 % TENSORS];
+        const float *values = (const float *)tensor->data + at % (tensor->elements - 4096);
+        for (int64_t i = 0; i < 4096; i++) sum += values[i];
+    }
+    return sum;
+}
+
+// As with checkpoint.async, where the update comes STEP_SECONDS after the beginning.
 static void save_behind(Bench *b, Times *writing, Times *stall) {
     Error err = {0};
     CheckpointSave *parts;
     b->checkpoint.state.step++;
     Times start = begin(b);
     CHECK(checkpoint_save_begin(&parts, b->run_dir, &b->checkpoint, &err), "%s", err.message);
-    checkpoint_save_copy(parts, &b->copy);
+    save_behind_start(&b->behind, parts, b->checkpoint.state.step, start.wall);
     *stall = elapsed(b, start);
-    start = begin(b);
-    bool ok = checkpoint_save_write(parts, &err);
+    volatile float sum = read_parameters(b);
+    (void)sum;
+    Times update = begin(b);
+    save_behind_before_update(&b->behind);
+    Times copied = elapsed(b, update);
+    CHECK(save_behind_written(&b->behind, true), "not written");
     *writing = elapsed(b, start);
-    start = begin(b);
-    CHECK(checkpoint_save_end(parts, ok, (CheckpointKeep){.last = 1}, &err), "%s", err.message);
-    Times end = elapsed(b, start);
-    stall->wall += end.wall;
-    stall->cpu += end.cpu;
+    Times end = begin(b);
+    CHECK(save_behind_finish(&b->behind, (CheckpointKeep){.last = 1}, &err), "%s", err.message);
+    end = elapsed(b, end);
+    stall->wall += copied.wall + end.wall;
+    stall->cpu += copied.cpu + end.cpu;
 }
 
 static Times load(Bench *b, const char *path) {
@@ -268,7 +287,7 @@ static void run(Bench *b, int rounds) {
 static void close_bench(Bench *b) {
     char command[CHECKPOINT_PATH_BYTES + 16];
     for (int i = 0; i < TENSORS; i++) free(b->tensors[i].data);
-    free(b->copy.data);
+    save_behind_close(&b->behind);
     snprintf(command, sizeof command, "rm -r '%s'", b->run_dir);
     barrier(b->world);
     CHECK(comm_rank() != 0 || system(command) == 0, "cannot remove %s", b->run_dir);

@@ -71,6 +71,7 @@ NEEDS = {
     "moe.normalize_top_k=true": {"moe.router": "topk_softmax"},
     "moe.noise_in_evaluation=true": {"moe.router": "noisy_top_k"},
     "moe.router=expert_choice": {"moe.allow_noncausal": "true"},
+    "moe.bias_update=quantile": {"moe.balance_loss": 0},
     "moe.dropout_at=output": {"moe.dropout": 0.1},
     "moe.shared_gate=true": {"moe.shared_experts": 1, "moe.top_k": 3, "moe.d_ff": 256},
     "moe.zero_kind=null": {"moe.zero_experts": 16, "moe.top_k": 4},  # half of the choices

@@ -54,17 +54,17 @@ class ProgramTest(unittest.TestCase):
         keys = dict(TINY, **{key.replace("__", "."): value for key, value in changes.items()})
         return self.write(name, "".join(f"{k}: {v}\n" for k, v in keys.items() if v is not None))
 
-    def run_program(self, *args, ranks=None):
-        """ranks=None: without mpirun."""
+    def run_program(self, *args, ranks=None, stdin=""):
+        """ranks=None: without mpirun; stdin: what is written there."""
         environment = dict(
-            os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
-            ASAN_OPTIONS="detect_leaks=0",  # Open MPI leaves memory behind
+            {"ASAN_OPTIONS": "detect_leaks=0", **os.environ},  # Open MPI leaves memory behind
+            OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
             OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         command = [PROGRAM, *args]
         if ranks is not None:
             command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
         # bytes, decoded here: output may hold anything the configuration held
-        done = subprocess.run(command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
+        done = subprocess.run(command, cwd=self.folder, env=environment, input=stdin.encode(),
                               capture_output=True, timeout=HANG_SECONDS)
         return Outcome(" ".join(command), done.returncode, done.stdout.decode("utf-8", "replace"),
                        done.stderr.decode("utf-8", "replace"))

@@ -102,6 +102,12 @@ class CheckpointTools(ProgramTest):
         names = sorted(name for name in os.listdir(self.path("kept/checkpoints")) if name.endswith(".h5"))
         self.assertEqual(names, ["step-00000003.h5", "step-00000006.h5"])
 
+    def test_what_is_not_there_is_said_with_the_way_out(self):
+        for verb, more in (("verify", []), ("diff", ["run"]), ("export-npz", ["out.npz"]), ("prune", ["--keep-last", "1"])):
+            with self.subTest(verb):
+                self.assert_error(self.run_program("checkpoint", verb, "nowhere", *more), 4, "nowhere",
+                                  "RUN/checkpoints/step-00000100.h5", "a run's folder")
+
     def test_wrong_lines_are_explained(self):
         for args, parts in ((["verfy", "run"], ["verfy", "did you mean 'verify'"]), (["diff", "run"], ["two checkpoints"]),
                             (["prune", "run"], ["--keep-last"]), (["verify", "run", "--keep-last", "1"], ["prune"]),

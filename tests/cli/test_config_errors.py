@@ -44,7 +44,7 @@ WRONG_FILES = [
     ("a million brackets", "model: " + "[" * 1000000 + "\n", ["bad.yaml:2:8:", "list"]),
     ("larger than 1 MiB", "#" * (1 << 20) + "\n", ["bad.yaml", "larger than"]),
     ("uint16 data without a vocabulary", "data.format: uint16\n", ["data.vocab_size"]),
-    ("vocabulary for text", "data.vocab_size: 100\n", ["bad.yaml:2:1:", "data.vocab_size (100)", "leave it out"]),
+    ("vocabulary for text", "data.vocab_size: 100\ndata.format: bytes\n", ["bad.yaml:2:1:", "data.vocab_size (100)", "leave it out"]),
     ("vocabulary too large for uint16", "data: {format: uint16, vocab_size: 70000}\n", ["70000", "65536"]),
     ("evaluation without data", "eval.every: 5\n", ["bad.yaml:2:1:", "eval.every (5)", "data.validation"]),
     ("micro-batches do not divide", "train: {batch: 8, micro_batches: 3}\n",

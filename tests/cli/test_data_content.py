@@ -16,17 +16,17 @@ NUMBERS = {"data__vocab_size": "50257"}
 
 # What is the matter, the file's name, its bytes, what else is configured, what the error names.
 AS_TEXT = [
-    ("NumPy array", "tokens.npy", NUMPY, ["NumPy array", "np.load", "data.format=bytes"]),
-    ("gzip", "text.txt.gz", gzip.compress(TEXT), ["gzip", "gunzip"]),
-    ("llm.c", "llmc.dat", LLMC, ["llm.c", "tail -c +1025"]),
+    ("NumPy array", "tokens.npy", NUMPY, ["NumPy array", "set data.vocab_size", "data.format=bytes"]),
+    ("compressed numbers", "text.txt.gz", gzip.compress(UINT16), ["binary data, compressed", "gunzip"]),
+    ("llm.c", "llmc.dat", LLMC, ["llm.c", "set data.vocab_size"]),
     ("UTF-16", "text.txt", TEXT.decode().encode("utf-16"), ["UTF-16", "iconv"]),
     ("token numbers", "tokens.dat", UINT16, ["uint16", "is read as text", "data.format=uint16"]),
     ("token numbers of 4 bytes", "tokens.dat", INT32, ["int32", "data.format=uint32"]),
 ]
 AS_NUMBERS = [
-    ("NumPy array", "tokens.npy", NUMPY, ["NumPy array", "astype('<u2')"]),
+    ("NumPy array", "tokens.npy", NUMPY[:-1], ["2000 numbers of 2 bytes", "3999 bytes"]),
     ("gzip", "tokens.bin", gzip.compress(UINT16), ["gzip"]),
-    ("llm.c", "llmc.bin", LLMC, ["llm.c", "header", "uint16"]),
+    ("llm.c", "llmc.bin", LLMC[:-2], ["2000 tokens of 2 bytes", "3998 bytes"]),
     ("text", "text.bin", TEXT, ["is text", "uint16", "data.format=bytes"]),
     ("int32", "tokens.bin", INT32, ["int32", "set data.format=uint32"]),
     ("int64", "tokens.bin", struct.pack("<2000q", *TOKENS), ["int64", "np.fromfile('FILE', '<i8')"]),

@@ -97,6 +97,11 @@ class LayerListsTest(ProgramTest):
                 (["moe.experts=[4,2]", "moe.top_k=3"], ["moe.top_k (3)", "moe.experts (2) in layer 1", "at most 2"]),
                 (["moe.top_k=[2,1]"], ["moe.top_k (1) in layer 1", "topk_softmax"]),
                 (["moe.experts=[8,12]", "parallel.expert=8"], ["parallel.expert (8)", "(4, common to all layers)"]),
+                (["model.feed_forward=peer,moe", "moe.every=2"], ["says peer for layer 0", "moe.every (2)"]),
+                (["model.feed_forward=peer", "peer.keys=8"], ["peer.top_k (16)", "peer.keys (8)"]),
+                (["peer.heads=4"], ["peer.heads", "model.feed_forward=peer"]),
+                (["model.feed_forward=peer", "peer.keys=5", "peer.top_k=4", "parallel.expert=2"],
+                 ["parallel.expert (2)", "peer.keys^2", "(1)"]),
                 (["model.feed_forward=dense", "parallel.expert=2"], ["parallel.expert (2)", "no layer"])):
             self.assert_error(self.run_program("--print-config", self.write_tiny(), *changes), 2, *parts)
         # The key of a layer that has no experts is nobody's; and both ways may say the same.

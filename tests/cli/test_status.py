@@ -17,7 +17,7 @@ class Status(ProgramTest):
         """One rank that trains until it is told otherwise, past its first step."""
         process = subprocess.Popen([PROGRAM, "tiny.yaml", f"run.dir={run}", "train.steps=1000000"], cwd=self.folder,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   env=dict(os.environ, OMP_NUM_THREADS="1", ASAN_OPTIONS="detect_leaks=0"))
+                                   env=dict(os.environ, OMP_NUM_THREADS="1"))
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         self.wait_for(lambda: (self.status(run).get("status", {}).get("step") or 0) > 2, process)

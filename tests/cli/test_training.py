@@ -97,6 +97,12 @@ class Training(ProgramTest):
         self.assertNotEqual(starts[0]["config_hash"], starts[1]["config_hash"])
         self.assertLess(starts[0]["time"], times[0])
 
+    def test_runs_without_mpirun_share_no_folder(self):
+        """Open MPI's own has the same name for all of them, and whoever ends would remove it under one that begins."""
+        os.environ["OMPI_MCA_orte_tmpdir_base"] = self.path("train.txt")  # where there cannot be one
+        self.addCleanup(os.environ.pop, "OMPI_MCA_orte_tmpdir_base")
+        self.train("run", "train.steps=1")
+
     def test_two_ranks_and_one_give_the_same_bits(self):
         self.train("one")
         self.train("two", ranks=2)

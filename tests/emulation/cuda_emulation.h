@@ -72,6 +72,19 @@ void copy_later(void *shared, const void *global, bool inside, Place at);
 void close_copies();
 void wait_copies(int pending);
 
+// A panel of a warpgroup's product (kernels/cuda/ptx.cuh).
+struct SharedPanel {
+    const unsigned char *first;
+    int next;
+};
+// A product that reads its panels, and changes d, some time before it is waited for.
+void multiply_later(float *d, int columns, SharedPanel a, bool a_outermost, SharedPanel b,
+                    bool b_outermost, bool keep, Place at);
+// The same with a in registers; its rows are collected at once.
+void add_later(float *d, int columns, const uint32_t a[4], SharedPanel b, Place at);
+void close_products();
+void wait_products(int pending);
+
 // d += a b, and 8 by 8 matrices of 16-bit elements, by a whole warp (ptx.cuh says how they lie in
 // the lanes).
 void multiply_matrices(float d[4], const uint32_t a[4], const uint32_t b[2], Place at);

@@ -309,6 +309,8 @@ void end_thread(Fiber *self) {
     self->waits_for = nullptr;
     self->copies.clear();
     self->copy_group = 0;
+    self->products.clear();
+    self->product_group = 0;
 }
 
 // What every fiber does: runs threads to their ends, one after the other.

@@ -77,15 +77,21 @@ size_t type_bytes(ncclDataType_t type, const char *call) {
 
 // ---- operations ---------------------------------------------------------------------------------
 
+long number_asked(const char *name) {
+    const char *number = getenv(name);
+    return number ? atol(number) : 0;
+}
+
+// MOETRAIN_EMULATION_NCCL_ERROR=n: the n-th operation fails behind the host's back.
+// MOETRAIN_EMULATION_NCCL_FLIP=n: of what the n-th brings to rank 0, a bit is another one.
 void enqueue(cudaStream_t stream, std::shared_ptr<Operation> op) {
-    static const long failing = [] {
-        const char *number = getenv("MOETRAIN_EMULATION_NCCL_ERROR");
-        return number ? atol(number) : 0;
-    }();
+    static const long failing = number_asked("MOETRAIN_EMULATION_NCCL_ERROR");
+    static const long flipping = number_asked("MOETRAIN_EMULATION_NCCL_FLIP");
     if (++calls_enqueued == failing) {
         op->never_ends = true;
         for (Communicator *comm : op->comms) comm->error = ncclRemoteError;
     }
+    op->flips_a_bit = calls_enqueued == flipping;
     emulation::enqueue_polled(stream, "an NCCL operation", [op] { return poll_operation(*op); });
 }
 

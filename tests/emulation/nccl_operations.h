@@ -72,8 +72,9 @@ struct Operation {
     std::vector<Communicator *> comms;
     std::vector<Phase> phases;
     std::vector<std::shared_ptr<std::vector<unsigned char>>> memory;
-    bool collective = false; // or sends and receives alone
-    bool never_ends = false; // the injected failure
+    bool collective = false;  // or sends and receives alone
+    bool never_ends = false;  // the injected failure
+    bool flips_a_bit = false; // of what arrives, another one
     // Progress; reset at the end, since a captured operation runs more than once.
     bool begun = false;
     size_t phase = 0;

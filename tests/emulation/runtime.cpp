@@ -3,6 +3,8 @@
 //
 // MOETRAIN_EMULATION_DEVICES: how many GPUs there are (8), or "driver": one that is too old for the
 // toolkit. MOETRAIN_EMULATION_OTHER_GPU: the number of one that is of another kind.
+// MOETRAIN_EMULATION_ARCHITECTURE: 8 is Ampere, whose kernels Blackwell has too; Hopper (9) if not
+// given.
 #include "gpu.h"
 
 #include <stdlib.h>
@@ -134,7 +136,8 @@ static cudaError_t describe(cudaDeviceProp *properties, int device) {
     properties->maxThreadsDim[2] = 64;
     properties->maxGridSize[0] = 0x7fffffff;
     properties->maxGridSize[1] = properties->maxGridSize[2] = 65535;
-    properties->major = 9;
+    const char *architecture = getenv("MOETRAIN_EMULATION_ARCHITECTURE");
+    properties->major = architecture ? atoi(architecture) : 9;
     properties->multiProcessorCount = MULTIPROCESSORS;
     properties->unifiedAddressing = 1;
     properties->concurrentKernels = 1;

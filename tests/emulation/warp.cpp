@@ -208,4 +208,129 @@ void wait_copies(int pending) {
     self->copies.erase(self->copies.begin(), self->copies.begin() + (ptrdiff_t)arrived);
 }
 
+namespace {
+
+// 16 of depth of a line of the panel, widened to f32. The swizzle is of the address, as in
+// hardware.
+__attribute__((no_sanitize("address", "undefined"))) void read_line(float to[16], SharedPanel panel,
+                                                                    bool outermost, int row) {
+    for (int k = 0; k < 16; k++) {
+        int64_t at =
+            outermost ? row / 64 * (int64_t)panel.next + k * 128 + row % 64 * 2 : row * 128 + k * 2;
+        uintptr_t address = (uintptr_t)panel.first + (uintptr_t)at;
+        address ^= (address >> 7 & 7) << 4;
+        uint16_t bits;
+        memcpy(&bits, (const void *)address, sizeof bits);
+        uint32_t wide = (uint32_t)bits << 16;
+        memcpy(to + k, &wide, sizeof wide);
+    }
+}
+
+// A thread's part of the product: two rows by columns 2t, 2t + 1 of every eight. The order of the
+// sum is that of finish_product.
+__attribute__((no_sanitize("address", "undefined"), optimize("O3"))) void
+multiply(const LateProduct &p, int thread) {
+    int lane = thread % 32, g = lane / 4, t = lane % 4;
+    float a[2][16], b[16];
+    for (int half = 0; half < 2; half++)
+        if (p.in_registers)
+            memcpy(a[half], p.rows[half], sizeof a[half]);
+        else
+            read_line(a[half], p.a, p.a_outermost, thread % 128 / 32 * 16 + g + 8 * half);
+    for (int column = 2 * t; column < p.columns; column += column % 2 ? 7 : 1) {
+        read_line(b, p.b, p.b_outermost, column);
+        for (int half = 0; half < 2; half++) {
+            float total = a[half][0] * b[0];
+            for (int k = 1; k < 16; k++) total += a[half][k] * b[k];
+            float *d = p.d + column / 8 * 4 + 2 * half + column % 2;
+            *d = p.keep ? *d + total : total;
+        }
+    }
+}
+
+void check_panel(SharedPanel panel, bool outermost, int rows, Place at) {
+    // From the first byte to the last that the product reads; a panel begins on a multiple of 1024.
+    int64_t bytes = outermost ? (int64_t)(rows / 64 - 1) * panel.next + 16 * 128
+                              : (int64_t)(rows - 1) * 128 + 32;
+    if ((uintptr_t)panel.first % 1024 % (outermost ? 1024 : 128) % 32 != 0)
+        die("%s:%u: wgmma of a panel at %p, which no step of 16 begins", at.file_name(), at.line(),
+            (const void *)panel.first);
+    if (!is_shared_memory(panel.first, (size_t)bytes))
+        die("%s:%u: wgmma of %lld bytes at %p, outside of shared memory", at.file_name(), at.line(),
+            (long long)bytes, (const void *)panel.first);
+}
+
+} // namespace
+
+static void multiply_at_once_or_later(const LateProduct &product) {
+    Fiber *self = static_cast<Fiber *>(current);
+    // Products of a thread end in order: at once only when none is under way.
+    if (self->products.empty() && (order() == Order::REVERSE || one_in(8)))
+        multiply(product, (int)self->index.x);
+    else
+        self->products.push_back(product);
+}
+
+void multiply_later(float *d, int columns, SharedPanel a, bool a_outermost, SharedPanel b,
+                    bool b_outermost, bool keep, Place at) {
+    check_whole_warp("wgmma", at);
+    check_panel(a, a_outermost, 64, at);
+    check_panel(b, b_outermost, columns, at);
+    multiply_at_once_or_later({d,
+                               columns,
+                               a,
+                               b,
+                               a_outermost,
+                               b_outermost,
+                               keep,
+                               false,
+                               {},
+                               this_fiber("wgmma", at)->product_group});
+}
+
+namespace {
+
+struct RowsOfWarp {
+    const uint32_t *a;
+    float (*rows)[16];
+};
+
+// A register has two elements of a row; the four lanes of a row have all sixteen.
+void finish_rows(unsigned, void *const operands[32]) {
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 16; i++) {
+            const RowsOfWarp *to = static_cast<const RowsOfWarp *>(operands[lane]);
+            int k = i / 4 * 2, r = i % 4, column = k + r / 2 * 8;
+            uint32_t two = static_cast<const RowsOfWarp *>(operands[lane / 4 * 4 + i / 4])->a[r];
+            uint32_t low = two << 16, high = two & 0xffff0000u;
+            memcpy(&to->rows[r % 2][column], &low, 4);
+            memcpy(&to->rows[r % 2][column + 1], &high, 4);
+        }
+}
+
+} // namespace
+
+void add_later(float *d, int columns, const uint32_t a[4], SharedPanel b, Place at) {
+    check_whole_warp("wgmma", at);
+    check_panel(b, true, columns, at);
+    LateProduct product = {d,    columns, {},   b,  false,
+                           true, true,    true, {}, this_fiber("wgmma", at)->product_group};
+    RowsOfWarp operand = {a, product.rows};
+    meet(0xffffffffu, "wgmma", finish_rows, &operand, at);
+    multiply_at_once_or_later(product);
+}
+
+void close_products() {
+    static_cast<Fiber *>(current)->product_group++;
+}
+
+void wait_products(int pending) {
+    Fiber *self = static_cast<Fiber *>(current);
+    size_t ended = 0;
+    while (ended < self->products.size() &&
+           self->products[ended].group + (unsigned)pending < self->product_group)
+        multiply(self->products[ended++], (int)self->index.x);
+    self->products.erase(self->products.begin(), self->products.begin() + (ptrdiff_t)ended);
+}
+
 } // namespace emulation

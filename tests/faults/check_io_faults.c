@@ -8,9 +8,10 @@
 
 #include <hdf5.h>
 
-#include "checkpoint/file_io.h"
 #include "comm/collectives.h"
 #include "comm/comm.h"
+#include "kernels/log.h"
+#include "tests/faults/inject/fault.h"
 #include "tests/parallel/checkpoint_sample.h"
 
 enum { OLD = 1, NEW = 2 };
@@ -25,6 +26,7 @@ static const char *failing_name; // NULL: any call
 
 static int fault(const char *call) {
     if (failing_name && strcmp(call, failing_name) != 0) return 0;
+    if (strcmp(call, "unlink") == 0) return 0; // what stays behind is looked for here
     if (++calls < failing_call || failures_left == 0) return 0;
     failures_left--;
     return failing_errno;
@@ -37,13 +39,13 @@ static void arm(int rank, const char *name, int call, int cause, int times) {
     failing_call = call;
     failing_errno = cause;
     failures_left = comm_rank() == rank ? times : 0;
-    file_io_fault = fault;
+    fault_call_decides = fault;
 }
 
 // Whether it has come on some rank.
 static bool disarm(int times) {
     double came = comm_rank() >= 0 && failures_left < times && calls >= failing_call;
-    file_io_fault = NULL;
+    fault_call_decides = NULL;
     all_reduce_max(world, tensor_1d(&came, F64, 1), TRAFFIC_OTHER);
     return came > 0;
 }
@@ -52,12 +54,20 @@ static bool disarm(int times) {
 
 static bool in_parts = false; // as when training goes on meanwhile and changes everything
 
+static void sample_clear_some(Sample *sample, int first) {
+    for (int i = first; i < SAMPLE_TENSORS; i += 2)
+        memset(sample->tensors[i].data, 0, sample_bytes(&sample->tensors[i]));
+}
+
 static bool save_in_parts(Sample *sample, Error *err) {
     CheckpointSave *parts;
     CheckpointCopy copy = {0};
+    for (int i = 1; i < SAMPLE_TENSORS; i += 2) sample->tensors[i].stays = STAYS_UNTIL_UPDATE;
     if (!checkpoint_save_begin(&parts, run_dir, &sample->checkpoint, err)) return false;
-    checkpoint_save_copy(parts, &copy);
-    sample_clear(sample);
+    checkpoint_save_begin_copy(parts, &copy);
+    sample_clear_some(sample, 0); // the next step changes what stays only briefly,
+    checkpoint_save_copy(parts);
+    sample_clear_some(sample, 1); // its update the rest
     bool ok = checkpoint_save_write(parts, err);
     ok = checkpoint_save_end(parts, ok, (CheckpointKeep){0}, err);
     free(copy.data);
@@ -108,6 +118,8 @@ static void remove_newest(void) {
     barrier(world);
 }
 
+static int injected; // faults that this rank has seen strike
+
 // Returns how many calls a save has on this rank.
 static int each_call_fails_once(int rank, int cause) {
     for (int call = 1;; call++) {
@@ -119,6 +131,7 @@ static int each_call_fails_once(int rank, int cause) {
             remove_newest();
             return call - 1;
         }
+        injected++;
         // Making a folder that is there already may fail; so may only the last sync, of a finished
         // file.
         if (!ok) {
@@ -145,6 +158,69 @@ static void every_failing_call_is_survived(void) {
         each_call_fails_once(rank, EIO);
         in_parts = false;
     }
+}
+
+// ---- reading -----------------------------------------------------------------------------------
+
+enum { FIND, LOAD, VERIFY, DIGEST, INFO, STATE, CONFIG, WAYS };
+static const char *const way_names[WAYS] = {"find_latest", "load",       "verify",     "digest",
+                                            "read_info",   "read_state", "read_config"};
+
+static bool read_in_a_way(int way, const char *path, Error *err) {
+    char found[CHECKPOINT_PATH_BYTES], digest[40], *config = NULL;
+    Sample sample;
+    CheckpointInfo info = {0};
+    TrainState state;
+    bool ok = false;
+    switch (way) {
+    case FIND:
+        return checkpoint_find_latest(run_dir, INT64_MAX, VERIFY_ALL, found, err);
+    case LOAD:
+        sample_init(&sample, 0, comm_rank(), comm_size(), false);
+        sample.checkpoint.verify_rest = true;
+        ok = checkpoint_load(path, &sample.checkpoint, err);
+        sample_free(&sample);
+        return ok;
+    case VERIFY:
+        return checkpoint_verify(path, err);
+    case DIGEST:
+        return checkpoint_digest(path, digest, err);
+    case INFO:
+        ok = checkpoint_read_info(path, &info, err);
+        checkpoint_free_info(&info);
+        return ok;
+    case STATE:
+        return checkpoint_read_state(path, &state, err);
+    case CONFIG:
+        ok = checkpoint_read_config(path, &config, err);
+        free(config);
+        return ok;
+    }
+    return false;
+}
+
+// Of two sound files the newer cannot be read: nobody says that it is damaged, takes the older
+// instead, or removes anything.
+static void a_read_error_is_not_damage(void) {
+    char path[128];
+    Error err = {0};
+    CHECK(save(NEW, &err), "%s", err.message);
+    snprintf(path, sizeof path, "%s/checkpoints/step-%08d.h5", run_dir, NEW);
+    for (int way = 0; way < WAYS; way++) {
+        int call = 1;
+        for (;; call++) {
+            err = (Error){0};
+            arm(0, NULL, call, EIO, 1);
+            bool ok = read_in_a_way(way, path, &err);
+            if (!disarm(1)) break;
+            CHECK(comm_rank() != 0 || !ok, "%s: call %d fails unseen", way_names[way], call);
+            CHECK(ok || err.exit_code == EXIT_IO, "%s, call %d: exit code %d: %s", way_names[way],
+                  call, err.exit_code, err.message);
+        }
+        CHECK(call > 3, "%s has only %d calls", way_names[way], call - 1);
+    }
+    CHECK(files_in_checkpoints() == 2, "a file is gone");
+    remove_newest();
 }
 
 // A network file system may deny a file for some seconds that another rank has just made.
@@ -230,6 +306,7 @@ int main(int argc, char **argv) {
     broadcast(world, run_dir, sizeof run_dir, 0);
     CHECK(save(OLD, &err), "%s", err.message);
     every_failing_call_is_survived();
+    a_read_error_is_not_damage();
     a_file_that_is_hidden_for_a_moment_is_found();
     the_trial_finds_what_a_save_would();
     a_failing_library_leaves_no_file_in_memory();
@@ -237,6 +314,7 @@ int main(int argc, char **argv) {
     snprintf(command, sizeof command, "rm -r '%s'", run_dir);
     CHECK(comm_rank() != 0 || system(command) == 0, "cannot remove %s", run_dir);
     process_groups_close(&groups);
+    log_info("ok      every call of a save that fails is survived (%d faults)", injected);
     comm_finalize();
     return 0;
 }

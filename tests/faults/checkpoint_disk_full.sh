@@ -28,4 +28,4 @@ expect passed "$program" load "$run" 1
 rm "$directory/disk/filler"
 expect passed "$program" save "$run" 2
 expect passed "$program" load "$run" 2
-echo "full disk: refused beforehand, older checkpoint intact, saved once there was room"
+echo "ok      a save without room is refused beforehand, and works once there is room (1 faults)"

@@ -4,6 +4,7 @@ cannot be written, links that lead elsewhere, a folder that is removed or moved 
 
   disks_and_folders.py MOETRAIN [TEST …]"""
 import atexit
+import ctypes
 import json
 import os
 import re
@@ -15,15 +16,14 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "parallel"))
-from runs import HANG_SECONDS, Workspace, main, write  # noqa: E402
+from runs import HANG_SECONDS, IDLE, Workspace, main, write  # noqa: E402
 
 LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 20}
 
 
 def start(space, run, config, ranks=1, **how):
-    """In the background, its output in a file that grows; without mpirun on one rank, which signals reach directly."""
+    """In the background, its output in a file that grows."""
     command = space.command(run, config, ranks)
-    command = command[-3:] if ranks == 1 else command
     output = space.path(f"{run}.out")
     with open(output, "w") as file:
         process = space.start(command, stdout=file, **how)
@@ -53,6 +53,18 @@ def stop(process, output, code=75):
     process.send_signal(signal.SIGUSR1)
     process.wait(HANG_SECONDS)
     assert process.returncode == code, f"exit code {process.returncode}, not {code}\n{read(output)[-3000:]}"
+
+
+def halt(pid):
+    """SIGSTOP, until each thread has stopped."""
+    def stands(thread):
+        try:
+            return read(f"/proc/{pid}/task/{thread}/stat").rsplit(")", 1)[1].split()[0] == "T"
+        except FileNotFoundError:  # it has just ended
+            return True
+    os.kill(pid, signal.SIGSTOP)
+    while not all(map(stands, os.listdir(f"/proc/{pid}/task"))):
+        time.sleep(0.01)
 
 
 def rows(space, run):
@@ -87,6 +99,8 @@ def a_save_that_fails_is_tried_again_while_training_goes_on(space: Workspace, **
     unblock(space.path("run", "checkpoints"))
     saved = int(wait_for(output, rf"(?s)step {failed} is not saved.*saved [^\n]*step-(\d+)\.h5", process)[1])
     assert saved > failed, "the state of the moment is saved, not that of the failure"
+    after = int(wait_for(output, rf"(?s)saved [^\n]*step-{saved:08d}\.h5.*?saved [^\n]*step-(\d+)\.h5", process)[1])
+    assert after == saved - saved % 20 + 20, f"the next save, of step {after}, is not one of checkpoint.every"
     stop(process, output)
     assert read(output).count("is not saved") == 1, f"one warning, not one an attempt\n{read(output)}"
     assert not [name for name in os.listdir(space.path("run", "checkpoints")) if name.endswith(".tmp")]
@@ -95,6 +109,20 @@ def a_save_that_fails_is_tried_again_while_training_goes_on(space: Workspace, **
 
 def so_is_one_that_training_does_not_wait_for(space: Workspace):
     a_save_that_fails_is_tried_again_while_training_goes_on(space, **{"checkpoint.async": "true"})
+
+
+def training_goes_on_beside_a_slow_save_until_the_next_is_due(space: Workspace):
+    """The save of step 2 takes longer than steps 3 and 4, and holds step 2 all the same."""
+    config = {"train.steps": 6, "eval.every": 0, "checkpoint.every": 2, "checkpoint.async": "true", "log.every": 1}
+    space.run("plain", dict(config, **{"checkpoint.async": "false"}))
+    said = space.run("run", config, fault="slow:call=fsync,file=step-00000002.h5.tmp,ms=3000").output
+    saved = re.search(r"saved [^\n]*step-00000002\.h5", said)
+    assert said.find("\nstep 4/6") < saved.start() < said.find("\nstep 5/6"), said
+    assert steps_saved(space, "run") == steps_saved(space, "plain") == [2, 4, 6], "none is left out"
+    for one, other in zip(space.checkpoints("run"), space.checkpoints("plain")):
+        digests = [subprocess.run([space.program, "inspect", "--digest", path], capture_output=True, text=True,
+                                  check=True).stdout for path in (one, other)]
+        assert digests[0] == digests[1], f"{one}: another state"
 
 
 def a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows(space: Workspace):
@@ -127,15 +155,96 @@ def a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows(space: Workspace
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+class SmallDisk:
+    """A tmpfs for the checkpoints of one run; `there` is False where none can be mounted."""
+
+    def __init__(self, space, run, megabytes):
+        self.path = space.path(f"{run}-disk")
+        os.mkdir(self.path)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", self.path]
+        self.there = subprocess.run(mount, capture_output=True).returncode == 0
+        if not self.there:
+            print("left out: a small file system cannot be mounted")
+            return
+        atexit.register(self.unmount)
+        os.makedirs(space.path(run))
+        os.symlink(self.path, space.path(run, "checkpoints"))
+
+    def take(self, name, left):
+        """All room but `left` bytes, also what another writer gives back meanwhile."""
+        with open(f"{self.path}/{name}", "ab", buffering=0) as file:
+            try:
+                while os.statvfs(self.path).f_bavail * 4096 > left:
+                    file.write(bytes(1 << 18 if left else 1 << 20))
+            except OSError:
+                pass
+
+    def give_back(self, name):
+        os.remove(f"{self.path}/{name}")
+
+    def unmount(self):
+        subprocess.run(["umount", "-l", self.path], capture_output=True)
+
+
+# A checkpoint of some 20 MB, whose writing takes a while.
+LARGE = dict(LONG, **{"moe.d_ff": 1024, "checkpoint.async": "true", "checkpoint.keep_last": 1, "train.batch": 8,
+                      "train.shards": 8, "log.utilization_every": 1000000})
+
+
+def fill_while_a_thread_writes(space, disk, run, process, output):
+    """Between the look for room and the writing, at the first save at which that succeeds."""
+    libc = ctypes.CDLL(None)
+    size = os.path.getsize(space.checkpoints(run)[-1])
+    disk.take("filler", int(1.1 * size) + (3 << 20))
+    watch = libc.inotify_init()
+    libc.inotify_add_watch(watch, disk.path.encode(), 0x100)  # IN_CREATE
+    for _ in range(200):
+        seen = len(read(output))
+        while b".tmp" not in os.read(watch, 4096):
+            pass
+        disk.take("more", 0)
+        if "No space left" in wait_for(output, r"(is not saved: .*|saved .*step-.*)\n", process, seen)[0]:
+            os.close(watch)
+            disk.take("more", 0)  # what was written of the one that failed
+            return
+        disk.give_back("more")
+    raise AssertionError(f"the disk was never full in time\n{read(output)[-3000:]}")
+
+
+def a_disk_that_fills_while_a_thread_writes_costs_nothing_once_there_is_room(space: Workspace):
+    disk = SmallDisk(space, "run", 100)
+    if not disk.there:
+        return
+    process, _, output = start(space, "run", LARGE)
+    wait_for(output, r"saved .*step-00000020\.h5", process)
+    fill_while_a_thread_writes(space, disk, "run", process, output)
+    failed = int(re.findall(r"warning: step (\d+) is not saved: .*No space left on device; training goes on", read(output))[0])
+    wait_for(output, rf"step {failed + 25}/", process)
+    assert not [name for name in os.listdir(disk.path) if name.endswith(".tmp")], "what failed is left"
+    assert steps_saved(space, "run") and steps_saved(space, "run")[-1] < failed
+    disk.give_back("more")
+    disk.give_back("filler")
+    wait_for(output, rf"(?s)step {failed} is not saved.*saved ", process)
+    stop(process, output)
+    assert steps_saved(space, "run")[-1] > failed
+    space.run("run", dict(LARGE, **{"train.steps": steps_saved(space, "run")[-1] + 1}))  # it holds
+    disk.unmount()
+
+
 def a_disk_that_stays_full_ends_the_run_with_exit_code_5(space: Workspace):
-    # Both at once, because both wait: one at its last save, one on its way.
-    last = start(space, "last", dict(LONG, **{"checkpoint.every": 0}))
-    periodic = start(space, "periodic", LONG)
+    # All at once, because all wait: one at its last save, one on its way, one whose thread met it.
+    disk = SmallDisk(space, "behind", 100)
+    behind = start(space, "behind", LARGE, fault=IDLE) if disk.there else None
+    if behind:
+        wait_for(behind[2], r"saved .*step-00000020\.h5", behind[0])
+        fill_while_a_thread_writes(space, disk, "behind", behind[0], behind[2])
+    last = start(space, "last", dict(LONG, **{"checkpoint.every": 0}), fault=IDLE)
+    periodic = start(space, "periodic", LONG, fault=IDLE)
     for (process, _, output), run in ((last, "last"), (periodic, "periodic")):
         wait_for(output, r"step 30/", process)
         block(space.path(run, "checkpoints"))
     last[0].send_signal(signal.SIGUSR1)
-    for process, _, output in (last, periodic):
+    for process, _, output in (last, periodic, behind) if behind else (last, periodic):
         process.wait(HANG_SECONDS)
         text = read(output)
         assert process.returncode == 5, f"exit code {process.returncode}\n{text[-3000:]}"
@@ -144,6 +253,7 @@ def a_disk_that_stays_full_ends_the_run_with_exit_code_5(space: Workspace):
         assert "stopped by" not in text
     unblock(space.path("periodic", "checkpoints"))
     space.run("periodic", {"train.steps": steps_saved(space, "periodic")[-1] + 1})  # what there was is intact
+    disk.unmount()
 
 
 def a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1(space: Workspace):
@@ -175,7 +285,7 @@ def no_file_is_written_through_a_link(space: Workspace):
         run = f"run{number}"
         os.makedirs(space.path(run, "checkpoints"))
         os.symlink(elsewhere, space.path(run, name))
-        command = space.command(run, config)[-3:]
+        command = space.command(run, config)
         outcome = space.finish(space.start(command), command)
         assert outcome.code == code, f"{name}: exit code {code} expected\n{outcome}"
         assert code == 0 or "link" in outcome.output, f"{name}\n{outcome}"
@@ -194,13 +304,20 @@ def no_file_is_written_through_a_link(space: Workspace):
 
 def a_folder_that_vanishes_is_noticed_and_made_anew(space: Workspace):
     process, _, output = start(space, "run", LONG)
+    # Without rows, whose writing notices it too.
+    behind, _, said = start(space, "behind", dict(LONG, **{"checkpoint.async": "true", "log.every": 1000000}))
+    wait_for(said, r"saved ", behind)
+    os.rename(space.path("behind"), space.path("moved-behind"))
+    wait_for(said, r"(?s)warning: run\.dir [^\n]* is made anew.*saved ", behind)
+    stop(behind, said)
     wait_for(output, r"saved ", process)
-    second = space.command("run", dict(LONG), 1)[-3:]
+    second = space.command("run", LONG)
     for remove in (lambda path: os.rename(path, space.path("moved")), lambda path: os.remove(os.path.join(path, "lock")),
-                   lambda path: shutil.rmtree(path, ignore_errors=True)):
+                   shutil.rmtree):
         before = len(read(output))
+        halt(process.pid)  # removing takes its time: what came back meanwhile would be removed too
         remove(space.path("run"))
-        # Removing takes its time: what comes back meanwhile may be removed too.
+        process.send_signal(signal.SIGCONT)
         wait_for(output, r"(?s)warning: run\.dir [^\n]* is made anew.*saved .*saved ", process, before)
         names = set(os.listdir(space.path("run")))
         assert {"config.yaml", "lock", "checkpoints", "metrics.jsonl"} <= names, names
@@ -213,7 +330,9 @@ def a_folder_that_vanishes_is_noticed_and_made_anew(space: Workspace):
 
 if __name__ == "__main__":
     main([a_save_that_fails_is_tried_again_while_training_goes_on, so_is_one_that_training_does_not_wait_for,
+          training_goes_on_beside_a_slow_save_until_the_next_is_due,
           a_disk_that_is_full_for_a_moment_costs_neither_run_nor_rows,
+          a_disk_that_fills_while_a_thread_writes_costs_nothing_once_there_is_room,
           a_disk_that_stays_full_ends_the_run_with_exit_code_5,
           a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1, no_file_is_written_through_a_link,
           a_folder_that_vanishes_is_noticed_and_made_anew])

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "parallel"))
-from runs import ENVIRONMENT, HANG_SECONDS, Workspace, difference, main, ranks_of, wait_until_gone  # noqa: E402
+from runs import ENVIRONMENT, HANG_SECONDS, IDLE, Workspace, difference, main, ranks_of, wait_until_gone  # noqa: E402
 
 LONG = {"train.steps": 100000, "eval.every": 0}
 # Decay of 1e4 times the weight a step: the weights leave the range of f32 within ten steps.
@@ -35,9 +35,9 @@ def assert_says(outcome, part):
     assert part in outcome.output, f"'{part}' expected\n{outcome}"
 
 
-def start_and_wait(space, run, config, step, ranks=2):
+def start_and_wait(space, run, config, step, ranks=2, fault=None):
     command = space.command(run, config, ranks)
-    process = space.start(command)
+    process = space.start(command, fault=fault)
     space.wait_for_step(run, step, process)
     return process, command
 
@@ -71,10 +71,13 @@ def changed_data_is_refused_on_resume(space: Workspace):
 
 
 def a_second_job_in_the_folder_is_refused(space: Workspace):
-    first, command = start_and_wait(space, "run", LONG, 3)
+    first, command = start_and_wait(space, "run", LONG, 3, fault=IDLE)
     before = os.stat(space.path("run", "config.yaml")).st_mtime_ns
-    assert_error(space.run("run", LONG, ranks=2, code=9), 9, "another job", "run.dir")
-    assert_error(space.run("run", dict(LONG, resume="must"), ranks=1, code=9), 9, "another job")
+    # At once, because each waits some seconds for the one before.
+    others = [[*space.command("run", LONG, ranks=2), *words] for words in ([], ["resume=must"])]
+    others = [(space.start(words), words) for words in others]
+    for outcome in [space.finish(*other) for other in others]:
+        assert_error(outcome, 9, "another job", "run.dir")
     assert os.stat(space.path("run", "config.yaml")).st_mtime_ns == before, "the second job wrote into the folder"
     assert first.poll() is None, "the second job ended the first"
     first.send_signal(signal.SIGUSR1)
@@ -126,7 +129,7 @@ def a_closed_or_full_stdout_does_not_stop_training(space: Workspace):
     for number, (launcher, redirection) in enumerate([
             (["bash", "-c"], "| head -1; exit ${PIPESTATUS[0]}"), (["bash", "-c"], ">/dev/full"),
             (["bash", "-c"], "<&- >&- 2>&-"), (mpirun, ">&- 2>&-"), (mpirun, ">/dev/full 2>/dev/full")]):
-        program = " ".join(space.command(f"run{number}", config)[-3:])
+        program = " ".join(space.command(f"run{number}", config))
         done = subprocess.run([*launcher, f"{program} {redirection}"], cwd=space.folder, env=environment, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG_SECONDS)
         assert done.returncode == 0, f"{redirection}: exit code {done.returncode}\n{done.stderr}"

@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "parallel"))
-from runs import Workspace, kill, main, wait_until_gone  # noqa: E402
+from runs import IDLE, Workspace, kill, main, wait_until_gone  # noqa: E402
 
 LONG = {"train.steps": 1000000, "eval.every": 0, "checkpoint.every": 0, "log.every": 1000, "log.every_row": "true"}
 SHORT = {"train.steps": 1, "eval.every": 0}
@@ -19,10 +19,10 @@ NO_FLOCK = ["strace", "-f", "-q", "-e", "trace=flock", "-e", "inject=flock:error
 ELSEWHERE = "host h7 machine another-boot/pid:[1] pid 4242 started 99 job 17 ranks 4 since 2026-01-01T00:00:00Z\n"
 
 
-def start(space, run, config, before=()):
-    """One rank, without mpirun; its process id is the one that the lock names, also behind strace."""
-    command = [*before, *space.command(run, config)[-3:]]
-    process = space.start(command)
+def start(space, run, config, before=(), fault=IDLE):
+    """One rank; its process id is the one that the lock names, also behind strace."""
+    command = [*before, *space.command(run, config)]
+    process = space.start(command, fault=fault)
     space.wait_for_step(run, 1, process)
     return process, command, holder(space, run)
 
@@ -39,7 +39,7 @@ def holder(space, run):
 
 
 def again(space, run, config, code, *parts, before=()):
-    command = [*before, *space.command(run, config)[-3:]]
+    command = [*before, *space.command(run, config)]
     outcome = space.finish(space.start(command), command)
     assert outcome.code == code, f"exit code {code} expected\n{outcome}"
     for part in parts:
@@ -86,7 +86,8 @@ def a_copy_of_a_folder_in_use_is_free(space: Workspace):
 
 
 def a_holder_that_was_replaced_in_its_sleep_writes_nothing_more(space: Workspace):
-    process, command, pid = start(space, "run", dict(LONG, **{"checkpoint.every": 1, "checkpoint.keep_last": 0}))  # most of its time saves
+    config = dict(LONG, **{"checkpoint.every": 1, "checkpoint.keep_last": 0})
+    process, command, pid = start(space, "run", config, fault=None)  # most of its time it saves
     kill(pid, signal.SIGSTOP)
     time.sleep(4)  # longer than a holder may be silent
     with open(space.path("run", "lock"), "w") as file:

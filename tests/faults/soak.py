@@ -27,7 +27,9 @@ class Soak:
         self.process = None
 
     def start(self):
-        self.process = start(self.space, "run", self.config, ranks=self.source.choice((1, 2, 4)))
+        # Where ranks outlive their mpirun for a second the next fault must not find the run done.
+        self.process = start(self.space, "run", self.config, ranks=self.source.choice((1, 2, 4)),
+                             fault=self.space.slow_after(STEPS_A_FAULT, ms=50))
 
     def ranks(self):
         """Those that are alive, once there are some."""
@@ -93,6 +95,7 @@ def faults_by_chance_change_no_bit(space: Workspace):
             kind = soak.source.choice(kinds)
             print(f"  {kind.__name__}", flush=True)
             kind()
+        space.hurry()
         finish(space, "run", soak.process)
         result = space.digest("run")
     except AssertionError as error:

@@ -12,19 +12,19 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "parallel"))
-from runs import HANG_SECONDS, Workspace, kill, main, wait_until_gone, write  # noqa: E402
+from runs import HANG_SECONDS, IDLE, Workspace, kill, main, wait_until_gone, write  # noqa: E402
 
 HANG = 5 * HANG_SECONDS  # several starts
 RUN = {"train.steps": 80, "log.every": 1, "eval.every": 0, "checkpoint.every": 10, "checkpoint.keep_last": 0, "data.validation": "''",
        "run.hang_timeout": 5}
 
 
-def start(space, run, config, *options, ranks=2, before=()):
+def start(space, run, config, *options, ranks=2, before=(), fault=None):
     """`moetrain supervise` in the background, its output in a file."""
     keys = space.command(run, config)[-2:]
     command = [*before, space.program, "supervise", keys[0], "-np", str(ranks), "--wait", "0.1", *options, keys[1]]
     with open(space.path(f"{run}.out"), "a") as file:
-        return space.start(command, stdout=file)
+        return space.start(command, stdout=file, fault=fault)
 
 
 def text(space, run):
@@ -82,25 +82,31 @@ def parent(pid):
 
 
 def a_run_that_is_killed_and_stopped_ends_with_the_same_bits(space: Workspace):
-    long = dict(RUN, **{"train.steps": 200, "train.batch": 128})  # not done within the second that ranks outlive their mpirun
-    process = start(space, "run", dict(long, resume="never"))  # binds the first start alone
+    # All ranks, so that no watchdog is left to say so. Their supervisor loses patience while the other run goes on.
+    stopped = start(space, "stopped", RUN, fault=space.slow_after(11))
+    frozen = ranks_of_start(space, "stopped", stopped, 1)
+    space.wait_for_step("stopped", 11, stopped)
+    for pid in frozen:
+        kill(pid, signal.SIGSTOP)
+    process = start(space, "run", dict(RUN, resume="never"), fault=space.slow_after(11))  # resume binds the first start alone
     pids = ranks_of_start(space, "run", process, 1)
     space.wait_for_step("run", 11, process)
     kill(pids[1])
     pids += ranks_of_start(space, "run", process, 2)
     kill(parent(pids[-1]))  # mpirun, whose ranks live on for a second
     pids += ranks_of_start(space, "run", process, 3)
-    for pid in pids[-2:]:  # all, so that no watchdog is left to say so
-        kill(pid, signal.SIGSTOP)
-    pids += ranks_of_start(space, "run", process, 4)
+    space.hurry()
     finish(space, "run", process)
-    wait_until_gone(pids)
-    assert codes(space, "run") == [137, 137, 8, 0], journal(space, "run")
-    assert [row["action"] for row in journal(space, "run")] == 3 * ["restart"] + ["leave"]
-    assert "no sign of life" in journal(space, "run")[2]["message"], journal(space, "run")
-    assert journal(space, "run")[3]["first_step"] >= 10, journal(space, "run")
-    space.run("unbroken", long)
-    assert space.digest("run") == space.digest("unbroken"), text(space, "run")
+    finish(space, "stopped", stopped)
+    wait_until_gone(pids + frozen)
+    assert codes(space, "run") == [137, 137, 0], journal(space, "run")
+    assert [row["action"] for row in journal(space, "run")] == 2 * ["restart"] + ["leave"]
+    assert journal(space, "run")[2]["first_step"] >= 10, journal(space, "run")
+    assert codes(space, "stopped") == [8, 0], journal(space, "stopped")
+    assert "no sign of life" in journal(space, "stopped")[0]["message"], journal(space, "stopped")
+    space.run("unbroken", RUN)
+    for run in ("run", "stopped"):
+        assert space.digest(run) == space.digest("unbroken"), text(space, run)
 
 
 # Stands for ssh. All hosts are this one under other names; one for which there is a file gone-HOST does not answer.
@@ -120,13 +126,15 @@ def a_run_whose_host_is_lost_goes_on_with_fewer_ranks_and_the_same_bits(space: W
     os.chmod(agent, 0o755)
     os.environ["OMPI_MCA_plm_rsh_agent"] = agent
     try:
-        process = start(space, "run", RUN, "--hosts", "h1:1,h2:1")
+        process = start(space, "run", RUN, "--hosts", "h1:1,h2:1", fault=space.slow_after(11))
         ranks_of_start(space, "run", process, 1)
         lost = read(space, "run", "status.json")["hosts"]["h2"][0]
         space.wait_for_step("run", 11, process)
         write(space.path("gone-h2"), "")
         for pid in (parent(lost), lost):
             kill(pid)
+        ranks_of_start(space, "run", process, 2)
+        space.hurry()
         finish(space, "run", process)
     finally:
         del os.environ["OMPI_MCA_plm_rsh_agent"]
@@ -137,7 +145,7 @@ def a_run_whose_host_is_lost_goes_on_with_fewer_ranks_and_the_same_bits(space: W
 
 
 def a_request_to_stop_is_passed_on_and_the_same_command_goes_on(space: Workspace):
-    process = start(space, "run", RUN)
+    process = start(space, "run", RUN, fault=space.slow_after(3))
     space.wait_for_step("run", 3, process)
     second = start(space, "run", RUN)
     time.sleep(0.1)
@@ -153,16 +161,16 @@ LONG = dict(RUN, **{"train.steps": 1000000, "checkpoint.every": 0, "log.every": 
 
 
 def a_second_supervisor_is_refused_and_one_that_is_killed_leaves_a_saved_run(space: Workspace):
-    process = start(space, "run", LONG, ranks=1)
+    process = start(space, "run", LONG, ranks=1, fault=IDLE)
     pids = ranks_of_start(space, "run", process, 1)
     space.wait_for_step("run", 3, process)
-    second = start(space, "run", LONG)
-    finish(space, "run", second, code=9)
-    assert "another job" in text(space, "run"), text(space, "run")
+    others = [start(space, "run", LONG)]  # at once: each waits some seconds for the one before
     if shutil.which("strace"):  # as on a file system without flock()
-        third = start(space, "run", LONG, before=["strace", "-f", "-q", "-e", "trace=flock", "-e",
-                                                  "inject=flock:error=ENOSYS", "-o", "/dev/null"])
-        finish(space, "run", third, code=9)
+        others.append(start(space, "run", LONG, before=["strace", "-f", "-q", "-e", "trace=flock", "-e",
+                                                        "inject=flock:error=ENOSYS", "-o", "/dev/null"]))
+    for other in others:
+        finish(space, "run", other, code=9)
+    assert text(space, "run").count("another job") == len(others), text(space, "run")
     process.kill()
     process.wait()
     wait_until_gone(pids)
@@ -259,8 +267,14 @@ def what_no_restart_mends_ends_at_once(space: Workspace):
     process = start(space, "data", dict(RUN, **{"data.train": "empty.txt"}))
     finish(space, "data", process, code=3)
     assert codes(space, "data") == [3], journal(space, "data")
+    os.makedirs(space.path("damaged", "checkpoints"))
+    write(space.path("damaged", "checkpoints", "step-00000005.h5"), "no checkpoint")
+    process = start(space, "damaged", RUN)
+    finish(space, "damaged", process, code=4)
+    assert codes(space, "damaged") == [4], journal(space, "damaged")
     process = start(space, "launcher", RUN, "--launcher", "no-such-launcher -n {np}")
     finish(space, "launcher", process, code=127)
+    assert codes(space, "launcher") == [127], journal(space, "launcher")
 
 
 def a_launcher_that_never_ends_is_not_waited_for(space: Workspace):

@@ -10,18 +10,22 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_file.h"
+#include "seeds.h"
 #include "worker/inspect.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-    (void)argc, (void)argv;
-    return freopen("/dev/null", "w", stdout) ? 0 : 1; // what is inspected is not looked at
-}
-
 static void require(bool condition) {
     if (!condition) abort();
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    require(freopen("/dev/null", "w", stdout)); // what is inspected is not looked at
+    return seeds_must_reach((const char *const[]){"opened", "a block", "inspected", "a state",
+                                                  "a history", "a configuration",
+                                                  "as it is on the disk", NULL});
 }
 
 static bool inside(int64_t offset, int64_t count, size_t item_bytes, size_t size) {
@@ -87,6 +91,7 @@ static void read_everything(const char *path) {
         require(err.exit_code == EXIT_CHECKPOINT && err.message[0]);
         return;
     }
+    reached("opened");
     for (int64_t i = 0; i < file.manifest.count; i++) {
         const Dataset *dataset = &file.manifest.datasets[i];
         require(manifest_find(&file.manifest, dataset->name) == dataset);
@@ -95,7 +100,9 @@ static void read_everything(const char *path) {
             require(span.begin >= 0 && span.bytes > 0 && span.bytes <= BLOCK_BYTES);
             require(span.begin + span.bytes <= dataset->bytes);
             err = (Error){0};
-            require(checkpoint_file_read_block(&file, dataset, block, &err) || err.message[0]);
+            bool holds = checkpoint_file_read_block(&file, dataset, block, &err);
+            require(holds || err.message[0]);
+            if (holds) reached("a block");
         }
     }
     checkpoint_file_close(&file);
@@ -121,16 +128,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     TrainConfig shape = {.model.moe = {.experts = {1, {input[0] >> 4}}, .top_k = {1, {2}}}};
     int shown = inspect_run(&shape, path, &err);
     require(shown == EXIT_DONE || (shown == err.exit_code && err.message[0]));
+    if (shown == EXIT_DONE) reached("inspected");
     err = (Error){0};
     if (checkpoint_read_info(path, &info, &err)) {
         const TrainState *state = &info.state;
         require(info.utilization.rows >= 0 && memchr(state->data_id, 0, sizeof state->data_id));
+        reached(input[0] & 1 ? "a state" : "as it is on the disk");
+        if (info.utilization.rows > 0) reached("a history");
         require(state->step >= 0 && state->data_epoch >= 0 && state->data_index >= 0);
         checkpoint_free_info(&info);
     } else {
         require(err.message[0]);
     }
-    if (checkpoint_read_config(path, &config, &err)) free(config);
+    if (checkpoint_read_config(path, &config, &err)) reached("a configuration");
+    free(config);
     close(file);
     free(bytes);
     return 0;

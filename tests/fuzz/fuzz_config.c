@@ -6,8 +6,10 @@
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
+#include "seeds.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static void require(bool condition, const char *what, const char *detail) {
     if (condition) return;
@@ -42,12 +44,21 @@ static void read_as_lists(Config *config, Config *again, const uint8_t *data, si
         Error err = {0};
         snprintf(override, sizeof override, "%s=%s", keys[i], text);
         const char *const overrides[] = {"data.train=x", override};
-        if (config_read(config, "/fuzz.yaml", "", 0, overrides, 2, &err))
+        if (config_read(config, "/fuzz.yaml", "", 0, overrides, 2, &err)) {
             require_round_trip(config, again, false);
-        else
+            reached(keys[i]);
+        } else {
             require(err.exit_code == EXIT_CONFIG && is_one_line(err.message), "not one line",
                     err.message);
+        }
     }
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    return seeds_must_reach((const char *const[]){"moe.experts", "model.feed_forward",
+                                                  "resume.allow", "moe.balance", "a file",
+                                                  "several ranks", NULL});
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -65,10 +76,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     require_round_trip(first, second, size % 2 == 0);
+    reached("a file");
 
     for (int ranks = 1; ranks <= 16; ranks++) {
         TrainConfig train;
-        if (config_check_ranks(first, ranks, &train, &err))
+        bool fits = config_check_ranks(first, ranks, &train, &err);
+        if (fits && ranks > 1) reached("several ranks");
+        if (fits)
             require(train.expert_parallel > 0 && ranks % train.expert_parallel == 0,
                     "parallel.expert", "");
         else

@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include "kernels/utf8.h"
-#include "worker/data_loader.h"
+#include "seeds.h"
+#include "worker/data/data_loader.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static void require(bool condition) {
     if (!condition) abort();
@@ -23,28 +25,37 @@ static void read_every_window(DataFile *file, const Vocabulary *vocabulary, int6
     Error err = {0};
     for (int64_t i = 0; i < windows; i++) {
         DataCursor cursor = {i % 3, i};
-        require(data_file_training_window(file, 1, cursor, 0, T, inputs, targets, &err));
+        require(data_file_training_window(file, 1, cursor, 0, T, inputs, targets, NULL, &err));
         for (int64_t t = 0; t < T; t++) {
             require(inputs[t] >= 0 && inputs[t] < vocabulary->size);
             require(targets[t] >= 0 && targets[t] < vocabulary->size);
         }
     }
-    int64_t count, all = 0;
-    for (int64_t i = 0; i < data_file_evaluation_windows(file, T); i++, all += count)
-        require(data_file_evaluation_window(file, i, T, inputs, targets, &count, &err));
-    require(all == data_file_tokens(file) - 1);
+    for (int64_t stride = T; stride > 0; stride -= T / 2 + 1) {
+        int64_t first, count, all = 0;
+        for (int64_t i = 0; i < data_file_evaluation_windows(file, T, stride); i++) {
+            require(data_file_evaluation_window(file, i, T, stride, inputs, targets, NULL, &first,
+                                                &count, &err));
+            all += count - first;
+        }
+        require(all == data_file_tokens(file) - 1);
+    }
+    if (windows > 0) reached("a window");
 }
 
 static void write_and_reread(const Vocabulary *vocabulary) {
     for (int32_t token = 0; token < vocabulary->size && token < 300; token++) {
-        char text[32];
+        char text[33];
+        size_t bytes;
         int32_t again[1];
         int64_t count = 0;
         Error err = {0};
-        require(vocabulary_decode(vocabulary, token, text) > 0);
+        require(vocabulary_decode(vocabulary, token, text, &bytes) == text && bytes > 0);
+        text[bytes] = '\0';
         if (text[0] == '\0') continue; // a NUL ends C text
         require(vocabulary_encode(vocabulary, text, again, 1, &count, &err));
         require(count == 1 && again[0] == token);
+        reached("a token comes back");
     }
 }
 
@@ -55,6 +66,7 @@ static void encode_any(const Vocabulary *vocabulary, const char *text) {
     Error err = {0};
     if (vocabulary_encode(vocabulary, text, tokens, 64, &count, &err)) {
         require(count >= 0 && count <= 64);
+        if (count > 0) reached("tokens of a text");
         for (int64_t i = 0; i < count; i++) require(tokens[i] >= 0 && tokens[i] < vocabulary->size);
     } else {
         require(err.exit_code == EXIT_CONFIG && err.message[0]);
@@ -72,6 +84,15 @@ static void show_any(const char *text) {
     require(strcmp(shown, again) == 0);
 }
 
+static const char *const names[] = {"bytes", "characters", "uint16", "uint32"};
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    return seeds_must_reach((const char *const[]){
+        names[0], names[1], names[2], names[3], "a window", "a token comes back",
+        "tokens of a text", "content that is looked at", NULL});
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     static const DataFormat formats[] = {DATA_BYTES, DATA_CHARACTERS, DATA_UINT16, DATA_UINT32};
     if (size == 0) return 0;
@@ -79,7 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     require(memory >= 0 && write(memory, input + 1, size - 1) == (ssize_t)(size - 1));
 
     DataConfig config = {.format = formats[input[0] & 3]};
-    snprintf(config.train, sizeof config.train, "/proc/self/fd/%d", memory);
+    snprintf(config.train.maps[0].path, CONFIG_PATH_BYTES, "/proc/self/fd/%d", memory);
     bool has_text = config.format == DATA_BYTES || config.format == DATA_CHARACTERS;
     config.vocab_size = has_text ? 0 : 1 + (input[0] >> 4) * 4096;
     config.check = input[0] & 0x10;
@@ -96,10 +117,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
     Error err = {0};
     bool open = vocabulary_open(&vocabulary, &config, &err);
     if (open) encode_any(&vocabulary, text);
-    if (open && data_file_open(&file, config.train, &vocabulary, 0, 1, &err)) {
+    if (open &&
+        data_file_open(&file, config.train.maps[0].path, PART_TRAINING, &vocabulary, 0, 1, &err)) {
         char identity[40];
         require(data_file_identity(file, identity, &err));
         read_every_window(file, &vocabulary, T);
+        reached(names[input[0] & 3]);
+        if (config.check) reached("content that is looked at");
         write_and_reread(&vocabulary);
     } else {
         require((err.exit_code == EXIT_DATA || err.exit_code == EXIT_CONFIG) && err.message[0]);

@@ -231,7 +231,7 @@ CASE(run_grouped_weight,
 CASE(run_norm, normalize_forward(&dev, t.b, t.rstd, t.sum, t.x, t.a, t.norm, norm_rule))
 CASE(run_norm_backward,
      normalize_backward(&dev, t.sum, t.dnorm, t.a, t.x, t.rstd, t.norm, norm_rule, t.partial))
-CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, T, 0, false))
+CASE(run_rope, rope(&dev, t.qkv, shape, t.cosines, t.sines, ((RowPositions){.T = T}), false))
 CASE(run_attention, attention_forward(&dev, t.heads, t.lse, (Tensor){0}, t.qkv, attention_rule))
 CASE(run_attention_backward,
      attention_backward(&dev, t.dqkv, (Tensor){0}, t.dheads, t.qkv, t.heads, t.lse, attention_rule))
@@ -258,7 +258,7 @@ CASE(run_embedding_backward,
      embedding_backward(&dev, t.dtable, t.x, t.tokens, 4, t.embedding_order))
 CASE(run_adamw, adamw_update(&dev, t.w, t.copy, t.g, t.m, t.v, t.groups,
                              (AdamW){{1e-4f}, {0.1f}, 0.9f, 0.95f, 1e-8f, 0.1f, 0.05f, 1.0f}))
-CASE(run_squares, sum_of_squares(&dev, t.squares, t.g, t.offsets))
+CASE(run_squares, sum_of_squares(&dev, t.squares, t.g, t.offsets, (Tensor){0}))
 
 // Bytes are those that an op must move: every tensor of its contract (kernels.h) once, read and
 // written. Weights of a norm, sums over parts and the like are left out where they are less than a

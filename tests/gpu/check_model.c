@@ -19,6 +19,7 @@ typedef struct Case {
     DType storage;
     // Largest relative error, in the 2-norm, of a parameter's gradient, and of the loss.
     double gradient_tolerance, loss_tolerance;
+    bool documents; // sequences of several, masked
 } Case;
 
 // One model on one device, after one micro-batch.
@@ -28,8 +29,9 @@ typedef struct Run {
     Model model;
     Arena batch, host;
     Tensor tokens, targets, host_tokens, host_targets;
-    Tensor dense, experts; // gradients on the host
-    Tensor rules;          // values that rules have changed after the step, on the host
+    Tensor positions, host_positions; // of documents
+    Tensor dense, experts;            // gradients on the host
+    Tensor rules;                     // values that rules have changed after the step, on the host
     double loss, balance, z;
 } Run;
 
@@ -38,6 +40,8 @@ static void layout(Run *run) {
     run->targets = arena_1d(&run->batch, I32, SEQUENCES * T);
     run->host_tokens = arena_mirror(&run->host, run->tokens);
     run->host_targets = arena_mirror(&run->host, run->targets);
+    run->positions = arena_1d(&run->batch, I32, SEQUENCES * T);
+    run->host_positions = arena_mirror(&run->host, run->positions);
     run->dense = arena_mirror(&run->host, run->model.gradients.sum.run[RUN_DENSE]);
     run->experts = arena_mirror(&run->host, run->model.gradients.sum.run[RUN_EXPERT]);
     run->rules = arena_mirror(&run->host, run->model.values.run[RUN_RULE]);
@@ -81,7 +85,21 @@ static void close_run(Run *run) {
     device_close(&run->dev);
 }
 
-static void train(Run *run) {
+// Places in documents of some rows; the last ones' targets are none.
+static void part_documents(Run *run) {
+    int32_t *position = tensor_i32(run->host_positions), *target = tensor_i32(run->host_targets);
+    int64_t targets = 0;
+    for (int64_t i = 0; i < SEQUENCES * T; i++) {
+        bool begins = i % T == 0 || rng_u32((RngStream){6, RNG_TEST, 0, 0}, (uint64_t)i) % 7 == 0;
+        position[i] = begins ? 0 : position[i - 1] + 1;
+        if (begins && i > 0) target[i - 1] = NO_TARGET;
+    }
+    for (int64_t i = 0; i < SEQUENCES * T; i++) targets += target[i] != NO_TARGET;
+    device_upload(&run->dev, run->positions, run->host_positions);
+    model_set_documents(&run->model, run->positions, targets);
+}
+
+static void train(Run *run, bool documents) {
     Device *dev = &run->dev;
     for (int64_t i = 0; i < SEQUENCES * T; i++) {
         uint32_t words[4];
@@ -89,6 +107,7 @@ static void train(Run *run) {
         tensor_i32(run->host_tokens)[i] = (int32_t)(words[0] % V);
         tensor_i32(run->host_targets)[i] = (int32_t)(words[1] % V);
     }
+    if (documents) part_documents(run);
     device_upload(dev, run->tokens, run->host_tokens);
     device_upload(dev, run->targets, run->host_targets);
     model_train_micro_batch(&run->model, run->tokens, run->targets, 0, 0);
@@ -172,8 +191,8 @@ static bool check(const Case *c) {
     static Run cpu, gpu;
     if (!open_run(&gpu, c, "cuda")) return false;
     if (!open_run(&cpu, c, "cpu")) return false;
-    train(&gpu);
-    train(&cpu);
+    train(&gpu, c->documents);
+    train(&cpu, c->documents);
     expect_close(c->name, "loss", gpu.loss, cpu.loss, c->loss_tolerance);
     expect_close(c->name, "balance", gpu.balance, cpu.balance, c->loss_tolerance);
     expect_close(c->name, "z", gpu.z, cpu.z, c->loss_tolerance);
@@ -259,19 +278,30 @@ int main(int argc, char **argv) {
     ModelConfig windows = base_config();
     windows.attention.softmax = SOFTMAX_SINK;
     windows.attention.window = (PerLayer){2, {5, 0}};
+    ModelConfig documents = windows;
+    documents.attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
+    documents.moe.capacity_factor = (Rational){3, 4};
+    documents.moe.routing_group = GROUP_DOCUMENT;
+    documents.moe.balance.maps[0].scope = BALANCE_DOCUMENT;
     const Case cases[] = {
-        {"dropless, f32", dropless, F32, F32_GRADIENT, F32_LOSS},
-        {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS},
-        {"sinks and windows, f32", windows, F32, F32_GRADIENT, F32_LOSS},
-        {"sinks and windows, bf16", windows, BF16, BF16_GRADIENT, BF16_LOSS},
-        {"sigmoids with a bias of the choice, f32", sigmoids, F32, F32_GRADIENT, F32_LOSS},
-        {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS},
-        {"padded, biases everywhere, layernorm, geglu, f32", biased, F32, F32_GRADIENT, F32_LOSS},
-        {"layers of different sizes, learned positions, f32", ragged, F32, F32_GRADIENT, F32_LOSS},
-        {"dense, relu, f32", dense, F32, F32_GRADIENT, F32_LOSS},
-        {"dropless, bf16", dropless, BF16, BF16_GRADIENT, BF16_LOSS},
-        {"drops, renormalised, odd heads, bf16", drops, BF16, BF16_DECISIONS, BF16_LOSS},
-        {"dense, relu, bf16", dense, BF16, BF16_DECISIONS, BF16_LOSS},
+        {"dropless, f32", dropless, F32, F32_GRADIENT, F32_LOSS, false},
+        {"drops, renormalised, odd heads, f32", drops, F32, F32_GRADIENT, F32_LOSS, false},
+        {"sinks and windows, f32", windows, F32, F32_GRADIENT, F32_LOSS, false},
+        {"sinks and windows, bf16", windows, BF16, BF16_GRADIENT, BF16_LOSS, false},
+        {"documents, sinks and windows, f32", windows, F32, F32_GRADIENT, F32_LOSS, true},
+        {"documents, sinks and windows, bf16", windows, BF16, BF16_GRADIENT, BF16_LOSS, true},
+        {"documents, learned positions, balance and groups of documents, f32", documents, F32,
+         F32_GRADIENT, F32_LOSS, true},
+        {"sigmoids with a bias of the choice, f32", sigmoids, F32, F32_GRADIENT, F32_LOSS, false},
+        {"padded, batch balance, f32", padded, F32, F32_GRADIENT, F32_LOSS, false},
+        {"padded, biases everywhere, layernorm, geglu, f32", biased, F32, F32_GRADIENT, F32_LOSS,
+         false},
+        {"layers of different sizes, learned positions, f32", ragged, F32, F32_GRADIENT, F32_LOSS,
+         false},
+        {"dense, relu, f32", dense, F32, F32_GRADIENT, F32_LOSS, false},
+        {"dropless, bf16", dropless, BF16, BF16_GRADIENT, BF16_LOSS, false},
+        {"drops, renormalised, odd heads, bf16", drops, BF16, BF16_DECISIONS, BF16_LOSS, false},
+        {"dense, relu, bf16", dense, BF16, BF16_DECISIONS, BF16_LOSS, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (!check(&cases[i])) {

@@ -3,6 +3,8 @@
 
   faults.py MOETRAIN [TEST ...]"""
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -136,6 +138,25 @@ def an_asynchronous_nccl_error_ends_all_ranks(workspace):
         assert "MPI_ABORT was invoked" not in outcome.output, outcome
 
 
+def rows_that_change_between_gpus_are_not_applied(workspace):
+    changes = {"parallel.expert": 2, "run.check_exchanges": "on"}
+    expect(workspace, {"MOETRAIN_EMULATION_NCCL_FLIP": "7"}, 7, ["step 1: layer 0, combine of outputs: rank ", "rows sent"], ranks=2,
+           changes=changes)
+
+
+def a_slow_rank_is_named(workspace):
+    """The data of rank 1 lie on a slow disk; rank 0's GPU waits for its tokens."""
+    if not shutil.which("strace"):
+        return
+    changes = {"parallel.expert": 2, "train.steps": 4, "log.straggler_steps": 2}
+    slow = ["strace", "-f", "-q", "-o", "/dev/null", "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=500000"]
+    command = workspace.command("run", dict(CONFIG, **changes), mpirun=())
+    command += [":", "-np", "1", *slow, *command[-3:]]
+    outcome = workspace.finish(workspace.start(command), command)
+    assert outcome.code == 0, outcome
+    assert set(re.findall(r"rank (\d) on \S+ is a straggler", outcome.output)) == {"1"}, outcome
+
+
 def a_stopped_rank_is_noticed(workspace):
     command = workspace.command("run", dict(CONFIG, **{"train.steps": 100000, "run.hang_timeout": 8}), 2)
     process = workspace.start(command)
@@ -162,4 +183,5 @@ if __name__ == "__main__":
           ranks_with_other_gpus_train_where_bits_may_differ,
           the_log_says_who_does_the_products, ranks_that_multiply_in_other_ways_are_refused,
           what_a_gpu_may_do_changes_no_bit, numbers_of_rows_that_are_refused_change_no_bit,
-          a_failed_call_ends_all_ranks, an_asynchronous_nccl_error_ends_all_ranks, a_stopped_rank_is_noticed])
+          rows_that_change_between_gpus_are_not_applied, a_failed_call_ends_all_ranks,
+          an_asynchronous_nccl_error_ends_all_ranks, a_slow_rank_is_named, a_stopped_rank_is_noticed])

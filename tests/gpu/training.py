@@ -19,13 +19,13 @@ SMALL = {"device": "cuda", "model.d_model": 16, "model.d_ff": 24, "moe.d_ff": 8,
 
 # name: what it changes, layouts (ranks, parallel.expert)
 CONFIGURATIONS = {
-    "dropless, f32": ({}, [(2, 1), (4, 2)]),
+    "dropless, f32": ({"run.check_exchanges": "on"}, [(2, 1), (4, 2)]),
     "switch, batch balance, f32": (
         {"moe.top_k": 1, "moe.router": "topk_softmax", "moe.capacity_factor": 1, "moe.balance_scope": "batch",
          "model.activation": "relu", "model.tied_embeddings": "false", "train.context": 9},
         [(4, 4)]),
     "padded, bf16": (
-        {"train.precision": "bf16", "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "moe.drop": "probability",
+        {"train.precision": "bf16", "run.check_exchanges": "on", "moe.dispatch": "padded", "moe.capacity_factor": 1.25, "moe.drop": "probability",
          "attention.heads": 4, "attention.kv_heads": 2, "train.micro_batches": 2, "train.shards": 8},
         [(2, 2), (4, 4)]),
     "layers of different sizes, learned positions, f32": (

@@ -8,7 +8,7 @@
 #include "comm/comm.h"
 #include "model/initialization.h"
 #include "model/moe_layer.h"
-#include "worker/optimizer.h"
+#include "worker/optimizer/optimizer.h"
 
 enum { BASE = 32, WIDEST = 256, SEQUENCES = 4, T = 16, N = SEQUENCES * T, VOCABULARY = 29 };
 enum { STEPS = 4, MEASURES = 3 };

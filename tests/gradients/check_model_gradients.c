@@ -108,6 +108,7 @@ static void add_rope_cases(void) {
     model->attention.positions = (PerLayer){2, {POSITIONS_ROPE, POSITIONS_NONE}};
     model->attention.rope = (RopeConfig){.fraction = 0.6,
                                          .scaling = ROPE_YARN,
+                                         .truncate = true,
                                          .factor = 4,
                                          .original_context = 8,
                                          .beta_fast = 32,
@@ -321,6 +322,18 @@ static void add_zero_cases(void) {
     model->moe.renormalize_after_drop = true;
 }
 
+static void add_peer_cases(void) {
+    ModelConfig *model = add_case("experts of one neuron, found by product keys");
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_PEER}};
+    model->peer.activation = GELU;
+    model = add_case("gated ones beside routed experts, two micro-batches, norms on both sides");
+    model->feed_forward = (PerLayer){2, {FEED_FORWARD_PEER, FEED_FORWARD_MOE}};
+    model->peer = (PeerConfig){.keys = 3, .heads = 1, .top_k = 2, .d_key = 4, .activation = GEGLU};
+    model->norm_place = NORM_SANDWICH;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_bias_cases(void) {
     ModelConfig *model = add_case("biases of every dense layer and an untied head");
     model->moe.experts.values[0] = 0;
@@ -371,6 +384,39 @@ static void add_accumulation_cases(void) {
     model->moe.max_expert_replicas = 4;
 }
 
+static void add_document_cases(void) {
+    ModelConfig *model =
+        add_case("the load of documents beside that of shards, in two micro-batches");
+    cases[count - 1].documents = true;
+    cases[count - 1].micro_batches = 2;
+    cases[count - 1].router_terms_only = true;
+    model->moe.max_expert_replicas = 2;
+    model->moe.balance =
+        (BalanceTerms){2, {{.scope = BALANCE_DOCUMENT, .factor = 0.5}, {.factor = 0.1}}};
+    model = add_case("the load of documents by sigmoid, of first choices");
+    cases[count - 1].documents = true;
+    model->moe.router = (RouterRule){.kind = SIGMOID, .scaling_factor = 2};
+    model->moe.balance_choices = BALANCE_FIRST_CHOICES;
+    model->moe.balance = (BalanceTerms){1, {{.scope = BALANCE_DOCUMENT, .factor = 0.5}}};
+    model = add_case("documents that attention does not leave, with sinks and windows");
+    cases[count - 1].documents = true;
+    model->attention.softmax = SOFTMAX_SINK;
+    model->attention.window = (PerLayer){2, {2, 0}};
+    model = add_case("documents whose learned positions begin anew, in two micro-batches");
+    cases[count - 1].documents = true;
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
+    model->attention.softcap = 2;
+    model = add_case("documents in latent attention with slopes");
+    cases[count - 1].documents = true;
+    model->attention.positions = (PerLayer){2, {POSITIONS_ALIBI, POSITIONS_ROPE}};
+    model->mixer = (PerLayer){1, {MIXER_LATENT_ATTENTION}};
+    model->attention.shape = (AttentionShape){2, 2, 6, 4};
+    model->attention.d_rope = 2;
+    model->attention.kv_rank = 5;
+}
+
 int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
@@ -389,8 +435,10 @@ int main(int argc, char **argv) {
     add_drop_cases();
     add_shared_cases();
     add_zero_cases();
+    add_peer_cases();
     add_bias_cases();
     add_dropout_cases();
     add_accumulation_cases();
+    add_document_cases();
     return gradient_cases_run(argc, argv, cases, count);
 }

@@ -7,6 +7,7 @@
 
 #include "comm/comm.h"
 #include "model/moe_layer.h"
+#include "model/peer.h"
 #include "model/router_balance.h"
 
 enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, LEVELS = 8, SEEDS = 40 };
@@ -29,6 +30,8 @@ typedef struct Check {
     Model model;
     Device dev;
     int32_t *tokens, *targets; // (micro_batches, N)
+    int32_t *positions;        // likewise; zeros without documents
+    int64_t counted;           // targets; 0: all
     uint8_t *choices; // ids and kept of every MoE layer and micro-batch of the latest evaluation
     size_t choices_bytes;
     double margin; // of the latest evaluation: how close the closest choice was
@@ -54,7 +57,8 @@ ModelConfig tiny_model(void) {
                                  .min_capacity = 1,
                                  .balance = {1, {{.factor = 0.02}}},
                                  .z_loss = 0.01,
-                                 .max_expert_replicas = 1}};
+                                 .max_expert_replicas = 1},
+                         .peer = {.keys = 4, .heads = 2, .top_k = 3, .d_key = 5}};
 }
 
 static void *zeroed(size_t bytes) {
@@ -68,6 +72,15 @@ static const Router *router_of(const Model *model, int64_t layer) {
     const Layer *feed_forward = &model->blocks[layer].feed_forward;
     if (feed_forward->kind != &MOE_FEED_FORWARD) return NULL;
     return &((const MoeLayer *)feed_forward->state)->router;
+}
+
+// The experts that each query of a PEER layer has found, (N·H, top_k) i32; no data: of none.
+static Tensor found_by(const Model *model, int64_t layer) {
+    const Layer *feed_forward = &model->blocks[layer].feed_forward;
+    if (feed_forward->kind != &PEER_FEED_FORWARD) return (Tensor){0};
+    const PeerLayer *peer = feed_forward->state;
+    int64_t queries = tensor_elements(peer->ids) / peer->top_k;
+    return tensor_reshape_2d(peer->ids, queries, peer->top_k);
 }
 
 static void open_check(Check *check, const GradientCase *the_case) {
@@ -87,16 +100,26 @@ static void open_check(Check *check, const GradientCase *the_case) {
     int64_t count = the_case->micro_batches * check->model.work.shape.N;
     check->tokens = zeroed((size_t)count * sizeof *check->tokens);
     check->targets = zeroed((size_t)count * sizeof *check->targets);
+    check->positions = zeroed((size_t)count * sizeof *check->positions);
     for (int64_t n = 0; n < count; n++) {
         uint32_t words[4];
         rng_words((RngStream){3, RNG_TEST, 0, 0}, (uint64_t)n, words);
         check->tokens[n] = (int32_t)(words[0] % (uint32_t)the_case->model.vocab_size);
         check->targets[n] = (int32_t)(words[1] % (uint32_t)the_case->model.vocab_size);
+        if (n % T > 0 && words[2] % 3 > 0) { // the document of the row before goes on
+            check->positions[n] = check->positions[n - 1] + 1;
+        } else if (the_case->documents && n % T > 0) {
+            check->targets[n - 1] = NO_TARGET;
+        }
     }
+    for (int64_t n = 0; n < count; n++) check->counted += check->targets[n] != NO_TARGET;
     for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
         const Router *router = router_of(&check->model, layer);
         if (router)
             check->choices_bytes += (size_t)(count * router->shape.slots) * (sizeof(int32_t) + 1);
+        Tensor found = found_by(&check->model, layer);
+        if (found.data)
+            check->choices_bytes += (size_t)the_case->micro_batches * tensor_bytes(found);
     }
     check->choices = zeroed(check->choices_bytes);
 }
@@ -106,12 +129,30 @@ static void close_check(Check *check) {
     model_free(&check->model);
     free(check->tokens);
     free(check->targets);
+    free(check->positions);
     free(check->choices);
+}
+
+static int ascending(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+// In the order of their numbers: which of two that are found comes first changes nothing.
+static uint8_t *note_found(Tensor found, uint8_t *at) {
+    size_t row_bytes = (size_t)found.shape[1] * sizeof(int32_t);
+    for (int64_t r = 0; r < found.shape[0]; r++, at += row_bytes) {
+        memcpy(at, tensor_i32(found) + r * found.shape[1], row_bytes);
+        qsort(at, (size_t)found.shape[1], sizeof(int32_t), ascending);
+    }
+    return at;
 }
 
 static uint8_t *note_choices(Check *check, uint8_t *at) {
     for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
         const Router *router = router_of(&check->model, layer);
+        Tensor found = found_by(&check->model, layer);
+        if (found.data) at = note_found(found, at);
         if (!router) continue;
         memcpy(at, router->ids.data, tensor_bytes(router->ids));
         at += tensor_bytes(router->ids);
@@ -195,6 +236,8 @@ static double evaluate(Check *check) {
     uint8_t *at = check->choices;
     check->margin = INFINITY;
     for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
+        if (check->the_case->documents)
+            model_set_documents(model, tensor_1d(check->positions + m * N, I32, N), check->counted);
         model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
                                 tensor_1d(check->targets + m * N, I32, N), m, 0);
         at = note_choices(check, at);
@@ -399,9 +442,10 @@ static bool run_case(const GradientCase *the_case) {
 
 int gradient_cases_run(int argc, char **argv, const GradientCase *cases, int count) {
     comm_init(&argc, &argv);
-    int failed = 0, run = 0;
+    int failed = 0, run = 0, every = 0;
+    if (argc > 1) sscanf(argv[1], "every=%d", &every);
     for (int i = 0; i < count; i++) {
-        if (argc > 1 && !strstr(cases[i].sentence, argv[1])) continue;
+        if (every > 0 ? i % every != 0 : argc > 1 && !strstr(cases[i].sentence, argv[1])) continue;
         run++;
         if (!run_case(&cases[i])) failed++;
     }

@@ -21,12 +21,14 @@ typedef struct GradientCase {
     // The loss without cross-entropy: only the balance and z terms of `model`, whose gradient is
     // what is left when the gradient with both coefficients at zero is taken away.
     bool router_terms_only;
+    bool documents; // sequences of several, masked
 } GradientCase;
 
 // A small model with experts in every layer, dropless; cases change what they are about.
 ModelConfig tiny_model(void);
 
-// Prints a line a case: of all, or of those whose sentence has the program's argument in it.
+// Prints a line a case: of all, of those whose sentence has the program's argument in it, or of one
+// in N by "every=N".
 // Returns the program's exit code.
 int gradient_cases_run(int argc, char **argv, const GradientCase *cases, int count);
 

@@ -18,6 +18,21 @@ static bool is_shaped(AttentionRule rule) {
     return rule.softcap > 0 || rule.slopes.data || rule.dropout.rate > 0;
 }
 
+// Places in documents of a few rows or many, one row or all of a sequence.
+static Tensor random_positions(int64_t sequences, int64_t T) {
+    Tensor positions = new_1d(I32, sequences * T);
+    int64_t longest = 1, left = 0;
+    for (int64_t i = 0; i < sequences * T; i++, left--) {
+        bool begins = i % T == 0 || left == 0;
+        if (begins) {
+            longest = 1 + random_below(2 * T);
+            left = 1 + random_below(longest);
+        }
+        tensor_i32(positions)[i] = begins ? 0 : tensor_i32(positions)[i - 1] + 1;
+    }
+    return positions;
+}
+
 // Queries and keys are below `size`, all else below 1. The rule's scale and sinks are made here.
 static Case new_case(DType stored, AttentionRule rule, int64_t sequences, float size) {
     AttentionShape s = rule.shape;
@@ -25,6 +40,7 @@ static Case new_case(DType stored, AttentionRule rule, int64_t sequences, float 
     Case c = {.rule = rule};
     c.rule.scale = 1.0f / sqrtf((float)s.d_head);
     if (rule.softmax == SOFTMAX_SINK) c.rule.sinks = random_1d(s.heads);
+    if (rule.positions.data) c.rule.positions = random_positions(sequences, rule.T);
     c.qkv_f32 = random_2d(N, W);
     for (int64_t n = 0; n < N; n++)
         for (int64_t i = 0; i < (s.heads + s.kv_heads) * s.d_head; i++)
@@ -55,7 +71,7 @@ static void both(Device *dev, void *context) {
 static void run_both(Device *dev, Case *c) {
     run_on(dev, both, c,
            TENSORS(&c->qkv, &c->out, &c->lse, &c->largest, &c->dout, &c->dqkv, &c->dsinks,
-                   &c->rule.sinks, &c->rule.slopes));
+                   &c->rule.sinks, &c->rule.slopes, &c->rule.positions));
 }
 
 // What results may differ from the reference by, element by element.
@@ -105,6 +121,8 @@ static void check_alone(Device *dev, Case c) {
     alone.rule = c.rule;
     int64_t T = c.rule.T, first = c.qkv.shape[0] - T;
     alone.rule.dropout.first_token += first;
+    if (c.rule.positions.data)
+        alone.rule.positions = copy_of(tensor_range(c.rule.positions, first, T));
     memcpy(alone.qkv.data, tensor_rows(c.qkv, first, T).data, tensor_bytes(alone.qkv));
     memcpy(alone.dout.data, tensor_rows(c.dout, first, T).data, tensor_bytes(alone.dout));
     run_both(dev, &alone);
@@ -140,30 +158,62 @@ static void decode(Device *dev, void *context) {
     attention_decode(dev, c->out, c->qkv, c->cache, c->rule, c->position);
 }
 
-// Decoding the last token against the cache is the last row of the forward pass; later rows of the
-// cache, NaN here, and how many there are do not matter.
-static void check_decode(Device *dev, Case c, const double *out, const double *out_tolerance) {
+// Decoding the last n tokens against the cache gives the last rows of the forward pass, on the CPU
+// in its bits; later rows of the cache, NaN here, and how many there are do not matter.
+static void check_decode(Device *dev, Case c, int64_t n, const double *out,
+                         const double *out_tolerance) {
     AttentionShape s = c.rule.shape;
-    int64_t N = c.qkv.shape[0], O = c.out.shape[1], T = c.rule.T;
+    int64_t N = c.qkv.shape[0], O = c.out.shape[1], T = c.rule.T, first_row = N - n;
     size_t bytes = dtype_bytes(c.qkv.dtype);
     Tensor first = {0};
     for (int64_t room = 0; room <= 3; room += 3) {
-        DecodeCase d = {.out = new_2d(c.qkv.dtype, 1, O),
-                        .qkv = tensor_rows(c.qkv, N - 1, 1),
+        DecodeCase d = {.out = new_2d(c.qkv.dtype, n, O),
+                        .qkv = tensor_rows(c.qkv, first_row, n),
                         .cache = new_2d(c.qkv.dtype, T + room, attention_kv_width(s)),
                         .rule = c.rule,
-                        .position = T - 1};
+                        .position = T - n};
         for (int64_t t = 0; t < T; t++) {
             Tensor row = tensor_rows(d.cache, t, 1), from = tensor_rows(c.qkv, N - T + t, 1);
             memcpy(row.data, (char *)from.data + (size_t)(s.heads * s.d_head) * bytes,
                    tensor_bytes(row));
         }
         run_on(dev, decode, &d, TENSORS(&d.out, &d.qkv, &d.cache, &d.rule.sinks, &d.rule.slopes));
-        expect_near("decoded", d.out, out + (N - 1) * O, storage_eps(c.qkv.dtype),
-                    out_tolerance + (N - 1) * O, 1.0);
+        expect_near("decoded", d.out, out + first_row * O, storage_eps(c.qkv.dtype),
+                    out_tolerance + first_row * O, 1.0);
+        if (dev->place == ON_HOST)
+            expect_same_bytes("decoded", d.out, tensor_rows(c.out, first_row, n).data);
         if (room == 0) first = copy_of(d.out);
         expect_same_bytes("decoded with a larger cache", d.out, first.data);
     }
+}
+
+// New tokens have the bits that each has alone, where the keys that they see begin to fill another
+// split of a GPU's (128), with a window and without.
+static void check_decode_together(Device *dev) {
+    enum { ROWS = 7, POSITION = 125 };
+    AttentionShape s = {.heads = 4, .kv_heads = 2, .d_head = 8, .d_value = 12};
+    for (int64_t window = 0; window <= 126; window += 126)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            DType stored = narrow ? BF16 : F32;
+            begin_case("%s %s: %d new tokens, window %lld", dev->name, dtype_name(stored), ROWS,
+                       (long long)window);
+            DecodeCase all = {
+                .out = new_2d(stored, ROWS, s.heads * s.d_value),
+                .qkv = stored_as(stored, random_2d(ROWS, attention_qkv_width(s))),
+                .cache = stored_as(stored, random_2d(POSITION + ROWS, attention_kv_width(s))),
+                .rule = {.shape = s, .scale = 0.3f, .window = window},
+                .position = POSITION};
+            run_on(dev, decode, &all, TENSORS(&all.out, &all.qkv, &all.cache));
+            for (int64_t row = 0; row < ROWS; row++) {
+                DecodeCase one = all;
+                one.out = new_2d(stored, 1, s.heads * s.d_value);
+                one.qkv = tensor_rows(all.qkv, row, 1);
+                one.position = POSITION + row;
+                run_on(dev, decode, &one, TENSORS(&one.out, &one.qkv, &one.cache));
+                expect_same_bytes("a token alone", one.out, tensor_rows(all.out, row, 1).data);
+            }
+            release_all();
+        }
 }
 
 // The sums over rows are the caller's: here in double.
@@ -183,12 +233,12 @@ static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequ
     AttentionShape s = rule.shape;
     int64_t T = rule.T, N = sequences * T;
     begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g, softmax %s, "
-               "window %lld, cap %g%s, dropout %g",
+               "window %lld, cap %g%s, dropout %g%s",
                dev->name, dtype_name(stored), (long long)sequences, (long long)T,
                (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head, (long long)s.d_value,
                (double)size, choice_row(ATTENTION_SOFTMAX_CHOICES, (int)rule.softmax)->word,
                (long long)rule.window, (double)rule.softcap, rule.slopes.data ? ", slopes" : "",
-               (double)rule.dropout.rate);
+               (double)rule.dropout.rate, rule.positions.data ? ", documents" : "");
     if (rule.slopes.data) rule.slopes = random_1d(s.heads);
     for (int64_t h = 0; rule.slopes.data && h < s.heads; h++)
         tensor_f32(rule.slopes)[h] = fabsf(tensor_f32(rule.slopes)[h]);
@@ -208,7 +258,11 @@ static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequ
     if (rule.softmax == SOFTMAX_SINK) check_sinks(c, dsinks, t.dsinks);
     if (dev->place == ON_HOST || T <= 70) check_any_order(dev, &c); // an emulated GPU is slow
     if (dev->place == ON_HOST || sequences > 1) check_alone(dev, c);
-    if (rule.dropout.rate == 0) check_decode(dev, c, out, t.out);
+    if (rule.dropout.rate == 0 && !rule.positions.data) {
+        check_decode(dev, c, 1, out, t.out);
+        // more than share a tile, or what an emulated GPU has time for
+        check_decode(dev, c, dev->place == ON_HOST && T > 19 ? 19 : T > 2 ? 2 : 1, out, t.out);
+    }
     release_all();
 }
 
@@ -251,6 +305,50 @@ static void check_shaped(AttentionShape s, int64_t sequences, int64_t T) {
     check_rule(rule, sequences, 2.0f);
 }
 
+// Documents, alone and with all else.
+static void check_documents(AttentionShape s, int64_t sequences, int64_t T) {
+    static float any;
+    static int32_t some;
+    AttentionRule rule = {.shape = s, .T = T, .positions = tensor_1d(&some, I32, 1)};
+    check_rule(rule, sequences, 1.0f);
+    rule.window = T / 3 + 1;
+    rule.softmax = SOFTMAX_SINK;
+    check_rule(rule, sequences, 1.0f);
+    rule.softcap = 0.7f;
+    rule.slopes = tensor_1d(&any, F32, 1);
+    rule.dropout = (AttentionDropout){0.3f, {7, RNG_DROPOUT_ATTENTION, 3, 1}, 1000};
+    check_rule(rule, sequences, 2.0f);
+}
+
+// A document's rows have what it has alone where it begins with a block of the kernels' (all of
+// which divide 64): no bit of it depends on what lies before it.
+static void check_packed(AttentionShape s) {
+    enum { FIRST = 128, SECOND = 70, T = FIRST + SECOND };
+    for (int i = 0; i < device_count(); i++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            begin_case("%s: documents of %d and %d rows", device_at(i)->name, FIRST, SECOND);
+            AttentionRule rule = {.shape = s, .T = T};
+            Case c = new_case(narrow ? BF16 : F32, rule, 1, 1.0f);
+            c.rule.positions = new_1d(I32, T);
+            for (int t = 0; t < T; t++) tensor_i32(c.rule.positions)[t] = t < FIRST ? t : t - FIRST;
+            run_both(device_at(i), &c);
+            for (int first = 0; first < T; first += FIRST) {
+                int64_t rows = first ? SECOND : FIRST;
+                AttentionRule own = {.shape = s, .T = rows};
+                Case alone = new_case(c.qkv.dtype, own, 1, 1.0f);
+                memcpy(alone.qkv.data, tensor_rows(c.qkv, first, rows).data,
+                       tensor_bytes(alone.qkv));
+                memcpy(alone.dout.data, tensor_rows(c.dout, first, rows).data,
+                       tensor_bytes(alone.dout));
+                run_both(device_at(i), &alone);
+                expect_same_bytes("out", alone.out, tensor_rows(c.out, first, rows).data);
+                expect_same_bytes("lse", alone.lse, tensor_rows(c.lse, first, rows).data);
+                expect_same_bytes("dqkv", alone.dqkv, tensor_rows(c.dqkv, first, rows).data);
+            }
+            release_all();
+        }
+}
+
 // A window that holds all keys changes no bit.
 static void check_wide_window(AttentionShape s, int64_t sequences, int64_t T) {
     for (int i = 0; i < device_count(); i++)
@@ -288,16 +386,18 @@ typedef struct RopeCase {
     AttentionShape s;
     int64_t T, first;
     bool inverse;
+    Tensor of_rows; // (N) i32; data NULL: none
 } RopeCase;
 
 static void rotate(Device *dev, void *context) {
     RopeCase *c = context;
-    rope(dev, c->qkv, c->s, c->cosines, c->sines, c->T, c->first, c->inverse);
+    rope(dev, c->qkv, c->s, c->cosines, c->sines, (RowPositions){c->T, c->first, c->of_rows},
+         c->inverse);
 }
 static void run_rope(Device *dev, void *context) {
     RopeCase *c = context;
     memcpy(c->qkv.data, c->source.data, tensor_bytes(c->qkv));
-    run_on(dev, rotate, c, TENSORS(&c->qkv, &c->cosines, &c->sines));
+    run_on(dev, rotate, c, TENSORS(&c->qkv, &c->cosines, &c->sines, &c->of_rows));
 }
 
 static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t pairs,
@@ -314,12 +414,13 @@ static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t p
                   s,
                   T,
                   first,
-                  inverse};
+                  inverse,
+                  first == 0 && sequences > 1 ? random_positions(sequences, T) : (Tensor){0}};
     double *want = new_doubles(N * W);
     for (int64_t i = 0; i < N * W; i++) want[i] = (double)tensor_f32(source)[i];
     for (int64_t n = 0; n < N; n++)
         reference_rope(want + n * W, s, tensor_f32(c.cosines), tensor_f32(c.sines), pairs,
-                       first + n % T, inverse);
+                       c.of_rows.data ? tensor_i32(c.of_rows)[n] : first + n % T, inverse);
     run_rope(dev, &c);
     // two products of numbers below 1
     expect_near("qkv", c.qkv, want, storage_eps(stored), NULL, 4 * F32_EPS);
@@ -334,6 +435,7 @@ static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t p
     RopeCase alone = c; // the last sequence
     alone.source = tensor_rows(c.source, N - T, T);
     alone.qkv = new_2d(stored, T, W);
+    if (c.of_rows.data) alone.of_rows = copy_of(tensor_range(c.of_rows, N - T, T));
     run_rope(dev, &alone);
     expect_same_bytes("a lone sequence", alone.qkv, tensor_rows(c.qkv, N - T, T).data);
     release_all();
@@ -452,6 +554,11 @@ int main(int argc, char **argv) {
     check_shaped((AttentionShape){2, 1, 64, 64}, 1, 130);
     check_shaped((AttentionShape){1, 1, 128, 72}, 1, 67);
     check_shaped((AttentionShape){1, 1, 200, 40}, 1, 70);
+    check_documents((AttentionShape){4, 2, 16, 8}, 3, 20);
+    check_documents((AttentionShape){2, 1, 64, 64}, 1, 200);
+    check_documents((AttentionShape){2, 2, 33, 128}, 1, 140);
+    check_documents((AttentionShape){1, 1, 200, 40}, 2, 70);
+    check_packed((AttentionShape){2, 1, 64, 64});
     check_wide_window((AttentionShape){2, 1, 24, 40}, 2, 150);
     check_no_rows();
     check_rope((AttentionShape){4, 2, 16, 8}, 8, 3, 9, 0, false);
@@ -462,5 +569,6 @@ int main(int argc, char **argv) {
     check_rope((AttentionShape){4, 2, 16, 8}, 3, 2, 9, 2, false);
     check_rope((AttentionShape){2, 2, 64, 64}, 16, 1, 5, 0, true);
     check_rope((AttentionShape){2, 1, 7, 3}, 2, 1, 5, 0, false);
+    for (int d = 0; d < device_count(); d++) check_decode_together(device_at(d));
     return failures();
 }

@@ -58,6 +58,18 @@ static void run_assign(Device *dev, void *context) {
     capacity_assign(dev, c->kept, c->tokens_per_expert, c->dropped, c->ids, c->weights, rule,
                     c->order);
 }
+// The same of documents.
+typedef struct DocumentCase {
+    Case c;
+    Tensor positions, capacities;
+} DocumentCase;
+
+static void run_documents(Device *dev, void *context) {
+    DocumentCase *d = context;
+    CapacityRule rule = {0, d->c.policy, drop_stream, d->c.first_token};
+    capacity_assign_documents(dev, d->c.kept, d->c.tokens_per_expert, d->c.dropped, d->c.ids,
+                              d->c.weights, d->positions, d->capacities, rule, d->c.order);
+}
 static void run_load(Device *dev, void *context) {
     Case *c = context;
     RouterSums sums = {.weight_mass = c->weight_mass,
@@ -246,6 +258,42 @@ static void bench(int64_t N, int64_t K, int64_t E, int64_t capacity, DropPolicy 
     }
 }
 
+static void check_documents(int64_t T, int64_t K, int64_t E, int64_t sequences, DropPolicy policy) {
+    int64_t N = sequences * T;
+    DocumentCase d = {.c = new_case(N, K, E, E, sequences, policy == DROP_PROBABILITY),
+                      .positions = new_1d(I32, N),
+                      .capacities = new_1d(I32, T + 1)};
+    d.c.policy = policy;
+    for (int64_t n = 0; n <= T; n++)
+        tensor_i32(d.capacities)[n] = (int32_t)((n * K + 2 * E) / (3 * E));
+    uint8_t *kept = new_2d(U8, N, K).data;
+    int32_t *routed = new_1d(I32, E).data, *dropped = new_1d(I32, E).data;
+    int64_t first = 0, lost = 0;
+    tensor_i32(d.positions)[0] = 0;
+    for (int64_t n = 1; n <= N; n++) {
+        bool begins = n % T == 0 || random_below(T / 3 + 1) == 0;
+        if (n < N) tensor_i32(d.positions)[n] = begins ? 0 : tensor_i32(d.positions)[n - 1] + 1;
+        if (!begins) continue;
+        reference_capacity_assign(
+            kept + first * K, routed, dropped, tensor_i32(d.c.ids) + first * K,
+            tensor_f32(d.c.weights) + first * K, n - first, K, E,
+            tensor_i32(d.capacities)[n - first], policy, drop_stream, d.c.first_token + first);
+        for (int64_t e = 0; e < E; e++) lost += dropped[e];
+        first = n;
+    }
+    for (int i = 0; i < device_count(); i++) {
+        begin_case("%s: documents of %lld x %lld, K=%lld E=%lld, drop %d", device_at(i)->name,
+                   (long long)sequences, (long long)T, (long long)K, (long long)E, (int)policy);
+        new_outputs(&d.c);
+        run_on(device_at(i), run_documents, &d,
+               TENSORS(&d.c.kept, &d.c.tokens_per_expert, &d.c.dropped, &d.c.ids, &d.c.weights,
+                       &d.positions, &d.capacities, &d.c.order));
+        expect(lost > 0, "nothing is dropped");
+        expect_same_bytes("kept", d.c.kept, kept);
+    }
+    release_all();
+}
+
 int main(int argc, char **argv) {
     if (wants_bench(argc, argv)) {
         bench(4096, 2, 8, -1, DROP_POSITION);
@@ -267,5 +315,9 @@ int main(int argc, char **argv) {
     check_large(4098, 2, 37, 33, 2, 100, false);
     check_large(24, 8, 1024, 300, 2, 1, true);
     check_random_words(64);
+    for (int policy = DROP_POSITION; policy <= DROP_RANDOM; policy++) {
+        check_documents(60, 2, 5, 3, (DropPolicy)policy);
+        check_documents(300, 3, 40, 1, (DropPolicy)policy);
+    }
     return failures();
 }

@@ -316,12 +316,12 @@ static void check_segment_sum(Device *dev, int64_t parts, int64_t count) {
 }
 
 typedef struct Squares {
-    Tensor sums, x, offsets;
+    Tensor sums, x, offsets, marks;
 } Squares;
 
 static void run_squares(Device *dev, void *context) {
     Squares *c = context;
-    sum_of_squares(dev, c->sums, c->x, c->offsets);
+    sum_of_squares(dev, c->sums, c->x, c->offsets, c->marks);
 }
 
 // `lengths` of the segments, one after the other from element `first` of x on; x goes on for `rest`
@@ -349,9 +349,20 @@ static void check_squares(Device *dev, const char *name, const int64_t *lengths,
     for (int64_t s = 0; s < segments; s++)
         if (at[s] == at[s + 1]) expect(tensor_f64(c.sums)[s] == 0, "empty segment %d", (int)s);
     if (dev->place == ON_HOST) expect_same_for_any_threads(run_squares, &c, &c.sums, 1);
+    // Segments without a mark are not read.
+    Squares marked = {new_1d(F64, segments), copy_of(c.x), c.offsets, new_1d(I32, segments)};
+    Tensor sums = copy_of(c.sums);
+    for (int64_t s = 0; s < segments; s++) {
+        tensor_i32(marked.marks)[s] = (int32_t)(s % 2);
+        for (int64_t i = at[s]; i < at[s + 1] && s % 2 == 0; i++) tensor_f32(marked.x)[i] = NAN;
+        if (s % 2 == 0) tensor_f64(sums)[s] = 0;
+    }
+    run_on(dev, run_squares, &marked,
+           TENSORS(&marked.sums, &marked.x, &marked.offsets, &marked.marks));
+    expect_same_bytes("marked segments", marked.sums, sums.data);
     // Every segment alone, elsewhere and unaligned, gives the same bits.
     for (int64_t s = 0; s < segments; s++) {
-        Squares alone = {new_1d(F64, 1), new_1d(F32, lengths[s] + 3), new_1d(I64, 2)};
+        Squares alone = {new_1d(F64, 1), new_1d(F32, lengths[s] + 3), new_1d(I64, 2), {0}};
         memcpy(tensor_f32(alone.x) + 1, x + at[s], (size_t)lengths[s] * sizeof *x);
         tensor_i64(alone.offsets)[0] = 1, tensor_i64(alone.offsets)[1] = 1 + lengths[s];
         run_on(dev, run_squares, &alone, TENSORS(&alone.sums, &alone.x, &alone.offsets));
@@ -487,7 +498,7 @@ static void bench(int64_t n) {
         Device dev = open_cpu(threads);
         Bench c = {new_update(n, false, 1e-8f, false),
                    {new_1d(F32, n), random_1d(n), random_1d(n), n, 0, INTO_OUT},
-                   {new_1d(F64, 1), random_1d(n), new_1d(I64, 2)}};
+                   {new_1d(F64, 1), random_1d(n), new_1d(I64, 2), {0}}};
         tensor_i64(c.squares.offsets)[0] = 0, tensor_i64(c.squares.offsets)[1] = n;
         run_adamw_afresh(&dev, &c.update);
         double update = time_call(run_adamw, &dev, &c.update), sums = time_call(run_sums, &dev, &c);

@@ -19,6 +19,7 @@ static Case new_case(DType T, int64_t N, int64_t V, float scale) {
     // The ends of a row now and then: there threads and tiles end as well.
     for (int64_t n = 0; n < N; n++)
         tensor_i32(c.targets)[n] = (int32_t)(n % 4 == 1 ? V - 1 : n % 4 == 2 ? 0 : random_below(V));
+    for (int64_t n = 5; n < N; n += 7) tensor_i32(c.targets)[n] = NO_TARGET;
     return c;
 }
 

@@ -254,6 +254,11 @@ void reference_cross_entropy(double *losses, double *dlogits, const float *logit
                              const int32_t *targets, double scale, int64_t N, int64_t V) {
     for (int64_t n = 0; n < N; n++) {
         const float *z = logits + n * V;
+        losses[n] = 0;
+        if (targets[n] == NO_TARGET) {
+            for (int64_t v = 0; v < V; v++) dlogits[n * V + v] = 0;
+            continue;
+        }
         double largest = -INFINITY, sum = 0;
         for (int64_t v = 0; v < V; v++) largest = fmax(largest, (double)z[v]);
         for (int64_t v = 0; v < V; v++) sum += exp((double)z[v] - largest);

@@ -113,13 +113,13 @@ static void head_dropout(double *factors, AttentionRule rule, int64_t first, int
 
 // One head: the softmax's probabilities p (T, T), what its sink gets of each row (T), the
 // derivatives of the cap (T, T), and, if wanted, the logarithm of each row's denominator and the
-// largest score of each row before cap and slope.
+// largest score of each row before cap and slope. `row` is the sequence's first.
 typedef struct Probabilities {
     double *p, *sink, *cap, *lse, *largest;
 } Probabilities;
 
 static void head_probabilities(Probabilities to, const float *q, const float *k, AttentionRule rule,
-                               int64_t h) {
+                               int64_t row, int64_t h) {
     double *p = to.p, *sink_p = to.sink, *lse = to.lse;
     double cap = (double)rule.softcap;
     double slope = rule.slopes.data ? (double)tensor_f32(rule.slopes)[h] : 0;
@@ -129,6 +129,10 @@ static void head_probabilities(Probabilities to, const float *q, const float *k,
     if (rule.softmax == SOFTMAX_SINK) sink = (double)tensor_f32(rule.sinks)[h];
     for (int64_t i = 0; i < T; i++) {
         int64_t first = rule.window > 0 && i >= rule.window ? i - rule.window + 1 : 0;
+        if (rule.positions.data) {
+            int64_t document = i - tensor_i32(rule.positions)[row + i];
+            first = document > first ? document : first;
+        }
         double largest = sink, sum = 0;
         for (int64_t j = first; j <= i; j++) {
             double score = 0;
@@ -165,7 +169,7 @@ void reference_attention_forward(double *out, double *lse, double *largest, cons
             const float *v = qkv + first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
             Probabilities head = {p, sink_p, cap, lse + first * s.heads + h,
                                   largest + first * s.heads + h};
-            head_probabilities(head, q, k, rule, h);
+            head_probabilities(head, q, k, rule, first, h);
             head_dropout(kept, rule, first, h);
             for (int64_t i = 0; i < T; i++)
                 for (int64_t c = 0; c < s.d_value; c++) {
@@ -197,7 +201,7 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
             int64_t at_k = first * W + (s.heads + kv) * s.d_head;
             int64_t at_v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
             head_probabilities((Probabilities){p, sink_p, cap, NULL, NULL}, qkv + at_q, qkv + at_k,
-                               rule, h);
+                               rule, first, h);
             head_dropout(kept, rule, first, h);
             for (int64_t i = 0; i < T; i++) {
                 const float *g = dout + (first + i) * O + h * s.d_value;
@@ -300,7 +304,7 @@ void reference_attention_rounding(double *out_unit, double *dqkv_unit, double *d
             int64_t q = first * W + h * s.d_head, k = first * W + (s.heads + kv) * s.d_head;
             int64_t v = first * W + (s.heads + s.kv_heads) * s.d_head + kv * s.d_value;
             head_probabilities((Probabilities){p, sink_p, cap, NULL, NULL}, qkv + q, qkv + k, rule,
-                               h);
+                               first, h);
             head_dropout(kept, rule, first, h);
             head_rounding((HeadRounding){out_unit + out, dqkv_unit + q, dqkv_unit + k,
                                          dqkv_unit + v, dsinks_unit + h, qkv + q, qkv + k, qkv + v,

@@ -3,8 +3,8 @@
 // For scripts, which look at what other processes left; `large` adds blocks of 4 MiB:
 //   check_checkpoint save DIR STEP [large]    saves the sample of STEP, keeps the newest two
 //   check_checkpoint fail DIR STEP [large]    the same, but the save has to fail, cleanly
-//   check_checkpoint load DIR STEP [large]
-//   the newest checkpoint has to be that of STEP, bit for bit
+//   check_checkpoint load DIR STEP [large [DIR ...]]
+//   the newest checkpoint of each directory has to be that of STEP, bit for bit
 //   check_checkpoint intact DIR STEP [large]  the same, but of STEP or a later step
 //   check_checkpoint digest DIR STEP          prints the digest
 #include <signal.h>
@@ -174,7 +174,10 @@ int main(int argc, char **argv) {
         if (strcmp(argv[1], "save") == 0) save(argv[2], step, 2);
         if (strcmp(argv[1], "digest") == 0) print_digest(argv[2], step);
         if (strcmp(argv[1], "fail") == 0) fail(argv[2], step);
-        if (strcmp(argv[1], "load") == 0) expect_step(argv[2], step);
+        if (strcmp(argv[1], "load") == 0) {
+            expect_step(argv[2], step);
+            for (int i = 5; i < argc; i++) expect_step(argv[i], step);
+        }
         if (strcmp(argv[1], "intact") == 0)
             CHECK(load_latest(argv[2]) >= step, "checkpoints from step %lld on are gone",
                   (long long)step);

@@ -83,6 +83,10 @@ static void set(Tensor host, int64_t i, int64_t value) {
         break;
     case U8:
         tensor_u8(host)[i] = (uint8_t)value;
+        break;
+    case F16:
+    case I8:
+        break; // do not travel
     }
 }
 

@@ -6,10 +6,10 @@
 
 #include "comm/comm.h"
 #include "model/moe_layer.h"
-#include "model/model.h"
 #include "rank_test.h"
+#include "tiny_model.h"
 
-enum { E = 8, D = 6, T = 5, SEQUENCES = 16, SHARDS = 8, TOKENS = SEQUENCES * T, V = 11 };
+enum { E = TINY_EXPERTS, D = TINY_WIDTH, T = 5, SEQUENCES = 16, TOKENS = SEQUENCES * T };
 
 typedef enum Pattern {
     SPREAD,       // hashed choices, all kept
@@ -57,53 +57,25 @@ typedef struct Fixture {
 } Fixture;
 
 static void open_model(Fixture *f, ModelConfig config, int ep, int64_t chunks) {
-    Error err = {0};
     *f = (Fixture){0};
-    CHECK(device_open(&f->dev, "cpu", 1, 0, 1, &err), "%s", err.message);
-    f->groups = process_groups_open(ep, &f->dev);
-    ModelSplit split = {.ranks = comm_size(),
-                        .rank = comm_rank(),
-                        .expert_parallel = ep,
-                        .shards = SHARDS,
-                        .sequences = SEQUENCES,
-                        .context = T,
-                        .micro_batches = 1,
-                        .fixed_tree = true,
-                        .chunks = chunks,
-                        .training = true};
-    model_measure(&f->model, &config, split, &f->dev);
-    model_allocate(&f->model, f->groups, 5);
-    model_init_parameters(&f->model);
+    tiny_model_measure(&f->model, &f->dev, &f->groups, &config,
+                       (TinySplit){ep, SEQUENCES, T, chunks});
+    tiny_model_begin(&f->model, f->groups);
     f->moe = f->model.blocks[0].feed_forward.state;
     f->first_token = f->model.work.shape.N * comm_rank();
 }
 
 static void close_model(Fixture *f) {
-    model_free(&f->model);
-    process_groups_close(&f->groups);
+    tiny_model_close(&f->model, &f->dev, &f->groups);
 }
 
-static ModelConfig tiny_config(int64_t K) {
-    return (ModelConfig){.vocab_size = V,
-                         .d_model = D,
-                         .layers = 1,
-                         .d_ff = 7,
-                         .tied_embeddings = true,
-                         .activation = SWIGLU,
-                         .norm_eps = 1e-5,
-                         .init_std = 0.3,
-                         .attention = {{1, 1, 4, 3}, 10000},
-                         .moe = {.experts = {1, {E}},
-                                 .top_k = {1, {(int32_t)K}},
-                                 .d_ff = {1, {5}},
-                                 .every = 1,
-                                 .first = true,
-                                 .router = {.kind = TOPK_SOFTMAX},
-                                 .capacity_factor = {0, 1},
-                                 .min_capacity = 1,
-                                 .balance = {1, {{.factor = 0.01}}},
-                                 .z_loss = 0.001,
-                                 .max_expert_replicas = 8}};
+static ModelConfig one_layer_config(int64_t K) {
+    ModelConfig config = tiny_model_config();
+    config.layers = 1;
+    config.moe.top_k = (PerLayer){1, {(int32_t)K}};
+    config.moe.balance = (BalanceTerms){1, {{.factor = 0.01}}};
+    config.moe.z_loss = 0.001;
+    return config;
 }
 
 static Tensor new_tensor(DType dtype, int64_t n0, int64_t n1) {
@@ -113,7 +85,7 @@ static Tensor new_tensor(DType dtype, int64_t n0, int64_t n1) {
 }
 
 static void open_pattern(Fixture *f, Pattern pattern, int64_t K, int ep, int64_t chunks) {
-    open_model(f, tiny_config(K), ep, chunks);
+    open_model(f, one_layer_config(K), ep, chunks);
     int64_t N = f->model.work.shape.N;
     f->x = new_tensor(F32, N, D);
     f->out = new_tensor(F32, N, D);
@@ -153,7 +125,7 @@ static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKi
     for (int64_t c = 0; c < chunks; c++)
         pending[c] = dispatch_send(d, &f->model.work, c, sent_rows, kind);
     for (int64_t c = 0; c < chunks; c++)
-        dispatch_arrive(d, &f->model.work, c, &pending[c], expert_rows);
+        dispatch_arrive(d, &f->model.work, c, &pending[c], expert_rows, kind);
 }
 
 static void dispatch_tokens(Fixture *f) {
@@ -189,7 +161,8 @@ static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
         Pending pending[CHUNKS_MAX];
         for (int64_t c = 0; c < f->moe->dispatch.chunks; c++)
             pending[c] = dispatch_return(d, work, c, sent, f->moe->expert_in, TRAFFIC_COMBINE);
-        for (int64_t c = 0; c < f->moe->dispatch.chunks; c++) collective_wait(&pending[c]);
+        for (int64_t c = 0; c < f->moe->dispatch.chunks; c++)
+            dispatch_returned(d, work, c, &pending[c], sent, TRAFFIC_COMBINE);
     } else
         memcpy(sent.data, f->moe->expert_in.data, (size_t)d->sent * D * sizeof(float));
     combine_forward(&f->dev, f->out, sent, d->slot_row, f->weights);
@@ -307,7 +280,7 @@ static void only_kept_choices_travel(void) {
 // Two layers with experts, one training micro-batch, and what the statistics say about it.
 static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity_factor, int64_t K,
                           int ep) {
-    ModelConfig config = tiny_config(K);
+    ModelConfig config = one_layer_config(K);
     config.layers = 2;
     config.moe.drop = drop;
     config.moe.routing_group = group;
@@ -318,8 +291,8 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     Tensor tokens = new_tensor(I32, work->shape.N, 1), targets = new_tensor(I32, work->shape.N, 1);
     tokens.rank = targets.rank = 1;
     for (int64_t n = 0; n < work->shape.N; n++) {
-        tensor_i32(tokens)[n] = (int32_t)(hash(f.first_token + n, 2) % V);
-        tensor_i32(targets)[n] = (int32_t)(hash(f.first_token + n, 3) % V);
+        tensor_i32(tokens)[n] = (int32_t)(hash(f.first_token + n, 2) % TINY_VOCABULARY);
+        tensor_i32(targets)[n] = (int32_t)(hash(f.first_token + n, 3) % TINY_VOCABULARY);
     }
     model_train_micro_batch(&f.model, tokens, targets, 0, 3);
 
@@ -332,7 +305,7 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     all_reduce_sum(f.groups.world, tensor_1d(received, I64, 2), REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_OTHER);
     statistics_reduce(&f.model.stats, work);
-    int64_t group_tokens = group == GROUP_SEQUENCE ? T : TOKENS / SHARDS;
+    int64_t group_tokens = group == GROUP_SEQUENCE ? T : TOKENS / TINY_SHARDS;
     int64_t groups = TOKENS / group_tokens,
             capacity = moe_capacity(&config.moe, moe_shape(&config, 0), group_tokens);
     for (int layer = 0; layer < 2; layer++) {

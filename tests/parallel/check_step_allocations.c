@@ -20,7 +20,8 @@
 
 enum { WARM_UP = 2, STEPS = 40 }; // more than the first room of anything that grows by steps
 
-static bool inside_a_step;
+// Of the thread that trains: the watchdog's write files meanwhile, once a second.
+static _Thread_local bool inside_a_step;
 static int steps_seen, allocations, all_allocations;
 
 static void count(void) {
@@ -42,14 +43,14 @@ WRAP(void *, aligned_alloc, (size_t alignment, size_t bytes), (alignment, bytes)
 WRAP(void *, mmap, (void *at, size_t bytes, int rights, int flags, int file, off_t offset),
      (at, bytes, rights, flags, file, offset))
 
-bool __real_batch_read_training(BatchBuffer *batch, DataFile *file, uint64_t seed,
-                                DataCursor cursor, Error *err);
-bool __wrap_batch_read_training(BatchBuffer *batch, DataFile *file, uint64_t seed,
-                                DataCursor cursor, Error *err);
-bool __wrap_batch_read_training(BatchBuffer *batch, DataFile *file, uint64_t seed,
-                                DataCursor cursor, Error *err) {
+bool __real_batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
+                                Error *err);
+bool __wrap_batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
+                                Error *err);
+bool __wrap_batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
+                                Error *err) {
     inside_a_step = true;
-    return __real_batch_read_training(batch, file, seed, cursor, err);
+    return __real_batch_read_training(batch, mix, cursor, err);
 }
 
 void __real_report_step(Trainer *trainer, StepMetrics *row);
@@ -94,6 +95,7 @@ static bool train(const char *changes, Error *err) {
     free(yaml);
     free(config);
     snprintf(text, sizeof text, "rm -r %s", folder);
+    MPI_Barrier(MPI_COMM_WORLD); // every rank has removed its own files of the run
     if (comm_rank() == 0 && system(text) != 0) return error_set(err, EXIT_IO, "%s fails", text);
     return code == EXIT_DONE;
 }

@@ -13,13 +13,15 @@ on_ranks() {
         >"$directory/log" 2>&1 || { cat "$directory/log"; echo "failed on $1 ranks: ${*:2}"; exit 1; }
 }
 
-digests=()
-for n in 1 2 3 4 8; do
+counts=(1 2 3 4 8) digests=()
+for n in "${counts[@]}"; do
     on_ranks "$n" save "$directory/$n" 5 large
-    on_ranks 1 digest "$directory/$n" 5
+    "$program" digest "$directory/$n" 5 >"$directory/log" 2>&1 || { cat "$directory/log"; exit 1; }
     digests+=("$(grep '^digest' "$directory/log")")
-    for m in 1 2 3 4 8; do on_ranks "$m" load "$directory/$n" 5 large; done
-    echo "saved on $n ranks, loaded on 1, 2, 3, 4 and 8: ${digests[-1]}"
-    rm -r "${directory:?}/$n"
 done
+for m in "${counts[@]}"; do
+    on_ranks "$m" load "$directory/1" 5 large "$directory"/{2,3,4,8}
+    echo "loaded on $m ranks what was saved on ${counts[*]}"
+done
+printf '%s\n' "${digests[@]}"
 [ "$(printf '%s\n' "${digests[@]}" | sort -u | wc -l)" -eq 1 ] || { echo "digests differ"; exit 1; }

@@ -6,7 +6,7 @@ can be seen in the result. Equal in every digit; no tolerance but that of printe
 import re
 import signal
 
-from runs import Workspace, difference, generated_text, main, write
+from runs import Workspace, difference, generated_text, launcher, main, write
 
 # lr 0: whatever the batch, the weights stay those of step 0. Large ones, so that routing and losses differ from token to token.
 STILL = {"train.steps": 1, "train.lr": 0, "train.min_lr": 0, "train.warmup": 0, "model.init_std": 0.3, "eval.every": 1,
@@ -23,8 +23,7 @@ def validation_rows(space, run):
 
 
 def evaluate(space, checkpoint, *overrides, ranks=1, code=0):
-    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), space.program, "evaluate", checkpoint,
-               *overrides]
+    command = [*launcher(ranks), space.program, "evaluate", checkpoint, *overrides]
     outcome = space.finish(space.start(command), command)
     assert outcome.code == code, str(outcome)
     found = re.search(r"loss ([\d.]+) nats.*?(\d+) tokens in .* s, (.*)", outcome.output)
@@ -84,9 +83,10 @@ def an_interrupted_evaluation_is_made_up_for(space: Workspace):
     wanted = space.result("unbroken")
     for step in (3, 6):  # in the middle, and after the last step
         command = space.command("stopped", config)
-        process = space.start(command)
+        process = space.start(command, fault=f"slow:phase=eval,step={step},ms=60000,until={space.path(f'signalled-{step}')}")
         space.wait_for_step("stopped", step, process)
-        process.send_signal(signal.SIGUSR1)  # mpirun passes it on
+        process.send_signal(signal.SIGUSR1)
+        write(space.path(f"signalled-{step}"), "")
         outcome = space.finish(process, command)
         assert outcome.code == 75 and f"after step {step}" in outcome.output, str(outcome)
     assert [row["step"] for row in validation_rows(space, "stopped")] == [3]

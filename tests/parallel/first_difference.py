@@ -14,14 +14,13 @@ import sys
 import h5py
 import numpy
 
-from runs import Workspace, difference
+from runs import Workspace, difference, launcher
 
 EVERY_STEP = ["checkpoint.every=1", "checkpoint.keep_last=0", "log.every_row=true"]
 
 
 def train(space, run, config, ranks, keys):
-    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", ranks, space.program, config,
-               *keys, *EVERY_STEP, f"run.dir={space.path(run)}"]
+    command = [*launcher(int(ranks)), space.program, config, *keys, *EVERY_STEP, f"run.dir={space.path(run)}"]
     outcome = space.finish(space.start(command, cwd=os.getcwd()), command, None)
     if outcome.code != 0:
         print(outcome)

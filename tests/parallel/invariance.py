@@ -181,6 +181,13 @@ CONFIGURATIONS = {
         {"model.mixer": "[latent_attention, attention]", "attention.kv_rank": 10, "attention.window": "[9, 0]",
          "model.bias": "true", "train.precision": "bf16"},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "peer": (  # more experts than are chosen in a step; with micro-batches all rows are updated in every step
+        {"model.feed_forward": "peer", "peer.keys": 24, "peer.heads": 3, "peer.top_k": 4, "model.activation": "gelu"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1)]),
+    "peer beside experts, gated, bf16": (
+        {"model.feed_forward": "[peer, moe]", "peer.keys": 6, "peer.heads": 2, "peer.top_k": 5, "moe.experts": 4,
+         "train.precision": "bf16", "moe.capacity_factor": 1},
+        [(1, 2, 1, 4), (2, 1, 1, 2), (4, 1, 4, 2)]),
     "layers of different kinds and sizes": (
         {"model.layers": 4, "model.feed_forward": "[moe, dense, moe, moe]", "moe.experts": "[8, 0, 4, 16]",
          "moe.top_k": "[2, 1, 3]", "moe.d_ff": "[24, 8, 12]", "moe.capacity_factor": 1.1, "moe.drop": "random",
@@ -211,6 +218,21 @@ CONFIGURATIONS = {
          "train.skip_window": 4, "train.qk_clip": 0.02, "train.precision": "bf16", "attention.kv_heads": 1,
          "moe.max_expert_replicas": 4, "train.batch": 32, "train.shards": 16},
         [(1, 2, 1, 4), (2, 1, 2, 1), (4, 1, 2, 2)]),
+    "three sources": (  # one of them read more than once
+        {"data.train": "[{path: train.txt, weight: 0.62}, {path: validation.txt, weight: 0.3}, "
+         "{path: validation.txt, weight: 0.08, name: again}]", "train.context": 60,
+         "data.curriculum": "[{from: 2, source: again, weight: 0.3}]",
+         "data.validation": "[{path: validation.txt}, {path: train.txt, name: seen}]"},
+        [(1, 2, 1, 4), (2, 1, 2, 1), (4, 1, 2, 2)]),
+    "documents": (  # lines, which shards, ranks and micro-batches have different numbers of; a target each less
+        {"data.documents": "mask", "data.document_end": r"\n", "attention.softmax": "sink", "attention.window": "[0, 30]",
+         "data.train": "[{path: train.txt, weight: 0.7}, {path: validation.txt, weight: 0.3}]", "train.context": 90,
+         "train.precision": "bf16"},
+        [(1, 2, 1, 4), (2, 1, 2, 1), (8, 1, 4, 1)]),
+    "documents packed, learned positions": (  # padding has no loss
+        {"data.documents": "mask", "data.packing": "best_fit", "moe.routing_group": "document", "moe.drop": "random", "data.document_end": r"\n", "attention.positions": "learned", "train.context": 75,
+         "moe.capacity_factor": 1.1, "moe.balance": "[{scope: document, factor: 0.1}, {scope: batch, factor: 0.05}]"},
+        [(2, 1, 2, 2), (4, 1, 1, 2)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from runs import ENVIRONMENT, HANG_SECONDS
+from runs import ENVIRONMENT, HANG_SECONDS, launcher
 
 # What rank 1 does otherwise, and what the message says of rank 0 and of rank 1.
 PLANTS = {
@@ -24,7 +24,7 @@ PLANTS = {
 
 
 def run(program, *words, ranks=4):
-    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), program, *words]
+    command = [*launcher(ranks), program, *words]
     return subprocess.run(command, env=dict(os.environ, **ENVIRONMENT), stdin=subprocess.DEVNULL, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HANG_SECONDS)
 

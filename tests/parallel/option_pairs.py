@@ -20,7 +20,7 @@ import time
 
 WORKERS = 2
 HANG_SECONDS = 840  # only a hang takes this long, also on a busy machine under sanitizers
-SECTIONS = ("model.", "attention.", "moe.", "train.", "eval.", "parallel.")
+SECTIONS = ("model.", "attention.", "moe.", "peer.", "train.", "eval.", "parallel.")
 
 # The smallest model that has all parts; the text is one line, repeated.
 BASE = """\
@@ -53,7 +53,7 @@ SAMPLES = {
     "attention.heads": ["1", "4"], "attention.kv_heads": ["1"], "attention.d_head": ["6", "7"],
     "attention.d_value": ["3"], "attention.scale": ["0.1"], "attention.rope_theta": ["100"],
     "attention.rope_factor": ["2"], "attention.rope_original_context": ["4"], "attention.rope_attention_factor": ["1.2"],
-    "attention.d_rope": ["2"], "attention.kv_rank": ["3"], "attention.q_rank": ["5"],
+    "attention.rope_beta_fast": ["16"], "attention.d_rope": ["2"], "attention.kv_rank": ["3"], "attention.q_rank": ["5"],
     "attention.window": ["3", "2,0"],
     "moe.experts": ["0", "6", "2,4"], "moe.top_k": ["1", "4", "1,2"], "moe.d_ff": ["12,8"], "moe.every": ["2"],
     "moe.zero_experts": ["1", "3"], "moe.scaling_factor": ["2.5"], "moe.capacity_factor": ["1", "0.5"], "moe.min_capacity": ["3"],
@@ -61,11 +61,13 @@ SAMPLES = {
     "moe.bias_decay_steps": ["1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
     "moe.balance": ["[{scope: step}, {scope: sequence}]", "[{kind: importance}, {kind: importance, scope: batch}]",
                     "[{kind: noisy_load}]"],
+    "peer.keys": ["5"], "peer.heads": ["2"], "peer.top_k": ["3"], "peer.d_key": ["7"],
     "parallel.expert": ["1"], "parallel.exchange_chunks": ["1"],
     "eval.every": ["1"], "eval.batches": ["2"], "eval.capacity_factor": ["1"],
 }
-# Keys whose values change where or how long a run is, not what it computes.
-LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads")
+# Keys whose values change where or how long a run is, or how far it goes back, not what it computes.
+LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads", "train.rollback_steps", "train.rollback_batches",
+            "train.rollback_limit")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
@@ -78,9 +80,16 @@ COMPANIONS = {
     "moe.force_sigma=0.5": ["moe.force=skewed"],
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
+    "peer.keys=5": ["model.feed_forward=peer", "peer.top_k=3"],
+    **{option: ["model.feed_forward=peer"] for option in (
+        "peer.heads=2", "peer.top_k=3", "peer.d_key=7", "peer.activation=relu", "peer.activation=gelu",
+        "peer.activation=gelu_tanh", "peer.activation=geglu", "peer.activation=relu2", "peer.activation=swiglu_oai",
+        "peer.activation=swiglu_limit")},
     "attention.d_head=7": ["attention.positions=none"],
     "attention.rope_scaling=linear": ["attention.rope_factor=2"],
     "attention.rope_scaling=ntk": ["attention.rope_factor=2"],
+    "attention.rope_scaling=llama3": ["attention.rope_factor=2", "attention.rope_original_context=4"],
+    "attention.rope_truncate=false": ["attention.rope_scaling=yarn", "attention.rope_factor=2", "attention.rope_original_context=4"],
     "attention.rope_scaling=yarn": ["attention.rope_factor=2", "attention.rope_original_context=4"],
     "attention.rope_factor=2": ["attention.rope_scaling=linear"],
     "attention.rope_original_context=4": ["attention.rope_scaling=yarn", "attention.rope_factor=2"],
@@ -98,6 +107,8 @@ COMPANIONS = {
     "moe.drop=random": ["moe.capacity_factor=1"],
     "moe.renormalize_after_drop=true": ["moe.capacity_factor=1"],
     "moe.routing_group=sequence": ["moe.capacity_factor=1"],
+    "moe.routing_group=document": ["moe.capacity_factor=1", "data.documents=mask", "data.document_end=."],
+    "moe.balance_scope=document": ["data.documents=mask", "data.document_end=."],
     "moe.min_capacity=3": ["moe.capacity_factor=0.5"],
     "moe.shared_gate=true": ["moe.shared_experts=1"],
     "moe.shared_d_ff=6": ["moe.shared_experts=1"],
@@ -112,6 +123,8 @@ COMPANIONS = {
     "moe.bias_decay_steps=1": ["moe.bias_update=sign", "moe.bias_steps=1"],
     "moe.first=false": ["moe.every=2"],
     "train.skip_window=2": ["train.skip_z=3"],
+    "train.spike_policy=log": ["train.skip_z=3"],
+    "train.spike_policy=rollback": ["train.skip_z=3", "checkpoint.every=1"],
     "eval.weights=ema": ["train.ema=0.5"],
     "train.decay=1": ["train.schedule=wsd"],
     "train.momentum=0.5": ["train.optimizer=sgd"],
@@ -188,7 +201,6 @@ class Worker:
         with open(self.path("lines"), "w") as file:
             file.writelines("\t".join(line) + "\n" for line in lines)
         environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
-                           ASAN_OPTIONS="detect_leaks=0",  # Open MPI leaves memory behind
                            OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         with open(self.path("lines")) as given, open(self.path("answers"), "w") as answers, \
                 open(self.path("errors"), "w") as errors:

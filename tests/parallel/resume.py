@@ -24,7 +24,9 @@ def assert_same(space, run, wanted, what):
 
 
 def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
-    config = dict(CONFIG, **{"checkpoint.every": 5})
+    mix = "[{path: train.txt, weight: 0.7}, {path: validation.txt, weight: 0.3}]"  # cut in the middle of a period
+    weights = "[{from: 3, source: train.txt, weight: 0.2}, {from: 8, source: train.txt, weight: 0}]"
+    config = dict(CONFIG, **{"checkpoint.every": 5, "data.train": mix, "data.curriculum": weights})
     space.run("unbroken", config, ranks=2)
     wanted = space.result("unbroken")
     for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (8, 1, 4, 1)):
@@ -160,7 +162,7 @@ def stop_and_go_on(space, how):
     wanted = space.result("unbroken")
     for stop_after, ranks in ((7, 2), (60, 4)):
         command = space.command("stopped", config, ranks)
-        process = space.start(command)
+        process = space.start(command, fault=space.slow_after(stop_after))
         space.wait_for_step("stopped", stop_after, process)
         how(process)
         outcome = space.finish(process, command)

@@ -5,11 +5,13 @@ goes on in its file, and files that do not fit refused before anything is traine
   routing_record.py MOETRAIN [TEST …]"""
 import os
 import shutil
+import signal
+import struct
 
 import h5py
 import numpy
 
-from runs import Workspace, difference, main, write
+from runs import Workspace, children_of, difference, kill, main, ranks_of, write
 
 # Layers of different sizes, one without experts; drops, which count what was chosen before them.
 CONFIG = {
@@ -191,16 +193,37 @@ def hostile_files_are_refused_before_anything_is_read(space: Workspace):
     def endless_steps(routing):
         routing["step"].resize((10**15,))
 
+    def chunk_without_axes(path):  # HDF5 1.10 divides by what they hold
+        with open(path, "r+b") as file:
+            file.seek(file.read().index(struct.pack("<II", 1024, 8)) - 9)
+            file.write(bytes(1))
+
     for change, words in ((external_link, "layers/2"), (soft_link, "layers/0"), (virtual, "layers/2"),
                           (external_storage, "layers/2"), (another_filter, "layers/2"), (floats, "layers/2"),
-                          (negative, "names expert -3"), (long_attribute, "experts"), (endless_steps, "moe.record")):
+                          (negative, "names expert -3"), (long_attribute, "experts"), (endless_steps, "moe.record"),
+                          (chunk_without_axes, "")):
         hostile = space.path(f"{change.__name__}.h5")
         shutil.copy(good, hostile)
-        with h5py.File(hostile, "r+") as routing:
-            change(routing)
+        if change == chunk_without_axes:
+            change(hostile)
+        else:
+            with h5py.File(hostile, "r+") as routing:
+                change(routing)
         shutil.rmtree(space.path("replayed"), ignore_errors=True)
         outcome = space.run("replayed", dict(CONFIG, **{"moe.replay": hostile}), code=4)
         assert hostile in outcome.output and words in outcome.output, str(outcome)
+
+
+def a_crash_of_hdf5_ends_a_run_with_a_message(space: Workspace):
+    """It has the file in a process of its own."""
+    command = space.command("crash", dict(CONFIG, **{"moe.record": space.path("crash.h5"), "train.steps": 100000}), 2)
+    process = space.start(command)
+    space.wait_for_step("crash", 3, process)
+    (child,) = [child for rank in ranks_of(process) for child in children_of(rank)]
+    kill(child, signal.SIGSEGV)
+    outcome = space.finish(process, command)
+    assert outcome.code == 4 and "is damaged: HDF5 crashes" in outcome.output, str(outcome)
+    assert space.path("crash.h5") in outcome.output and "moe.record" in outcome.output, str(outcome)
 
 
 def checkpoints_of_every_chooser_are_read_again(space: Workspace):
@@ -221,4 +244,5 @@ def checkpoints_of_every_chooser_are_read_again(space: Workspace):
 main([a_recorded_run_is_replayed_on_other_ranks_and_micro_batches, what_is_replayed_decides,
       a_layer_may_have_nothing_to_compute, recording_on_ranks_gives_the_same_ids, a_resume_goes_on_in_its_file,
       files_that_do_not_fit_are_refused_before_training, hostile_files_are_refused_before_anything_is_read,
+      a_crash_of_hdf5_ends_a_run_with_a_message,
       checkpoints_of_every_chooser_are_read_again])

@@ -1,8 +1,9 @@
-"""Runs of the built program under mpirun in a folder of their own, and what they leave behind."""
+"""Runs of the built program in a folder of their own, and what they leave behind."""
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,12 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMP_WAIT_POLICY": "passive",  # threads of many ranks share few cores: do not spin
+    "OMPI_MCA_odls_base_sigkill_timeout": "0",  # unless MERCIFUL
 }
+
+# What mpirun does of itself when a rank has failed, or when it is to end: it leaves the ranks a second before SIGTERM and
+# one before SIGKILL, so that every exit but 0 takes two seconds more, in which who waits for a message keeps a core busy.
+MERCIFUL = {"OMPI_MCA_odls_base_sigkill_timeout": "1"}
 
 # The model of all these tests: small, but every part of it is there. Each test changes what it is about.
 TINY = {
@@ -34,7 +40,7 @@ EXACT_KEYS = ("step", "loss", "gradient_norm", "lr", "balance_loss", "balance_lo
               "balance_loss_noisy_load_sequence", "balance_loss_noisy_load_batch", "z_loss", "drop_rate", "load_imbalance",
               "max_vio", "max_vio_mean", "dead_experts", "zero_share", "router_logit_rms",
               "router_entropy_nats", "tokens", "skipped_steps",
-              "val_loss", "val_bits_per_byte")
+              "val_loss", "val_bits_per_byte", "validation", "source_loss", "source_load_imbalance", "source_load_distance")
 
 
 def generated_text(seed, size):
@@ -50,6 +56,17 @@ def generated_text(seed, size):
 def write(path, content):
     with open(path, "wb" if isinstance(content, bytes) else "w") as file:
         file.write(content)
+
+
+def launcher(ranks, words=None):
+    """What stands before the program. One rank needs no mpirun, and starts in a third of its time; `words` ask for it."""
+    if ranks == 1 and words is None:
+        return []
+    return ["mpirun", "--oversubscribe", "--bind-to", "none", *(words or ()), "-np", str(ranks)]
+
+
+# A step takes its time, and no processor: of a run without end that is only there while something else is waited for.
+IDLE = "slow:phase=step,ms=50,times=all"
 
 
 class Outcome:
@@ -73,18 +90,21 @@ class Workspace:
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
 
-    def command(self, run, config, ranks=1, mpirun=()):
-        """The command line that trains TINY changed by `config`, in run.dir `run`."""
+    def command(self, run, config, ranks=1, mpirun=None):
+        """The command line that trains TINY changed by `config`, in run.dir `run`; `mpirun` adds words to those of mpirun."""
         keys = dict(TINY, **config)
         if keys["moe.experts"] == 0:
             keys = {key: value for key, value in keys.items() if not key.startswith("moe.")} | {"moe.experts": 0}
         name = self.path(f"{run}.yaml")
         write(name, "".join(f"{key}: {value}\n" for key, value in keys.items() if value is not None))
-        return ["mpirun", "--oversubscribe", "--bind-to", "none", *mpirun, "-np", str(ranks), self.program,
-                name, f"run.dir={self.path(run)}"]
+        return [*launcher(ranks, mpirun), self.program, name, f"run.dir={self.path(run)}"]
 
-    def start(self, command, threads=1, **how):
-        environment = dict(os.environ, **ENVIRONMENT, OMP_NUM_THREADS=str(threads))
+    def start(self, command, threads=1, fault=None, merciful=False, **how):
+        """fault: what MOETRAIN_FAULT asks of moetrain_faults (tests/faults/inject), which runs in the product's place."""
+        environment = dict(os.environ, **{**ENVIRONMENT, **(MERCIFUL if merciful else {})}, OMP_NUM_THREADS=str(threads))
+        if fault is not None:
+            command = [f"{word}_faults" if word == self.program else word for word in command]
+            environment["MOETRAIN_FAULT"] = fault
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, text=True,
                                 **{"cwd": self.folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **how})
 
@@ -96,11 +116,12 @@ class Workspace:
             process.kill()
             output, _ = process.communicate()
             raise AssertionError(f"hang: {' '.join(command)}\n{output}") from None
-        return Outcome(command, process.returncode, output or "")
+        killed_by = max(0, -process.returncode)  # as mpirun and shells say it
+        return Outcome(command, 128 + killed_by if killed_by else process.returncode, output or "")
 
-    def run(self, run, config, ranks=1, threads=1, code=0):
+    def run(self, run, config, ranks=1, threads=1, code=0, **how):
         command = self.command(run, config, ranks)
-        outcome = self.finish(self.start(command, threads), command)
+        outcome = self.finish(self.start(command, threads, **how), command)
         assert outcome.code == code, f"exit code {code} expected\n{outcome}"
         return outcome
 
@@ -137,6 +158,17 @@ class Workspace:
         """All that must be equal between two runs that are the same computation and log equally often."""
         return self.metrics(run), f"{self.digest(run)} {self.history(run)}"
 
+    def slow_after(self, steps, ms=500):
+        """A fault: every start does so many steps and is slow from then on, until hurry(). So a run is still under way when
+        what is done to it arrives, however fast the machine is and however long this script is kept waiting."""
+        return f"slow:phase=step,nth={steps + 1},ms={ms},times=all,until={self.path('hurry')}"
+
+    def hurry(self):
+        write(self.path("hurry"), "")
+
+    def remove(self, run):
+        shutil.rmtree(self.path(run))
+
     def wait_for_step(self, run, step, process):
         """Until metrics.jsonl shows that step."""
         deadline = time.monotonic() + HANG_SECONDS
@@ -147,7 +179,13 @@ class Workspace:
                     if f'{{"step":{step},' in file.read():
                         return
             time.sleep(0.01)
-        raise AssertionError(f"{run} never reached step {step}")
+        said = process.stdout.read() if process.poll() is not None and getattr(process, "stdout", None) else ""
+        raise AssertionError(f"{run} never reached step {step}\n{said}")
+
+
+def faults_in(outcome):
+    """What moetrain_faults says it has done, a line each."""
+    return [line for line in outcome.output.splitlines() if line.startswith("moetrain: fault: ")]
 
 
 def difference(rows, wanted):
@@ -161,6 +199,10 @@ def difference(rows, wanted):
 
 def ranks_of(process):
     """Process ids of the ranks that this mpirun has started on this machine."""
+    return children_of(process.pid)
+
+
+def children_of(pid):
     children = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -171,7 +213,7 @@ def ranks_of(process):
         except OSError:
             continue
         children.setdefault(int(fields[1]), []).append(int(entry))
-    return sorted(children.get(process.pid, []))
+    return sorted(children.get(pid, []))
 
 
 def wait_until_gone(pids):
@@ -197,21 +239,31 @@ def kill(pid, number=signal.SIGKILL):
         pass
 
 
+class Skipped(Exception):
+    """What a test needs is not on this machine."""
+
+
 def main(tests):
-    """Runs test(workspace) for each, in a workspace each; arguments: the program, then names of tests to run."""
+    """Runs test(workspace) for each, in a workspace each; arguments: the program, then names of tests to run. A test may return
+    how many faults it has made. Exit code 77 when all were skipped. tests/faults/run reads the lines."""
     program, names = sys.argv[1], sys.argv[2:]
-    failed = 0
+    failed, skipped, done = 0, 0, 0
     for test in tests:
         sentence = test.__name__.replace("_", " ")
         if names and test.__name__ not in names:
             continue
         begin = time.monotonic()
+        done += 1
         try:
-            test(Workspace(program))
-            print(f"ok      {sentence} ({time.monotonic() - begin:.1f} s)", flush=True)
+            faults = test(Workspace(program))
+            many = f", {faults} faults" if faults else ""
+            print(f"ok      {sentence} ({time.monotonic() - begin:.1f} s{many})", flush=True)
+        except Skipped as reason:
+            skipped += 1
+            print(f"skipped {sentence} ({reason})", flush=True)
         except Exception as error:  # also one of the script itself: the other tests run all the same
             failed += 1
             if not isinstance(error, AssertionError):
                 traceback.print_exc()
             print(f"FAILED  {sentence} ({time.monotonic() - begin:.1f} s): {error}", flush=True)
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed else 77 if skipped == done > 0 else 0)

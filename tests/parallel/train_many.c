@@ -29,8 +29,8 @@
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
 #include "worker/report.h"
+#include "worker/run/starts.h"
 #include "worker/save.h"
-#include "worker/starts.h"
 #include "worker/train.h"
 
 enum { LINE_BYTES = 8192, MOST_OVERRIDES = 64 };
@@ -73,9 +73,15 @@ int __wrap_fsync(int fd) {
 }
 
 // Its end waits for its thread's next look.
-void __wrap_watchdog_start(double timeout_seconds);
-void __wrap_watchdog_start(double timeout_seconds) {
+void __wrap_watchdog_start(double timeout_seconds, double floor_seconds);
+void __wrap_watchdog_start(double timeout_seconds, double floor_seconds) {
     (void)timeout_seconds;
+    (void)floor_seconds;
+}
+
+void __wrap_watchdog_leave(int exit_code);
+void __wrap_watchdog_leave(int exit_code) {
+    (void)exit_code;
 }
 
 static void print_keys(void) {

@@ -67,6 +67,8 @@ static hid_t memory_type(DType dtype) {
     case U8:
         return H5T_NATIVE_UINT8;
     case BF16:
+    case F16:
+    case I8:
         break;
     }
     return H5I_INVALID_HID;
@@ -102,6 +104,13 @@ Tensor fixture_tensor(Fixture *f, DType dtype, const char *format, ...) {
     return read_dataset(f, dtype, name);
 }
 
+char *fixture_text(Fixture *f, const char *format, ...) {
+    FORMAT_NAME(name, format);
+    Tensor bytes = read_dataset(f, U8, name), text = {0};
+    text = fixture_result_1d(f, U8, tensor_elements(bytes) + 1);
+    return memcpy(text.data, bytes.data, tensor_bytes(bytes));
+}
+
 int64_t fixture_int(Fixture *f, const char *format, ...) {
     FORMAT_NAME(name, format);
     return *tensor_i64(read_dataset(f, I64, name));
@@ -116,9 +125,7 @@ static double element(Tensor x, int64_t i) {
     return x.dtype == F64 ? tensor_f64(x)[i] : (double)tensor_f32(x)[i];
 }
 
-void fixture_assert_close(Fixture *f, Tensor got, double tolerance, const char *format, ...) {
-    FORMAT_NAME(name, format);
-    Tensor wanted = read_dataset(f, F64, name);
+static void assert_near(Tensor got, Tensor wanted, double tolerance, const char *name) {
     assert_int_equal(tensor_elements(wanted), tensor_elements(got));
     const double *w = tensor_f64(wanted);
     double largest = 0.0, worst = 0.0;
@@ -137,6 +144,16 @@ void fixture_assert_close(Fixture *f, Tensor got, double tolerance, const char *
     if (!(worst <= tolerance * largest))
         fail_msg("%s: element %lld is %.9g, wanted %.9g: off by %.2g, allowed %.2g", name,
                  (long long)where, element(got, where), w[where], worst, tolerance * largest);
+}
+
+void fixture_assert_near(Tensor got, Tensor wanted, double tolerance, const char *format, ...) {
+    FORMAT_NAME(name, format);
+    assert_near(got, wanted, tolerance, name);
+}
+
+void fixture_assert_close(Fixture *f, Tensor got, double tolerance, const char *format, ...) {
+    FORMAT_NAME(name, format);
+    assert_near(got, read_dataset(f, F64, name), tolerance, name);
 }
 
 void fixture_assert_equal(Fixture *f, Tensor got, const char *format, ...) {

@@ -1,4 +1,4 @@
-// The ops of kernels.h against PyTorch (make_fixtures.py).
+// The ops of kernels.h against PyTorch (make_op_fixtures.py).
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -55,7 +55,7 @@ static void assert_attention(const char *name) {
     fill_rotations(cosines, sines, fixture_double(f, "%s/config/theta", name));
 
     Tensor qkv = fixture_tensor(f, F32, "%s/qkv", name);
-    rope(&dev, qkv, s, cosines, sines, T, 0, false);
+    rope(&dev, qkv, s, cosines, sines, (RowPositions){.T = T}, false);
     fixture_assert_close(f, qkv, OP_TOLERANCE, "%s/rotated", name);
 
     Tensor out = fixture_result_2d(f, F32, qkv.shape[0], s.heads * s.d_value);
@@ -67,7 +67,7 @@ static void assert_attention(const char *name) {
     Tensor dout = fixture_tensor(f, F32, "%s/dout", name), dqkv = result_like(f, qkv);
     attention_backward(&dev, dqkv, (Tensor){0}, dout, qkv, out, lse, rule);
     fixture_assert_close(f, dqkv, OP_TOLERANCE, "%s/drotated", name);
-    rope(&dev, dqkv, s, cosines, sines, T, 0, true);
+    rope(&dev, dqkv, s, cosines, sines, (RowPositions){.T = T}, true);
     fixture_assert_close(f, dqkv, OP_TOLERANCE, "%s/dqkv", name);
     fixture_close(f);
 }
@@ -94,7 +94,7 @@ static void attention_decode_agrees(void **state) {
     Tensor cache = fixture_result_2d(f, F32, T, width);
     for (int64_t n = 0; n < qkv.shape[0]; n++) {
         Tensor row = tensor_rows(qkv, n, 1);
-        rope(&dev, row, s, cosines, sines, 1, n % T, false);
+        rope(&dev, row, s, cosines, sines, (RowPositions){.T = 1, .first = n % T}, false);
         Tensor kv = tensor_2d(tensor_f32(row) + (row.shape[1] - width), F32, 1, width);
         copy(&dev, tensor_rows(cache, n % T, 1), kv);
         attention_decode(&dev, tensor_rows(out, n, 1), row, cache, rule, n % T);
@@ -149,7 +149,7 @@ static void assert_capacity(const char *name, DropPolicy policy, const char *pol
     int64_t N = ids.shape[0], K = ids.shape[1];
     int64_t E = fixture_tensor(f, F32, "%s/logits", name).shape[1];
     int64_t groups = fixture_int(f, "%s/config/groups", name);
-    // make_fixtures.py: purpose 3 is RNG_DROP, then a and b.
+    // make_op_fixtures.py: RNG_DROP, then a and b.
     CapacityRule rule = {
         .capacity = fixture_int(f, "%s/config/capacity", name),
         .policy = policy,

@@ -123,6 +123,19 @@ class Structure(unittest.TestCase):
                 if found and not found[0].startswith(("typedef", "static", "_Static", "extern")):
                     self.assertRegex(block, r"(?i)collective", f"{relative(path)}: {found[0]}")
 
+    def test_files_are_touched_in_one_place(self):
+        """checkpoint/file_io.c: there each call has its message, and tests make each fail. kernels/ reads what the system says."""
+        call = re.compile(r"(?<![\w.>])(open|openat|creat|pread|pwrite|ftruncate|fsync|fdatasync|rename|renameat|link|symlink"
+                          r"|unlink|mkdir|mkdirat|rmdir|remove)\s*\(|f(?:d?)open\([^;]*\"[wa]\"")
+        elsewhere = {"launcher/main.c": "open",  # /dev/null for streams that are closed
+                     "launcher/supervisor/control_socket.c": "open",  # a folder, for the address of a socket
+                     "launcher/supervisor/rank_launcher.c": "open"}  # /dev/null
+        for path in sources("*.c", [folder for folder in LAYERS if folder != "kernels"]):
+            name = relative(path)
+            text = re.sub(r'"(?:[^"\\]|\\.)*"', lambda word: word[0] if word[0] in ('"w"', '"a"') else '""', path.read_text())
+            found = {match[1] or "fopen, fdopen for writing" for match in call.finditer(re.sub(r"//.*", "", text))}
+            self.assertEqual(found - {elsewhere.get(name)} if name != "checkpoint/file_io.c" else set(), set(), name)
+
     def test_missing_memory_is_not_a_bug(self):
         """CHECK ends with the exit code of a bug, CHECK_MEMORY with that of missing memory."""
         for path in sources(CODE):

@@ -145,7 +145,7 @@ static void what_is_no_list_of_maps_is_refused(void **state) {
 static bool visit(void *context, const char *name, const YamlValue *value, YamlPlace *place,
                   Error *err) {
     assert_string_equal(name, "train.groups");
-    return config_maps_parse(&KEY, value, context, place, err);
+    return config_maps_parse(&KEY, value, "/", context, place, err);
 }
 
 static void a_file_tells_the_line_of_the_field(void **state) {
@@ -175,12 +175,79 @@ static void a_file_tells_the_line_of_the_field(void **state) {
     assert_string_equal(field.maps[1].match, "b");
 }
 
+// A list whose maps may be written as one value: the path of the only one.
+typedef struct Source {
+    char path[CONFIG_PATH_BYTES], name[CONFIG_LABEL_BYTES];
+    double weight;
+} Source;
+typedef struct SourceList {
+    int64_t count;
+    Source maps[3];
+} SourceList;
+typedef struct Sources {
+    SourceList list;
+} Sources;
+
+// clang-format off
+#undef SECTION_STRUCT
+#define SECTION_STRUCT Source
+static const Option SOURCE_FIELDS[] = {
+    NUMBER("weight", NONE, weight, DEFAULT("1"), RANGE(0, 9), "a share of all"),
+    PATH("path", NONE, path, REQUIRED, "a file of text"),
+    LABEL("name", NONE, name, DEFAULT(""), "what it is called"),
+};
+static const OptionMap SOURCE_MAP = MAP_FIELDS_OR(SOURCE_FIELDS, SourceList, "path");
+#undef SECTION_STRUCT
+#define SECTION_STRUCT Sources
+static const Option REQUIRED_KEY = MAPS("data.train", COURSE, list, REQUIRED, SOURCE_MAP, "sources of text");
+static const Option EMPTY_KEY = MAPS("data.validation", FREE, list, DEFAULT(""), SOURCE_MAP, "sources of text");
+// clang-format on
+
+static void a_list_may_be_written_as_the_value_of_its_only_map(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *written;
+        int count;
+    } cases[] = {
+        {"a b.txt", "\"/base/a b.txt\"", 1},
+        {"[{path: a.txt}]", "\"/base/a.txt\"", 1},
+        {"[{path: a.txt, weight: 2}]", "[{weight: 2, path: \"/base/a.txt\", name: \"\"}]", 1},
+        {"[{path: /a, name: x}, {path: ../b, name: 'a \"b'}]",
+         "[{weight: 1, path: \"/a\", name: x}, {weight: 1, path: \"/b\", name: \"a \\\"b\"}]", 2},
+        {"", "\"\"", 0},
+        {"[]", "\"\"", 0},
+    };
+    static SourceList read, again;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[1024] = "";
+        Error err = {0};
+        memset(&read, 0x5A, sizeof read);
+        if (!config_value_parse(&EMPTY_KEY, cases[i].text, "/base", &read, &err))
+            fail_msg("%s", err.message);
+        assert_int_equal(read.count, cases[i].count);
+        FILE *out = fmemopen(text, sizeof text, "w");
+        config_value_print(out, &EMPTY_KEY, &read);
+        fclose(out);
+        assert_string_equal(text, cases[i].written);
+        if (text[0] == '"') continue; // quotes are of YAML, and no list stands in them
+        memset(&again, 0xA5, sizeof again);
+        assert_true(config_value_parse(&EMPTY_KEY, text, "/", &again, &err));
+        assert_memory_equal(&again, &read, sizeof read);
+    }
+    Error err = {0};
+    assert_false(config_value_parse(&REQUIRED_KEY, "", "/", &read, &err));
+    assert_non_null(strstr(err.message, "data.train is '', but must be a path"));
+    assert_false(config_value_parse(&EMPTY_KEY, "[{weight: 1}]", "/", &read, &err));
+    assert_non_null(strstr(err.message, "the field 'path' is missing"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(maps_read_back_to_what_is_printed),
         cmocka_unit_test(what_is_wrong_in_a_map_is_named),
         cmocka_unit_test(what_is_no_list_of_maps_is_refused),
         cmocka_unit_test(a_file_tells_the_line_of_the_field),
+        cmocka_unit_test(a_list_may_be_written_as_the_value_of_its_only_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-#include "worker/data_loader.h"
+#include "worker/data/data_loader.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,7 +37,8 @@ static int remove_file(void **state) {
 static DataFile *open_file(const Vocabulary *vocabulary) {
     DataFile *file = NULL;
     Error err = {0};
-    if (!data_file_open(&file, path, vocabulary, 0, 1, &err)) fail_msg("%s", err.message);
+    if (!data_file_open(&file, path, PART_TRAINING, vocabulary, 0, 1, &err))
+        fail_msg("%s", err.message);
     return file;
 }
 
@@ -53,7 +54,7 @@ static DataFile *open_counting_file(int64_t tokens) {
 static void assert_refused(const Vocabulary *vocabulary, const char *message_part) {
     DataFile *file = NULL;
     Error err = {0};
-    assert_false(data_file_open(&file, path, vocabulary, 0, 1, &err));
+    assert_false(data_file_open(&file, path, PART_TRAINING, vocabulary, 0, 1, &err));
     assert_null(file);
     assert_int_equal(EXIT_DATA, err.exit_code);
     if (!strstr(err.message, message_part) || !strstr(err.message, path))
@@ -65,7 +66,7 @@ static int64_t window_start(DataFile *file, uint64_t seed, DataCursor cursor, in
     int32_t *inputs = malloc((size_t)T * sizeof *inputs),
             *targets = malloc((size_t)T * sizeof *targets);
     Error err = {0};
-    if (!data_file_training_window(file, seed, cursor, n, T, inputs, targets, &err))
+    if (!data_file_training_window(file, seed, cursor, n, T, inputs, targets, NULL, &err))
         fail_msg("%s", err.message);
     for (int64_t i = 0; i < T; i++) {
         assert_int_equal(inputs[0] + i, inputs[i]);
@@ -163,8 +164,11 @@ static void the_cursor_wraps_into_the_next_epochs(void **state) {
 static int64_t read_window(DataFile *file, int64_t window, int64_t T, int32_t *inputs,
                            int32_t *targets) {
     Error err = {0};
-    int64_t count = -1;
-    if (!data_file_evaluation_window(file, window, T, inputs, targets, &count, &err)) fail();
+    int64_t first = -1, count = -1;
+    if (!data_file_evaluation_window(file, window, T, T, inputs, targets, NULL, &first, &count,
+                                     &err))
+        fail();
+    assert_int_equal(0, first);
     return count;
 }
 
@@ -175,7 +179,7 @@ static void every_token_but_the_first_is_a_target_of_one_evaluation_window(void 
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         DataFile *file = open_counting_file(sizes[s]);
         int64_t next = 1;
-        for (int64_t w = 0; w < data_file_evaluation_windows(file, 8); w++) {
+        for (int64_t w = 0; w < data_file_evaluation_windows(file, 8, 8); w++) {
             int64_t count = read_window(file, w, 8, inputs, targets);
             assert_in_range(count, 1, 8);
             for (int64_t i = 0; i < count; i++, next++) {
@@ -205,8 +209,8 @@ static void a_file_too_short_for_the_context_has_no_windows(void **state) {
     assert_int_equal(0, data_file_windows(file, 16));
     assert_int_equal(0, data_file_windows(file, 8));
     assert_int_equal(1, data_file_windows(file, 7));
-    assert_false(
-        data_file_training_window(file, SEED, (DataCursor){0, 0}, 0, 8, inputs, targets, &err));
+    assert_false(data_file_training_window(file, SEED, (DataCursor){0, 0}, 0, 8, inputs, targets,
+                                           NULL, &err));
     assert_int_equal(EXIT_DATA, err.exit_code);
     assert_non_null(strstr(err.message, "needs 16"));
     data_file_close(file);
@@ -289,7 +293,7 @@ static void a_token_outside_the_vocabulary_is_found_by_the_reader_that_has_it(vo
     for (int reader = 0; reader < READERS; reader++) {
         DataFile *file = NULL;
         Error err = {0};
-        bool ok = data_file_open(&file, path, &halves, reader, READERS, &err);
+        bool ok = data_file_open(&file, path, PART_TRAINING, &halves, reader, READERS, &err);
         assert_int_equal(reader != 2, ok);
         if (!ok) assert_non_null(strstr(err.message, "token 1000 at byte 1400000"));
         data_file_close(file);
@@ -305,21 +309,49 @@ static void the_last_token_is_validated_too(void **state) {
     assert_refused(&halves, "token 65535 at byte 2004");
     DataFile *file = NULL;
     Error err = {0};
-    assert_false(data_file_open(&file, path, &halves, 3, 4, &err)); // the last of four readers
+    assert_false(data_file_open(&file, path, PART_TRAINING, &halves, 3, 4,
+                                &err)); // the last of four readers
     uint32_t wide[3] = {0, 1, UINT32_MAX};
     write_file(wide, sizeof wide);
     assert_refused(&numbers, "token 4294967295 at byte 8");
 }
 
+static void overlapping_windows_have_each_target_once_with_context(void **state) {
+    (void)state;
+    int32_t inputs[8], targets[8];
+    const int64_t sizes[] = {1, 2, 8, 9, 10, 33, 64}, strides[] = {1, 3, 5, 7};
+    Error err = {0};
+    for (size_t s = 0; s < 7 * 4; s++) {
+        int64_t size = sizes[s / 4], stride = strides[s % 4], next = 1, first, count;
+        DataFile *file = open_counting_file(size);
+        int64_t windows = data_file_evaluation_windows(file, 8, stride);
+        for (int64_t w = 0; w < windows; w++) {
+            assert_true(data_file_evaluation_window(file, w, 8, stride, inputs, targets, NULL,
+                                                    &first, &count, &err));
+            assert_in_range(count, first + 1, 8);
+            assert_int_equal(w == 0 ? 0 : 8 - stride, first);
+            assert_int_equal(next - 1 - first, inputs[0]);
+            for (int64_t i = first; i < count; i++) assert_int_equal(next++, targets[i]);
+        }
+        assert_int_equal(size, next);
+        assert_true(data_file_evaluation_window(file, windows, 8, stride, inputs, targets, NULL,
+                                                &first, &count, &err));
+        assert_int_equal(0, first);
+        assert_int_equal(0, count); // behind the end
+        data_file_close(file);
+    }
+}
+
 static void a_file_that_changes_while_open_is_an_error_and_no_crash(void **state) {
     (void)state;
     int32_t inputs[100], targets[100];
-    int64_t count;
+    int64_t first, count;
     Error err = {0};
     DataFile *file = open_counting_file(1000);
     assert_int_equal(0, truncate(path, 3 * 100 * 4 + 10));
     assert_int_equal(100, read_window(file, 1, 100, inputs, targets));
-    assert_false(data_file_evaluation_window(file, 3, 100, inputs, targets, &count, &err));
+    assert_false(data_file_evaluation_window(file, 3, 100, 100, inputs, targets, NULL, &first,
+                                             &count, &err));
     assert_int_equal(EXIT_DATA, err.exit_code);
     assert_non_null(strstr(err.message, "ends at byte 1210 but had 4000"));
     char identity[40];
@@ -330,7 +362,8 @@ static void a_file_that_changes_while_open_is_an_error_and_no_crash(void **state
     FILE *out = fopen(path, "r+b"); // the same inode, other content
     assert_int_equal(1000, fwrite(foreign, 4, 1000, out));
     assert_int_equal(0, fclose(out));
-    assert_false(data_file_evaluation_window(file, 2, 100, inputs, targets, &count, &err));
+    assert_false(data_file_evaluation_window(file, 2, 100, 100, inputs, targets, NULL, &first,
+                                             &count, &err));
     assert_non_null(strstr(err.message, "token 4294967295 at byte 800"));
     data_file_close(file);
 }
@@ -354,7 +387,7 @@ static void characters_take_as_few_bytes_as_the_vocabulary_needs(void **state) {
         write_file(text, (size_t)(end - text));
         free(text);
         DataConfig config = {.format = DATA_CHARACTERS, .check = true};
-        snprintf(config.train, sizeof config.train, "%s", path);
+        snprintf(config.train.maps[0].path, CONFIG_PATH_BYTES, "%s", path);
         Vocabulary vocabulary = {0};
         Error err = {0};
         assert_true(vocabulary_open(&vocabulary, &config, &err));
@@ -389,7 +422,8 @@ static void a_cursor_that_no_run_has_is_an_error_and_no_endless_walk(void **stat
         {0, -1}, {-1, 0}, {0, INT64_MIN}, {0, INT64_MAX}, {INT64_MAX, INT64_MAX}, {INT64_MIN, 5}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Error err = {0};
-        assert_false(data_file_training_window(file, SEED, wrong[i], 3, 4, inputs, targets, &err));
+        assert_false(
+            data_file_training_window(file, SEED, wrong[i], 3, 4, inputs, targets, NULL, &err));
         assert_int_equal(EXIT_CHECKPOINT, err.exit_code);
     }
     // Past the epoch is legal: the same place in a file that has become fewer windows.
@@ -442,6 +476,8 @@ int main(void) {
         cmocka_unit_test_teardown(the_order_is_random_and_differs_by_seed_and_epoch, remove_file),
         cmocka_unit_test_teardown(the_cursor_wraps_into_the_next_epochs, remove_file),
         cmocka_unit_test_teardown(every_token_but_the_first_is_a_target_of_one_evaluation_window,
+                                  remove_file),
+        cmocka_unit_test_teardown(overlapping_windows_have_each_target_once_with_context,
                                   remove_file),
         cmocka_unit_test_teardown(a_window_longer_than_the_read_buffer_is_whole, remove_file),
         cmocka_unit_test_teardown(a_file_too_short_for_the_context_has_no_windows, remove_file),

@@ -1,4 +1,4 @@
-#include "worker/lr_schedule.h"
+#include "worker/optimizer/lr_schedule.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

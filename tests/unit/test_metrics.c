@@ -88,11 +88,45 @@ static void a_row_has_what_happened_to_the_last_bit(void **state) {
     assert_true(real(row, "balance_loss") == 1.25 && real(row, "drop_rate") == 0.125);
     assert_true(real(row, "router_entropy_nats") == 0.5 && real(row, "step_ms") == 20);
     json_decref(row);
-    metrics_write_evaluation(rows, 7, 2.0 / 3, -1, &metrics.figures, 0.5);
+    metrics_write_evaluation(rows, 7, "", 2.0 / 3, -1, &metrics.figures, 0.5);
     row = last_row();
     assert_true(real(row, "val_loss") == 2.0 / 3);
     assert_true(json_is_null(json_object_get(row, "val_bits_per_byte")));
     assert_true(real(row, "drop_rate") == 0.125);
+    json_decref(row);
+}
+
+static void a_mix_has_the_loss_and_load_of_each_source_by_its_name(void **state) {
+    (void)state;
+    StepMetrics metrics = sample();
+    metrics.sources = 3;
+    metrics.source_names[0] = "books";
+    metrics.source_names[1] = "a \"quoted\" \\ name \xC3\xB6";
+    metrics.source_names[2] = "rare";
+    metrics.source_losses[0] = 1.0 / 3;
+    metrics.source_losses[1] = 2.5;
+    metrics.source_losses[2] = NAN; // no window of it
+    metrics_write_step(rows, &metrics);
+    json_t *row = last_row(), *losses = json_object_get(row, "source_loss");
+    assert_true(real(losses, "books") == 1.0 / 3);
+    assert_true(real(losses, metrics.source_names[1]) == 2.5);
+    assert_true(json_is_null(json_object_get(losses, "rare")));
+    assert_null(json_object_get(row, "source_load_imbalance")); // no layer has experts
+    json_decref(row);
+    metrics.source_loads = true;
+    metrics.source_imbalances[1] = 1.75;
+    metrics.source_distances[2] = NAN;
+    metrics_write_step(rows, &metrics);
+    row = last_row();
+    losses = json_object_get(row, "source_load_imbalance");
+    assert_true(real(losses, metrics.source_names[1]) == 1.75);
+    losses = json_object_get(row, "source_load_distance");
+    assert_true(json_is_null(json_object_get(losses, "rare")));
+    json_decref(row);
+    metrics_write_evaluation(rows, 7, metrics.source_names[1], 1, -1, &metrics.figures, 0.5);
+    row = last_row();
+    assert_string_equal(metrics.source_names[1],
+                        json_string_value(json_object_get(row, "validation")));
     json_decref(row);
 }
 
@@ -109,7 +143,8 @@ static void what_is_no_number_is_null(void **state) {
         assert_true(json_is_null(json_object_get(row, "drop_rate")));
         assert_true(real(row, "balance_loss") == 1.25);
         json_decref(row);
-        metrics_write_evaluation(rows, 7, bad[i], bad[i] < 0 ? 1 : bad[i], &metrics.figures, 0.5);
+        metrics_write_evaluation(rows, 7, "", bad[i], bad[i] < 0 ? 1 : bad[i], &metrics.figures,
+                                 0.5);
         json_decref(last_row());
     }
 }
@@ -154,6 +189,7 @@ int main(void) {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, open_rows, close_rows)
     const struct CMUnitTest tests[] = {
         TEST(a_row_has_what_happened_to_the_last_bit),
+        TEST(a_mix_has_the_loss_and_load_of_each_source_by_its_name),
         TEST(what_is_no_number_is_null),
         TEST(as_many_figures_as_there_may_be_are_all_told),
         TEST(the_line_for_people_has_units_and_what_is_left),

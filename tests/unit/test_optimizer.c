@@ -1,6 +1,6 @@
 // The optimizer's groups, ranges and states, and what of them is saved, over a table of parameters
 // without layers.
-#include "worker/optimizer.h"
+#include "worker/optimizer/optimizer.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 // Whole rules over several steps against what their papers say, in double precision, on parameters
 // of every kind: hidden matrices wide, tall and fused, experts, and what is no hidden matrix.
-#include "worker/optimizer.h"
+#include "worker/optimizer/optimizer.h"
 
 #include <math.h>
 #include <setjmp.h>

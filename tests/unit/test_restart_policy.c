@@ -50,6 +50,16 @@ static void who_was_asked_to_stop_stays_stopped(void **state) {
     assert_int_equal(restart_decide(&progress, &end, 5).action, ACTION_LEAVE);
 }
 
+static void who_has_no_time_left_says_so(void **state) {
+    (void)state;
+    Progress progress = fresh();
+    AttemptEnd end = ended(75, 7);
+    end.out_of_time = true;
+    Decision decision = restart_decide(&progress, &end, 5);
+    assert_int_equal(decision.action, ACTION_LEAVE);
+    assert_non_null(strstr(decision.reason, "time limit"));
+}
+
 static void a_run_directory_that_is_held_is_tried_again_for_ever(void **state) {
     (void)state;
     static const int codes[] = {75, 9}; // a holder that does not answer; one of the start before
@@ -123,6 +133,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_exit_code_has_an_answer),
         cmocka_unit_test(who_was_asked_to_stop_stays_stopped),
+        cmocka_unit_test(who_has_no_time_left_says_so),
         cmocka_unit_test(a_run_directory_that_is_held_is_tried_again_for_ever),
         cmocka_unit_test(two_failures_at_one_step_are_enough),
         cmocka_unit_test(starts_that_do_no_step_are_tried_longer),

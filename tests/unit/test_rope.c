@@ -42,6 +42,7 @@ static void ntk_slows_the_slowest_pair_by_the_factor(void **state) {
 static void yarn_mixes_between_the_two(void **state) {
     (void)state;
     expect_frequencies((RopeConfig){.scaling = ROPE_YARN,
+                                    .truncate = true,
                                     .factor = 4,
                                     .original_context = 2048,
                                     .beta_fast = 32,
@@ -54,6 +55,7 @@ static void yarn_mixes_between_the_two(void **state) {
 static void yarn_of_a_short_context_slows_all_but_the_first(void **state) {
     (void)state;
     expect_frequencies((RopeConfig){.scaling = ROPE_YARN,
+                                    .truncate = true,
                                     .factor = 8,
                                     .original_context = 24,
                                     .beta_fast = 8,
@@ -72,6 +74,32 @@ static void a_fraction_turns_whole_pairs(void **state) {
     assert_int_equal(rope_pairs(&(RopeConfig){.fraction = 0.4}, 80), 16); // Phi-2
     assert_int_equal(rope_pairs(&(RopeConfig){.fraction = 0.7}, 10), 3);
     assert_int_equal(rope_pairs(&(RopeConfig){.fraction = 0.1}, 16), 0);
+}
+
+static void yarn_may_mix_between_parts_of_pairs(void **state) {
+    (void)state;
+    expect_frequencies((RopeConfig){.scaling = ROPE_YARN,
+                                    .factor = 4,
+                                    .original_context = 2048,
+                                    .beta_fast = 32,
+                                    .beta_slow = 1},
+                       10000,
+                       (const double[]){1.0, 0.31622776601683794, 0.1, 0.023870192321736323,
+                                        0.005056971521129435, 0.000811290381701431, 0.00025,
+                                        7.905694150420948e-05});
+}
+
+// Meta's apply_scaling, as transformers has it.
+static void llama3_mixes_by_turns(void **state) {
+    (void)state;
+    RopeConfig config = {.scaling = ROPE_LLAMA3, .factor = 8, .original_context = 256};
+    assert_true(rope_default_beta_fast(&config) == 4);
+    config.beta_fast = 4;
+    config.beta_slow = 1;
+    expect_frequencies(config, 10000,
+                       (const double[]){1.0, 0.31622776601683794, 0.1, 0.0066131063172475526,
+                                        0.00125, 0.0003952847075210474, 0.000125,
+                                        3.952847075210474e-05});
 }
 
 static void yarn_alone_changes_lengths(void **state) {
@@ -103,6 +131,8 @@ int main(void) {
         cmocka_unit_test(yarn_of_a_short_context_slows_all_but_the_first),
         cmocka_unit_test(slopes_of_alibi_are_geometric),
         cmocka_unit_test(a_fraction_turns_whole_pairs),
+        cmocka_unit_test(yarn_may_mix_between_parts_of_pairs),
+        cmocka_unit_test(llama3_mixes_by_turns),
         cmocka_unit_test(yarn_alone_changes_lengths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 // A file of rows holds whole rows, whatever was in it and whatever happens to it.
-#include "worker/row_file.h"
+#include "worker/run/row_file.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

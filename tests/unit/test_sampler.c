@@ -1,4 +1,4 @@
-#include "worker/sampler.h"
+#include "worker/generation/sampler.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -16,7 +16,8 @@ static int32_t draw(const float *logits, double temperature, int64_t top_k, doub
                     int64_t position) {
     int32_t order[V];
     double probabilities[V];
-    return sample_token(logits, V, temperature, top_k, top_p, 7, position, order, probabilities);
+    Sampling rule = {.temperature = temperature, .top_k = top_k, .top_p = top_p, .seed = 7};
+    return sample_token(logits, V, rule, position, order, probabilities);
 }
 
 // Draws many tokens and compares their frequencies with `wanted` (unnormalised). The bound is 5

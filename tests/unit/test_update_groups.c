@@ -1,5 +1,5 @@
 // Learning rates and decays by the names of parameters.
-#include "worker/update_groups.h"
+#include "worker/optimizer/update_groups.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,23 +1,26 @@
-#include "worker/vocabulary.h"
+#include "worker/data/vocabulary.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "worker/tokenizer/bpe_train.h"
+
 static DataConfig config_of(DataFormat format) {
     DataConfig config = {.format = format};
-    snprintf(config.train, sizeof config.train, "vocabulary-%d.txt", (int)getpid());
+    snprintf(config.train.maps[0].path, CONFIG_PATH_BYTES, "vocabulary-%d.txt", (int)getpid());
     return config;
 }
 
 static DataConfig config_with_text(const char *text, size_t bytes) {
     DataConfig config = config_of(DATA_CHARACTERS);
-    FILE *out = fopen(config.train, "wb");
+    FILE *out = fopen(config.train.maps[0].path, "wb");
     assert_non_null(out);
     assert_int_equal(bytes, fwrite(text, 1, bytes, out));
     assert_int_equal(0, fclose(out));
@@ -31,31 +34,34 @@ static void assert_refused(const DataConfig *config, int exit_code, const char *
     assert_int_equal(exit_code, err.exit_code);
     if (!strstr(err.message, message_part))
         fail_msg("'%s' is missing in: %s", message_part, err.message);
-    unlink(config->train);
+    unlink(config->train.maps[0].path);
 }
 
 static void assert_round_trip(const Vocabulary *vocabulary, const char *text) {
     int32_t tokens[64];
     int64_t count = 0;
     Error err = {0};
-    char decoded[256] = "", piece[32];
+    char decoded[256], piece[32];
+    size_t used = 0, bytes;
     assert_true(vocabulary_encode(vocabulary, text, tokens, 64, &count, &err));
     for (int64_t i = 0; i < count; i++) {
-        assert_int_equal(strlen(piece), vocabulary_decode(vocabulary, tokens[i], piece));
-        strcat(decoded, piece);
+        const char *token = vocabulary_decode(vocabulary, tokens[i], piece, &bytes);
+        memcpy(decoded + used, token, bytes);
+        used += bytes;
     }
-    assert_string_equal(text, decoded);
+    assert_int_equal(strlen(text), used);
+    assert_memory_equal(text, decoded, used);
 }
 
 static void the_file_name_decides_the_format_when_nothing_else_does(void **state) {
     (void)state;
     Vocabulary vocabulary;
     Error err = {0};
-    DataConfig config = {.format = DATA_AUTO, .train = "x.txt"};
+    DataConfig config = {.format = DATA_AUTO, .train.maps[0].path = "x.txt"};
     assert_true(vocabulary_open(&vocabulary, &config, &err)); // bytes need no look at the file
     assert_int_equal(DATA_BYTES, vocabulary.format);
     assert_int_equal(256, vocabulary.size);
-    config = (DataConfig){.format = DATA_AUTO, .train = "x.bin", .vocab_size = 50257};
+    config = (DataConfig){.format = DATA_AUTO, .train.maps[0].path = "x.bin", .vocab_size = 50257};
     assert_true(vocabulary_open(&vocabulary, &config, &err));
     assert_int_equal(DATA_UINT16, vocabulary.format);
     assert_int_equal(50257, vocabulary.size);
@@ -98,12 +104,13 @@ static void characters_are_the_sorted_code_points_of_the_text(void **state) {
     assert_int_equal(-1, vocabulary_find(&vocabulary, 'z'));
     assert_round_trip(&vocabulary, text);
 
-    assert_true(
-        vocabulary_from_checkpoint(&copy, &config, vocabulary.code_points, vocabulary.size, &err));
+    assert_true(vocabulary_from_checkpoint(&copy, &config, saved_vocabulary(0),
+                                           vocabulary.code_points, vocabulary.size, vocabulary.size,
+                                           &err));
     vocabulary_free(&vocabulary);
     assert_round_trip(&copy, text);
     vocabulary_free(&copy);
-    unlink(config.train);
+    unlink(config.train.maps[0].path);
 }
 
 static void malformed_utf8_is_refused_with_its_offset(void **state) {
@@ -140,7 +147,7 @@ static void the_edges_of_utf8_are_accepted(void **state) {
     assert_int_equal(9, vocabulary.size);
     assert_round_trip(&vocabulary, text);
     vocabulary_free(&vocabulary);
-    unlink(config.train);
+    unlink(config.train.maps[0].path);
 }
 
 static void missing_empty_and_odd_training_texts_are_refused(void **state) {
@@ -149,7 +156,7 @@ static void missing_empty_and_odd_training_texts_are_refused(void **state) {
     assert_refused(&config, EXIT_DATA, "No such file");
     config = config_with_text("", 0);
     assert_refused(&config, EXIT_DATA, "is empty");
-    config = (DataConfig){.format = DATA_CHARACTERS, .train = "."};
+    config = (DataConfig){.format = DATA_CHARACTERS, .train.maps[0].path = "."};
     assert_refused(&config, EXIT_DATA, "is a directory");
 }
 
@@ -161,7 +168,8 @@ static void text_outside_the_vocabulary_is_refused_by_name(void **state) {
     int32_t tokens[4];
     int64_t count = 0;
     Error err = {0};
-    assert_true(vocabulary_from_checkpoint(&vocabulary, &config, code_points, 2, &err));
+    assert_true(vocabulary_from_checkpoint(&vocabulary, &config, saved_vocabulary(0), code_points,
+                                           2, 2, &err));
     assert_false(vocabulary_encode(&vocabulary, "ab\xC3\xA4", tokens, 4, &count, &err));
     assert_int_equal(EXIT_CONFIG, err.exit_code);
     assert_non_null(strstr(err.message, "'\xC3\xA4' (U+00E4)"));
@@ -217,27 +225,81 @@ static void a_checkpoint_whose_vocabulary_contradicts_itself_is_refused(void **s
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Vocabulary vocabulary = {0};
         Error err = {0};
-        bool ok = vocabulary_from_checkpoint(&vocabulary, &cases[i].config, cases[i].code_points,
-                                             cases[i].size, &err);
+        const int32_t *points = cases[i].code_points;
+        bool ok = vocabulary_from_checkpoint(&vocabulary, &cases[i].config,
+                                             points ? saved_vocabulary(0) : NULL, points,
+                                             points ? cases[i].size : 0, cases[i].size, &err);
         assert_int_equal(cases[i].legal, ok);
         if (!ok) assert_int_equal(EXIT_CHECKPOINT, err.exit_code);
         vocabulary_free(&vocabulary);
     }
 }
 
+// The bytes as tokens, in a file of that name.
+static void write_tokenizer(const char *path) {
+    TokenizerSpec spec = {0};
+    WordCounts none = {0};
+    Error err = {0};
+    size_t bytes;
+    assert_true(bpe_train(&none, 300, SPLIT_GPT2, "<s>", &spec, &err));
+    char *json = tokenizer_write(&spec, &bytes);
+    FILE *out = fopen(path, "wb");
+    assert_non_null(out);
+    assert_int_equal(bytes, fwrite(json, 1, bytes, out));
+    assert_int_equal(0, fclose(out));
+    free(json);
+    tokenizer_spec_free(&spec);
+}
+
+static void a_checkpoint_keeps_the_tokenizer(void **state) {
+    (void)state;
+    Vocabulary vocabulary, copy = {0};
+    Error err = {0};
+    DataConfig config = {.vocab_size = 264};
+    snprintf(config.tokenizer, sizeof config.tokenizer, "tokenizer-%d.json", (int)getpid());
+    write_tokenizer(config.tokenizer);
+    assert_true(vocabulary_open(&vocabulary, &config, &err));
+    unlink(config.tokenizer);
+    assert_int_equal(DATA_TOKENIZER, vocabulary.format);
+    assert_int_equal(264, vocabulary.size); // of which 257 stand for something
+    assert_round_trip(&vocabulary, "a <s>\xC3\xA9\xFF");
+
+    const void *data;
+    int64_t count;
+    const SavedVocabulary *saved = vocabulary_saved(&vocabulary, &data, &count);
+    assert_string_equal("data/tokenizer", saved->name);
+    static const int64_t sizes[] = {264, 257, 256};
+    for (int i = 0; i < 3; i++) {
+        bool ok = vocabulary_from_checkpoint(&copy, &config, saved, data, count, sizes[i], &err);
+        assert_int_equal(sizes[i] >= 257, ok);
+        if (!ok) assert_int_equal(EXIT_CHECKPOINT, err.exit_code);
+        if (ok) assert_round_trip(&copy, "a <s>\xC3\xA9\xFF");
+        char scratch[32];
+        size_t bytes = 9;
+        if (ok) vocabulary_decode(&copy, (int32_t)sizes[i] - 1, scratch, &bytes);
+        if (ok) assert_int_equal(sizes[i] == 264 ? 0 : 1, bytes);
+        vocabulary_free(&copy);
+    }
+    assert_false(vocabulary_from_checkpoint(&copy, &config, saved, data, count - 9, 264, &err));
+    assert_false(vocabulary_from_checkpoint(&copy, &config, NULL, NULL, 0, 264, &err));
+    assert_false(
+        vocabulary_from_checkpoint(&copy, &config, saved_vocabulary(0), "abcd", 1, 264, &err));
+    vocabulary_free(&vocabulary);
+}
+
 static void only_bytes_that_are_asked_for_by_name_may_be_anything(void **state) {
     (void)state;
     Vocabulary vocabulary;
     Error err = {0};
-    DataConfig config = {.format = DATA_AUTO, .train = "x.txt", .check = true};
+    DataConfig config = {.format = DATA_AUTO, .train.maps[0].path = "x.txt", .check = true};
     assert_true(vocabulary_open(&vocabulary, &config, &err));
-    assert_true(vocabulary.check_content);
+    assert_true(vocabulary.content.recognise);
     config.format = DATA_BYTES;
     assert_true(vocabulary_open(&vocabulary, &config, &err));
-    assert_false(vocabulary.check_content);
+    assert_false(vocabulary.content.recognise);
     config = (DataConfig){.format = DATA_UINT16, .vocab_size = 9, .check = false};
     assert_true(vocabulary_open(&vocabulary, &config, &err));
-    assert_false(vocabulary.check_content);
+    assert_false(vocabulary.content.recognise);
 }
 
 int main(void) {
@@ -252,6 +314,7 @@ int main(void) {
         cmocka_unit_test(text_outside_the_vocabulary_is_refused_by_name),
         cmocka_unit_test(tokens_without_text_are_written_as_numbers),
         cmocka_unit_test(a_checkpoint_whose_vocabulary_contradicts_itself_is_refused),
+        cmocka_unit_test(a_checkpoint_keeps_the_tokenizer),
         cmocka_unit_test(only_bytes_that_are_asked_for_by_name_may_be_anything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

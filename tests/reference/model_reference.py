@@ -1,0 +1,221 @@
+"""A whole model once more, from the papers, with PyTorch's operations in double; gradients are
+autograd's. Keys are those of the configuration, parameters have the names of checkpoints."""
+import math
+
+import torch
+import torch.nn.functional as F
+
+import routing_reference as routing
+from attention_reference import MIXERS
+from layers_reference import GATED, feed_forward, norm
+from moe_reference import moe
+
+# Of the keys that are read here, what holds where a case says nothing: each option is off.
+DEFAULTS = {
+    "train.micro_batches": 1, "train.shards": 2, "train.seed": 1337, "train.dropout": 0,
+    "model.activation": "swiglu", "model.bias": "false", "model.norm": "rmsnorm",
+    "model.norm_place": "pre", "model.norm_eps": 1e-5, "model.tied_embeddings": True,
+    "model.mixer": "attention", "model.mup_base_width": 0, "model.embedding_scale": 1,
+    "model.logit_scale": 1, "model.logit_softcap": 0,
+    "attention.positions": "rope", "attention.rope_theta": 10000.0, "attention.rope_fraction": 1,
+    "attention.rope_scaling": "none", "attention.rope_factor": 1,
+    "attention.rope_original_context": 0, "attention.rope_truncate": True,
+    "attention.rope_beta_slow": 1, "attention.softmax": "plain", "attention.qk_norm": "none",
+    "attention.softcap": 0, "attention.gate": "none", "attention.window": 0,
+    "attention.q_rank": 0,
+    "moe.every": 1, "moe.first": True, "moe.router": "softmax_topk", "moe.normalize_top_k": False,
+    "moe.scaling_factor": 1, "moe.groups": 1, "moe.top_groups": 1, "moe.sinkhorn_iterations": 8,
+    "moe.jitter": 0, "moe.gate_bias": False, "moe.capacity_factor": 0, "moe.min_capacity": 1,
+    "moe.drop": "position", "moe.renormalize_after_drop": False, "moe.routing_group": "shard",
+    "moe.balance_share": "choices", "moe.balance_choices": "all", "moe.bias_update": "none",
+    "moe.z_loss": 0.001, "moe.hash_layers": 0, "moe.force": "none", "moe.shared_experts": 0,
+    "moe.shared_d_ff": 0, "moe.shared_gate": False, "moe.zero_experts": 0,
+    "moe.zero_kind": "identity", "moe.dropout": 0, "moe.dropout_at": "hidden",
+    "moe.balance": [{"kind": "load", "scope": "shard", "factor": 0.01}],
+}
+
+
+class Config(dict):
+    """Keys of a case over the defaults, with what is derived."""
+
+    def __init__(self, keys):
+        super().__init__({**DEFAULTS, **keys})
+        self.setdefault("attention.kv_heads", self["attention.heads"])
+        self.setdefault("attention.d_head", self["model.d_model"] // self["attention.heads"])
+        self.setdefault("attention.d_value", self["attention.d_head"])
+        self.setdefault("attention.d_rope",
+                        int(self["attention.rope_fraction"] * self["attention.d_head"]))
+        self.setdefault("train.embedding_dropout", self["train.dropout"])
+        self.setdefault("attention.dropout", self["train.dropout"])
+        muP, d_head = self["model.mup_base_width"], self["attention.d_head"]
+        self.setdefault("attention.scale", d_head ** -0.5 if not muP else
+                        self.get("attention.mup_base_d_head", d_head) ** 0.5 / d_head)
+        llama3 = self["attention.rope_scaling"] == "llama3"
+        self.setdefault("attention.rope_beta_fast", 4 if llama3 else 32)
+        yarn = self["attention.rope_scaling"] == "yarn"
+        self.setdefault("attention.rope_attention_factor",
+                        0.1 * math.log(self["attention.rope_factor"]) + 1 if yarn else 1)
+        self.width_share = muP / self["model.d_model"] if muP else 1  # 1/m
+        self.scored = self["moe.experts"] + self["moe.zero_experts"]
+
+    def at(self, key, layer):
+        """The value of a layer, of a key that may have a list that repeats."""
+        value = self[key]
+        return value[layer % len(value)] if isinstance(value, list) else value
+
+    def is_moe(self, layer):
+        if "model.feed_forward" in self:
+            return self.at("model.feed_forward", layer) == "moe"
+        every = self["moe.every"]
+        due = layer % every == (0 if self["moe.first"] else every - 1)
+        return self["moe.experts"] > 0 and due
+
+    def is_hashed(self, layer):
+        return self["moe.router"] == "hash" or layer < self["moe.hash_layers"]
+
+
+# ---- parameters --------------------------------------------------------------------------------
+
+BIASES = {"false": "", "qkv": "qkv", "attention": "qkv output", "true": "qkv output ffn",
+          "head": "qkv output ffn head", "no_qkv": "output ffn head"}
+
+
+def parameter_shapes(c):
+    D, V, H = c["model.d_model"], c["vocab_size"], c["attention.heads"]
+    d, dv = c["attention.d_head"], c["attention.d_value"]
+    biases, wide = BIASES[c["model.bias"]].split(), 2 if c["model.activation"] in GATED else 1
+    shapes = {}
+
+    def linear(name, shape, bias=""):
+        shapes[name] = shape
+        if bias in biases:
+            shapes[name + ".bias"] = (*shape[:-2], shape[-2])
+
+    def norm(name):
+        shapes[name] = (D,)
+        if c["model.norm"] == "layernorm":
+            shapes[name + ".bias"] = (D,)
+
+    def norms(name):
+        norm(name + "_norm")
+        if c["model.norm_place"] == "sandwich":
+            norm(name + "_post_norm")
+
+    def feed_forward(name, hidden, leading=()):
+        linear(name + ".gate_up", (*leading, wide * hidden, D), "ffn")
+        linear(name + ".down", (*leading, D, hidden), "ffn")
+
+    def attention(name):
+        KV = c["attention.kv_heads"]
+        linear(name + ".qkv", (H * d + KV * (d + dv), D), "qkv")
+        if c["attention.qk_norm"] != "none":
+            whole = c["attention.qk_norm"] == "whole"
+            shapes[name + ".q_norm"] = (H * d if whole else d,)
+            shapes[name + ".k_norm"] = (KV * d if whole else d,)
+        if c["attention.gate"] != "none":
+            linear(name + ".gate", (H if c["attention.gate"] == "head" else H * dv, D))
+
+    def latent_attention(name):
+        q_rank, rank, d_rope = (c["attention." + key] for key in ("q_rank", "kv_rank", "d_rope"))
+        linear(name + ".down", ((q_rank or H * d) + rank + d_rope, D), "qkv")
+        if q_rank:
+            shapes[name + ".q_norm"] = (q_rank,)
+            linear(name + ".q_up", (H * d, q_rank))
+        shapes[name + ".kv_norm"] = (rank,)
+        linear(name + ".kv_up", (H * (d - d_rope) + H * dv, rank))
+
+    def moe(name, layer):
+        E, hidden = c["moe.experts"], c["moe.d_ff"]
+        if c["moe.router"] != "hash":
+            shapes[name + ".router"] = (c.scored, D)
+            if c["moe.gate_bias"]:
+                shapes[name + ".router.bias"] = (c.scored,)
+            if c["moe.router"] == "noisy_top_k":
+                shapes[name + ".router_noise"] = (c.scored, D)
+            if c["moe.bias_update"] != "none":
+                shapes[name + ".router_bias"] = (c.scored,)
+        feed_forward(name + ".experts", hidden, (E,))
+        if c["moe.shared_experts"]:
+            feed_forward(name + ".shared",
+                         c["moe.shared_d_ff"] or c["moe.shared_experts"] * hidden)
+            if c["moe.shared_gate"]:
+                shapes[name + ".shared.gate"] = (1, D)
+
+    shapes["embedding"] = (V, D)
+    if c["attention.positions"] == "learned":
+        shapes["positions"] = (c["train.context"], D)
+    for i in range(c["model.layers"]):
+        name = f"layers.{i}."
+        norms(name + "attention")
+        latent = c.at("model.mixer", i) == "latent_attention"
+        (latent_attention if latent else attention)(name + "attention")
+        linear(name + "attention.output", (D, H * dv), "output")
+        if c["attention.softmax"] == "sink":
+            shapes[name + "attention.sinks"] = (H,)
+        norms(name + "ffn")
+        if c.is_moe(i):
+            moe(name + "moe", i)
+        else:
+            feed_forward(name + "ffn", c["model.d_ff"])
+    if c["model.norm_place"] != "post":
+        norm("final_norm")
+    if not c["model.tied_embeddings"]:
+        shapes["head"] = (V, D)
+    if "head" in biases:
+        shapes["head.bias"] = (V,)
+    return shapes
+
+
+# ---- the model ---------------------------------------------------------------------------------
+
+class Step:
+    """Where a micro-batch stands, and what layers tell of it."""
+
+    def __init__(self, c, number, micro_batch, loads):
+        self.stream = lambda purpose, layer: (c["train.seed"], purpose, number, layer)
+        self.micro_batch, self.loads = micro_batch, loads  # choices by layer, of those before
+        self.told = {}                                     # by layer: terms, z, routed, dropped
+        self.largest = {}                                  # scores of heads, by layer
+
+
+def forward(p, c, tokens, targets, step):
+    """Mean cross-entropy of a micro-batch (B, T); routers tell the rest in `step`."""
+    place, (B, T) = c["model.norm_place"], tokens.shape
+    x = F.embedding(tokens, p["embedding"]) * c["model.embedding_scale"]
+    if c["attention.positions"] == "learned":
+        x = x + p["positions"][:T]
+
+    def drop(x, rate, purpose, number):
+        if not rate:
+            return x
+        rows = range(step.micro_batch * B * T, (step.micro_batch + 1) * B * T)
+        return x * routing.dropout(step.stream(purpose, number), rate, rows, x.shape[-1]).view_as(x)
+
+    def branch(name, x, layer, number):
+        before = x if place == "post" else norm(p, name + "_norm", x, c)
+        made = layer(before)
+        if place == "sandwich":
+            made = norm(p, name + "_post_norm", made, c)
+        x = x + drop(made, c["train.dropout"], routing.DROPOUT_RESIDUAL, number)
+        return norm(p, name + "_norm", x, c) if place == "post" else x
+
+    def mixer(i, x):
+        return MIXERS[c.at("model.mixer", i)](p, f"layers.{i}.attention", x, c, i, step)
+
+    def feed(i, x):
+        if not c.is_moe(i):
+            return feed_forward(p, f"layers.{i}.ffn", x, c)
+        rows = x.flatten(0, 1)
+        return moe(p, f"layers.{i}.moe", rows, tokens.flatten(), c, step, i).view_as(x)
+
+    x = drop(x, c["train.embedding_dropout"], routing.DROPOUT_EMBEDDING, 0)
+    for i in range(c["model.layers"]):
+        x = branch(f"layers.{i}.attention", x, lambda y: mixer(i, y), 2 * i)
+        x = branch(f"layers.{i}.ffn", x, lambda y: feed(i, y), 2 * i + 1)
+    if place != "post":
+        x = norm(p, "final_norm", x, c)
+    head = p["embedding" if c["model.tied_embeddings"] else "head"]
+    logits = F.linear(x * c["model.logit_scale"] * c.width_share, head, p.get("head.bias"))
+    if c["model.logit_softcap"]:
+        logits = c["model.logit_softcap"] * torch.tanh(logits / c["model.logit_softcap"])
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,46 @@
+// One rank's share of a micro-batch: its shards' sequences, or its windows of a validation file, in
+// order.
+#ifndef MOETRAIN_WORKER_DATA_BATCH_H
+#define MOETRAIN_WORKER_DATA_BATCH_H
+
+#include "kernels/arena.h"
+#include "worker/data/data_mix.h"
+
+typedef struct BatchBuffer {
+    Arena arena, host_arena;
+    int64_t B, T;                     // sequences of this rank, tokens of each
+    int64_t first;                    // number of this rank's first sequence within the micro-batch
+    int64_t total;                    // sequences of the micro-batch over all ranks
+    Tensor tokens, targets;           // (B·T) i32 on the device
+    Tensor host_tokens, host_targets; // the host's mirrors
+    // (B·T) i32 of documents, as model_set_documents has them, and the mirror; data NULL: none
+    Tensor positions, host_positions;
+    Tensor sources; // (B) i32 on the host: of each training window, where there are several
+    // (B) i64 on the host: the targets [first, count) of a window of a validation file are its own
+    Tensor firsts, counts;
+    bool documents;
+    Device *dev;
+} BatchBuffer;
+
+// documents: whether windows are read with the places of tokens in documents.
+void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t rank, int64_t ranks,
+                bool documents);
+// Bytes of the host's side. Not collective.
+size_t batch_bytes(int64_t B, int64_t T, bool documents);
+void batch_close(BatchBuffer *batch); // legal on a zeroed struct
+
+// The micro-batch that starts at the cursor. The error is the same on every rank. Collective over
+// all ranks.
+bool batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor, Error *err);
+// How many targets the micro-batches of a step have that starts at the cursor, over all ranks; 0
+// without documents, where all have one. The batch is used up. Collective over all ranks.
+bool batch_count_targets(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
+                         int64_t micro_batches, int64_t *targets, Error *err);
+// Windows [index · total, (index + 1) · total) of a validation file; from number `windows` on they
+// are left empty. Collective over all ranks.
+bool batch_read_evaluation(BatchBuffer *batch, DataFile *file, int64_t stride, int64_t index,
+                           int64_t windows, Error *err);
+// Brings what the host's mirrors hold to the device. Not collective.
+void batch_upload(BatchBuffer *batch);
+
+#endif
