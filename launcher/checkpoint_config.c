@@ -195,14 +195,17 @@ static bool check_changes(const Config *config, DataFormat stored_format, const 
     return ok;
 }
 
-// How training was cut binds nobody who reads its checkpoint: those lines become comments, and what
-// they say is derived anew.
-static void forget_cut(char *text) {
-    static const char *const keys[] = {
-        "train.shards: ", "train.micro_batches: ", "moe.max_expert_replicas: "};
+void config_text_forget(char *text, const char *key) {
+    size_t length = strlen(key);
     for (char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
-        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-            if (strncmp(line, keys[i], strlen(keys[i])) == 0) *line = '#';
+        if (strncmp(line, key, length) == 0 && line[length] == ':') *line = '#';
+}
+
+// How training was cut binds nobody who reads its checkpoint.
+static void forget_cut(char *text) {
+    static const char *const keys[] = {"train.shards", "train.micro_batches",
+                                       "moe.max_expert_replicas"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) config_text_forget(text, keys[i]);
 }
 
 bool checkpoint_config_read(Config *config, const char *path, const char *const *overrides,

@@ -15,6 +15,9 @@ bool checkpoint_path_resolve(const char *path, char resolved[CONFIG_PATH_BYTES],
 bool checkpoint_config_read(Config *config, const char *path, const char *const *overrides,
                             int override_count, Error *err);
 
+// Makes the key's line of a checkpoint's configuration a comment, so that the key is derived anew.
+void config_text_forget(char *text, const char *key);
+
 // False with exit 2 when the text that was read from `path` as a configuration is a checkpoint's.
 bool checkpoint_is_no_config(const char *path, const char *text, size_t bytes, Error *err);
 

@@ -15,6 +15,7 @@
 #include "launcher/habits.h"
 #include "launcher/huggingface/huggingface_command.h"
 #include "launcher/supervisor/live_hosts.h"
+#include "launcher/upcycle_command.h"
 
 // ---- what may be written ------------------------------------------------------------------------
 
@@ -42,6 +43,7 @@ static const VerbRow VERBS[] = {
     {"data", VERB_DATA, "info FILE", true, false},
     {"export", VERB_EXPORT, "hf, a checkpoint and a new folder", true, false},
     {"import", VERB_IMPORT, "hf, a folder and a new checkpoint", true, false},
+    {"upcycle", VERB_UPCYCLE, "a dense checkpoint and the name of a new one", true, false},
     {"convert-tokenizer", VERB_CONVERT_TOKENIZER, "a file of ranks", false, false},
     {"train-tokenizer", VERB_TRAIN_TOKENIZER, "a text", false, false},
     {"tokenize", VERB_TOKENIZE, "a text, or -", false, false},
@@ -53,7 +55,7 @@ static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true, fals
 // Plain words that may follow the path.
 static int words_of(Verb verb) {
     bool two = verb == VERB_CHECKPOINT || verb == VERB_EXPORT || verb == VERB_IMPORT;
-    if (two || verb == VERB_DATA) return two ? 2 : 1;
+    if (two || verb == VERB_DATA || verb == VERB_UPCYCLE) return two ? 2 : 1;
     return verb == VERB_TRAIN_TOKENIZER ? MOST_WORDS : 0;
 }
 
@@ -182,6 +184,10 @@ void cli_print_help(FILE *out) {
         "      --shard-size N     bytes of a file at most (5000000000)\n"
         "  moetrain import hf FOLDER CHECKPOINT.h5 [key=value ...]     a model of theirs: to "
         "generate, evaluate, train on\n"
+        "  moetrain upcycle CHECKPOINT NEW.h5 moe.experts=N [key=value ...]   experts from a dense "
+        "model, with its logits:\n"
+        "                                                                   copies, or with a "
+        "smaller moe.d_ff slices\n"
         "\n"
         "  moetrain train-tokenizer TEXT ... --vocab N -o FILE [options]    a tokenizer.json of "
         "byte-level BPE\n"
@@ -464,6 +470,7 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
     if (verb->verb == VERB_DATA) return data_command_check(line, err);
     if (verb->verb == VERB_EXPORT || verb->verb == VERB_IMPORT)
         return huggingface_command_check(line, err);
+    if (verb->verb == VERB_UPCYCLE) return upcycle_command_check(line, err);
     if (verb->verb == VERB_SET && line->override_count != 2)
         return error_set(err, EXIT_CONFIG, "command line: set needs RUN KEY VALUE");
     if (verb->verb == VERB_EVALUATE && line->evaluate.json && !line->evaluate.choices)

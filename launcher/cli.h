@@ -30,6 +30,7 @@ typedef enum Verb {
     VERB_SET,
     VERB_EXPORT, // `path` is the form, `words` from what to what
     VERB_IMPORT,
+    VERB_UPCYCLE,           // `words` has the new checkpoint
     VERB_CONVERT_TOKENIZER, // `path` has ranks of tiktoken
     VERB_TRAIN_TOKENIZER,   // `path` and `words` are texts
     VERB_TOKENIZE,          // `path` is a text, or a file of tokens

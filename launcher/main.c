@@ -21,6 +21,7 @@
 #include "launcher/huggingface/huggingface_command.h"
 #include "launcher/status.h"
 #include "launcher/supervisor/control_socket.h"
+#include "launcher/upcycle_command.h"
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"
 #include "worker/data/vocabulary.h"
@@ -155,6 +156,7 @@ static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_CHECKPOINT) return checkpoint_command_run(line, err);
     if (line->verb == VERB_DATA) return data_command_run(line, err);
     if (line->verb == VERB_IMPORT) return huggingface_import(line, err);
+    if (line->verb == VERB_UPCYCLE) return upcycle_command_run(line, err);
     if (line->verb == VERB_TOKENIZE) return tokenize_run(line->path, &line->tokenize, err);
     if (line->verb == VERB_CONVERT_TOKENIZER)
         return convert_tokenizer_run(line->path, &line->train_tokenizer, err);

@@ -1,0 +1,82 @@
+#include "launcher/upcycle_command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint/config_difference.h"
+#include "launcher/checkpoint_config.h"
+#include "launcher/config_print.h"
+#include "worker/upcycle.h"
+
+bool upcycle_command_check(const CommandLine *line, Error *err) {
+    return line->word_count == 1 ||
+           error_set(err, EXIT_CONFIG,
+                     "command line: upcycle needs a dense checkpoint and the name of a new one: "
+                     "moetrain upcycle CHECKPOINT NEW.h5 moe.experts=8");
+}
+
+// What may become another function, since the new weights are made for it.
+static bool is_of_experts(const char *key) {
+    return strncmp(key, "moe.", 4) == 0 || strcmp(key, "model.feed_forward") == 0;
+}
+
+// Everything else computes what it did.
+static bool check_changes(const Config *dense, const Config *config, Error *err) {
+    char *before = config_to_yaml(dense, false), *after = config_to_yaml(config, false);
+    KeyRule *rules = config_key_rules(config);
+    ConfigChanges changes;
+    config_changes_find(&changes, before, after, rules);
+    bool ok = true;
+    for (int i = 0; ok && i < changes.count; i++) {
+        const KeyChange *change = &changes.list[i];
+        if (change->rule->kind != KIND_FUNCTION || is_of_experts(change->rule->key)) continue;
+        ok = error_set(err, EXIT_CONFIG,
+                       "command line: upcycling changes keys of moe alone, and %s is %.100s in "
+                       "%.300s, here %.100s; leave it out",
+                       change->rule->key, change->saved, dense->source, change->current);
+    }
+    config_changes_free(&changes);
+    free(rules);
+    free(before);
+    free(after);
+    return ok;
+}
+
+// The checkpoint's configuration, and that of the new one: which layers have experts, and how wide
+// these are, follows anew from what the line says.
+static bool read_configs(Config *dense, Config *config, const CommandLine *line, Error *err) {
+    char file[CONFIG_PATH_BYTES], *text = NULL;
+    static const char *const anew[] = {"model.feed_forward", "moe.d_ff"};
+    if (!checkpoint_path_resolve(line->path, file, err) ||
+        !checkpoint_read_config(file, &text, err))
+        return false;
+    bool ok = config_read(dense, file, text, strlen(text), NULL, 0, err);
+    for (size_t i = 0; i < sizeof anew / sizeof *anew; i++) config_text_forget(text, anew[i]);
+    ok =
+        ok &&
+        config_read(config, file, text, strlen(text), line->overrides, line->override_count, err) &&
+        check_changes(dense, config, err);
+    free(text);
+    return ok;
+}
+
+int upcycle_command_run(const CommandLine *line, Error *err) {
+    Config *dense = config_new(), *config = config_new();
+    bool ok = read_configs(dense, config, line, err) &&
+              upcycle_check(&dense->train.model, &config->train.model, err);
+    if (ok) {
+        char *yaml = config_to_yaml(config, false);
+        ok = upcycle_write(&(Upcycling){.dense = &dense->train.model,
+                                        .config = &config->train,
+                                        .config_yaml = yaml,
+                                        .from = dense->source,
+                                        .to = line->words[0]},
+                           err);
+        free(yaml);
+    }
+    free(config);
+    free(dense);
+    return ok ? EXIT_DONE : err->exit_code;
+}
