@@ -110,20 +110,26 @@ static bool take_file_value(void *context, const char *name, const YamlValue *va
     return ok;
 }
 
-static bool take_override(Reading *reading, const char *assignment, Error *err) {
+static bool fail_at(ConfigOrigin origin, Error *err) {
+    return origin.kind == ORIGIN_OTHER_FILE ? error_prefix(err, "line %d", origin.line)
+                                            : error_prefix(err, "command line");
+}
+
+static bool take_override(Reading *reading, const char *assignment, ConfigOrigin origin,
+                          Error *err) {
     const char *equals = strchr(assignment, '=');
     char name[128];
     bool fits = equals && equals - assignment < (int)sizeof name;
     if (!fits)
-        return error_set(err, EXIT_CONFIG, "command line: expected key=value, got '%.60s'",
-                         assignment);
+        return error_set(err, EXIT_CONFIG, "expected key=value, got '%.60s'", assignment) ||
+               fail_at(origin, err);
     snprintf(name, sizeof name, "%.*s", (int)(equals - assignment), assignment);
     int row = config_key_find(name);
     bool ok = row >= 0 ? config_value_parse(config_key(row), equals + 1, reading->base_folder,
                                             config_key_field(&reading->config->train, row), err)
                        : unknown_key(name, err);
-    if (!ok) return error_prefix(err, "command line");
-    reading->config->origins[row] = (ConfigOrigin){.kind = ORIGIN_COMMAND_LINE};
+    if (!ok) return fail_at(origin, err);
+    reading->config->origins[row] = origin;
     return true;
 }
 
@@ -189,20 +195,38 @@ static bool complete(Config *config, Error *err) {
     return true;
 }
 
-bool config_read(Config *config, const char *source, const char *text, size_t bytes,
-                 const char *const *overrides, int override_count, Error *err) {
+static bool take_overrides(Config *config, const ConfigOverrides *set, const char *current_folder,
+                           Error *err) {
+    Reading reading = {.config = config};
+    snprintf(reading.base_folder, sizeof reading.base_folder, "%s",
+             set->folder ? set->folder : current_folder);
+    for (int i = 0; i < set->count; i++) {
+        ConfigOrigin origin = {.kind = ORIGIN_COMMAND_LINE};
+        if (set->lines) origin = (ConfigOrigin){ORIGIN_OTHER_FILE, set->lines[i], 0};
+        if (!take_override(&reading, set->words[i], origin, err)) return false;
+    }
+    return true;
+}
+
+bool config_read_changed(Config *config, const char *source, const char *text, size_t bytes,
+                         const ConfigOverrides *sets, int set_count, Error *err) {
     char current_folder[CONFIG_PATH_BYTES];
     if (strlen(source) >= CONFIG_PATH_BYTES)
         return error_set(err, EXIT_CONFIG, "paths of more than %d bytes: '%.60s'",
                          CONFIG_PATH_BYTES - 1, source);
     if (!getcwd(current_folder, sizeof current_folder)) return no_current_folder(err);
     set_defaults(config, source);
-    Reading file = {.config = config}, command_line = {.config = config};
-    memcpy(command_line.base_folder, current_folder, sizeof current_folder);
+    Reading file = {.config = config};
     if (!folder_of(source, file.base_folder, err)) return false;
     if (!default_run_dir(source, current_folder, config->train.run_dir, err)) return false;
     if (!yaml_read(source, text, bytes, take_file_value, &file, err)) return false;
-    for (int i = 0; i < override_count; i++)
-        if (!take_override(&command_line, overrides[i], err)) return false;
+    for (int i = 0; i < set_count; i++)
+        if (!take_overrides(config, &sets[i], current_folder, err)) return false;
     return complete(config, err) && config_check(config, err);
+}
+
+bool config_read(Config *config, const char *source, const char *text, size_t bytes,
+                 const char *const *overrides, int override_count, Error *err) {
+    ConfigOverrides command_line = {.words = overrides, .count = override_count};
+    return config_read_changed(config, source, text, bytes, &command_line, 1, err);
 }

@@ -15,4 +15,17 @@ bool config_load_text(const char *path, char **text, size_t *bytes, Error *err);
 bool config_read(Config *config, const char *source, const char *text, size_t bytes,
                  const char *const *overrides, int override_count, Error *err);
 
+// Changes of what the file says, in their order.
+typedef struct ConfigOverrides {
+    const char *const *words; // key=value
+    int count;
+    // Where they stand: the lines of another file, and its folder, where relative paths start.
+    // NULL: on the command line.
+    const int *lines;
+    const char *folder;
+} ConfigOverrides;
+// The same with several sets of changes; messages name "line N" or "command line".
+bool config_read_changed(Config *config, const char *source, const char *text, size_t bytes,
+                         const ConfigOverrides *sets, int set_count, Error *err);
+
 #endif

@@ -22,7 +22,7 @@ Config *config_copy(const Config *config) {
 
 bool config_is_given(const Config *config, const char *key) {
     OriginKind kind = config->origins[config_key_find(key)].kind;
-    return kind == ORIGIN_FILE || kind == ORIGIN_COMMAND_LINE;
+    return kind == ORIGIN_FILE || kind == ORIGIN_COMMAND_LINE || kind == ORIGIN_OTHER_FILE;
 }
 
 void config_place(const Config *config, const char *key, char *place, size_t bytes) {
@@ -33,6 +33,8 @@ void config_place(const Config *config, const char *key, char *place, size_t byt
                                         [ORIGIN_COMMAND_LINE] = "command line"};
     if (origin->kind == ORIGIN_FILE)
         snprintf(place, bytes, "%s:%d:%d", config->source, origin->line, origin->column);
+    else if (origin->kind == ORIGIN_OTHER_FILE)
+        snprintf(place, bytes, "line %d", origin->line);
     else
         snprintf(place, bytes, "%s", words[origin->kind]);
 }

@@ -11,12 +11,13 @@ typedef enum OriginKind {
     ORIGIN_DERIVED,
     ORIGIN_COMPAT, // the default of the system that compat names
     ORIGIN_FILE,
-    ORIGIN_COMMAND_LINE
+    ORIGIN_COMMAND_LINE,
+    ORIGIN_OTHER_FILE // which changes what the first says
 } OriginKind;
 
 typedef struct ConfigOrigin {
     OriginKind kind;
-    int line, column; // of ORIGIN_FILE
+    int line, column; // of ORIGIN_FILE; of ORIGIN_OTHER_FILE the line
 } ConfigOrigin;
 
 typedef struct Config {
@@ -31,7 +32,8 @@ Config *config_copy(const Config *config); // to be freed by the caller
 
 // Whether the user gave the key, in the file or on the command line.
 bool config_is_given(const Config *config, const char *key);
-// Where the value of a key was given: "tiny.yaml:7:3", "command line", "default", "derived".
+// Where the value of a key was given: "tiny.yaml:7:3", "command line", "line 7" of another file,
+// "default", "derived".
 void config_place(const Config *config, const char *key, char *place, size_t bytes);
 
 #endif

@@ -171,19 +171,27 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
     return ok;
 }
 
+// Whether this start is to end here, before the run's last step.
+static bool stops_here(const Trainer *trainer) {
+    int64_t stop = trainer->config.stop_at, step = trainer->state.step;
+    return stop > 0 && step >= stop && step < trainer->config.steps;
+}
+
 // What is due after a step: evaluation and checkpoint. *signal: one that any rank has received, or
 // 0. Finished steps are saved before it is obeyed. Collective over all ranks.
 static bool finish_step(Trainer *trainer, int *signal, Error *err) {
     const TrainConfig *config = &trainer->config;
     int64_t step = trainer->state.step;
     *signal = 0;
-    if ((config->eval_every > 0 && step % config->eval_every == 0) || step == config->steps)
+    bool due = config->eval_every > 0 && step % config->eval_every == 0;
+    if (due || step == config->steps || stops_here(trainer))
         if (!evaluate_now(trainer, signal, err)) return false;
     bool asked = run_requests_pending();
     if (!*signal) {
         *signal = signals_agreed_with(trainer->session.groups.world, &asked);
         if (asked && !run_requests_obey(trainer, err)) return false;
     }
+    if (!*signal && stops_here(trainer)) *signal = STOP_AT;
     return *signal ? save_checkpoint(trainer, err) : save_when_due(trainer, err);
 }
 
@@ -229,6 +237,7 @@ static int train(Trainer *trainer, Error *err) {
                  (long long)config->steps);
     if (!make_up_evaluation(trainer, &signal, err)) return err->exit_code;
     if (!signal) signal = signals_agreed(trainer->session.groups.world);
+    if (!signal && stops_here(trainer)) signal = STOP_AT; // a start before this one went further
     if (signal && state->step < config->steps && !save_checkpoint(trainer, err))
         return err->exit_code;
     while (state->step < config->steps && !signal) {

@@ -162,6 +162,7 @@ typedef struct TrainConfig {
     ExchangeChecks check_exchanges; // exchange_check.h
     RecheckKind recheck;
     int64_t recheck_every;          // steps
+    int64_t stop_at;                // the step after which a start ends; 0: none
     double max_minutes;             // of one start, or of its supervisor; 0: no limit
     double hang_floor;              // the same, at least, where it is learned (phase_timeouts.h)
     char device[CONFIG_WORD_BYTES]; // auto, cpu, cuda

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/log.h"
+#include "worker/run/json_file.h"
 #include "worker/run/row_file.h"
 
 static void journal_path(const char *run_dir, char path[PATH_MAX]) {
@@ -29,17 +30,7 @@ void attempt_journal_add(const char *run_dir, json_t *row) {
 }
 
 json_t *attempt_journal_read(const char *run_dir) {
-    char path[PATH_MAX], *line = NULL;
-    size_t room = 0;
-    json_t *rows = json_array();
+    char path[PATH_MAX];
     journal_path(run_dir, path);
-    FILE *file = fopen(path, "r");
-    if (!file) return rows;
-    for (ssize_t length; (length = getline(&line, &room, file)) > 0;) {
-        json_t *row = json_loadb(line, (size_t)length, 0, NULL);
-        if (row) json_array_append_new(rows, row); // a torn line is none
-    }
-    free(line);
-    fclose(file);
-    return rows;
+    return json_file_rows(path);
 }

@@ -99,3 +99,18 @@ json_t *json_text(const char *bytes) {
     utf8_make_printable(bytes, printable, sizeof printable);
     return json_string(printable);
 }
+
+json_t *json_file_rows(const char *path) {
+    char *line = NULL;
+    size_t room = 0;
+    json_t *rows = json_array();
+    FILE *file = fopen(path, "r");
+    if (!file) return rows;
+    for (ssize_t length; (length = getline(&line, &room, file)) > 0;) {
+        json_t *row = json_loadb(line, (size_t)length, 0, NULL);
+        if (row) json_array_append_new(rows, row);
+    }
+    free(line);
+    fclose(file);
+    return rows;
+}

@@ -22,6 +22,10 @@ json_t *json_file_read(const char *path);
 // name the file.
 json_t *json_file_load(const char *path, int64_t most, ExitCode damaged, Error *err);
 
+// The rows of a file of JSON lines, an array to be given back with json_decref; what is no JSON, as
+// a torn last line, is none. Empty when there is no such file.
+json_t *json_file_rows(const char *path);
+
 // A string for json_pack's "o" from bytes that may be no UTF-8.
 json_t *json_text(const char *bytes);
 

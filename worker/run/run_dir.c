@@ -21,8 +21,7 @@ bool run_dir_open(const char *run_dir, Error *err) {
                      strerror(errno));
 }
 
-// The text with the value of its line of run.dir replaced, to be freed by the caller.
-static char *portable(const char *config_yaml) {
+char *run_dir_portable_config(const char *config_yaml) {
     static const char key[] = "run.dir: ";
     char *text = NULL;
     const char *line = strstr(config_yaml, key);
@@ -41,7 +40,7 @@ bool run_dir_write_config(const char *run_dir, const char *config_yaml, Error *e
     char path[PATH_BYTES], temporary[PATH_BYTES + 8];
     snprintf(path, sizeof path, "%s/config.yaml", run_dir);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    char *text = portable(config_yaml);
+    char *text = run_dir_portable_config(config_yaml);
     bool ok =
         file_replace(path, temporary, text, strlen(text), err) || error_prefix(err, "%s", path);
     free(text);

@@ -26,6 +26,9 @@ static const Option RUN_ROWS[] = {
         "minutes after its start within which a run, or its supervisor, ends: it saves in time, by its own measured "
         "durations, and leaves with exit code 75, as GROMACS does with -maxh; a time limit of Slurm is known without it, "
         "and asked for again every five minutes; 0: none"),
+    INTEGER("run.stop_at", FREE, stop_at, DEFAULT("0"), RANGE(0, MANY_STEPS),
+        "step after which a run evaluates, saves and ends with exit code 75, while its learning rate goes on towards "
+        "train.steps, to be continued with another value (--exit-interval of Megatron-LM); 0: none"),
     NUMBER("run.hang_floor", FREE, hang_floor, DEFAULT("180"), RANGE(0, 1e6),
         "a phase of each step may be quiet for five times the longest that it was before, for this many seconds at least "
         "and run.hang_timeout at most (timeouts learned as in NVIDIA's resiliency extension); starting, loading, saving and "

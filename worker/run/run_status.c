@@ -8,6 +8,7 @@
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/heartbeat.h"
+#include "kernels/host_memory.h"
 #include "kernels/log.h"
 #include "worker/run/json_file.h"
 #include "worker/run/outcome.h"
@@ -181,6 +182,8 @@ static json_t *describe(const RunStatus *status) {
         json_object_set_new(object, "checkpoint",
                             json_pack("{s:I, s:f, s:s}", "step", (json_int_t)status->saved_step,
                                       "seconds", status->save_seconds, "time", status->saved_utc));
+    json_object_set_new(object, "peak_memory_mib",
+                        json_real((double)peak_resident_bytes() / 1048576.0));
     add_time_limit(object);
     json_object_set_new(object, "attempt", json_text(outcome_attempt()));
     json_object_set(object, "hosts", shared.hosts);

@@ -79,6 +79,8 @@ const char *signal_name(int number) {
         return "SIGINT";
     case STOP_TIME_LIMIT:
         return "the time limit";
+    case STOP_AT:
+        return "run.stop_at";
     default:
         return "a signal";
     }

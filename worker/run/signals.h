@@ -17,8 +17,8 @@ void signals_release(void);
 // Waits up to `seconds` for a request, notes it and returns at once when it comes. For a thread
 // that computes nothing.
 void signals_wait(double seconds);
-// A request that is no signal: the job's time is nearly over.
-enum { STOP_TIME_LIMIT = 1000 };
+// Requests that are no signals: the job's time is nearly over, run.stop_at is reached.
+enum { STOP_TIME_LIMIT = 1000, STOP_AT };
 // Notes a request as if it had come from outside. From any thread.
 void signals_request(int number);
 // The last request that this process received, or 0.
@@ -29,7 +29,7 @@ int signals_agreed(Group *world);
 int signals_agreed_with(Group *world, bool *request);
 // The last request as long as signals_agreed has not returned any, or 0.
 int signals_unobeyed(void);
-// "SIGUSR1", "the time limit"
+// "SIGUSR1", "the time limit", "run.stop_at"
 const char *signal_name(int number);
 
 #endif
