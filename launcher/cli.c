@@ -35,6 +35,7 @@ static const VerbRow VERBS[] = {
     {"help", VERB_HELP, "a key", false, true},
     {"supervise", VERB_SUPERVISE, "a configuration", true, false},
     {"slurm", VERB_SLURM, "a configuration", true, false},
+    {"compare", VERB_COMPARE, "a comparison", true, false},
     {"checkpoint-now", VERB_CHECKPOINT_NOW, "a run directory", false, true},
     {"stop", VERB_STOP, "a run directory", false, true},
     {"set", VERB_SET, "a run directory", true, false},
@@ -105,6 +106,10 @@ static const OptionRow OPTIONS[] = {
     {"--launcher", VERB_SLURM, "supervise, srun or mpirun"},
     {"--array", VERB_SLURM, "runs parted by ';', each key=value and -np N"},
     {"-o", VERB_SLURM, "a file"},
+    {"-np", VERB_COMPARE, "a number of ranks from 1 to 65536"},
+    {"--launcher", VERB_COMPARE, "mpirun, srun or a command line with {np}"},
+    {"--plan", VERB_COMPARE, NULL},
+    {"-o", VERB_COMPARE, "a folder"},
     {"--pattern", VERB_CONVERT_TOKENIZER, "gpt2, llama3, qwen2 or o200k"},
     {"--special", VERB_CONVERT_TOKENIZER, "special tokens with commas between them"},
     {"-o", VERB_CONVERT_TOKENIZER, "a new tokenizer.json"},
@@ -221,6 +226,14 @@ void cli_print_help(FILE *out) {
         "      --launcher TEXT        supervise, srun or mpirun (supervise)\n"
         "      --array 'A=1; A=2'     one run each: key=value, and -np N for fewer ranks\n"
         "      -o FILE                instead of standard output\n"
+        "  moetrain compare COMPARISON.yaml [options] [key=value ...]       trains its rows, seed "
+        "by "
+        "seed, and writes\n"
+        "                                                                   tables; goes on where "
+        "it "
+        "was stopped\n"
+        "      -np N              ranks of each run (1); --launcher TEXT as supervise has it\n"
+        "      -o FOLDER          of runs and tables (runs/NAME); --plan: shows the rows alone\n"
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
@@ -280,7 +293,10 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
         ok = whole_number(value, 1, INT64_MAX, &line->keep.every);
     SuperviseOptions *supervise = &line->supervise;
     SlurmOptions *slurm = &line->slurm;
-    if (strcmp(name, "--launcher") == 0) supervise->launcher = slurm->launcher = value;
+    CompareOptions *compare = &line->compare;
+    if (strcmp(name, "--launcher") == 0)
+        supervise->launcher = slurm->launcher = compare->launcher = value;
+    if (strcmp(name, "--plan") == 0) compare->plan = true;
     if (strcmp(name, "-N") == 0) ok = whole_number(value, 1, 4096, &slurm->nodes);
     if (strcmp(name, "--ntasks-per-node") == 0)
         ok = whole_number(value, 1, 256, &slurm->tasks_per_node);
@@ -288,7 +304,10 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     if (strcmp(name, "--array") == 0) slurm->array = value;
     TrainTokenizerOptions *train_tokenizer = &line->train_tokenizer;
     TokenizeOptions *tokenize = &line->tokenize;
-    if (strcmp(name, "-o") == 0) slurm->output = train_tokenizer->output = tokenize->output = value;
+    if (strcmp(name, "-o") == 0) {
+        slurm->output = train_tokenizer->output = tokenize->output = value;
+        compare->output = value;
+    }
     if (strcmp(name, "--pattern") == 0) train_tokenizer->pattern = tokenize->pattern = value;
     if (strcmp(name, "--vocab") == 0)
         ok = whole_number(value, 256, 1 << 24, &train_tokenizer->vocab);
@@ -302,7 +321,7 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     if (strcmp(name, "--wait") == 0) ok = number(value, 0, 300, &supervise->wait_seconds);
     if (strcmp(name, "-np") == 0) {
         ok = whole_number(value, 1, 65536, &n);
-        line->ranks = (int)n;
+        line->ranks = compare->ranks = (int)n;
     }
     return ok;
 }
@@ -505,6 +524,7 @@ bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
         .export = {.type = STORED_F32, .shard_bytes = 5000000000},
         .supervise = {.launcher = "mpirun", .wait_seconds = 5},
         .slurm = {.launcher = "supervise", .tasks_per_node = 1},
+        .compare = {.ranks = 1, .launcher = "mpirun"},
     };
     if (argc < 2) return error_set(err, EXIT_CONFIG, "command line: nothing to do");
     const VerbRow *verb = &TRAIN;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "checkpoint/checkpoint.h"
+#include "launcher/compare/compare_command.h"
 #include "launcher/slurm/batch_script.h"
 #include "launcher/supervisor/supervise.h"
 #include "worker/evaluate.h"
@@ -22,6 +23,7 @@ typedef enum Verb {
     VERB_PRINT_CONFIG,
     VERB_SUPERVISE,
     VERB_SLURM,
+    VERB_COMPARE,
     VERB_STATUS,
     VERB_CHECKPOINT, // `path` is what to do, `words` with what
     VERB_DATA,       // likewise
@@ -51,12 +53,13 @@ typedef struct CommandLine {
     CheckpointKeep keep; // checkpoint prune
     bool digest;         // inspect
     bool json;           // status
-    int ranks;           // plan, supervise
+    int ranks;           // plan, supervise, compare
     EvaluateOptions evaluate;
     GenerateOptions generate;
     ExportOptions export;
     SuperviseOptions supervise;
     SlurmOptions slurm;
+    CompareOptions compare;
     TrainTokenizerOptions train_tokenizer;
     TokenizeOptions tokenize;
 } CommandLine;

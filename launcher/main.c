@@ -155,6 +155,8 @@ static int run_single(const CommandLine *line, Error *err) {
                                                                             : err->exit_code;
     if (line->verb == VERB_CHECKPOINT) return checkpoint_command_run(line, err);
     if (line->verb == VERB_DATA) return data_command_run(line, err);
+    if (line->verb == VERB_COMPARE)
+        return compare_run(&line->compare, line->path, line->overrides, line->override_count, err);
     if (line->verb == VERB_IMPORT) return huggingface_import(line, err);
     if (line->verb == VERB_UPCYCLE) return upcycle_command_run(line, err);
     if (line->verb == VERB_TOKENIZE) return tokenize_run(line->path, &line->tokenize, err);
@@ -225,7 +227,8 @@ int main(int argc, char **argv) {
         comm_init(&argc, &argv);
         ok = compare_programs(argc - 1, argv + 1, &err) && comm_agree(ok, &err);
     }
-    if (!collective && line.verb != VERB_SUPERVISE) signals_release(); // which passes them on
+    bool passes_on = line.verb == VERB_SUPERVISE || line.verb == VERB_COMPARE;
+    if (!collective && !passes_on) signals_release();
     int exit_code = err.exit_code;
     if (ok && collective) exit_code = run_collective(&line, &err);
     if (ok && !collective && rank == 0) exit_code = run_single(&line, &err); // rank 0 speaks

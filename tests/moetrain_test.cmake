@@ -35,7 +35,7 @@ set(MOETRAIN_LONGEST
   faults.disks_and_folders 70 gpu.training 65 gpu.faults 50 faults.live_faults 40 gpu.static 35 parallel.resume 35
   kernels.check_matmul 35 faults.run_lock 35 cli.test_training 35 cli.test_attention_options 30 cli.test_key_limits 30
   cli.test_plan 30 faults.kills_by_phase 30 parallel.routing_record 30 parallel.evaluation 25 faults.time_limits 25
-  faults.soak 25 cluster.hosts 25 gradients.check_model_gradients 25 cli.test_branches 25 cli.test_resume 25
+  faults.soak 25 cluster.hosts 25 gradients.check_model_gradients 25 cli.test_branches 25 cli.test_resume 25 cli.test_compare 20
   faults.injected_faults 20 faults.damaged_numbers 20 parallel.ranks_differ 20 cli.test_bad_input 20
   faults.failing_calls 20 parallel.router_bias 15 kernels.check_router 15 structure.test_structure 15
   cli.test_model_options 15 cli.test_integrity 15 cli.test_layer_lists 15 cli.test_status 15

@@ -1,0 +1,190 @@
+#include "launcher/compare/compare_command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint/file_io.h"
+#include "kernels/clock.h"
+#include "kernels/log.h"
+#include "launcher/compare/compared_run.h"
+#include "launcher/compare/comparison_file.h"
+#include "launcher/compare/result_table.h"
+#include "worker/run/signals.h"
+
+typedef struct Command {
+    const CompareOptions *options;
+    Comparison comparison;
+    char output[CONFIG_PATH_BYTES];
+    ComparedRun *runs; // seed by seed, so that all rows are known early
+    RunResult *results;
+    int count;
+} Command;
+
+// ---- what there is to do ------------------------------------------------------------------------
+
+// runs/NAME of NAME.yaml.
+static void choose_output(Command *command, const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *suffix = strrchr(name, '.');
+    int length = suffix && suffix > name ? (int)(suffix - name) : (int)strlen(name);
+    if (command->options->output)
+        snprintf(command->output, sizeof command->output, "%s", command->options->output);
+    else
+        snprintf(command->output, sizeof command->output, "runs/%.*s", length, name);
+    command->comparison.output = command->output;
+}
+
+static bool check_overrides(const char *const *overrides, int count, Error *err) {
+    for (int i = 0; i < count; i++)
+        if (strncmp(overrides[i], "run.dir=", 8) == 0 || strncmp(overrides[i], "run.seed=", 9) == 0)
+            return error_set(
+                err, EXIT_CONFIG, "command line: %.8s is the comparison's; %s", overrides[i],
+                overrides[i][4] == 'd' ? "name a folder with -o" : "write seeds there");
+    return true;
+}
+
+static bool list_runs(Command *command, Error *err) {
+    const Comparison *comparison = &command->comparison;
+    size_t count = (size_t)comparison->row_count * (size_t)comparison->seed_count;
+    command->runs = calloc(count, sizeof *command->runs);
+    command->results = calloc(count, sizeof *command->results);
+    CHECK_MEMORY(command->runs && command->results, "no memory for %zu runs", count);
+    for (int s = 0; s < comparison->seed_count; s++) {
+        for (int r = 0; r < comparison->row_count; r++) {
+            ComparedRun *run = &command->runs[command->count++];
+            *run = (ComparedRun){.row = r, .seed = s};
+            int length = snprintf(run->dir, sizeof run->dir, "%s/%s/seed-%lld", command->output,
+                                  comparison->rows[r].name, (long long)comparison->seeds[s]);
+            if (length >= CONFIG_PATH_BYTES)
+                return error_set(err, EXIT_CONFIG, "paths of more than %d bytes: '%.60s'",
+                                 CONFIG_PATH_BYTES - 1, run->dir);
+        }
+    }
+    return true;
+}
+
+// The run's configuration, to be freed by the caller; NULL with *err.
+static Config *config_of(const Command *command, const ComparedRun *run, Error *err) {
+    const Comparison *comparison = &command->comparison;
+    Config *config = config_new();
+    if (comparison_config(comparison, &comparison->rows[run->row], comparison->seeds[run->seed],
+                          run->dir, config, err))
+        return config;
+    free(config);
+    return NULL;
+}
+
+static bool check_runs(const Command *command, Error *err) {
+    for (int i = 0; i < command->count; i++) {
+        Config *config = config_of(command, &command->runs[i], err);
+        bool ok = config && compared_run_check(&command->runs[i], config, err);
+        free(config);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+static bool prepare(Command *command, const char *path, Error *err) {
+    Comparison *comparison = &command->comparison;
+    choose_output(command, path);
+    comparison->ranks = command->options->ranks;
+    if (!check_overrides(comparison->overrides, comparison->override_count, err) ||
+        !comparison_file_read(comparison, path, err))
+        return false;
+    for (int r = 0; r < comparison->row_count; r++)
+        if (!comparison_plan(comparison, &comparison->rows[r], err)) return false;
+    return list_runs(command, err) && check_runs(command, err);
+}
+
+// ---- doing it -----------------------------------------------------------------------------------
+
+static ComparedResults results_of(const Command *command) {
+    return (ComparedResults){command->runs, command->results, command->count};
+}
+
+static void read_result(Command *command, int i, const Config *config) {
+    run_result_free(&command->results[i]);
+    run_result_read(&command->results[i], command->runs[i].dir, config->train.steps);
+}
+
+static void say_result(const Command *command, int i) {
+    const Comparison *comparison = &command->comparison;
+    const ComparedRun *run = &command->runs[i];
+    const RunResult *result = &command->results[i];
+    const char *name = comparison->rows[run->row].name;
+    long long seed = (long long)comparison->seeds[run->seed];
+    char time[CLOCK_DURATION_BYTES];
+    if (result->done)
+        log_info("run %d of %d: %s, seed %lld: loss %.4f after %lld steps in %s", i + 1,
+                 command->count, name, seed, result->val_loss, (long long)result->step,
+                 clock_duration(result->seconds, time));
+    else
+        log_info("run %d of %d: %s, seed %lld: stopped after step %lld; see %s/compare.log", i + 1,
+                 command->count, name, seed, (long long)result->step, run->dir);
+}
+
+// Trains a run unless it is done. *stopped: no other is to be begun. Returns its exit code.
+static int do_run(Command *command, int i, bool *stopped, Error *err) {
+    const ComparedRun *run = &command->runs[i];
+    Config *config = config_of(command, run, err);
+    if (!config) return err->exit_code;
+    read_result(command, i, config);
+    int exit_code = EXIT_DONE;
+    if (!command->results[i].done) {
+        exit_code = compared_run_train(run, config, command->options->ranks,
+                                       command->options->launcher, err);
+        read_result(command, i, config);
+        if (!err->message[0]) say_result(command, i);
+    }
+    free(config);
+    if (exit_code == EXIT_DONE && !command->results[i].done)
+        exit_code = EXIT_BUG; // it says that it is done, and is not
+    *stopped = err->message[0] || exit_code == EXIT_REQUEUE || signals_received();
+    return exit_code;
+}
+
+static int do_runs(Command *command, Error *err) {
+    int first_code = EXIT_DONE, failed = 0, first = 0;
+    bool stopped = false;
+    for (int i = 0; i < command->count && !stopped; i++) {
+        int code = do_run(command, i, &stopped, err);
+        if (err->message[0]) return code;
+        if (code != EXIT_DONE && code != EXIT_REQUEUE && failed++ == 0)
+            first_code = code, first = i;
+        if (!table_write(&command->comparison, results_of(command), err)) return err->exit_code;
+    }
+    table_print(stdout, &command->comparison, results_of(command));
+    if (stopped) {
+        log_info("stopped, everything is saved; run the same command again to go on");
+        return EXIT_REQUEUE;
+    }
+    if (failed > 0) {
+        const RunResult *result = &command->results[first];
+        error_set(err, first_code, "%d of %d runs failed, %s first: %s; see its compare.log",
+                  failed, command->count, command->runs[first].dir,
+                  result->failed ? result->message : "it has not said why");
+    }
+    return first_code;
+}
+
+int compare_run(const CompareOptions *options, const char *path, const char *const *overrides,
+                int override_count, Error *err) {
+    Command command = {.options = options};
+    command.comparison.overrides = overrides;
+    command.comparison.override_count = override_count;
+    int exit_code = EXIT_DONE;
+    if (!prepare(&command, path, err)) {
+        exit_code = err->exit_code;
+    } else if (options->plan) {
+        table_print(stdout, &command.comparison, results_of(&command));
+    } else {
+        log_show_time();
+        exit_code = do_runs(&command, err);
+    }
+    for (int i = 0; i < command.count; i++) run_result_free(&command.results[i]);
+    free(command.runs);
+    free(command.results);
+    comparison_free(&command.comparison);
+    return exit_code;
+}

@@ -1,0 +1,109 @@
+#include "launcher/compare/compared_run.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint/file_io.h"
+#include "kernels/clock.h"
+#include "launcher/config.h"
+#include "launcher/config_print.h"
+#include "launcher/supervisor/rank_launcher.h"
+#include "worker/run/run_dir.h"
+#include "worker/run/signals.h"
+
+enum { PATH_BYTES = CONFIG_PATH_BYTES + 32 };
+static const double POLL_SECONDS = 0.05;
+static const double ASK_SECONDS = 0.5; // between requests to stop: it may just be starting
+
+// ---- before it ----------------------------------------------------------------------------------
+
+bool compared_run_check(const ComparedRun *run, const Config *config, Error *err) {
+    char path[PATH_BYTES], *text = NULL;
+    size_t bytes = 0;
+    snprintf(path, sizeof path, "%s/compare.yaml", run->dir);
+    if (access(path, F_OK) != 0) return true;
+    if (!config_load_text(path, &text, &bytes, err)) return false;
+    char *saved = strndup(text, bytes), *current = config_to_yaml(config, false);
+    CHECK_MEMORY(saved, "out of memory");
+    KeyRule *rules = config_key_rules(config);
+    ConfigChanges changes;
+    config_changes_find(&changes, saved, current, rules);
+    const KeyChange *wrong = NULL;
+    for (int i = changes.count - 1; i >= 0; i--)
+        if (changes.list[i].rule->kind != KIND_FREE) wrong = &changes.list[i];
+    bool ok =
+        !wrong || error_set(err, EXIT_CONFIG,
+                            "%s was begun with %s %.200s, and is to have %.200s; name another "
+                            "folder with -o, or remove this one",
+                            run->dir, wrong->rule->key, wrong->saved, wrong->current);
+    config_changes_free(&changes);
+    free(rules);
+    free(current);
+    free(saved);
+    free(text);
+    return ok;
+}
+
+static bool write_config(const ComparedRun *run, const Config *config, const char *path,
+                         Error *err) {
+    char temporary[PATH_BYTES + 8];
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    char *yaml = config_to_yaml(config, false), *portable = run_dir_portable_config(yaml);
+    bool ok = run_dir_open(run->dir, err) &&
+              (file_replace(path, temporary, portable, strlen(portable), err) ||
+               error_prefix(err, "%s", path));
+    free(portable);
+    free(yaml);
+    return ok;
+}
+
+// ---- its process --------------------------------------------------------------------------------
+
+// What starts the supervisor: with its output in a file, whose path may have any character.
+static bool build_command(const ComparedRun *run, char *command, size_t room) {
+    size_t used = (size_t)snprintf(command, room, "env >>'");
+    for (const char *c = run->dir; *c && used + 32 < room; c++)
+        used += (size_t)snprintf(command + used, room - used, *c == '\'' ? "'\\''" : "%c", *c);
+    return used + 32 < room && snprintf(command + used, room - used, "/compare.log' 2>&1") > 0;
+}
+
+static int wait_for(RankLauncher *process) {
+    for (double asked = 0; !process->ended;) {
+        rank_launcher_serve(process, POLL_SECONDS);
+        double now = clock_seconds();
+        if (signals_received() && now - asked > ASK_SECONDS && rank_launcher_ask(process))
+            asked = now;
+    }
+    rank_launcher_close(process);
+    return process->exit_code;
+}
+
+int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
+                       const char *launcher, Error *err) {
+    char path[PATH_BYTES], command[4 * CONFIG_PATH_BYTES + 64], self[PATH_MAX], number[16];
+    snprintf(path, sizeof path, "%s/compare.yaml", run->dir);
+    snprintf(number, sizeof number, "%d", ranks);
+    ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
+    if (length <= 0 || !build_command(run, command, sizeof command)) {
+        error_set(err, EXIT_IO, "cannot start %s: %s", run->dir, strerror(errno));
+        return err->exit_code;
+    }
+    self[length] = 0;
+    char *words[] = {self,
+                     (char[]){"supervise"},
+                     path,
+                     (char[]){"-np"},
+                     number,
+                     (char[]){"--launcher"},
+                     (char *)launcher,
+                     NULL};
+    RankLauncher process;
+    if (!write_config(run, config, path, err) ||
+        !rank_launcher_start(&process, command, ranks, "", 1, words, "compare", err))
+        return err->exit_code;
+    return wait_for(&process);
+}

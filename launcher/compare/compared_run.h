@@ -1,0 +1,23 @@
+// One run of a comparison: a row and a seed, in a folder of its own. `moetrain supervise` trains
+// it, a process whose output goes to RUN/compare.log; what a run has done is what its folder says.
+// Not collective.
+#ifndef MOETRAIN_LAUNCHER_COMPARE_COMPARED_RUN_H
+#define MOETRAIN_LAUNCHER_COMPARE_COMPARED_RUN_H
+
+#include "launcher/config_origin.h"
+
+typedef struct ComparedRun {
+    int row, seed; // numbers in the comparison
+    char dir[CONFIG_PATH_BYTES];
+} ComparedRun;
+
+// Whether the folder is new, or its run was begun with this configuration: what differs may change
+// no result. False with exit 2, what differs, and the fix.
+bool compared_run_check(const ComparedRun *run, const Config *config, Error *err);
+
+// Writes the configuration to RUN/compare.yaml, and trains it on `ranks` ranks until it is done or
+// is asked to stop. Returns the exit code of the run; or, with *err, why there was none.
+int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
+                       const char *launcher, Error *err);
+
+#endif

@@ -1,0 +1,186 @@
+#include "launcher/compare/result_table.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint/file_io.h"
+
+typedef struct Column {
+    const char *name;  // in CSV
+    const char *title; // in Markdown
+    size_t offset;     // of the double in RunResult
+    double scale;      // in Markdown
+    int decimals;
+} Column;
+
+static const Column COLUMNS[] = {
+    {"val_loss", "loss", offsetof(RunResult, val_loss), 1, 4},
+    {"val_bits_per_byte", "bits per byte", offsetof(RunResult, val_bits_per_byte), 1, 4},
+    {"seconds", "time, s", offsetof(RunResult, seconds), 1, 1},
+    {"tokens_per_second", "tokens/s", offsetof(RunResult, tokens_per_second), 1, 0},
+    {"peak_memory_mib", "memory, MiB", offsetof(RunResult, peak_memory_mib), 1, 1},
+    {"max_vio", "MaxVio", offsetof(RunResult, max_vio), 1, 2},
+    {"drop_rate", "dropped, %", offsetof(RunResult, drop_rate), 100, 2},
+};
+enum { COLUMN_COUNT = sizeof COLUMNS / sizeof *COLUMNS };
+
+static double value_at(const RunResult *result, const Column *column) {
+    double value;
+    memcpy(&value, (const char *)result + column->offset, sizeof value);
+    return value;
+}
+
+Spread spread_of(const double *values, int count) {
+    Spread spread = {0, NAN, NAN};
+    double sum = 0, squares = 0;
+    for (int i = 0; i < count; i++) {
+        if (!isfinite(values[i])) continue;
+        sum += values[i];
+        spread.count++;
+    }
+    if (spread.count > 0) spread.mean = sum / spread.count;
+    for (int i = 0; i < count; i++)
+        if (isfinite(values[i])) squares += pow(values[i] - spread.mean, 2);
+    if (spread.count > 1) spread.deviation = sqrt(squares / (spread.count - 1));
+    return spread;
+}
+
+// What of a row is done.
+typedef struct RowState {
+    int done, failed;
+    Spread spreads[COLUMN_COUNT];
+} RowState;
+
+static RowState row_state(ComparedResults all, int row) {
+    RowState state = {0};
+    double values[COLUMN_COUNT][COMPARED_SEEDS];
+    for (int i = 0; i < all.count; i++) {
+        if (all.runs[i].row != row) continue;
+        if (all.results[i].failed) state.failed++;
+        if (!all.results[i].done) continue;
+        for (int c = 0; c < COLUMN_COUNT; c++)
+            values[c][state.done] = value_at(&all.results[i], &COLUMNS[c]);
+        state.done++;
+    }
+    for (int c = 0; c < COLUMN_COUNT; c++) state.spreads[c] = spread_of(values[c], state.done);
+    return state;
+}
+
+// ---- Markdown -----------------------------------------------------------------------------------
+
+static void print_spread(FILE *out, Spread spread, const Column *column) {
+    if (spread.count == 0)
+        fputs(" – |", out);
+    else
+        fprintf(out, " %.*f", column->decimals, column->scale * spread.mean);
+    if (spread.count > 1)
+        fprintf(out, " ± %.*f", column->decimals, column->scale * spread.deviation);
+    if (spread.count > 0) fputs(" |", out);
+}
+
+void table_print(FILE *out, const Comparison *comparison, ComparedResults results) {
+    fputs("| |", out);
+    for (int c = 0; c < COLUMN_COUNT; c++) fprintf(out, " %s |", COLUMNS[c].title);
+    fputs(" parameters | active | MFLOP a token | runs |\n|---|", out);
+    for (int c = 0; c < COLUMN_COUNT + 4; c++) fputs("--:|", out);
+    fputc('\n', out);
+    for (int r = 0; r < comparison->row_count; r++) {
+        const ComparedRow *row = &comparison->rows[r];
+        RowState state = row_state(results, r);
+        fprintf(out, "| %s |", row->name);
+        for (int c = 0; c < COLUMN_COUNT; c++) print_spread(out, state.spreads[c], &COLUMNS[c]);
+        fprintf(out, " %lld | %lld | %.3f | %d of %d", (long long)row->total_params,
+                (long long)row->active_params, row->flops_per_token / 1e6, state.done,
+                comparison->seed_count);
+        if (state.failed) fprintf(out, ", %d failed", state.failed);
+        fputs(" |\n", out);
+    }
+}
+
+// ---- CSV ----------------------------------------------------------------------------------------
+
+// An unknown number is an empty field.
+static void print_number(FILE *out, double value) {
+    if (isfinite(value))
+        fprintf(out, ",%.9g", value);
+    else
+        fputc(',', out);
+}
+
+static void print_facts(FILE *out, const ComparedRow *row) {
+    fprintf(out, ",%lld,%lld,%.9g", (long long)row->total_params, (long long)row->active_params,
+            row->flops_per_token);
+}
+
+// A name, which may have commas.
+static void print_name(FILE *out, const char *name) {
+    fprintf(out, strchr(name, ',') ? "\"%s\"" : "%s", name);
+}
+
+static void print_rows(FILE *out, const Comparison *comparison, ComparedResults results) {
+    fputs("row,runs,failed", out);
+    for (int c = 0; c < COLUMN_COUNT; c++)
+        fprintf(out, ",%s,%s_deviation", COLUMNS[c].name, COLUMNS[c].name);
+    fputs(",parameters,active_parameters,flops_per_token\n", out);
+    for (int r = 0; r < comparison->row_count; r++) {
+        RowState state = row_state(results, r);
+        print_name(out, comparison->rows[r].name);
+        fprintf(out, ",%d,%d", state.done, state.failed);
+        for (int c = 0; c < COLUMN_COUNT; c++) {
+            print_number(out, state.spreads[c].mean);
+            print_number(out, state.spreads[c].deviation);
+        }
+        print_facts(out, &comparison->rows[r]);
+        fputc('\n', out);
+    }
+}
+
+static void print_runs(FILE *out, const Comparison *comparison, ComparedResults results) {
+    fputs("row,seed,done,step", out);
+    for (int c = 0; c < COLUMN_COUNT; c++) fprintf(out, ",%s", COLUMNS[c].name);
+    fputs(",parameters,active_parameters,flops_per_token,folder\n", out);
+    for (int i = 0; i < results.count; i++) {
+        const ComparedRun *run = &results.runs[i];
+        const RunResult *result = &results.results[i];
+        print_name(out, comparison->rows[run->row].name);
+        fprintf(out, ",%lld,%d,%lld", (long long)comparison->seeds[run->seed], result->done,
+                (long long)result->step);
+        for (int c = 0; c < COLUMN_COUNT; c++) print_number(out, value_at(result, &COLUMNS[c]));
+        print_facts(out, &comparison->rows[run->row]);
+        fputc(',', out);
+        print_name(out, run->dir);
+        fputc('\n', out);
+    }
+}
+
+// ---- files --------------------------------------------------------------------------------------
+
+typedef void (*TablePrinter)(FILE *out, const Comparison *comparison, ComparedResults results);
+
+// Several processes of one comparison, the tasks of an array, may write at once.
+static bool write_file(const Comparison *comparison, const char *name, TablePrinter print,
+                       ComparedResults results, Error *err) {
+    char path[CONFIG_PATH_BYTES + 32], temporary[CONFIG_PATH_BYTES + 384], host[256] = "";
+    char *text = NULL;
+    size_t bytes = 0;
+    gethostname(host, sizeof host - 1);
+    snprintf(path, sizeof path, "%s/%s", comparison->output, name);
+    snprintf(temporary, sizeof temporary, "%s.%s.%ld.tmp", path, host, (long)getpid());
+    FILE *out = open_memstream(&text, &bytes);
+    CHECK_MEMORY(out, "out of memory");
+    print(out, comparison, results);
+    fclose(out);
+    CHECK_MEMORY(text, "out of memory");
+    bool ok = file_replace(path, temporary, text, bytes, err) || error_prefix(err, "%s", path);
+    free(text);
+    return ok;
+}
+
+bool table_write(const Comparison *comparison, ComparedResults results, Error *err) {
+    return write_file(comparison, "table.md", table_print, results, err) &&
+           write_file(comparison, "table.csv", print_rows, results, err) &&
+           write_file(comparison, "runs.csv", print_runs, results, err);
+}

@@ -1,0 +1,32 @@
+// The tables of a comparison: one line a row, mean ± standard deviation over the seeds that are
+// done. FOLDER/table.md has it for people, FOLDER/table.csv with all digits, FOLDER/runs.csv each
+// run. Not collective.
+#ifndef MOETRAIN_LAUNCHER_COMPARE_RESULT_TABLE_H
+#define MOETRAIN_LAUNCHER_COMPARE_RESULT_TABLE_H
+
+#include <stdio.h>
+
+#include "launcher/compare/compared_run.h"
+#include "launcher/compare/comparison.h"
+#include "launcher/compare/run_result.h"
+
+// The runs and what they have come to, (count) each.
+typedef struct ComparedResults {
+    const ComparedRun *runs;
+    const RunResult *results;
+    int count;
+} ComparedResults;
+
+// Mean, and the standard deviation with count - 1, of the numbers that are known; NaN where there
+// are too few.
+typedef struct Spread {
+    int count;
+    double mean, deviation;
+} Spread;
+Spread spread_of(const double *values, int count);
+
+void table_print(FILE *out, const Comparison *comparison, ComparedResults results);
+// Writes the three files into the comparison's folder. False with exit 5.
+bool table_write(const Comparison *comparison, ComparedResults results, Error *err);
+
+#endif
