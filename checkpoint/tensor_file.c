@@ -133,7 +133,7 @@ static bool layout_file(const char *path, Manifest *manifest, FileHeader *header
     failed = "the file";
     if (layout.file < 0) goto cleanup;
     failed = "manifest or block_hashes";
-    if (!layout_index(&layout, manifest, header)) goto cleanup;
+    if (header && !layout_index(&layout, manifest, header)) goto cleanup;
     for (int64_t i = 0; i < manifest->count; i++) {
         Dataset *dataset = &manifest->datasets[i];
         failed = dataset->name;
@@ -198,10 +198,10 @@ bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header
         error_set(err, EXIT_IO, "cannot look at %s: %s", memory_path, strerror(errno));
         goto cleanup;
     }
-    header->file_bytes = info.st_size;
+    if (header) header->file_bytes = info.st_size;
     ok = (file_set_length(file, info.st_size, err) &&
-          manifest_check_places(manifest, header->file_bytes, err) &&
-          copy_structure(file, memory, manifest, header->file_bytes, err)) ||
+          manifest_check_places(manifest, info.st_size, err) &&
+          copy_structure(file, memory, manifest, info.st_size, err)) ||
          error_prefix(err, "%s", path);
 cleanup:
     if (file >= 0) close(file);

@@ -10,7 +10,8 @@
 
 // Creates `path`, which must not exist, for an arranged manifest: its whole length and the
 // structure, the datasets still holes. Fills in the offset of every dataset and header's offsets,
-// counts and file_bytes. EXIT_IO on failure; the file may then exist. Not collective.
+// counts and file_bytes; header NULL: without the index of the manifest, datasets alone. EXIT_IO on
+// failure; the file may then exist. Not collective.
 bool tensor_file_create(const char *path, Manifest *manifest, FileHeader *header, Error *err);
 
 #endif

@@ -1,6 +1,27 @@
 #include "model/routing_tape.h"
 
+#include <stdlib.h>
+
 #include "model/chooser.h"
+
+void routing_tape_open(RoutingTape *tape, const ModelConfig *config, int64_t rows) {
+    *tape = (RoutingTape){.layers = calloc((size_t)config->layers, sizeof *tape->layers)};
+    CHECK_MEMORY(tape->layers, "no memory for %lld layers", (long long)config->layers);
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        int64_t K = moe_shape(config, layer).slots;
+        if (model_feed_forward(config, layer) != FEED_FORWARD_MOE) continue;
+        int32_t *ids = calloc((size_t)(rows * K), sizeof *ids);
+        CHECK_MEMORY(ids, "no memory for choices");
+        tape->layers[layer] = tensor_2d(ids, I32, rows, K);
+    }
+}
+
+void routing_tape_close(RoutingTape *tape, const ModelConfig *config) {
+    for (int64_t layer = 0; tape->layers && layer < config->layers; layer++)
+        free(tape->layers[layer].data);
+    free(tape->layers);
+    *tape = (RoutingTape){0};
+}
 
 // The rows of the micro-batch at work.
 static Tensor rows_of(const Work *work, int64_t layer) {

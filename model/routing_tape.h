@@ -4,7 +4,7 @@
 #ifndef MOETRAIN_MODEL_ROUTING_TAPE_H
 #define MOETRAIN_MODEL_ROUTING_TAPE_H
 
-#include "kernels/tensor.h"
+#include "model/model_config.h"
 
 typedef struct Work Work;
 
@@ -17,6 +17,11 @@ typedef struct RoutingTape {
     void (*passed)(void *context, int64_t tokens);
     void *context;
 } RoutingTape;
+
+// A tape that takes what layers with experts choose, over at most `rows` tokens of a pass, with its
+// own memory; the work needs to be given it. Not collective.
+void routing_tape_open(RoutingTape *tape, const ModelConfig *config, int64_t rows);
+void routing_tape_close(RoutingTape *tape, const ModelConfig *config); // legal on a zeroed one
 
 // Takes the ids (N, K) down, if there is a tape that takes. Waits for the device then. Not
 // collective.

@@ -65,28 +65,18 @@ static void passed(void *context, int64_t tokens) {
 
 // Gives the model a tape. Where experts choose there is nothing to compare.
 static void listen(Choices *c, Model *model, bool compares) {
-    int64_t layers = model->config.layers;
     c->model = model;
     c->compares = compares;
     c->at = 0;
     c->compared = c->moved = 0;
-    c->tape = (RoutingTape){.passed = passed, .context = c};
-    c->tape.layers = calloc((size_t)layers, sizeof *c->tape.layers);
-    CHECK_MEMORY(c->tape.layers, "no memory for %lld layers", (long long)layers);
-    for (int64_t layer = 0; layer < layers; layer++) {
-        int64_t N = model->work.shape.N, K = moe_shape(&model->config, layer).slots;
-        if (model_feed_forward(&model->config, layer) != FEED_FORWARD_MOE) continue;
-        c->tape.layers[layer] = tensor_2d(calloc((size_t)(N * K), sizeof(int32_t)), I32, N, K);
-        CHECK_MEMORY(c->tape.layers[layer].data, "no memory for choices");
-    }
+    routing_tape_open(&c->tape, &model->config, model->work.shape.N);
+    c->tape.passed = passed;
+    c->tape.context = c;
     model->work.tape = &c->tape;
 }
 
 static void stop_listening(Choices *c) {
-    for (int64_t layer = 0; c->model && layer < c->model->config.layers; layer++)
-        free(c->tape.layers[layer].data);
-    free(c->tape.layers);
-    c->tape = (RoutingTape){0};
+    routing_tape_close(&c->tape, &c->model->config);
     c->model = NULL;
     double sums[] = {c->moved, c->compared};
     all_reduce_sum(comm_world(), tensor_1d(sums, F64, 2), REDUCE_ANY_ORDER, (Tensor){0},

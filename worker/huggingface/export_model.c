@@ -1,21 +1,14 @@
 #include "worker/huggingface/export_model.h"
 
-#include <dirent.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "checkpoint/file_io.h"
+#include "checkpoint/new_folder.h"
 #include "checkpoint/state_tensors.h"
 #include "worker/data/vocabulary.h"
 #include "worker/huggingface/export_proof.h"
 #include "worker/watch/watchdog.h"
-
-enum { PATH_BYTES = CONFIG_PATH_BYTES + 320 };
-// Behind a folder's name while it is made; one that a crash has left is removed.
-static const char UNFINISHED[] = ".moetrain-tmp";
 
 typedef struct Export {
     const ModelExport *wanted;
@@ -23,7 +16,7 @@ typedef struct Export {
     TensorMap map;
     CheckpointFile file;
     WeightSource source; // the checkpoint
-    char temporary[CONFIG_PATH_BYTES + 16], parent[CONFIG_PATH_BYTES];
+    NewFolder folder;
     // the slice of ours that was read last, and one of theirs
     float *ours, *theirs;
     int param;
@@ -37,64 +30,20 @@ bool export_vocab_size(const char *checkpoint_path, int64_t *size, Error *err) {
     return true;
 }
 
-// ---- the folder ---------------------------------------------------------------------------------
+// ---- its files ----------------------------------------------------------------------------------
 
-// A folder of files and nothing else, with its files.
-static bool remove_folder(const char *path, Error *err) {
-    DIR *folder = opendir(path);
-    bool ok = true;
-    if (!folder) return true;
-    for (struct dirent *entry; ok && (entry = readdir(folder));) {
-        char name[PATH_BYTES];
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
-        snprintf(name, sizeof name, "%s/%s", path, entry->d_name);
-        ok = file_remove(name, err);
-    }
-    closedir(folder);
-    return ok && directory_remove(path, err);
-}
-
-static bool name_folders(Export *export, Error *err) {
-    char path[CONFIG_PATH_BYTES];
-    const char *folder = export->wanted->folder;
-    int length = (int)strlen(folder);
-    while (length > 1 && folder[length - 1] == '/') length--;
-    if (length == 0 || length >= CONFIG_PATH_BYTES)
-        return error_set(err, EXIT_IO, "path too long: %.60s...", folder);
-    snprintf(path, sizeof path, "%.*s", length, folder);
-    snprintf(export->temporary, sizeof export->temporary, "%s%s", path, UNFINISHED);
-    if (access(path, F_OK) == 0)
-        return error_set(err, EXIT_IO, "%s exists; remove it or choose another name", path);
-    snprintf(export->parent, sizeof export->parent, "%s", dirname(path));
-    return true;
-}
-
-static bool make_folder(Export *export, Error *err) {
+static bool make_folder(const Export *export, Error *err) {
     int64_t bytes = 1 << 20;
     for (int64_t i = 0; i < export->map.count; i++) {
         const int64_t *shape = export->map.tensors[i].shape;
         bytes += stored_type_bytes(export->wanted->options.type) * shape[0] * shape[1] * shape[2];
     }
-    return directory_make(export->parent, err) && remove_folder(export->temporary, err) &&
-           directory_check_room(export->parent, bytes, err) &&
-           directory_make_new(export->temporary, err);
+    return new_folder_make(&export->folder, bytes, err);
 }
 
 static bool write_text(const Export *export, const char *name, const char *text, Error *err) {
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s/%s", export->temporary, name);
-    return file_make(path, text, strlen(text), err);
+    return new_folder_add(&export->folder, name, text, strlen(text), err);
 }
-
-static bool publish(const Export *export, Error *err) {
-    char path[CONFIG_PATH_BYTES];
-    snprintf(path, sizeof path, "%.*s", (int)strlen(export->temporary) - (int)strlen(UNFINISHED),
-             export->temporary);
-    return directory_sync(export->temporary, err) && file_rename(export->temporary, path, err) &&
-           directory_sync(export->parent, err);
-}
-
-// ---- its files ----------------------------------------------------------------------------------
 
 // A slice of theirs. Neighbours in the map are often parts of one slice of ours.
 static bool give_slice(void *context, const MappedTensor *tensor, int64_t number,
@@ -166,7 +115,7 @@ static bool write_tokenizer(Export *export, Error *err) {
 
 static bool write_files(Export *export, Error *err) {
     const ModelExport *wanted = export->wanted;
-    return weight_folder_write(export->temporary, &export->map, wanted->options.type,
+    return weight_folder_write(export->folder.temporary, &export->map, wanted->options.type,
                                wanted->options.shard_bytes, give_slice, export, err) &&
            write_text(export, "config.json", wanted->config_json, err) &&
            write_text(export, "generation_config.json", GENERATION, err) &&
@@ -179,7 +128,8 @@ static bool prove(Export *export, int64_t context, Session *session, Error *err)
     WeightFolder folder;
     WeightSource again = {0};
     Proof proof;
-    if (!weight_folder_open(&folder, export->temporary, (Quantization){0}, err)) return false;
+    if (!weight_folder_open(&folder, export->folder.temporary, (Quantization){0}, err))
+        return false;
     bool ok = weight_source_of_folder(&again, &export->map, &folder, err) &&
               export_proof(&export->model, context, &export->source, &again, session, &proof, err);
     weight_source_free(&again);
@@ -206,17 +156,17 @@ static bool write_and_prove(Export *export, const TrainConfig *config, Session *
     take_slices(export);
     printf("%s as %s\n", checkpoint_path, export->wanted->family->model_type);
     bool ok = make_folder(export, err) && write_files(export, err) &&
-              prove(export, config->context, session, err) && publish(export, err);
-    Error ignored;
-    if (!ok) remove_folder(export->temporary, &ignored);
+              prove(export, config->context, session, err) &&
+              new_folder_publish(&export->folder, err);
+    if (!ok) new_folder_remove(&export->folder);
     return ok;
 }
 
 static bool run(Export *export, const TrainConfig *config, Session *session,
                 const char *checkpoint_path, Error *err) {
     export->model = config->model;
-    if (!name_folders(export, err) || !session_open(session, config, err) ||
-        !model_for_generation(&export->model, err) ||
+    if (!new_folder_name(&export->folder, export->wanted->folder, err) ||
+        !session_open(session, config, err) || !model_for_generation(&export->model, err) ||
         !export_vocab_size(checkpoint_path, &export->model.vocab_size, err) ||
         !checkpoint_file_open(&export->file, checkpoint_path, err))
         return false;
