@@ -30,6 +30,7 @@ typedef struct VerbRow {
 static const VerbRow VERBS[] = {
     {"evaluate", VERB_EVALUATE, "a checkpoint", true, false},
     {"generate", VERB_GENERATE, "a checkpoint", true, false},
+    {"analyse", VERB_ANALYSE, "a checkpoint", true, false},
     {"inspect", VERB_INSPECT, "a checkpoint", false, false},
     {"plan", VERB_PLAN, "a configuration", true, false},
     {"help", VERB_HELP, "a key", false, true},
@@ -88,6 +89,8 @@ static const OptionRow OPTIONS[] = {
     {"--weights", VERB_GENERATE, "trained, f32, bf16, fp16 or int8"},
     {"--logprobs", VERB_GENERATE, NULL},
     {"--recompute", VERB_GENERATE, NULL},
+    {"--data", VERB_ANALYSE, "data sets with commas between them"},
+    {"-o", VERB_ANALYSE, "a new folder"},
     {"--digest", VERB_INSPECT, NULL},
     {"--json", VERB_STATUS, NULL},
     {"--dtype", VERB_EXPORT, "f32 or bf16"},
@@ -181,6 +184,9 @@ void cli_print_help(FILE *out) {
         "      --logprobs         and the model's log-probability of each token, in nats\n"
         "      --weights KIND     held in f32, bf16, fp16 or int8 (as train.precision has them)\n"
         "      --recompute        without the key/value cache: slow, for checking\n"
+        "  mpirun -np N moetrain analyse CHECKPOINT --data A,B -o FOLDER [key=value ...]   which "
+        "tokens choose\n"
+        "                         which experts: tables.h5 and figures, for each layer\n"
         "  moetrain inspect [--digest] CHECKPOINT                      what is inside; --digest: "
         "one line of hex\n"
         "  moetrain export hf CHECKPOINT FOLDER [options] [key=value ...]   for Hugging Face's "
@@ -304,9 +310,10 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     if (strcmp(name, "--array") == 0) slurm->array = value;
     TrainTokenizerOptions *train_tokenizer = &line->train_tokenizer;
     TokenizeOptions *tokenize = &line->tokenize;
+    if (strcmp(name, "--data") == 0) line->analyse.data = value;
     if (strcmp(name, "-o") == 0) {
         slurm->output = train_tokenizer->output = tokenize->output = value;
-        compare->output = value;
+        compare->output = line->analyse.folder = value;
     }
     if (strcmp(name, "--pattern") == 0) train_tokenizer->pattern = tokenize->pattern = value;
     if (strcmp(name, "--vocab") == 0)
@@ -521,6 +528,7 @@ bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
     *line = (CommandLine){
         .verb = VERB_USAGE,
         .generate = GENERATE_DEFAULTS,
+        .analyse = {.folder = "analysis"},
         .export = {.type = STORED_F32, .shard_bytes = 5000000000},
         .supervise = {.launcher = "mpirun", .wait_seconds = 5},
         .slurm = {.launcher = "supervise", .tasks_per_node = 1},

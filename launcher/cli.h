@@ -8,6 +8,7 @@
 #include "launcher/compare/compare_command.h"
 #include "launcher/slurm/batch_script.h"
 #include "launcher/supervisor/supervise.h"
+#include "worker/analysis/analyse.h"
 #include "worker/evaluate.h"
 #include "worker/generation/generate.h"
 #include "worker/huggingface/export_model.h"
@@ -18,6 +19,7 @@ typedef enum Verb {
     VERB_TRAIN,
     VERB_EVALUATE,
     VERB_GENERATE,
+    VERB_ANALYSE,
     VERB_INSPECT,
     VERB_PLAN,
     VERB_PRINT_CONFIG,
@@ -56,6 +58,7 @@ typedef struct CommandLine {
     int ranks;           // plan, supervise, compare
     EvaluateOptions evaluate;
     GenerateOptions generate;
+    AnalyseOptions analyse;
     ExportOptions export;
     SuperviseOptions supervise;
     SlurmOptions slurm;

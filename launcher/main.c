@@ -50,7 +50,8 @@ static bool is_launched(void) {
 }
 
 static bool reads_checkpoint(Verb verb) {
-    return verb == VERB_EVALUATE || verb == VERB_GENERATE || verb == VERB_INSPECT;
+    return verb == VERB_EVALUATE || verb == VERB_GENERATE || verb == VERB_INSPECT ||
+           verb == VERB_ANALYSE;
 }
 
 // From the YAML file or the checkpoint that the line names, with the line's overrides. Not
@@ -92,6 +93,8 @@ static int run_collective(const CommandLine *line, Error *err) {
         exit_code = err->exit_code;
     } else if (line->verb == VERB_EVALUATE) {
         exit_code = evaluate_run(train, config->source, &line->evaluate, err);
+    } else if (line->verb == VERB_ANALYSE) {
+        exit_code = analyse_run(train, config->source, &line->analyse, err);
     } else if (line->verb == VERB_GENERATE) {
         exit_code = generate_run(train, config->source, &line->generate, err);
     } else {
@@ -216,8 +219,9 @@ int main(int argc, char **argv) {
     log_set_rank(rank);
     bool ok = cli_parse(&line, argc, argv, &err);
     if (!ok && argc < 2 && rank == 0) cli_print_usage(stderr);
-    bool collective = ok && (line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE ||
-                             line.verb == VERB_GENERATE || line.verb == VERB_EXPORT);
+    bool collective =
+        ok && (line.verb == VERB_TRAIN || line.verb == VERB_EVALUATE ||
+               line.verb == VERB_GENERATE || line.verb == VERB_ANALYSE || line.verb == VERB_EXPORT);
     bool together = collective || is_launched();
     if (collective) {
         watchdog_begin();
