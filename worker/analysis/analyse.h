@@ -11,8 +11,8 @@ typedef struct AnalyseOptions {
 
 // Reads every data set as evaluation does and writes, into a new folder, tables (tables.h5) and
 // figures (coactivation.svg, domains.svg, vocabulary.svg) of which tokens chose which experts; the
-// same numbers on any number of ranks. config: the checkpoint's own, with overrides. Returns the exit
-// code. Collective over all ranks.
+// same numbers on any number of ranks. config: the checkpoint's own, with overrides. Returns the
+// exit code. Collective over all ranks.
 int analyse_run(const TrainConfig *config, const char *checkpoint_path,
                 const AnalyseOptions *options, Error *err);
 
