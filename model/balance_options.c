@@ -143,8 +143,7 @@ static bool check_choice(const ModelConfig *model, const OptionRules *rules, con
                          const char *what, const char *fix) {
     for (int64_t layer = 0; layer < model->layers; layer++) {
         MoeShape shape = moe_shape(model, layer);
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE || shape.scored > shape.top_k)
-            continue;
+        if (!model_is_routed(model, layer) || shape.scored > shape.top_k) continue;
         return option_broken(rules, key, "moe.top_k",
                              "%s looks at the expert after the chosen ones, but moe.top_k (%lld) "
                              "takes all of them (%lld); %s",

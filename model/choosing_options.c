@@ -59,7 +59,7 @@ static bool check_hot_experts(const ModelConfig *model, const OptionRules *rules
     const MoeConfig *moe = &model->moe;
     for (int64_t layer = 0; layer < model->layers && moe->hot_experts > 0; layer++) {
         MoeShape shape = moe_shape(model, layer);
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE) continue;
+        if (!model_is_routed(model, layer)) continue;
         if (moe->hot_experts < shape.top_k || moe->hot_experts > shape.experts)
             return option_broken(
                 rules, "moe.hot_experts", "moe.experts",

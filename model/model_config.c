@@ -77,6 +77,17 @@ FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
     return has_experts && moe_is_due(&config->moe, layer) ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
 }
 
+bool model_is_routed(const ModelConfig *config, int64_t layer) {
+    switch (model_feed_forward(config, layer)) {
+    case FEED_FORWARD_MOE:
+        return true;
+    case FEED_FORWARD_DENSE:
+    case FEED_FORWARD_PEER:
+        break;
+    }
+    return false;
+}
+
 void model_config_of_layer(ModelConfig *one, const ModelConfig *config, int64_t layer) {
     FeedForwardKind feed_forward = model_feed_forward(config, layer);
     *one = *config;

@@ -316,6 +316,8 @@ int64_t attention_d_rope(const AttentionConfig *config);
 bool model_has_mixer(const ModelConfig *config, MixerKind kind);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
+// Whether a router chooses among experts in the layer, of whatever kind that is.
+bool model_is_routed(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);
 // Whether the layer's experts are chosen by the token's id, and whether it has a gate at all.
 bool moe_is_hashed(const MoeConfig *config, int64_t layer);

@@ -117,6 +117,10 @@ static const Option ROWS[] = {
 
 // ---- rules --------------------------------------------------------------------------------------
 
+static const char *word_of(const ModelConfig *model, int64_t layer) {
+    return choice_row(FEED_FORWARD_CHOICES, (int)model_feed_forward(model, layer))->word;
+}
+
 // " in layer 3", where layers differ; empty where they do not.
 static void name_layer(const MoeConfig *moe, int64_t layer, char place[32]) {
     place[0] = '\0';
@@ -180,9 +184,9 @@ static bool check_layer(const ModelConfig *model, int64_t layer, const OptionRul
     name_layer(moe, layer, place);
     if (shape.experts == 0)
         return option_broken(rules, "model.feed_forward", "moe.experts",
-                             "model.feed_forward says moe for layer %lld, where moe.experts is 0; "
+                             "model.feed_forward says %s for layer %lld, where moe.experts is 0; "
                              "say dense there, or set moe.experts above 0",
-                             (long long)layer);
+                             word_of(model, layer), (long long)layer);
     if (shape.top_k > shape.experts)
         return option_broken(
             rules, "moe.top_k", "moe.experts",
@@ -212,7 +216,7 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
     bool given = rules->is_given(rules, "model.feed_forward"), any = false, due = false;
     bool counts = moe->every != 1 || !moe->first;
     for (int64_t layer = 0; layer < model->layers; layer++) {
-        bool is_moe = model_feed_forward(model, layer) == FEED_FORWARD_MOE;
+        bool is_moe = model_is_routed(model, layer);
         bool has_experts = layer_value(&moe->experts, layer) > 0;
         any = any || has_experts;
         due = due || moe_is_due(moe, layer);
@@ -221,8 +225,8 @@ static bool check_places(const ModelConfig *model, const OptionRules *rules) {
                 rules, "moe.every", "model.feed_forward",
                 "model.feed_forward says %s for layer %lld, but moe.every (%lld) and moe.first "
                 "(%s) say the reverse; leave out either model.feed_forward or the other two",
-                choice_row(FEED_FORWARD_CHOICES, (int)model_feed_forward(model, layer))->word,
-                (long long)layer, (long long)moe->every, moe->first ? "true" : "false");
+                word_of(model, layer), (long long)layer, (long long)moe->every,
+                moe->first ? "true" : "false");
     }
     if (!given && any && !due)
         return option_broken(
@@ -304,7 +308,7 @@ static bool check(const void *section, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     bool any = false;
     for (int64_t layer = 0; layer < model->layers; layer++) {
-        if (model_feed_forward(model, layer) != FEED_FORWARD_MOE) continue;
+        if (!model_is_routed(model, layer)) continue;
         if (!check_layer(model, layer, rules)) return false;
         any = true;
     }

@@ -9,7 +9,7 @@ void routing_tape_open(RoutingTape *tape, const ModelConfig *config, int64_t row
     CHECK_MEMORY(tape->layers, "no memory for %lld layers", (long long)config->layers);
     for (int64_t layer = 0; layer < config->layers; layer++) {
         int64_t K = moe_shape(config, layer).slots;
-        if (model_feed_forward(config, layer) != FEED_FORWARD_MOE) continue;
+        if (!model_is_routed(config, layer)) continue;
         int32_t *ids = calloc((size_t)(rows * K), sizeof *ids);
         CHECK_MEMORY(ids, "no memory for choices");
         tape->layers[layer] = tensor_2d(ids, I32, rows, K);

@@ -30,7 +30,7 @@ static bool check(const void *section, const OptionRules *rules) {
                              "out");
     if (!replay && !train->routing_record[0]) return true;
     for (int64_t layer = 0; layer < train->model.layers; layer++)
-        if (model_feed_forward(&train->model, layer) == FEED_FORWARD_MOE) return true;
+        if (model_is_routed(&train->model, layer)) return true;
     return option_broken(rules, replay ? "moe.replay" : "moe.record", "moe.experts",
                          "no layer has experts, so there is no routing to keep; leave %s out, or "
                          "set moe.experts above 0",

@@ -16,8 +16,7 @@ static RoutingShape shape_of(const Work *work, RoutingLayer *of) {
     RoutingShape shape = {model->layers, of, work->shape.micro_batches, micro_batch_tokens(work)};
     for (int64_t l = 0; l < model->layers; l++) {
         MoeShape moe = moe_shape(model, l);
-        bool routed = model_feed_forward(model, l) == FEED_FORWARD_MOE;
-        of[l] = routed ? (RoutingLayer){moe.scored, moe.top_k} : (RoutingLayer){0};
+        if (model_is_routed(model, l)) of[l] = (RoutingLayer){moe.scored, moe.top_k};
     }
     return shape;
 }

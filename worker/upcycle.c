@@ -101,7 +101,7 @@ bool upcycle_check(const ModelConfig *dense, const ModelConfig *model, Error *er
     bool any = false;
     for (int64_t layer = 0; layer < model->layers; layer++) {
         FeedForwardKind was = model_feed_forward(dense, layer);
-        if (was == FEED_FORWARD_MOE)
+        if (model_is_routed(dense, layer))
             return error_set(err, EXIT_CONFIG,
                              "layer %lld has experts already, and upcycling begins from a dense "
                              "model; to train this one further, give it as init",

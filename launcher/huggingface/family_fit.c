@@ -78,6 +78,8 @@ static bool say(char wanted[WANTED_BYTES], const char *text) {
 static bool places_fit(const Family *family, const ModelConfig *model, char *wanted) {
     int64_t experts = layers_of(model, FEED_FORWARD_MOE);
     bool dense_before = true;
+    if (experts + layers_of(model, FEED_FORWARD_DENSE) < model->layers)
+        return say(wanted, "dense and moe layers alone");
     for (int64_t layer = model->layers - experts; layer < model->layers; layer++)
         dense_before = dense_before && model_feed_forward(model, layer) == FEED_FORWARD_MOE;
     switch (family->places) {

@@ -40,11 +40,11 @@ bool expert_account_open(ExpertAccount *account, Model *model, const BatchBuffer
     account->set_tokens = counts(sets, I64);
     account->tokens = counts(config->vocab_size, I64);
     for (int64_t layer = 0; layer < config->layers; layer++)
-        if (model_feed_forward(config, layer) == FEED_FORWARD_MOE)
+        if (model_is_routed(config, layer))
             open_layer(&account->layers[account->count++], account, layer);
     if (account->count == 0)
         return error_set(err, EXIT_CONFIG,
-                         "no layer of this model has experts that a router chooses (moe)");
+                         "no layer of this model has experts that a router chooses");
     routing_tape_open(&account->tape, config, model->work.shape.N);
     account->tape.passed = passed;
     account->tape.context = account;
