@@ -180,6 +180,28 @@ void gated_add_backward(Device *dev, Tensor dy, Tensor dlogits, Tensor dout, Ten
     dev->backend->op.gated_add_backward(dev, dy, dlogits, dout, y, logits);
 }
 
+void mix_forward(Device *dev, Tensor out, Tensor a, Tensor b, Tensor logits) {
+    int64_t N = out.shape[0], D = out.shape[1];
+    CHECK_SHAPE_2D(out, storage(out), N, D);
+    CHECK_SHAPE_2D(a, out.dtype, N, D);
+    CHECK_SHAPE_2D(b, out.dtype, N, D);
+    CHECK_SHAPE_2D(logits, F32, N, 2);
+    dev->backend->op.mix_forward(dev, out, a, b, logits);
+}
+
+void mix_backward(Device *dev, Tensor da, Tensor db, Tensor dlogits, Tensor dout, Tensor a,
+                  Tensor b, Tensor logits) {
+    int64_t N = dout.shape[0], D = dout.shape[1];
+    CHECK_SHAPE_2D(dout, storage(dout), N, D);
+    CHECK_SHAPE_2D(da, dout.dtype, N, D);
+    CHECK_SHAPE_2D(db, dout.dtype, N, D);
+    CHECK_SHAPE_2D(a, dout.dtype, N, D);
+    CHECK_SHAPE_2D(b, dout.dtype, N, D);
+    CHECK_SHAPE_2D(logits, F32, N, 2);
+    CHECK_SHAPE_2D(dlogits, F32, N, 2);
+    dev->backend->op.mix_backward(dev, da, db, dlogits, dout, a, b, logits);
+}
+
 // ---- dropout ------------------------------------------------------------------------------------
 
 void dropout(Device *dev, Tensor out, Tensor x, Dropout rule) {

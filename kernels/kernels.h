@@ -125,6 +125,14 @@ void gated_add_forward(Device *dev, Tensor out, Tensor y, Tensor logits);
 void gated_add_backward(Device *dev, Tensor dy, Tensor dlogits, Tensor dout, Tensor y,
                         Tensor logits);
 
+// out[n] = p · a[n] + q · b[n], (p, q) = softmax(z[n]): two branches, of which each token takes in
+// what it wants.   out, a, b (N, D) T; out may be a   logits (N, 2): z
+void mix_forward(Device *dev, Tensor out, Tensor a, Tensor b, Tensor logits);
+// da = p · dout, db = q · dout; dlogits[n] = ±p · q · (dout[n] · (a[n] - b[n])). All overwritten.
+//   da, db, dout, a, b (N, D) T   dlogits, logits (N, 2)
+void mix_backward(Device *dev, Tensor da, Tensor db, Tensor dlogits, Tensor dout, Tensor a,
+                  Tensor b, Tensor logits);
+
 // ---- dropout ------------------------------------------------------------------------------------
 
 // What is dropped, by counter: element i = row number · D + column of the stream, with the words of

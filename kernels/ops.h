@@ -45,6 +45,9 @@
     OP(activation_backward, Tensor din, Tensor dout, Tensor in, Activation kind)                   \
     OP(gated_add_forward, Tensor out, Tensor y, Tensor logits)                                     \
     OP(gated_add_backward, Tensor dy, Tensor dlogits, Tensor dout, Tensor y, Tensor logits)        \
+    OP(mix_forward, Tensor out, Tensor a, Tensor b, Tensor logits)                                 \
+    OP(mix_backward, Tensor da, Tensor db, Tensor dlogits, Tensor dout, Tensor a, Tensor b,        \
+       Tensor logits)                                                                              \
     OP(dropout, Tensor out, Tensor x, Dropout rule)                                                \
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \

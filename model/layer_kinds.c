@@ -20,6 +20,11 @@ const LayerChoice FEED_FORWARDS[] = {
     [FEED_FORWARD_PEER] = {{"peer", "very many experts of one neuron, found by product keys (PEER, "
                                     "arXiv:2407.04153)"},
                            &PEER_FEED_FORWARD},
+    [FEED_FORWARD_PR_MOE] = {{"pr_moe", "a router and experts, mixed with a dense feed-forward of "
+                                        "moe.shared_experts, or one, times moe.d_ff by a learned "
+                                        "softmax; deep layers want more experts: moe.experts has a "
+                                        "list (PR-MoE, DeepSpeed-MoE, arXiv:2201.05596)"},
+                             &MOE_FEED_FORWARD},
 };
 
 const ChoiceTable MIXER_CHOICES = CHOICE_TABLE(MIXERS);

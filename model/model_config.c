@@ -80,6 +80,7 @@ FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
 bool model_is_routed(const ModelConfig *config, int64_t layer) {
     switch (model_feed_forward(config, layer)) {
     case FEED_FORWARD_MOE:
+    case FEED_FORWARD_PR_MOE:
         return true;
     case FEED_FORWARD_DENSE:
     case FEED_FORWARD_PEER:
@@ -110,7 +111,8 @@ MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
                       .scored = experts + zero,
                       .top_k = top_k,
                       .d_ff = layer_value(&moe->d_ff, layer),
-                      .slots = moe->router.kind == EXPERT_CHOICE ? experts : top_k};
+                      .slots = moe->router.kind == EXPERT_CHOICE ? experts : top_k,
+                      .residual = model_feed_forward(config, layer) == FEED_FORWARD_PR_MOE};
 }
 
 bool moe_has_gate(const MoeConfig *config) {

@@ -203,7 +203,8 @@ typedef enum MixerKind { MIXER_ATTENTION, MIXER_LATENT_ATTENTION } MixerKind;
 typedef enum FeedForwardKind {
     FEED_FORWARD_DENSE,
     FEED_FORWARD_MOE,
-    FEED_FORWARD_PEER
+    FEED_FORWARD_PEER,
+    FEED_FORWARD_PR_MOE
 } FeedForwardKind;
 
 // Of layers of very many experts of one neuron (peer.h).
@@ -300,6 +301,7 @@ typedef struct MoeShape {
     int64_t zero;                 // Z zero-computation experts, numbered from E on
     int64_t scored;               // E + Z: what the router has logits of
     int64_t slots; // choices of a token that are listed: K, or all E of expert choice
+    bool residual; // of PR-MoE: a dense feed-forward is mixed in (shared_experts.h)
 } MoeShape;
 
 // The standard deviation of initial values of projections back into the residual stream: smaller,

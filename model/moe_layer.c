@@ -23,8 +23,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, moe->shape, work, layer);
     experts_declare(&moe->experts, moe->shape, work, layer);
-    shared_experts_declare(&moe->shared, work, layer,
-                           shared_experts_width(&work->config->moe, moe->shape.d_ff));
+    shared_experts_declare(&moe->shared, work, layer, moe->shape);
 }
 
 // Capacities of documents are rounded up for each of them: choices alone bound what they let
@@ -183,9 +182,10 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     } else {
         exchange(moe, work, FORWARD, d->sent_buffer, x);
     }
-    combine_forward(work->dev, out, moe->sent_out, d->slot_row, router->scaled);
-    zero_experts_forward(router, work, out);
-    shared_experts_add(&moe->shared, work, out);
+    Tensor routed = shared_experts_routed(&moe->shared, out);
+    combine_forward(work->dev, routed, moe->sent_out, d->slot_row, router->scaled);
+    zero_experts_forward(router, work, routed);
+    shared_experts_join(&moe->shared, work, out);
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
@@ -195,7 +195,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     // sent_out, expert_out and expert_in turn into their own gradients one after the other. Padding
     // rows of sent_out hold what the experts made of zeros: their gradient is zero.
     Tensor padding = d->padded_rows >= 0 ? d->row_choice : (Tensor){0};
-    combine_backward(work->dev, moe->sent_out, moe->dweights, dout, moe->sent_out, d->slot_row,
+    Tensor drouted = shared_experts_routed_backward(&moe->shared, work, dout);
+    combine_backward(work->dev, moe->sent_out, moe->dweights, drouted, moe->sent_out, d->slot_row,
                      padding, router->scaled);
     Tensor dsent = moe->sent_out;
     if (work->shape.ep_size == 1) {
@@ -206,7 +207,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
         exchange(moe, work, BACKWARD, moe->sent_out, dout);
     }
     combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
-    zero_experts_backward(router, work, dx, moe->dweights, dout);
+    zero_experts_backward(router, work, dx, moe->dweights, drouted);
     shared_experts_add_backward(&moe->shared, work, dx);
     router_choose_backward(router, work, dx, moe->dweights);
 }
@@ -230,7 +231,7 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     bound->parameters += E * D * 3 * F + (double)shape.scored * D;
     bound->kept += rows * (3 * F + 4 * D) + (double)shape.scored + 8 * (double)shape.slots;
     if (bound->choices < (double)shape.slots) bound->choices = (double)shape.slots;
-    shared_experts_bound(config, shared_experts_width(&config->moe, shape.d_ff), bound);
+    shared_experts_bound(config, shape, bound);
 }
 
 static void after_step(void *self, Work *work, const Statistics *stats) {

@@ -1,7 +1,7 @@
 // A Mixture-of-Experts feed-forward: out[n] = Σ_k w[n,k] · expert_{ids[n,k]}(x[n]) over the choices
 // that were kept, in slot order (Shazeer et al. arXiv:1701.06538; GShard arXiv:2006.16668). Choices
-// dropped for capacity add nothing. Shared experts, where there are any, add to it, and so do
-// zero-computation experts.
+// dropped for capacity add nothing. Shared experts, where there are any, add to it or are mixed
+// with it, and zero-computation experts add to it.
 #ifndef MOETRAIN_MODEL_MOE_LAYER_H
 #define MOETRAIN_MODEL_MOE_LAYER_H
 

@@ -56,7 +56,8 @@ static const Option ROWS[] = {
     INTEGERS("moe.d_ff", FUNCTION, moe.d_ff, DERIVED("model.d_ff", derive_d_ff), RANGE(1, 1e6),
         "hidden width of one expert; many narrow ones are fine-grained experts (DeepSeek-MoE, arXiv:2401.06066)"),
     INTEGER("moe.shared_experts", FUNCTION, moe.shared_experts, DEFAULT("0"), RANGE(0, 1024),
-        "experts beside the routed ones that work on every token (DeepSeek-MoE, arXiv:2401.06066); 0: none"),
+        "experts beside the routed ones that work on every token (DeepSeek-MoE, arXiv:2401.06066); 0: none, in a pr_moe "
+        "layer one"),
     INTEGER("moe.shared_d_ff", FUNCTION, moe.shared_d_ff, DEFAULT("0"), RANGE(0, 1e6),
         "hidden width of all shared experts together (Qwen2-MoE, arXiv:2407.10671); 0: moe.shared_experts times moe.d_ff"),
     FLAG("moe.shared_gate", FUNCTION, moe.shared_gate, DEFAULT("false"),
@@ -289,8 +290,21 @@ static bool check_scaling(const MoeConfig *moe, const OptionRules *rules) {
     return true;
 }
 
-static bool check_shared(const MoeConfig *moe, const OptionRules *rules) {
-    if (moe->shared_experts > 0) return true;
+// Routed layers that are residual, or that are not.
+static bool has_layers(const ModelConfig *model, bool residual) {
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_is_routed(model, layer) && moe_shape(model, layer).residual == residual)
+            return true;
+    return false;
+}
+
+static bool check_shared(const ModelConfig *model, const OptionRules *rules) {
+    const MoeConfig *moe = &model->moe;
+    if (moe->shared_gate && has_layers(model, true) && !has_layers(model, false))
+        return option_broken(rules, "moe.shared_gate", "model.feed_forward",
+                             "moe.shared_gate is of layers that add shared experts, and pr_moe "
+                             "layers mix theirs; set moe.shared_gate=false");
+    if (moe->shared_experts > 0 || has_layers(model, true)) return true;
     if (moe->shared_d_ff > 0)
         return option_broken(rules, "moe.shared_d_ff", "moe.shared_experts",
                              "moe.shared_d_ff is the width of shared experts, and "
@@ -312,7 +326,7 @@ static bool check(const void *section, const OptionRules *rules) {
         if (!check_layer(model, layer, rules)) return false;
         any = true;
     }
-    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(moe, rules) ||
+    if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(model, rules) ||
         !check_noise(moe, rules) || !check_sinkhorn(moe, rules) || !check_unread(moe, rules) ||
         !check_document_groups(moe, rules))
         return false;

@@ -56,7 +56,7 @@ static bool check_weights(const MoeConfig *moe, MoeShape shape, long long layer,
                          "compute nothing, so that experts add up to less than the dense layer; "
                          "set moe.zero_experts=0",
                          layer, (long long)shape.zero);
-    if (shared_experts_width(moe, shape.d_ff) > 0)
+    if (shared_experts_width(moe, shape) > 0)
         return error_set(err, EXIT_CONFIG,
                          "layer %lld: moe.shared_experts (%lld) would be added to what the dense "
                          "layer was; set moe.shared_experts=0",

@@ -69,7 +69,7 @@ static void put_field(const Writer *writer, const FieldRule *field) {
         put_integer(writer, field->theirs, number);
     } else if (strcmp(field->ours, "moe.shared_d_ff") == 0) {
         if (moe_value(model, &model->moe.d_ff, &width)) {
-            int64_t shared = shared_experts_width(&model->moe, width);
+            int64_t shared = shared_experts_width(&model->moe, (MoeShape){.d_ff = width});
             put_integer(writer, field->theirs, shared > 0 ? shared : WIDTH_OF_ZEROS);
         }
     } else if (strcmp(field->ours, "attention.q_rank") == 0 && model->attention.q_rank == 0) {

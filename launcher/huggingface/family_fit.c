@@ -183,7 +183,7 @@ static bool shared_width_fits(const Family *family, const ModelConfig *model, ch
     int64_t width = 0, shared = model->moe.shared_experts;
     if (!family->widths_sum || shared == 0) return true;
     return !moe_value(model, &model->moe.d_ff, &width) ||
-           shared_experts_width(&model->moe, width) == shared * width ||
+           shared_experts_width(&model->moe, (MoeShape){.d_ff = width}) == shared * width ||
            say(wanted, "moe.shared_experts times moe.d_ff");
 }
 

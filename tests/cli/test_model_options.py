@@ -43,6 +43,8 @@ class ModelOptions(LifeTest):
         more = 3 * 2 * 2 * 16 * (3 * 2 * 16 + 1) / 1e6
         gated = plan("moe.shared_experts=2", "moe.shared_gate=true")
         self.assertAlmostEqual(gated - plan(), more, delta=1.1e-3)
+        residual = plan("model.feed_forward=pr_moe") - plan()  # one of them, and two coefficients
+        self.assertAlmostEqual(residual, 3 * 2 * 2 * 16 * (3 * 16 + 2) / 1e6, delta=1.1e-3)
 
 
 if __name__ == "__main__":

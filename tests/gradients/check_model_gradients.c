@@ -291,6 +291,23 @@ static void add_shared_cases(void) {
     model->moe.shared_gate = true;
 }
 
+static void add_residual_cases(void) {
+    ModelConfig *model = add_case("a pyramid of experts, residual feed-forwards and biases");
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_PR_MOE}};
+    model->moe.experts = (PerLayer){2, {2, 4}};
+    model->moe.top_k.values[0] = 1;
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
+    model->bias = BIAS_LAYERS;
+    model = add_case("residual beside gated shared experts, drops, experts of zero computation");
+    cases[count - 1].micro_batches = 2;
+    model->feed_forward = (PerLayer){2, {FEED_FORWARD_MOE, FEED_FORWARD_PR_MOE}};
+    model->moe.max_expert_replicas = 2;
+    model->moe.shared_experts = 2;
+    model->moe.shared_gate = true;
+    model->moe.zero_experts = 2;
+    model->moe.capacity_factor = (Rational){3, 4};
+}
+
 static void add_zero_cases(void) {
     ModelConfig *model = add_case("zero-computation experts that return their input");
     model->moe.zero_experts = 2;
@@ -434,6 +451,7 @@ int main(int argc, char **argv) {
     add_ragged_cases();
     add_drop_cases();
     add_shared_cases();
+    add_residual_cases();
     add_zero_cases();
     add_peer_cases();
     add_bias_cases();

@@ -127,6 +127,14 @@ CONFIGURATIONS = {
         {"moe.shared_experts": 1, "moe.shared_d_ff": 40, "train.precision": "bf16", "model.logit_softcap": 30,
          "model.mup_base_width": 16, "model.init": "xavier"},
         [(1, 2, 1, 1), (4, 1, 4, 2)]),
+    "a pyramid of residual experts": (
+        {"model.layers": 3, "model.feed_forward": "pr_moe", "moe.experts": "[4, 8, 16]", "moe.top_k": 1,
+         "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "parallel.exchange_chunks": 2, "model.bias": "true"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1)]),
+    "residual beside shared experts, bf16": (
+        {"model.feed_forward": "[moe, pr_moe]", "moe.shared_experts": 1, "moe.shared_gate": "true", "moe.shared_d_ff": 20,
+         "train.precision": "bf16"},
+        [(1, 2, 1, 1), (4, 1, 2, 2)]),
     "dense": (
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},

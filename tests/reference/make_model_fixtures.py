@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Whole models against PyTorch, an option or a few in each: writes models.h5 (default: in
-fixtures/) for test_reference_model.c, which reads a row's configuration, parameters and tokens from
+"""Whole models against PyTorch, an option or a few in each: writes fixtures/models.h5 for
+test_reference_model.c, which reads a row's configuration, parameters and tokens from
 it and compares losses, routers' counts, gradients and, of several steps, what becomes of the
 parameters.
 
-    make_model_fixtures.py [FOLDER]
+    make_model_fixtures.py            all rows anew
+    make_model_fixtures.py NAME …     these alone; the others stay as they are
 
 A new option is a row of CASES, and its formula in model_reference.py or training_reference.py.
 Needs PyTorch 2.9 and h5py; the fixtures are kept in the repository. A second run writes the same
@@ -147,6 +148,12 @@ CASES = {
     "shared experts": {"moe.shared_experts": 2},
     "shared expert with a gate": {"moe.shared_experts": 1, "moe.shared_d_ff": 7,
                                   "moe.shared_gate": True, "model.activation": "relu"},
+    "PR-MoE, a pyramid": {
+        "model.feed_forward": "pr_moe", "moe.experts": [2, 6], "moe.top_k": 1,
+        "moe.router": "topk_softmax", "model.bias": "true"},
+    "PR-MoE beside shared experts": {
+        "model.feed_forward": ["moe", "pr_moe"], "moe.shared_experts": 2, "moe.shared_gate": True,
+        "moe.zero_experts": 2, "train.micro_batches": 2},
     # balance losses
     "balance of sequence, batch and step": {
         "train.micro_batches": 2, "moe.router": "sigmoid",
@@ -299,7 +306,7 @@ def write(file, name, keys, text, start, result):
         dataset("terms", [row["terms"] for row in rows], np.float64)
         dataset("z", [row["z"] for row in rows], np.float64)
         for key in ("routed", "dropped"):
-            dataset(key, [[counts.tolist() for counts in row[key]] for row in rows], np.int16)
+            dataset(key, [np.concatenate(row[key]) for row in rows], np.int16)
     if len(rows) > 1:
         dataset("end", flat(end.values()), np.float32)
     if "train.ema" in keys:
@@ -307,15 +314,17 @@ def write(file, name, keys, text, start, result):
 
 
 def main():
-    here = os.path.dirname(os.path.abspath(__file__))
-    folder = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "fixtures")
-    os.makedirs(folder, exist_ok=True)
-    with h5py.File(os.path.join(folder, "models.h5"), "w", libver="latest") as file:
+    chosen = sys.argv[1:]
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures", "models.h5")
+    with h5py.File(path, "a" if chosen else "w", libver="latest") as file:
+        for name in chosen:
+            file.pop(name, None)
+        file.pop("cases", None)
         names = "\n".join(CASES).encode()
         file.create_dataset("cases", data=np.frombuffer(names, np.uint8), track_times=False)
-        for name, keys in CASES.items():
-            text, start, result = run(name, open_config(keys))
-            write(file, name, keys, text, start, result)
+        for name in chosen or CASES:
+            text, start, result = run(name, open_config(CASES[name]))
+            write(file, name, CASES[name], text, start, result)
             print(f"{name}: losses", " ".join(f"{row['loss']:.4f}" for row in result[0]))
 
 

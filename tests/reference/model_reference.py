@@ -56,19 +56,29 @@ class Config(dict):
         self.setdefault("attention.rope_attention_factor",
                         0.1 * math.log(self["attention.rope_factor"]) + 1 if yarn else 1)
         self.width_share = muP / self["model.d_model"] if muP else 1  # 1/m
-        self.scored = self["moe.experts"] + self["moe.zero_experts"]
+        self.experts = self.at("moe.experts", 0)
+        self.scored = self.experts + self["moe.zero_experts"]
+
+    def of_layer(self, layer):
+        """The configuration of that layer's experts."""
+        return Config({**self, "moe.experts": self.at("moe.experts", layer),
+                       "model.feed_forward": self.kind(layer)})
 
     def at(self, key, layer):
         """The value of a layer, of a key that may have a list that repeats."""
         value = self[key]
         return value[layer % len(value)] if isinstance(value, list) else value
 
-    def is_moe(self, layer):
+    def kind(self, layer):
+        """Of the feed-forward."""
         if "model.feed_forward" in self:
-            return self.at("model.feed_forward", layer) == "moe"
+            return self.at("model.feed_forward", layer)
         every = self["moe.every"]
         due = layer % every == (0 if self["moe.first"] else every - 1)
-        return self["moe.experts"] > 0 and due
+        return "moe" if self.at("moe.experts", layer) > 0 and due else "dense"
+
+    def is_routed(self, layer):
+        return self.kind(layer) in ("moe", "pr_moe")
 
     def is_hashed(self, layer):
         return self["moe.router"] == "hash" or layer < self["moe.hash_layers"]
@@ -124,8 +134,8 @@ def parameter_shapes(c):
         shapes[name + ".kv_norm"] = (rank,)
         linear(name + ".kv_up", (H * (d - d_rope) + H * dv, rank))
 
-    def moe(name, layer):
-        E, hidden = c["moe.experts"], c["moe.d_ff"]
+    def moe(name, c):
+        E, hidden, residual = c.experts, c["moe.d_ff"], c.kind(0) == "pr_moe"
         if c["moe.router"] != "hash":
             shapes[name + ".router"] = (c.scored, D)
             if c["moe.gate_bias"]:
@@ -135,10 +145,12 @@ def parameter_shapes(c):
             if c["moe.bias_update"] != "none":
                 shapes[name + ".router_bias"] = (c.scored,)
         feed_forward(name + ".experts", hidden, (E,))
-        if c["moe.shared_experts"]:
+        if c["moe.shared_experts"] or residual:
             feed_forward(name + ".shared",
-                         c["moe.shared_d_ff"] or c["moe.shared_experts"] * hidden)
-            if c["moe.shared_gate"]:
+                         c["moe.shared_d_ff"] or (c["moe.shared_experts"] or 1) * hidden)
+            if residual:
+                linear(name + ".shared.coefficient", (2, D), "ffn")
+            elif c["moe.shared_gate"]:
                 shapes[name + ".shared.gate"] = (1, D)
 
     shapes["embedding"] = (V, D)
@@ -153,8 +165,8 @@ def parameter_shapes(c):
         if c["attention.softmax"] == "sink":
             shapes[name + "attention.sinks"] = (H,)
         norms(name + "ffn")
-        if c.is_moe(i):
-            moe(name + "moe", i)
+        if c.is_routed(i):
+            moe(name + "moe", c.of_layer(i))
         else:
             feed_forward(name + "ffn", c["model.d_ff"])
     if c["model.norm_place"] != "post":
@@ -203,10 +215,11 @@ def forward(p, c, tokens, targets, step):
         return MIXERS[c.at("model.mixer", i)](p, f"layers.{i}.attention", x, c, i, step)
 
     def feed(i, x):
-        if not c.is_moe(i):
+        if not c.is_routed(i):
             return feed_forward(p, f"layers.{i}.ffn", x, c)
         rows = x.flatten(0, 1)
-        return moe(p, f"layers.{i}.moe", rows, tokens.flatten(), c, step, i).view_as(x)
+        return moe(p, f"layers.{i}.moe", rows, tokens.flatten(), c.of_layer(i), step,
+                   i).view_as(x)
 
     x = drop(x, c["train.embedding_dropout"], routing.DROPOUT_EMBEDDING, 0)
     for i in range(c["model.layers"]):

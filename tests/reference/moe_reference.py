@@ -144,7 +144,10 @@ def moe(p, name, x, tokens, c, step, layer):
         out = out.index_add(0, n, gates[n, k, None] * made)
     if c["moe.zero_kind"] == "identity":
         out = out + (gates * (ids >= E)).sum(-1, keepdim=True) * x
-    if c["moe.shared_experts"]:
+    if c.kind(0) == "pr_moe":
+        shares = linear(p, name + ".shared.coefficient", x).softmax(-1)
+        out = shares[:, :1] * out + shares[:, 1:] * feed_forward(p, name + ".shared", x, c)
+    elif c["moe.shared_experts"]:
         shared = feed_forward(p, name + ".shared", x, c)
         if c["moe.shared_gate"]:
             shared = shared * torch.sigmoid(linear(p, name + ".shared.gate", x))
