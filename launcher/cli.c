@@ -88,6 +88,8 @@ static const OptionRow OPTIONS[] = {
     {"--json", VERB_GENERATE, NULL},
     {"--weights", VERB_GENERATE, "trained, f32, bf16, fp16 or int8"},
     {"--logprobs", VERB_GENERATE, NULL},
+    {"--experts", VERB_GENERATE, "the number of a layer, from 0"},
+    {"--color", VERB_GENERATE, "auto, always or never"},
     {"--recompute", VERB_GENERATE, NULL},
     {"--data", VERB_ANALYSE, "data sets with commas between them"},
     {"-o", VERB_ANALYSE, "a new folder"},
@@ -183,6 +185,10 @@ void cli_print_help(FILE *out) {
         "finish_reason\n"
         "      --logprobs         and the model's log-probability of each token, in nats\n"
         "      --weights KIND     held in f32, bf16, fp16 or int8 (as train.precision has them)\n"
+        "      --experts LAYER    on a terminal, each token in the colour of the expert that it "
+        "chooses first there;\n"
+        "                         --color always or never: whatever stdout is; NO_COLOR is "
+        "honoured\n"
         "      --recompute        without the key/value cache: slow, for checking\n"
         "  mpirun -np N moetrain analyse CHECKPOINT --data A,B -o FOLDER [key=value ...]   which "
         "tokens choose\n"

@@ -10,7 +10,8 @@ const GenerateOptions GENERATE_DEFAULTS = {.prompt = "",
                                            .temperature = 0.8,
                                            .top_p = 1,
                                            .repetition_penalty = 1,
-                                           .seed = 1337};
+                                           .seed = 1337,
+                                           .experts = -1};
 
 static bool add_stop(GenerateOptions *options, const char *text) {
     if (!text[0] || options->stop_count == MOST_STOPS) return false;
@@ -40,6 +41,13 @@ bool generate_take_option(GenerateOptions *options, const char *name, const char
     if (strcmp(name, "--json") == 0) options->json = true;
     if (strcmp(name, "--logprobs") == 0) options->logprobs = true;
     if (strcmp(name, "--weights") == 0) ok = weight_kind_find(value, &options->weights);
+    if (strcmp(name, "--experts") == 0)
+        ok = whole_number(value, 0, PER_LAYER_MAX - 1, &options->experts);
+    if (strcmp(name, "--color") == 0) {
+        int wish = choice_find(COLOR_CHOICES, value);
+        ok = wish >= 0;
+        options->color = ok ? (ColorWish)wish : COLOR_AUTO;
+    }
     if (strcmp(name, "--recompute") == 0) options->recompute = true;
     return ok;
 }
@@ -58,6 +66,14 @@ bool generate_options_check(const GenerateOptions *options, Error *err) {
                          "command line: with --interactive prompts are lines of standard input; "
                          "leave %s out",
                          given);
+    if (options->experts >= 0 && options->json)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --experts colours text, and %s writes JSON; leave one out",
+                         options->prompts ? "--prompts" : "--json");
+    if (options->color != COLOR_AUTO && options->experts < 0)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --color is of --experts LAYER; add it, or leave --color "
+                         "out");
     if (options->logprobs && !options->json)
         return error_set(err, EXIT_CONFIG,
                          "command line: --logprobs are numbers of --json; add it");

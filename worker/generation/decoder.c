@@ -78,6 +78,13 @@ void decoder_close(Decoder *d) {
     *d = (Decoder){0};
 }
 
+void decoder_listen(Decoder *d, const RoutingTape *tape,
+                    void (*passed)(void *context, int64_t first, int64_t count), void *context) {
+    for (int i = 0; i < d->count; i++) d->models[i]->work.tape = tape;
+    d->passed = passed;
+    d->listener = context;
+}
+
 void decoder_forget(Decoder *d, int64_t tokens) {
     d->cached = smaller(d->cached, tokens);
 }
@@ -116,6 +123,7 @@ const float *decoder_read(Decoder *d, const int32_t *window, int64_t count) {
         d->last = &d->restored.model;
         logits = model_logits(d->last, upload(d, window, count, d->context));
         d->last_row = count - 1;
+        if (d->passed) d->passed(d->listener, 0, count);
         return model_read_logits(d->last, logits, d->last_row);
     }
     decoder_forget(d, count - 1); // whose logits nobody has kept
@@ -128,6 +136,7 @@ const float *decoder_read(Decoder *d, const int32_t *window, int64_t count) {
         int64_t n = smaller(width, count - first);
         d->last = d->models[cut];
         logits = model_decode(d->last, &d->cache, upload(d, window + first, n, width), first);
+        if (d->passed) d->passed(d->listener, first, n);
         d->cached = larger(d->cached, first + n);
         d->last_row = n - 1;
     }

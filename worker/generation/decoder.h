@@ -4,6 +4,7 @@
 #ifndef MOETRAIN_WORKER_GENERATION_DECODER_H
 #define MOETRAIN_WORKER_GENERATION_DECODER_H
 
+#include "model/routing_tape.h"
 #include "worker/restore.h"
 
 enum { DECODER_WIDTHS = 4 };
@@ -24,6 +25,9 @@ typedef struct Decoder {
     Tensor tokens, targets, host_tokens, host_targets; // (widest) i32; the host's mirrors
     Model *last;                                       // that has read last
     int64_t last_row;                                  // of its logits, those of the next token
+    // After a pass over tokens [first, first + count) of the window; NULL: nobody asks.
+    void (*passed)(void *context, int64_t first, int64_t count);
+    void *listener; // its context
 } Decoder;
 
 // Loads the checkpoint's model, of which every rank reads a text of its own; its experts are
@@ -32,6 +36,10 @@ typedef struct Decoder {
 bool decoder_open(Decoder *d, const TrainConfig *config, Session *session,
                   const char *checkpoint_path, WeightKind weights, bool recompute, Error *err);
 void decoder_close(Decoder *d); // legal on a zeroed one
+
+// From here on passes fill the tape, with room for the widest, and `passed` is called after each.
+void decoder_listen(Decoder *d, const RoutingTape *tape,
+                    void (*passed)(void *context, int64_t first, int64_t count), void *context);
 
 // Of what has been read only the first `tokens` stand.
 void decoder_forget(Decoder *d, int64_t tokens);

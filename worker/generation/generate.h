@@ -2,10 +2,14 @@
 #ifndef MOETRAIN_WORKER_GENERATION_GENERATE_H
 #define MOETRAIN_WORKER_GENERATION_GENERATE_H
 
+#include "kernels/choice.h"
 #include "kernels/quantize.h"
 #include "worker/train_config.h"
 
 enum { MOST_STOPS = 16 };
+
+typedef enum ColorWish { COLOR_AUTO, COLOR_ALWAYS, COLOR_NEVER } ColorWish;
+extern const ChoiceTable COLOR_CHOICES;
 
 typedef struct GenerateOptions {
     const char *prompt;            // text; may be empty
@@ -23,6 +27,8 @@ typedef struct GenerateOptions {
     uint64_t seed;
     bool json, logprobs; // a line of JSON for each text (sample_json.h), with log-probabilities
     WeightKind weights;  // how the model holds them
+    int64_t experts;     // layer by whose experts tokens are coloured (expert_colours.h); -1: none
+    ColorWish color;     // whether they are
     bool recompute;      // no KV cache: the whole context again for each token (slow; for checking)
 } GenerateOptions;
 

@@ -19,7 +19,12 @@ bool text_generator_open(TextGenerator *g, const TrainConfig *config, Session *s
         return false;
     g->vocabulary = &g->decoder.restored.vocabulary;
     size_t V = (size_t)g->vocabulary->size;
-    g->stream = (TextStream){.out = options->json ? NULL : stdout,
+    g->coloured = expert_colours_wanted(options);
+    if (options->experts >= 0 &&
+        !expert_colours_open(&g->colours, &g->decoder, options->experts, err))
+        return false;
+    if (g->coloured) expert_colours_legend(&g->colours, stdout);
+    g->stream = (TextStream){.out = options->json || g->coloured ? NULL : stdout,
                              .stops = options->stops,
                              .stop_count = options->stop_count};
     g->logits = calloc(V, sizeof *g->logits);
@@ -31,6 +36,7 @@ bool text_generator_open(TextGenerator *g, const TrainConfig *config, Session *s
 }
 
 void text_generator_close(TextGenerator *g) {
+    expert_colours_close(&g->colours);
     decoder_close(&g->decoder);
     text_stream_free(&g->stream);
     free(g->tokens);
@@ -77,6 +83,7 @@ void text_generator_go_on(TextGenerator *g) {
 // Token numbers are written as decode writes them, apart from each other and from what follows.
 void text_generator_show_prompt(TextGenerator *g) {
     bool numbers = data_format_facts(g->vocabulary->format)->numbers;
+    if (g->coloured) return;
     if (!numbers) fputs(g->prompt, stdout);
     for (int64_t i = 0; numbers && i < g->shown; i++) {
         char scratch[32];
@@ -125,6 +132,8 @@ static void rewind_text(TextGenerator *g) {
     if (g->begin > 0) decoder_forget(&g->decoder, 0);
     decoder_forget(&g->decoder, g->given);
     g->begin = 0;
+    g->next_shown = g->given - g->shown;
+    g->shown_bytes = 0;
     memset(g->seen, 0, (size_t)g->vocabulary->size * sizeof *g->seen);
     for (int64_t i = 0; i < g->count; i++) g->seen[g->tokens[i]] = true;
     text_stream_clear(&g->stream);
@@ -138,6 +147,35 @@ static bool add_token(TextGenerator *g, int32_t token) {
     g->seen[token] = true;
     const char *text = vocabulary_decode(g->vocabulary, token, scratch, &bytes);
     return text_stream_add(&g->stream, text, bytes);
+}
+
+// Shows in colours what the text has more and the stream does not hold back: it may turn out to be
+// a stop string, of which a token may have a part. Tokens from number `known` on have no colour.
+static void show_coloured(TextGenerator *g, int64_t known) {
+    for (; g->coloured && g->next_shown < g->count; g->next_shown++) {
+        int64_t i = g->next_shown;
+        char scratch[32];
+        size_t bytes, room = g->stream.shown - g->shown_bytes;
+        const char *text = vocabulary_decode(g->vocabulary, g->tokens[i], scratch, &bytes);
+        bool prompt = i < g->given;
+        if (!prompt && bytes > room) {
+            if (!g->stream.stopped) return; // the rest may come
+            bytes = room;
+        }
+        int64_t place = i < g->begin || i >= known ? -1 : i - g->begin;
+        expert_colours_show(&g->colours, stdout, place, text, bytes);
+        if (!prompt) g->shown_bytes += bytes;
+    }
+}
+
+// The end of a text; in colours its last token is read as well.
+static void end_text(TextGenerator *g, bool read) {
+    text_stream_show_rest(&g->stream);
+    if (!g->coloured) return;
+    int64_t known = read ? g->count : g->next_shown;
+    if (read) next_logits(g);
+    show_coloured(g, known);
+    expert_colours_end(&g->colours, stdout);
 }
 
 // Collective over all ranks.
@@ -154,13 +192,14 @@ bool text_generator_write(TextGenerator *g, int64_t sample, bool idle, Error *er
         watchdog_beat("generation");
         int number = signals_agreed(g->decoder.restored.model.work.groups.world);
         if (number)
-            return text_stream_show_rest(&g->stream),
+            return end_text(g, false),
                    error_set(err, EXIT_REQUEUE, "stopped by %s after %lld of %lld tokens",
                              signal_name(number), (long long)i, (long long)g->options->tokens);
         const float *logits = next_logits(g);
+        show_coloured(g, g->count);
         if (goes_on) goes_on = add_token(g, choose_token(g, logits, sample, i));
     }
-    text_stream_show_rest(&g->stream);
+    end_text(g, true);
     return true;
 }
 

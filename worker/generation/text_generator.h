@@ -2,7 +2,7 @@
 #ifndef MOETRAIN_WORKER_GENERATION_TEXT_GENERATOR_H
 #define MOETRAIN_WORKER_GENERATION_TEXT_GENERATOR_H
 
-#include "worker/generation/decoder.h"
+#include "worker/generation/expert_colours.h"
 #include "worker/generation/generate.h"
 #include "worker/generation/text_stream.h"
 
@@ -21,9 +21,15 @@ typedef struct TextGenerator {
     int64_t shown;      // of those the prompt's own: none where nothing was given
     int64_t begin;      // first token of the window
     TextStream stream;  // the continuation
-    float *logits;      // (V) with penalties
-    bool *seen;         // (V) tokens that the text has
-    int32_t *order;     // scratch of the sampler
+    // Of a text in colours, which is shown once its tokens have been read: the next to be shown,
+    // and bytes of the continuation before it.
+    ExpertColours colours;
+    bool coloured;
+    int64_t next_shown;
+    size_t shown_bytes;
+    float *logits;  // (V) with penalties
+    bool *seen;     // (V) tokens that the text has
+    int32_t *order; // scratch of the sampler
     double *probabilities;
 } TextGenerator;
 
@@ -37,7 +43,7 @@ void text_generator_close(TextGenerator *g); // legal on a zeroed one
 bool text_generator_begin(TextGenerator *g, const char *prompt, Error *err);
 // What has been written becomes the prompt; it is not shown again. Not collective.
 void text_generator_go_on(TextGenerator *g);
-// Writes what begins a text to stdout. Not collective.
+// Writes what begins a text to stdout; in colours it comes with the continuation. Not collective.
 void text_generator_show_prompt(TextGenerator *g);
 
 // Writes continuation number `sample`, from the same beginning. Ranks write different texts at the
