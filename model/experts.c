@@ -10,7 +10,7 @@ static bool drops(const Work *work, DropoutPlace place) {
 
 void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
-    int64_t E = shape.experts, D = config->d_model, F = experts->d_ff = shape.d_ff;
+    int64_t E = shape.experts, D = shape.width, F = experts->d_ff = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
     double active = (double)shape.top_k / (double)shape.scored;
     bool bias = BIASES[config->bias].feed_forward;
@@ -24,19 +24,21 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                                               .init_std = config->init_std,
                                               .active = active},
                                       bias, "layers.%lld.moe.experts.gate_up", (long long)layer);
-    experts->down = linear_declare(work,
-                                   (Param){.kind = PARAM_EXPERT,
-                                           .rank = 3,
-                                           .shape = {E, D, F},
-                                           .group = GROUP_HIDDEN,
-                                           .init_std = model_residual_std(config),
-                                           .active = active},
-                                   bias, "layers.%lld.moe.experts.down", (long long)layer);
+    experts->down = linear_declare(
+        work,
+        (Param){.kind = PARAM_EXPERT,
+                .rank = 3,
+                .shape = {E, D, F},
+                .group = GROUP_HIDDEN,
+                // a latent space has its own way back
+                .init_std = shape.latent ? config->init_std : model_residual_std(config),
+                .active = active},
+        bias, "layers.%lld.moe.experts.down", (long long)layer);
 }
 
 double experts_flops(const ModelConfig *config, MoeShape shape) {
     int64_t wide = activation_input_width(config->activation, shape.d_ff);
-    return 2 * (double)config->d_model * (double)(wide + shape.d_ff);
+    return 2 * (double)shape.width * (double)(wide + shape.d_ff);
 }
 
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,

@@ -10,7 +10,7 @@
 
 typedef struct Experts {
     int64_t d_ff;         // F
-    Linear gate_up, down; // weights (E, 2F or F, D) and (E, D, F)
+    Linear gate_up, down; // weights (E, 2F or F, D) and (E, D, F), of D = MoeShape.width
     Tensor hidden;        // (R, 2F or F) stored, before the activation; becomes its own gradient
 
     int64_t layer;  // of the model: the stream of its dropout

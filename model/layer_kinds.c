@@ -25,6 +25,10 @@ const LayerChoice FEED_FORWARDS[] = {
                                         "softmax; deep layers want more experts: moe.experts has a "
                                         "list (PR-MoE, DeepSpeed-MoE, arXiv:2201.05596)"},
                              &MOE_FEED_FORWARD},
+    [FEED_FORWARD_LATENT_MOE] = {{"latent_moe",
+                                  "a router and experts in a space of moe.latent_width, so that "
+                                  "less travels to them (LatentMoE, arXiv:2601.18089)"},
+                                 &MOE_FEED_FORWARD},
 };
 
 const ChoiceTable MIXER_CHOICES = CHOICE_TABLE(MIXERS);

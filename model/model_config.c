@@ -81,6 +81,7 @@ bool model_is_routed(const ModelConfig *config, int64_t layer) {
     switch (model_feed_forward(config, layer)) {
     case FEED_FORWARD_MOE:
     case FEED_FORWARD_PR_MOE:
+    case FEED_FORWARD_LATENT_MOE:
         return true;
     case FEED_FORWARD_DENSE:
     case FEED_FORWARD_PEER:
@@ -106,13 +107,17 @@ MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
     int64_t experts = layer_value(&moe->experts, layer), top_k = layer_value(&moe->top_k, layer);
     // What a token's id decides has no use for experts by which the router spares work.
     int64_t zero = experts > 0 && !moe_is_hashed(moe, layer) ? moe->zero_experts : 0;
+    FeedForwardKind kind = model_feed_forward(config, layer);
+    bool latent = kind == FEED_FORWARD_LATENT_MOE;
     return (MoeShape){.experts = experts,
                       .zero = zero,
                       .scored = experts + zero,
                       .top_k = top_k,
                       .d_ff = layer_value(&moe->d_ff, layer),
                       .slots = moe->router.kind == EXPERT_CHOICE ? experts : top_k,
-                      .residual = model_feed_forward(config, layer) == FEED_FORWARD_PR_MOE};
+                      .residual = kind == FEED_FORWARD_PR_MOE,
+                      .latent = latent,
+                      .width = latent ? moe->latent_width : config->d_model};
 }
 
 bool moe_has_gate(const MoeConfig *config) {

@@ -194,6 +194,7 @@ typedef struct MoeConfig {
     bool gate_bias;                      // of the router\'s logits
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
     bool shared_gate;
+    int64_t latent_width; // L
     int64_t zero_experts; // Z
     ZeroKind zero_kind;
 } MoeConfig;
@@ -204,7 +205,8 @@ typedef enum FeedForwardKind {
     FEED_FORWARD_DENSE,
     FEED_FORWARD_MOE,
     FEED_FORWARD_PEER,
-    FEED_FORWARD_PR_MOE
+    FEED_FORWARD_PR_MOE,
+    FEED_FORWARD_LATENT_MOE
 } FeedForwardKind;
 
 // Of layers of very many experts of one neuron (peer.h).
@@ -302,6 +304,8 @@ typedef struct MoeShape {
     int64_t scored;               // E + Z: what the router has logits of
     int64_t slots; // choices of a token that are listed: K, or all E of expert choice
     bool residual; // of PR-MoE: a dense feed-forward is mixed in (shared_experts.h)
+    bool latent;   // experts have a space of their own (latent_space.h)
+    int64_t width; // of what experts read and write: D, or L of that space
 } MoeShape;
 
 // The standard deviation of initial values of projections back into the residual stream: smaller,

@@ -22,6 +22,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     MoeLayer *moe = self;
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, moe->shape, work, layer);
+    latent_space_declare(&moe->latent, work, layer, moe->shape);
     experts_declare(&moe->experts, moe->shape, work, layer);
     shared_experts_declare(&moe->shared, work, layer, moe->shape);
 }
@@ -37,7 +38,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t la
         .E = shape.experts,
         .K = shape.slots,
         .choosable = shape.scored,
-        .width = work->config->d_model,
+        .width = shape.width,
         .groups = groups,
         .capacity = documents ? -1 : moe_capacity(config, shape, work->shape.N / groups),
         .padded = config->dispatch == DISPATCH_PADDED,
@@ -46,21 +47,22 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t la
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     MoeLayer *moe = self;
-    int64_t D = work->config->d_model, K = moe->shape.slots;
+    int64_t W = moe->shape.width, K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
     dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work, moe->router.layer), work,
                     activations);
     int64_t max_rows = moe->dispatch.max_rows;
-    moe->expert_in = arena_2d(activations, work->storage, max_rows, D);
-    moe->sent_out = arena_2d(activations, work->storage, moe->dispatch.max_sent, D);
+    moe->expert_in = arena_2d(activations, work->storage, max_rows, W);
+    moe->sent_out = arena_2d(activations, work->storage, moe->dispatch.max_sent, W);
 
     size_t mark = arena_mark(scratch);
     dispatch_layout_scratch(&moe->dispatch, work, scratch);
     moe->expert_out =
-        work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, D) : moe->sent_out;
+        work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, W) : moe->sent_out;
     moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
     shared_experts_layout(&moe->shared, work, activations, scratch);
+    latent_space_layout(&moe->latent, work, activations, scratch);
     experts_layout(&moe->experts, work, max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
@@ -99,7 +101,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     double micro = (double)work->shape.micro_batches;
     // Forward and backward each dispatch once and combine once.
     double away = (double)moe->dispatch.max_sent * (double)(ep - 1) / (double)ep; // leave the rank
-    double bytes = 2 * micro * away * (double)config->d_model * (double)dtype_bytes(work->storage);
+    double bytes = 2 * micro * away * (double)shape.width * (double)dtype_bytes(work->storage);
     cost->sent_bytes[TRAFFIC_DISPATCH] += bytes;
     cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
     if (!moe->dispatch.shape.padded)
@@ -108,6 +110,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     cost->sent_bytes[TRAFFIC_STATISTICS] += micro * router_balance_sent_bytes(&moe->router, work);
     cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
     shared_experts_cost(&moe->shared, work, cost);
+    latent_space_cost(&moe->latent, work, cost);
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, scored);
     scratch->K = larger(scratch->K, K);
@@ -173,9 +176,10 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Router *router = &moe->router;
     Dispatch *d = &moe->dispatch;
     router_route(router, work, stats, x);
+    moe->seen = latent_space_enter(&moe->latent, work, x);
     dispatch_plan(d, work, router->ids, router->travels);
     experts_number_rows(&moe->experts, work, d);
-    dispatch_gather(d, work, moe->expert_in, x);
+    dispatch_gather(d, work, moe->expert_in, moe->seen);
     if (work->shape.ep_size == 1) {
         shared_forward(moe, work, x);
         chunk_forward(moe, work, dispatch_chunk(d, work, 0));
@@ -183,8 +187,10 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
         exchange(moe, work, FORWARD, d->sent_buffer, x);
     }
     Tensor routed = shared_experts_routed(&moe->shared, out);
-    combine_forward(work->dev, routed, moe->sent_out, d->slot_row, router->scaled);
-    zero_experts_forward(router, work, routed);
+    Tensor sum = latent_space_sum(&moe->latent, routed);
+    combine_forward(work->dev, sum, moe->sent_out, d->slot_row, router->scaled);
+    zero_experts_forward(router, work, sum, moe->seen);
+    latent_space_leave(&moe->latent, work, routed);
     shared_experts_join(&moe->shared, work, out);
 }
 
@@ -196,7 +202,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     // rows of sent_out hold what the experts made of zeros: their gradient is zero.
     Tensor padding = d->padded_rows >= 0 ? d->row_choice : (Tensor){0};
     Tensor drouted = shared_experts_routed_backward(&moe->shared, work, dout);
-    combine_backward(work->dev, moe->sent_out, moe->dweights, drouted, moe->sent_out, d->slot_row,
+    Tensor dsum = latent_space_leave_backward(&moe->latent, work, drouted);
+    combine_backward(work->dev, moe->sent_out, moe->dweights, dsum, moe->sent_out, d->slot_row,
                      padding, router->scaled);
     Tensor dsent = moe->sent_out;
     if (work->shape.ep_size == 1) {
@@ -206,8 +213,10 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     } else {
         exchange(moe, work, BACKWARD, moe->sent_out, dout);
     }
-    combine_forward(work->dev, dx, dsent, d->slot_row, (Tensor){0});
-    zero_experts_backward(router, work, dx, moe->dweights, drouted);
+    Tensor dseen = latent_space_gradient(&moe->latent, dx);
+    combine_forward(work->dev, dseen, dsent, d->slot_row, (Tensor){0});
+    zero_experts_backward(router, work, dseen, moe->dweights, dsum, moe->seen);
+    latent_space_enter_backward(&moe->latent, work, dx);
     shared_experts_add_backward(&moe->shared, work, dx);
     router_choose_backward(router, work, dx, moe->dweights);
 }
@@ -228,10 +237,12 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     MoeShape shape = moe_shape(config, layer);
     double D = (double)config->d_model, E = (double)shape.experts, F = (double)shape.d_ff;
     double rows = config->moe.dispatch == DISPATCH_PADDED ? E : (double)shape.top_k;
-    bound->parameters += E * D * 3 * F + (double)shape.scored * D;
-    bound->kept += rows * (3 * F + 4 * D) + (double)shape.scored + 8 * (double)shape.slots;
+    double W = (double)shape.width;
+    bound->parameters += E * W * 3 * F + (double)shape.scored * D;
+    bound->kept += rows * (3 * F + 4 * W) + (double)shape.scored + 8 * (double)shape.slots;
     if (bound->choices < (double)shape.slots) bound->choices = (double)shape.slots;
     shared_experts_bound(config, shape, bound);
+    latent_space_bound(config, shape, bound);
 }
 
 static void after_step(void *self, Work *work, const Statistics *stats) {

@@ -1,12 +1,14 @@
 // A Mixture-of-Experts feed-forward: out[n] = Σ_k w[n,k] · expert_{ids[n,k]}(x[n]) over the choices
 // that were kept, in slot order (Shazeer et al. arXiv:1701.06538; GShard arXiv:2006.16668). Choices
 // dropped for capacity add nothing. Shared experts, where there are any, add to it or are mixed
-// with it, and zero-computation experts add to it.
+// with it, and zero-computation experts add to it. In a latent space (latent_space.h) experts see a
+// narrower x, and the sum returns from there.
 #ifndef MOETRAIN_MODEL_MOE_LAYER_H
 #define MOETRAIN_MODEL_MOE_LAYER_H
 
 #include "model/dispatch.h"
 #include "model/experts.h"
+#include "model/latent_space.h"
 #include "model/layer_kind.h"
 #include "model/router.h"
 #include "model/shared_experts.h"
@@ -18,9 +20,11 @@ typedef struct MoeLayer {
     Dispatch dispatch;
     Experts experts;
     SharedExperts shared;
-    Tensor expert_in;  // (R, D) stored: expert rows; becomes its own gradient
-    Tensor sent_out;   // (M, D) stored: expert outputs in send order; becomes its own gradient
-    Tensor expert_out; // (R, D) stored, scratch; sent_out itself when the group has one rank
+    LatentSpace latent;
+    Tensor seen;       // (N, W) stored, borrowed: what experts see of each token; W = shape.width
+    Tensor expert_in;  // (R, W) stored: expert rows; becomes its own gradient
+    Tensor sent_out;   // (M, W) stored: expert outputs in send order; becomes its own gradient
+    Tensor expert_out; // (R, W) stored, scratch; sent_out itself when the group has one rank
     Tensor dweights;   // (N, K) scratch
 } MoeLayer;
 

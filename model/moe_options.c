@@ -1,5 +1,6 @@
 #include <stdio.h>
 
+#include "kernels/integers.h"
 #include "kernels/option_rows.h"
 #include "model/layer_kind.h"
 #include "model/model_config.h"
@@ -46,6 +47,14 @@ static void derive_d_ff(void *section) {
     model->moe.d_ff = (PerLayer){1, {(int32_t)model->d_ff}};
 }
 
+static int64_t usual_latent_width(const ModelConfig *model) {
+    return larger(model->d_model / 4, 1);
+}
+static void derive_latent_width(void *section) {
+    ModelConfig *model = section;
+    model->moe.latent_width = usual_latent_width(model);
+}
+
 // clang-format off
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
@@ -62,6 +71,10 @@ static const Option ROWS[] = {
         "hidden width of all shared experts together (Qwen2-MoE, arXiv:2407.10671); 0: moe.shared_experts times moe.d_ff"),
     FLAG("moe.shared_gate", FUNCTION, moe.shared_gate, DEFAULT("false"),
         "multiply what shared experts put out by the sigmoid of a learned product with x (Qwen2-MoE, arXiv:2407.10671)"),
+    INTEGER("moe.latent_width", FUNCTION, moe.latent_width, DERIVED("model.d_model / 4", derive_latent_width),
+        RANGE(1, 65536),
+        "latent_moe: width in which tokens travel to the experts and these work (LatentMoE, arXiv:2601.18089; Nemotron 3: a "
+        "quarter of model.d_model)"),
     NUMBER("moe.dropout", COURSE, moe.dropout, DEFAULT("0"), RANGE(0, 0.99),
         "expert dropout: share of each expert's numbers that is zero in a step, beside train.dropout; more of it than "
         "elsewhere keeps a large model from overfitting when fine-tuned (Switch, arXiv:2101.03961, 0.4 beside 0.1)"),
@@ -317,6 +330,24 @@ static bool check_shared(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
+// A derived value is as good as none.
+static bool check_latent(const ModelConfig *model, const OptionRules *rules) {
+    int64_t width = model->moe.latent_width;
+    bool any = false;
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        any = any || model_feed_forward(model, layer) == FEED_FORWARD_LATENT_MOE;
+    if (!any && width != usual_latent_width(model))
+        return option_broken(rules, "moe.latent_width", "model.feed_forward",
+                             "moe.latent_width is of latent_moe layers, and there are none; set "
+                             "model.feed_forward=latent_moe, or leave it out");
+    if (any && width >= model->d_model)
+        return option_broken(rules, "moe.latent_width", "model.d_model",
+                             "moe.latent_width (%lld) is not narrower than model.d_model (%lld); "
+                             "set it to less, or model.feed_forward=moe",
+                             (long long)width, (long long)model->d_model);
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const MoeConfig *moe = &model->moe;
@@ -327,8 +358,8 @@ static bool check(const void *section, const OptionRules *rules) {
         any = true;
     }
     if (!check_places(model, rules) || !check_scaling(moe, rules) || !check_shared(model, rules) ||
-        !check_noise(moe, rules) || !check_sinkhorn(moe, rules) || !check_unread(moe, rules) ||
-        !check_document_groups(moe, rules))
+        !check_latent(model, rules) || !check_noise(moe, rules) || !check_sinkhorn(moe, rules) ||
+        !check_unread(moe, rules) || !check_document_groups(moe, rules))
         return false;
     bool dropless = moe->capacity_factor.numerator == 0 && moe->router.kind != EXPERT_CHOICE;
     if (any && moe->dispatch == DISPATCH_PADDED && dropless)

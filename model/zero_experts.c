@@ -8,17 +8,17 @@ static bool adds(const Router *router, const Work *work) {
     return router->shape.zero > 0 && work->config->moe.zero_kind == ZERO_IDENTITY;
 }
 
-void zero_experts_forward(const Router *router, Work *work, Tensor out) {
+void zero_experts_forward(const Router *router, Work *work, Tensor out, Tensor x) {
     if (adds(router, work))
-        identity_experts_forward(work->dev, out, router->x, router->ids, router->scaled,
+        identity_experts_forward(work->dev, out, x, router->ids, router->scaled,
                                  router->shape.experts);
 }
 
 void zero_experts_backward(const Router *router, Work *work, Tensor dx, Tensor dweights,
-                           Tensor dout) {
+                           Tensor dout, Tensor x) {
     if (adds(router, work))
-        identity_experts_backward(work->dev, dx, dweights, dout, router->x, router->ids,
-                                  router->scaled, router->shape.experts);
+        identity_experts_backward(work->dev, dx, dweights, dout, x, router->ids, router->scaled,
+                                  router->shape.experts);
 }
 
 // ---- statistics ---------------------------------------------------------------------------------

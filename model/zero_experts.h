@@ -14,12 +14,13 @@
 
 #define ZERO_COLUMN "zero" // the counts of the choices of each
 
-// Adds their share to `out` (N, D) stored, of the tokens that the router has seen. Not collective.
-void zero_experts_forward(const Router *router, Work *work, Tensor out);
+// Adds their share of the tokens x, as experts see them, to `out`. Not collective.
+//   out, x (N, D) stored
+void zero_experts_forward(const Router *router, Work *work, Tensor out, Tensor x);
 // Adds it to dx, and fills its places of dweights (N, K), where 0 stands.
-//   dx, dout (N, D) stored, of which neither is the other
+//   dx, dout, x (N, D) stored, dx none of the others
 void zero_experts_backward(const Router *router, Work *work, Tensor dx, Tensor dweights,
-                           Tensor dout);
+                           Tensor dout, Tensor x);
 
 // A layer's choices of them, in the totals of a step or an evaluation; 0 where it has none.
 int64_t zero_choices(const Statistics *stats, int64_t layer);

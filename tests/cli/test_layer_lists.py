@@ -99,6 +99,8 @@ class LayerListsTest(ProgramTest):
                 (["moe.experts=[8,12]", "parallel.expert=8"], ["parallel.expert (8)", "(4, common to all layers)"]),
                 (["model.feed_forward=pr_moe", "moe.experts=[4,0]"], ["says pr_moe for layer 1", "moe.experts is 0"]),
                 (["model.feed_forward=pr_moe", "moe.shared_gate=true"], ["moe.shared_gate", "pr_moe", "false"]),
+                (["model.feed_forward=latent_moe", "moe.latent_width=16"], ["moe.latent_width (16)", "model.d_model (16)"]),
+                (["moe.latent_width=7"], ["moe.latent_width", "model.feed_forward=latent_moe"]),
                 (["model.feed_forward=peer,moe", "moe.every=2"], ["says peer for layer 0", "moe.every (2)"]),
                 (["model.feed_forward=peer", "peer.keys=8"], ["peer.top_k (16)", "peer.keys (8)"]),
                 (["peer.heads=4"], ["peer.heads", "model.feed_forward=peer"]),

@@ -46,6 +46,17 @@ class ModelOptions(LifeTest):
         residual = plan("model.feed_forward=pr_moe") - plan()  # one of them, and two coefficients
         self.assertAlmostEqual(residual, 3 * 2 * 2 * 16 * (3 * 16 + 2) / 1e6, delta=1.1e-3)
 
+    def test_less_travels_to_a_latent_space(self):
+        def sent(*changes):
+            outcome = self.run_program("plan", "tiny.yaml", "-np", "2", *changes)
+            self.assert_done(outcome)
+            return {kind: int(re.search(rf"^  {kind} +([0-9]+)$", outcome.out, re.MULTILINE)[1])
+                    for kind in ("dispatch", "combine")}
+        wide, narrow = sent(), sent("model.feed_forward=latent_moe", "moe.latent_width=3")
+        self.assertGreater(wide["dispatch"], 0)
+        for kind, bytes_sent in wide.items():  # of model.d_model 16
+            self.assertEqual(narrow[kind] * 16, bytes_sent * 3)
+
 
 if __name__ == "__main__":
     main()

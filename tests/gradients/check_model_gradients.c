@@ -308,6 +308,21 @@ static void add_residual_cases(void) {
     model->moe.capacity_factor = (Rational){3, 4};
 }
 
+static void add_latent_space_cases(void) {
+    ModelConfig *model = add_case("experts in a latent space, with biases and drops");
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_LATENT_MOE}};
+    model->moe.latent_width = 5;
+    model->bias = BIAS_LAYERS;
+    model->moe.capacity_factor = (Rational){3, 4};
+    model = add_case("latent beside others, shared experts and some of zero computation");
+    cases[count - 1].micro_batches = 2;
+    model->feed_forward = (PerLayer){2, {FEED_FORWARD_LATENT_MOE, FEED_FORWARD_PR_MOE}};
+    model->moe.latent_width = 3;
+    model->moe.max_expert_replicas = 2;
+    model->moe.shared_experts = 1;
+    model->moe.zero_experts = 2;
+}
+
 static void add_zero_cases(void) {
     ModelConfig *model = add_case("zero-computation experts that return their input");
     model->moe.zero_experts = 2;
@@ -452,6 +467,7 @@ int main(int argc, char **argv) {
     add_drop_cases();
     add_shared_cases();
     add_residual_cases();
+    add_latent_space_cases();
     add_zero_cases();
     add_peer_cases();
     add_bias_cases();

@@ -131,6 +131,14 @@ CONFIGURATIONS = {
         {"model.layers": 3, "model.feed_forward": "pr_moe", "moe.experts": "[4, 8, 16]", "moe.top_k": 1,
          "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "parallel.exchange_chunks": 2, "model.bias": "true"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1)]),
+    "a latent space": (
+        {"model.feed_forward": "latent_moe", "moe.latent_width": 12, "moe.shared_experts": 1, "parallel.exchange_chunks": 2,
+         "moe.zero_experts": 2, "moe.capacity_factor": 1.1},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1)]),
+    "a latent space beside others, padded, bf16": (
+        {"model.feed_forward": "[latent_moe, moe]", "moe.dispatch": "padded", "moe.capacity_factor": 1.1,
+         "train.precision": "bf16", "train.optimizer": "muon"},
+        [(1, 2, 1, 1), (4, 1, 2, 2)]),
     "residual beside shared experts, bf16": (
         {"model.feed_forward": "[moe, pr_moe]", "moe.shared_experts": 1, "moe.shared_gate": "true", "moe.shared_d_ff": 20,
          "train.precision": "bf16"},

@@ -154,6 +154,11 @@ CASES = {
     "PR-MoE beside shared experts": {
         "model.feed_forward": ["moe", "pr_moe"], "moe.shared_experts": 2, "moe.shared_gate": True,
         "moe.zero_experts": 2, "train.micro_batches": 2},
+    "latent space": {"model.feed_forward": "latent_moe", "moe.latent_width": 5,
+                     "model.bias": "true"},
+    "latent space beside shared experts": {
+        "model.feed_forward": ["latent_moe", "moe"], "moe.latent_width": 3,
+        "moe.shared_experts": 1, "moe.zero_experts": 2, "moe.top_k": 3, "train.micro_batches": 2},
     # balance losses
     "balance of sequence, batch and step": {
         "train.micro_batches": 2, "moe.router": "sigmoid",

@@ -78,7 +78,7 @@ class Config(dict):
         return "moe" if self.at("moe.experts", layer) > 0 and due else "dense"
 
     def is_routed(self, layer):
-        return self.kind(layer) in ("moe", "pr_moe")
+        return self.kind(layer) in ("moe", "pr_moe", "latent_moe")
 
     def is_hashed(self, layer):
         return self["moe.router"] == "hash" or layer < self["moe.hash_layers"]
@@ -111,9 +111,9 @@ def parameter_shapes(c):
         if c["model.norm_place"] == "sandwich":
             norm(name + "_post_norm")
 
-    def feed_forward(name, hidden, leading=()):
-        linear(name + ".gate_up", (*leading, wide * hidden, D), "ffn")
-        linear(name + ".down", (*leading, D, hidden), "ffn")
+    def feed_forward(name, hidden, leading=(), width=D):
+        linear(name + ".gate_up", (*leading, wide * hidden, width), "ffn")
+        linear(name + ".down", (*leading, width, hidden), "ffn")
 
     def attention(name):
         KV = c["attention.kv_heads"]
@@ -144,7 +144,11 @@ def parameter_shapes(c):
                 shapes[name + ".router_noise"] = (c.scored, D)
             if c["moe.bias_update"] != "none":
                 shapes[name + ".router_bias"] = (c.scored,)
-        feed_forward(name + ".experts", hidden, (E,))
+        latent = c.kind(0) == "latent_moe"
+        if latent:
+            linear(name + ".latent_down", (c["moe.latent_width"], D), "ffn")
+            linear(name + ".latent_up", (D, c["moe.latent_width"]), "ffn")
+        feed_forward(name + ".experts", hidden, (E,), c["moe.latent_width"] if latent else D)
         if c["moe.shared_experts"] or residual:
             feed_forward(name + ".shared",
                          c["moe.shared_d_ff"] or (c["moe.shared_experts"] or 1) * hidden)

@@ -136,14 +136,18 @@ def moe(p, name, x, tokens, c, step, layer):
         null = c["moe.zero_kind"] == "null"
         gates = gates * (ids < E) if null else gates
         gates = gates / gates.sum(-1, keepdim=True).clamp_min(1e-300)
-    out = torch.zeros_like(x)
+    latent = c.kind(0) == "latent_moe"
+    seen = linear(p, name + ".latent_down", x) if latent else x
+    out = torch.zeros_like(seen)
     for e in range(E):
         n, k = torch.nonzero(kept & (ids == e), as_tuple=True)
         drop = expert_dropout(c, step, layer, e, n.tolist(), *ids.shape)
-        made = feed_forward(p, name + ".experts", x[n], c, e, drop)
+        made = feed_forward(p, name + ".experts", seen[n], c, e, drop)
         out = out.index_add(0, n, gates[n, k, None] * made)
     if c["moe.zero_kind"] == "identity":
-        out = out + (gates * (ids >= E)).sum(-1, keepdim=True) * x
+        out = out + (gates * (ids >= E)).sum(-1, keepdim=True) * seen
+    if latent:
+        out = linear(p, name + ".latent_up", out)
     if c.kind(0) == "pr_moe":
         shares = linear(p, name + ".shared.coefficient", x).softmax(-1)
         out = shares[:, :1] * out + shares[:, 1:] * feed_forward(p, name + ".shared", x, c)
