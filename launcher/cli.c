@@ -43,6 +43,7 @@ static const VerbRow VERBS[] = {
     {"status", VERB_STATUS, "a run directory", false, true},
     {"checkpoint", VERB_CHECKPOINT, "verify, diff, export-npz or prune", false, false},
     {"data", VERB_DATA, "info FILE", true, false},
+    {"diff-runs", VERB_DIFF_RUNS, "two run directories", false, false},
     {"export", VERB_EXPORT, "hf, a checkpoint and a new folder", true, false},
     {"import", VERB_IMPORT, "hf, a folder and a new checkpoint", true, false},
     {"upcycle", VERB_UPCYCLE, "a dense checkpoint and the name of a new one", true, false},
@@ -57,7 +58,8 @@ static const VerbRow TRAIN = {"train", VERB_TRAIN, "a configuration", true, fals
 // Plain words that may follow the path.
 static int words_of(Verb verb) {
     bool two = verb == VERB_CHECKPOINT || verb == VERB_EXPORT || verb == VERB_IMPORT;
-    if (two || verb == VERB_DATA || verb == VERB_UPCYCLE) return two ? 2 : 1;
+    bool one = verb == VERB_DATA || verb == VERB_UPCYCLE || verb == VERB_DIFF_RUNS;
+    if (two || one) return two ? 2 : 1;
     return verb == VERB_TRAIN_TOKENIZER ? MOST_WORDS : 0;
 }
 
@@ -258,6 +260,9 @@ void cli_print_help(FILE *out) {
         "  moetrain checkpoint prune RUN --keep-last N [--keep-every N]   removes the others, "
         "never "
         "the newest that holds\n"
+        "  moetrain diff-runs RUN RUN                                  where two runs part, by "
+        "log.digest_every;\n"
+        "                                                              exit code 1 when they do\n"
         "  moetrain data info FILE [key=value ...]                     what a data file is: "
         "tokens, "
         "documents, vocabulary\n"
@@ -500,6 +505,8 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
                          line->override_count ? "'" : "");
     if (verb->verb == VERB_CHECKPOINT) return checkpoint_command_check(line, err);
     if (verb->verb == VERB_DATA) return data_command_check(line, err);
+    if (verb->verb == VERB_DIFF_RUNS && line->word_count != 1)
+        return error_set(err, EXIT_CONFIG, "command line: diff-runs needs two run directories");
     if (verb->verb == VERB_EXPORT || verb->verb == VERB_IMPORT)
         return huggingface_command_check(line, err);
     if (verb->verb == VERB_UPCYCLE) return upcycle_command_check(line, err);

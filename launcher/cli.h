@@ -29,6 +29,7 @@ typedef enum Verb {
     VERB_STATUS,
     VERB_CHECKPOINT, // `path` is what to do, `words` with what
     VERB_DATA,       // likewise
+    VERB_DIFF_RUNS,  // `path` and the word are run directories
     VERB_CHECKPOINT_NOW,
     VERB_STOP,
     VERB_SET,

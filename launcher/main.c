@@ -25,6 +25,7 @@
 #include "launcher/version.h"
 #include "worker/compare_ranks.h"
 #include "worker/data/vocabulary.h"
+#include "worker/diff_runs.h"
 #include "worker/evaluate.h"
 #include "worker/inspect.h"
 #include "worker/plan.h"
@@ -160,6 +161,7 @@ static int run_single(const CommandLine *line, Error *err) {
     if (line->verb == VERB_DATA) return data_command_run(line, err);
     if (line->verb == VERB_COMPARE)
         return compare_run(&line->compare, line->path, line->overrides, line->override_count, err);
+    if (line->verb == VERB_DIFF_RUNS) return diff_runs(line->path, line->words[0], err);
     if (line->verb == VERB_IMPORT) return huggingface_import(line, err);
     if (line->verb == VERB_UPCYCLE) return upcycle_command_run(line, err);
     if (line->verb == VERB_TOKENIZE) return tokenize_run(line->path, &line->tokenize, err);

@@ -5,6 +5,7 @@
 
 #include "kernels/heartbeat.h"
 #include "model/dropout.h"
+#include "model/stream_digests.h"
 
 static void declare_layer(Layer *layer, const LayerKind *kind, Work *work, int64_t number) {
     *layer = (Layer){kind, calloc(1, kind->state_bytes)};
@@ -239,15 +240,20 @@ const ChoiceTable NORM_PLACE_CHOICES = CHOICE_TABLE(NORM_PLACES);
 
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in) {
     watchdog_beat(NULL);
-    for (int half = 0; half < HALVES; half++)
+    for (int half = 0; half < HALVES; half++) {
         in = place_of(work)->forward(block, work, (Half)half, stats, in, NULL);
+        stream_digests_half(work, block->layer, half, in.x);
+        stream_digests_half(work, block->layer, half, in.branch);
+    }
     return in;
 }
 
 void block_backward(Block *block, Work *work, Tensor dx) {
     watchdog_beat(NULL);
-    for (int half = HALVES - 1; half >= 0; half--)
+    for (int half = HALVES - 1; half >= 0; half--) {
         place_of(work)->backward(block, work, (Half)half, dx);
+        stream_digests_half_gradient(work, block->layer, half, dx);
+    }
 }
 
 Residual block_decode(Block *block, Work *work, Statistics *stats, Residual in, Tensor cache,

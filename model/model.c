@@ -3,6 +3,7 @@
 #include "kernels/integers.h"
 #include "model/dropout.h"
 #include "model/routing_tape.h"
+#include "model/stream_digests.h"
 
 #include <stdlib.h>
 
@@ -339,6 +340,7 @@ static Residual input_forward(Model *model, Tensor tokens) {
     double dropout = model->config.embedding_dropout;
     if (dropout_is_due(work, dropout))
         drop_tokens(work, x.x, x.x, dropout, RNG_DROPOUT_EMBEDDING, 0);
+    stream_digests_embedding(work, x.x);
     return x;
 }
 
@@ -360,6 +362,7 @@ static void backward(Model *model) {
     Tensor dx = model->dx;
     int bucket = gradients->count;
     output_backward(model, dx);
+    stream_digests_output_gradient(work, dx);
     gradients_ready(gradients, work, --bucket);
     for (int64_t layer = model->config.layers - 1; layer >= 0; layer--) {
         block_backward(&model->blocks[layer], work, dx);
@@ -383,9 +386,11 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     if (micro_batch == 0) {
         statistics_clear(&model->stats, work->dev);
         exchange_check_clear(&model->exchange_check, work);
+        if (work->digests) stream_digests_clear(work->digests, work);
     }
     forward(model, tokens);
     objective_of(work)->train(&model->loss, work, &model->stats, targets);
+    stream_digests_losses(work, model->loss.losses);
     backward(model);
     if (micro_batch == work->shape.micro_batches - 1)
         exchange_check_add_up(&model->exchange_check, work, &model->stats);

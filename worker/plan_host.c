@@ -7,6 +7,7 @@
 #include "worker/routing_record.h"
 #include "worker/watch/recheck.h"
 #include "worker/watch/replica_check.h"
+#include "worker/watch/step_digests.h"
 
 // Pages of libraries that training touches first, beyond what they had after the start: HDF5 and
 // its buffers at the first save, the MPI library's fragments by rank, a matrix library's packed
@@ -93,6 +94,7 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
                        routing_record_bytes(config, trained) + recheck_bytes(trained, config);
     if (config->check_replicas_every > 0)
         plan->host_bytes += replica_check_bytes(trained, &optimizer);
+    plan->host_bytes += step_digests_bytes(config->digest_every, trained, &optimizer);
     if (evaluated->blocks) {
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;

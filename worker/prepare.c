@@ -182,6 +182,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (config->check_replicas_every > 0)
         replica_check_open(&trainer->replicas, &trainer->model, &trainer->optimizer);
     stragglers_open(&trainer->stragglers, config->straggler_steps);
+    step_digests_open(&trainer->digests, config->digest_every, &trainer->model,
+                      &trainer->optimizer);
     watchdog_beat("looking for a checkpoint and loading it");
     if (!save_prepare(trainer, err) || !resume_run(trainer, err)) return false;
     run_status_resumed(trainer->state.step, trainer->saved_step);
@@ -195,7 +197,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
     bool finished = trainer->state.step >= config->steps;
     ok = comm_rank() != 0 ||
          ((finished || run_dir_write_config(config->run_dir, trainer->config_yaml, err)) &&
-          metrics_open(&trainer->report.metrics, config->run_dir, trainer->state.step, err));
+          metrics_open(&trainer->report.metrics, config->run_dir, trainer->state.step, err) &&
+          step_digests_open_file(&trainer->digests, config->run_dir, trainer->state.step, err));
     if (ok && comm_rank() == 0) run_watch_begin(&trainer->run_watch, config->run_dir);
     return comm_follow(ok, err);
 }

@@ -35,7 +35,8 @@ static bool give_up_rest(Trainer *trainer, int64_t step, Error *err) {
     if (!going_back_to(run_dir, trainer->state.run.run, step, err)) return false;
     row_file_close(trainer->report.metrics);
     trainer->report.metrics = NULL;
-    return metrics_open(&trainer->report.metrics, run_dir, step, err);
+    return metrics_open(&trainer->report.metrics, run_dir, step, err) &&
+           step_digests_open_file(&trainer->digests, run_dir, step, err);
 }
 
 static bool go_back(Trainer *trainer, const char *path, int64_t spike, Error *err) {

@@ -51,6 +51,7 @@ static bool compute_gradients(Trainer *trainer, DataCursor *cursor, StepMetrics 
         return error_prefix(err, "step %lld", (long long)step + 1);
     report_read_statistics(trainer, row);
     row->gradient_norm = optimizer_gradient_norm(&trainer->optimizer, model);
+    step_digests_take_gradients(&trainer->digests);
     return true;
 }
 
@@ -100,6 +101,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     char why[STEP_OUTLIER_BYTES];
     *row = report_begin_step(trainer);
     data_mix_begin_step(&trainer->data.training, cursor, state->step);
+    step_digests_begin_step(&trainer->digests, state->step + 1);
     if (!routing_record_before_step(&trainer->routing, model, state->step + 1, err) ||
         !compute_gradients(trainer, &cursor, row, err))
         return false;
@@ -139,6 +141,10 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
     state->data_index = cursor.index;
     state->step++;
     state->tokens += config->batch * config->context;
+    if (step_digests_due(&trainer->digests)) {
+        optimizer_catch_up(&trainer->optimizer);
+        step_digests_end_step(&trainer->digests, state->step);
+    }
     trainer->last_loss = row->loss;
     report_end_step(trainer, row);
     return true;
@@ -271,6 +277,7 @@ static void close_run(Trainer *trainer) {
     replica_check_close(&trainer->replicas);
     recheck_close(&trainer->recheck);
     stragglers_close(&trainer->stragglers);
+    step_digests_close(&trainer->digests);
     save_behind_close(&trainer->behind);
     host_state_close(&trainer->host);
     batch_close(&trainer->batch);

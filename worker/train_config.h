@@ -194,6 +194,7 @@ typedef struct TrainConfig {
     bool log_every_row;            // a row of metrics for every step
     int64_t utilization_every;     // 0: as log_every
     int64_t dead_expert_steps;     // steps without a choice after which an expert is dead; 0: never
+    int64_t digest_every;          // steps between digests; 0: none
     int64_t straggler_steps;       // steps after which a slow rank is named; 0: none is
     int64_t eval_every;            // 0: only at the end
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file

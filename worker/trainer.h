@@ -21,6 +21,7 @@
 #include "worker/watch/dead_experts.h"
 #include "worker/watch/recheck.h"
 #include "worker/watch/replica_check.h"
+#include "worker/watch/step_digests.h"
 #include "worker/watch/step_outliers.h"
 #include "worker/watch/stragglers.h"
 
@@ -67,6 +68,7 @@ struct Trainer {
     ReplicaCheck replicas;
     Recheck recheck;
     Stragglers stragglers;
+    StepDigests digests;
     double last_loss;   // of the step done last
     int64_t saved_step; // of the newest checkpoint; -1: none
     HostState host;     // what saves see; a GPU's copy is kept from one to the next

@@ -48,6 +48,9 @@ static const Option LOG_ROWS[] = {
         "steps between rows of the expert-utilization history; 0: as log.every"),
     INTEGER("log.dead_expert_steps", FREE, dead_expert_steps, DEFAULT("100"), RANGE(0, MANY_STEPS),
         "steps in a row without a choice after which a warning names an expert that has died; 0: none does"),
+    INTEGER("log.digest_every", FREE, digest_every, DEFAULT("0"), RANGE(0, MANY_STEPS),
+        "steps between rows of digests.jsonl: hashes of what a step has computed, which `moetrain diff-runs` holds against "
+        "another run's; 0: none"),
     INTEGER("log.straggler_steps", FREE, straggler_steps, DEFAULT("20"), RANGE(0, MANY_STEPS),
         "steps in a row after which a warning names a rank that computes, outside collectives, for more than 1/0.7 of the "
         "fastest's time (the relative score of NVIDIA's resiliency extension); ranks are compared with each line of the "

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""log.digest_every and `moetrain diff-runs`: digests do not depend on how a run is cut, and lead to what was changed.
+
+  step_digests.py MOETRAIN [TEST …]"""
+import subprocess
+
+from runs import HANG_SECONDS, Workspace, faults_in, main, write
+
+# Layers of all kinds and sizes, of which none is the first that a change would show in.
+CONFIG = {"model.layers": 4, "model.feed_forward": "[dense, moe, peer, moe]", "moe.experts": "[0, 8, 0, 4]", "model.mixer": "[attention, "
+          "attention, latent_attention, attention]", "peer.keys": 8, "peer.heads": 2, "peer.top_k": 2,
+          "train.schedule": "constant", "train.steps": 4, "eval.every": 0, "log.digest_every": 2, "run.check_replicas_every": 0, "run.check_exchanges": "off"}
+
+
+def diff(space, run, other, code):
+    done = subprocess.run([space.program, "diff-runs", space.path(run), space.path(other)], capture_output=True, text=True,
+                          timeout=HANG_SECONDS)
+    assert done.returncode == code, f"{other}: exit code {done.returncode}, not {code}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def text(space, run):
+    with open(space.path(run, "digests.jsonl")) as file:
+        return file.read()
+
+
+def however_a_run_is_cut_they_are_the_same(space: Workspace):
+    space.run("one", CONFIG)
+    for run, ranks, changes in (("two", 2, {}), ("micro", 2, {"train.micro_batches": 2, "moe.dispatch": "exact"}),
+                                ("four", 4, {"parallel.expert": 2}), ("cut", 2, {"train.steps": 3})):
+        space.run(run, dict(CONFIG, **changes), ranks)
+        if run == "cut":  # and after a resume, without what had come later
+            with open(space.path("cut", "digests.jsonl"), "a") as file:
+                file.write('{"step":4}\n')
+            space.run(run, CONFIG, 4)
+        assert text(space, run) == text(space, "one"), diff(space, "one", run, 1)
+        assert diff(space, "one", run, 0) == "nothing differs in 2 steps, the last of them 4\n"
+
+
+def a_change_is_found_where_it_was_made(space: Workspace):
+    space.run("unbroken", CONFIG, 2)
+    for number, (fault, words) in enumerate([
+            *((f"flip:step=2,bit=22,element=3200,tensor={tensor}", f"step 2: the first difference is in forward, {place}, window 0 of 16") for tensor, place in (
+                ("embedding", "embedding"), ("layers.0.attention.qkv", "layers.0.mixer"), ("layers.0.ffn.down", "layers.0.feed_forward"),
+                ("layers.1.ffn_norm", "layers.1.feed_forward"), ("layers.2.peer.query_first", "layers.2.feed_forward"))),
+            # Nothing of it is seen before the update, or in one expert alone.
+            ("flip:step=2,in=gradient,bit=0,tensor=layers.1.moe.experts.down", "in gradients, layers.1.moe.experts.down, expert 0 of 8"),
+            ("flip:step=2,in=gradient,bit=0,tensor=final_norm", "in gradients, final_norm"),
+            ("flip:step=2,in=activation,bit=0", "in backward, layers.3.feed_forward, window 0 of 16"),
+            # On rank 1, which has the second half of the windows; and in a step without digests.
+            ("flip:rank=1,step=2,bit=22,tensor=layers.0.attention.qkv", "in forward, layers.0.mixer, window 8 of 16, in shard 4"),
+            ("flip:step=3,bit=22,tensor=layers.0.attention.qkv", "step 4: the first difference is in forward, embedding, window 0 of 16, "
+             "in shard 0 of its micro-batch, and 15 more; up to step 2 nothing differs")]):
+        outcome = space.run(f"faulty{number}", CONFIG, 2, fault=fault)
+        assert faults_in(outcome), f"{fault}\n{outcome}"
+        told = diff(space, "unbroken", f"faulty{number}", 1)
+        assert words in told and told.count("\n") == 1, f"{fault}: {told}"
+        space.remove(f"faulty{number}")
+
+
+def what_cannot_be_compared_is_one_line(space: Workspace):
+    short = {"train.steps": 2, "eval.every": 0, "log.digest_every": 2}
+    space.run("run", short)
+    space.run("none", dict(short, **{"log.digest_every": 0}))
+    space.run("smaller", dict(short, **{"train.batch": 8}))
+    space.run("later", dict(short, **{"train.steps": 3, "log.digest_every": 3}))
+    space.run("deeper", dict(short, **{"model.layers": 3}))
+    for other, code, words in (("none", 2, "log.digest_every above 0"), ("smaller", 2, "16 windows a step and"), ("later", 2, "no step in common"),
+                               ("deeper", 1, "these are different models")):
+        told = diff(space, "run", other, code)
+        assert words in told and told.count("\n") == 1, told
+    for line in ("", "{", "[]", '{"step":"2"}', '{"step":0}', '{"step":1000000000000000000000}'):
+        write(space.path("damaged"), line + "\n")
+        told = diff(space, "run", "damaged", 4)
+        assert "damaged: line " in told and told.count("\n") == 1, told
+    for line in ('{"step":2,"windows":16}', '{"step":2,"windows":16,"forward":[]}', '{"step":2,"windows":16,"forward":{"embedding":{}}}'):
+        write(space.path("strange"), line + "\n")
+        diff(space, "run", "strange", 1)
+        diff(space, "strange", "run", 1)
+
+
+main([however_a_run_is_cut_they_are_the_same, a_change_is_found_where_it_was_made, what_cannot_be_compared_is_one_line])

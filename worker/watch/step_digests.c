@@ -1,0 +1,255 @@
+#include "worker/watch/step_digests.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "comm/comm.h"
+#include "kernels/integers.h"
+#include "worker/run/json_file.h"
+
+enum { GRADIENTS, SETS_AFTER_UPDATE };
+
+// ---- what there is ------------------------------------------------------------------------------
+
+// Pieces of all ranks in which an expert parameter is hashed: one an expert, or where there are
+// very many, as of PEER, equal groups, as long as each lies on one rank.
+static int64_t pieces_of_all(const Param *param) {
+    enum { MANY_EXPERTS = 1024, GROUPS = 256 };
+    int64_t experts = param->shape[0], groups = greatest_common_divisor(experts, GROUPS);
+    bool whole = param->count > 0 && param->count % (experts / groups) == 0;
+    return experts > MANY_EXPERTS && whole ? groups : experts;
+}
+// Of this rank.
+static int64_t pieces_here(const Param *param) {
+    if (param->kind == PARAM_DENSE) return 1;
+    return param->count / (param->shape[0] / pieces_of_all(param));
+}
+
+static int64_t add_pieces(StepDigests *digests, const DigestedSet *set, ParamRun run,
+                          int64_t piece) {
+    for (int i = 0; i < set->table->count; i++) {
+        const Param *param = &set->table->rows[i];
+        if (param->run != run || (set->has && !set->has[i])) continue;
+        int64_t pieces = pieces_here(param), elements = param_local_elements(param);
+        for (int64_t p = 0; p < pieces; p++, piece++) {
+            if (!digests->places) continue; // counting
+            digests->places[piece] = param->offset + p * (elements / pieces);
+            digests->elements[piece] = elements / pieces;
+        }
+    }
+    return piece;
+}
+
+static int runs_of(const DigestedSet *set) {
+    return set->set.run[RUN_RULE].rank > 0 ? PARAM_RUNS : GRADIENT_RUNS;
+}
+
+// Numbers the pieces of all sets; their number.
+static int64_t list_pieces(StepDigests *digests) {
+    int64_t piece = 0;
+    for (int s = 0; s < digests->set_count; s++) {
+        DigestedSet *set = &digests->sets[s];
+        set->first = piece;
+        for (int run = 0; run < runs_of(set); run++)
+            piece = add_pieces(digests, set, (ParamRun)run, piece);
+        set->count = piece - set->first;
+    }
+    return piece;
+}
+
+static void list_sets(StepDigests *digests, Model *model, const Optimizer *optimizer) {
+    digests->model = model;
+    digests->sets[digests->set_count++] =
+        (DigestedSet){"gradients", &model->params, NULL, model->gradients.sum, 0, 0};
+    digests->sets[digests->set_count++] =
+        (DigestedSet){"parameters", &model->params, NULL, model->values, 0, 0};
+    for (int s = 0; s < optimizer->state_count; s++) {
+        const OptimizerState *state = &optimizer->states[s];
+        digests->sets[digests->set_count++] =
+            (DigestedSet){state->name, &state->params, state->has, state->set, 0, 0};
+    }
+}
+
+static void layout(StepDigests *digests) {
+    stream_digests_layout(&digests->stream, &digests->model->work, &digests->arena,
+                          &digests->host_arena);
+    digests->sums = arena_2d(&digests->arena, I64, digests->pieces, 2);
+    digests->host_sums = arena_mirror(&digests->host_arena, digests->sums);
+}
+
+void step_digests_open(StepDigests *digests, int64_t every, Model *model,
+                       const Optimizer *optimizer) {
+    *digests = (StepDigests){.every = every};
+    if (every == 0) return;
+    list_sets(digests, model, optimizer);
+    digests->pieces = list_pieces(digests);
+    digests->places = calloc((size_t)digests->pieces, sizeof *digests->places);
+    digests->elements = calloc((size_t)digests->pieces, sizeof *digests->elements);
+    CHECK_MEMORY(digests->places && digests->elements, "no memory for a list of %lld tensors",
+                 (long long)digests->pieces);
+    list_pieces(digests);
+    arena_measure(&digests->arena, "digests", model->work.dev);
+    arena_measure(&digests->host_arena, "digests", NULL);
+    layout(digests);
+    arena_allocate(&digests->arena);
+    arena_allocate(&digests->host_arena);
+    layout(digests);
+}
+
+void step_digests_close(StepDigests *digests) {
+    arena_free(&digests->arena);
+    arena_free(&digests->host_arena);
+    free(digests->places);
+    free(digests->elements);
+    row_file_close(digests->rows);
+    *digests = (StepDigests){0};
+}
+
+size_t step_digests_bytes(int64_t every, const Model *model, const Optimizer *optimizer) {
+    const RankShape *shape = &model->work.shape;
+    size_t sets = (size_t)optimizer->state_count + 2, pieces = 0;
+    if (every == 0) return 0;
+    for (int i = 0; i < model->params.count; i++)
+        pieces += (size_t)pieces_here(&model->params.rows[i]);
+    size_t sums = sets * pieces * 2 +
+                  2 * (size_t)(stream_places(&model->config) * shape->micro_batches * shape->B);
+    // The rank's lists, sums, and rank 0's of all ranks with the text that is made of them.
+    enum { TEXT_BYTES_A_SUM = 64 };
+    return sums * sizeof(int64_t) * (2 + (size_t)shape->ranks) +
+           sums / 2 * TEXT_BYTES_A_SUM * (size_t)shape->ranks;
+}
+
+bool step_digests_open_file(StepDigests *digests, const char *run_dir, int64_t last_step,
+                            Error *err) {
+    char path[CONFIG_PATH_BYTES + 32];
+    if (digests->every == 0 || comm_rank() != 0) return true;
+    row_file_close(digests->rows);
+    digests->rows = NULL;
+    snprintf(path, sizeof path, "%s/digests.jsonl", run_dir);
+    return row_file_open(&digests->rows, path, last_step, err);
+}
+
+// ---- a step -------------------------------------------------------------------------------------
+
+bool step_digests_due(const StepDigests *digests) {
+    return digests->every > 0 && digests->model->work.digests;
+}
+
+void step_digests_begin_step(StepDigests *digests, int64_t step) {
+    if (digests->every == 0) return;
+    digests->model->work.digests = step % digests->every == 0 ? &digests->stream : NULL;
+    if (step_digests_due(digests)) fill_zero(digests->model->work.dev, digests->sums);
+}
+
+static void take(StepDigests *digests, const DigestedSet *set) {
+    int64_t first = set->first;
+    for (int run = 0; run < runs_of(set); run++) {
+        int64_t count = add_pieces(&(StepDigests){0}, set, (ParamRun)run, 0);
+        if (count > 0)
+            checksums(digests->model->work.dev, tensor_rows(digests->sums, first, count),
+                      set->set.run[run],
+                      (CheckedRuns){count, digests->places + first, digests->elements + first, -1});
+        first += count;
+    }
+}
+
+void step_digests_take_gradients(StepDigests *digests) {
+    if (step_digests_due(digests)) take(digests, &digests->sets[GRADIENTS]);
+}
+
+// ---- the row ------------------------------------------------------------------------------------
+
+static json_t *text_of(const int64_t sums[2]) {
+    char text[17];
+    uint64_t mixed = (uint64_t)sums[0] * 0x9e3779b97f4a7c15u + (uint64_t)sums[1];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)mixed);
+    return json_string(text);
+}
+
+// `sums` (ranks, places, micro-batches, B, 2): windows are counted rank by rank in a micro-batch.
+static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, int64_t first,
+                           int64_t end) {
+    const RankShape *shape = &digests->model->work.shape;
+    int64_t M = shape->micro_batches, B = shape->B;
+    int64_t of_rank = stream_places(&digests->model->config) * M * B;
+    json_t *folder = json_object();
+    for (int64_t place = first; place < end; place++) {
+        char name[STREAM_PLACE_BYTES];
+        json_t *windows = json_array();
+        for (int64_t m = 0; m < M; m++)
+            for (int64_t rank = 0; rank < shape->ranks; rank++)
+                for (int64_t b = 0; b < B; b++)
+                    json_array_append_new(
+                        windows, text_of(sums + 2 * (rank * of_rank + (place * M + m) * B + b)));
+        stream_place_name(&digests->model->config, place, name);
+        json_object_set_new(folder, name, windows);
+    }
+    return folder;
+}
+
+// `sums` (ranks, pieces, 2). Dense tensors are rank 0's, experts those of the first ranks, which
+// hold them all.
+static json_t *tensor_rows_of(const StepDigests *digests, const DigestedSet *set,
+                              const int64_t *sums) {
+    json_t *folder = json_object();
+    int64_t piece = set->first, ep = digests->model->work.shape.ep_size;
+    for (int run = 0; run < runs_of(set); run++)
+        for (int i = 0; i < set->table->count; i++) {
+            const Param *param = &set->table->rows[i];
+            if (param->run != (ParamRun)run || (set->has && !set->has[i])) continue;
+            int64_t pieces = pieces_here(param);
+            json_t *texts = json_array();
+            for (int64_t rank = 0; rank < (param->kind == PARAM_DENSE ? 1 : ep); rank++)
+                for (int64_t p = 0; p < pieces; p++)
+                    json_array_append_new(texts,
+                                          text_of(sums + 2 * (rank * digests->pieces + piece + p)));
+            json_object_set_new(folder, param->name, texts);
+            piece += pieces;
+        }
+    return folder;
+}
+
+static void write_row(StepDigests *digests, int64_t step, const int64_t *stream,
+                      const int64_t *tensors) {
+    const ModelConfig *config = &digests->model->config;
+    const RankShape *shape = &digests->model->work.shape;
+    int64_t forward = stream_forward_places(config);
+    json_t *row = json_pack("{s:I, s:I, s:I}", "step", (json_int_t)step, "windows",
+                            (json_int_t)(shape->ranks * shape->micro_batches * shape->B),
+                            "windows_a_shard", (json_int_t)(shape->B / shape->shards));
+    json_object_set_new(row, "forward", stream_rows(digests, stream, 0, forward));
+    json_object_set_new(row, "backward",
+                        stream_rows(digests, stream, forward, stream_places(config)));
+    for (int s = 0; s < digests->set_count; s++)
+        json_object_set_new(row, digests->sets[s].folder,
+                            tensor_rows_of(digests, &digests->sets[s], tensors));
+    char *line = json_dumps(row, JSON_COMPACT), *text = NULL;
+    if (line && asprintf(&text, "%s\n", line) >= 0) row_file_append(digests->rows, text);
+    free(text);
+    free(line);
+    json_decref(row);
+}
+
+// The sums of every rank, in rank order. Needs free. Collective over all ranks.
+static int64_t *gather(Device *dev, Tensor host_sums, Tensor sums) {
+    int64_t count = tensor_elements(sums);
+    int64_t *all = calloc((size_t)(comm_size() * count), sizeof *all);
+    CHECK_MEMORY(all, "no memory for the digests of %d ranks", comm_size());
+    device_download(dev, host_sums, sums);
+    all_gather(comm_world(), tensor_1d(all, I64, comm_size() * count),
+               tensor_reshape_1d(host_sums, count), TRAFFIC_OTHER);
+    return all;
+}
+
+void step_digests_end_step(StepDigests *digests, int64_t step) {
+    if (!step_digests_due(digests)) return;
+    Device *dev = digests->model->work.dev;
+    for (int s = SETS_AFTER_UPDATE; s < digests->set_count; s++) take(digests, &digests->sets[s]);
+    int64_t *stream = gather(dev, digests->stream.host_sums, digests->stream.sums);
+    int64_t *tensors = gather(dev, digests->host_sums, digests->sums);
+    if (comm_rank() == 0) write_row(digests, step, stream, tensors);
+    free(tensors);
+    free(stream);
+    digests->model->work.digests = NULL;
+}
