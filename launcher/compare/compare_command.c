@@ -9,6 +9,7 @@
 #include "kernels/log.h"
 #include "launcher/compare/compared_run.h"
 #include "launcher/compare/comparison_file.h"
+#include "launcher/compare/equal_flops.h"
 #include "launcher/compare/result_table.h"
 #include "worker/run/signals.h"
 
@@ -94,7 +95,8 @@ static bool prepare(Command *command, const char *path, Error *err) {
         return false;
     for (int r = 0; r < comparison->row_count; r++)
         if (!comparison_plan(comparison, &comparison->rows[r], err)) return false;
-    return list_runs(command, err) && check_runs(command, err);
+    return equal_flops_solve(comparison, err) && list_runs(command, err) &&
+           check_runs(command, err);
 }
 
 // ---- doing it -----------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ void changes_add(Changes *changes, int line, const char *format, ...) {
     changes->lines[changes->count++] = line;
 }
 
+void changes_pop(Changes *changes) {
+    free(changes->words[--changes->count]);
+}
+
 void changes_free(Changes *changes) {
     for (int i = 0; i < changes->count; i++) free(changes->words[i]);
     free(changes->words);

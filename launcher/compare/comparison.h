@@ -7,7 +7,7 @@
 
 #include "launcher/config.h"
 
-enum { COMPARED_NAME_BYTES = 128, COMPARED_SEEDS = 64 };
+enum { COMPARED_NAME_BYTES = 128, COMPARED_KEY_BYTES = 64, COMPARED_SEEDS = 64 };
 
 // key=value, and the lines of the comparison's file that have them.
 typedef struct Changes {
@@ -18,16 +18,29 @@ typedef struct Changes {
 
 void changes_add(Changes *changes, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+void changes_pop(Changes *changes); // the last of them
 void changes_free(Changes *changes);
 
 typedef struct ComparedRow {
     char name[COMPARED_NAME_BYTES]; // of its folder, too
     int line;
     Changes changes;
+    char width[COMPARED_KEY_BYTES]; // the key that makes FLOPs equal, or "none"; empty: that of all
+    int width_line;
+    int64_t solved; // its value; 0: nothing was solved
     // As the plan has them.
     int64_t total_params, active_params;
     double flops_per_token; // forward and backward
 } ComparedRow;
+
+// equal_flops.h
+typedef struct EqualFlops {
+    char reference[COMPARED_NAME_BYTES]; // a row; empty: FLOPs are as they are
+    char width[COMPARED_KEY_BYTES];      // of rows that name none
+    int width_line;
+    double tolerance; // share of the reference's FLOPs
+    int64_t multiple; // of which widths are multiples
+} EqualFlops;
 
 typedef struct Comparison {
     const char *source;             // the file's name, as messages show it
@@ -36,6 +49,7 @@ typedef struct Comparison {
     char *config_text;
     size_t config_bytes;
     Changes set; // of all rows
+    EqualFlops equal_flops;
     ComparedRow *rows;
     int row_count;
     int64_t seeds[COMPARED_SEEDS];

@@ -87,6 +87,51 @@ static bool take_seeds(Comparison *comparison, const YamlValue *value, YamlPlace
     return true;
 }
 
+// A key whose value is one whole number, or "none".
+static bool take_width(const char *name, const YamlValue *value, char width[COMPARED_KEY_BYTES],
+                       Error *err) {
+    if (!one_value(name, value, err)) return false;
+    const char *text = value->items[0].text;
+    int row = config_key_find(text);
+    OptionType type = row >= 0 ? config_key(row)->type : OPTION_FLAG;
+    bool whole = type == OPTION_INTEGER || type == OPTION_INTEGERS; // the latter by layer, or one
+    if (row < 0 && strcmp(text, "none") != 0)
+        return unknown_key(text, err) || error_prefix(err, "width");
+    if (row >= 0 && !whole)
+        return error_set(err, EXIT_CONFIG,
+                         "width is %.60s, but must be a key with a whole number, such as moe.d_ff",
+                         text);
+    snprintf(width, COMPARED_KEY_BYTES, "%s", text);
+    return true;
+}
+
+static bool take_equal_flops(EqualFlops *equal, const char *name, const YamlValue *value, int line,
+                             Error *err) {
+    static const char *const names[] = {"reference", "width", "tolerance", "multiple", NULL};
+    if (!one_value(name, value, err)) return false;
+    const char *text = value->items[0].text, *near = suggest_word(name, names);
+    if (strcmp(name, "width") == 0) {
+        equal->width_line = line;
+        return take_width(name, value, equal->width, err);
+    }
+    if (strcmp(name, "reference") == 0) {
+        snprintf(equal->reference, sizeof equal->reference, "%s", text);
+        return true;
+    }
+    if (strcmp(name, "tolerance") == 0)
+        return number(text, 0, 1, &equal->tolerance) ||
+               error_set(err, EXIT_CONFIG, "tolerance is '%.60s', but must be a share from 0 to 1",
+                         text);
+    if (strcmp(name, "multiple") == 0)
+        return whole_number(text, 1, 1 << 20, &equal->multiple) ||
+               error_set(err, EXIT_CONFIG,
+                         "multiple is '%.60s', but must be a whole number from 1 to %d", text,
+                         1 << 20);
+    return error_set(err, EXIT_CONFIG, "equal_flops has no '%.60s'; %s%s%s", name,
+                     near ? "did you mean '" : "it has reference, width, tolerance and multiple",
+                     near ? near : "", near ? "'?" : "");
+}
+
 // NAME, or NAME.key: the row, which may be a new one.
 static ComparedRow *find_row(Comparison *comparison, const char *name, size_t length, int line,
                              Error *err) {
@@ -110,6 +155,10 @@ static bool take_row_value(Comparison *comparison, const char *name, const YamlV
     ComparedRow *row = find_row(comparison, name, length, line, err);
     if (!row) return false;
     const char *key = name + length + (name[length] == '.');
+    if (strcmp(key, "width") == 0) {
+        row->width_line = line;
+        return take_width(key, value, row->width, err);
+    }
     if (key[0]) return take_change(&row->changes, key, value, line, err);
     if (!value->list && !value->items[0].text[0]) return true; // nothing is changed
     return error_set(err, EXIT_CONFIG,
@@ -120,7 +169,7 @@ static bool take_row_value(Comparison *comparison, const char *name, const YamlV
 
 static bool take_value(void *context, const char *name, const YamlValue *value, YamlPlace *place,
                        Error *err) {
-    static const char *const names[] = {"config", "seeds", "set", "rows", NULL};
+    static const char *const names[] = {"config", "seeds", "set", "rows", "equal_flops", NULL};
     Comparison *comparison = context;
     if (strcmp(name, "config") == 0)
         return one_value(name, value, err) &&
@@ -130,6 +179,8 @@ static bool take_value(void *context, const char *name, const YamlValue *value, 
         return take_change(&comparison->set, name + 4, value, place->line, err);
     if (strncmp(name, "rows.", 5) == 0)
         return take_row_value(comparison, name + 5, value, place->line, err);
+    if (strncmp(name, "equal_flops.", 12) == 0)
+        return take_equal_flops(&comparison->equal_flops, name + 12, value, place->line, err);
     char first[64];
     snprintf(first, sizeof first, "%.*s", (int)strcspn(name, "."), name);
     const char *near = suggest_word(first, names);
@@ -138,7 +189,7 @@ static bool take_value(void *context, const char *name, const YamlValue *value, 
                          "%s stands outside of rows; write set: {%s: …} where all rows have it",
                          name, name);
     return error_set(err, EXIT_CONFIG, "a comparison has no '%.60s'; %s%s%s", name,
-                     near ? "did you mean '" : "it has config, seeds, set and rows",
+                     near ? "did you mean '" : "it has config, seeds, set, rows and equal_flops",
                      near ? near : "", near ? "'?" : "");
 }
 
@@ -170,6 +221,8 @@ bool comparison_file_read(Comparison *comparison, const char *path, Error *err) 
     comparison->source = path;
     comparison->seeds[0] = 1337;
     comparison->seed_count = 1;
+    comparison->equal_flops.tolerance = 0.01;
+    comparison->equal_flops.multiple = 1;
     bool ok =
         config_load_text(path, &text, &bytes, err) && folder_of(path, comparison->folder, err) &&
         yaml_read(path, text, bytes, take_value, comparison, err) && read_config(comparison, err);

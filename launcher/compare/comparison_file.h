@@ -7,6 +7,9 @@
 //     dense: {model.feed_forward: dense}
 //     switch: {moe.top_k: 1, moe.router: topk_softmax}
 //     as_configured:                      # nothing is changed
+//   equal_flops: {reference: dense, width: moe.d_ff, tolerance: 0.01, multiple: 1}
+//
+// A row may have a width of its own: {width: model.d_ff}, or none.
 #ifndef MOETRAIN_LAUNCHER_COMPARE_COMPARISON_FILE_H
 #define MOETRAIN_LAUNCHER_COMPARE_COMPARISON_FILE_H
 

@@ -81,19 +81,27 @@ static void print_spread(FILE *out, Spread spread, const Column *column) {
     if (spread.count > 0) fputs(" |", out);
 }
 
+// What was solved, "moe.d_ff=48".
+static void describe_width(const ComparedRow *row, char *text, size_t bytes) {
+    text[0] = 0;
+    if (row->solved > 0) snprintf(text, bytes, "%s=%lld", row->width, (long long)row->solved);
+}
+
 void table_print(FILE *out, const Comparison *comparison, ComparedResults results) {
     fputs("| |", out);
     for (int c = 0; c < COLUMN_COUNT; c++) fprintf(out, " %s |", COLUMNS[c].title);
-    fputs(" parameters | active | MFLOP a token | runs |\n|---|", out);
-    for (int c = 0; c < COLUMN_COUNT + 4; c++) fputs("--:|", out);
+    fputs(" parameters | active | MFLOP a token | width | runs |\n|---|", out);
+    for (int c = 0; c < COLUMN_COUNT + 5; c++) fputs("--:|", out);
     fputc('\n', out);
     for (int r = 0; r < comparison->row_count; r++) {
         const ComparedRow *row = &comparison->rows[r];
         RowState state = row_state(results, r);
         fprintf(out, "| %s |", row->name);
         for (int c = 0; c < COLUMN_COUNT; c++) print_spread(out, state.spreads[c], &COLUMNS[c]);
-        fprintf(out, " %lld | %lld | %.3f | %d of %d", (long long)row->total_params,
-                (long long)row->active_params, row->flops_per_token / 1e6, state.done,
+        char width[COMPARED_KEY_BYTES + 24];
+        describe_width(row, width, sizeof width);
+        fprintf(out, " %lld | %lld | %.3f | %s | %d of %d", (long long)row->total_params,
+                (long long)row->active_params, row->flops_per_token / 1e6, width, state.done,
                 comparison->seed_count);
         if (state.failed) fprintf(out, ", %d failed", state.failed);
         fputs(" |\n", out);
@@ -111,8 +119,10 @@ static void print_number(FILE *out, double value) {
 }
 
 static void print_facts(FILE *out, const ComparedRow *row) {
-    fprintf(out, ",%lld,%lld,%.9g", (long long)row->total_params, (long long)row->active_params,
-            row->flops_per_token);
+    char width[COMPARED_KEY_BYTES + 24];
+    describe_width(row, width, sizeof width);
+    fprintf(out, ",%lld,%lld,%.9g,%s", (long long)row->total_params, (long long)row->active_params,
+            row->flops_per_token, width);
 }
 
 // A name, which may have commas.
@@ -124,7 +134,7 @@ static void print_rows(FILE *out, const Comparison *comparison, ComparedResults 
     fputs("row,runs,failed", out);
     for (int c = 0; c < COLUMN_COUNT; c++)
         fprintf(out, ",%s,%s_deviation", COLUMNS[c].name, COLUMNS[c].name);
-    fputs(",parameters,active_parameters,flops_per_token\n", out);
+    fputs(",parameters,active_parameters,flops_per_token,width\n", out);
     for (int r = 0; r < comparison->row_count; r++) {
         RowState state = row_state(results, r);
         print_name(out, comparison->rows[r].name);
@@ -141,7 +151,7 @@ static void print_rows(FILE *out, const Comparison *comparison, ComparedResults 
 static void print_runs(FILE *out, const Comparison *comparison, ComparedResults results) {
     fputs("row,seed,done,step", out);
     for (int c = 0; c < COLUMN_COUNT; c++) fprintf(out, ",%s", COLUMNS[c].name);
-    fputs(",parameters,active_parameters,flops_per_token,folder\n", out);
+    fputs(",parameters,active_parameters,flops_per_token,width,folder\n", out);
     for (int i = 0; i < results.count; i++) {
         const ComparedRun *run = &results.runs[i];
         const RunResult *result = &results.results[i];

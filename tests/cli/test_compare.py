@@ -39,6 +39,46 @@ class CompareTest(ProgramTest):
             return len(file.readlines())
 
 
+class EqualFlops(CompareTest):
+    ROWS = """
+rows:
+  dense: {model.feed_forward: dense, model.d_ff: 64}
+  top-3: {moe.top_k: 3}
+  shared: {moe.shared_experts: 1, width: moe.shared_d_ff}
+  free: {moe.top_k: 2, width: none}
+"""
+
+    def test_widths_make_active_flops_equal(self):
+        outcome = self.compare(self.ROWS + "equal_flops: {reference: dense, width: moe.d_ff, tolerance: 0.02}\n", "--plan")
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in outcome.out.splitlines() if line.startswith("| ")]
+        title, rows = cells[0], {row[0]: row for row in cells[1:]}
+        flops = {name: float(row[title.index("MFLOP a token")]) for name, row in rows.items()}
+        widths = {name: row[title.index("width")] for name, row in rows.items()}
+        self.assertEqual([widths["dense"], widths["free"]], ["", ""])
+        self.assertNotAlmostEqual(flops["free"], flops["dense"], delta=0.02 * flops["dense"])
+        for name, key in (("top-3", "moe.d_ff"), ("shared", "moe.shared_d_ff")):
+            self.assertAlmostEqual(flops[name], flops["dense"], delta=0.02 * flops["dense"] + 5e-4)
+            self.assertTrue(widths[name].startswith(f"{key}="), widths)
+        # What is trained has that width, and the plan of it alone says the same.
+        changes = ["moe.top_k=3", widths["top-3"]]
+        plan = self.run_program("plan", "tiny.yaml", "-np", "1", *changes).out
+        self.assertIn(f"({flops['top-3']:.3f} MFLOP a token", plan)
+
+    def test_what_cannot_be_made_equal_is_told(self):
+        config = "config: tiny.yaml\n"
+        for text, *parts in (
+                (self.ROWS + "equal_flops: {reference: dense, width: moe.d_ff, multiple: 16}\n", "row top-3", "moe.d_ff",
+                 "16 makes", "32 makes", "equal_flops.tolerance"),
+                (self.ROWS + "equal_flops: {reference: sparse}\n", "'sparse', which is no row"),
+                (self.ROWS + "equal_flops: {reference: dense}\n", "row top-3", "add width"),
+                (self.ROWS, "row shared has a width", "add equal_flops"),
+                ("rows: {a: {width: train.lr}}\n", "rows.yaml:2:12", "train.lr", "whole number"),
+                ("rows: {a: {width: moe.dff}}\n", "moe.d_ff"),
+                ("rows: {a: }\nequal_flops: {tolerance: 2}\n", "rows.yaml:3:15", "0 to 1"),
+                ("rows: {a: }\nequal_flops: {row: a}\n", "equal_flops has no 'row'")):
+            self.refuse(config + text, *parts)
+
+
 class Rows(CompareTest):
     def test_rows_times_seeds_become_tables(self):
         outcome = self.compare("""
