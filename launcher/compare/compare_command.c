@@ -1,5 +1,6 @@
 #include "launcher/compare/compare_command.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "launcher/compare/comparison_file.h"
 #include "launcher/compare/equal_flops.h"
 #include "launcher/compare/result_table.h"
+#include "launcher/compare/search.h"
 #include "worker/run/signals.h"
 
 typedef struct Command {
@@ -20,6 +22,8 @@ typedef struct Command {
     ComparedRun *runs; // seed by seed, so that all rows are known early
     RunResult *results;
     int count;
+    int64_t rungs[HALVING_RUNGS]; // steps, of the trials of successive halving
+    int rung_count;               // 1 without it
 } Command;
 
 // ---- what there is to do ------------------------------------------------------------------------
@@ -86,6 +90,25 @@ static bool check_runs(const Command *command, Error *err) {
     return true;
 }
 
+// All trials have the same train.steps.
+static bool plan_rungs(Command *command, Error *err) {
+    const Search *search = &command->comparison.search;
+    command->rung_count = 1;
+    if (!search->halving) return true;
+    Config *config = config_of(command, &command->runs[command->comparison.row_count - 1], err);
+    if (!config) return false;
+    int64_t total = config->train.steps;
+    free(config);
+    command->rung_count = halving_rungs(total, search->steps, search->factor, command->rungs);
+    return command->rung_count > 1 ||
+           error_set(err, EXIT_CONFIG,
+                     "%s:%d: search: steps is %lld, which leaves nothing to halve of train.steps "
+                     "(%lld) with factor %lld; set it to %lld or less",
+                     command->comparison.source, search->line, (long long)search->steps,
+                     (long long)total, (long long)search->factor,
+                     (long long)(total / search->factor));
+}
+
 static bool prepare(Command *command, const char *path, Error *err) {
     Comparison *comparison = &command->comparison;
     choose_output(command, path);
@@ -93,10 +116,12 @@ static bool prepare(Command *command, const char *path, Error *err) {
     if (!check_overrides(comparison->overrides, comparison->override_count, err) ||
         !comparison_file_read(comparison, path, err))
         return false;
+    if (!grid_expand(comparison, err)) return false;
     for (int r = 0; r < comparison->row_count; r++)
         if (!comparison_plan(comparison, &comparison->rows[r], err)) return false;
+    if (!search_draw(comparison, err)) return false;
     return equal_flops_solve(comparison, err) && list_runs(command, err) &&
-           check_runs(command, err);
+           check_runs(command, err) && plan_rungs(command, err);
 }
 
 // ---- doing it -----------------------------------------------------------------------------------
@@ -107,7 +132,9 @@ static ComparedResults results_of(const Command *command) {
 
 static void read_result(Command *command, int i, const Config *config) {
     run_result_free(&command->results[i]);
-    run_result_read(&command->results[i], command->runs[i].dir, config->train.steps);
+    int64_t until = command->runs[i].until;
+    run_result_read(&command->results[i], command->runs[i].dir,
+                    until > 0 ? until : config->train.steps);
 }
 
 static void say_result(const Command *command, int i) {
@@ -140,34 +167,76 @@ static int do_run(Command *command, int i, bool *stopped, Error *err) {
         if (!err->message[0]) say_result(command, i);
     }
     free(config);
-    if (exit_code == EXIT_DONE && !command->results[i].done)
-        exit_code = EXIT_BUG; // it says that it is done, and is not
+    if (command->results[i].done)
+        exit_code = EXIT_DONE; // perhaps before its last step
+    else if (exit_code == EXIT_DONE)
+        exit_code = EXIT_BUG; // it says so, and is not
     *stopped = err->message[0] || exit_code == EXIT_REQUEUE || signals_received();
     return exit_code;
 }
 
+// What came of all runs.
+typedef struct Course {
+    bool stopped;
+    int failed, first, first_code; // how many, the first of them, and its exit code
+} Course;
+
+static bool do_runs_of_rung(Command *command, int rung, Course *course, Error *err) {
+    Comparison *comparison = &command->comparison;
+    for (int i = 0; i < command->count && !course->stopped; i++) {
+        ComparedRun *run = &command->runs[i];
+        const ComparedRow *row = &comparison->rows[run->row];
+        bool last = rung == command->rung_count - 1;
+        if (row->out || (rung > 0 && !row->trial)) continue;
+        run->until = row->trial && !last ? command->rungs[rung] : 0;
+        int code = do_run(command, i, &course->stopped, err);
+        if (err->message[0]) return false;
+        if (code != EXIT_DONE && code != EXIT_REQUEUE && course->failed++ == 0)
+            course->first_code = code, course->first = i;
+        if (!table_write(comparison, results_of(command), err)) return false;
+    }
+    return true;
+}
+
+// Ends the worst trials of a rung that is done.
+static void end_trials(Command *command, int rung) {
+    Comparison *comparison = &command->comparison;
+    int rows = comparison->row_count, trials = (int)comparison->search.trials;
+    double *losses = calloc((size_t)rows, sizeof *losses);
+    bool *in = calloc((size_t)rows, sizeof *in);
+    CHECK_MEMORY(losses && in, "no memory for %d trials", rows);
+    for (int i = 0; i < command->count; i++) { // NaN where a run has failed
+        const RunResult *result = &command->results[i];
+        losses[command->runs[i].row] += result->done ? result->val_loss : NAN;
+    }
+    for (int r = 0; r < rows; r++) in[r] = comparison->rows[r].trial && !comparison->rows[r].out;
+    int keep = halving_left(trials, comparison->search.factor, rung + 1);
+    halving_select(losses, in, rows, keep);
+    for (int r = 0; r < rows; r++) comparison->rows[r].out = comparison->rows[r].trial && !in[r];
+    log_info("after %lld steps %d of %d trials go on", (long long)command->rungs[rung], keep,
+             trials);
+    free(in);
+    free(losses);
+}
+
 static int do_runs(Command *command, Error *err) {
-    int first_code = EXIT_DONE, failed = 0, first = 0;
-    bool stopped = false;
-    for (int i = 0; i < command->count && !stopped; i++) {
-        int code = do_run(command, i, &stopped, err);
-        if (err->message[0]) return code;
-        if (code != EXIT_DONE && code != EXIT_REQUEUE && failed++ == 0)
-            first_code = code, first = i;
-        if (!table_write(&command->comparison, results_of(command), err)) return err->exit_code;
+    Course course = {.first_code = EXIT_DONE};
+    for (int rung = 0; rung < command->rung_count && !course.stopped; rung++) {
+        if (!do_runs_of_rung(command, rung, &course, err)) return err->exit_code;
+        if (rung + 1 < command->rung_count && !course.stopped) end_trials(command, rung);
     }
     table_print(stdout, &command->comparison, results_of(command));
-    if (stopped) {
+    if (course.stopped) {
         log_info("stopped, everything is saved; run the same command again to go on");
         return EXIT_REQUEUE;
     }
-    if (failed > 0) {
-        const RunResult *result = &command->results[first];
-        error_set(err, first_code, "%d of %d runs failed, %s first: %s; see its compare.log",
-                  failed, command->count, command->runs[first].dir,
+    if (course.failed > 0) {
+        const RunResult *result = &command->results[course.first];
+        error_set(err, course.first_code, "%d of %d runs failed, %s first: %s; see its compare.log",
+                  course.failed, command->count, command->runs[course.first].dir,
                   result->failed ? result->message : "it has not said why");
     }
-    return first_code;
+    return course.first_code;
 }
 
 int compare_run(const CompareOptions *options, const char *path, const char *const *overrides,

@@ -84,7 +84,8 @@ static int wait_for(RankLauncher *process) {
 
 int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
                        const char *launcher, Error *err) {
-    char path[PATH_BYTES], command[4 * CONFIG_PATH_BYTES + 64], self[PATH_MAX], number[16];
+    char path[PATH_BYTES], command[4 * CONFIG_PATH_BYTES + 64], self[PATH_MAX], number[16],
+        until[48];
     snprintf(path, sizeof path, "%s/compare.yaml", run->dir);
     snprintf(number, sizeof number, "%d", ranks);
     ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
@@ -93,6 +94,7 @@ int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
         return err->exit_code;
     }
     self[length] = 0;
+    snprintf(until, sizeof until, "run.stop_at=%lld", (long long)run->until);
     char *words[] = {self,
                      (char[]){"supervise"},
                      path,
@@ -100,6 +102,7 @@ int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
                      number,
                      (char[]){"--launcher"},
                      (char *)launcher,
+                     run->until ? until : NULL,
                      NULL};
     RankLauncher process;
     if (!write_config(run, config, path, err) ||

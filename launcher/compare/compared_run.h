@@ -8,6 +8,7 @@
 
 typedef struct ComparedRun {
     int row, seed; // numbers in the comparison
+    int64_t until; // steps up to which it is to train now; 0: train.steps
     char dir[CONFIG_PATH_BYTES];
 } ComparedRun;
 

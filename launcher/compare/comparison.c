@@ -48,6 +48,9 @@ ComparedRow *comparison_add_row(Comparison *comparison, const char *name, int li
 void comparison_free(Comparison *comparison) {
     for (int i = 0; i < comparison->row_count; i++) changes_free(&comparison->rows[i].changes);
     changes_free(&comparison->set);
+    for (int i = 0; i < comparison->grid_count; i++) changes_free(&comparison->grid[i].values);
+    for (int i = 0; i < comparison->search.key_count; i++)
+        changes_free(&comparison->search.keys[i].values);
     free(comparison->rows);
     free(comparison->config_text);
     *comparison = (Comparison){0};

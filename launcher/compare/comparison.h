@@ -7,7 +7,12 @@
 
 #include "launcher/config.h"
 
-enum { COMPARED_NAME_BYTES = 128, COMPARED_KEY_BYTES = 64, COMPARED_SEEDS = 64 };
+enum {
+    COMPARED_NAME_BYTES = 128,
+    COMPARED_KEY_BYTES = 64,
+    COMPARED_SEEDS = 64,
+    SEARCHED_KEYS = 32
+};
 
 // key=value, and the lines of the comparison's file that have them.
 typedef struct Changes {
@@ -28,6 +33,8 @@ typedef struct ComparedRow {
     char width[COMPARED_KEY_BYTES]; // the key that makes FLOPs equal, or "none"; empty: that of all
     int width_line;
     int64_t solved; // its value; 0: nothing was solved
+    bool trial;     // of the search
+    bool out;       // a trial that successive halving has ended
     // As the plan has them.
     int64_t total_params, active_params;
     double flops_per_token; // forward and backward
@@ -42,6 +49,26 @@ typedef struct EqualFlops {
     int64_t multiple; // of which widths are multiples
 } EqualFlops;
 
+// A key of a grid or a search, whose values are "key=value" each, or a range.
+typedef struct SearchedKey {
+    char name[COMPARED_KEY_BYTES];
+    int line;
+    bool whole, number; // what it has
+    Changes values;
+    bool has_min, has_max, logarithmic;
+    double min, max;
+} SearchedKey;
+
+// search.h
+typedef struct Search {
+    int line; // 0: there is none
+    bool halving;
+    int64_t trials, seed;
+    int64_t factor, steps; // halving: one of so many goes on, after so many steps at least
+    SearchedKey keys[SEARCHED_KEYS];
+    int key_count;
+} Search;
+
 typedef struct Comparison {
     const char *source;             // the file's name, as messages show it
     char folder[CONFIG_PATH_BYTES]; // of the file: its relative paths start there
@@ -50,6 +77,9 @@ typedef struct Comparison {
     size_t config_bytes;
     Changes set; // of all rows
     EqualFlops equal_flops;
+    SearchedKey grid[SEARCHED_KEYS];
+    int grid_count;
+    Search search;
     ComparedRow *rows;
     int row_count;
     int64_t seeds[COMPARED_SEEDS];

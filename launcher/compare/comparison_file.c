@@ -8,6 +8,7 @@
 
 #include "kernels/suggest.h"
 #include "launcher/cli_numbers.h"
+#include "launcher/compare/search_file.h"
 #include "launcher/config_path.h"
 #include "launcher/config_value.h"
 #include "launcher/config_yaml.h"
@@ -169,7 +170,8 @@ static bool take_row_value(Comparison *comparison, const char *name, const YamlV
 
 static bool take_value(void *context, const char *name, const YamlValue *value, YamlPlace *place,
                        Error *err) {
-    static const char *const names[] = {"config", "seeds", "set", "rows", "equal_flops", NULL};
+    static const char *const names[] = {"config",      "seeds", "set",    "rows",
+                                        "equal_flops", "grid",  "search", NULL};
     Comparison *comparison = context;
     if (strcmp(name, "config") == 0)
         return one_value(name, value, err) &&
@@ -181,6 +183,10 @@ static bool take_value(void *context, const char *name, const YamlValue *value, 
         return take_row_value(comparison, name + 5, value, place->line, err);
     if (strncmp(name, "equal_flops.", 12) == 0)
         return take_equal_flops(&comparison->equal_flops, name + 12, value, place->line, err);
+    if (strncmp(name, "grid.", 5) == 0)
+        return grid_take(comparison, name + 5, value, place->line, err);
+    if (strncmp(name, "search.", 7) == 0)
+        return search_take(comparison, name + 7, value, place->line, err);
     char first[64];
     snprintf(first, sizeof first, "%.*s", (int)strcspn(name, "."), name);
     const char *near = suggest_word(first, names);
@@ -189,7 +195,8 @@ static bool take_value(void *context, const char *name, const YamlValue *value, 
                          "%s stands outside of rows; write set: {%s: …} where all rows have it",
                          name, name);
     return error_set(err, EXIT_CONFIG, "a comparison has no '%.60s'; %s%s%s", name,
-                     near ? "did you mean '" : "it has config, seeds, set, rows and equal_flops",
+                     near ? "did you mean '"
+                          : "it has config, seeds, set, rows, grid, search and equal_flops",
                      near ? near : "", near ? "'?" : "");
 }
 
@@ -227,8 +234,8 @@ bool comparison_file_read(Comparison *comparison, const char *path, Error *err) 
         config_load_text(path, &text, &bytes, err) && folder_of(path, comparison->folder, err) &&
         yaml_read(path, text, bytes, take_value, comparison, err) && read_config(comparison, err);
     free(text);
-    if (ok && comparison->row_count == 0)
+    if (ok && comparison->row_count == 0 && comparison->grid_count == 0 && !comparison->search.line)
         ok = error_set(err, EXIT_CONFIG,
                        "%s: there is nothing to compare; add rows: {NAME: {key: value}}", path);
-    return ok;
+    return ok && search_check(comparison, err);
 }

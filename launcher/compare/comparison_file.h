@@ -9,7 +9,8 @@
 //     as_configured:                      # nothing is changed
 //   equal_flops: {reference: dense, width: moe.d_ff, tolerance: 0.01, multiple: 1}
 //
-// A row may have a width of its own: {width: model.d_ff}, or none.
+// A row may have a width of its own: {width: model.d_ff}, or none. search_file.h has grid and
+// search, which find rows.
 #ifndef MOETRAIN_LAUNCHER_COMPARE_COMPARISON_FILE_H
 #define MOETRAIN_LAUNCHER_COMPARE_COMPARISON_FILE_H
 

@@ -1,5 +1,5 @@
-// Equal active FLOPs: a width of each row, such as moe.d_ff, becomes what makes a token cost what it
-// does in the reference row, forward and backward, as `moetrain plan` counts. Not collective.
+// Equal active FLOPs: a width of each row, such as moe.d_ff, becomes what makes a token cost what
+// it does in the reference row, forward and backward, as `moetrain plan` counts. Not collective.
 #ifndef MOETRAIN_LAUNCHER_COMPARE_EQUAL_FLOPS_H
 #define MOETRAIN_LAUNCHER_COMPARE_EQUAL_FLOPS_H
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "checkpoint/file_io.h"
+#include "launcher/compare/result_curves.h"
 
 typedef struct Column {
     const char *name;  // in CSV
@@ -17,6 +18,7 @@ typedef struct Column {
 } Column;
 
 static const Column COLUMNS[] = {
+    {"steps", "steps", offsetof(RunResult, steps), 1, 0},
     {"val_loss", "loss", offsetof(RunResult, val_loss), 1, 4},
     {"val_bits_per_byte", "bits per byte", offsetof(RunResult, val_bits_per_byte), 1, 4},
     {"seconds", "time, s", offsetof(RunResult, seconds), 1, 1},
@@ -25,6 +27,7 @@ static const Column COLUMNS[] = {
     {"max_vio", "MaxVio", offsetof(RunResult, max_vio), 1, 2},
     {"drop_rate", "dropped, %", offsetof(RunResult, drop_rate), 100, 2},
 };
+enum { STEPS, VAL_LOSS }; // of the columns
 enum { COLUMN_COUNT = sizeof COLUMNS / sizeof *COLUMNS };
 
 static double value_at(const RunResult *result, const Column *column) {
@@ -69,6 +72,36 @@ static RowState row_state(ComparedResults all, int row) {
     return state;
 }
 
+// ---- the order of rows --------------------------------------------------------------------------
+
+typedef struct Rank {
+    int row;
+    double steps, loss;
+} Rank;
+
+// Who was trained longest, and of these who is best; qsort keeps no order of equal ones.
+static int compare_places(const void *a, const void *b) {
+    const Rank *one = a, *other = b;
+    if (one->steps != other->steps) return one->steps < other->steps ? 1 : -1;
+    if (one->loss != other->loss) return one->loss > other->loss ? 1 : -1;
+    return one->row - other->row;
+}
+
+// As in the file, or of a search the best first. To be freed by the caller.
+static Rank *order_rows(const Comparison *comparison, ComparedResults results) {
+    Rank *ranks = calloc((size_t)comparison->row_count, sizeof *ranks);
+    CHECK_MEMORY(ranks, "no memory for %d rows", comparison->row_count);
+    for (int r = 0; r < comparison->row_count; r++) {
+        RowState state = row_state(results, r);
+        bool known = state.done > 0 && isfinite(state.spreads[VAL_LOSS].mean);
+        ranks[r] = (Rank){r, known ? state.spreads[STEPS].mean : 0,
+                          known ? state.spreads[VAL_LOSS].mean : INFINITY};
+    }
+    if (comparison->search.line)
+        qsort(ranks, (size_t)comparison->row_count, sizeof *ranks, compare_places);
+    return ranks;
+}
+
 // ---- Markdown -----------------------------------------------------------------------------------
 
 static void print_spread(FILE *out, Spread spread, const Column *column) {
@@ -76,7 +109,7 @@ static void print_spread(FILE *out, Spread spread, const Column *column) {
         fputs(" – |", out);
     else
         fprintf(out, " %.*f", column->decimals, column->scale * spread.mean);
-    if (spread.count > 1)
+    if (spread.count > 1 && column != &COLUMNS[STEPS]) // all have the same
         fprintf(out, " ± %.*f", column->decimals, column->scale * spread.deviation);
     if (spread.count > 0) fputs(" |", out);
 }
@@ -93,9 +126,10 @@ void table_print(FILE *out, const Comparison *comparison, ComparedResults result
     fputs(" parameters | active | MFLOP a token | width | runs |\n|---|", out);
     for (int c = 0; c < COLUMN_COUNT + 5; c++) fputs("--:|", out);
     fputc('\n', out);
-    for (int r = 0; r < comparison->row_count; r++) {
-        const ComparedRow *row = &comparison->rows[r];
-        RowState state = row_state(results, r);
+    Rank *ranks = order_rows(comparison, results);
+    for (int i = 0; i < comparison->row_count; i++) {
+        const ComparedRow *row = &comparison->rows[ranks[i].row];
+        RowState state = row_state(results, ranks[i].row);
         fprintf(out, "| %s |", row->name);
         for (int c = 0; c < COLUMN_COUNT; c++) print_spread(out, state.spreads[c], &COLUMNS[c]);
         char width[COMPARED_KEY_BYTES + 24];
@@ -106,6 +140,7 @@ void table_print(FILE *out, const Comparison *comparison, ComparedResults result
         if (state.failed) fprintf(out, ", %d failed", state.failed);
         fputs(" |\n", out);
     }
+    free(ranks);
 }
 
 // ---- CSV ----------------------------------------------------------------------------------------
@@ -135,29 +170,31 @@ static void print_rows(FILE *out, const Comparison *comparison, ComparedResults 
     for (int c = 0; c < COLUMN_COUNT; c++)
         fprintf(out, ",%s,%s_deviation", COLUMNS[c].name, COLUMNS[c].name);
     fputs(",parameters,active_parameters,flops_per_token,width\n", out);
-    for (int r = 0; r < comparison->row_count; r++) {
-        RowState state = row_state(results, r);
-        print_name(out, comparison->rows[r].name);
+    Rank *ranks = order_rows(comparison, results);
+    for (int i = 0; i < comparison->row_count; i++) {
+        const ComparedRow *row = &comparison->rows[ranks[i].row];
+        RowState state = row_state(results, ranks[i].row);
+        print_name(out, row->name);
         fprintf(out, ",%d,%d", state.done, state.failed);
         for (int c = 0; c < COLUMN_COUNT; c++) {
             print_number(out, state.spreads[c].mean);
             print_number(out, state.spreads[c].deviation);
         }
-        print_facts(out, &comparison->rows[r]);
+        print_facts(out, row);
         fputc('\n', out);
     }
+    free(ranks);
 }
 
 static void print_runs(FILE *out, const Comparison *comparison, ComparedResults results) {
-    fputs("row,seed,done,step", out);
+    fputs("row,seed,done", out);
     for (int c = 0; c < COLUMN_COUNT; c++) fprintf(out, ",%s", COLUMNS[c].name);
     fputs(",parameters,active_parameters,flops_per_token,width,folder\n", out);
     for (int i = 0; i < results.count; i++) {
         const ComparedRun *run = &results.runs[i];
         const RunResult *result = &results.results[i];
         print_name(out, comparison->rows[run->row].name);
-        fprintf(out, ",%lld,%d,%lld", (long long)comparison->seeds[run->seed], result->done,
-                (long long)result->step);
+        fprintf(out, ",%lld,%d", (long long)comparison->seeds[run->seed], result->done);
         for (int c = 0; c < COLUMN_COUNT; c++) print_number(out, value_at(result, &COLUMNS[c]));
         print_facts(out, &comparison->rows[run->row]);
         fputc(',', out);
@@ -168,29 +205,43 @@ static void print_runs(FILE *out, const Comparison *comparison, ComparedResults 
 
 // ---- files --------------------------------------------------------------------------------------
 
-typedef void (*TablePrinter)(FILE *out, const Comparison *comparison, ComparedResults results);
-
 // Several processes of one comparison, the tasks of an array, may write at once.
-static bool write_file(const Comparison *comparison, const char *name, TablePrinter print,
-                       ComparedResults results, Error *err) {
+static bool write_file(const Comparison *comparison, const char *name, const char *text,
+                       size_t bytes, Error *err) {
     char path[CONFIG_PATH_BYTES + 32], temporary[CONFIG_PATH_BYTES + 384], host[256] = "";
-    char *text = NULL;
-    size_t bytes = 0;
     gethostname(host, sizeof host - 1);
     snprintf(path, sizeof path, "%s/%s", comparison->output, name);
     snprintf(temporary, sizeof temporary, "%s.%s.%ld.tmp", path, host, (long)getpid());
+    return file_replace(path, temporary, text, bytes, err) || error_prefix(err, "%s", path);
+}
+
+typedef void (*TablePrinter)(FILE *out, const Comparison *comparison, ComparedResults results);
+
+static bool write_table(const Comparison *comparison, const char *name, TablePrinter print,
+                        ComparedResults results, Error *err) {
+    char *text = NULL;
+    size_t bytes = 0;
     FILE *out = open_memstream(&text, &bytes);
     CHECK_MEMORY(out, "out of memory");
     print(out, comparison, results);
     fclose(out);
     CHECK_MEMORY(text, "out of memory");
-    bool ok = file_replace(path, temporary, text, bytes, err) || error_prefix(err, "%s", path);
+    bool ok = write_file(comparison, name, text, bytes, err);
+    free(text);
+    return ok;
+}
+
+static bool write_curves(const Comparison *comparison, ComparedResults results, Error *err) {
+    size_t bytes;
+    char *text = curves_draw(comparison, results, &bytes);
+    bool ok = !text || write_file(comparison, "curves.svg", text, bytes, err);
     free(text);
     return ok;
 }
 
 bool table_write(const Comparison *comparison, ComparedResults results, Error *err) {
-    return write_file(comparison, "table.md", table_print, results, err) &&
-           write_file(comparison, "table.csv", print_rows, results, err) &&
-           write_file(comparison, "runs.csv", print_runs, results, err);
+    return write_table(comparison, "table.md", table_print, results, err) &&
+           write_table(comparison, "table.csv", print_rows, results, err) &&
+           write_table(comparison, "runs.csv", print_runs, results, err) &&
+           write_curves(comparison, results, err);
 }

@@ -1,6 +1,6 @@
 // The tables of a comparison: one line a row, mean ± standard deviation over the seeds that are
 // done. FOLDER/table.md has it for people, FOLDER/table.csv with all digits, FOLDER/runs.csv each
-// run. Not collective.
+// run, FOLDER/curves.svg the losses over the steps. Of a search the best is first. Not collective.
 #ifndef MOETRAIN_LAUNCHER_COMPARE_RESULT_TABLE_H
 #define MOETRAIN_LAUNCHER_COMPARE_RESULT_TABLE_H
 
@@ -26,7 +26,7 @@ typedef struct Spread {
 Spread spread_of(const double *values, int count);
 
 void table_print(FILE *out, const Comparison *comparison, ComparedResults results);
-// Writes the three files into the comparison's folder. False with exit 5.
+// Writes the four files into the comparison's folder. False with exit 5.
 bool table_write(const Comparison *comparison, ComparedResults results, Error *err);
 
 #endif

@@ -74,6 +74,7 @@ void run_result_read(RunResult *result, const char *run_dir, int64_t step) {
     const char *message = json_string_value(json_object_get(outcome, "message"));
     snprintf(result->message, sizeof result->message, "%s", message ? message : "");
     if (result->step == 0) result->seconds = result->drop_rate = NAN;
+    result->steps = (double)result->step;
     json_decref(status);
     json_decref(outcome);
 }

@@ -17,6 +17,7 @@ typedef struct RunResult {
     bool failed;   // its last start ended with an error
     int exit_code; // of that
     int64_t step;  // the last one with a row of metrics
+    double steps;  // the same
     double val_loss, val_bits_per_byte;
     double seconds; // of all steps, evaluations and saves not counted
     double tokens_per_second;

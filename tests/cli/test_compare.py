@@ -1,5 +1,6 @@
 """`moetrain compare`: rows times seeds, their tables, and how a comparison goes on."""
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -79,6 +80,93 @@ rows:
             self.refuse(config + text, *parts)
 
 
+class Found(CompareTest):
+    """Rows that are found: grids and searches."""
+    SEARCH = """
+seeds: [7]
+set: {train.steps: 8}
+search:
+  kind: %s
+  trials: %d
+  seed: %d
+  keys:
+    train.lr: {min: 1e-4, max: 0.1, scale: log}
+    moe.d_ff: {min: 1, max: 6}
+    moe.top_k: [2, 3, 4]
+"""
+
+    def plan(self, text, *words):
+        lines = self.compare(text, "--plan", *words).out.splitlines()
+        return [line.split("|")[1].strip() for line in lines if line.startswith("| ") and not line.startswith("| |")]
+
+    def test_a_grid_has_every_combination_of_every_row(self):
+        grid = "grid: {moe.top_k: [2, 3], train.lr: [0.1, 0.01]}\n"
+        cells = [f"moe.top_k={k},train.lr={lr}" for k in (2, 3) for lr in ("0.1", "0.01")]
+        self.assertEqual(self.plan(grid), cells)
+        rows = self.plan("rows: {a: , b: {moe.experts: 3}}\n" + grid)
+        self.assertEqual(rows, [f"{row},{cell}" for row in "ab" for cell in cells])
+
+    def test_trials_depend_on_the_seed_alone(self):
+        few = self.plan(self.SEARCH % ("random", 5, 1))
+        self.assertEqual(self.plan(self.SEARCH % ("random", 9, 1))[:5], few)
+        self.assertEqual(self.plan("rows: {first: }\n" + self.SEARCH % ("random", 5, 1), "-np", "2"), ["first", *few])
+        self.assertNotEqual(self.plan(self.SEARCH % ("random", 5, 2)), few)
+        values = [dict(word.split("=") for word in name.split(",")[1:]) for name in self.plan(self.SEARCH % ("random", 60, 1))]
+        self.assertEqual({value["moe.top_k"] for value in values}, {"2", "3", "4"})
+        self.assertEqual({value["moe.d_ff"] for value in values}, set("123456"))
+        rates = sorted(float(value["train.lr"]) for value in values)
+        self.assertTrue(1e-4 <= rates[0] and rates[-1] <= 0.1, rates)
+        self.assertTrue(10 < sum(rate < 10 ** -2.5 for rate in rates) < 50, rates)  # half of them, were there many
+
+    def test_a_draw_that_is_illegal_or_there_already_is_drawn_again(self):
+        text = "search: {kind: random, trials: %d, keys: {moe.top_k: [2, 3, 9], moe.z_loss: [0, 1]}}\n"
+        self.assertEqual(sorted(name.split(",", 1)[1] for name in self.plan(text % 4)),
+                         sorted(f"moe.top_k={k},moe.z_loss={z}" for k in (2, 3) for z in (0, 1)))
+        self.refuse("config: tiny.yaml\n" + text % 5, "4 of 5 trials", "moe.top_k")
+
+    def test_halving_goes_on_with_the_best(self):
+        self.compare(self.SEARCH.replace("trials", "steps: 2\n  factor: 2\n  trials") % ("halving", 4, 1))
+        table = self.table()
+        self.assertEqual([row["steps"] for row in table], ["8", "4", "2", "2"])
+        starts = [self.starts(f"{row['row']}/seed-7") for row in table]
+        self.assertEqual(starts, [3, 2, 1, 1])
+
+        def loss(row, step):
+            with open(self.path(f"runs/rows/{row['row']}/seed-7/metrics.jsonl")) as file:
+                rows = [json.loads(line) for line in file]
+            return next(row["val_loss"] for row in rows if "val_loss" in row and row["step"] == step)
+
+        self.assertLess(max(loss(row, 2) for row in table[:2]), min(loss(row, 2) for row in table[2:]))
+        self.assertLess(loss(table[0], 4), loss(table[1], 4))
+        # The winner is what it would be without a search: nothing but its steps was cut.
+        with open(self.path("runs/rows/curves.svg")) as file:
+            curves = file.read()
+        self.assertIn(table[0]["row"], curves)
+        whole = self.run_program(f"runs/rows/{table[0]['row']}/seed-7/compare.yaml", "run.dir=whole")
+        self.assert_done(whole)
+        digests = [self.run_program("inspect", "--digest", run).out for run in ("whole", f"runs/rows/{table[0]['row']}/seed-7")]
+        self.assertEqual(digests[0], digests[1])
+        again = self.run_program("compare", "rows.yaml", *ONE_RANK)
+        self.assert_done(again)
+        self.assertNotIn("run 1 of", again.out)
+
+    def test_what_is_no_search_is_told(self):
+        config, end = "config: tiny.yaml\n", ", keys: {moe.top_k: [2, 3]}}\n"
+        for text, *parts in (
+                ("grid: {moe.topk: [1]}\n", "rows.yaml:2:18", "moe.top_k"), ("grid: {moe.top_k: 1}\n", "a list of values"),
+                ("search: {kind: best, trials: 2" + end, "random or halving"), ("search: {kind: random" + end, "add trials"),
+                ("search: {trials: 2, kind: random}\n", "add keys"), ("search: {trials: 0" + end, "rows.yaml:2:10", "'0'"),
+                ("search: {kind: halving, trials: 2" + end, "needs steps"), ("search: {trial: 2" + end, "did you mean 'trials'"),
+                ("search: {kind: random, steps: 9, trials: 2" + end, "steps is of kind: halving"),
+                ("search: {kind: halving, steps: 2, trials: 2" + end, "set it to 1 or less"),
+                ("search: {trials: 2, keys: {moe.d_ff: {min: 3}}}\n", "moe.d_ff needs min and max"),
+                ("search: {trials: 2, keys: {moe.d_ff: {min: 3, max: 3}}}\n", "not below its max"),
+                ("search: {trials: 2, keys: {train.lr: {min: 0, max: 3, scale: log}}}\n", "above 0"),
+                ("search: {trials: 2, keys: {moe.router: {min: 0, max: 3}}}\n", "moe.router is no number"),
+                ("search: {trials: 2, keys: {moe.d_ff: {min: 1.5, max: 3}}}\n", "whole number")):
+            self.refuse(config + text, *parts)
+
+
 class Rows(CompareTest):
     def test_rows_times_seeds_become_tables(self):
         outcome = self.compare("""
@@ -92,7 +180,7 @@ rows:
 """)
         table, runs = self.table(), self.table("runs.csv")
         self.assertEqual([row["row"] for row in table], ["dense", "top-3"])
-        self.assertEqual([(run["row"], run["seed"], run["step"]) for run in runs],
+        self.assertEqual([(run["row"], run["seed"], run["steps"]) for run in runs],
                          [("dense", "1", "4"), ("top-3", "1", "4"), ("dense", "2", "4"), ("top-3", "2", "4")])
         losses = [float(run["val_loss"]) for run in runs]
         mean, deviation = (losses[0] + losses[2]) / 2, abs(losses[0] - losses[2]) / 2 ** 0.5
