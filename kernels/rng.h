@@ -34,7 +34,7 @@ typedef enum RngPurpose {
     RNG_DROPOUT_RESIDUAL = 13,  // b = 2 * layer, + 1 of the feed-forward
     RNG_DROPOUT_EXPERT = 14,    // b = layer; the row as experts.c counts it
     RNG_HASH = 15,              // seed = 0, a = 0, b = layer, index = token id * K + slot
-    RNG_SEARCH = 16,             // a, b = the key's name (rng_named), index = draw of `compare`
+    RNG_SEARCH = 16,            // a, b = the key's name (rng_named), index = draw of `compare`
 } RngPurpose;
 
 typedef struct RngStream {

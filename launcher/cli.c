@@ -117,6 +117,11 @@ static const OptionRow OPTIONS[] = {
     {"--launcher", VERB_COMPARE, "mpirun, srun or a command line with {np}"},
     {"--plan", VERB_COMPARE, NULL},
     {"-o", VERB_COMPARE, "a folder"},
+    {"--task", VERB_COMPARE, "the number of a run from 1"},
+    {"-N", VERB_COMPARE, "a number of nodes from 1 to 4096"},
+    {"--ntasks-per-node", VERB_COMPARE, "a number of ranks from 1 to 256"},
+    {"--time", VERB_COMPARE, "a time limit as sbatch has it"},
+    {"--script", VERB_COMPARE, "a file"},
     {"--pattern", VERB_CONVERT_TOKENIZER, "gpt2, llama3, qwen2 or o200k"},
     {"--special", VERB_CONVERT_TOKENIZER, "special tokens with commas between them"},
     {"-o", VERB_CONVERT_TOKENIZER, "a new tokenizer.json"},
@@ -248,6 +253,12 @@ void cli_print_help(FILE *out) {
         "was stopped\n"
         "      -np N              ranks of each run (1); --launcher TEXT as supervise has it\n"
         "      -o FOLDER          of runs and tables (runs/NAME); --plan: shows the rows alone\n"
+        "      -N NODES           instead writes an sbatch script of one run a task, to --script "
+        "FILE; "
+        "with\n"
+        "                         --ntasks-per-node and --time as slurm has them; --task N does "
+        "one "
+        "run\n"
         "  moetrain status [RUN] [--json]                              how a run is going, or how "
         "it "
         "ended\n"
@@ -309,10 +320,10 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     if (strcmp(name, "--keep-every") == 0)
         ok = whole_number(value, 1, INT64_MAX, &line->keep.every);
     SuperviseOptions *supervise = &line->supervise;
-    SlurmOptions *slurm = &line->slurm;
+    SlurmOptions *slurm = line->verb == VERB_COMPARE ? &line->compare.slurm : &line->slurm;
     CompareOptions *compare = &line->compare;
     if (strcmp(name, "--launcher") == 0)
-        supervise->launcher = slurm->launcher = compare->launcher = value;
+        supervise->launcher = line->slurm.launcher = compare->launcher = value;
     if (strcmp(name, "--plan") == 0) compare->plan = true;
     if (strcmp(name, "-N") == 0) ok = whole_number(value, 1, 4096, &slurm->nodes);
     if (strcmp(name, "--ntasks-per-node") == 0)
@@ -323,9 +334,11 @@ static bool take_option(CommandLine *line, const char *name, const char *value) 
     TokenizeOptions *tokenize = &line->tokenize;
     if (strcmp(name, "--data") == 0) line->analyse.data = value;
     if (strcmp(name, "-o") == 0) {
-        slurm->output = train_tokenizer->output = tokenize->output = value;
+        line->slurm.output = train_tokenizer->output = tokenize->output = value;
         compare->output = line->analyse.folder = value;
     }
+    if (strcmp(name, "--script") == 0) compare->slurm.output = value;
+    if (strcmp(name, "--task") == 0) ok = whole_number(value, 1, 1000000, &compare->task);
     if (strcmp(name, "--pattern") == 0) train_tokenizer->pattern = tokenize->pattern = value;
     if (strcmp(name, "--vocab") == 0)
         ok = whole_number(value, 256, 1 << 24, &train_tokenizer->vocab);
@@ -526,6 +539,7 @@ static bool check_complete(CommandLine *line, const VerbRow *verb, Error *err) {
     if (verb->verb == VERB_GENERATE) return generate_options_check(&line->generate, err);
     if (verb->verb == VERB_SUPERVISE) return check_supervise(line, err);
     if (verb->verb == VERB_SLURM) return slurm_options_check(&line->slurm, err);
+    if (verb->verb == VERB_COMPARE) return compare_options_check(&line->compare, err);
     if (verb->verb == VERB_CONVERT_TOKENIZER)
         return convert_tokenizer_check(&line->train_tokenizer, err);
     if (verb->verb == VERB_TRAIN_TOKENIZER)
@@ -545,7 +559,9 @@ bool cli_parse(CommandLine *line, int argc, char **argv, Error *err) {
         .export = {.type = STORED_F32, .shard_bytes = 5000000000},
         .supervise = {.launcher = "mpirun", .wait_seconds = 5},
         .slurm = {.launcher = "supervise", .tasks_per_node = 1},
-        .compare = {.ranks = 1, .launcher = "mpirun"},
+        .compare = {.ranks = 1,
+                    .launcher = "mpirun",
+                    .slurm = {.launcher = "supervise", .tasks_per_node = 1, .comparison = true}},
     };
     if (argc < 2) return error_set(err, EXIT_CONFIG, "command line: nothing to do");
     const VerbRow *verb = &TRAIN;

@@ -112,7 +112,9 @@ static bool plan_rungs(Command *command, Error *err) {
 static bool prepare(Command *command, const char *path, Error *err) {
     Comparison *comparison = &command->comparison;
     choose_output(command, path);
-    comparison->ranks = command->options->ranks;
+    const SlurmOptions *slurm = &command->options->slurm;
+    comparison->ranks =
+        slurm->nodes > 0 ? (int)(slurm->nodes * slurm->tasks_per_node) : command->options->ranks;
     if (!check_overrides(comparison->overrides, comparison->override_count, err) ||
         !comparison_file_read(comparison, path, err))
         return false;
@@ -188,6 +190,7 @@ static bool do_runs_of_rung(Command *command, int rung, Course *course, Error *e
         const ComparedRow *row = &comparison->rows[run->row];
         bool last = rung == command->rung_count - 1;
         if (row->out || (rung > 0 && !row->trial)) continue;
+        if (command->options->task > 0 && i + 1 != command->options->task) continue;
         run->until = row->trial && !last ? command->rungs[rung] : 0;
         int code = do_run(command, i, &course->stopped, err);
         if (err->message[0]) return false;
@@ -219,8 +222,20 @@ static void end_trials(Command *command, int rung) {
     free(losses);
 }
 
+// What the other tasks of an array have done.
+static bool read_results(Command *command, Error *err) {
+    for (int i = 0; i < command->count; i++) {
+        Config *config = config_of(command, &command->runs[i], err);
+        if (!config) return false;
+        read_result(command, i, config);
+        free(config);
+    }
+    return true;
+}
+
 static int do_runs(Command *command, Error *err) {
     Course course = {.first_code = EXIT_DONE};
+    if (command->options->task > 0 && !read_results(command, err)) return err->exit_code;
     for (int rung = 0; rung < command->rung_count && !course.stopped; rung++) {
         if (!do_runs_of_rung(command, rung, &course, err)) return err->exit_code;
         if (rung + 1 < command->rung_count && !course.stopped) end_trials(command, rung);
@@ -239,14 +254,70 @@ static int do_runs(Command *command, Error *err) {
     return course.first_code;
 }
 
+// ---- as a job -----------------------------------------------------------------------------------
+
+bool compare_options_check(const CompareOptions *options, Error *err) {
+    bool script = options->slurm.nodes > 0;
+    if (!script && (options->slurm.output || options->slurm.time))
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --script, --ntasks-per-node and --time are of a batch "
+                         "script; add -N NODES, or leave them out");
+    if (script && (options->task > 0 || options->plan))
+        return error_set(err, EXIT_CONFIG,
+                         "command line: -N NODES writes a script, whose tasks do the runs; leave "
+                         "%s out",
+                         options->plan ? "--plan" : "--task");
+    return !script || slurm_options_check(&options->slurm, err);
+}
+
+static bool check_tasks(const Command *command, Error *err) {
+    const CompareOptions *options = command->options;
+    bool tasks = options->slurm.nodes > 0 || options->task > 0;
+    if (tasks && command->comparison.search.halving)
+        return error_set(
+            err, EXIT_CONFIG,
+            "%s:%d: search: the tasks of an array do not wait for each other, as kind: "
+            "halving needs it; take kind: random, or run all in one job",
+            command->comparison.source, command->comparison.search.line);
+    if (options->task > command->count)
+        return error_set(err, EXIT_CONFIG, "command line: --task is %lld, but there are %d runs",
+                         (long long)options->task, command->count);
+    return true;
+}
+
+// The tasks get the same words, and the folder by its name.
+static bool write_job(const Command *command, const char *path, Error *err) {
+    const Comparison *comparison = &command->comparison;
+    int count = comparison->override_count;
+    const char **words = calloc((size_t)count + 2, sizeof *words);
+    Config **configs = calloc((size_t)command->count, sizeof *configs);
+    CHECK_MEMORY(words && configs, "no memory for %d runs", command->count);
+    words[0] = "-o";
+    words[1] = command->output;
+    for (int i = 0; i < count; i++) words[i + 2] = comparison->overrides[i];
+    bool ok = true;
+    for (int i = 0; ok && i < command->count; i++)
+        ok = (configs[i] = config_of(command, &command->runs[i], err)) != NULL;
+    const char *slash = strrchr(command->output, '/');
+    ok = ok && batch_script_write_comparison(
+                   &command->options->slurm, (const Config *const *)configs, command->count,
+                   slash ? slash + 1 : command->output, path, words, count + 2, err);
+    for (int i = 0; i < command->count; i++) free(configs[i]);
+    free(configs);
+    free(words);
+    return ok;
+}
+
 int compare_run(const CompareOptions *options, const char *path, const char *const *overrides,
                 int override_count, Error *err) {
     Command command = {.options = options};
     command.comparison.overrides = overrides;
     command.comparison.override_count = override_count;
     int exit_code = EXIT_DONE;
-    if (!prepare(&command, path, err)) {
+    if (!prepare(&command, path, err) || !check_tasks(&command, err)) {
         exit_code = err->exit_code;
+    } else if (options->slurm.nodes > 0) {
+        exit_code = write_job(&command, path, err) ? EXIT_DONE : err->exit_code;
     } else if (options->plan) {
         table_print(stdout, &command.comparison, results_of(&command));
     } else {

@@ -43,6 +43,7 @@ double sbatch_time_seconds(const char *text) {
 
 static const char *template_of(const SlurmOptions *options) {
     if (options->array) return array_text;
+    if (options->comparison) return compare_text;
     if (strcmp(options->launcher, "srun") == 0) return srun_text;
     if (strcmp(options->launcher, "mpirun") == 0) return mpirun_text;
     return strcmp(options->launcher, "supervise") == 0 ? supervise_text : NULL;
@@ -305,22 +306,17 @@ static bool find_program(char self[PATH_MAX], char source[PATH_MAX], Error *err)
 static void put_script(FILE *out, const SlurmOptions *options, const Needs *needs, const char *name,
                        const char *folder, const char *source, const char *self, const char *path,
                        const char *const *overrides, int override_count) {
-    fputs("#!/bin/bash\n# Written by `moetrain slurm`; submit it with sbatch.\n", out);
+    fputs("#!/bin/bash\n# Written by moetrain; submit it with sbatch.\n", out);
     put_options(out, options, needs, name, folder);
     put_template(out, options, source, self, path, overrides, override_count);
 }
 
-bool batch_script_write(const SlurmOptions *options, const Config *config, const char *path,
-                        const char *const *overrides, int override_count, Error *err) {
+static bool write_script(const SlurmOptions *options, const Needs *needs, const char *name,
+                         const char *path, const char *const *words, int word_count, Error *err) {
     char self[PATH_MAX], source[PATH_MAX], folder[PATH_MAX] = ".";
-    const char *run_dir = config->train.run_dir, *slash = strrchr(run_dir, '/');
-    const char *name = slash ? slash + 1 : run_dir;
-    Needs needs;
     (void)!getcwd(folder, sizeof folder);
     if (!fits_a_directive("run.dir", name, err) ||
-        !fits_a_directive("the current folder", folder, err) ||
-        !find_needs(options, config, path, overrides, override_count, &needs, err) ||
-        !find_program(self, source, err))
+        !fits_a_directive("the current folder", folder, err) || !find_program(self, source, err))
         return false;
     if (strcmp(options->launcher, "mpirun") == 0 && !source[0])
         return error_set(err, EXIT_CONFIG,
@@ -329,13 +325,33 @@ bool batch_script_write(const SlurmOptions *options, const Config *config, const
                          self);
     FILE *out = options->output ? fopen(options->output, "we") : stdout;
     bool ok = out != NULL;
-    if (ok)
-        put_script(out, options, &needs, name, folder, source, self, path, overrides,
-                   override_count);
+    if (ok) put_script(out, options, needs, name, folder, source, self, path, words, word_count);
     if (out && out != stdout)
         ok = fclose(out) == 0;
     else if (out)
         ok = fflush(out) == 0 && !ferror(out);
     return ok || error_set(err, EXIT_IO, "%s: cannot write: %s",
                            options->output ? options->output : "standard output", strerror(errno));
+}
+
+bool batch_script_write(const SlurmOptions *options, const Config *config, const char *path,
+                        const char *const *overrides, int override_count, Error *err) {
+    const char *run_dir = config->train.run_dir, *slash = strrchr(run_dir, '/');
+    Needs needs;
+    return find_needs(options, config, path, overrides, override_count, &needs, err) &&
+           write_script(options, &needs, slash ? slash + 1 : run_dir, path, overrides,
+                        override_count, err);
+}
+
+bool batch_script_write_comparison(const SlurmOptions *options, const Config *const *configs,
+                                   int count, const char *name, const char *path,
+                                   const char *const *words, int word_count, Error *err) {
+    int room = (int)(options->nodes * options->tasks_per_node);
+    Needs needs = {.points = count};
+    TrainConfig train;
+    for (int i = 0; i < count; i++)
+        if (!config_check_ranks(configs[i], room, &train, err) ||
+            !add_needs(&needs, &train, room, options->tasks_per_node, err))
+            return error_prefix(err, "run %d of the comparison", i + 1);
+    return write_script(options, &needs, name, path, words, word_count, err);
 }

@@ -11,6 +11,7 @@ typedef struct SlurmOptions {
     const char *launcher; // supervise, srun or mpirun
     const char *time;     // as sbatch has it; NULL: the partition's
     const char *array;    // lines, parted by ';': each a run's key=value and -np N; NULL: one run
+    bool comparison;      // each task is a run of `compare`
     const char *output;   // a file; NULL: stdout
 } SlurmOptions;
 
@@ -20,6 +21,11 @@ bool slurm_options_check(const SlurmOptions *options, Error *err);
 // on its ranks. False with exit 2, 3 or 5. Not collective.
 bool batch_script_write(const SlurmOptions *options, const Config *config, const char *path,
                         const char *const *overrides, int override_count, Error *err);
+// The script of a comparison: a task for each of its configurations, in which `moetrain compare` of
+// `path` and the words behind it does one run. False with exit 2, 3 or 5. Not collective.
+bool batch_script_write_comparison(const SlurmOptions *options, const Config *const *configs,
+                                   int count, const char *name, const char *path,
+                                   const char *const *words, int word_count, Error *err);
 
 // sbatch's --time: "minutes", "minutes:seconds", "hours:minutes:seconds", "days-hours",
 // "days-hours:minutes", "days-hours:minutes:seconds". In seconds; -1: none of these.

@@ -167,6 +167,44 @@ search:
             self.refuse(config + text, *parts)
 
 
+# Starts one rank, whatever it is told.
+SRUN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done
+exec "$@"
+"""
+
+
+class Jobs(CompareTest):
+    ROWS = "seeds: [1, 2]\nrows: {dense: {model.feed_forward: dense}, 'top-3': {moe.top_k: 3}}\n"
+
+    def test_a_task_does_its_run_and_tables_what_is_done(self):
+        self.compare(self.ROWS, "--task", "3")
+        self.write("srun", SRUN)
+        os.chmod(self.path("srun"), 0o700)
+        outcome = self.run_program("compare", "rows.yaml", "-N", "1", "--time", "1:00:00", "--script", "job.sbatch", "train.lr=0.001")
+        self.assert_done(outcome)
+        with open(self.path("job.sbatch")) as file:
+            script = file.read()
+        for part in (" --array=1-4\n", "--signal=B:USR1@120\n", "rows.yaml' '-o' 'runs/rows' 'train.lr=0.001'\n", "#SBATCH --mem="):
+            self.assertIn(part, script)
+        self.assertFalse(os.path.exists(self.path("runs/rows/top-3")))
+        done = subprocess.run(["bash", "job.sbatch"], cwd=self.folder, capture_output=True, text=True, timeout=HANG_SECONDS,
+                              env=dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}", SLURM_ARRAY_TASK_ID="2",
+                                       SLURM_NTASKS="1", SLURM_JOB_ID="7", OMP_NUM_THREADS="1"))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual([(run["row"], run["seed"], run["done"]) for run in self.table("runs.csv")],
+                         [("dense", "1", "0"), ("top-3", "1", "1"), ("dense", "2", "1"), ("top-3", "2", "0")])
+
+    def test_what_is_no_array_is_told(self):
+        halving = "search: {kind: halving, steps: 1, factor: 2, trials: 2, keys: {train.lr: [0.1, 0.2]}}\n"
+        for text, words, *parts in (
+                (self.ROWS, ["--task", "5"], "there are 4 runs"), (self.ROWS, ["--task", "0"], "from 1"),
+                (halving, ["--task", "1"], "rows.yaml:2:", "kind: random"), (halving, ["-N", "1"], "kind: random"),
+                (self.ROWS, ["--time", "9"], "add -N"), (self.ROWS, ["-N", "1", "--plan"], "leave --plan out"),
+                (self.ROWS, ["-N", "1", "--time", "1h"], "--time"), (self.ROWS, ["-N", "3"], "ranks")):
+            self.refuse("config: tiny.yaml\n" + text, *parts, words=words)
+
+
 class Rows(CompareTest):
     def test_rows_times_seeds_become_tables(self):
         outcome = self.compare("""
@@ -187,7 +225,7 @@ rows:
         self.assertGreater(deviation, 0)
         self.assertAlmostEqual(float(table[0]["val_loss"]), mean, 6)
         self.assertAlmostEqual(float(table[0]["val_loss_deviation"]), deviation, 6)
-        self.assertIn(f"| dense | {mean:.4f} ± {deviation:.4f} |", outcome.out)
+        self.assertIn(f"| dense | 4 | {mean:.4f} ± {deviation:.4f} |", outcome.out)
         self.assertEqual(table[0]["max_vio"], "")  # a dense layer has none
         for name in ("max_vio", "drop_rate", "seconds", "tokens_per_second", "peak_memory_mib", "parameters"):
             self.assertGreaterEqual(float(table[1][name]), 0, name)
