@@ -183,6 +183,17 @@ typedef struct Course {
     int failed, first, first_code; // how many, the first of them, and its exit code
 } Course;
 
+// What the other tasks of an array have done by now.
+static bool read_results(Command *command, Error *err) {
+    for (int i = 0; i < command->count; i++) {
+        Config *config = config_of(command, &command->runs[i], err);
+        if (!config) return false;
+        read_result(command, i, config);
+        free(config);
+    }
+    return true;
+}
+
 static bool do_runs_of_rung(Command *command, int rung, Course *course, Error *err) {
     Comparison *comparison = &command->comparison;
     for (int i = 0; i < command->count && !course->stopped; i++) {
@@ -196,6 +207,7 @@ static bool do_runs_of_rung(Command *command, int rung, Course *course, Error *e
         if (err->message[0]) return false;
         if (code != EXIT_DONE && code != EXIT_REQUEUE && course->failed++ == 0)
             course->first_code = code, course->first = i;
+        if (command->options->task > 0 && !read_results(command, err)) return false;
         if (!table_write(comparison, results_of(command), err)) return false;
     }
     return true;
@@ -222,20 +234,8 @@ static void end_trials(Command *command, int rung) {
     free(losses);
 }
 
-// What the other tasks of an array have done.
-static bool read_results(Command *command, Error *err) {
-    for (int i = 0; i < command->count; i++) {
-        Config *config = config_of(command, &command->runs[i], err);
-        if (!config) return false;
-        read_result(command, i, config);
-        free(config);
-    }
-    return true;
-}
-
 static int do_runs(Command *command, Error *err) {
     Course course = {.first_code = EXIT_DONE};
-    if (command->options->task > 0 && !read_results(command, err)) return err->exit_code;
     for (int rung = 0; rung < command->rung_count && !course.stopped; rung++) {
         if (!do_runs_of_rung(command, rung, &course, err)) return err->exit_code;
         if (rung + 1 < command->rung_count && !course.stopped) end_trials(command, rung);

@@ -287,6 +287,28 @@ def the_runs_of_an_array_differ_in_what_their_lines_say(space: Workspace):
         assert json.loads(file.read())["ranks"] == 1
 
 
+def the_tasks_of_a_comparison_are_its_runs(space: Workspace):
+    """On two ranks each, from the script that compare writes; the losses are those of the runs alone."""
+    config = dict(SHORT, **{"train.steps": 4})
+    keys = space.command("unused", config)[-2:]
+    write(space.path("rows.yaml"), f"config: {keys[0]}\nseeds: [1, 2]\nrows: {{as_it_is: , slow: {{train.lr: 0.001}}}}\n")
+
+    def compare(*words):
+        done = subprocess.run([space.program, "compare", "rows.yaml", *words], cwd=space.folder, capture_output=True, text=True,
+                              timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    compare("-N", "1", "--ntasks-per-node", "2", "--script", "rows.sbatch")
+    job = slurm.submit(space, "rows", space.path("rows.sbatch"), step=0)
+    wait_until(lambda: not slurm.call("squeue", "-h", "-j", job), lambda: output(space, "rows"))
+    for row, changes in (("as_it_is", {}), ("slow", {"train.lr": 0.001})):
+        space.run(f"{row}-alone", dict(config, **changes, **{"run.seed": 2}))
+        assert space.result(f"runs/rows/{row}/seed-2") == space.result(f"{row}-alone"), output(space, "rows")
+    text = compare()  # the table of all of them; nothing is trained
+    assert "run 1 of" not in text and text.count("| 2 of 2 |") == 2, text
+
+
 # ---- begun before the other tests, since Slurm takes its time ----
 
 LOST = dict(SHORT, **{"checkpoint.every": 10})
@@ -372,6 +394,7 @@ if __name__ == "__main__":
         main([a_preempted_job_is_requeued_and_computes_what_an_unbroken_one_does,
               a_cancelled_job_is_saved_and_does_not_come_back, mpirun_on_two_nodes_is_requeued_too, a_killed_rank_ends_the_job,
               a_stopped_rank_ends_the_job, a_supervised_job_survives_a_killed_rank_and_is_requeued,
-              the_runs_of_an_array_differ_in_what_their_lines_say, a_job_without_a_signal_is_saved_before_its_time_limit,
+              the_runs_of_an_array_differ_in_what_their_lines_say, the_tasks_of_a_comparison_are_its_runs,
+              a_job_without_a_signal_is_saved_before_its_time_limit,
               a_job_whose_node_fails_is_requeued_and_takes_the_lock_of_the_lost_holder,
               a_supervised_job_goes_on_with_the_nodes_that_are_left])
