@@ -143,6 +143,7 @@ void attention_decode(Device *dev, Tensor out, Tensor qkv, Tensor cache, Attenti
     int64_t n = qkv.shape[0];
     check_rule(rule, n);
     CHECK(!rule.positions.data, "new tokens are of one document");
+    CHECK(!rule.bidirectional, "new tokens are seen by no earlier one");
     CHECK_SHAPE_2D(out, T, n, s.heads * s.d_value);
     CHECK_SHAPE_2D(qkv, T, n, attention_qkv_width(s));
     CHECK_SHAPE_2D(cache, T, cache.shape[0], attention_kv_width(s));

@@ -83,7 +83,8 @@ static inline float attention_kept_factor(float rate) {
     return 65536.0f / (65536.0f - (float)attention_drop_below(rate));
 }
 
-// What attends to what, and how: causal softmax attention within each sequence.
+// What attends to what, and how: softmax attention within each sequence, causal unless it is
+// bidirectional.
 typedef struct AttentionRule {
     AttentionShape shape;
     int64_t T;   // rows of a sequence; attention_decode does not ask
@@ -91,13 +92,16 @@ typedef struct AttentionRule {
     AttentionSoftmax softmax;
     Tensor sinks;   // (H) f32, SOFTMAX_SINK alone: a logit of each query head
     int64_t window; // a query sees so many keys, its own the last of them; 0: all before it
+    // A query also sees the later keys whose own queries see it: a window reaches as far to both
+    // sides, a document is seen whole. Not for attention_decode.
+    bool bidirectional;
     // (N) i32, data NULL: none. A row's place in its document, whose keys alone it sees: they begin
     // so many rows before it, and lie in its sequence. Not for attention_decode.
     Tensor positions;
     // 0: none; otherwise a score becomes softcap · tanh(score / softcap) (Gemma 2,
     // arXiv:2408.00118)
     float softcap;
-    // (H) f32, none negative; data NULL: none. Then slopes[h] · (query - key) is taken off each
+    // (H) f32, none negative; data NULL: none. Then slopes[h] · |query - key| is taken off each
     // score (ALiBi, arXiv:2108.12409).
     Tensor slopes;
     AttentionDropout dropout;

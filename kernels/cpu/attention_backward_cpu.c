@@ -75,7 +75,7 @@ static void backward_block(BackwardTiles t, AttentionRule rule, int64_t head, in
         draw_dropout(t.dropout, rule, at);
         multiply_elements(t.ds, t.dropout, at);
     }
-    softmax_gradient(t, query, keys, queries, key == query, rule.scale);
+    softmax_gradient(t, query, keys, queries, is_diagonal(rule, at), rule.scale);
     if (drops) multiply_elements(t.p, t.dropout, at);
     if (rule.softcap > 0.0f) multiply_elements(t.ds, t.cap, at);
     multiply_add(row_at(t.dv, key), plain(t.p), row_at(t.dout, query), keys, t.dv.width, queries);
@@ -113,10 +113,12 @@ static void backward_head(BackwardTiles t, AttentionRule rule, HeadRows x) {
     pack(t.dout, rows, x.dout, O, T, s.d_value);
     transpose(t.dout_t.data, t.dout_t.width, t.dout.data, t.dout.width, rows, s.d_value);
     clear(t.dq, rows);
-    for (int64_t key = 0; key < T; key += BLOCK)
-        for (int64_t query = key; query < T && first_key_seen(rule, query) < key + BLOCK;
+    for (int64_t key = 0; key < T; key += BLOCK) {
+        int64_t first = rule.bidirectional ? first_key_seen(rule, key) / BLOCK * BLOCK : key;
+        for (int64_t query = first; query < T && first_key_seen(rule, query) < key + BLOCK;
              query += BLOCK)
             backward_block(t, rule, x.head, x.token, key, query);
+    }
 }
 
 // One thread takes a key/value head with all its query heads, in order: dk and dv have one owner.

@@ -58,9 +58,9 @@ static void softmax_block(ForwardTiles t, int64_t keys, int64_t queries, bool di
     }
 }
 
-static void raise_peaks(ForwardTiles t, Square at) {
+static void raise_peaks(ForwardTiles t, Square at, bool diagonal) {
     for (int64_t i = 0; i < at.queries; i += LANES) {
-        int64_t seen = keys_seen(at.keys, i, at.key == at.query);
+        int64_t seen = keys_seen(at.keys, i, diagonal);
         Lanes peak = lanes_load(t.peak + i);
         for (int64_t j = 0; j < seen; j++)
             peak = lanes_max(peak, lanes_load(t.scores.data + j * BLOCK + i));
@@ -89,17 +89,19 @@ static void forward_block(ForwardTiles t, AttentionRule rule, Queries x) {
         t.peak[i] = -INFINITY;
     }
     int64_t first_block = first_key_seen(rule, x.first) / BLOCK * BLOCK;
-    for (int64_t key = first_block; key <= x.first; key += BLOCK) {
+    int64_t last = last_key_seen(rule, x.first + x.count - 1);
+    for (int64_t key = first_block; key <= last; key += BLOCK) {
         int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
         Square at = {x.head, x.token, key, keys, x.first, queries};
+        bool diagonal = is_diagonal(rule, at);
         multiply(t.scores, plain(row_at(t.k, key)), t.q_t, keys, queries, s.d_head);
         hide_unseen(t.scores, rule, at);
-        if (x.largest) raise_peaks(t, at);
+        if (x.largest) raise_peaks(t, at, diagonal);
         if (scores_are_shaped(rule)) {
             shape_scores(t.scores, (Rows){0}, rule, at);
             hide_unseen(t.scores, rule, at);
         }
-        softmax_block(t, keys, queries, key == x.first);
+        softmax_block(t, keys, queries, diagonal);
         if (rule.dropout.rate > 0.0f) {
             draw_dropout(t.dropout, rule, at);
             multiply_elements(t.scores, t.dropout, at);

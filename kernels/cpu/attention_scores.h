@@ -7,16 +7,21 @@
 #include "kernels/cpu/philox.h"
 
 // Where a block of scores lies: keys [key, key + keys) and queries [query, query + queries) of a
-// sequence, for one head. A diagonal block has key = query.
+// sequence, for one head.
 typedef struct Square {
     int64_t head;
     int64_t token; // number of the sequence's first row, from the rule's first_token on
     int64_t key, keys, query, queries;
 } Square;
 
+static inline bool is_diagonal(AttentionRule rule, Square at) {
+    return !rule.bidirectional && at.key == at.query;
+}
+
 // Hides what no query of the block sees.
 static inline void hide_unseen(Rows scores, AttentionRule rule, Square at) {
-    if (at.key == at.query) mask(scores, at.keys);
+    if (is_diagonal(rule, at)) mask(scores, at.keys);
+    if (rule.bidirectional) mask_late(scores, rule, at.key, at.keys, at.query, at.queries);
     mask_early(scores, rule, at.key, at.keys, at.query, at.queries);
 }
 
@@ -50,7 +55,7 @@ static inline void shape_scores(Rows scores, Rows derivatives, AttentionRule rul
                     lanes_store(derivatives.data + j * derivatives.width + i, 1.0f - t * t);
             }
             Lanes distance = lanes_set((float)(at.query + i - at.key - j)) + step;
-            lanes_store(score, x - slope * distance);
+            lanes_store(score, x - slope * lanes_max(distance, -distance));
         }
 }
 

@@ -185,8 +185,22 @@ static inline int64_t first_key_seen(AttentionRule rule, int64_t query) {
     return document > first ? document : first;
 }
 
+// The last of them: its own, or of a bidirectional rule the last one whose query sees its. It never
+// falls, either.
+static inline int64_t last_key_seen(AttentionRule rule, int64_t query) {
+    int64_t first = query, last = rule.bidirectional ? rule.T - 1 : query; // it is one of these
+    while (first < last) {
+        int64_t middle = (first + last + 1) / 2;
+        if (first_key_seen(rule, middle) <= query)
+            first = middle;
+        else
+            last = middle - 1;
+    }
+    return first;
+}
+
 // Of the keys of a block, how many some query of [query, query + LANES) may see. A diagonal block
-// is one whose keys and queries are the same tokens: there no query sees a later key.
+// is one whose keys and queries are the same tokens and where no query sees a later key.
 static inline int64_t keys_seen(int64_t keys, int64_t query, bool diagonal) {
     return diagonal ? smaller(keys, query + LANES) : keys;
 }
@@ -210,6 +224,17 @@ static inline void mask_early(Rows scores, AttentionRule rule, int64_t key, int6
     for (int64_t j = 0; j < keys && !rule.positions.data; j++) {
         int64_t first = key + j + rule.window - query; // of the queries that are too late for it
         for (int64_t i = first > 0 ? first : 0; i < queries; i++)
+            scores.data[j * scores.width + i] = -INFINITY;
+    }
+}
+
+// Hides the keys that lie behind the last one that a query sees, of a bidirectional rule, and those
+// behind the sequence.
+static inline void mask_late(Rows scores, AttentionRule rule, int64_t key, int64_t keys,
+                             int64_t query, int64_t queries) {
+    for (int64_t j = 0; j < keys; j++) {
+        int64_t first = key + j < rule.T ? first_key_seen(rule, key + j) - query : queries;
+        for (int64_t i = 0; i < smaller(first, queries); i++)
             scores.data[j * scores.width + i] = -INFINITY;
     }
 }

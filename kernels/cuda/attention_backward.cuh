@@ -22,16 +22,11 @@ __device__ static inline OwnTile own_tile(int T, int heads, int tokens, int64_t 
 
 // The last query that sees some key of the tile.
 __device__ static inline int last_query(Heads g, OwnTile own) {
-    int last = min(own.end - 1 + g.window, g.T) - 1;
-    if (!g.positions) return last;
-    for (int first = own.end - 1; first < last;) { // it is one of [first, last]
-        int middle = (first + last + 1) / 2;
-        if (first_key_seen(g, own.row, middle) < own.end)
-            first = middle;
-        else
-            last = middle - 1;
-    }
-    return last;
+    return last_query(g, own.row, own.end - 1);
+}
+// A query from which on some see keys of the tile, in whole tiles of `others` before it.
+__device__ static inline int first_query(Heads g, OwnTile own, int others, bool both) {
+    return both ? first_key_seen(g, own.row, own.first) / others * others : own.first;
 }
 
 // The log-sum-exp, to base 2, and delta of the query that this thread fetches for a tile; zeros

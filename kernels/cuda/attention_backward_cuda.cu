@@ -1,4 +1,4 @@
-// Causal attention, backward: FlashAttention-2 (arXiv:2307.08691) without its atomic additions.
+// Attention, backward: FlashAttention-2 (arXiv:2307.08691) without its atomic additions.
 // With p the probabilities, recomputed from the scores and their log-sum-exp, and delta = Σ dout ·
 // out of a query and head:
 //   dv = pᵀ dout;  ds = p · (dout vᵀ - delta);  dq = scale · ds k;  dk = scale · dsᵀ q
@@ -55,12 +55,15 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
     bf16 *values = keys + OWN * P, *buffers = values + OWN * P;
     float *numbers = reinterpret_cast<float *>(buffers + 2 * S::STAGE); // (2, 2, OTHER)
     OwnTile own = own_tile(g.T, g.kv_heads, OWN, blockIdx.x / S::SLICES, false);
+    const bool both = SHAPED && g.bidirectional;
     int slice = (int)(blockIdx.x % S::SLICES) * S::COLUMNS;
-    int group = g.heads / g.kv_heads, tiles = (last_query(g, own) - own.first + OTHER) / OTHER;
+    int group = g.heads / g.kv_heads, first = first_query(g, own, OTHER, both);
+    int tiles = (last_query(g, own) - first + OTHER) / OTHER;
     int thread = threadIdx.x, lane = thread % WARP, warp_row = thread / WARP * STRIP;
     float scale_log2 = scale * LOG2_E;
     const bf16 *from = qkv + own.row * g.width + own.first * g.width;
-    const bf16 *dout_from = dout + (own.row + own.first) * g.out_width;
+    const bf16 *queries_from = qkv + (own.row + first) * g.width;
+    const bf16 *dout_from = dout + (own.row + first) * g.out_width;
     load_tile<bf16, P, OWN, THREADS>(keys, from + key_column(g, own.head), g.width,
                                      own.end - own.first, g.d_head, g.vectors);
     load_tile<bf16, P, OWN, THREADS>(values, from + value_column(g, own.head), g.width,
@@ -73,31 +76,31 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
         cp_async_wait<0>();
         __syncthreads(); // this step's buffer is there, nobody reads the other one
         int coming = step + 1, head = own.head * group + coming / tiles;
-        int offset = coming % tiles * OTHER; // of the queries, from own.first on
+        int offset = coming % tiles * OTHER; // of the queries, from `first` on
         bf16 *buffer = buffers + coming % 2 * S::STAGE;
         QueryNumbers next = {};
         if (coming < group * tiles) {
-            int rows = g.T - own.first - offset;
-            load_tile<bf16, P, OTHER, THREADS>(buffer,
-                                               from + offset * g.width + query_column(g, head),
-                                               g.width, rows, g.d_head, g.vectors);
+            int rows = g.T - first - offset;
+            load_tile<bf16, P, OTHER, THREADS>(
+                buffer, queries_from + offset * g.width + query_column(g, head), g.width, rows,
+                g.d_head, g.vectors);
             load_tile<bf16, P, OTHER, THREADS>(buffer + OTHER * P,
                                                dout_from + offset * g.out_width + head * g.d_value,
                                                g.out_width, rows, g.d_value, g.vectors);
             if (thread < OTHER)
-                next = query_numbers(lse, delta, own.row, own.first + offset + thread, head, g);
+                next = query_numbers(lse, delta, own.row, first + offset + thread, head, g);
         }
         cp_async_commit();
-        int query = step % tiles * OTHER;
+        int query = first - own.first + step % tiles * OTHER;
         // Some query sees some key of this warp.
-        if (step >= 0 && query + OTHER > warp_row &&
+        if (step >= 0 && (both || query + OTHER > warp_row) &&
             first_key_seen(g, own.row, own.first + query) < own.first + warp_row + STRIP) {
             const bf16 *queries = buffers + step % 2 * S::STAGE, *douts = queries + OTHER * P;
             const float *lse_log2 = numbers + step % 2 * 2 * OTHER, *deltas = lse_log2 + OTHER;
             float p[1][ACROSS][4], ds[1][ACROSS][4];
             multiply_tiles<P, 1, ACROSS>(p, keys, warp_row, queries);
             bool partly =
-                query < warp_row + STRIP ||
+                both || query < warp_row + STRIP ||
                 first_key_seen(g, own.row, own.first + query + OTHER - 1) > own.first + warp_row;
             int turn = own.head * group + step / tiles; // the query head
             float slope = SHAPED ? slope_of_head(g, turn) : 0.0f;
@@ -110,8 +113,8 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
                         p[0][n][i] =
                             shape_score(g, p[0][n][i], slope, query + column - (warp_row + row));
                     float e = exp2f(fmaf(p[0][n][i], scale_log2, -lse_log2[column]));
-                    if (partly &&
-                        !sees(g, own.row, own.first + query + column, own.first + warp_row + row))
+                    if (partly && !sees(g, own.row, own.first + query + column,
+                                        own.first + warp_row + row, both))
                         e = 0.0f;
                     p[0][n][i] = e;
                 }
@@ -178,6 +181,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
     DYNAMIC_SHARED(bf16, queries);
     bf16 *douts = queries + OWN * P, *buffers = douts + OWN * P;
     OwnTile own = own_tile(g.T, g.heads, OWN, blockIdx.x, true);
+    const bool both = SHAPED && g.bidirectional;
     int kv_head = own.head / (g.heads / g.kv_heads), rows = own.end - own.first;
     int lane = threadIdx.x % WARP, warp_row = threadIdx.x / WARP * STRIP;
     int warp_first = own.first + warp_row;
@@ -195,13 +199,14 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
 
     float dq[1][WIDTH][4] = {};
     int first_key = first_key_seen(g, own.row, own.first) / OTHER * OTHER;
-    for (int key = first_key - OTHER; key < own.end; key += OTHER) { // the first turn only loads
+    int end_key = last_key_seen(g, own.row, own.end - 1, both) + 1;
+    for (int key = first_key - OTHER; key < end_key; key += OTHER) { // the first turn only loads
         cp_async_wait<0>();
         __syncthreads(); // this step's buffer is there, nobody reads the other one
         int coming = key + OTHER;
         bf16 *buffer = buffers + coming / OTHER % 2 * S::STAGE;
         const bf16 *next = from + coming * g.width;
-        if (coming < own.end) {
+        if (coming < end_key) {
             load_tile<bf16, P, OTHER, THREADS>(buffer, next + key_column(g, kv_head), g.width,
                                                g.T - coming, g.d_head, g.vectors);
             load_tile<bf16, P, OTHER, THREADS>(buffer + OTHER * P, next + value_column(g, kv_head),
@@ -209,14 +214,14 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
         }
         cp_async_commit();
         // Later than all queries of this warp, or before all their windows.
-        if (key < first_key || key >= warp_first + STRIP ||
+        if (key < first_key || (!both && key >= warp_first + STRIP) ||
             key + OTHER <= first_key_seen(g, own.row, warp_first))
             continue;
         const bf16 *keys = buffers + key / OTHER % 2 * S::STAGE, *values = keys + OTHER * P;
         float p[1][ACROSS][4], ds[1][ACROSS][4];
         multiply_tiles<P, 1, ACROSS>(p, queries, warp_row, keys);
         multiply_tiles<P, 1, ACROSS>(ds, douts, warp_row, values);
-        bool partly = key + OTHER > warp_first + 1 ||
+        bool partly = both || key + OTHER > warp_first + 1 ||
                       key < first_key_seen(g, own.row, warp_first + STRIP - 1);
 #pragma unroll
         for (int n = 0; n < ACROSS; n++)
@@ -227,7 +232,7 @@ __global__ void __launch_bounds__(BackwardTiles<P>::THREADS, SHAPED ? 1 : 0)
                 int distance = warp_first + row - (key + column);
                 if (SHAPED) p[0][n][i] = shape_score(g, p[0][n][i], slope, distance);
                 float e = exp2f(fmaf(p[0][n][i], scale_log2, -of.lse_log2));
-                if (partly && !sees(g, own.row, warp_first + row, key + column)) e = 0.0f;
+                if (partly && !sees(g, own.row, warp_first + row, key + column, both)) e = 0.0f;
                 if (SHAPED) {
                     ds[0][n][i] *=
                         dropout_factor(g, own.row + warp_first + row, own.head, key + column);
@@ -284,6 +289,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     float *douts = queries + S::OTHER_FLOATS, *p_tile = douts + S::OTHER_FLOATS;
     float *ds_tile = p_tile + S::SCORE_FLOATS, *numbers = ds_tile + S::SCORE_FLOATS;
     OwnTile own = own_tile(g.T, g.kv_heads, OWN, blockIdx.x, false);
+    const bool both = SHAPED && g.bidirectional;
     int group = g.heads / g.kv_heads, rows = own.end - own.first;
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
     float scale_log2 = scale * LOG2_E;
@@ -294,7 +300,8 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                       g.d_value, g.vectors);
     float dk[8][4] = {}, dv[8][4] = {};
     for (int head = own.head * group; head < (own.head + 1) * group; head++)
-        for (int query = own.first; query <= last_query(g, own); query += OTHER) {
+        for (int query = first_query(g, own, OTHER, both); query <= last_query(g, own);
+             query += OTHER) {
             const float *q = qkv + (own.row + query) * g.width + query_column(g, head);
             const float *dy = dout + (own.row + query) * g.out_width + head * g.d_value;
             __syncthreads(); // nobody reads the last queries
@@ -322,7 +329,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                     int distance = query + column - (own.first + row);
                     if (SHAPED) p[i][j] = shape_score(g, p[i][j], slope, distance);
                     float e = exp2f(fmaf(p[i][j], scale_log2, -numbers[column]));
-                    if (!sees(g, own.row, query + column, own.first + row)) e = 0.0f;
+                    if (!sees(g, own.row, query + column, own.first + row, both)) e = 0.0f;
                     float factor = 1.0f;
                     if (SHAPED)
                         factor = dropout_factor(g, own.row + query + column, head, own.first + row);
@@ -352,6 +359,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, SHAPED ? 1 : 0)
     float *douts = queries + S::OWN_FLOATS, *keys = douts + S::OWN_FLOATS;
     float *values = keys + S::OTHER_FLOATS, *ds_tile = values + S::OTHER_FLOATS;
     OwnTile own = own_tile(g.T, g.heads, OWN, blockIdx.x, true);
+    const bool both = SHAPED && g.bidirectional;
     int kv_head = own.head / (g.heads / g.kv_heads), rows = own.end - own.first;
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
     float scale_log2 = scale * LOG2_E;
@@ -368,8 +376,9 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, SHAPED ? 1 : 0)
     for (int i = 0; i < S::DOWN; i++)
         of[i] = query_numbers(lse, delta, own.row, own.first + y + 8 * i, own.head, g);
     float dq[8][4] = {};
-    for (int key = first_key_seen(g, own.row, own.first) / OTHER * OTHER; key < own.end;
-         key += OTHER) {
+    int first_key = first_key_seen(g, own.row, own.first) / OTHER * OTHER;
+    int end_key = last_key_seen(g, own.row, own.end - 1, both) + 1;
+    for (int key = first_key; key < end_key; key += OTHER) {
         __syncthreads(); // nobody reads the last keys
         load_tile<float, P, OTHER, THREADS>(keys, from + key * g.width + key_column(g, kv_head),
                                             g.width, g.T - key, g.d_head, g.vectors);
@@ -389,7 +398,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, SHAPED ? 1 : 0)
                 int distance = own.first + row - (key + column);
                 if (SHAPED) p[i][j] = shape_score(g, p[i][j], slope, distance);
                 float e = exp2f(fmaf(p[i][j], scale_log2, -of[i].lse_log2));
-                if (!sees(g, own.row, own.first + row, key + column)) e = 0.0f;
+                if (!sees(g, own.row, own.first + row, key + column, both)) e = 0.0f;
                 if (SHAPED) {
                     ds[i][j] *=
                         dropout_factor(g, own.row + own.first + row, own.head, key + column);

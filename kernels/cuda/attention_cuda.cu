@@ -1,4 +1,4 @@
-// Causal attention, forward: FlashAttention-2 (arXiv:2307.08691). A block owns a tile of one head's
+// Attention, forward: FlashAttention-2 (arXiv:2307.08691). A block owns a tile of one head's
 // queries and walks over tiles of keys with a running softmax, so that scores never leave the chip.
 //
 // Bytes moved: each query and result once; keys and values once a query tile, from the L2 cache,
@@ -64,12 +64,14 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
     DYNAMIC_SHARED(bf16, queries);
     bf16 *keys = queries + S::QUERIES * P, *values = keys + S::KEYS * P;
     QueryTile tile = query_tile(g, S::QUERIES);
+    const bool both = SHAPED && g.bidirectional;
     const bf16 *from = qkv + tile.row * g.width;
     const bf16 *k = from + key_column(g, tile.kv_head), *v = from + value_column(g, tile.kv_head);
     load_tile<bf16, P, S::QUERIES, THREADS>(
         queries, from + tile.first * g.width + query_column(g, tile.head), g.width,
         tile.end - tile.first, g.d_head, g.vectors);
     int first_key = first_key_seen(g, tile.row, tile.first) / S::KEYS * S::KEYS;
+    int end_key = last_key_seen(g, tile.row, tile.end - 1, both) + 1;
     load_tile<bf16, P, S::KEYS, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
                                          g.d_head, g.vectors);
     cp_async_commit();
@@ -86,8 +88,8 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
         for (int half = 0; half < 2; half++)
             largest[m][half] = top, normaliser[m][half] = counted, peaks[m][half] = -INFINITY;
 
-    for (int key = first_key; key < tile.end; key += S::KEYS) {
-        bool seen = key <= warp_last && warp_first < g.T && // by some query of this warp
+    for (int key = first_key; key < end_key; key += S::KEYS) {
+        bool seen = (both || key <= warp_last) && warp_first < g.T && // by this warp
                     key + S::KEYS > first_key_seen(g, tile.row, warp_first);
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values
@@ -98,7 +100,7 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
         cp_async_wait<0>();
         __syncthreads(); // the values are there, nobody reads keys
         int next = key + S::KEYS;
-        if (next < tile.end)
+        if (next < end_key)
             load_tile<bf16, P, S::KEYS, THREADS>(keys, k + next * g.width, g.width, g.T - next,
                                                  g.d_head, g.vectors);
         cp_async_commit();
@@ -106,8 +108,8 @@ __global__ void __launch_bounds__(ForwardTiles<P, SHAPED>::THREADS, SHAPED ? 1 :
 #pragma unroll
         for (int m = 0; m < STRIPS; m++) {
             int query = warp_first + m * STRIP;
-            if (next > query + 1 || key < first_key_seen(g, tile.row, query + STRIP - 1))
-                hide_unseen_keys<COLUMNS>(scores[m], g, tile.row, query, key);
+            if (both || next > query + 1 || key < first_key_seen(g, tile.row, query + STRIP - 1))
+                hide_unseen_keys<COLUMNS>(scores[m], g, tile.row, query, key, both);
             if (SHAPED) shape_scores<COLUMNS>(scores[m], peaks[m], g, tile.head, query, key);
 #pragma unroll
             for (int half = 0; half < 2; half++)
@@ -202,12 +204,14 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
     float *keys = queries + S::OWN_FLOATS, *values = keys + S::OTHER_FLOATS;
     float *exponentials = values + S::OTHER_FLOATS, *factors = exponentials + S::SCORE_FLOATS;
     QueryTile tile = query_tile(g, OWN);
+    const bool both = SHAPED && g.bidirectional;
     const float *from = qkv + tile.row * g.width;
     const float *k = from + key_column(g, tile.kv_head), *v = from + value_column(g, tile.kv_head);
     load_tile<float, P, OWN, THREADS>(queries,
                                       from + tile.first * g.width + query_column(g, tile.head),
                                       g.width, tile.end - tile.first, g.d_head, g.vectors);
     int first_key = first_key_seen(g, tile.row, tile.first) / OTHER * OTHER;
+    int end_key = last_key_seen(g, tile.row, tile.end - 1, both) + 1;
     load_tile<float, P, OTHER, THREADS>(keys, k + first_key * g.width, g.width, g.T - first_key,
                                         g.d_head, g.vectors);
     cp_async_commit();
@@ -223,7 +227,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
         peaks[i] = -INFINITY;
     }
 
-    for (int key = first_key; key < tile.end; key += OTHER) {
+    for (int key = first_key; key < end_key; key += OTHER) {
         float scores[S::DOWN][S::ACROSS];
         cp_async_wait<0>();
         __syncthreads(); // the keys are there, nobody reads values and exponentials
@@ -231,12 +235,13 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
                                             g.d_value, g.vectors);
         cp_async_commit();
         multiply_tiles<P>(scores, queries, keys);
-        if (key + OTHER > tile.first + 1 || key < first_key_seen(g, tile.row, tile.first + OWN - 1))
+        if (both || key + OTHER > tile.first + 1 ||
+            key < first_key_seen(g, tile.row, tile.first + OWN - 1))
 #pragma unroll
             for (int i = 0; i < S::DOWN; i++)
 #pragma unroll
                 for (int j = 0; j < S::ACROSS; j++)
-                    if (!sees(g, tile.row, tile.first + y + 8 * i, key + x + 16 * j))
+                    if (!sees(g, tile.row, tile.first + y + 8 * i, key + x + 16 * j, both))
                         scores[i][j] = -INFINITY;
         if (SHAPED)
 #pragma unroll
@@ -252,7 +257,7 @@ __global__ void __launch_bounds__(PlainTiles<P>::THREADS, 2)
         cp_async_wait<0>();
         __syncthreads(); // values and exponentials are there, nobody reads keys
         int next = key + OTHER;
-        if (next < tile.end)
+        if (next < end_key)
             load_tile<float, P, OTHER, THREADS>(keys, k + next * g.width, g.width, g.T - next,
                                                 g.d_head, g.vectors);
         cp_async_commit();

@@ -24,7 +24,7 @@ __device__ static inline QueryTile query_tile(Heads g, int queries) {
 // `key`.
 template <int COLUMNS>
 __device__ static inline void hide_unseen_keys(float scores[COLUMNS][4], Heads g, int64_t row,
-                                               int query, int key) {
+                                               int query, int key, bool both) {
     int lane = threadIdx.x % WARP;
     query += lane / 4;
     key += lane % 4 * 2;
@@ -33,8 +33,9 @@ __device__ static inline void hide_unseen_keys(float scores[COLUMNS][4], Heads g
     for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int at = key + n * 8 + i % 2;
-            if (at > query + i / 2 * 8 || at < first[i / 2]) scores[n][i] = -INFINITY;
+            int at = key + n * 8 + i % 2, own = query + i / 2 * 8;
+            bool hidden = both ? !sees(g, row, own, at, true) : at > own || at < first[i / 2];
+            if (hidden) scores[n][i] = -INFINITY;
         }
 }
 

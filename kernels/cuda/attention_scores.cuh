@@ -1,5 +1,6 @@
-// What happens to scores beside the softmax: caps, slopes, dropout, and their maximum. All of it is
-// off in most models: kernels are compiled without (SHAPED false) and with it.
+// What happens to scores beside the softmax: caps, slopes, dropout, their maximum, and those of
+// later keys. All of it is off in most models: kernels are compiled without (SHAPED false) and with
+// it.
 #ifndef MOETRAIN_KERNELS_CUDA_ATTENTION_SCORES_CUH
 #define MOETRAIN_KERNELS_CUDA_ATTENTION_SCORES_CUH
 
@@ -7,7 +8,7 @@
 #include "kernels/cuda/philox.cuh"
 
 static inline bool is_shaped(Heads g) {
-    return g.softcap > 0.0f || g.slopes || g.drop_below > 0 || g.largest;
+    return g.softcap > 0.0f || g.slopes || g.drop_below > 0 || g.largest || g.bidirectional;
 }
 
 __device__ static inline float slope_of_head(Heads g, int head) {
@@ -17,7 +18,7 @@ __device__ static inline float slope_of_head(Heads g, int head) {
 // A score times g.scale, capped and with its slope; `distance` from the key to the query.
 __device__ static inline float shaped_score(Heads g, float score, float slope, int distance) {
     if (g.softcap > 0.0f) score = g.softcap * tanhf(score / g.softcap);
-    return score - slope * (float)distance;
+    return score - slope * (float)abs(distance);
 }
 
 // The same of a score as the softmax takes it, before it is multiplied by g.scale. Hidden keys stay
@@ -30,7 +31,7 @@ __device__ static inline float shape_score(Heads g, float score, float slope, in
 // The derivative of the cap at a score that it and the slope have shaped.
 __device__ static inline float cap_derivative(Heads g, float shaped, float slope, int distance) {
     if (g.softcap <= 0.0f) return 1.0f;
-    float t = (shaped + slope * (float)distance) / g.softcap;
+    float t = (shaped + slope * (float)abs(distance)) / g.softcap;
     return 1.0f - t * t;
 }
 

@@ -30,6 +30,7 @@ typedef struct Heads {
     int window;               // T where a query sees all keys before it
     const int32_t *positions; // of rows of qkv in their documents; NULL: sequences are documents
     // What only shaped kernels look at (attention_scores.cuh).
+    bool bidirectional;
     float scale, softcap; // softcap 0: none
     const float *slopes;  // NULL: none
     uint32_t drop_below;  // of 2^16; 0: no dropout
@@ -39,15 +40,34 @@ typedef struct Heads {
     float *largest; // of the forward pass; NULL: not wanted
 } Heads;
 
-// Keys [first_key_seen, query] are those that a query sees; `row` is that of the sequence's first
-// token. It never falls from query to query; those behind the sequence see what the last one sees.
+// Keys [first_key_seen, last_key_seen] are those that a query sees; `row` is that of the sequence's
+// first token. They never fall from query to query; those behind the sequence see what the last one
+// sees.
 __device__ static inline int first_key_seen(Heads g, int64_t row, int query) {
     int first = max(query - g.window + 1, 0);
     if (!g.positions) return first;
     int last = min(query, g.T - 1);
     return max(first, last - g.positions[row + last]);
 }
-__device__ static inline bool sees(Heads g, int64_t row, int query, int key) {
+// The last query that sees a key of the sequence, if none saw a later key.
+__device__ static inline int last_query(Heads g, int64_t row, int key) {
+    int last = min(key + g.window, g.T) - 1;
+    if (!g.positions) return last;
+    for (int first = key; first < last;) { // it is one of [first, last]
+        int middle = (first + last + 1) / 2;
+        if (first_key_seen(g, row, middle) <= key)
+            first = middle;
+        else
+            last = middle - 1;
+    }
+    return last;
+}
+// `both`: to both sides.
+__device__ static inline int last_key_seen(Heads g, int64_t row, int query, bool both) {
+    return both ? last_query(g, row, min(query, g.T - 1)) : query;
+}
+__device__ static inline bool sees(Heads g, int64_t row, int query, int key, bool both) {
+    if (both && key > query) return key < g.T && query >= first_key_seen(g, row, key);
     return key <= query && key >= first_key_seen(g, row, query);
 }
 
@@ -92,6 +112,7 @@ static inline Heads heads_of(AttentionRule rule, int64_t tokens, const void *qkv
                .sinks = rule.softmax == SOFTMAX_SINK ? device_data<float>(rule.sinks) : NULL,
                .window = (int)(rule.window > 0 && rule.window < tokens ? rule.window : tokens),
                .positions = rule.positions.data ? device_data<int32_t>(rule.positions) : NULL,
+               .bidirectional = rule.bidirectional,
                .scale = rule.scale,
                .softcap = rule.softcap,
                .slopes = rule.slopes.data ? device_data<float>(rule.slopes) : NULL,

@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(THREADS, Panels<P>::FORWARD)
         begin_scores<P>(scores, of_queries, keys);
         warpgroup_wait<0>();
         if (key + TOKENS > query + 1 || key < first_key_seen(g, tile.row, query + STRIP - 1))
-            hide_unseen_keys<ACROSS>(scores, g, tile.row, query, key);
+            hide_unseen_keys<ACROSS>(scores, g, tile.row, query, key, false);
 #pragma unroll
         for (int half = 0; half < 2; half++)
             softmax_step<ACROSS, S::WIDTH>(scores, sum, half, &largest[half], &normaliser[half],
@@ -319,7 +319,7 @@ __global__ void __launch_bounds__(THREADS, Panels<P>::QUERIES)
         warpgroup_wait<1>();
         if (key + TOKENS > warp_first + 1 ||
             key < first_key_seen(g, own.row, warp_first + STRIP - 1))
-            hide_unseen_keys<ACROSS>(p, g, own.row, warp_first, key);
+            hide_unseen_keys<ACROSS>(p, g, own.row, warp_first, key, false);
 #pragma unroll
         for (int n = 0; n < ACROSS; n++)
 #pragma unroll

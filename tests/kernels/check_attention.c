@@ -233,12 +233,13 @@ static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequ
     AttentionShape s = rule.shape;
     int64_t T = rule.T, N = sequences * T;
     begin_case("%s %s attention %lld x T=%lld, %lld/%lld heads, d %lld/%lld, size %g, softmax %s, "
-               "window %lld, cap %g%s, dropout %g%s",
+               "window %lld, cap %g%s, dropout %g%s%s",
                dev->name, dtype_name(stored), (long long)sequences, (long long)T,
                (long long)s.heads, (long long)s.kv_heads, (long long)s.d_head, (long long)s.d_value,
                (double)size, choice_row(ATTENTION_SOFTMAX_CHOICES, (int)rule.softmax)->word,
                (long long)rule.window, (double)rule.softcap, rule.slopes.data ? ", slopes" : "",
-               (double)rule.dropout.rate, rule.positions.data ? ", documents" : "");
+               (double)rule.dropout.rate, rule.positions.data ? ", documents" : "",
+               rule.bidirectional ? ", bidirectional" : "");
     if (rule.slopes.data) rule.slopes = random_1d(s.heads);
     for (int64_t h = 0; rule.slopes.data && h < s.heads; h++)
         tensor_f32(rule.slopes)[h] = fabsf(tensor_f32(rule.slopes)[h]);
@@ -258,7 +259,7 @@ static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequ
     if (rule.softmax == SOFTMAX_SINK) check_sinks(c, dsinks, t.dsinks);
     if (dev->place == ON_HOST || T <= 70) check_any_order(dev, &c); // an emulated GPU is slow
     if (dev->place == ON_HOST || sequences > 1) check_alone(dev, c);
-    if (rule.dropout.rate == 0 && !rule.positions.data) {
+    if (rule.dropout.rate == 0 && !rule.positions.data && !rule.bidirectional) {
         check_decode(dev, c, 1, out, t.out);
         // more than share a tile, or what an emulated GPU has time for
         check_decode(dev, c, dev->place == ON_HOST && T > 19 ? 19 : T > 2 ? 2 : 1, out, t.out);
@@ -314,6 +315,24 @@ static void check_documents(AttentionShape s, int64_t sequences, int64_t T) {
     rule.window = T / 3 + 1;
     rule.softmax = SOFTMAX_SINK;
     check_rule(rule, sequences, 1.0f);
+    rule.softcap = 0.7f;
+    rule.slopes = tensor_1d(&any, F32, 1);
+    rule.dropout = (AttentionDropout){0.3f, {7, RNG_DROPOUT_ATTENTION, 3, 1}, 1000};
+    check_rule(rule, sequences, 2.0f);
+}
+
+// Later keys, too: of all kinds of rules.
+static void check_bidirectional(AttentionShape s, int64_t sequences, int64_t T) {
+    static float any;
+    static int32_t some;
+    AttentionRule rule = {.shape = s, .T = T, .bidirectional = true};
+    check_rule(rule, sequences, 1.0f);
+    rule.window = T / 3 + 1;
+    check_rule(rule, sequences, 1.0f);
+    rule.positions = tensor_1d(&some, I32, 1);
+    check_rule(rule, sequences, 1.0f);
+    rule.window = 0;
+    rule.softmax = SOFTMAX_SINK;
     rule.softcap = 0.7f;
     rule.slopes = tensor_1d(&any, F32, 1);
     rule.dropout = (AttentionDropout){0.3f, {7, RNG_DROPOUT_ATTENTION, 3, 1}, 1000};
@@ -558,6 +577,10 @@ int main(int argc, char **argv) {
     check_documents((AttentionShape){2, 1, 64, 64}, 1, 200);
     check_documents((AttentionShape){2, 2, 33, 128}, 1, 140);
     check_documents((AttentionShape){1, 1, 200, 40}, 2, 70);
+    check_bidirectional((AttentionShape){4, 2, 16, 8}, 3, 20);
+    check_bidirectional((AttentionShape){2, 1, 64, 64}, 1, 200);
+    check_bidirectional((AttentionShape){1, 1, 128, 72}, 2, 70);
+    check_bidirectional((AttentionShape){1, 1, 200, 40}, 1, 71);
     check_packed((AttentionShape){2, 1, 64, 64});
     check_wide_window((AttentionShape){2, 1, 24, 40}, 2, 150);
     check_no_rows();

@@ -118,6 +118,13 @@ typedef struct Probabilities {
     double *p, *sink, *cap, *lse, *largest;
 } Probabilities;
 
+// Whether a query of the sequence whose first row is `row` sees a key.
+static bool sees(AttentionRule rule, int64_t row, int64_t query, int64_t key) {
+    if (key > query) return rule.bidirectional && sees(rule, row, key, query);
+    if (rule.window > 0 && query - key >= rule.window) return false;
+    return !rule.positions.data || query - key <= tensor_i32(rule.positions)[row + query];
+}
+
 static void head_probabilities(Probabilities to, const float *q, const float *k, AttentionRule rule,
                                int64_t row, int64_t h) {
     double *p = to.p, *sink_p = to.sink, *lse = to.lse;
@@ -128,13 +135,11 @@ static void head_probabilities(Probabilities to, const float *q, const float *k,
     if (rule.softmax == SOFTMAX_OFF_BY_ONE) sink = 0;
     if (rule.softmax == SOFTMAX_SINK) sink = (double)tensor_f32(rule.sinks)[h];
     for (int64_t i = 0; i < T; i++) {
-        int64_t first = rule.window > 0 && i >= rule.window ? i - rule.window + 1 : 0;
-        if (rule.positions.data) {
-            int64_t document = i - tensor_i32(rule.positions)[row + i];
-            first = document > first ? document : first;
-        }
+        int64_t first = i, last = i;
+        while (first > 0 && sees(rule, row, i, first - 1)) first--;
+        while (last + 1 < T && sees(rule, row, i, last + 1)) last++;
         double largest = sink, sum = 0;
-        for (int64_t j = first; j <= i; j++) {
+        for (int64_t j = first; j <= last; j++) {
             double score = 0;
             for (int64_t d = 0; d < d_head; d++)
                 score += (double)q[i * W + d] * (double)k[j * W + d];
@@ -144,14 +149,14 @@ static void head_probabilities(Probabilities to, const float *q, const float *k,
                     j == first ? score : fmax(to.largest[i * rule.shape.heads], score);
             to.cap[i * T + j] = cap > 0 ? 1 - tanh(score / cap) * tanh(score / cap) : 1;
             if (cap > 0) score = cap * tanh(score / cap);
-            p[i * T + j] = score - slope * (double)(i - j);
+            p[i * T + j] = score - slope * fabs((double)(i - j));
             largest = fmax(largest, p[i * T + j]);
         }
-        for (int64_t j = first; j <= i; j++) sum += exp(p[i * T + j] - largest);
+        for (int64_t j = first; j <= last; j++) sum += exp(p[i * T + j] - largest);
         sum += exp(sink - largest);
         sink_p[i] = exp(sink - largest) / sum;
         for (int64_t j = 0; j < T; j++)
-            p[i * T + j] = first <= j && j <= i ? exp(p[i * T + j] - largest) / sum : 0;
+            p[i * T + j] = first <= j && j <= last ? exp(p[i * T + j] - largest) / sum : 0;
         if (lse) lse[i * rule.shape.heads] = largest + log(sum);
     }
 }
@@ -174,7 +179,7 @@ void reference_attention_forward(double *out, double *lse, double *largest, cons
             for (int64_t i = 0; i < T; i++)
                 for (int64_t c = 0; c < s.d_value; c++) {
                     double sum = 0;
-                    for (int64_t j = 0; j <= i; j++)
+                    for (int64_t j = 0; j < T; j++)
                         sum += p[i * T + j] * kept[i * T + j] * (double)v[j * W + c];
                     out[(first + i) * s.heads * s.d_value + h * s.d_value + c] = sum;
                 }
@@ -206,7 +211,7 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
             for (int64_t i = 0; i < T; i++) {
                 const float *g = dout + (first + i) * O + h * s.d_value;
                 double mean = 0;
-                for (int64_t j = 0; j <= i; j++) {
+                for (int64_t j = 0; j < T; j++) {
                     dp[j] = 0;
                     for (int64_t c = 0; c < s.d_value; c++) {
                         dp[j] += (double)g[c] * (double)qkv[at_v + j * W + c];
@@ -216,7 +221,7 @@ void reference_attention_backward(double *dqkv, double *dsinks, const float *dou
                     mean += p[i * T + j] * dp[j];
                 }
                 dsinks[h] -= sink_p[i] * mean;
-                for (int64_t j = 0; j <= i; j++) {
+                for (int64_t j = 0; j < T; j++) {
                     double ds = p[i * T + j] * (dp[j] - mean) * cap[i * T + j] * (double)rule.scale;
                     for (int64_t d = 0; d < s.d_head; d++) {
                         dqkv[at_q + i * W + d] += ds * (double)qkv[at_k + j * W + d];
@@ -255,7 +260,7 @@ static void head_rounding(HeadRounding r) {
         double delta = 0, delta_error = 0; // delta = Σ dout · out
         for (int64_t c = 0; c < r.d_value; c++) {
             double out = 0, errors = 0;
-            for (int64_t j = 0; j <= i; j++) {
+            for (int64_t j = 0; j < r.T; j++) {
                 double v = (double)r.v[j * r.W + c];
                 out += p[j] * kept[j] * v;
                 errors += square(p[j] * kept[j] * v);
@@ -267,7 +272,7 @@ static void head_rounding(HeadRounding r) {
         }
         *r.dsink += square(r.sink_p[i]) * delta_error;
         memset(mean_key, 0, (size_t)r.d_head * sizeof *mean_key);
-        for (int64_t j = 0; j <= i; j++) {
+        for (int64_t j = 0; j < r.T; j++) {
             dp[j] = 0;
             for (int64_t c = 0; c < r.d_value; c++)
                 dp[j] += (double)g[c] * (double)r.v[j * r.W + c];
