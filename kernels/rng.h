@@ -34,7 +34,10 @@ typedef enum RngPurpose {
     RNG_DROPOUT_RESIDUAL = 13,  // b = 2 * layer, + 1 of the feed-forward
     RNG_DROPOUT_EXPERT = 14,    // b = layer; the row as experts.c counts it
     RNG_HASH = 15,              // seed = 0, a = 0, b = layer, index = token id * K + slot
-    RNG_SEARCH = 16,            // a, b = the key's name (rng_named), index = draw of `compare`
+    // b = 0, index = token (masked_tokens.h)
+    RNG_MASK = 16,            // a = epoch, the token's place in its order
+    RNG_EVALUATION_MASK = 17, // a = 0, of the validation file
+    RNG_SEARCH = 18,          // a, b = the key's name (rng_named), index = draw of `compare`
 } RngPurpose;
 
 typedef struct RngStream {

@@ -208,6 +208,12 @@ static void forget_cut(char *text) {
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) config_text_forget(text, keys[i]);
 }
 
+// Files of earlier programs call train.objective so, which had one value.
+static void forget_earlier(char *text) {
+    char *line = strstr(text, "model.objective: causal\n");
+    if (line) *line = '#';
+}
+
 bool checkpoint_config_read(Config *config, const char *path, const char *const *overrides,
                             int override_count, Error *err) {
     char file[CONFIG_PATH_BYTES], *text = NULL;
@@ -217,6 +223,7 @@ bool checkpoint_config_read(Config *config, const char *path, const char *const 
         return false;
     size_t bytes = strlen(text);
     forget_cut(text);
+    forget_earlier(text);
     bool ok = config_read(config, file, text, bytes, NULL, 0, err) &&
               filter_overrides(config, overrides, override_count, kept, &kept_count, err);
     DataFormat format = config->train.data.format;

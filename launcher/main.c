@@ -117,7 +117,7 @@ static int run_plan(const Config *config, int ranks, Error *err) {
     Vocabulary vocabulary = {0};
     if (!config_check_ranks(config, ranks, &train, err)) return err->exit_code;
     if (!vocabulary_open(&vocabulary, &train.data, err)) return err->exit_code;
-    train.model.vocab_size = vocabulary.size;
+    train.model.vocab_size = model_vocab_size(&train.model, vocabulary.size);
     int exit_code = plan_run(&train, ranks, err);
     if (exit_code == EXIT_DONE && !plan_print_data(&train, &vocabulary, err))
         exit_code = err->exit_code;

@@ -35,6 +35,7 @@ AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t lay
                           .softmax = config->softmax,
                           .sinks = sinks,
                           .window = layer_value(&config->window, layer),
+                          .bidirectional = work->config->objective == OBJECTIVE_MASKED,
                           .positions = work->step.positions,
                           .softcap = (float)config->softcap};
     if (model_positions(work->config, layer) == POSITIONS_ALIBI)
@@ -135,7 +136,8 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
 double attention_mean_keys(const Work *work, int64_t layer) {
     int64_t window = layer_value(&work->config->attention.window, layer);
     int64_t T = work->shape.T, most = window > 0 && window < T ? window : T;
-    return (double)most - (double)(most * (most - 1)) / (double)(2 * T);
+    double mean = (double)most - (double)(most * (most - 1)) / (double)(2 * T);
+    return work->config->objective == OBJECTIVE_MASKED ? 2 * mean - 1 : mean; // as many behind it
 }
 
 static void cost(const void *self, const Work *work, LayerCost *cost) {

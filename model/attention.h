@@ -1,4 +1,4 @@
-// Causal grouped-query attention:
+// Grouped-query attention, causal unless train.objective is masked:
 //   [q k v] = x Wqkvᵀ;  q, k rotated;  out = softmax(q kᵀ / sqrt(d_head), causal) v · Woᵀ
 // (arXiv:1706.03762, GQA arXiv:2305.13245.) Query head h uses key/value head h / (H / KV); kv_heads
 // = heads is plain multi-head, 1 is multi-query attention. attention.softmax adds 1 or exp of a
@@ -17,7 +17,7 @@ extern const LayerKind ATTENTION;
 // keys and values.
 //   sinks (H) f32: with attention.softmax sink alone
 AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t layer, Tensor sinks);
-// Keys that a query of the layer sees, in the mean over a sequence: the first ones see fewer.
+// Keys that a query of the layer sees, in the mean over a sequence: those at its ends see fewer.
 double attention_mean_keys(const Work *work, int64_t layer);
 // Whether the device's kernels take heads so wide: a LayerKind's check_device. Not collective.
 bool attention_check_device(const ModelConfig *config, int64_t layer, const Device *dev,

@@ -6,7 +6,7 @@
 
 const LayerChoice MIXERS[] = {
     [MIXER_ATTENTION] = {{"attention",
-                          "causal grouped-query attention (arXiv:1706.03762, arXiv:2305.13245)"},
+                          "grouped-query attention (arXiv:1706.03762, arXiv:2305.13245)"},
                          &ATTENTION},
     [MIXER_LATENT_ATTENTION] = {{"latent_attention",
                                  "attention to keys and values of a low rank, which alone are "

@@ -1,5 +1,5 @@
-// What a model is trained for (model.objective), from the logits to the loss that is minimised.
-// Whatever the objective, the loss is a mean over the tokens of the global batch, and nothing is
+// What a model is trained for (train.objective), from the logits to the loss that is minimised.
+// Whatever the objective, the loss is a mean over the targets of the global batch, and nothing is
 // divided by a number of ranks anywhere: gradients of ranks are summed.
 //
 // A new objective is a word in model_config.h and a row in loss.c.

@@ -234,6 +234,11 @@ bool model_check_device(const ModelConfig *config, const Device *dev, Error *err
 }
 
 bool model_for_generation(ModelConfig *config, Error *err) {
+    if (config->objective == OBJECTIVE_MASKED)
+        return error_set(
+            err, EXIT_CONFIG,
+            "with train.objective=masked a token is predicted from both sides, so that "
+            "nothing can be generated; train with train.objective=causal");
     const LayerKind *kinds[2];
     for (int64_t layer = 0; layer < config->layers; layer++) {
         layers_of(config, layer, kinds);

@@ -1,4 +1,4 @@
-// A decoder-only Mixture-of-Experts language model, from tokens to loss and back.
+// A Mixture-of-Experts language model, from tokens to loss and back.
 //
 //   embedding → layers × block (block.h) → norm → logits → loss
 //

@@ -43,6 +43,10 @@ void per_layer_shorten(PerLayer *list) {
     }
 }
 
+int64_t model_vocab_size(const ModelConfig *config, int64_t tokens) {
+    return tokens + (config->objective == OBJECTIVE_MASKED);
+}
+
 bool moe_is_due(const MoeConfig *config, int64_t layer) {
     return layer % config->every == (config->first ? 0 : config->every - 1);
 }

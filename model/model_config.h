@@ -236,7 +236,7 @@ extern const BiasFacts BIASES[];
 extern const ChoiceTable BIAS_CHOICES;
 
 // What the model is trained for (loss.h).
-typedef enum ObjectiveKind { OBJECTIVE_CAUSAL } ObjectiveKind;
+typedef enum ObjectiveKind { OBJECTIVE_CAUSAL, OBJECTIVE_MASKED } ObjectiveKind;
 
 // The system whose rules are the defaults (compat_options.c).
 typedef enum Compat {
@@ -266,7 +266,7 @@ extern const ChoiceTable WEIGHT_INIT_CHOICES, INIT_DEPTH_CHOICES;
 
 typedef struct ModelConfig {
     Compat compat;
-    int64_t vocab_size; // from the data
+    int64_t vocab_size; // from the data (model_vocab_size)
     int64_t d_model, layers, d_ff;
     PerLayer mixer;        // MixerKind; count 0: attention
     PerLayer feed_forward; // FeedForwardKind; count 0: what moe.experts, every and first say
@@ -313,6 +313,9 @@ typedef struct MoeShape {
 double model_residual_std(const ModelConfig *config);
 // Whether moe.every and moe.first count the layer among those that have experts.
 bool moe_is_due(const MoeConfig *config, int64_t layer);
+// What a vocabulary of so many tokens makes of vocab_size: a masked model has one more, the mask
+// token, behind them.
+int64_t model_vocab_size(const ModelConfig *config, int64_t tokens);
 // The configuration of a model whose only layer is that one.
 void model_config_of_layer(ModelConfig *one, const ModelConfig *config, int64_t layer);
 PositionKind model_positions(const ModelConfig *config, int64_t layer);

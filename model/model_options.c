@@ -2,7 +2,6 @@
 #include "kernels/option_rows.h"
 #include "model/block.h"
 #include "model/layer_kind.h"
-#include "model/loss.h"
 
 static void derive_d_ff(void *section) {
     ModelConfig *model = section;
@@ -47,8 +46,6 @@ static const Option ROWS[] = {
         DERIVED("8/3 model.d_model rounded up to a multiple of 32 with a gated model.activation, else 4 model.d_model",
                 derive_d_ff), RANGE(1, 1e6),
         "hidden width of dense feed-forwards"),
-    CHOICE("model.objective", FUNCTION, objective, DEFAULT("causal"), OF(OBJECTIVE_CHOICES),
-        "what the model is trained for"),
     CHOICES("model.mixer", FUNCTION, mixer, DEFAULT("attention"), OF(MIXER_CHOICES),
         "what takes tokens of other positions in, in each layer"),
     CHOICES("model.feed_forward", FUNCTION, feed_forward,

@@ -45,6 +45,10 @@ static ModelSplit evaluation_split(const TrainConfig *config, int64_t windows, i
     };
 }
 
+bool evaluation_reads_documents(const TrainConfig *config) {
+    return config->data.documents == DOCUMENTS_MASK || config->model.objective == OBJECTIVE_MASKED;
+}
+
 bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config,
                                int64_t ranks, int64_t rank, Error *err) {
     ModelConfig evaluated = evaluation_model_config(config);
@@ -120,7 +124,8 @@ bool evaluate_model(Model *model, DataFile *file, BatchBuffer *batch, const Trai
     free(losses);
     if (ok) statistics_reduce_counts(&model->stats, &model->work);
     result->figures = statistics_evaluation_figures(&model->stats);
-    double bytes = data_file_bytes_per_token(file);
+    bool masked = config->model.objective == OBJECTIVE_MASKED;
+    double bytes = masked ? 0 : data_file_bytes_per_token(file);
     result->tokens = (int64_t)targets;
     result->loss = targets > 0 ? sum / targets : 0;
     result->bits_per_byte = bytes > 0 ? result->loss / log(2.0) / bytes : -1;
@@ -162,7 +167,8 @@ bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfi
     evaluated.model = evaluation_model_config(config);
     if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
     batch_open(batch, &session->dev, restored->model.work.shape.B, context, comm_rank(),
-               comm_size(), context == config->context && config->data.documents == DOCUMENTS_MASK);
+               comm_size(), context == config->context && evaluation_reads_documents(config));
+    batch->masks = mask_rule(config, restored->vocabulary.size);
     return true;
 }
 
@@ -207,6 +213,48 @@ static bool complete(int signal, Error *err) {
                      signal_name(signal));
 }
 
+// Pseudo-perplexity: each token's loss where it is masked and all others but every so manieth are
+// not. Collective over all ranks.
+static bool tell_pseudo_perplexity(Evaluating *e, DataFile *file, const TrainConfig *config,
+                                   Error *err) {
+    MaskRule *masks = &e->batch.masks;
+    double nats = 0, tokens = 0, seconds = 0;
+    masks->passes = config->eval_mask_passes;
+    for (masks->pass = 0; masks->pass < masks->passes; masks->pass++) {
+        Evaluation result = {0};
+        if (!evaluate_model(&e->restored.model, file, &e->batch, config, NULL, &result, err) ||
+            !complete(result.signal, err))
+            return false;
+        nats += result.loss * (double)result.tokens;
+        tokens += (double)result.tokens;
+        seconds += result.seconds;
+    }
+    masks->passes = masks->pass = 0;
+    double loss = tokens > 0 ? nats / tokens : 0;
+    log_info("pseudo-perplexity %.4f, %.6f nats a token: %.0f tokens, each masked in one of %lld "
+             "passes, in %.1f s",
+             exp(loss), loss, tokens, (long long)config->eval_mask_passes, seconds);
+    return true;
+}
+
+// What an evaluation gave. Not collective.
+static void tell_set(const Evaluating *e, const TrainConfig *config, const char *name,
+                     const Evaluation *result, const EvaluateOptions *options) {
+    tell_health(&e->restored.model.stats);
+    char bits[64] = "", capacity[64];
+    if (result->bits_per_byte >= 0)
+        snprintf(bits, sizeof bits, ", %.4f bits per byte", result->bits_per_byte);
+    evaluation_describe_capacity(config, capacity);
+    bool held = options->weights != WEIGHTS_AS_TRAINED;
+    log_info(
+        "validation%s%s of step %lld: loss %.6f nats a %stoken, perplexity %.4f%s, %lld tokens "
+        "in %.1f s, %s%s%s",
+        name[0] ? " on " : "", name, (long long)e->restored.state.step, result->loss,
+        e->batch.masks.share > 0 ? "masked " : "", exp(result->loss), bits,
+        (long long)result->tokens, result->seconds, capacity, held ? ", weights in " : "",
+        held ? choice_row(WEIGHT_CHOICES, (int)options->weights)->word : "");
+}
+
 // One validation set. Collective over all ranks.
 static bool evaluate_set(Evaluating *e, const TrainConfig *config, int set,
                          const EvaluateOptions *options, Error *err) {
@@ -225,21 +273,11 @@ static bool evaluate_set(Evaluating *e, const TrainConfig *config, int set,
                               &result, err);
     if (ok && per_document && !result.signal) document_losses_print(&documents, name);
     document_losses_close(&documents);
+    ok = ok && complete(result.signal, err);
+    if (ok) tell_set(e, config, name, &result, options);
+    if (ok && e->batch.masks.share > 0) ok = tell_pseudo_perplexity(e, file, config, err);
     data_file_close(file);
-    if (!ok || !complete(result.signal, err)) return false;
-    tell_health(&model->stats);
-    char bits[64] = "", capacity[64];
-    if (result.bits_per_byte >= 0)
-        snprintf(bits, sizeof bits, ", %.4f bits per byte", result.bits_per_byte);
-    evaluation_describe_capacity(config, capacity);
-    bool held = options->weights != WEIGHTS_AS_TRAINED;
-    log_info("validation%s%s of step %lld: loss %.6f nats a token, perplexity %.4f%s, %lld tokens "
-             "in %.1f s, %s%s%s",
-             name[0] ? " on " : "", name, (long long)e->restored.state.step, result.loss,
-             exp(result.loss), bits, (long long)result.tokens, result.seconds, capacity,
-             held ? ", weights in " : "",
-             held ? choice_row(WEIGHT_CHOICES, (int)options->weights)->word : "");
-    return true;
+    return ok;
 }
 
 static bool evaluate_sets(Evaluating *e, const TrainConfig *config, const char *checkpoint_path,
@@ -286,9 +324,22 @@ static bool evaluate_choices(Evaluating *e, const TrainConfig *config, const cha
     return true;
 }
 
+// A masked model has no probability of a text.
+static bool check_options(const TrainConfig *config, const EvaluateOptions *options, Error *err) {
+    const char *word = options->choices        ? "--choices"
+                       : options->per_document ? "--per-document"
+                                               : NULL;
+    return config->model.objective != OBJECTIVE_MASKED || !word ||
+           error_set(err, EXIT_CONFIG,
+                     "%s adds up what each token costs after those before it, and "
+                     "train.objective=masked has no such order; leave it out",
+                     word);
+}
+
 int evaluate_run(const TrainConfig *config, const char *checkpoint_path,
                  const EvaluateOptions *options, Error *err) {
     Evaluating e = {0};
+    if (!check_options(config, options, err)) return err->exit_code;
     watchdog_start(config->hang_timeout, config->hang_floor);
     bool ok = true;
     if (options->every_weights)

@@ -9,10 +9,11 @@
 #include "worker/train_config.h"
 
 typedef struct Evaluation {
-    double loss;          // nats a token
-    double bits_per_byte; // -1 when the vocabulary does not say how many bytes a token is
+    double loss; // nats a token
+    // -1 when the vocabulary does not say how many bytes a token is, and of a masked model
+    double bits_per_byte;
     int64_t tokens; // targets: each token of the file but the first one, of each document where
-                    // they are masked, once
+                    // they are masked, once; of a masked model those that are masked
     double seconds;
     Figures figures; // how experts were used, over all its tokens
     int signal;      // that interrupted it, and the figures above mean nothing; 0: it is complete
@@ -30,6 +31,10 @@ typedef struct Evaluation {
 // to number. Not collective.
 bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config,
                                int64_t ranks, int64_t rank, Error *err);
+
+// Whether its batches have the places of tokens in documents: those of a masked model always, so
+// that what fills the last window up is a document of its own, which no token of the file sees.
+bool evaluation_reads_documents(const TrainConfig *config);
 
 // Mean loss over the file's windows in order, the last one being shorter: eval.batches ·
 // train.batch of them, or all. The model is one for evaluation. A signal is obeyed between batches.
@@ -63,7 +68,8 @@ typedef struct EvaluateOptions {
 } EvaluateOptions;
 
 // `moetrain evaluate CKPT [options] [key=value …]`: prints loss, perplexity and bits per byte over
-// data.validation, or how many questions the model answers. config: the checkpoint's own, with
+// data.validation, of a masked model also its pseudo-perplexity, or how many questions the model
+// answers. config: the checkpoint's own, with
 // overrides. Returns the exit code. Collective over all ranks.
 int evaluate_run(const TrainConfig *config, const char *checkpoint_path,
                  const EvaluateOptions *options, Error *err);

@@ -1,9 +1,16 @@
+#include <math.h>
+
 #include "kernels/option_rows.h"
 #include "worker/train_config.h"
 
 static void derive_every(void *section) {
     TrainConfig *config = section;
     config->eval_every = config->data.validation.count > 0 ? 250 : 0;
+}
+
+static void derive_mask_passes(void *section) {
+    TrainConfig *config = section;
+    config->eval_mask_passes = (int64_t)ceil(1 / config->mask_share);
 }
 
 static const Choice WEIGHTS[] = {
@@ -23,6 +30,10 @@ static const Option ROWS[] = {
     INTEGER("eval.stride", FREE, eval_stride, DEFAULT("0"), RANGE(0, 1 << 30),
         "tokens from one window of an evaluation to the next, each token being scored in the first that has it; fewer "
         "than train.context give it more context (transformers' perplexity of fixed-length models); 0: train.context"),
+    INTEGER("eval.mask_passes", FREE, eval_mask_passes,
+        DERIVED("1 / train.mask_share, rounded up", derive_mask_passes), RANGE(1, 1e6),
+        "train.objective masked: passes in which moetrain evaluate masks each token once, every so manieth at a time, for a "
+        "pseudo-perplexity (arXiv:1910.14659); train.context masks one token of a window at a time, as the paper does"),
     RATIONAL("eval.capacity_factor", FREE, eval_capacity_factor, DEFAULT("0"), RANGE(0, 1000),
         "moe.capacity_factor of evaluations, where each sequence is a routing group of its own; 0: no limit, nothing is dropped"),
     CHOICE("eval.weights", FREE, eval_weights, DEFAULT("trained"), OF(EVALUATION_WEIGHTS_CHOICES),

@@ -3,6 +3,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
 #include "worker/data/batch.h"
+#include "worker/evaluate.h"
 #include "worker/optimizer/optimizer.h"
 #include "worker/routing_record.h"
 #include "worker/watch/recheck.h"
@@ -99,8 +100,8 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
         size_t other = thread_scratch_most(model_cost(evaluated).scratch);
         scratch = other > scratch ? other : scratch;
         plan->host_bytes +=
-            table_bytes(evaluated) +
-            batch_bytes(evaluated->work.shape.B, evaluated->work.shape.T, documents);
+            table_bytes(evaluated) + batch_bytes(evaluated->work.shape.B, evaluated->work.shape.T,
+                                                 evaluation_reads_documents(config));
     }
     bool on_device = host->place == ON_DEVICE;
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;

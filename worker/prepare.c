@@ -53,7 +53,7 @@ static bool open_files(Trainer *trainer, Error *err) {
                              "data.validation",
                              path);
     }
-    config->model.vocab_size = trainer->data.vocabulary.size;
+    config->model.vocab_size = model_vocab_size(&config->model, trainer->data.vocabulary.size);
     return true;
 }
 
@@ -162,6 +162,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     bool documents = config->data.documents == DOCUMENTS_MASK;
     batch_open(&trainer->batch, &trainer->session.dev, trainer->model.work.shape.B, config->context,
                comm_rank(), comm_size(), documents);
+    trainer->batch.masks = mask_rule(config, trainer->data.vocabulary.size);
     source_losses_open(&trainer->data.losses, &trainer->data.training, &trainer->batch,
                        config->batch);
     source_loads_open(&trainer->data.loads, &trainer->model.stats, trainer->data.training.count);
@@ -169,7 +170,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
         model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
         batch_open(&trainer->evaluation_batch, &trainer->session.dev,
                    trainer->evaluation.work.shape.B, config->context, comm_rank(), comm_size(),
-                   documents);
+                   evaluation_reads_documents(config));
+        trainer->evaluation_batch.masks = trainer->batch.masks;
     }
     if (comm_rank() == 0) {
         const Statistics *stats = &trainer->model.stats;

@@ -121,12 +121,13 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     const SavedVocabulary *kept = NULL, *row;
     for (int i = 0; i < info.tensor_count; i++) {
         const SavedTensor *tensor = &info.tensors[i];
-        if (strcmp(tensor->name, "parameters/embedding") == 0) size = tensor->shape[0];
+        if (strcmp(tensor->name, "parameters/embedding") == 0)
+            size = tensor->shape[0] - model_vocab_size(&config->model, 0);
         for (int kind = 0; (row = saved_vocabulary(kind)); kind++)
             if (strcmp(tensor->name, row->name) == 0) kept = row, elements = tensor->shape[0];
     }
     checkpoint_free_info(&info);
-    if (size == 0)
+    if (size <= 0)
         return error_set(err, EXIT_CHECKPOINT, "%s: holds no parameters/embedding",
                          checkpoint_path);
     void *data = NULL;
@@ -196,7 +197,7 @@ bool restore_model(Restored *restored, const TrainConfig *config, ModelSplit spl
                    Session *session, const char *checkpoint_path, Error *err) {
     if (!restore_vocabulary(&restored->vocabulary, config, checkpoint_path, err)) return false;
     ModelConfig model = config->model;
-    model.vocab_size = restored->vocabulary.size;
+    model.vocab_size = model_vocab_size(&model, restored->vocabulary.size);
     model_measure(&restored->model, &model, split, &session->dev);
     if (!model_check(&restored->model, err)) return false; // the same on every rank
     model_allocate(&restored->model, session->groups, (uint64_t)config->seed);

@@ -176,6 +176,7 @@ typedef struct TrainConfig {
     int64_t shards;
     Reproducible reproducible;
     Precision precision;
+    double mask_share;   // of OBJECTIVE_MASKED
     int64_t max_skipped; // non-finite steps in a row that stop the run
     // Of SPIKE_ROLLBACK (roll_back.h): steps back and batches skipped, at least; times at most
     int64_t rollback_steps, rollback_batches, rollback_limit;
@@ -199,6 +200,7 @@ typedef struct TrainConfig {
     int64_t eval_every;            // 0: only at the end
     int64_t eval_batches;          // of `batch` sequences; 0: the whole validation file
     int64_t eval_stride;           // tokens from window to window; 0: `context`
+    int64_t eval_mask_passes;      // of OBJECTIVE_MASKED: passes of a pseudo-perplexity
     Rational eval_capacity_factor; // 0: evaluation is dropless
     EvaluationWeights eval_weights; // of generation, too
     // files of routing: that is written, that is obeyed; empty: none

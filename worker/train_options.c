@@ -1,5 +1,6 @@
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
+#include "model/loss.h"
 #include "worker/train_config.h"
 
 // Not a function of the micro-batches as far as that can be: they must not be seen in the results.
@@ -43,6 +44,12 @@ static const Option ROWS[] = {
         "stream that is zero in a step, the rest growing by 1/(1 - share); none in evaluation and generation (GPT-2)"),
     NUMBER("train.embedding_dropout", COURSE, model.embedding_dropout, DERIVED("train.dropout", derive_embedding_dropout),
         RANGE(0, 0.99), "that share of the embedding alone (embd_pdrop of transformers); makeMoE has none"),
+    CHOICE("train.objective", FUNCTION, model.objective, DEFAULT("causal"), OF(OBJECTIVE_CHOICES),
+        "what the model is to predict; masked: attention sees both sides, the vocabulary gets a mask token, and nothing can be "
+        "generated"),
+    NUMBER("train.mask_share", COURSE, mask_share, DEFAULT("0.15"), RANGE(0.001, 0.99),
+        "train.objective masked: share of the tokens that the loss is of; of ten of them eight become the mask token, one any "
+        "token, one stays (BERT, arXiv:1810.04805)"),
     INTEGER("train.max_skipped", FREE, max_skipped, DEFAULT("10"), RANGE(1, 1e9),
         "steps in a row with non-finite loss or gradients that stop the run (exit code 6)"),
     INTEGER("train.threads", FREE, threads, DEFAULT("0"), RANGE(0, 1024),
@@ -71,6 +78,10 @@ static bool check(const void *section, const OptionRules *rules) {
         return option_broken(rules, "moe.routing_group", "data.documents",
                              "moe.routing_group: document is of documents that nothing parts; set "
                              "data.documents=mask, or moe.routing_group=sequence");
+    if (train->model.objective != OBJECTIVE_MASKED && train->mask_share != 0.15)
+        return option_broken(rules, "train.mask_share", "train.objective",
+                             "train.mask_share is of train.objective=masked alone; set that, or "
+                             "leave it out");
     int64_t sequences = train->batch / train->micro_batches;
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
     if (train->batch % train->shards != 0) {

@@ -151,7 +151,7 @@ static bool add_needs(Needs *needs, const TrainConfig *config, int ranks, int64_
                      .threads = threads_choose((int)train.threads, here, here).threads,
                      .place = gpus ? ON_DEVICE : ON_HOST};
     if (!vocabulary_open(&vocabulary, &train.data, err)) return false;
-    train.model.vocab_size = vocabulary.size;
+    train.model.vocab_size = model_vocab_size(&train.model, vocabulary.size);
     vocabulary_free(&vocabulary);
     if (!plan_make(&train, host, &plan, err)) return false;
     // Tokens that one rank has on top of its share are missing on the others.

@@ -46,10 +46,9 @@ BASE = {
 SECTIONS = ("model.", "attention.", "moe.")
 MORE_KEYS = ("train.optimizer", "train.precision")
 SKIPPED = (
-    "model.objective",
     "moe.first",
     "moe.allow_noncausal",
-)  # what is asked and not how; nothing by itself
+)  # nothing by itself
 
 # Keys that a word cannot do without, or that keep its FLOPs equal: values, or functions of BASE.
 PLAIN = {

@@ -1,7 +1,8 @@
 """Checkpoints that earlier programs have written are read, compute what they computed there, and are gone on from.
 earlier/without-runs.h5 is of the first release, which knew neither runs nor layers of different sizes;
-earlier/one-table-of-experts.h5 of the last program before the history had a table for each name. Their losses and texts are
-those that these programs printed; so is the second's digest (the first's was of another definition). A release that adds to
+earlier/one-table-of-experts.h5 of the last program before the history had a table for each name, earlier/objective-of-model.h5
+of the last that called train.objective model.objective. Their losses and texts are
+those that these programs printed; so are the digests but the first's, which was of another definition. A release that adds to
 the format adds its own."""
 import os
 import random
@@ -13,6 +14,7 @@ EARLIER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "earlier")
 GOLDEN = {  # digest, validation loss in nats, greedy text
     "without-runs": ("321855470421d38b33b11882672e3236", 2.208961, "abc" + "c" * 20),
     "one-table-of-experts": ("02813122f1bac2505f991cd0f3637bef", 2.212084, "abc" + "c" * 20),
+    "objective-of-model": ("6343c5ee88823794a232b3fb3dcffdd6", 2.212288, "abc" + "c" * 14 + " " * 6),
 }
 CONFIG = """data.train: t.txt
 data.validation: t.txt

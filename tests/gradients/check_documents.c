@@ -136,6 +136,8 @@ int main(int argc, char **argv) {
     cases[count].model.attention.qk_norm = QK_NORM_HEAD;
     cases[count].model.attention.gate = GATE_HEAD;
     cases[count++].storage = BF16;
+    cases[count] = new_case("attention to both sides");
+    cases[count++].model.objective = OBJECTIVE_MASKED;
     Device dev;
     Error err = {0};
     bool ok = true;

@@ -449,6 +449,19 @@ static void add_document_cases(void) {
     model->attention.kv_rank = 5;
 }
 
+static void add_bidirectional_cases(void) {
+    ModelConfig *model = add_case("attention to both sides, with windows, sinks and slopes");
+    model->objective = OBJECTIVE_MASKED;
+    model->attention.window = (PerLayer){2, {3, 0}};
+    model->attention.softmax = SOFTMAX_SINK;
+    model->attention.positions = (PerLayer){2, {POSITIONS_ALIBI, POSITIONS_ROPE}};
+    model = add_case("attention to both sides of documents, two micro-batches");
+    model->objective = OBJECTIVE_MASKED;
+    cases[count - 1].documents = true;
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+}
+
 int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
@@ -474,5 +487,6 @@ int main(int argc, char **argv) {
     add_dropout_cases();
     add_accumulation_cases();
     add_document_cases();
+    add_bidirectional_cases();
     return gradient_cases_run(argc, argv, cases, count);
 }

@@ -44,6 +44,44 @@ def batches_shards_and_ranks_are_not_seen(space: Workspace):
         dropless = results[0] if name == "dropless" else dropless
 
 
+def a_masked_model_is_evaluated_with_one_mask(space: Workspace):
+    masked = dict(STILL, **{"train.objective": "masked", "train.steps": 2})
+    results = []
+    for number, (ranks, threads, layout) in enumerate(LAYOUTS[:5]):
+        space.run(f"masked{number}", dict(masked, **layout), ranks, threads)
+        results.append([row["val_loss"] for row in validation_rows(space, f"masked{number}")])
+        assert len(results[-1]) == 2 and {*results[-1]} == {results[0][0]}, (layout, results)
+    trained = [row["loss"] for row in space.metrics("masked0") if "loss" in row]  # of other tokens, but of targets alone, too
+    assert all(abs(loss / results[0][0] - 1) < 0.2 for loss in trained), (trained, results[0])
+    checkpoint, text = space.checkpoints("masked0")[-1], generated_text(5, 24 + 5)
+
+    def pseudo(piece, passes, context, ranks=1):
+        write(space.path("piece.txt"), piece)
+        command = [*launcher(ranks), space.program, "evaluate", checkpoint, f"data.validation={space.path('piece.txt')}",
+                   f"eval.mask_passes={passes}", f"train.context={context}"]
+        outcome = space.finish(space.start(command), command)
+        found = re.search(r"pseudo-perplexity [\d.]+, ([\d.]+) nats a token: (\d+) tokens, each masked in one of (\d+)",
+                          outcome.output)
+        assert outcome.code == 0 and found, str(outcome)
+        assert (int(found[2]), int(found[3])) == (len(piece) - 1, passes), str(outcome)
+        return float(found[1]) * (len(piece) - 1)
+
+    for passes in (8, 24):  # which divide the windows' beginnings, so that pieces are masked as the whole is
+        whole = pseudo(text, passes, 24)
+        assert abs(pseudo(text, passes, 24, ranks=2) - whole) < 1e-9, passes
+        # the last window's four tokens as they are alone: what fills it up is not seen
+        pieces = pseudo(text[:25], passes, 24) + pseudo(text[24:], passes, 4)
+        assert abs(pieces - whole) < 1e-6 * 2 * len(text), (passes, whole, pieces)  # six digits are printed
+    assert abs(pseudo(text, 8, 24) - whole) > 1e-3, whole
+    for option in (["--choices", "x.jsonl"], ["--per-document"]):
+        command = [space.program, "evaluate", checkpoint, *option]
+        outcome = space.finish(space.start(command), command)
+        assert outcome.code == 2 and option[0] in outcome.output and "train.objective=masked" in outcome.output, str(outcome)
+    command = [space.program, "generate", checkpoint, "--prompt", "a"]
+    outcome = space.finish(space.start(command), command)
+    assert outcome.code == 2 and "nothing can be generated" in outcome.output, str(outcome)
+
+
 def every_token_but_the_first_is_a_target_once(space: Workspace):
     space.run("run", dict(STILL, **{"train.steps": 1}))
     checkpoint = space.checkpoints("run")[-1]
@@ -96,5 +134,6 @@ def an_interrupted_evaluation_is_made_up_for(space: Workspace):
         assert (rows, digest) == wanted, difference(rows, wanted[0])
 
 
-main([batches_shards_and_ranks_are_not_seen, every_token_but_the_first_is_a_target_once,
+main([batches_shards_and_ranks_are_not_seen, a_masked_model_is_evaluated_with_one_mask,
+      every_token_but_the_first_is_a_target_once,
       evaluate_prints_what_training_logged, an_interrupted_evaluation_is_made_up_for])

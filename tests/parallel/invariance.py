@@ -249,6 +249,15 @@ CONFIGURATIONS = {
         {"data.documents": "mask", "data.packing": "best_fit", "moe.routing_group": "document", "moe.drop": "random", "data.document_end": r"\n", "attention.positions": "learned", "train.context": 75,
          "moe.capacity_factor": 1.1, "moe.balance": "[{scope: document, factor: 0.1}, {scope: batch, factor: 0.05}]"},
         [(2, 1, 2, 2), (4, 1, 1, 2)]),
+    "masked, experts that choose": (  # padding is no target; as many as a step draws
+        {"train.objective": "masked", "train.mask_share": 0.3, "moe.router": "expert_choice", "moe.max_expert_replicas": 4,
+         "attention.window": "[0, 30]", "attention.positions": "[alibi, rope]", "train.context": 70, "train.batch": 32,
+         "train.shards": 16, "data.documents": "mask", "data.packing": "best_fit", "data.document_end": r"\n"},
+        [(1, 2, 1, 4), (2, 1, 2, 1), (4, 1, 4, 2)]),
+    "masked, bf16": (
+        {"train.objective": "masked", "train.precision": "bf16", "attention.softmax": "sink", "train.dropout": 0.1,
+         "data.format": "characters"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),

@@ -39,19 +39,20 @@ def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
         assert_same(space, run, wanted, f"{ranks} ranks, parallel.expert {expert_parallel}")
 
 
-def every_optimizer_goes_on_on_any_layout(space: Workspace):
-    for optimizer in ("sgd", "lion", "muon"):
-        config = dict(CONFIG, **{"checkpoint.every": 5, "train.optimizer": optimizer, "train.lr": 0.001})
-        space.run(f"{optimizer}-unbroken", config, ranks=2)
-        wanted = space.result(f"{optimizer}-unbroken")
+def every_optimizer_and_objective_goes_on_on_any_layout(space: Workspace):
+    for word in ("sgd", "lion", "masked", "muon"):
+        key = "train.objective" if word == "masked" else "train.optimizer"
+        config = dict(CONFIG, **{"checkpoint.every": 5, key: word, "train.lr": 0.001})
+        space.run(f"{word}-unbroken", config, ranks=2)
+        wanted = space.result(f"{word}-unbroken")
         for ranks, threads, expert_parallel, micro_batches in ((1, 2, 1, 4), (4, 1, 4, 2)):
-            run = f"{optimizer}-resumed{ranks}"
-            shutil.copytree(space.path(f"{optimizer}-unbroken"), space.path(run))
+            run = f"{word}-resumed{ranks}"
+            shutil.copytree(space.path(f"{word}-unbroken"), space.path(run))
             os.remove(space.checkpoints(run)[-1])
             outcome = space.run(run, dict(config, **{"parallel.expert": expert_parallel,
                                                      "train.micro_batches": micro_batches}), ranks, threads)
             assert "at step 5" in outcome.output, str(outcome)
-            assert_same(space, run, wanted, f"{optimizer}, {ranks} ranks")
+            assert_same(space, run, wanted, f"{word}, {ranks} ranks")
     config.update({"train.steps": 12, "train.optimizer": "adamw"})  # what muon has saved is no state of AdamW
     outcome = space.run("muon-unbroken", config, ranks=2, code=2)
     assert "train.optimizer" in outcome.output, str(outcome)
@@ -182,7 +183,7 @@ def a_signal_to_one_rank_stops_all(space: Workspace):
     stop_and_go_on(space, lambda mpirun: os.kill(ranks_of(mpirun)[-1], signal.SIGTERM))
 
 
-main([a_run_cut_at_step_5_goes_on_on_any_layout, every_optimizer_goes_on_on_any_layout,
+main([a_run_cut_at_step_5_goes_on_on_any_layout, every_optimizer_and_objective_goes_on_on_any_layout,
       checkpoint_timings_leave_no_trace,
       a_save_that_training_does_not_wait_for_holds_the_same, damage_that_only_loading_finds_is_passed_over, a_path_can_be_resumed_into_another_folder, a_branch_goes_on_on_any_layout,
       refusals_are_one_line_on_any_number_of_ranks, a_signal_to_mpirun_saves_and_exits_with_75,

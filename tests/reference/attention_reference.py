@@ -61,6 +61,8 @@ def mix(p, name, q, k, v, c, layer, step):
     distance = torch.arange(T)[:, None] - torch.arange(T)
     window = c.at("attention.window", layer) or T
     seen = (distance >= 0) & (distance < window)
+    if c["train.objective"] == "masked":
+        seen, distance = seen | seen.T, distance.abs()
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     repeated = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scores = scale * q @ repeated.transpose(2, 3)

@@ -90,6 +90,11 @@ CASES = {
                                          "model.mixer": ["latent_attention", "attention"]},
     "latent attention, no positions": {**DENSE, **LATENT, "attention.positions": "none",
                                        "attention.window": 3, "model.bias": "true"},
+    "masked": {**DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9},
+    "masked, windows, sinks, slopes": {
+        **DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9, "attention.window": [3, 0],
+        "attention.softmax": "sink", "attention.positions": "alibi", "attention.heads": 4, **STEPS},
+    "masked, expert choice": {"train.objective": "masked", "train.mask_share": 0.4, "moe.router": "expert_choice", **balance()},
     # blocks and what stands around them
     **{f"activation {kind}": {"model.activation": kind, "moe.first": False, "moe.every": 2}
        for kind in ("relu", "gelu", "gelu_tanh", "geglu", "relu2", "swiglu_oai", "swiglu_limit")},
@@ -235,7 +240,7 @@ def yaml(value):
 
 def open_config(keys):
     c = model.Config({**training.DEFAULTS, **BASE, **keys})
-    c["vocab_size"] = VOCABULARY
+    c["vocab_size"] = VOCABULARY + (c["train.objective"] == "masked")  # and the mask token
     c["train.groups"] = [{**group, "match": group["match"].strip("*")}  # *WORD* is all they have
                          for group in c["train.groups"]]
     return c

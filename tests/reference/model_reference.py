@@ -13,6 +13,7 @@ from moe_reference import moe
 # Of the keys that are read here, what holds where a case says nothing: each option is off.
 DEFAULTS = {
     "train.micro_batches": 1, "train.shards": 2, "train.seed": 1337, "train.dropout": 0,
+    "train.objective": "causal", "train.mask_share": 0.15,
     "model.activation": "swiglu", "model.bias": "false", "model.norm": "rmsnorm",
     "model.norm_place": "pre", "model.norm_eps": 1e-5, "model.tied_embeddings": True,
     "model.mixer": "attention", "model.mup_base_width": 0, "model.embedding_scale": 1,
@@ -33,6 +34,9 @@ DEFAULTS = {
     "moe.zero_kind": "identity", "moe.dropout": 0, "moe.dropout_at": "hidden",
     "moe.balance": [{"kind": "load", "scope": "shard", "factor": 0.01}],
 }
+
+
+NO_TARGET = -1
 
 
 class Config(dict):
@@ -195,7 +199,7 @@ class Step:
 
 
 def forward(p, c, tokens, targets, step):
-    """Mean cross-entropy of a micro-batch (B, T); routers tell the rest in `step`."""
+    """Mean cross-entropy of a micro-batch (B, T), over the targets that there are; routers tell the rest in `step`."""
     place, (B, T) = c["model.norm_place"], tokens.shape
     x = F.embedding(tokens, p["embedding"]) * c["model.embedding_scale"]
     if c["attention.positions"] == "learned":
@@ -235,4 +239,4 @@ def forward(p, c, tokens, targets, step):
     logits = F.linear(x * c["model.logit_scale"] * c.width_share, head, p.get("head.bias"))
     if c["model.logit_softcap"]:
         logits = c["model.logit_softcap"] * torch.tanh(logits / c["model.logit_softcap"])
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)

@@ -32,6 +32,7 @@ def best(keys, count):
 # Purposes of kernels/rng.h.
 DROP, ROUTER_NOISE, JITTER, FORCED, HASH = 3, 7, 9, 10, 15
 DROPOUT_EMBEDDING, DROPOUT_ATTENTION, DROPOUT_RESIDUAL, DROPOUT_EXPERT = 11, 12, 13, 14
+MASK = 16
 
 
 def philox_words(seed, purpose, a, b, index):

@@ -17,6 +17,7 @@
 #include "launcher/config.h"
 #include "model/router_balance.h"
 #include "tests/kernels/harness.h"
+#include "worker/data/masked_tokens.h"
 #include "worker/optimizer/lr_schedule.h"
 #include "worker/optimizer/optimizer.h"
 #include "worker/session.h"
@@ -51,7 +52,7 @@ static void read_config(Config *config, Fixture *f, const char *name) {
     const char *text = fixture_text(f, "%s/config", name);
     if (!config_read(config, "/models.yaml", text, strlen(text), overrides, 2, &err))
         fail_msg("%s: %s", name, err.message);
-    config->train.model.vocab_size = VOCABULARY;
+    config->train.model.vocab_size = model_vocab_size(&config->train.model, VOCABULARY);
 }
 
 // Where each of the model's parameters is in the fixture; both have the same ones.
@@ -182,6 +183,12 @@ static void upload_tokens(Run *run, Tensor text, int64_t step, int64_t micro_bat
     for (int64_t i = 0; i < N; i++)
         for (int64_t ahead = 0; ahead < 2; ahead++)
             tensor_i32(host[ahead])[i] = from[i / T * (T + 1) + i % T + ahead];
+    MaskRule masks = mask_rule(run->config, VOCABULARY);
+    int64_t first = (step * run->config->batch + micro_batch * sequences) * T, targets = 0;
+    if (masks.share > 0)
+        mask_training_tokens(&masks, 0, first, N, tensor_i32(host[0]), tensor_i32(host[1]));
+    for (int64_t i = 0; i < N; i++) targets += tensor_i32(host[1])[i] != NO_TARGET;
+    model_set_documents(&run->model, (Tensor){0}, targets * run->config->micro_batches);
     device_upload(run->dev, run->tokens, host[0]);
     device_upload(run->dev, run->targets, host[1]);
 }

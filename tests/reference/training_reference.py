@@ -7,6 +7,7 @@ import torch
 import torch.optim._muon
 
 import model_reference as model
+import routing_reference as routing
 from layers_reference import GATED
 from moe_reference import MEASURED
 from routing_reference import NearTie
@@ -153,6 +154,20 @@ def move_biases(params, c, loads, step):
         bias.copy_(moved - moved.mean())
 
 
+def mask(c, tokens, first):
+    """What a masked model reads in the place of tokens (B, T), number `first` of epoch 0 and so on, and its targets: of ten
+    that are drawn eight become the mask token, one any token, one stays (BERT, arXiv:1810.04805)."""
+    inputs, targets, mask_token = tokens.clone(), torch.full_like(tokens, model.NO_TARGET), c["vocab_size"] - 1
+    for i in range(tokens.numel()):
+        words = routing.philox_words(c["train.seed"], routing.MASK, 0, 0, first + i)
+        if words[0] >= c["train.mask_share"] * 2.0 ** 32:
+            continue
+        targets.view(-1)[i] = tokens.reshape(-1)[i]
+        if words[1] % 10 < 9:
+            inputs.view(-1)[i] = mask_token if words[1] % 10 < 8 else words[2] % mask_token
+    return inputs, targets
+
+
 def train(c, start, text):
     """start: parameters by name; text (steps, batch, T + 1). What each step tells, the first
     gradients, the parameters at the end and their moving average."""
@@ -166,7 +181,10 @@ def train(c, start, text):
         for m, rows_of_text in enumerate(micro_batches):
             step = model.Step(c, number, m, loads)
             step.largest = largest
-            of_micro = model.forward(params, c, rows_of_text[:, :-1], rows_of_text[:, 1:], step)
+            inputs, targets = rows_of_text[:, :-1], rows_of_text[:, 1:]
+            if c["train.objective"] == "masked":  # all micro-batches have equally many targets, or there is one
+                inputs, targets = mask(c, inputs, (number * len(micro_batches) + m) * inputs.numel())
+            of_micro = model.forward(params, c, inputs, targets, step)
             loss = loss + of_micro / len(micro_batches)
             told.append(step.told)
         layers = sorted(told[0])

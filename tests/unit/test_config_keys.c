@@ -246,7 +246,6 @@ static const char *const PLAIN[] = {
     "model.d_model",
     "model.layers",
     "model.d_ff",
-    "model.objective",
     "model.norm_eps",
     "model.embedding_init_std",
     "attention.d_head",

@@ -66,9 +66,14 @@ static bool read_windows(BatchBuffer *batch, const DataMix *mix, DataCursor curs
     int64_t number;
     for (int64_t b = 0; b < batch->B && mix->count > 1; b++)
         tensor_i32(batch->sources)[b] = data_mix_source(mix, cursor, batch->first + b, &number);
-    for (int64_t b = 0; b < batch->B && ok; b++)
+    for (int64_t b = 0; b < batch->B && ok; b++) {
         ok = data_mix_window(mix, cursor, batch->first + b, tokens + b * batch->T,
                              targets + b * batch->T, positions_of(batch, b), err);
+        DataCursor at = data_mix_advance(mix, cursor, batch->first + b);
+        if (ok && batch->masks.share > 0)
+            mask_training_tokens(&batch->masks, (uint32_t)at.epoch, at.index * batch->T, batch->T,
+                                 tokens + b * batch->T, targets + b * batch->T);
+    }
     return ok;
 }
 
@@ -80,7 +85,7 @@ bool batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor curs
 bool batch_count_targets(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
                          int64_t micro_batches, int64_t *targets, Error *err) {
     *targets = 0;
-    if (!batch->documents) return true;
+    if (!batch->documents && batch->masks.share == 0) return true;
     bool ok = true;
     for (int64_t m = 0; ok && m < micro_batches; m++) {
         ok = read_windows(batch, mix, cursor, err);
@@ -94,6 +99,15 @@ bool batch_count_targets(BatchBuffer *batch, const DataMix *mix, DataCursor curs
     return true;
 }
 
+// Masks the window's own tokens; its first is number `begin` of the file.
+static void mask_window(BatchBuffer *batch, int64_t b, int64_t begin) {
+    int32_t *tokens = tensor_i32(batch->host_tokens) + b * batch->T;
+    int32_t *targets = tensor_i32(batch->host_targets) + b * batch->T;
+    int64_t first = tensor_i64(batch->firsts)[b], count = tensor_i64(batch->counts)[b];
+    mask_evaluation_tokens(&batch->masks, begin + first, count - first, tokens + first,
+                           targets + first);
+}
+
 bool batch_read_evaluation(BatchBuffer *batch, DataFile *file, int64_t stride, int64_t index,
                            int64_t windows, Error *err) {
     int32_t *tokens = tensor_i32(batch->host_tokens), *targets = tensor_i32(batch->host_targets);
@@ -104,6 +118,7 @@ bool batch_read_evaluation(BatchBuffer *batch, DataFile *file, int64_t stride, i
         ok = data_file_evaluation_window(file, window, batch->T, stride, tokens + b * batch->T,
                                          targets + b * batch->T, positions_of(batch, b), &firsts[b],
                                          &counts[b], err);
+        if (ok && batch->masks.share > 0) mask_window(batch, b, window * stride);
         if (window >= windows) firsts[b] = counts[b] = 0;
     }
     return deliver(batch, ok, err);

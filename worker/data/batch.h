@@ -5,6 +5,7 @@
 
 #include "kernels/arena.h"
 #include "worker/data/data_mix.h"
+#include "worker/data/masked_tokens.h"
 
 typedef struct BatchBuffer {
     Arena arena, host_arena;
@@ -19,6 +20,7 @@ typedef struct BatchBuffer {
     // (B) i64 on the host: the targets [first, count) of a window of a validation file are its own
     Tensor firsts, counts;
     bool documents;
+    MaskRule masks; // set by the caller, of a masked model
     Device *dev;
 } BatchBuffer;
 
@@ -33,7 +35,7 @@ void batch_close(BatchBuffer *batch); // legal on a zeroed struct
 // all ranks.
 bool batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor, Error *err);
 // How many targets the micro-batches of a step have that starts at the cursor, over all ranks; 0
-// without documents, where all have one. The batch is used up. Collective over all ranks.
+// without documents and masks, where all have one. The batch is used up. Collective over all ranks.
 bool batch_count_targets(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
                          int64_t micro_batches, int64_t *targets, Error *err);
 // Windows [index · total, (index + 1) · total) of a validation file; from number `windows` on they
