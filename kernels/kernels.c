@@ -332,6 +332,14 @@ void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tensor m
     dev->backend->op.sum_of_squares(dev, sums, x, offsets, marks);
 }
 
+void sum_of_row_squares(Device *dev, Tensor sums, Tensor x, Tensor marks) {
+    CHECK_SHAPE_1D(sums, F64, sums.shape[0]);
+    CHECK_SHAPE_2D(x, F32, x.shape[0], x.shape[1]);
+    if (marks.data) CHECK_SHAPE_1D(marks, I32, x.shape[0]);
+    check_parts(sums.shape[0], x.shape[0]);
+    dev->backend->op.sum_of_row_squares(dev, sums, x, marks);
+}
+
 void checksums(Device *dev, Tensor sums, Tensor x, CheckedRuns runs) {
     CHECK_SHAPE_2D(sums, I64, runs.count, 2);
     CHECK(runs.except >= -1 && runs.except < runs.count, "run %lld of %lld is left out",

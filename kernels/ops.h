@@ -123,6 +123,7 @@
     OP(segment_sum, Tensor sums, int64_t column, Tensor x, double divisor)                         \
     OP(segment_max, Tensor maxima, int64_t column, Tensor x)                                       \
     OP(sum_of_squares, Tensor sums, Tensor x, Tensor offsets, Tensor marks)                        \
+    OP(sum_of_row_squares, Tensor sums, Tensor x, Tensor marks)                                    \
     OP(checksums, Tensor sums, Tensor x, CheckedRuns runs)                                         \
     /* optimizer */                                                                                \
     OP(adamw_update, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, Tensor groups,           \

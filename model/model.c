@@ -534,8 +534,7 @@ LayerCost model_cost(const Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_cost(&model->blocks[layer], work, &cost);
     for (int i = 0; i < model->params.count; i++) {
-        const Param *row = &model->params.rows[i];
-        cost.scratch.rows += 1 + (row->kind == PARAM_EXPERT ? row->count : 0);
+        cost.scratch.rows += 1 + param_local_segments(&model->params.rows[i]);
     }
     cost.scratch.elements = larger(model->params.elements[0], model->params.elements[1]);
     return cost;

@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "kernels/heartbeat.h"
+#include "kernels/integers.h"
+#include "kernels/peer_ops.h"
 #include "kernels/rng.h"
 
 const ParamGroup param_groups[PARAM_GROUPS] = {
@@ -113,6 +115,17 @@ Tensor param_tensor(const ParamTable *table, ParamSet set, int index) {
     x.shape[1] = row->shape[1];
     x.shape[2] = row->shape[2];
     return x;
+}
+
+int64_t param_segments(const Param *row) {
+    if (row->kind != PARAM_EXPERT) return 1;
+    if (!row->few_rows) return row->shape[0];
+    return smaller(largest_power_of_two_divisor(row->shape[0]), NAMED_PARTS);
+}
+
+int64_t param_local_segments(const Param *row) {
+    if (row->kind != PARAM_EXPERT) return 1;
+    return param_segments(row) * row->count / row->shape[0];
 }
 
 Tensor param_marks(const ParamTable *table, ParamSet set, int index) {

@@ -108,6 +108,11 @@ ParamSet param_values_layout(const ParamTable *table, Arena *arena);
 ParamSet param_set_layout(const ParamTable *table, Arena *arena, DType dtype);
 // The local tensor of row `index` in a set: shape (count, shape[1], shape[2]).
 Tensor param_tensor(const ParamTable *table, ParamSet set, int index);
+// Into how many segments the squares of a gradient are summed, so that a norm has the same bits on
+// any number of ranks: a dense parameter is one, an expert is one, and of few_rows equal runs of
+// rows are, as many as ranks can share. Of the whole parameter, and of what is here of it.
+int64_t param_segments(const Param *row);
+int64_t param_local_segments(const Param *row);
 // The marks of its rows, (count) i32; no data and rank 0 where a set has none.
 Tensor param_marks(const ParamTable *table, ParamSet set, int index);
 int64_t param_local_elements(const Param *row);

@@ -67,9 +67,10 @@ static void update_block(float *w, float *m, float *v, const float *g, int64_t n
                        v_scale, rule);
 }
 
-static bool is_chosen(LaggingRows rows, int64_t r) {
-    if (rows.listed.data) return tensor_i32(rows.listed)[r + 1] > tensor_i32(rows.listed)[r];
-    return !rows.marks.data || tensor_i32(rows.marks)[r] != 0;
+// Of all rows few are chosen: one that is not takes a comparison.
+static inline bool is_chosen(const int32_t *marks, const int32_t *listed, int64_t r) {
+    if (listed) return listed[r + 1] > listed[r];
+    return !marks || marks[r] != 0;
 }
 
 void adamw_rows_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
@@ -78,9 +79,11 @@ void adamw_rows_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tens
     int64_t R = w.shape[0], D = w.shape[1], count = rows.count;
     const float *history = tensor_f32(rows.history);
     int32_t *updates = tensor_i32(rows.updates);
+    const int32_t *marks = rows.marks.data ? tensor_i32(rows.marks) : NULL;
+    const int32_t *listed = rows.listed.data ? tensor_i32(rows.listed) : NULL;
 #pragma omp parallel for schedule(dynamic, 256)
     for (int64_t r = 0; r < R; r++) {
-        if (updates[r] == count || !is_chosen(rows, r)) continue;
+        if (!is_chosen(marks, listed, r) || updates[r] == count) continue;
         int64_t first = updates[r], replayed = g.data ? count - 1 : count;
         for (int64_t d = r * D; d < (r + 1) * D; d += BLOCK) {
             int64_t n = (r + 1) * D - d < BLOCK ? (r + 1) * D - d : BLOCK;

@@ -126,20 +126,21 @@ int64_t sum_of_squares_scratch_bytes(int64_t elements, int64_t segments) {
 }
 
 // Where a segment ends, as far as it is read.
-static inline int64_t read_end(const int64_t *at, Tensor marks, int64_t s) {
-    return marks.data && tensor_i32(marks)[s] == 0 ? at[s] : at[s + 1];
+static inline int64_t read_end(const int64_t *at, const int32_t *marks, int64_t s) {
+    return marks && marks[s] == 0 ? at[s] : at[s + 1];
 }
 
 void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tensor marks) {
     int64_t segments = sums.shape[0], blocks = 0;
     const int64_t *at = tensor_i64(offsets);
+    const int32_t *read = marks.data ? tensor_i32(marks) : NULL;
     const float *from = tensor_f32(x);
     double *to = tensor_f64(sums);
     for (int64_t s = 0; s < segments; s++)
-        blocks += (read_end(at, marks, s) - at[s] + BLOCK - 1) / BLOCK;
+        blocks += (read_end(at, read, s) - at[s] + BLOCK - 1) / BLOCK;
     SquareBlock *block = thread_scratch((size_t)blocks * sizeof *block);
     for (int64_t s = 0, b = 0; s < segments; s++)
-        for (int64_t i = at[s], end = read_end(at, marks, s); i < end; i += BLOCK) {
+        for (int64_t i = at[s], end = read_end(at, read, s); i < end; i += BLOCK) {
             int64_t left = end - i;
             block[b++] = (SquareBlock){i, left < BLOCK ? left : BLOCK, 0.0};
         }
@@ -148,7 +149,21 @@ void sum_of_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tens
         block[b].sum = block_sum_of_squares(from + block[b].first, block[b].count);
     for (int64_t s = 0, b = 0; s < segments; s++) {
         to[s] = 0.0;
-        for (int64_t i = at[s], end = read_end(at, marks, s); i < end; i += BLOCK)
+        for (int64_t i = at[s], end = read_end(at, read, s); i < end; i += BLOCK)
             to[s] += block[b++].sum;
+    }
+}
+
+void sum_of_row_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor marks) {
+    int64_t parts = sums.shape[0], rows = x.shape[0] / parts, D = x.shape[1];
+    const int32_t *read = marks.data ? tensor_i32(marks) : NULL;
+    const float *from = tensor_f32(x);
+    double *to = tensor_f64(sums);
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < parts; p++) {
+        double sum = 0.0;
+        for (int64_t r = p * rows; r < (p + 1) * rows; r++)
+            if (!read || read[r] != 0) sum += block_sum_of_squares(from + r * D, D);
+        to[p] = sum;
     }
 }

@@ -264,11 +264,10 @@ static void sum_parts(const Places *p, float *sum, const int32_t *at, int64_t co
 }
 
 // Whether a row has to be written: it is named, or it was and must become zero; marks it.
-static inline bool is_touched(Tensor marks, int64_t e, bool named) {
-    if (!marks.data) return true;
-    int32_t *mark = tensor_i32(marks) + e;
-    bool touched = named || *mark != 0;
-    *mark = named;
+static inline bool is_touched(int32_t *marks, int64_t e, bool named) {
+    if (!marks) return true;
+    bool touched = named || marks[e] != 0;
+    if (touched) marks[e] = named;
     return touched;
 }
 
@@ -276,6 +275,7 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
                         Tensor at, Tensor listed, int64_t K, int64_t parts) {
     int64_t E = dtable.shape[0], D = dtable.shape[1];
     const int32_t *list = tensor_i32(at), *begin = tensor_i32(listed);
+    int32_t *marked = marks.data ? tensor_i32(marks) : NULL;
     Places places = {.coefficients = tensor_f32(rows.coefficients) + rows.first_column,
                      .W = rows.coefficients.shape[1],
                      .K = K,
@@ -288,7 +288,7 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
         float *spare = thread_scratch((size_t)((levels + GATHERED) * D) * sizeof *spare);
 #pragma omp for schedule(dynamic, 64)
         for (int64_t e = 0; e < E; e++)
-            if (is_touched(marks, e, begin[e + 1] > begin[e]))
+            if (is_touched(marked, e, begin[e + 1] > begin[e]))
                 sum_parts(&places, tensor_f32(dtable) + e * D, list + begin[e],
                           begin[e + 1] - begin[e], 0, parts, spare);
     }

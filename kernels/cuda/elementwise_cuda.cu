@@ -276,3 +276,40 @@ void sum_of_squares_cuda(Device *dev, Tensor sums, Tensor x, Tensor offsets, Ten
     launch(dev, squares_of_segments_kernel, grid_of(S), THREADS, 0, device_data<double>(sums),
            slots, at, read);
 }
+
+// A warp owns a row: lane l adds columns l, l + 32, …, then the warp its lanes. Reads every marked
+// row once.
+__global__ void __launch_bounds__(THREADS)
+    squares_of_rows_kernel(double *squares, const float *x, const int32_t *marks, int64_t R,
+                           int D) {
+    int64_t r = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / WARP;
+    if (r >= R) return; // the whole warp
+    double sum = 0.0;
+    for (int d = (int)threadIdx.x % WARP; d < D && !(marks && marks[r] == 0); d += WARP)
+        sum += (double)x[r * D + d] * (double)x[r * D + d];
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) squares[r] = sum;
+}
+
+// A block owns a run of rows: thread t adds those numbered t, t + 256, …, then the block its
+// threads.
+__global__ void __launch_bounds__(THREADS)
+    squares_of_runs_kernel(double *sums, const double *squares, int64_t rows) {
+    __shared__ double spare[WARP];
+    const double *from = squares + blockIdx.x * rows;
+    double sum = 0.0;
+    for (int64_t r = threadIdx.x; r < rows; r += THREADS) sum += from[r];
+    sum = block_sum(sum, spare);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+void sum_of_row_squares_cuda(Device *dev, Tensor sums, Tensor x, Tensor marks) {
+    int64_t R = x.shape[0], parts = sums.shape[0];
+    if (R == 0) return fill_zero_cuda(dev, sums);
+    double *squares = static_cast<double *>(cuda_workspace(dev, (size_t)R * sizeof *squares));
+    launch(dev, squares_of_rows_kernel, grid_of(ceil_div(R * WARP, THREADS)), THREADS, 0, squares,
+           device_data<float>(x), marks.data ? device_data<int32_t>(marks) : nullptr, R,
+           x.shape[1]);
+    launch(dev, squares_of_runs_kernel, grid_of(parts), THREADS, 0, device_data<double>(sums),
+           squares, R / parts);
+}

@@ -371,7 +371,52 @@ static void check_squares(Device *dev, const char *name, const int64_t *lengths,
     release_all();
 }
 
+typedef struct RowSquares {
+    Tensor sums, x, marks;
+} RowSquares;
+
+static void run_row_squares(Device *dev, void *context) {
+    RowSquares *c = context;
+    sum_of_row_squares(dev, c->sums, c->x, c->marks);
+}
+
+// Every third row is marked, others are zeros; all of them give the same sums, and so do marked
+// rows alone where others must not be read.
+static void check_row_squares(Device *dev, int64_t parts, int64_t rows, int64_t D) {
+    begin_case("sum_of_row_squares on %s: %d parts of %d rows of %d", dev->name, (int)parts,
+               (int)rows, (int)D);
+    int64_t R = parts * rows;
+    RowSquares all = {new_1d(F64, parts), random_2d(R, D), {0}};
+    double *want = new_doubles(parts);
+    for (int64_t p = 0; p < parts; p++) want[p] = 0;
+    for (int64_t i = 0; i < R * D; i++) {
+        float *x = tensor_f32(all.x) + i;
+        if (i / D % 3 != 0) *x = 0;
+        want[i / (rows * D)] += (double)*x * (double)*x;
+    }
+    run_twice(dev, run_row_squares, &all, TENSORS(&all.sums, &all.x), TENSORS(&all.sums));
+    // Positive terms in double, on both sides: n roundings at most.
+    expect_near("sum_of_row_squares", all.sums, want, 0x1p-52 * (double)(rows * D + 1), NULL, 0);
+    if (dev->place == ON_HOST) expect_same_for_any_threads(run_row_squares, &all, &all.sums, 1);
+    RowSquares marked = {new_1d(F64, parts), copy_of(all.x), new_1d(I32, R)};
+    for (int64_t r = 0; r < R; r++) {
+        tensor_i32(marked.marks)[r] = r % 3 == 0;
+        for (int64_t d = 0; d < D && r % 3 != 0; d++) tensor_f32(marked.x)[r * D + d] = NAN;
+    }
+    run_on(dev, run_row_squares, &marked, TENSORS(&marked.sums, &marked.x, &marked.marks));
+    expect_same_bytes("marked rows", marked.sums, all.sums.data);
+    if (parts > 1) { // a part alone
+        RowSquares alone = {new_1d(F64, 1), copy_of(tensor_rows(all.x, rows, rows)), {0}};
+        run_on(dev, run_row_squares, &alone, TENSORS(&alone.sums, &alone.x));
+        expect_same_bytes("a part alone", alone.sums, tensor_f64(all.sums) + 1);
+    }
+    release_all();
+}
+
 static void check_sums(Device *dev) {
+    check_row_squares(dev, 1, 1, 1);
+    check_row_squares(dev, 8, 37, 33);
+    check_row_squares(dev, 2, 300, 128); // several rows a thread
     check_segment_sum(dev, 1, 0);
     check_segment_sum(dev, 1, 1);
     check_segment_sum(dev, 4, 17);

@@ -96,17 +96,9 @@ static void add_ranges(Optimizer *optimizer, const ParamTable *table, const bool
 
 // ---- layout -------------------------------------------------------------------------------------
 
-// Slots of `norms`: one for a dense parameter, one for each expert, over all ranks, of an expert
-// parameter, none for what has no gradient.
+// Slots of `norms`: none for what has no gradient.
 static int64_t norm_slots(const Param *row) {
-    if (row->run == RUN_RULE) return 0;
-    return row->kind == PARAM_EXPERT ? row->shape[0] : 1;
-}
-
-// Segments of a run whose squares are summed apart: a dense parameter, or one of this rank's
-// experts.
-static int64_t segments_of(const Param *row) {
-    return row->kind == PARAM_EXPERT ? row->count : 1;
+    return row->run == RUN_RULE ? 0 : param_segments(row);
 }
 
 static void layout_matrices(Optimizer *optimizer) {
@@ -130,7 +122,7 @@ static void layout(Optimizer *optimizer, const Model *model) {
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         slots += norm_slots(row);
-        segments[row->run] += segments_of(row);
+        segments[row->run] += param_local_segments(row);
     }
     for (int i = 0; i < optimizer->state_count; i++)
         optimizer->states[i].set = param_set_layout(&optimizer->states[i].params, arena, F32);
@@ -141,8 +133,7 @@ static void layout(Optimizer *optimizer, const Model *model) {
         optimizer->host_squares[run] = arena_mirror(host, optimizer->squares[run]);
     }
     optimizer->norms = arena_1d(host, F64, slots);
-    if (model->gradients.sum.marks.rank > 0)
-        optimizer->marks = arena_1d(arena, I32, segments[RUN_EXPERT]);
+    if (model->params.marks > 0) optimizer->marks = arena_1d(arena, I32, segments[RUN_EXPERT]);
     lagging_rows_layout(&optimizer->lagging, model, arena, host);
     layout_matrices(optimizer);
 }
@@ -176,17 +167,6 @@ void optimizer_measure(Optimizer *optimizer, const Model *model, const Optimizer
     layout(optimizer, model);
 }
 
-static void fill_ones(Device *dev, Tensor x) {
-    Arena host;
-    arena_measure(&host, "optimizer", NULL);
-    arena_mirror(&host, x);
-    arena_allocate(&host);
-    Tensor ones = arena_mirror(&host, x);
-    for (int64_t i = 0; i < ones.shape[0]; i++) tensor_i32(ones)[i] = 1;
-    device_upload(dev, x, ones);
-    arena_free(&host);
-}
-
 // Fills groups and offsets of one run from the table of parameters. Padding between parameters
 // belongs to the one before it: it is zero.
 static void describe_run(Optimizer *optimizer, const Model *model, ParamRun run) {
@@ -201,7 +181,7 @@ static void describe_run(Optimizer *optimizer, const Model *model, ParamRun run)
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         if (row->run != run) continue;
-        int64_t count = segments_of(row);
+        int64_t count = param_local_segments(row);
         int64_t elements = tensor_elements(param_tensor(&model->params, model->values, i));
         for (int64_t s = 0; s < count; s++)
             tensor_i64(host_offsets)[segment++] = row->offset + elements / count * s;
@@ -227,18 +207,23 @@ static void place_lagging(Optimizer *optimizer, Model *model) {
     }
 }
 
-// Of the segments of RUN_EXPERT those whose parameters mark their rows have the marks, others 1.
-static void take_marks(Optimizer *optimizer, const Model *model, bool all) {
+// The segments of RUN_EXPERT that are summed at once: those of parameters of few rows are not.
+static void mark_whole(Optimizer *optimizer, const Model *model) {
+    if (optimizer->marks.rank == 0) return;
+    Arena host;
+    arena_measure(&host, "optimizer", NULL);
+    arena_mirror(&host, optimizer->marks);
+    arena_allocate(&host);
+    Tensor marks = arena_mirror(&host, optimizer->marks);
     int64_t segment = 0;
-    for (int i = 0; i < model->params.count && optimizer->marks.rank > 0; i++) {
+    for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         if (row->run != RUN_EXPERT) continue;
-        Tensor marks = param_marks(&model->params, model->gradients.sum, i);
-        Tensor here = tensor_range(optimizer->marks, segment, segments_of(row));
-        if (marks.rank > 0) copy(model->work.dev, here, marks);
-        if (marks.rank == 0 && all) fill_ones(model->work.dev, here);
-        segment += segments_of(row);
+        for (int64_t s = 0; s < param_local_segments(row); s++)
+            tensor_i32(marks)[segment++] = !row->few_rows;
     }
+    device_upload(model->work.dev, optimizer->marks, marks);
+    arena_free(&host);
 }
 
 void optimizer_allocate(Optimizer *optimizer, Model *model) {
@@ -247,7 +232,7 @@ void optimizer_allocate(Optimizer *optimizer, Model *model) {
     layout(optimizer, model);
     for (int run = 0; run < GRADIENT_RUNS; run++) describe_run(optimizer, model, (ParamRun)run);
     place_lagging(optimizer, model);
-    take_marks(optimizer, model, true);
+    mark_whole(optimizer, model);
     for (int i = 0; i < optimizer->range_count; i++)
         if (optimizer->ranges[i].matrices)
             hidden_matrices_fill(optimizer->ranges[i].matrices, model->work.dev);
@@ -278,12 +263,28 @@ static double agree_on_norm(const Work *work, double norm) {
     return both[0] > 0 ? NAN : both[1];
 }
 
+// The squares of parameters of few rows, of which only those that are not zero are read.
+static void sum_few_rows(Optimizer *optimizer, const Model *model) {
+    int64_t segment = 0;
+    for (int i = 0; i < model->params.count; i++) {
+        const Param *row = &model->params.rows[i];
+        if (row->run != RUN_EXPERT) continue;
+        int64_t count = param_local_segments(row);
+        if (row->few_rows)
+            sum_of_row_squares(model->work.dev,
+                               tensor_range(optimizer->squares[RUN_EXPERT], segment, count),
+                               param_tensor(&model->params, model->gradients.sum, i),
+                               param_marks(&model->params, model->gradients.sum, i));
+        segment += count;
+    }
+}
+
 double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     Work *work = &model->work;
-    take_marks(optimizer, model, false);
     for (int run = 0; run < GRADIENT_RUNS; run++)
         sum_of_squares(work->dev, optimizer->squares[run], model->gradients.sum.run[run],
                        optimizer->offsets[run], run == RUN_EXPERT ? optimizer->marks : (Tensor){0});
+    sum_few_rows(optimizer, model);
     const double *squares[GRADIENT_RUNS];
     for (int run = 0; run < GRADIENT_RUNS; run++) {
         device_download(work->dev, optimizer->host_squares[run], optimizer->squares[run]);
@@ -295,8 +296,9 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
     for (int i = 0; i < model->params.count; i++) {
         const Param *row = &model->params.rows[i];
         if (row->run == RUN_RULE) continue;
-        int64_t count = segments_of(row);
-        memcpy(norms + slot + row->first, squares[row->run], (size_t)count * sizeof *norms);
+        int64_t count = param_local_segments(row);
+        int64_t before = param_segments(row) * row->first / row->shape[0];
+        memcpy(norms + slot + before, squares[row->run], (size_t)count * sizeof *norms);
         squares[row->run] += count;
         slot += norm_slots(row);
     }

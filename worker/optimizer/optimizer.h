@@ -44,15 +44,12 @@ typedef struct Optimizer {
     UpdateGroups table;
     // By ParamRun. u8: the row of the table of each PARAM_ALIGNMENT elements of a run
     Tensor groups[GRADIENT_RUNS];
-    // i64: where in a run each parameter, or each of this rank's experts of one, begins
-    Tensor offsets[GRADIENT_RUNS];
-    Tensor squares[GRADIENT_RUNS]; // f64: ‖g‖² of each of them
+    Tensor offsets[GRADIENT_RUNS]; // i64: where in a run each segment begins (param_local_segments)
+    Tensor squares[GRADIENT_RUNS]; // f64: ‖g‖² of each
     Tensor host_squares[GRADIENT_RUNS];
-    Tensor marks;          // i32, of each of RUN_EXPERT: 0 where it is zeros; or no data and rank 0
+    Tensor marks;          // i32, of each of RUN_EXPERT: 0 in parameters of few_rows; rank 0: all 1
     LaggingTables lagging; // parameters that are in no range
-    // f64 on the host: ‖g‖² of each dense parameter, and of each expert, over all ranks, of each
-    // expert parameter
-    Tensor norms;
+    Tensor norms; // f64 on the host: ‖g‖² of each segment of each parameter, over all ranks
     Arena arena, host_arena;
 } Optimizer;
 
