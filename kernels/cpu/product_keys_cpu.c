@@ -26,19 +26,39 @@ static void insert_key(BestKeys *best, int64_t count, int64_t k, float score, in
     best->key[at] = (int32_t)key;
 }
 
-// A run of keys is looked at one by one only where one of them is above the last of those found.
+// Of n >= k scores, one that the k best are not below: of each of COLUMNS interleaved columns the
+// largest is one of them, and the k-th of those is it.
+static float lower_bound(const float *scores, int64_t n, int64_t k) {
+    enum { COLUMNS = PRODUCT_KEYS_TOP_K };
+    if (n < 2 * COLUMNS) return -INFINITY;
+    float most[COLUMNS];
+    BestKeys best;
+    for (int c = 0; c < COLUMNS; c++) most[c] = -INFINITY;
+    for (int64_t i = 0; i + COLUMNS <= n; i += COLUMNS)
+        for (int c = 0; c < COLUMNS; c++)
+            most[c] = scores[i + c] > most[c] ? scores[i + c] : most[c];
+    for (int64_t c = 0; c < k; c++) insert_key(&best, c, k, most[c], c);
+    for (int64_t c = k; c < COLUMNS; c++)
+        if (most[c] > best.score[k - 1]) insert_key(&best, k, k, most[c], c);
+    return best.score[k - 1];
+}
+
+// A run of keys is looked at one by one only where one of them may be among the k.
 static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k) {
-    enum { RUN = 64 };
-    int64_t i = 0;
-    for (; i < k; i++) insert_key(best, i, k, ordered(scores[i]), i);
-    while (i < n) {
+    enum { RUN = 16 };
+    float least = lower_bound(scores, n, k);
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += RUN) {
         int64_t end = i + RUN < n ? i + RUN : n;
-        float least = best->score[k - 1];
-        int any = 0;
-        for (int64_t j = i; j < end; j++) any |= scores[j] > least;
-        for (; any && i < end; i++)
-            if (scores[i] > best->score[k - 1]) insert_key(best, k, k, scores[i], i);
-        i = end;
+        int any = least == -INFINITY;
+        for (int64_t j = i; j < end; j++) any |= scores[j] >= least;
+        for (int64_t j = i; any && j < end; j++) {
+            float score = ordered(scores[j]);
+            if (score < least || (count == k && score <= best->score[k - 1])) continue;
+            insert_key(best, count, k, score, j);
+            if (count < k) count++;
+        }
+        if (count == k && best->score[k - 1] > least) least = best->score[k - 1];
     }
 }
 
