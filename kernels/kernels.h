@@ -194,10 +194,10 @@ void segment_max(Device *dev, Tensor maxima, int64_t column, Tensor x);
 // sums[s] = Σ x² over elements offsets[s] .. offsets[s + 1], f64, in fixed blocks of 4096 elements
 // from the segment's start, then over the blocks in an order that their number fixes.
 //   sums (S) f64   x (n)   offsets (S + 1) i64, ascending within 0..n
-//   marks (S) i32: segments whose mark is 0 are not read, their sums are 0; data NULL: all are read
+//   marks (S) i32: segments whose mark is 0 are not read and sum to 0; data NULL: all are
 void sum_of_squares(Device *dev, Tensor sums, Tensor x, Tensor offsets, Tensor marks);
-// sums[p] = Σ x² over the p-th of P equal runs of rows, f64: each row by itself, then the rows in an
-// order that their number fixes.
+// sums[p] = Σ x² over the p-th of P equal runs of rows, f64: each row by itself, then the rows in
+// an order that their number fixes.
 //   sums (P) f64   x (R, D) f32   marks (R) i32: rows whose mark is 0 are zeros and are not read;
 //   data NULL: all are read
 void sum_of_row_squares(Device *dev, Tensor sums, Tensor x, Tensor marks);
