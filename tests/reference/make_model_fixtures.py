@@ -38,6 +38,8 @@ BEARABLE = 1e-6  # error of f32; test_reference_model.c allows ten times that
 DENSE = {"moe.experts": 0, "moe.balance": []}
 LATENT = {"model.mixer": "latent_attention", "attention.d_head": 6, "attention.d_rope": 2,
           "attention.kv_rank": 5}
+PEER = {"model.feed_forward": "peer", "peer.keys": 4, "peer.heads": 2, "peer.top_k": 3,
+        "peer.d_key": 3, "peer.activation": "gelu"}
 YARN = {"attention.rope_scaling": "yarn", "attention.rope_factor": 4,
         "attention.rope_original_context": 16, "attention.rope_theta": 100}
 STEPS = {"train.steps": 3, "model.layers": 1}
@@ -109,6 +111,13 @@ CASES = {
                                         "attention.dropout": 0.3, "moe.dropout": 0.2,
                                         "moe.dropout_at": "output", "model.norm_place": "sandwich",
                                         "train.context": 9},
+    # very many experts of one neuron
+    "PEER": {**DENSE, **PEER},
+    "PEER, gated, beside experts": {**PEER, "model.feed_forward": ["peer", "moe"], "peer.heads": 1,
+                                    "peer.keys": 3, "peer.activation": "geglu"},
+    "PEER, AdamW": {**DENSE, **PEER, **STEPS, "peer.keys": 9, "train.steps": 6},
+    "PEER, SGD, micro-batches": {**DENSE, **PEER, **STEPS, "train.optimizer": "sgd",
+                                 "train.micro_batches": 2},
     # routers
     "softmax_topk": {},
     "topk_softmax": {"moe.router": "topk_softmax", "moe.top_k": 3},

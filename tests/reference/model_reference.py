@@ -9,6 +9,7 @@ import routing_reference as routing
 from attention_reference import MIXERS
 from layers_reference import GATED, feed_forward, norm
 from moe_reference import moe
+from peer_reference import peer, peer_shapes
 
 # Of the keys that are read here, what holds where a case says nothing: each option is off.
 DEFAULTS = {
@@ -59,6 +60,7 @@ class Config(dict):
         yarn = self["attention.rope_scaling"] == "yarn"
         self.setdefault("attention.rope_attention_factor",
                         0.1 * math.log(self["attention.rope_factor"]) + 1 if yarn else 1)
+        self.setdefault("peer.activation", self["model.activation"])
         self.width_share = muP / self["model.d_model"] if muP else 1  # 1/m
         self.experts = self.at("moe.experts", 0)
         self.scored = self.experts + self["moe.zero_experts"]
@@ -175,6 +177,8 @@ def parameter_shapes(c):
         norms(name + "ffn")
         if c.is_routed(i):
             moe(name + "moe", c.of_layer(i))
+        elif c.kind(i) == "peer":
+            shapes.update(peer_shapes(name + "peer", c))
         else:
             feed_forward(name + "ffn", c["model.d_ff"])
     if c["model.norm_place"] != "post":
@@ -223,9 +227,11 @@ def forward(p, c, tokens, targets, step):
         return MIXERS[c.at("model.mixer", i)](p, f"layers.{i}.attention", x, c, i, step)
 
     def feed(i, x):
+        rows = x.flatten(0, 1)
+        if c.kind(i) == "peer":
+            return peer(p, f"layers.{i}.peer", rows, c).view_as(x)
         if not c.is_routed(i):
             return feed_forward(p, f"layers.{i}.ffn", x, c)
-        rows = x.flatten(0, 1)
         return moe(p, f"layers.{i}.moe", rows, tokens.flatten(), c.of_layer(i), step,
                    i).view_as(x)
 

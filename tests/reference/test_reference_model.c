@@ -222,6 +222,7 @@ static void assert_case(Fixture *f, const char *name, Device *dev, const TrainCo
     open_run(run);
     Tensor text = fixture_tensor(f, U8, "%s/text", name);
     for (int64_t step = 0; step < config->steps; step++) take_step(run, text, step);
+    optimizer_catch_up(&run->optimizer);
     if (config->steps > 1) assert_parameters(run, &run->model.params, run->model.values, "end");
     if (config->optimizer.ema > 0) {
         const OptimizerState *average = &run->optimizer.states[run->optimizer.average];
