@@ -200,6 +200,10 @@ CONFIGURATIONS = {
     "peer": (  # more experts than are chosen in a step; with micro-batches all rows are updated in every step
         {"model.feed_forward": "peer", "peer.keys": 24, "peer.heads": 3, "peer.top_k": 4, "model.activation": "gelu"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1)]),
+    "peer, all rows in every step": (  # what keeps an average, or another rule than AdamW
+        {"model.feed_forward": "peer", "peer.keys": 8, "peer.heads": 2, "peer.top_k": 3, "train.optimizer": "lion",
+         "train.ema": 0.9},
+        [(2, 1, 2, 1), (4, 1, 2, 2)]),
     "peer beside experts, gated, bf16": (
         {"model.feed_forward": "[peer, moe]", "peer.keys": 6, "peer.heads": 2, "peer.top_k": 5, "moe.experts": 4,
          "train.precision": "bf16", "moe.capacity_factor": 1},
