@@ -247,8 +247,9 @@ static int do_runs(Command *command, Error *err) {
     }
     if (course.failed > 0) {
         const RunResult *result = &command->results[course.first];
-        error_set(err, course.first_code, "%d of %d runs failed, %s first: %s; see its compare.log",
-                  course.failed, command->count, command->runs[course.first].dir,
+        error_set(err, (ExitCode)course.first_code,
+                  "%d of %d runs failed, %s first: %s; see its compare.log", course.failed,
+                  command->count, command->runs[course.first].dir,
                   result->failed ? result->message : "it has not said why");
     }
     return course.first_code;

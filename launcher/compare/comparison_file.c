@@ -205,9 +205,9 @@ static bool take_value(void *context, const char *name, const YamlValue *value, 
 static bool folder_of(const char *path, char folder[CONFIG_PATH_BYTES], Error *err) {
     char name[CONFIG_PATH_BYTES], resolved[PATH_MAX];
     snprintf(name, sizeof name, "%s", path);
-    if (!realpath(dirname(name), resolved) || strlen(resolved) >= CONFIG_PATH_BYTES)
-        return error_set(err, EXIT_CONFIG, "%.400s: its folder cannot be resolved", path);
-    snprintf(folder, CONFIG_PATH_BYTES, "%s", resolved);
+    bool ok = realpath(dirname(name), resolved) && strlen(resolved) < CONFIG_PATH_BYTES;
+    if (!ok) return error_set(err, EXIT_CONFIG, "%.400s: its folder cannot be resolved", path);
+    memcpy(folder, resolved, strlen(resolved) + 1);
     return true;
 }
 
