@@ -37,8 +37,9 @@ TENSOR_CORES = {
 # target or another (router_forward_cuda.cu with 32 experts a lane).
 SPILL = 8
 # More than that, by how names begin: three tiles of sums in registers, and around its loop what the tree of parts needs; and
-# at 255 registers where attention's masks of documents begin.
+# at 255 registers where attention's masks of documents begin, or its later keys, which kernels of shaped scores alone know.
 SPILLS = {"warpgroup_weight_kernel<": 112, "attention_forward_bf16<128, false>": 24, "attention_forward_bf16<256, true>": 16,
+          "attention_forward_f32<64, true>": 72,
           "attention_backward_queries_bf16<256, false>": 40, "attention_backward_queries_f32<128, false>": 112}
 
 
