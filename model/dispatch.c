@@ -3,8 +3,8 @@
 #include "model/exchange_check.h"
 
 // Rows of this rank's tokens while all that can be chosen is chosen equally often.
-static int64_t even_rows(const Dispatch *d, const Work *work) {
-    int64_t choices = work->shape.N * d->shape.K, all = d->shape.choosable;
+static int64_t even_rows(const Dispatch *d) {
+    int64_t choices = d->shape.tokens * d->shape.K, all = d->shape.choosable;
     return choices / all * d->shape.E + (choices % all * d->shape.E + all - 1) / all;
 }
 
@@ -12,10 +12,10 @@ static int64_t even_rows(const Dispatch *d, const Work *work) {
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
 static int64_t most_rows(const Dispatch *d, const Work *work) {
-    int64_t E = d->shape.E, K = d->shape.K, N = work->shape.N, ep = work->shape.ep_size;
+    int64_t E = d->shape.E, K = d->shape.K, N = d->shape.tokens, ep = work->shape.ep_size;
     if (d->padded_rows >= 0) return d->padded_rows * work->shape.shards * E;
     int64_t choices = K < E / ep ? K : E / ep;
-    int64_t rows = work->even_routing ? even_rows(d, work) : N * ep * choices;
+    int64_t rows = work->even_routing ? even_rows(d) : N * ep * choices;
     if (d->shape.capacity < 0) return rows;
     int64_t limit = d->shape.capacity * d->shape.groups * E;
     return limit < rows ? limit : rows;
@@ -24,7 +24,7 @@ static int64_t most_rows(const Dispatch *d, const Work *work) {
 // Rows that this rank can send at worst: every choice, or as many as capacity lets through.
 static int64_t most_sent(const Dispatch *d, const Work *work) {
     int64_t E = d->shape.E;
-    int64_t choices = work->even_routing ? even_rows(d, work) : work->shape.N * d->shape.K;
+    int64_t choices = work->even_routing ? even_rows(d) : d->shape.tokens * d->shape.K;
     if (d->padded_rows >= 0) return E * work->shape.shards * d->padded_rows;
     if (d->shape.capacity < 0) return choices;
     int64_t limit = d->shape.capacity * d->shape.groups * E;
@@ -58,7 +58,7 @@ void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activa
     d->max_rows = most_rows(d, work);
     d->max_sent = most_sent(d, work);
     int64_t chunks = d->chunks = chunks_of(d, work);
-    d->slot_row = arena_2d(activations, I32, work->shape.N, shape.K);
+    d->slot_row = arena_2d(activations, I32, shape.tokens, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shape.shards);
     d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shape.shards);

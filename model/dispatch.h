@@ -26,6 +26,7 @@ enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 // expert is.
 typedef struct DispatchShape {
     int64_t layer;     // of the model, under which its exchanges are checked
+    int64_t tokens;    // of this rank: rows that are dispatched, N where it is tokens
     int64_t E;         // experts that share the rows, on all ranks together
     int64_t K;         // choices of a token
     int64_t choosable; // what a token chooses among: E, or more where some choices do not travel

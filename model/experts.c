@@ -95,7 +95,7 @@ void experts_number_rows(Experts *experts, Work *work, const Dispatch *d) {
     const RankShape *shape = &work->shape;
     int64_t group = shape->rank / shape->ep_size * shape->ep_size;
     int64_t of_micro_batch = shape->shards * shape->ranks;
-    int64_t choices = shape->N / shape->shards * d->shape.K;
+    int64_t choices = d->shape.tokens / shape->shards * d->shape.K;
     expert_row_numbers(work->dev, experts->numbers, d->plan.offsets, d->all_counts,
                        (RowNumbering){.first_expert = d->shape.E / shape->ep_size * shape->ep_rank,
                                       .first_shard = work->step.micro_batch * of_micro_batch +

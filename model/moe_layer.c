@@ -23,7 +23,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, moe->shape, work, layer);
     latent_space_declare(&moe->latent, work, layer, moe->shape);
-    experts_declare(&moe->experts, moe->shape, work, layer);
+    experts_declare(&moe->routed.experts, moe->shape, work, layer);
     shared_experts_declare(&moe->shared, work, layer, moe->shape);
 }
 
@@ -35,6 +35,7 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t la
     bool documents = config->routing_group == GROUP_DOCUMENT;
     return (DispatchShape){
         .layer = layer,
+        .tokens = work->shape.N,
         .E = shape.experts,
         .K = shape.slots,
         .choosable = shape.scored,
@@ -47,23 +48,18 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t la
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
     MoeLayer *moe = self;
-    int64_t W = moe->shape.width, K = moe->shape.slots;
+    int64_t K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
-    dispatch_layout(&moe->dispatch, dispatch_shape(moe->shape, work, moe->router.layer), work,
-                    activations);
-    int64_t max_rows = moe->dispatch.max_rows;
-    moe->expert_in = arena_2d(activations, work->storage, max_rows, W);
-    moe->sent_out = arena_2d(activations, work->storage, moe->dispatch.max_sent, W);
+    expert_exchange_layout(&moe->routed, dispatch_shape(moe->shape, work, moe->router.layer), work,
+                           activations);
 
     size_t mark = arena_mark(scratch);
-    dispatch_layout_scratch(&moe->dispatch, work, scratch);
-    moe->expert_out =
-        work->shape.ep_size > 1 ? arena_2d(scratch, work->storage, max_rows, W) : moe->sent_out;
+    expert_exchange_layout_scratch(&moe->routed, work, scratch);
     moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
     shared_experts_layout(&moe->shared, work, activations, scratch);
     latent_space_layout(&moe->latent, work, activations, scratch);
-    experts_layout(&moe->experts, work, max_rows, activations, scratch);
+    experts_layout(&moe->routed.experts, work, moe->routed.dispatch.max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
     arena_release(scratch, mark);
@@ -72,12 +68,12 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
 static bool check(const void *self, const Work *work, Error *err) {
     (void)work;
     const MoeLayer *moe = self;
-    return dispatch_check(&moe->dispatch, err);
+    return dispatch_check(&moe->routed.dispatch, err);
 }
 
 // Experts that work on a token, on average: when all are chosen equally often.
 static double experts_of_token(const MoeLayer *moe, const Work *work) {
-    const DispatchShape *shape = &moe->dispatch.shape;
+    const DispatchShape *shape = &moe->routed.dispatch.shape;
     if (work->config->moe.router.kind != EXPERT_CHOICE)
         return (double)(moe->shape.top_k * moe->shape.experts) / (double)moe->shape.scored;
     return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
@@ -99,12 +95,10 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;
-    // Forward and backward each dispatch once and combine once.
-    double away = (double)moe->dispatch.max_sent * (double)(ep - 1) / (double)ep; // leave the rank
-    double bytes = 2 * micro * away * (double)shape.width * (double)dtype_bytes(work->storage);
+    double bytes = expert_exchange_sent_bytes(&moe->routed, work);
     cost->sent_bytes[TRAFFIC_DISPATCH] += bytes;
     cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
-    if (!moe->dispatch.shape.padded)
+    if (!moe->routed.dispatch.shape.padded)
         cost->sent_bytes[TRAFFIC_COUNTS] +=
             micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
     cost->sent_bytes[TRAFFIC_STATISTICS] += micro * router_balance_sent_bytes(&moe->router, work);
@@ -116,79 +110,31 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     scratch->K = larger(scratch->K, K);
     scratch->F = larger(scratch->F, shape.d_ff);
     scratch->parts = larger(scratch->parts, work->shape.expert_parts);
-    scratch->group = larger(scratch->group, work->shape.N / moe->dispatch.shape.groups);
+    scratch->group = larger(scratch->group, work->shape.N / moe->routed.dispatch.shape.groups);
 }
 
 // ---- both passes --------------------------------------------------------------------------------
 
-static void chunk_forward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
-    experts_forward(&moe->experts, work, moe->expert_out, moe->expert_in, chunk);
+static void shared_forward(void *moe, Work *work, Tensor x) {
+    shared_experts_forward(&((MoeLayer *)moe)->shared, work, x);
 }
-static void chunk_backward(MoeLayer *moe, Work *work, ExpertChunk chunk) {
-    experts_backward(&moe->experts, work, moe->expert_in, moe->expert_out, moe->expert_in, chunk);
-}
-
-static void shared_forward(MoeLayer *moe, Work *work, Tensor x) {
-    shared_experts_forward(&moe->shared, work, x);
-}
-static void shared_backward(MoeLayer *moe, Work *work, Tensor dout) {
-    shared_experts_backward(&moe->shared, work, dout);
-}
-
-// How rows go through the experts. Backward, what is dispatched are gradients of outputs, whose way
-// is that of combine, and what is combined are gradients of inputs.
-typedef enum Pass { FORWARD, BACKWARD } Pass;
-static const struct PassRule {
-    TrafficKind dispatch, combine;
-    void (*compute)(MoeLayer *moe, Work *work, ExpertChunk chunk);
-    void (*share)(MoeLayer *moe, Work *work, Tensor tokens);
-} pass_rules[] = {
-    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward, shared_forward},
-    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward, shared_backward},
-};
-
-// Rows `sent` are dispatched; the experts turn the rows that have arrived into finished ones, which
-// are combined into moe->sent_out. While a chunk is computed, the next one is being dispatched and
-// the one before combined; shared experts work on this rank's own `tokens` while the first one is
-// dispatched.
-static void exchange(MoeLayer *moe, Work *work, Pass pass, Tensor sent, Tensor tokens) {
-    Dispatch *d = &moe->dispatch;
-    const struct PassRule *rule = &pass_rules[pass];
-    Tensor arrived = pass == FORWARD ? moe->expert_in : moe->expert_out;
-    Tensor finished = pass == FORWARD ? moe->expert_out : moe->expert_in;
-    Pending dispatched = dispatch_send(d, work, 0, sent, rule->dispatch), combined = {0};
-    rule->share(moe, work, tokens);
-    for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
-        Pending next = {0};
-        if (chunk + 1 < d->chunks) next = dispatch_send(d, work, chunk + 1, sent, rule->dispatch);
-        dispatch_arrive(d, work, chunk, &dispatched, arrived, rule->dispatch);
-        rule->compute(moe, work, dispatch_chunk(d, work, chunk));
-        if (chunk > 0)
-            dispatch_returned(d, work, chunk - 1, &combined, moe->sent_out, rule->combine);
-        combined = dispatch_return(d, work, chunk, moe->sent_out, finished, rule->combine);
-        dispatched = next;
-    }
-    dispatch_returned(d, work, d->chunks - 1, &combined, moe->sent_out, rule->combine);
+static void shared_backward(void *moe, Work *work, Tensor dout) {
+    shared_experts_backward(&((MoeLayer *)moe)->shared, work, dout);
 }
 
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     MoeLayer *moe = self;
     Router *router = &moe->router;
-    Dispatch *d = &moe->dispatch;
+    Dispatch *d = &moe->routed.dispatch;
     router_route(router, work, stats, x);
     moe->seen = latent_space_enter(&moe->latent, work, x);
     dispatch_plan(d, work, router->ids, router->travels);
-    experts_number_rows(&moe->experts, work, d);
-    dispatch_gather(d, work, moe->expert_in, moe->seen);
-    if (work->shape.ep_size == 1) {
-        shared_forward(moe, work, x);
-        chunk_forward(moe, work, dispatch_chunk(d, work, 0));
-    } else {
-        exchange(moe, work, FORWARD, d->sent_buffer, x);
-    }
+    experts_number_rows(&moe->routed.experts, work, d);
+    dispatch_gather(d, work, moe->routed.expert_in, moe->seen);
+    expert_exchange_forward(&moe->routed, work, (Beside){shared_forward, moe, x});
     Tensor routed = shared_experts_routed(&moe->shared, out);
     Tensor sum = latent_space_sum(&moe->latent, routed);
-    combine_forward(work->dev, sum, moe->sent_out, d->slot_row, router->scaled);
+    combine_forward(work->dev, sum, moe->routed.sent_out, d->slot_row, router->scaled);
     zero_experts_forward(router, work, sum, moe->seen);
     latent_space_leave(&moe->latent, work, routed);
     shared_experts_join(&moe->shared, work, out);
@@ -197,22 +143,16 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     MoeLayer *moe = self;
     Router *router = &moe->router;
-    Dispatch *d = &moe->dispatch;
+    Dispatch *d = &moe->routed.dispatch;
     // sent_out, expert_out and expert_in turn into their own gradients one after the other. Padding
     // rows of sent_out hold what the experts made of zeros: their gradient is zero.
     Tensor padding = d->padded_rows >= 0 ? d->row_choice : (Tensor){0};
     Tensor drouted = shared_experts_routed_backward(&moe->shared, work, dout);
     Tensor dsum = latent_space_leave_backward(&moe->latent, work, drouted);
-    combine_backward(work->dev, moe->sent_out, moe->dweights, dsum, moe->sent_out, d->slot_row,
-                     padding, router->scaled);
-    Tensor dsent = moe->sent_out;
-    if (work->shape.ep_size == 1) {
-        shared_backward(moe, work, dout);
-        chunk_backward(moe, work, dispatch_chunk(d, work, 0));
-        dsent = moe->expert_in;
-    } else {
-        exchange(moe, work, BACKWARD, moe->sent_out, dout);
-    }
+    combine_backward(work->dev, moe->routed.sent_out, moe->dweights, dsum, moe->routed.sent_out,
+                     d->slot_row, padding, router->scaled);
+    Tensor dsent =
+        expert_exchange_backward(&moe->routed, work, (Beside){shared_backward, moe, dout});
     Tensor dseen = latent_space_gradient(&moe->latent, dx);
     combine_forward(work->dev, dseen, dsent, d->slot_row, (Tensor){0});
     zero_experts_backward(router, work, dseen, moe->dweights, dsum, moe->seen);

@@ -6,8 +6,7 @@
 #ifndef MOETRAIN_MODEL_MOE_LAYER_H
 #define MOETRAIN_MODEL_MOE_LAYER_H
 
-#include "model/dispatch.h"
-#include "model/experts.h"
+#include "model/expert_exchange.h"
 #include "model/latent_space.h"
 #include "model/layer_kind.h"
 #include "model/router.h"
@@ -17,15 +16,11 @@
 typedef struct MoeLayer {
     MoeShape shape;
     Router router;
-    Dispatch dispatch;
-    Experts experts;
+    ExpertExchange routed;
     SharedExperts shared;
     LatentSpace latent;
-    Tensor seen;       // (N, W) stored, borrowed: what experts see of each token; W = shape.width
-    Tensor expert_in;  // (R, W) stored: expert rows; becomes its own gradient
-    Tensor sent_out;   // (M, W) stored: expert outputs in send order; becomes its own gradient
-    Tensor expert_out; // (R, W) stored, scratch; sent_out itself when the group has one rank
-    Tensor dweights;   // (N, K) scratch
+    Tensor seen;     // (N, W) stored, borrowed: what experts see of each token; W = shape.width
+    Tensor dweights; // (N, K) scratch
 } MoeLayer;
 
 // Forward and backward are collective over expert_parallel; forward also over world, where

@@ -102,8 +102,8 @@ static void open_pattern(Fixture *f, Pattern pattern, int64_t K, int ep, int64_t
         }
     }
     // Stale contents must never come through.
-    memset(f->moe->expert_in.data, 0xff, tensor_bytes(f->moe->expert_in));
-    memset(f->moe->sent_out.data, 0xff, tensor_bytes(f->moe->sent_out));
+    memset(f->moe->routed.expert_in.data, 0xff, tensor_bytes(f->moe->routed.expert_in));
+    memset(f->moe->routed.sent_out.data, 0xff, tensor_bytes(f->moe->routed.sent_out));
 }
 
 static void close_pattern(Fixture *f) {
@@ -120,8 +120,8 @@ static const int64_t top_ks[] = {1, 2, 4};
 // All chunks of the way there, as moe_layer.c takes them, all begun before the first is waited for.
 static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKind kind) {
     Pending pending[CHUNKS_MAX];
-    Dispatch *d = &f->moe->dispatch;
-    int64_t chunks = f->moe->dispatch.chunks;
+    Dispatch *d = &f->moe->routed.dispatch;
+    int64_t chunks = f->moe->routed.dispatch.chunks;
     for (int64_t c = 0; c < chunks; c++)
         pending[c] = dispatch_send(d, &f->model.work, c, sent_rows, kind);
     for (int64_t c = 0; c < chunks; c++)
@@ -129,10 +129,10 @@ static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKi
 }
 
 static void dispatch_tokens(Fixture *f) {
-    Dispatch *d = &f->moe->dispatch;
-    dispatch_gather(d, &f->model.work, f->moe->expert_in, f->x);
+    Dispatch *d = &f->moe->routed.dispatch;
+    dispatch_gather(d, &f->model.work, f->moe->routed.expert_in, f->x);
     if (f->model.work.shape.ep_size > 1)
-        send_all(f, f->moe->expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
+        send_all(f, f->moe->routed.expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
 }
 
 // Runs `check` for every pattern, K, expert-parallel degree and number of chunks that this number
@@ -144,7 +144,7 @@ static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t 
                 for (int chunks = 1; chunks <= (ep > 1 && ep < E ? 2 : 1); chunks++) {
                     Fixture f;
                     open_pattern(&f, (Pattern)pattern, top_ks[i], ep, chunks);
-                    dispatch_plan(&f.moe->dispatch, &f.model.work, f.ids, f.kept);
+                    dispatch_plan(&f.moe->routed.dispatch, &f.model.work, f.ids, f.kept);
                     dispatch_tokens(&f);
                     check(&f, (Pattern)pattern, top_ks[i]);
                     close_pattern(&f);
@@ -155,16 +155,17 @@ static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t 
 // moe_layer_forward.
 static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    Dispatch *d = &f->moe->dispatch;
-    Tensor sent = f->moe->sent_out;
+    Dispatch *d = &f->moe->routed.dispatch;
+    Tensor sent = f->moe->routed.sent_out;
     if (work->shape.ep_size > 1) {
         Pending pending[CHUNKS_MAX];
-        for (int64_t c = 0; c < f->moe->dispatch.chunks; c++)
-            pending[c] = dispatch_return(d, work, c, sent, f->moe->expert_in, TRAFFIC_COMBINE);
-        for (int64_t c = 0; c < f->moe->dispatch.chunks; c++)
+        for (int64_t c = 0; c < f->moe->routed.dispatch.chunks; c++)
+            pending[c] =
+                dispatch_return(d, work, c, sent, f->moe->routed.expert_in, TRAFFIC_COMBINE);
+        for (int64_t c = 0; c < f->moe->routed.dispatch.chunks; c++)
             dispatch_returned(d, work, c, &pending[c], sent, TRAFFIC_COMBINE);
     } else
-        memcpy(sent.data, f->moe->expert_in.data, (size_t)d->sent * D * sizeof(float));
+        memcpy(sent.data, f->moe->routed.expert_in.data, (size_t)d->sent * D * sizeof(float));
     combine_forward(&f->dev, f->out, sent, d->slot_row, f->weights);
     for (int64_t n = 0; n < work->shape.N; n++) {
         float survived = 0;
@@ -189,8 +190,8 @@ static void identity_experts_return_the_input(void) {
 // the order of global tokens.
 static void check_order(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    Dispatch *d = &f->moe->dispatch;
-    int64_t chunks = f->moe->dispatch.chunks, first_segment = 0;
+    Dispatch *d = &f->moe->routed.dispatch;
+    int64_t chunks = f->moe->routed.dispatch.chunks, first_segment = 0;
     Segments rows = dispatch_chunk(d, work, 0).rows; // the others follow it
     rows.groups *= chunks;
     for (int64_t c = 0; c < chunks; c++) {
@@ -213,7 +214,7 @@ static void check_order(Fixture *f, Pattern pattern, int64_t K) {
                     if (choice(pattern, token, k) != work->shape.ep_rank * local + e ||
                         !is_kept(pattern, token, k))
                         continue;
-                    float *got = tensor_f32(f->moe->expert_in) + row++ * D;
+                    float *got = tensor_f32(f->moe->routed.expert_in) + row++ * D;
                     for (int64_t i = 0; i < D; i++)
                         EXPECT(got[i] == feature(token, i),
                                "pattern %d, K %lld, ep %lld: expert %lld, row %lld", (int)pattern,
@@ -234,7 +235,7 @@ static void rows_are_ordered_by_shard_token_slot(void) {
 // combine relies on.
 static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    Dispatch *d = &f->moe->dispatch;
+    Dispatch *d = &f->moe->routed.dispatch;
     if (work->shape.ep_size == 1) return;
     Tensor sent = new_tensor(F32, work->shape.N * K, D), again = new_tensor(F32, d->max_rows, D);
     for (int64_t n = 0; n < work->shape.N; n++)
@@ -246,7 +247,8 @@ static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
                 memcpy(tensor_f32(sent) + row * D, tensor_f32(f->x) + n * D, D * sizeof(float));
         }
     send_all(f, again, sent, TRAFFIC_COMBINE);
-    EXPECT(memcmp(again.data, f->moe->expert_in.data, (size_t)d->received * D * sizeof(float)) == 0,
+    EXPECT(memcmp(again.data, f->moe->routed.expert_in.data,
+                  (size_t)d->received * D * sizeof(float)) == 0,
            "pattern %d, K %lld, ep %lld", (int)pattern, (long long)K,
            (long long)work->shape.ep_size);
     free(sent.data);
@@ -301,7 +303,7 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     int64_t received[2];
     for (int layer = 0; layer < 2; layer++)
         received[layer] =
-            ((const MoeLayer *)f.model.blocks[layer].feed_forward.state)->dispatch.received;
+            ((const MoeLayer *)f.model.blocks[layer].feed_forward.state)->routed.dispatch.received;
     all_reduce_sum(f.groups.world, tensor_1d(received, I64, 2), REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_OTHER);
     statistics_reduce(&f.model.stats, work);
