@@ -415,11 +415,19 @@ Tensor model_trained_losses(const Model *model) {
     return model->loss.losses;
 }
 
+// A model that shares another's memory takes it over from that, which may have worked since: in
+// neither has anything stayed.
+static void take_memory(Model *model) {
+    if (!model->owner) return;
+    model->owner->work.memory_uses++;
+    model->work.memory_uses++;
+}
+
 const float *model_token_losses(Model *model, Tensor tokens, Tensor targets, int64_t first_token) {
     Work *work = &model->work;
     CHECK(!work->training, "a model that trains is not evaluated");
     work->step.first_token = first_token;
-    if (model->owner) model->owner->work.memory_uses++;
+    take_memory(model);
     forward(model, tokens);
     if (work->tape && work->tape->passed)
         work->tape->passed(work->tape->context, work->step.counted_tokens);
@@ -491,7 +499,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor tokens, int64_t positio
     Work *work = &model->work;
     CHECK(work->decoding && work->shape.B == 1, "a model of %lld sequences does not decode",
           (long long)work->shape.B);
-    if (model->owner) model->owner->work.memory_uses++;
+    take_memory(model);
     work->tokens = tokens;
     work->step.first_token = position; // whatever is drawn for it, as in a pass over all positions
     Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
