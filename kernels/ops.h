@@ -58,6 +58,9 @@
     OP(router_jitter, Tensor out, Tensor x, float amount, RouterNoise noise)                       \
     OP(router_backward, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,           \
        RouterRule rule, Tensor balance, float z_scale)                                             \
+    OP(slot_weights_forward, Tensor dispatch, Tensor combine, Tensor logits, int64_t T)            \
+    OP(slot_weights_backward, Tensor dlogits, Tensor ddispatch, Tensor dcombine, Tensor dispatch,  \
+       Tensor combine, int64_t T)                                                                  \
     OP(choose_in_turn, Tensor ids, int64_t E, int64_t first_token)                                 \
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \

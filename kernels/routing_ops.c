@@ -262,6 +262,29 @@ double quantile_largest(const int64_t *counts, int64_t n) {
     return high - (high - low) * share;
 }
 
+// ---- slots --------------------------------------------------------------------------------------
+
+void slot_weights_forward(Device *dev, Tensor dispatch, Tensor combine, Tensor logits, int64_t T) {
+    int64_t N = logits.shape[0], S = logits.shape[1];
+    CHECK_SHAPE_2D(logits, F32, N, S);
+    CHECK_SHAPE_2D(dispatch, F32, N, S);
+    CHECK_SHAPE_2D(combine, F32, N, S);
+    CHECK(T > 0 && N % T == 0, "%lld tokens are not sequences of %lld", (long long)N, (long long)T);
+    dev->backend->op.slot_weights_forward(dev, dispatch, combine, logits, T);
+}
+
+void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor dcombine,
+                           Tensor dispatch, Tensor combine, int64_t T) {
+    int64_t N = dlogits.shape[0], S = dlogits.shape[1];
+    CHECK_SHAPE_2D(dlogits, F32, N, S);
+    CHECK_SHAPE_2D(ddispatch, F32, N, S);
+    CHECK_SHAPE_2D(dcombine, F32, N, S);
+    CHECK_SHAPE_2D(dispatch, F32, N, S);
+    CHECK_SHAPE_2D(combine, F32, N, S);
+    CHECK(T > 0 && N % T == 0, "%lld tokens are not sequences of %lld", (long long)N, (long long)T);
+    dev->backend->op.slot_weights_backward(dev, dlogits, ddispatch, dcombine, dispatch, combine, T);
+}
+
 // ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,

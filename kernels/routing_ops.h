@@ -261,6 +261,17 @@ void quantile_counts(Device *dev, Tensor counts, Tensor logits, Tensor lse, Tens
 // host.   counts (QUANTILE_BINS)
 double quantile_largest(const int64_t *counts, int64_t n);
 
+// ---- slots --------------------------------------------------------------------------------------
+
+// The two softmaxes of logits z of tokens and slots (Soft MoE, arXiv:2308.00951): what a slot takes
+// of each of the T tokens of its sequence, and what a token takes of each slot. A row's share in
+// the first depends on all of its sequence.
+//   dispatch, combine, logits (N, S); N a multiple of T
+void slot_weights_forward(Device *dev, Tensor dispatch, Tensor combine, Tensor logits, int64_t T);
+// dlogits, overwritten, from the gradients of both.   all (N, S)
+void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor dcombine,
+                           Tensor dispatch, Tensor combine, int64_t T);
+
 // ---- permutation --------------------------------------------------------------------------------
 
 // Orders the kept choices by (expert, part, token, slot): the order in which they travel.

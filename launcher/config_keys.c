@@ -22,6 +22,7 @@ static const struct Part {
     {&ZERO_EXPERTS_OPTIONS, offsetof(TrainConfig, model)},
     {&ROUTING_OPTIONS, 0},
     {&PARALLEL_OPTIONS, 0},
+    {&SOFT_MOE_OPTIONS, offsetof(TrainConfig, model)},
     {&PEER_OPTIONS, offsetof(TrainConfig, model)},
     {&CHECKPOINT_OPTIONS, 0},
     {&LOG_OPTIONS, 0},

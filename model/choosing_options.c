@@ -117,10 +117,11 @@ static bool check_hash(const ModelConfig *model, const OptionRules *rules) {
 static bool check_expert_choice(const ModelConfig *model, const OptionRules *rules) {
     const MoeConfig *moe = &model->moe;
     if (moe->router.kind != EXPERT_CHOICE) {
-        if (!moe->allow_noncausal) return true;
+        if (!moe->allow_noncausal || model_has_feed_forward(model, FEED_FORWARD_SOFT_MOE))
+            return true;
         return option_broken(rules, "moe.allow_noncausal", "moe.router",
-                             "moe.allow_noncausal is of moe.router=expert_choice alone; set "
-                             "it to false");
+                             "moe.allow_noncausal is of moe.router=expert_choice and of soft_moe "
+                             "layers alone; set it to false");
     }
     if (model->objective == OBJECTIVE_CAUSAL && !moe->allow_noncausal)
         return option_broken(rules, "moe.router", "moe.allow_noncausal",

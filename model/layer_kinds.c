@@ -3,6 +3,7 @@
 #include "model/latent_attention.h"
 #include "model/moe_layer.h"
 #include "model/peer.h"
+#include "model/soft_moe.h"
 
 const LayerChoice MIXERS[] = {
     [MIXER_ATTENTION] = {{"attention",
@@ -29,6 +30,9 @@ const LayerChoice FEED_FORWARDS[] = {
                                   "a router and experts in a space of moe.latent_width, so that "
                                   "less travels to them (LatentMoE, arXiv:2601.18089)"},
                                  &MOE_FEED_FORWARD},
+    [FEED_FORWARD_SOFT_MOE] = {{"soft_moe", "experts of slots, each a mixture of all tokens of a "
+                                            "sequence (Soft MoE, arXiv:2308.00951)"},
+                               &SOFT_MOE_FEED_FORWARD},
 };
 
 const ChoiceTable MIXER_CHOICES = CHOICE_TABLE(MIXERS);

@@ -81,6 +81,12 @@ FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
     return has_experts && moe_is_due(&config->moe, layer) ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
 }
 
+bool model_has_feed_forward(const ModelConfig *config, FeedForwardKind kind) {
+    for (int64_t layer = 0; layer < config->layers; layer++)
+        if (model_feed_forward(config, layer) == kind) return true;
+    return false;
+}
+
 bool model_is_routed(const ModelConfig *config, int64_t layer) {
     switch (model_feed_forward(config, layer)) {
     case FEED_FORWARD_MOE:
@@ -89,6 +95,7 @@ bool model_is_routed(const ModelConfig *config, int64_t layer) {
         return true;
     case FEED_FORWARD_DENSE:
     case FEED_FORWARD_PEER:
+    case FEED_FORWARD_SOFT_MOE:
         break;
     }
     return false;

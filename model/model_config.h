@@ -195,6 +195,7 @@ typedef struct MoeConfig {
     int64_t shared_experts, shared_d_ff; // width 0: that of as many experts
     bool shared_gate;
     int64_t latent_width; // L
+    int64_t expert_slots; // P, of soft_moe
     int64_t zero_experts; // Z
     ZeroKind zero_kind;
 } MoeConfig;
@@ -206,7 +207,8 @@ typedef enum FeedForwardKind {
     FEED_FORWARD_MOE,
     FEED_FORWARD_PEER,
     FEED_FORWARD_PR_MOE,
-    FEED_FORWARD_LATENT_MOE
+    FEED_FORWARD_LATENT_MOE,
+    FEED_FORWARD_SOFT_MOE
 } FeedForwardKind;
 
 // Of layers of very many experts of one neuron (peer.h).
@@ -295,7 +297,8 @@ typedef struct ModelConfig {
 
 // Keys that fill it.
 extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS, MOE_OPTIONS,
-    BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS, PEER_OPTIONS, COMPAT_OPTIONS;
+    BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS, SOFT_MOE_OPTIONS, PEER_OPTIONS,
+    COMPAT_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
@@ -325,6 +328,8 @@ int64_t attention_d_rope(const AttentionConfig *config);
 bool model_has_mixer(const ModelConfig *config, MixerKind kind);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
+// Whether some layer is of that kind.
+bool model_has_feed_forward(const ModelConfig *config, FeedForwardKind kind);
 // Whether a router chooses among experts in the layer, of whatever kind that is.
 bool model_is_routed(const ModelConfig *config, int64_t layer);
 MoeShape moe_shape(const ModelConfig *config, int64_t layer);

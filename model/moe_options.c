@@ -87,7 +87,7 @@ static const Option ROWS[] = {
     CHOICE("moe.router", FUNCTION, moe.router.kind, DEFAULT("softmax_topk"), OF(ROUTER_CHOICES),
         "how a token's logits choose its experts and become their gate weights"),
     FLAG("moe.allow_noncausal", STATE, moe.allow_noncausal, DEFAULT("false"),
-        "expert_choice: train a model that predicts the next token although its routing looks at later tokens; its "
+        "expert_choice, soft_moe: train a model that predicts the next token although its routing looks at later tokens; its "
         "losses, of evaluations too, are then too good to compare, and it generates nothing (Zhou et al., arXiv:2202.09368)"),
     FLAG("moe.normalize_top_k", FUNCTION, moe.router.normalize_top_k, DEFAULT("false"),
         "topk_softmax: divide the chosen weights by their sum (GShard, Qwen3; norm_topk_prob in transformers)"),
@@ -333,9 +333,7 @@ static bool check_shared(const ModelConfig *model, const OptionRules *rules) {
 // A derived value is as good as none.
 static bool check_latent(const ModelConfig *model, const OptionRules *rules) {
     int64_t width = model->moe.latent_width;
-    bool any = false;
-    for (int64_t layer = 0; layer < model->layers; layer++)
-        any = any || model_feed_forward(model, layer) == FEED_FORWARD_LATENT_MOE;
+    bool any = model_has_feed_forward(model, FEED_FORWARD_LATENT_MOE);
     if (!any && width != usual_latent_width(model))
         return option_broken(rules, "moe.latent_width", "model.feed_forward",
                              "moe.latent_width is of latent_moe layers, and there are none; set "

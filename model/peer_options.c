@@ -30,12 +30,6 @@ static const Option ROWS[] = {
 };
 // clang-format on
 
-static bool has_peer(const ModelConfig *model) {
-    for (int64_t layer = 0; layer < model->layers; layer++)
-        if (model_feed_forward(model, layer) == FEED_FORWARD_PEER) return true;
-    return false;
-}
-
 // Of a model without such layers; a derived value is as good as none.
 static bool check_unused(const PeerConfig *peer, const OptionRules *rules) {
     const char *key = peer->keys != 32    ? "peer.keys"
@@ -51,7 +45,7 @@ static bool check_unused(const PeerConfig *peer, const OptionRules *rules) {
 static bool check(const void *section, const OptionRules *rules) {
     const ModelConfig *model = section;
     const PeerConfig *peer = &model->peer;
-    if (!has_peer(model)) return check_unused(peer, rules);
+    if (!model_has_feed_forward(model, FEED_FORWARD_PEER)) return check_unused(peer, rules);
     if (peer->top_k <= peer->keys) return true;
     return option_broken(rules, "peer.top_k", "peer.keys",
                          "peer.top_k (%lld) is more than peer.keys (%lld), of which a query finds "

@@ -82,6 +82,12 @@ static bool check(const void *section, const OptionRules *rules) {
         return option_broken(rules, "train.mask_share", "train.objective",
                              "train.mask_share is of train.objective=masked alone; set that, or "
                              "leave it out");
+    if (model_has_feed_forward(&train->model, FEED_FORWARD_SOFT_MOE) &&
+        train->data.documents == DOCUMENTS_MASK)
+        return option_broken(rules, "data.documents", "model.feed_forward",
+                             "data.documents=mask keeps the documents of a sequence apart, and the "
+                             "slots of soft_moe mix them; set data.documents=ignore, or another "
+                             "model.feed_forward");
     int64_t sequences = train->batch / train->micro_batches;
     bool exact = train->reproducible == REPRODUCIBLE_RANKS;
     if (train->batch % train->shards != 0) {

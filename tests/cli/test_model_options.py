@@ -57,6 +57,20 @@ class ModelOptions(LifeTest):
         for kind, bytes_sent in wide.items():  # of model.d_model 16
             self.assertEqual(narrow[kind] * 16, bytes_sent * 3)
 
+    def test_slots_travel_instead_of_tokens(self):
+        outcome = self.run_program("plan", "tiny.yaml", "-np", "2", "model.feed_forward=soft_moe", "moe.slots=3",
+                                   "moe.allow_noncausal=true", "moe.experts=4")
+        self.assert_done(outcome)
+        for kind in ("dispatch", "combine"):  # a half leaves, there and back, of 12 slots a sequence, in 2 layers
+            sent = int(re.search(rf"^  {kind} +([0-9]+)$", outcome.out, re.MULTILINE)[1])
+            sequences = int(re.search(r"([0-9]+) sequences", outcome.out)[1]) // 2  # of a rank
+            self.assertEqual(sent, 2 * 2 * sequences * 12 // 2 * 16 * 4)
+
+    def test_slots_generate_nothing(self):
+        soft = ["model.feed_forward=soft_moe", "moe.allow_noncausal=true"]
+        self.assert_done(self.run_program("tiny.yaml", "run.dir=soft", *soft))
+        self.assert_error(self.run_program("generate", "soft", "--prompt", "a"), 2, "soft_moe", "tokens after it")
+
 
 if __name__ == "__main__":
     main()

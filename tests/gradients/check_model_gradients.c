@@ -323,6 +323,19 @@ static void add_latent_space_cases(void) {
     model->moe.zero_experts = 2;
 }
 
+static void add_soft_cases(void) {
+    ModelConfig *model = add_case("slots that mix the tokens of a sequence, with biases");
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_SOFT_MOE}};
+    model->moe.expert_slots = 2;
+    model->bias = BIAS_LAYERS;
+    model = add_case("slots beside routed experts, two micro-batches");
+    cases[count - 1].micro_batches = 2;
+    model->feed_forward = (PerLayer){2, {FEED_FORWARD_MOE, FEED_FORWARD_SOFT_MOE}};
+    model->moe.experts = (PerLayer){2, {4, 3}};
+    model->moe.expert_slots = 1;
+    model->moe.max_expert_replicas = 2;
+}
+
 static void add_zero_cases(void) {
     ModelConfig *model = add_case("zero-computation experts that return their input");
     model->moe.zero_experts = 2;
@@ -481,6 +494,7 @@ int main(int argc, char **argv) {
     add_shared_cases();
     add_residual_cases();
     add_latent_space_cases();
+    add_soft_cases();
     add_zero_cases();
     add_peer_cases();
     add_bias_cases();

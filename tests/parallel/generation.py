@@ -18,7 +18,7 @@ TRAINING_DIFFERS = ("moe.capacity_factor", "moe.dropout", "attention.dropout", "
                     "moe.min_capacity", "moe.drop", "moe.renormalize_after_drop", "moe.routing_group", "moe.dispatch",
                     "moe.allow_noncausal", "moe.router=expert_choice", "moe.router=sinkhorn", "moe.router=noisy")
 # Models whose choices follow from tokens behind, or of a run alone.
-NOT_GENERATED = ("moe.router=expert_choice",)
+NOT_GENERATED = ("moe.router=expert_choice", "model.feed_forward=soft_moe")
 
 
 def line_of(precision, *chosen):

@@ -139,6 +139,14 @@ CONFIGURATIONS = {
         {"model.feed_forward": "[latent_moe, moe]", "moe.dispatch": "padded", "moe.capacity_factor": 1.1,
          "train.precision": "bf16", "train.optimizer": "muon"},
         [(1, 2, 1, 1), (4, 1, 2, 2)]),
+    "slots": (
+        {"model.feed_forward": "soft_moe", "moe.slots": 3, "moe.allow_noncausal": "true", "parallel.exchange_chunks": 2,
+         "moe.dropout": 0.2, "model.bias": "true"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1)]),
+    "slots beside experts, bf16": (
+        {"model.feed_forward": "[moe, soft_moe]", "moe.experts": "[8, 4]", "moe.slots": 2, "moe.allow_noncausal": "true",
+         "train.precision": "bf16"},
+        [(1, 2, 1, 1), (4, 1, 2, 2)]),
     "residual beside shared experts, bf16": (
         {"model.feed_forward": "[moe, pr_moe]", "moe.shared_experts": 1, "moe.shared_gate": "true", "moe.shared_d_ff": 20,
          "train.precision": "bf16"},

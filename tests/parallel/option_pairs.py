@@ -61,7 +61,7 @@ SAMPLES = {
     "moe.bias_decay_steps": ["1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
     "moe.balance": ["[{scope: step}, {scope: sequence}]", "[{kind: importance}, {kind: importance, scope: batch}]",
                     "[{kind: noisy_load}]"],
-    "moe.latent_width": ["6"], "peer.keys": ["5"], "peer.heads": ["2"], "peer.top_k": ["3"], "peer.d_key": ["7"],
+    "moe.latent_width": ["6"], "moe.slots": ["3"], "peer.keys": ["5"], "peer.heads": ["2"], "peer.top_k": ["3"], "peer.d_key": ["7"],
     "parallel.expert": ["1"], "parallel.exchange_chunks": ["1"],
     "eval.every": ["1"], "eval.batches": ["2"], "eval.capacity_factor": ["1"],
 }
@@ -113,6 +113,8 @@ COMPANIONS = {
     "moe.min_capacity=3": ["moe.capacity_factor=0.5"],
     "moe.shared_gate=true": ["moe.shared_experts=1"],
     "moe.latent_width=6": ["model.feed_forward=latent_moe"],
+    "moe.slots=3": ["model.feed_forward=soft_moe", "moe.allow_noncausal=true"],
+    "model.feed_forward=soft_moe": ["moe.allow_noncausal=true"],
     "moe.shared_d_ff=6": ["moe.shared_experts=1"],
     "moe.dropout_at=output": ["moe.dropout=0.1"],
     "moe.zero_kind=null": ["moe.zero_experts=3"],

@@ -173,6 +173,11 @@ CASES = {
     "latent space beside shared experts": {
         "model.feed_forward": ["latent_moe", "moe"], "moe.latent_width": 3,
         "moe.shared_experts": 1, "moe.zero_experts": 2, "moe.top_k": 3, "train.micro_batches": 2},
+    "slots": {"model.feed_forward": "soft_moe", "moe.slots": 2, "moe.allow_noncausal": True,
+              "model.bias": "true", **balance()},
+    "slots beside experts": {
+        "model.feed_forward": ["soft_moe", "moe"], "moe.slots": 1, "moe.allow_noncausal": True,
+        "train.micro_batches": 2},
     # balance losses
     "balance of sequence, batch and step": {
         "train.micro_batches": 2, "moe.router": "sigmoid",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import routing_reference as routing
 from attention_reference import MIXERS
 from layers_reference import GATED, feed_forward, norm
-from moe_reference import moe
+from moe_reference import moe, soft_moe
 from peer_reference import peer, peer_shapes
 
 # Of the keys that are read here, what holds where a case says nothing: each option is off.
@@ -179,6 +179,10 @@ def parameter_shapes(c):
             moe(name + "moe", c.of_layer(i))
         elif c.kind(i) == "peer":
             shapes.update(peer_shapes(name + "peer", c))
+        elif c.kind(i) == "soft_moe":
+            E = c.at("moe.experts", i)
+            shapes[name + "moe.slots"] = (E * c["moe.slots"], D)
+            feed_forward(name + "moe.experts", c["moe.d_ff"], (E,))
         else:
             feed_forward(name + "ffn", c["model.d_ff"])
     if c["model.norm_place"] != "post":
@@ -230,6 +234,8 @@ def forward(p, c, tokens, targets, step):
         rows = x.flatten(0, 1)
         if c.kind(i) == "peer":
             return peer(p, f"layers.{i}.peer", rows, c).view_as(x)
+        if c.kind(i) == "soft_moe":
+            return soft_moe(p, f"layers.{i}.moe", x, c.of_layer(i))
         if not c.is_routed(i):
             return feed_forward(p, f"layers.{i}.ffn", x, c)
         return moe(p, f"layers.{i}.moe", rows, tokens.flatten(), c.of_layer(i), step,

@@ -170,3 +170,12 @@ def moe(p, name, x, tokens, c, step, layer):
         routed=torch.bincount(ids[kept], minlength=c.scored),
         dropped=torch.bincount(ids[~kept], minlength=c.scored) * (not takes))
     return out
+
+
+def soft_moe(p, name, x, c):
+    """Of sequences x (B, T, D): slots that mix their tokens (arXiv:2308.00951)."""
+    logits = x @ p[name + ".slots"].T
+    slots = logits.softmax(1).mT @ x
+    made = [feed_forward(p, name + ".experts", slots[:, s], c, s % c.experts)
+            for s in range(slots.shape[1])]
+    return logits.softmax(2) @ torch.stack(made, 1)
