@@ -1,4 +1,4 @@
-// Rows through the experts of all ranks of a group: they are dispatched, this rank's experts work on
+// Rows through the experts of all ranks of a group: they are dispatched, its experts work on
 // what has arrived, and what they make returns. While a chunk is computed, the next one is being
 // dispatched and the one before combined; the layer's own work is done while the first one is on
 // its way.
