@@ -85,12 +85,6 @@ bool dispatch_check(const Dispatch *d, Error *err) {
                                      : "");
 }
 
-void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch) {
-    if (work->shape.ep_size == 1) return;
-    d->sent_buffer = arena_2d(scratch, work->storage, d->max_sent, d->shape.width);
-    d->received_buffer = arena_2d(scratch, work->storage, d->max_rows, d->shape.width);
-}
-
 static int64_t sum_of(Tensor x) {
     int64_t sum = 0;
     for (int64_t i = 0; i < tensor_elements(x); i++) sum += tensor_i64(x)[i];
@@ -160,9 +154,9 @@ ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
     };
 }
 
-void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x) {
-    gather_rows(work->dev, work->shape.ep_size == 1 ? expert_rows : d->sent_buffer, x,
-                d->row_choice, d->sent, d->shape.K);
+void dispatch_gather(const Dispatch *d, Work *work, Tensor sent_rows, Tensor x) {
+    gather_rows(work->dev, sent_rows, x, d->row_choice, d->sent,
+                d->shape.tokens * d->shape.K / x.shape[0]);
 }
 
 // ---- several ranks ------------------------------------------------------------------------------
@@ -194,32 +188,33 @@ static ExchangeWay way_back(TrafficKind kind) {
     return kind == TRAFFIC_COMBINE ? COMBINE_OUTPUTS : COMBINE_GRADIENTS;
 }
 
-Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind) {
+Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor received, Tensor sent_rows,
+                      TrafficKind kind) {
     Travel t = travel_of(d, work, chunk);
     exchange_check_add(work, d->shape.layer, way_there(kind), SIDE_SENT, sent_rows, t.there);
     return all_to_all_rows_begin(work->groups.expert_parallel,
-                                 tensor_rows(d->received_buffer, t.first, t.count), t.back,
-                                 sent_rows, t.there, kind);
+                                 tensor_rows(received, t.first, t.count), t.back, sent_rows,
+                                 t.there, kind);
 }
 
 void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows,
-                     TrafficKind kind) {
+                     Tensor received, TrafficKind kind) {
     Travel t = travel_of(d, work, chunk);
     collective_wait(pending);
     exchange_check_add(work, d->shape.layer, way_there(kind), SIDE_RECEIVED,
-                       tensor_rows(d->received_buffer, t.first, t.count), t.back);
-    gather_rows(work->dev, tensor_rows(expert_rows, t.first, t.count), d->received_buffer,
+                       tensor_rows(received, t.first, t.count), t.back);
+    gather_rows(work->dev, tensor_rows(expert_rows, t.first, t.count), received,
                 tensor_range(d->plan.to_expert, t.first, t.count), t.count, 1);
 }
 
-Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
+Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, Tensor received,
                         Tensor expert_rows, TrafficKind kind) {
     Travel t = travel_of(d, work, chunk);
-    Tensor received = tensor_rows(d->received_buffer, t.first, t.count);
-    gather_rows(work->dev, received, expert_rows,
+    Tensor leaving = tensor_rows(received, t.first, t.count);
+    gather_rows(work->dev, leaving, expert_rows,
                 tensor_range(d->plan.to_received, t.first, t.count), t.count, 1);
-    exchange_check_add(work, d->shape.layer, way_back(kind), SIDE_SENT, received, t.back);
-    return all_to_all_rows_begin(work->groups.expert_parallel, sent_rows, t.there, received, t.back,
+    exchange_check_add(work, d->shape.layer, way_back(kind), SIDE_SENT, leaving, t.back);
+    return all_to_all_rows_begin(work->groups.expert_parallel, sent_rows, t.there, leaving, t.back,
                                  kind);
 }
 

@@ -1,11 +1,11 @@
 // Dispatch and combine: tokens travel to the ranks of their experts and the outputs travel back
 // (GShard, arXiv:2006.16668). Each one's backward pass is the other's exchange.
 //
-//   this rank's tokens (N, D)
+//   this rank's tokens (N, W)
 //     │ gather by choice                     send order: (expert, shard, token, slot)
-//   sent rows (M, D)    ── all-to-all ──►  received rows (R, D), by chunk, source rank, expert
+//   sent rows (M, W)    ── all-to-all ──►  received rows (R, W), by chunk, source rank, expert
 //     ▲ all-to-all back                        │ reorder
-//   combine, in slot order   expert rows (R, D): (expert, shard, token, slot) over the whole group
+//   combine, in slot order   expert rows (R, W): (expert, shard, token, slot) over the whole group
 //
 // Exact: only kept choices travel; counts go first, and the host waits for them. Padded: every
 // expert takes its whole capacity from every shard, with zeros where choices are missing, so that
@@ -30,7 +30,6 @@ typedef struct DispatchShape {
     int64_t E;         // experts that share the rows, on all ranks together
     int64_t K;         // choices of a token
     int64_t choosable; // what a token chooses among: E, or more where some choices do not travel
-    int64_t width;     // of a row
     int64_t groups;    // routing groups of this rank's tokens
     int64_t capacity;  // of an expert in a routing group; -1: as many as choose it
     bool padded;       // needs a capacity
@@ -58,18 +57,12 @@ typedef struct Dispatch {
     // padded: the plan is the same until the memory was used otherwise (work->memory_uses); -1:
     // none
     int64_t planned_for;
-
-    // Scratch, only with several ranks in the group: rows that leave, and that have arrived.
-    Tensor sent_buffer;     // (M, width) stored
-    Tensor received_buffer; // (R, width) stored
 } Dispatch;
 
 void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations);
 // Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after
 // measuring. Not collective.
 bool dispatch_check(const Dispatch *d, Error *err);
-// The travel buffers live in scratch while the caller's layout holds its mark.
-void dispatch_layout_scratch(Dispatch *d, Work *work, Arena *scratch);
 
 // Plans who sends what and exchanges the counts.   ids (N, K) i32   kept (N, K) u8
 // Collective over expert_parallel.
@@ -82,18 +75,19 @@ typedef struct ExpertChunk {
 } ExpertChunk;
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk);
 
-// The sent rows (M, width) of the tokens x (N, D): in sent_buffer, or with one rank in the group
-// straight in expert_rows.
-void dispatch_gather(Dispatch *d, Work *work, Tensor expert_rows, Tensor x);
-// Several ranks in the group only, chunk by chunk, the same chunks on every rank. Collective over
-// expert_parallel. The way there: rows in send order (M, width) set out, arrive, and are put into
-// their expert's order (R, width).
-Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, TrafficKind kind);
+// The rows (M, W) that are sent of x: (N, W), or (N·j, W), of which each row is that of K/j of a
+// token's choices.
+void dispatch_gather(const Dispatch *d, Work *work, Tensor sent_rows, Tensor x);
+// Several ranks in the group only, chunk by chunk, the same chunks on every rank; rows of any width
+// W by the same plan. Collective over expert_parallel. The way there: rows in send order (M, W) set
+// out, arrive in `received` (R, W), and are put into their expert's order (R, W).
+Pending dispatch_send(Dispatch *d, Work *work, int64_t chunk, Tensor received, Tensor sent_rows,
+                      TrafficKind kind);
 void dispatch_arrive(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor expert_rows,
-                     TrafficKind kind);
-// The way back: a chunk's expert rows (R, width) set out for their places among sent_rows
-// (M, width), and are there.
-Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows,
+                     Tensor received, TrafficKind kind);
+// The way back: a chunk's expert rows (R, W) set out from `received` for their places among
+// sent_rows (M, W), and are there.
+Pending dispatch_return(Dispatch *d, Work *work, int64_t chunk, Tensor sent_rows, Tensor received,
                         Tensor expert_rows, TrafficKind kind);
 void dispatch_returned(Dispatch *d, Work *work, int64_t chunk, Pending *pending, Tensor sent_rows,
                        TrafficKind kind);

@@ -1,25 +1,32 @@
 #include "model/expert_exchange.h"
 
-void expert_exchange_layout(ExpertExchange *e, DispatchShape shape, Work *work,
-                            Arena *activations) {
-    dispatch_layout(&e->dispatch, shape, work, activations);
-    e->expert_in = arena_2d(activations, work->storage, e->dispatch.max_rows, shape.width);
-    e->sent_out = arena_2d(activations, work->storage, e->dispatch.max_sent, shape.width);
+void expert_exchange_layout(ExpertExchange *e, ExpertTraffic of, Work *work, Arena *activations) {
+    e->of = of;
+    e->expert_in = arena_2d(activations, work->storage, of.plan->max_rows, of.in);
+    e->sent_out = arena_2d(activations, work->storage, of.plan->max_sent, of.out);
 }
 
 void expert_exchange_layout_scratch(ExpertExchange *e, Work *work, Arena *scratch) {
-    dispatch_layout_scratch(&e->dispatch, work, scratch);
+    const Dispatch *d = e->of.plan;
+    e->sent_in = e->expert_in;
     e->expert_out = e->sent_out;
-    if (work->shape.ep_size > 1)
-        e->expert_out =
-            arena_2d(scratch, work->storage, e->dispatch.max_rows, e->dispatch.shape.width);
+    if (work->shape.ep_size == 1) return;
+    e->sent_in = arena_2d(scratch, work->storage, d->max_sent, e->of.in);
+    e->received_in = e->received_out = arena_2d(scratch, work->storage, d->max_rows, e->of.in);
+    if (e->of.out != e->of.in)
+        e->received_out = arena_2d(scratch, work->storage, d->max_rows, e->of.out);
+    e->expert_out = arena_2d(scratch, work->storage, d->max_rows, e->of.out);
 }
 
-double expert_exchange_sent_bytes(const ExpertExchange *e, const Work *work) {
+// Forward what is dispatched has one width and what is combined the other; backward the reverse.
+void expert_exchange_cost(const ExpertExchange *e, const Work *work,
+                          double sent_bytes[TRAFFIC_KINDS]) {
     int64_t ep = work->shape.ep_size;
-    double away = (double)e->dispatch.max_sent * (double)(ep - 1) / (double)ep; // leave the rank
-    return 2 * (double)work->shape.micro_batches * away * (double)e->dispatch.shape.width *
-           (double)dtype_bytes(work->storage);
+    double away = (double)e->of.plan->max_sent * (double)(ep - 1) / (double)ep; // leave the rank
+    double of_step =
+        2 * (double)work->shape.micro_batches * away * (double)dtype_bytes(work->storage);
+    sent_bytes[TRAFFIC_DISPATCH] += of_step * (double)e->of.in;
+    sent_bytes[TRAFFIC_COMBINE] += of_step * (double)e->of.out;
 }
 
 static void run(Beside beside, Work *work) {
@@ -27,59 +34,77 @@ static void run(Beside beside, Work *work) {
 }
 
 static void chunk_forward(ExpertExchange *e, Work *work, ExpertChunk chunk) {
-    experts_forward(&e->experts, work, e->expert_out, e->expert_in, chunk);
+    e->of.rule->forward(e->of.experts, work, e->expert_out, e->expert_in, chunk);
 }
 static void chunk_backward(ExpertExchange *e, Work *work, ExpertChunk chunk) {
-    experts_backward(&e->experts, work, e->expert_in, e->expert_out, e->expert_in, chunk);
+    e->of.rule->backward(e->of.experts, work, e->expert_in, e->expert_out, e->expert_in, chunk);
 }
 
-// How rows go through the experts. Backward, what is dispatched are gradients of outputs, whose way
-// is that of combine, and what is combined are gradients of inputs.
-typedef enum Pass { FORWARD, BACKWARD } Pass;
-static const struct PassRule {
+// How rows go through the experts.
+typedef struct Pass {
     TrafficKind dispatch, combine;
     void (*compute)(ExpertExchange *e, Work *work, ExpertChunk chunk);
-} pass_rules[] = {
-    [FORWARD] = {TRAFFIC_DISPATCH, TRAFFIC_COMBINE, chunk_forward},
-    [BACKWARD] = {TRAFFIC_COMBINE, TRAFFIC_DISPATCH, chunk_backward},
-};
+    Tensor sent, received, arrived;   // what is dispatched, where it lands, and in experts' order
+    Tensor finished, leaving, became; // what experts make, how it returns, and in send order
+} Pass;
 
-// Rows `sent` are dispatched; the experts turn the rows that have arrived into finished ones, which
-// are combined into sent_out.
-static void travel(ExpertExchange *e, Work *work, Pass pass, Tensor sent, Beside beside) {
-    Dispatch *d = &e->dispatch;
-    const struct PassRule *rule = &pass_rules[pass];
-    Tensor arrived = pass == FORWARD ? e->expert_in : e->expert_out;
-    Tensor finished = pass == FORWARD ? e->expert_out : e->expert_in;
-    Pending dispatched = dispatch_send(d, work, 0, sent, rule->dispatch), combined = {0};
+// Rows are dispatched; the experts turn the rows that have arrived into finished ones, which are
+// combined.
+static void travel(ExpertExchange *e, Work *work, Pass pass, Beside beside) {
+    Dispatch *d = e->of.plan;
+    Pending dispatched = dispatch_send(d, work, 0, pass.received, pass.sent, pass.dispatch);
+    Pending combined = {0};
     run(beside, work);
     for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
         Pending next = {0};
-        if (chunk + 1 < d->chunks) next = dispatch_send(d, work, chunk + 1, sent, rule->dispatch);
-        dispatch_arrive(d, work, chunk, &dispatched, arrived, rule->dispatch);
-        rule->compute(e, work, dispatch_chunk(d, work, chunk));
-        if (chunk > 0) dispatch_returned(d, work, chunk - 1, &combined, e->sent_out, rule->combine);
-        combined = dispatch_return(d, work, chunk, e->sent_out, finished, rule->combine);
+        if (chunk + 1 < d->chunks)
+            next = dispatch_send(d, work, chunk + 1, pass.received, pass.sent, pass.dispatch);
+        dispatch_arrive(d, work, chunk, &dispatched, pass.arrived, pass.received, pass.dispatch);
+        pass.compute(e, work, dispatch_chunk(d, work, chunk));
+        if (chunk > 0) dispatch_returned(d, work, chunk - 1, &combined, pass.became, pass.combine);
+        combined =
+            dispatch_return(d, work, chunk, pass.became, pass.leaving, pass.finished, pass.combine);
         dispatched = next;
     }
-    dispatch_returned(d, work, d->chunks - 1, &combined, e->sent_out, rule->combine);
+    dispatch_returned(d, work, d->chunks - 1, &combined, pass.became, pass.combine);
 }
 
-void expert_exchange_forward(ExpertExchange *e, Work *work, Beside beside) {
+void expert_exchange_forward(ExpertExchange *e, Work *work, Tensor x, Beside beside) {
+    dispatch_gather(e->of.plan, work, e->sent_in, x);
     if (work->shape.ep_size > 1) {
-        travel(e, work, FORWARD, e->dispatch.sent_buffer, beside);
+        Pass forward = {.dispatch = TRAFFIC_DISPATCH,
+                        .combine = TRAFFIC_COMBINE,
+                        .compute = chunk_forward,
+                        .sent = e->sent_in,
+                        .received = e->received_in,
+                        .arrived = e->expert_in,
+                        .finished = e->expert_out,
+                        .leaving = e->received_out,
+                        .became = e->sent_out};
+        travel(e, work, forward, beside);
         return;
     }
     run(beside, work);
-    chunk_forward(e, work, dispatch_chunk(&e->dispatch, work, 0));
+    chunk_forward(e, work, dispatch_chunk(e->of.plan, work, 0));
 }
 
+// What is dispatched are gradients of outputs, whose way is that of combine, and what is combined
+// are gradients of inputs.
 Tensor expert_exchange_backward(ExpertExchange *e, Work *work, Beside beside) {
     if (work->shape.ep_size > 1) {
-        travel(e, work, BACKWARD, e->sent_out, beside);
-        return e->sent_out;
+        Pass backward = {.dispatch = TRAFFIC_COMBINE,
+                         .combine = TRAFFIC_DISPATCH,
+                         .compute = chunk_backward,
+                         .sent = e->sent_out,
+                         .received = e->received_out,
+                         .arrived = e->expert_out,
+                         .finished = e->expert_in,
+                         .leaving = e->received_in,
+                         .became = e->sent_in};
+        travel(e, work, backward, beside);
+        return e->sent_in;
     }
     run(beside, work);
-    chunk_backward(e, work, dispatch_chunk(&e->dispatch, work, 0));
-    return e->expert_in;
+    chunk_backward(e, work, dispatch_chunk(e->of.plan, work, 0));
+    return e->sent_in;
 }

@@ -54,41 +54,6 @@ void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activ
     arena_release(scratch, mark);
 }
 
-// Buffers are laid out for the worst case. All rows up to a chunk's last, and the rows of the chunk
-// alone.
-static int64_t end_of(ExpertChunk chunk) {
-    return chunk.rows.offsets[chunk.rows.groups * chunk.rows.parts];
-}
-static Tensor rows_up_to(Tensor buffer, ExpertChunk chunk) {
-    return tensor_rows(buffer, 0, end_of(chunk));
-}
-static Tensor rows_of(Tensor buffer, ExpertChunk chunk) {
-    int64_t first = chunk.rows.offsets[0];
-    return tensor_rows(buffer, first, end_of(chunk) - first);
-}
-// The chunk's matrices or biases.
-static Tensor experts_of(Tensor weights, ExpertChunk chunk) {
-    return tensor_rows(weights, chunk.first_expert, chunk.rows.groups);
-}
-
-static void chunk_linear_forward(Work *work, Linear linear, Tensor y, Tensor x, ExpertChunk chunk) {
-    linear_multiply(work, linear, y, x, chunk.rows, chunk.first_expert);
-    if (linear.bias >= 0)
-        bias_forward(work->dev, y, experts_of(work_value(work, linear.bias), chunk), chunk.rows);
-}
-
-// dx may be x: it is written last.
-static void chunk_linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x,
-                                  ExpertChunk chunk) {
-    Tensor weights = experts_of(work_matrix(work, linear.weight), chunk);
-    Tensor dweights = experts_of(work_gradient(work, linear.weight), chunk);
-    matmul_backward_weight(work->dev, dweights, dy, x, chunk.rows);
-    if (linear.bias >= 0)
-        bias_backward(work->dev, experts_of(work_gradient(work, linear.bias), chunk), dy,
-                      chunk.rows);
-    matmul_backward_input(work->dev, dx, dy, weights, chunk.rows);
-}
-
 // Of this rank's expert_parallel group the ranks are neighbours, hence their shards too.
 void experts_number_rows(Experts *experts, Work *work, const Dispatch *d) {
     if (!experts->numbers.data) return;
@@ -109,7 +74,7 @@ static void drop_rows(Experts *experts, Work *work, Tensor x, ExpertChunk chunk)
     dropout(work->dev, x, x,
             (Dropout){.rate = work->config->moe.dropout,
                       .stream = work_stream(work, RNG_DROPOUT_EXPERT, experts->layer),
-                      .rows = rows_of(experts->numbers, chunk)});
+                      .rows = expert_rows_of(experts->numbers, chunk)});
 }
 
 // activated from hidden, in both passes.
@@ -119,29 +84,27 @@ static void activate(Experts *experts, Work *work, Tensor activated, Tensor hidd
     if (drops(work, DROPOUT_HIDDEN)) drop_rows(experts, work, activated, chunk);
 }
 
-void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, ExpertChunk chunk) {
-    Tensor hidden = rows_up_to(experts->hidden, chunk);
-    Tensor activated = rows_up_to(experts->activated, chunk);
-    chunk_linear_forward(work, experts->gate_up, hidden, rows_up_to(x, chunk), chunk);
-    activate(experts, work, rows_of(activated, chunk), rows_of(hidden, chunk), chunk);
-    chunk_linear_forward(work, experts->down, rows_up_to(out, chunk), activated, chunk);
-    if (drops(work, DROPOUT_OUTPUT)) drop_rows(experts, work, rows_of(out, chunk), chunk);
+static void forward(void *self, Work *work, Tensor out, Tensor x, ExpertChunk chunk) {
+    Experts *experts = self;
+    Tensor hidden = experts->hidden, activated = experts->activated;
+    expert_linear_forward(work, experts->gate_up, hidden, x, chunk);
+    activate(experts, work, expert_rows_of(activated, chunk), expert_rows_of(hidden, chunk), chunk);
+    expert_linear_forward(work, experts->down, out, activated, chunk);
+    if (drops(work, DROPOUT_OUTPUT)) drop_rows(experts, work, expert_rows_of(out, chunk), chunk);
 }
 
-void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
-                      ExpertChunk chunk) {
+static void backward(void *self, Work *work, Tensor dx, Tensor dout, Tensor x, ExpertChunk chunk) {
+    Experts *experts = self;
     Activation kind = work->config->activation;
-    Tensor hidden = rows_up_to(experts->hidden, chunk);
-    Tensor activated = rows_up_to(experts->activated, chunk);
-    Tensor dactivated = rows_up_to(experts->dactivated, chunk);
-    dx = rows_up_to(dx, chunk);
-    dout = rows_up_to(dout, chunk);
-    x = rows_up_to(x, chunk);
-    if (drops(work, DROPOUT_OUTPUT)) drop_rows(experts, work, rows_of(dout, chunk), chunk);
-    activate(experts, work, rows_of(activated, chunk), rows_of(hidden, chunk), chunk);
-    chunk_linear_backward(work, experts->down, dactivated, dout, activated, chunk);
-    if (drops(work, DROPOUT_HIDDEN)) drop_rows(experts, work, rows_of(dactivated, chunk), chunk);
-    activation_backward(work->dev, rows_of(hidden, chunk), rows_of(dactivated, chunk),
-                        rows_of(hidden, chunk), kind);
-    chunk_linear_backward(work, experts->gate_up, dx, hidden, x, chunk);
+    Tensor hidden = experts->hidden, dactivated = expert_rows_of(experts->dactivated, chunk);
+    Tensor activated = experts->activated;
+    if (drops(work, DROPOUT_OUTPUT)) drop_rows(experts, work, expert_rows_of(dout, chunk), chunk);
+    activate(experts, work, expert_rows_of(activated, chunk), expert_rows_of(hidden, chunk), chunk);
+    expert_linear_backward(work, experts->down, experts->dactivated, dout, activated, chunk);
+    if (drops(work, DROPOUT_HIDDEN)) drop_rows(experts, work, dactivated, chunk);
+    activation_backward(work->dev, expert_rows_of(hidden, chunk), dactivated,
+                        expert_rows_of(hidden, chunk), kind);
+    expert_linear_backward(work, experts->gate_up, dx, hidden, x, chunk);
 }
+
+const ExpertRule FEED_FORWARD_EXPERTS = {.forward = forward, .backward = backward};

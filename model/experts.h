@@ -5,8 +5,8 @@
 #ifndef MOETRAIN_MODEL_EXPERTS_H
 #define MOETRAIN_MODEL_EXPERTS_H
 
-#include "model/dispatch.h"
-#include "model/linear.h"
+#include "model/expert_exchange.h"
+#include "model/expert_linear.h"
 
 typedef struct Experts {
     int64_t d_ff;         // F
@@ -28,10 +28,7 @@ void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activ
                     Arena *scratch);
 // After dispatch_plan: numbers the rows for dropout, the same on any ranks. Not collective.
 void experts_number_rows(Experts *experts, Work *work, const Dispatch *dispatch);
-// The experts of a chunk over its rows.   out, x (R, D) stored; x must stay until the backward pass
-void experts_forward(Experts *experts, Work *work, Tensor out, Tensor x, ExpertChunk chunk);
-//   dx, dout, x (R, D) stored; dx overwritten and may be x itself; dout destroyed
-void experts_backward(Experts *experts, Work *work, Tensor dx, Tensor dout, Tensor x,
-                      ExpertChunk chunk);
+// Of an exchange whose `experts` is Experts.
+extern const ExpertRule FEED_FORWARD_EXPERTS;
 
 #endif

@@ -23,7 +23,7 @@ static void declare(void *self, Work *work, int64_t layer) {
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, moe->shape, work, layer);
     latent_space_declare(&moe->latent, work, layer, moe->shape);
-    experts_declare(&moe->routed.experts, moe->shape, work, layer);
+    experts_declare(&moe->experts, moe->shape, work, layer);
     shared_experts_declare(&moe->shared, work, layer, moe->shape);
 }
 
@@ -39,7 +39,6 @@ static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t la
         .E = shape.experts,
         .K = shape.slots,
         .choosable = shape.scored,
-        .width = shape.width,
         .groups = groups,
         .capacity = documents ? -1 : moe_capacity(config, shape, work->shape.N / groups),
         .padded = config->dispatch == DISPATCH_PADDED,
@@ -51,15 +50,19 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     int64_t K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
-    expert_exchange_layout(&moe->routed, dispatch_shape(moe->shape, work, moe->router.layer), work,
-                           activations);
+    dispatch_layout(&moe->plan, dispatch_shape(moe->shape, work, moe->router.layer), work,
+                    activations);
+    expert_exchange_layout(&moe->routed,
+                           (ExpertTraffic){&moe->plan, &FEED_FORWARD_EXPERTS, &moe->experts,
+                                           moe->shape.width, moe->shape.width},
+                           work, activations);
 
     size_t mark = arena_mark(scratch);
     expert_exchange_layout_scratch(&moe->routed, work, scratch);
     moe->dweights = arena_2d(scratch, F32, work->shape.N, K);
     shared_experts_layout(&moe->shared, work, activations, scratch);
     latent_space_layout(&moe->latent, work, activations, scratch);
-    experts_layout(&moe->routed.experts, work, moe->routed.dispatch.max_rows, activations, scratch);
+    experts_layout(&moe->experts, work, moe->plan.max_rows, activations, scratch);
     // The router's backward pass runs while dweights is alive, after the experts' scratch is free.
     router_layout_backward(&moe->router, work, scratch);
     arena_release(scratch, mark);
@@ -68,12 +71,12 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
 static bool check(const void *self, const Work *work, Error *err) {
     (void)work;
     const MoeLayer *moe = self;
-    return dispatch_check(&moe->routed.dispatch, err);
+    return dispatch_check(&moe->plan, err);
 }
 
 // Experts that work on a token, on average: when all are chosen equally often.
 static double experts_of_token(const MoeLayer *moe, const Work *work) {
-    const DispatchShape *shape = &moe->routed.dispatch.shape;
+    const DispatchShape *shape = &moe->plan.shape;
     if (work->config->moe.router.kind != EXPERT_CHOICE)
         return (double)(moe->shape.top_k * moe->shape.experts) / (double)moe->shape.scored;
     return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
@@ -95,10 +98,8 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
 
     int64_t ep = work->shape.ep_size;
     double micro = (double)work->shape.micro_batches;
-    double bytes = expert_exchange_sent_bytes(&moe->routed, work);
-    cost->sent_bytes[TRAFFIC_DISPATCH] += bytes;
-    cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
-    if (!moe->routed.dispatch.shape.padded)
+    expert_exchange_cost(&moe->routed, work, cost->sent_bytes);
+    if (!moe->plan.shape.padded)
         cost->sent_bytes[TRAFFIC_COUNTS] +=
             micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
     cost->sent_bytes[TRAFFIC_STATISTICS] += micro * router_balance_sent_bytes(&moe->router, work);
@@ -110,7 +111,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     scratch->K = larger(scratch->K, K);
     scratch->F = larger(scratch->F, shape.d_ff);
     scratch->parts = larger(scratch->parts, work->shape.expert_parts);
-    scratch->group = larger(scratch->group, work->shape.N / moe->routed.dispatch.shape.groups);
+    scratch->group = larger(scratch->group, work->shape.N / moe->plan.shape.groups);
 }
 
 // ---- both passes --------------------------------------------------------------------------------
@@ -125,13 +126,12 @@ static void shared_backward(void *moe, Work *work, Tensor dout) {
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     MoeLayer *moe = self;
     Router *router = &moe->router;
-    Dispatch *d = &moe->routed.dispatch;
+    Dispatch *d = &moe->plan;
     router_route(router, work, stats, x);
     moe->seen = latent_space_enter(&moe->latent, work, x);
     dispatch_plan(d, work, router->ids, router->travels);
-    experts_number_rows(&moe->routed.experts, work, d);
-    dispatch_gather(d, work, moe->routed.expert_in, moe->seen);
-    expert_exchange_forward(&moe->routed, work, (Beside){shared_forward, moe, x});
+    experts_number_rows(&moe->experts, work, d);
+    expert_exchange_forward(&moe->routed, work, moe->seen, (Beside){shared_forward, moe, x});
     Tensor routed = shared_experts_routed(&moe->shared, out);
     Tensor sum = latent_space_sum(&moe->latent, routed);
     combine_forward(work->dev, sum, moe->routed.sent_out, d->slot_row, router->scaled);
@@ -143,7 +143,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     MoeLayer *moe = self;
     Router *router = &moe->router;
-    Dispatch *d = &moe->routed.dispatch;
+    Dispatch *d = &moe->plan;
     // sent_out, expert_out and expert_in turn into their own gradients one after the other. Padding
     // rows of sent_out hold what the experts made of zeros: their gradient is zero.
     Tensor padding = d->padded_rows >= 0 ? d->row_choice : (Tensor){0};

@@ -6,7 +6,7 @@
 #ifndef MOETRAIN_MODEL_MOE_LAYER_H
 #define MOETRAIN_MODEL_MOE_LAYER_H
 
-#include "model/expert_exchange.h"
+#include "model/experts.h"
 #include "model/latent_space.h"
 #include "model/layer_kind.h"
 #include "model/router.h"
@@ -16,6 +16,8 @@
 typedef struct MoeLayer {
     MoeShape shape;
     Router router;
+    Dispatch plan;
+    Experts experts;
     ExpertExchange routed;
     SharedExperts shared;
     LatentSpace latent;

@@ -30,7 +30,7 @@ static void declare(void *self, Work *work, int64_t layer) {
                  .readout = true,
                  .init_std = config->init_std};
     soft->phi = linear_declare(work, phi, false, "layers.%lld.moe.slots", (long long)layer);
-    experts_declare(&soft->routed.experts, soft->shape, work, layer);
+    experts_declare(&soft->experts, soft->shape, work, layer);
 }
 
 // Slot s of a sequence is expert s mod E's, so that each has P of them there.
@@ -41,7 +41,6 @@ static DispatchShape dispatch_shape(const SoftMoeLayer *soft, const Work *work) 
         .E = soft->shape.experts,
         .K = 1,
         .choosable = soft->shape.experts,
-        .width = work->config->d_model,
         .groups = work->shape.B,
         .capacity = work->config->moe.expert_slots,
         .padded = true,
@@ -65,7 +64,10 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     SoftMoeLayer *soft = self;
     int64_t N = work->shape.N, B = work->shape.B, S = soft->slots, D = work->config->d_model;
     bool wide = work->storage == F32;
-    expert_exchange_layout(&soft->routed, dispatch_shape(soft, work), work, activations);
+    dispatch_layout(&soft->plan, dispatch_shape(soft, work), work, activations);
+    expert_exchange_layout(
+        &soft->routed, (ExpertTraffic){&soft->plan, &FEED_FORWARD_EXPERTS, &soft->experts, D, D},
+        work, activations);
     soft->dispatch = arena_2d(activations, F32, N, S);
     soft->combine = arena_2d(activations, F32, N, S);
     soft->dispatch_stored = wide ? soft->dispatch : arena_2d(activations, work->storage, N, S);
@@ -81,15 +83,14 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     size_t mark = arena_mark(scratch);
     expert_exchange_layout_scratch(&soft->routed, work, scratch);
     layout_scratch(soft, work, scratch);
-    experts_layout(&soft->routed.experts, work, soft->routed.dispatch.max_rows, activations,
-                   scratch);
+    experts_layout(&soft->experts, work, soft->plan.max_rows, activations, scratch);
     arena_release(scratch, mark);
 }
 
 static bool check(const void *self, const Work *work, Error *err) {
     (void)work;
     const SoftMoeLayer *soft = self;
-    return dispatch_check(&soft->routed.dispatch, err);
+    return dispatch_check(&soft->plan, err);
 }
 
 static void cost(const void *self, const Work *work, LayerCost *cost) {
@@ -98,9 +99,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     double D = (double)config->d_model, S = (double)soft->slots, T = (double)work->shape.T;
     // Logits and both mixtures, and a slot's share of an expert.
     cost->flops_per_token += 3 * 2 * D * S + S / T * experts_flops(config, soft->shape);
-    double bytes = expert_exchange_sent_bytes(&soft->routed, work);
-    cost->sent_bytes[TRAFFIC_DISPATCH] += bytes;
-    cost->sent_bytes[TRAFFIC_COMBINE] += bytes;
+    expert_exchange_cost(&soft->routed, work, cost->sent_bytes);
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, soft->shape.experts);
     scratch->K = larger(scratch->K, 1);
@@ -168,7 +167,7 @@ static void products(SoftMoeLayer *soft, Work *work, Tensor dweights, Tensor tok
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     (void)stats;
     SoftMoeLayer *soft = self;
-    Dispatch *d = &soft->routed.dispatch;
+    Dispatch *d = &soft->plan;
     soft->x = x;
     prepare(soft, work);
     linear_forward(work, soft->phi, soft->scratch.logits, x);
@@ -178,20 +177,19 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     work_stored(work, soft->combine_stored, soft->combine);
     mix_tokens(soft, work, soft->scratch.slots, soft->dispatch_stored, x);
     dispatch_plan(d, work, soft->ids, soft->kept);
-    experts_number_rows(&soft->routed.experts, work, d);
-    dispatch_gather(d, work, soft->routed.expert_in, soft->scratch.slots);
-    expert_exchange_forward(&soft->routed, work, (Beside){0});
+    experts_number_rows(&soft->experts, work, d);
+    expert_exchange_forward(&soft->routed, work, soft->scratch.slots, (Beside){0});
     combine_forward(work->dev, soft->slots_out, soft->routed.sent_out, d->slot_row, (Tensor){0});
     mix_slots(soft, work, out, soft->combine_stored, soft->slots_out);
 }
 
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     SoftMoeLayer *soft = self;
-    Dispatch *d = &soft->routed.dispatch;
+    Dispatch *d = &soft->plan;
     Tensor dslots = soft->scratch.slots;
     products(soft, work, soft->scratch.dcombine, dout, soft->slots_out);
     mix_tokens(soft, work, dslots, soft->combine_stored, dout);
-    gather_rows(work->dev, soft->routed.sent_out, dslots, d->row_choice, d->sent, 1);
+    dispatch_gather(d, work, soft->routed.sent_out, dslots);
     Tensor dsent = expert_exchange_backward(&soft->routed, work, (Beside){0});
     combine_forward(work->dev, dslots, dsent, d->slot_row, (Tensor){0});
     products(soft, work, soft->scratch.ddispatch, soft->x, dslots);

@@ -8,14 +8,16 @@
 #ifndef MOETRAIN_MODEL_SOFT_MOE_H
 #define MOETRAIN_MODEL_SOFT_MOE_H
 
-#include "model/expert_exchange.h"
+#include "model/experts.h"
 #include "model/layer_kind.h"
 
 typedef struct SoftMoeLayer {
     MoeShape shape;
-    int64_t layer, slots;                   // S of a sequence
-    Linear phi;                             // weight (S, D)
-    ExpertExchange routed;                  // B·S slots are what is dispatched
+    int64_t layer, slots; // S of a sequence
+    Linear phi;           // weight (S, D)
+    Dispatch plan;        // of B·S slots
+    Experts experts;
+    ExpertExchange routed;
     Tensor x;                               // (N, D) stored input, borrowed
     Tensor dispatch, combine;               // (N, S) f32: D and C
     Tensor dispatch_stored, combine_stored; // as matrix products read them

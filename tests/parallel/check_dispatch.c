@@ -120,19 +120,19 @@ static const int64_t top_ks[] = {1, 2, 4};
 // All chunks of the way there, as moe_layer.c takes them, all begun before the first is waited for.
 static void send_all(Fixture *f, Tensor expert_rows, Tensor sent_rows, TrafficKind kind) {
     Pending pending[CHUNKS_MAX];
-    Dispatch *d = &f->moe->routed.dispatch;
-    int64_t chunks = f->moe->routed.dispatch.chunks;
+    Dispatch *d = &f->moe->plan;
+    Tensor received = f->moe->routed.received_in;
+    int64_t chunks = d->chunks;
     for (int64_t c = 0; c < chunks; c++)
-        pending[c] = dispatch_send(d, &f->model.work, c, sent_rows, kind);
+        pending[c] = dispatch_send(d, &f->model.work, c, received, sent_rows, kind);
     for (int64_t c = 0; c < chunks; c++)
-        dispatch_arrive(d, &f->model.work, c, &pending[c], expert_rows, kind);
+        dispatch_arrive(d, &f->model.work, c, &pending[c], expert_rows, received, kind);
 }
 
 static void dispatch_tokens(Fixture *f) {
-    Dispatch *d = &f->moe->routed.dispatch;
-    dispatch_gather(d, &f->model.work, f->moe->routed.expert_in, f->x);
-    if (f->model.work.shape.ep_size > 1)
-        send_all(f, f->moe->routed.expert_in, d->sent_buffer, TRAFFIC_DISPATCH);
+    ExpertExchange *e = &f->moe->routed;
+    dispatch_gather(&f->moe->plan, &f->model.work, e->sent_in, f->x);
+    if (f->model.work.shape.ep_size > 1) send_all(f, e->expert_in, e->sent_in, TRAFFIC_DISPATCH);
 }
 
 // Runs `check` for every pattern, K, expert-parallel degree and number of chunks that this number
@@ -144,7 +144,7 @@ static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t 
                 for (int chunks = 1; chunks <= (ep > 1 && ep < E ? 2 : 1); chunks++) {
                     Fixture f;
                     open_pattern(&f, (Pattern)pattern, top_ks[i], ep, chunks);
-                    dispatch_plan(&f.moe->routed.dispatch, &f.model.work, f.ids, f.kept);
+                    dispatch_plan(&f.moe->plan, &f.model.work, f.ids, f.kept);
                     dispatch_tokens(&f);
                     check(&f, (Pattern)pattern, top_ks[i]);
                     close_pattern(&f);
@@ -155,14 +155,14 @@ static void for_every_layout(void (*check)(Fixture *f, Pattern pattern, int64_t 
 // moe_layer_forward.
 static void check_round_trip(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    Dispatch *d = &f->moe->routed.dispatch;
+    Dispatch *d = &f->moe->plan;
     Tensor sent = f->moe->routed.sent_out;
     if (work->shape.ep_size > 1) {
         Pending pending[CHUNKS_MAX];
-        for (int64_t c = 0; c < f->moe->routed.dispatch.chunks; c++)
-            pending[c] =
-                dispatch_return(d, work, c, sent, f->moe->routed.expert_in, TRAFFIC_COMBINE);
-        for (int64_t c = 0; c < f->moe->routed.dispatch.chunks; c++)
+        for (int64_t c = 0; c < f->moe->plan.chunks; c++)
+            pending[c] = dispatch_return(d, work, c, sent, f->moe->routed.received_in,
+                                         f->moe->routed.expert_in, TRAFFIC_COMBINE);
+        for (int64_t c = 0; c < f->moe->plan.chunks; c++)
             dispatch_returned(d, work, c, &pending[c], sent, TRAFFIC_COMBINE);
     } else
         memcpy(sent.data, f->moe->routed.expert_in.data, (size_t)d->sent * D * sizeof(float));
@@ -190,8 +190,8 @@ static void identity_experts_return_the_input(void) {
 // the order of global tokens.
 static void check_order(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    Dispatch *d = &f->moe->routed.dispatch;
-    int64_t chunks = f->moe->routed.dispatch.chunks, first_segment = 0;
+    Dispatch *d = &f->moe->plan;
+    int64_t chunks = f->moe->plan.chunks, first_segment = 0;
     Segments rows = dispatch_chunk(d, work, 0).rows; // the others follow it
     rows.groups *= chunks;
     for (int64_t c = 0; c < chunks; c++) {
@@ -235,7 +235,7 @@ static void rows_are_ordered_by_shard_token_slot(void) {
 // combine relies on.
 static void check_rows_like_tokens(Fixture *f, Pattern pattern, int64_t K) {
     Work *work = &f->model.work;
-    Dispatch *d = &f->moe->routed.dispatch;
+    Dispatch *d = &f->moe->plan;
     if (work->shape.ep_size == 1) return;
     Tensor sent = new_tensor(F32, work->shape.N * K, D), again = new_tensor(F32, d->max_rows, D);
     for (int64_t n = 0; n < work->shape.N; n++)
@@ -303,7 +303,7 @@ static void expect_counts(DropPolicy drop, RoutingGroup group, Rational capacity
     int64_t received[2];
     for (int layer = 0; layer < 2; layer++)
         received[layer] =
-            ((const MoeLayer *)f.model.blocks[layer].feed_forward.state)->routed.dispatch.received;
+            ((const MoeLayer *)f.model.blocks[layer].feed_forward.state)->plan.received;
     all_reduce_sum(f.groups.world, tensor_1d(received, I64, 2), REDUCE_ANY_ORDER, (Tensor){0},
                    TRAFFIC_OTHER);
     statistics_reduce(&f.model.stats, work);

@@ -89,11 +89,11 @@ static void every_choice_is_computed_dropped_or_costs_nothing(void **state) {
     for (int64_t c = 0; c < N * K; c++) {
         bool kept = tensor_u8(router->kept)[c], travels = tensor_u8(router->travels)[c];
         assert_true(id_of(&f, c) >= E ? kept && !travels : kept == travels);
-        assert_int_equal(tensor_i32(f.moe->routed.dispatch.slot_row)[c] >= 0, travels);
+        assert_int_equal(tensor_i32(f.moe->plan.slot_row)[c] >= 0, travels);
         (kept ? counts : lost)[id_of(&f, c)]++;
         travelling += travels;
     }
-    assert_int_equal(f.moe->routed.dispatch.sent, travelling);
+    assert_int_equal(f.moe->plan.sent, travelling);
     statistics_reduce(&f.model.stats, &f.model.work);
     const int64_t *routed = statistics_count_values(&f.model.stats, "routed", 0);
     const int64_t *dropped = statistics_count_values(&f.model.stats, "dropped", 0);
