@@ -1,4 +1,5 @@
-#include "launcher/compare/compare_command.h"
+// moetrain compare COMPARISON.yaml: trains the rows of a comparison, seed after seed, and writes what
+// they come to. Called again it goes on: what is done is not done again.
 
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +14,45 @@
 #include "launcher/compare/equal_flops.h"
 #include "launcher/compare/result_table.h"
 #include "launcher/compare/search.h"
+#include "launcher/slurm/batch_script.h"
+#include "launcher/verbs.h"
 #include "worker/run/signals.h"
+
+// clang-format off
+static const char HELP[] =
+    "  moetrain compare COMPARISON.yaml [options] [key=value ...]       trains its rows, seed by seed, and writes\n"
+    "                                                                   tables; goes on where it was stopped\n"
+    "      -np N              ranks of each run (1); --launcher TEXT as supervise has it\n"
+    "      -o FOLDER          of runs and tables (runs/NAME); --plan: shows the rows alone\n"
+    "      -N NODES           instead writes an sbatch script of one run a task, to --script FILE; with\n"
+    "                         --ntasks-per-node and --time as slurm has them; --task N does one run\n";
+// clang-format on
+
+typedef struct CompareOptions {
+    int64_t ranks;        // of a run
+    const char *launcher; // of ranks, as supervise has it
+    const char *output;   // the folder of runs and tables; NULL: runs/NAME of NAME.yaml
+    bool plan;            // only shows the rows
+    int64_t task;         // only this run, from 1; 0: all
+    SlurmOptions slurm;   // with nodes: only writes a script, whose tasks do a run each
+} CompareOptions;
+
+static const CompareOptions DEFAULTS = {
+    .ranks = 1,
+    .launcher = "mpirun",
+    .slurm = {.launcher = "supervise", .tasks_per_node = 1, .comparison = true}};
+static const CliOption OPTIONS[] = {
+    CLI_WHOLE("-np", "a number of ranks from 1 to 65536", CompareOptions, ranks, 1, 65536),
+    CLI_TEXT("--launcher", "mpirun, srun or a command line with {np}", CompareOptions, launcher),
+    CLI_FLAG("--plan", CompareOptions, plan),
+    CLI_TEXT("-o", "a folder", CompareOptions, output),
+    CLI_WHOLE("--task", "the number of a run from 1", CompareOptions, task, 1, 1000000),
+    CLI_WHOLE("-N", "a number of nodes from 1 to 4096", CompareOptions, slurm.nodes, 1, 4096),
+    CLI_WHOLE("--ntasks-per-node", "a number of ranks from 1 to 256", CompareOptions,
+              slurm.tasks_per_node, 1, 256),
+    CLI_TEXT("--time", "a time limit as sbatch has it", CompareOptions, slurm.time),
+    CLI_TEXT("--script", "a file", CompareOptions, slurm.output),
+    CLI_END};
 
 typedef struct Command {
     const CompareOptions *options;
@@ -114,7 +153,7 @@ static bool prepare(Command *command, const char *path, Error *err) {
     choose_output(command, path);
     const SlurmOptions *slurm = &command->options->slurm;
     comparison->ranks =
-        slurm->nodes > 0 ? (int)(slurm->nodes * slurm->tasks_per_node) : command->options->ranks;
+        (int)(slurm->nodes > 0 ? slurm->nodes * slurm->tasks_per_node : command->options->ranks);
     if (!check_overrides(comparison->overrides, comparison->override_count, err) ||
         !comparison_file_read(comparison, path, err))
         return false;
@@ -163,7 +202,7 @@ static int do_run(Command *command, int i, bool *stopped, Error *err) {
     read_result(command, i, config);
     int exit_code = EXIT_DONE;
     if (!command->results[i].done) {
-        exit_code = compared_run_train(run, config, command->options->ranks,
+        exit_code = compared_run_train(run, config, command->comparison.ranks,
                                        command->options->launcher, err);
         read_result(command, i, config);
         if (!err->message[0]) say_result(command, i);
@@ -257,7 +296,8 @@ static int do_runs(Command *command, Error *err) {
 
 // ---- as a job -----------------------------------------------------------------------------------
 
-bool compare_options_check(const CompareOptions *options, Error *err) {
+static bool check(CommandLine *line, Error *err) {
+    const CompareOptions *options = line->options;
     bool script = options->slurm.nodes > 0;
     if (!script && (options->slurm.output || options->slurm.time))
         return error_set(err, EXIT_CONFIG,
@@ -309,11 +349,15 @@ static bool write_job(const Command *command, const char *path, Error *err) {
     return ok;
 }
 
-int compare_run(const CompareOptions *options, const char *path, const char *const *overrides,
-                int override_count, Error *err) {
+// Nothing is begun unless every run is a legal one. Returns the exit code: 0 when all are done, 75
+// when it was asked to stop, else that of the first run that failed, the others being tried all the
+// same.
+static int run(const CommandLine *line, Error *err) {
+    const CompareOptions *options = line->options;
+    const char *path = line->path;
     Command command = {.options = options};
-    command.comparison.overrides = overrides;
-    command.comparison.override_count = override_count;
+    command.comparison.overrides = line->overrides;
+    command.comparison.override_count = line->override_count;
     int exit_code = EXIT_DONE;
     if (!prepare(&command, path, err) || !check_tasks(&command, err)) {
         exit_code = err->exit_code;
@@ -331,3 +375,16 @@ int compare_run(const CompareOptions *options, const char *path, const char *con
     comparison_free(&command.comparison);
     return exit_code;
 }
+
+const Verb COMPARE_VERB = {
+    .name = "compare",
+    .help = HELP,
+    .path = "a comparison",
+    .overrides = true,
+    .starts_runs = true,
+    .options = OPTIONS,
+    .options_bytes = sizeof(CompareOptions),
+    .defaults = &DEFAULTS,
+    .check = check,
+    .run = run,
+};

@@ -1,4 +1,4 @@
-#include "launcher/huggingface/huggingface_command.h"
+// moetrain export hf, moetrain import hf.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,11 +13,25 @@
 #include "launcher/config_rules.h"
 #include "launcher/huggingface/config_json.h"
 #include "launcher/huggingface/family_fit.h"
+#include "launcher/verbs.h"
+#include "worker/huggingface/export_model.h"
 #include "worker/huggingface/import_model.h"
 
-bool huggingface_command_check(const CommandLine *line, Error *err) {
-    bool export = line->verb == VERB_EXPORT;
-    const char *verb = export ? "export" : "import";
+// clang-format off
+static const char EXPORT_HELP[] =
+    "  moetrain export hf CHECKPOINT FOLDER [options] [key=value ...]   for Hugging Face's transformers\n"
+    "      --dtype TYPE       f32 or bf16 (f32)\n"
+    "      --shard-size N     bytes of a file at most (5000000000)\n";
+// clang-format on
+
+// clang-format off
+static const char IMPORT_HELP[] =
+    "  moetrain import hf FOLDER CHECKPOINT.h5 [key=value ...]     a model of theirs: to generate, evaluate, train on\n";
+// clang-format on
+
+static bool check(CommandLine *line, Error *err) {
+    bool export = line->verb == &EXPORT_VERB;
+    const char *verb = line->verb->name;
     if (strcmp(line->path, "hf") != 0)
         return error_set(err, EXIT_CONFIG,
                          "command line: %s knows the form hf, not '%.60s': moetrain %s hf %s", verb,
@@ -30,19 +44,18 @@ bool huggingface_command_check(const CommandLine *line, Error *err) {
 
 // ---- export -------------------------------------------------------------------------------------
 
-static bool describe(const Config *config, const CommandLine *line, ModelExport *wanted,
-                     char **json, Error *err) {
+static bool describe(const Config *config, ModelExport *wanted, char **json, Error *err) {
     int64_t vocab_size;
     if (!family_choose(config, &wanted->family, err) ||
         !export_vocab_size(config->source, &vocab_size, err))
         return false;
-    *json = config_json_write(config, wanted->family, vocab_size, line->export.type);
+    *json = config_json_write(config, wanted->family, vocab_size, wanted->options.type);
     wanted->config_json = *json;
     wanted->alternate = wanted->family->latents;
     return true;
 }
 
-int huggingface_export(const CommandLine *line, Error *err) {
+static int run_export(const CommandLine *line, Error *err) {
     if (comm_size() > 1) {
         error_set(err, EXIT_CONFIG, "export works with one rank, not %d; run it without mpirun",
                   comm_size());
@@ -50,19 +63,45 @@ int huggingface_export(const CommandLine *line, Error *err) {
     }
     Config *config = config_new();
     TrainConfig *train = calloc(1, sizeof *train);
-    ModelExport wanted = {.folder = line->words[1], .options = line->export};
+    const ExportOptions *options = line->options;
+    ModelExport wanted = {.folder = line->words[1], .options = *options};
     char *json = NULL;
     CHECK_MEMORY(train, "out of memory");
     bool ok = checkpoint_config_read(config, line->words[0], line->overrides, line->override_count,
                                      err) &&
-              describe(config, line, &wanted, &json, err) &&
-              config_resolve_ranks(config, 1, train, err);
+              describe(config, &wanted, &json, err) && config_resolve_ranks(config, 1, train, err);
     int exit_code = ok ? export_model(train, config->source, &wanted, err) : err->exit_code;
     free(json);
     free(train);
     free(config);
     return exit_code;
 }
+
+static bool take_dtype(CommandLine *line, const char *value) {
+    ExportOptions *options = line->options;
+    bool narrow = strcmp(value, "bf16") == 0;
+    options->type = narrow ? STORED_BF16 : STORED_F32;
+    return narrow || strcmp(value, "f32") == 0;
+}
+
+static const ExportOptions EXPORT_DEFAULTS = {.type = STORED_F32, .shard_bytes = 5000000000};
+static const CliOption EXPORT_OPTIONS[] = {CLI_TAKEN("--dtype", "f32 or bf16", take_dtype),
+                                           CLI_WHOLE("--shard-size", "a number of bytes from 1",
+                                                     ExportOptions, shard_bytes, 1, MOST_DIGITS),
+                                           CLI_END};
+
+const Verb EXPORT_VERB = {
+    .name = "export",
+    .help = EXPORT_HELP,
+    .path = "hf, a checkpoint and a new folder",
+    .words = 2,
+    .overrides = true,
+    .options = EXPORT_OPTIONS,
+    .options_bytes = sizeof(ExportOptions),
+    .defaults = &EXPORT_DEFAULTS,
+    .check = check,
+    .run_ranks = run_export,
+};
 
 // ---- import -------------------------------------------------------------------------------------
 
@@ -215,7 +254,7 @@ static bool import_folder(Config *config, const CommandLine *line, const ConfigJ
     return ok;
 }
 
-int huggingface_import(const CommandLine *line, Error *err) {
+static int run_import(const CommandLine *line, Error *err) {
     ConfigJson json = {0};
     char yaml_path[PATH_BYTES], tokenizer_path[PATH_BYTES + 16];
     Tokenizer *tokenizer = NULL;
@@ -236,3 +275,13 @@ int huggingface_import(const CommandLine *line, Error *err) {
     free(json.unread);
     return ok ? EXIT_DONE : err->exit_code;
 }
+
+const Verb IMPORT_VERB = {
+    .name = "import",
+    .help = IMPORT_HELP,
+    .path = "hf, a folder and a new checkpoint",
+    .words = 2,
+    .overrides = true,
+    .check = check,
+    .run = run_import,
+};

@@ -46,17 +46,17 @@ static int find_slots(Supervisor *supervisor) {
     if (options->hosts)
         return hosts_find_live(options->hosts, supervisor->hosts, sizeof supervisor->hosts);
     int nodes = supervisor->first_nodes > 0 ? slurm_nodes_left() : 0;
-    if (nodes == 0) return options->ranks;
+    if (nodes == 0) return (int)options->ranks;
     supervisor->nodes = nodes;
     snprintf(supervisor->hosts, sizeof supervisor->hosts, "%d of %d nodes", nodes,
              supervisor->first_nodes);
-    int on_a_node = (options->ranks + supervisor->first_nodes - 1) / supervisor->first_nodes;
+    int on_a_node = ((int)options->ranks + supervisor->first_nodes - 1) / supervisor->first_nodes;
     return nodes * on_a_node;
 }
 
 // After a failure hosts may be gone. False when too few are left.
 static bool find_hosts(Supervisor *supervisor, Error *err) {
-    int slots = find_slots(supervisor), most = supervisor->options->ranks;
+    int slots = find_slots(supervisor), most = (int)supervisor->options->ranks;
     int ranks = most_ranks(supervisor, most < slots ? most : slots);
     if (ranks == 0)
         return error_set(err, EXIT_COMMUNICATION,
@@ -269,7 +269,7 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
 // What is the supervisor's: its lock, its socket, the number of ranks.
 static bool set_up(Supervisor *supervisor, char self[PATH_MAX], Error *err) {
     const SuperviseOptions *options = supervisor->options;
-    supervisor->ranks = options->ranks;
+    supervisor->ranks = (int)options->ranks;
     if (options->hosts) snprintf(supervisor->hosts, sizeof supervisor->hosts, "%s", options->hosts);
     if (!config_check_ranks(supervisor->config, supervisor->ranks, &supervisor->train, err))
         return false;

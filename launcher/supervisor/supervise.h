@@ -7,7 +7,7 @@
 #include "launcher/config_origin.h"
 
 typedef struct SuperviseOptions {
-    int ranks;            // 0: the slots of `hosts`
+    int64_t ranks;        // 0: the slots of `hosts`
     const char *launcher; // mpirun, srun or a command line (rank_launcher.h)
     const char *hosts;    // "a:4,b:4"; NULL: the launcher knows
     double wait_seconds;  // before the first restart

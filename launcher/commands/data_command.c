@@ -1,4 +1,4 @@
-#include "launcher/data_command.h"
+// moetrain data info FILE.
 
 #include <stdlib.h>
 #include <string.h>
@@ -6,9 +6,15 @@
 #include "launcher/config.h"
 #include "launcher/config_keys.h"
 #include "launcher/config_value.h"
+#include "launcher/verbs.h"
 #include "worker/data/data_info.h"
 
-bool data_command_check(const CommandLine *line, Error *err) {
+// clang-format off
+static const char HELP[] =
+    "  moetrain data info FILE [key=value ...]                     what a data file is: tokens, documents, vocabulary\n";
+// clang-format on
+
+static bool check(CommandLine *line, Error *err) {
     if (strcmp(line->path, "info") == 0 && line->word_count == 1) return true;
     return error_set(err, EXIT_CONFIG,
                      "command line: data can info FILE, with data.format and other keys of data "
@@ -30,7 +36,7 @@ static bool take_override(Config *config, const char *override, Error *err) {
            error_prefix(err, "command line");
 }
 
-int data_command_run(const CommandLine *line, Error *err) {
+static int run(const CommandLine *line, Error *err) {
     static const char DEFAULTS[] = "data.train: none\n";
     Config *config = config_new();
     bool ok = config_read(config, "data", DEFAULTS, sizeof DEFAULTS - 1, NULL, 0, err);
@@ -40,3 +46,13 @@ int data_command_run(const CommandLine *line, Error *err) {
     free(config);
     return exit_code;
 }
+
+const Verb DATA_VERB = {
+    .name = "data",
+    .help = HELP,
+    .path = "info FILE",
+    .words = 1,
+    .overrides = true,
+    .check = check,
+    .run = run,
+};

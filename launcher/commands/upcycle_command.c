@@ -1,4 +1,4 @@
-#include "launcher/upcycle_command.h"
+// moetrain upcycle CHECKPOINT NEW.h5 moe.experts=N …
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,9 +8,16 @@
 #include "checkpoint/config_difference.h"
 #include "launcher/checkpoint_config.h"
 #include "launcher/config_print.h"
+#include "launcher/verbs.h"
 #include "worker/upcycle.h"
 
-bool upcycle_command_check(const CommandLine *line, Error *err) {
+// clang-format off
+static const char HELP[] =
+    "  moetrain upcycle CHECKPOINT NEW.h5 moe.experts=N [key=value ...]   experts from a dense model, with its logits:\n"
+    "                                                                   copies, or with a smaller moe.d_ff slices\n";
+// clang-format on
+
+static bool check(CommandLine *line, Error *err) {
     return line->word_count == 1 ||
            error_set(err, EXIT_CONFIG,
                      "command line: upcycle needs a dense checkpoint and the name of a new one: "
@@ -62,7 +69,7 @@ static bool read_configs(Config *dense, Config *config, const CommandLine *line,
     return ok;
 }
 
-int upcycle_command_run(const CommandLine *line, Error *err) {
+static int run(const CommandLine *line, Error *err) {
     Config *dense = config_new(), *config = config_new();
     bool ok = read_configs(dense, config, line, err) &&
               upcycle_check(&dense->train.model, &config->train.model, err);
@@ -80,3 +87,13 @@ int upcycle_command_run(const CommandLine *line, Error *err) {
     free(dense);
     return ok ? EXIT_DONE : err->exit_code;
 }
+
+const Verb UPCYCLE_VERB = {
+    .name = "upcycle",
+    .help = HELP,
+    .path = "a dense checkpoint and the name of a new one",
+    .words = 1,
+    .overrides = true,
+    .check = check,
+    .run = run,
+};
