@@ -105,7 +105,8 @@ void metrics_write_step(RowFile *rows, const StepMetrics *row) {
 }
 
 void metrics_write_evaluation(RowFile *rows, int64_t step, const char *set, double val_loss,
-                              double bits_per_byte, const Figures *figures, double seconds) {
+                              double bits_per_byte, const Figures *figures, int64_t tokens,
+                              double seconds) {
     if (!rows) return;
     char quoted[QUOTED_BYTES], named[sizeof quoted + 20] = "";
     quote(set, quoted);
@@ -114,11 +115,11 @@ void metrics_write_evaluation(RowFile *rows, int64_t step, const char *set, doub
     char told[STATISTICS_SUMMARIES_MAX * 80], text[sizeof told + sizeof named + 512];
     write_figures(figures, told, sizeof told);
     snprintf(text, sizeof text,
-             "{\"step\":%lld%s,\"val_loss\":%s,\"val_bits_per_byte\":%s%s,\"val_seconds\":%.3f"
-             ",\"time\":\"%s\"}\n",
+             "{\"step\":%lld%s,\"val_loss\":%s,\"val_bits_per_byte\":%s%s,\"val_tokens\":%lld"
+             ",\"val_seconds\":%.3f,\"time\":\"%s\"}\n",
              (long long)step, named, number(val_loss, loss),
-             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), told, seconds,
-             clock_utc(now));
+             bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), told, (long long)tokens,
+             seconds, clock_utc(now));
     row_file_append(rows, text);
 }
 

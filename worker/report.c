@@ -168,7 +168,8 @@ void report_evaluation(const Trainer *trainer, int set, const Evaluation *result
     long long step = (long long)trainer->state.step;
     const char *name = validation_set_name(&trainer->config.data.validation, set);
     metrics_write_evaluation(trainer->report.metrics, step, name, result->loss,
-                             result->bits_per_byte, &result->figures, result->seconds);
+                             result->bits_per_byte, &result->figures, result->tokens,
+                             result->seconds);
     char bits[64] = "", capacity[64], health[160];
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result->bits_per_byte);

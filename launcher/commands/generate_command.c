@@ -21,6 +21,7 @@ static const char HELP[] =
     "      --seed N           key of the random choices (1337)\n"
     "      --json             a line of JSON for each text: prompt, text, tokens, finish_reason\n"
     "      --logprobs         and the model's log-probability of each token, in nats\n"
+    "      --timings          and how long the first token took and, as a median, the later ones\n"
     "      --weights KIND     held in f32, bf16, fp16 or int8 (as train.precision has them)\n"
     "      --experts LAYER    on a terminal, each token in the colour of the expert that it chooses first there;\n"
     "                         --color always or never: whatever stdout is; NO_COLOR is honoured\n"
@@ -89,6 +90,7 @@ static const CliOption OPTIONS[] = {
     CLI_FLAG("--json", GenerateOptions, json),
     CLI_TAKEN("--weights", "trained, f32, bf16, fp16 or int8", take_weights),
     CLI_FLAG("--logprobs", GenerateOptions, logprobs),
+    CLI_FLAG("--timings", GenerateOptions, timings),
     CLI_WHOLE("--experts", "the number of a layer, from 0", GenerateOptions, experts, 0,
               PER_LAYER_MAX - 1),
     CLI_TAKEN("--color", "auto, always or never", take_color),

@@ -207,6 +207,9 @@ static int do_run(Command *command, int i, bool *stopped, Error *err) {
         read_result(command, i, config);
         if (!err->message[0]) say_result(command, i);
     }
+    if (command->results[i].done && run->until == 0 && !signals_received() &&
+        compared_run_time_inference(run, config, err))
+        read_result(command, i, config);
     free(config);
     if (command->results[i].done)
         exit_code = EXIT_DONE; // perhaps before its last step

@@ -10,12 +10,15 @@
 #include "checkpoint/file_io.h"
 #include "kernels/clock.h"
 #include "launcher/config.h"
+#include "launcher/compare/run_result.h"
 #include "launcher/config_print.h"
 #include "launcher/supervisor/rank_launcher.h"
+#include "worker/run/json_file.h"
 #include "worker/run/run_dir.h"
 #include "worker/run/signals.h"
 
-enum { PATH_BYTES = CONFIG_PATH_BYTES + 32 };
+enum { PATH_BYTES = CONFIG_PATH_BYTES + 32, INFERENCE_TOKENS = 128 };
+static const char LOG_NAME[] = "compare.log";
 static const double POLL_SECONDS = 0.05;
 static const double ASK_SECONDS = 0.5; // between requests to stop: it may just be starting
 
@@ -63,12 +66,40 @@ static bool write_config(const ComparedRun *run, const Config *config, const cha
 
 // ---- its process --------------------------------------------------------------------------------
 
-// What starts the supervisor: with its output in a file, whose path may have any character.
-static bool build_command(const ComparedRun *run, char *command, size_t room) {
-    size_t used = (size_t)snprintf(command, room, "env >>'");
-    for (const char *c = run->dir; *c && used + 32 < room; c++)
-        used += (size_t)snprintf(command + used, room - used, *c == '\'' ? "'\\''" : "%c", *c);
-    return used + 32 < room && snprintf(command + used, room - used, "/compare.log' 2>&1") > 0;
+static void add_quoted(FILE *out, const char *redirection, const char *dir, const char *name) {
+    fprintf(out, " %s'", redirection);
+    for (const char *c = dir; *c; c++) fprintf(out, *c == '\'' ? "'\\''" : "%c", *c);
+    fprintf(out, "/%s'", name);
+}
+
+// What starts a program with its output in files of the run, whose path may have any character:
+// stdout in `name`, stderr in compare.log. To be freed by the caller.
+static char *build_command(const ComparedRun *run, const char *name) {
+    char *command = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&command, &bytes);
+    CHECK_MEMORY(out, "out of memory");
+    fputs("env", out);
+    add_quoted(out, strcmp(name, LOG_NAME) == 0 ? ">>" : ">", run->dir, name);
+    add_quoted(out, "2>>", run->dir, LOG_NAME);
+    fclose(out);
+    CHECK_MEMORY(command, "out of memory");
+    return command;
+}
+
+// Begins this program anew with the words behind its name, which words[0] is to become.
+static bool start(RankLauncher *process, const ComparedRun *run, const char *output, int ranks,
+                  char **words, Error *err) {
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
+    if (length <= 0)
+        return error_set(err, EXIT_IO, "cannot start %s: %s", run->dir, strerror(errno));
+    self[length] = 0;
+    words[0] = self;
+    char *command = build_command(run, output);
+    bool ok = rank_launcher_start(process, command, ranks, "", 1, words, "compare", err);
+    free(command);
+    return ok;
 }
 
 static int wait_for(RankLauncher *process) {
@@ -84,18 +115,11 @@ static int wait_for(RankLauncher *process) {
 
 int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
                        const char *launcher, Error *err) {
-    char path[PATH_BYTES], command[4 * CONFIG_PATH_BYTES + 64], self[PATH_MAX], number[16],
-        until[48];
+    char path[PATH_BYTES], number[16], until[48];
     snprintf(path, sizeof path, "%s/compare.yaml", run->dir);
     snprintf(number, sizeof number, "%d", ranks);
-    ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
-    if (length <= 0 || !build_command(run, command, sizeof command)) {
-        error_set(err, EXIT_IO, "cannot start %s: %s", run->dir, strerror(errno));
-        return err->exit_code;
-    }
-    self[length] = 0;
     snprintf(until, sizeof until, "run.stop_at=%lld", (long long)run->until);
-    char *words[] = {self,
+    char *words[] = {NULL,
                      (char[]){"supervise"},
                      path,
                      (char[]){"-np"},
@@ -105,8 +129,32 @@ int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
                      run->until ? until : NULL,
                      NULL};
     RankLauncher process;
-    if (!write_config(run, config, path, err) ||
-        !rank_launcher_start(&process, command, ranks, "", 1, words, "compare", err))
+    if (!write_config(run, config, path, err) || !start(&process, run, LOG_NAME, ranks, words, err))
         return err->exit_code;
     return wait_for(&process);
+}
+
+bool compared_run_time_inference(const ComparedRun *run, const Config *config, Error *err) {
+    char path[PATH_BYTES], tokens[32];
+    snprintf(path, sizeof path, "%s/%s", run->dir, INFERENCE_NAME);
+    json_t *known = json_file_read(path);
+    json_decref(known);
+    if (known) return true;
+    int64_t most =
+        config->train.context < INFERENCE_TOKENS ? config->train.context : INFERENCE_TOKENS;
+    snprintf(tokens, sizeof tokens, "%lld", (long long)most);
+    char *words[] = {NULL,
+                     (char[]){"generate"},
+                     (char *)run->dir,
+                     (char[]){"--json"},
+                     (char[]){"--timings"},
+                     (char[]){"--temperature"},
+                     (char[]){"0"},
+                     (char[]){"--tokens"},
+                     tokens,
+                     NULL};
+    RankLauncher process;
+    if (!start(&process, run, INFERENCE_NAME, 1, words, err)) return false;
+    wait_for(&process);
+    return true;
 }

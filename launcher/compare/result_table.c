@@ -26,6 +26,9 @@ static const Column COLUMNS[] = {
     {"peak_memory_mib", "memory, MiB", offsetof(RunResult, peak_memory_mib), 1, 1},
     {"max_vio", "MaxVio", offsetof(RunResult, max_vio), 1, 2},
     {"drop_rate", "dropped, %", offsetof(RunResult, drop_rate), 100, 2},
+    {"val_tokens_per_second", "evaluation, tokens/s", offsetof(RunResult, val_tokens_per_second), 1,
+     0},
+    {"token_ms", "text, ms/token", offsetof(RunResult, token_ms), 1, 3},
 };
 enum { STEPS, VAL_LOSS }; // of the columns
 enum { COLUMN_COUNT = sizeof COLUMNS / sizeof *COLUMNS };

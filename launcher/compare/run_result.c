@@ -35,6 +35,7 @@ static void take_evaluation(RunResult *result, json_t *row, int64_t step) {
     result->val_loss = real(row, "val_loss");
     result->val_bits_per_byte = real(row, "val_bits_per_byte");
     result->max_vio = real(row, "max_vio");
+    result->val_tokens_per_second = real(row, "val_tokens") / real(row, "val_seconds");
     result->points[result->point_count++] = (ValidationPoint){step, result->val_loss};
 }
 
@@ -59,11 +60,16 @@ static void read_metrics(RunResult *result, const char *run_dir, int64_t until) 
 }
 
 void run_result_read(RunResult *result, const char *run_dir, int64_t step) {
-    *result = (RunResult){
-        .val_loss = NAN, .val_bits_per_byte = NAN, .tokens_per_second = NAN, .max_vio = NAN};
+    *result = (RunResult){.val_loss = NAN,
+                          .val_bits_per_byte = NAN,
+                          .tokens_per_second = NAN,
+                          .max_vio = NAN,
+                          .val_tokens_per_second = NAN};
     read_metrics(result, run_dir, step);
     json_t *status = read_object(run_dir, "status.json");
     json_t *outcome = read_object(run_dir, "outcome.json");
+    json_t *inference = read_object(run_dir, INFERENCE_NAME);
+    result->token_ms = real(inference, "token_ms");
     result->peak_memory_mib = real(status, "peak_memory_mib");
     int code = (int)json_integer_value(json_object_get(outcome, "exit_code"));
     bool saved = outcome && (code == EXIT_DONE || code == EXIT_REQUEUE);
@@ -77,6 +83,7 @@ void run_result_read(RunResult *result, const char *run_dir, int64_t step) {
     result->steps = (double)result->step;
     json_decref(status);
     json_decref(outcome);
+    json_decref(inference);
 }
 
 void run_result_free(RunResult *result) {

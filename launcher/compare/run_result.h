@@ -1,10 +1,12 @@
-// What a run has come to, read from its folder: metrics.jsonl, outcome.json, status.json. Not
-// collective.
+// What a run has come to, read from its folder: metrics.jsonl, outcome.json, status.json,
+// inference.json. Not collective.
 #ifndef MOETRAIN_LAUNCHER_COMPARE_RUN_RESULT_H
 #define MOETRAIN_LAUNCHER_COMPARE_RUN_RESULT_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#define INFERENCE_NAME "inference.json"
 
 typedef struct ValidationPoint {
     int64_t step;
@@ -24,6 +26,8 @@ typedef struct RunResult {
     double peak_memory_mib; // of rank 0's process, in its last start
     double max_vio;         // of the last evaluation (1: the busiest expert has twice its share)
     double drop_rate;       // mean over the steps
+    double val_tokens_per_second; // of the last evaluation, which is a forward pass
+    double token_ms;              // of a text that the model writes alone, the first token apart
     ValidationPoint *points;
     int point_count;
     char message[256]; // how it failed

@@ -227,7 +227,8 @@ rows:
         self.assertAlmostEqual(float(table[0]["val_loss_deviation"]), deviation, 6)
         self.assertIn(f"| dense | 4 | {mean:.4f} ± {deviation:.4f} |", outcome.out)
         self.assertEqual(table[0]["max_vio"], "")  # a dense layer has none
-        for name in ("max_vio", "drop_rate", "seconds", "tokens_per_second", "peak_memory_mib", "parameters"):
+        for name in ("max_vio", "drop_rate", "seconds", "tokens_per_second", "peak_memory_mib", "parameters",
+                     "val_tokens_per_second", "token_ms"):
             self.assertGreaterEqual(float(table[1][name]), 0, name)
         plan = self.run_program("plan", "runs/rows/top-3/seed-1/compare.yaml", "-np", "1").out
         self.assertIn(f"{table[1]['parameters']} parameters, {table[1]['active_parameters']} active", plan)
@@ -242,8 +243,15 @@ rows:
         self.assert_done(again)
         self.assertNotIn("run 1 of", again.out)
         self.assertEqual(self.starts("dense/seed-1"), 1)
+        self.assertEqual(self.table(), table)  # nor measured again: two clocks do not agree to nine digits
         self.assert_error(self.run_program("compare", "rows.yaml", *ONE_RANK, "train.lr=0.02"), 2, "runs/rows/dense/seed-1",
                           "train.lr 0.01", "0.02", "-o")
+
+    def test_a_model_that_writes_no_text_has_no_time_for_it(self):
+        self.compare("set: {train.objective: masked}\nrows: {masked: {model.feed_forward: dense}}\n")
+        self.assertEqual([row["token_ms"] for row in self.table()], [""])
+        with open(self.path("runs/rows/masked/seed-1337/compare.log")) as file:
+            self.assertIn("masked", file.read().splitlines()[-1])
 
     def test_what_was_stopped_goes_on_from_its_checkpoint(self):
         rows = "rows: {dense: {model.feed_forward: dense}}\n"

@@ -96,6 +96,20 @@ class Generation(ProgramTest):
             for i, answer in zip(kept, scored):
                 self.assertEqual(f"{row['logprobs'][i]:.9g}", f"{answer['logprobs'][0]:.9g}", row)
 
+    def test_timings_are_of_the_first_token_and_of_the_later_ones(self):
+        told = self.samples("--tokens", "9", "--samples", "2", "--timings")
+        for row in told:
+            self.assertGreater(row["first_token_ms"], 0)
+            self.assertGreater(row["token_ms"], 0)
+        alone = self.samples("--tokens", "1", "--timings")[0]
+        self.assertIsNone(alone["token_ms"])
+        untold = self.samples("--tokens", "9", "--samples", "2")
+        for row in told:
+            del row["first_token_ms"], row["token_ms"]
+        self.assertEqual(told, untold)
+        text = self.run_program("generate", CHECKPOINT, "--tokens", "9", "--timings", *GREEDY)
+        self.assertRegex(str(text), r"first token after [0-9.]+ ms, then [0-9.]+ ms a token \([0-9]+ tokens/s\)")
+
     def test_ranks_share_a_file_of_prompts(self):
         prompts = ["In the ", "", "God created the heaven and the earth. In the", "heaven", "a"]
         self.write("p.jsonl", "".join(json.dumps({"prompt": text}) + "\n" for text in prompts))

@@ -88,9 +88,10 @@ static void a_row_has_what_happened_to_the_last_bit(void **state) {
     assert_true(real(row, "balance_loss") == 1.25 && real(row, "drop_rate") == 0.125);
     assert_true(real(row, "router_entropy_nats") == 0.5 && real(row, "step_ms") == 20);
     json_decref(row);
-    metrics_write_evaluation(rows, 7, "", 2.0 / 3, -1, &metrics.figures, 0.5);
+    metrics_write_evaluation(rows, 7, "", 2.0 / 3, -1, &metrics.figures, 1500, 0.5);
     row = last_row();
     assert_true(real(row, "val_loss") == 2.0 / 3);
+    assert_true(real(row, "val_tokens") == 1500 && real(row, "val_seconds") == 0.5);
     assert_true(json_is_null(json_object_get(row, "val_bits_per_byte")));
     assert_true(real(row, "drop_rate") == 0.125);
     json_decref(row);
@@ -123,7 +124,7 @@ static void a_mix_has_the_loss_and_load_of_each_source_by_its_name(void **state)
     losses = json_object_get(row, "source_load_distance");
     assert_true(json_is_null(json_object_get(losses, "rare")));
     json_decref(row);
-    metrics_write_evaluation(rows, 7, metrics.source_names[1], 1, -1, &metrics.figures, 0.5);
+    metrics_write_evaluation(rows, 7, metrics.source_names[1], 1, -1, &metrics.figures, 1500, 0.5);
     row = last_row();
     assert_string_equal(metrics.source_names[1],
                         json_string_value(json_object_get(row, "validation")));
@@ -144,7 +145,7 @@ static void what_is_no_number_is_null(void **state) {
         assert_true(real(row, "balance_loss") == 1.25);
         json_decref(row);
         metrics_write_evaluation(rows, 7, "", bad[i], bad[i] < 0 ? 1 : bad[i], &metrics.figures,
-                                 0.5);
+                                 1500, 0.5);
         json_decref(last_row());
     }
 }

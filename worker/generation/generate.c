@@ -16,6 +16,13 @@ static bool written(Error *err) {
            error_set(err, EXIT_IO, "cannot write the text to stdout");
 }
 
+static void say_times(const TokenTimes *times) {
+    double later = token_times_later_ms(times);
+    fflush(stdout); // the text stands before it
+    log_info("first token after %.2f ms, then %.3f ms a token (%.0f tokens/s)",
+             token_times_first_ms(times), later, 1e3 / later);
+}
+
 // The samples of the text that has begun.
 static bool write_samples(TextGenerator *g, Error *err) {
     const GenerateOptions *options = g->options;
@@ -29,6 +36,7 @@ static bool write_samples(TextGenerator *g, Error *err) {
             free(line);
         } else if (!options->json) {
             putchar('\n');
+            if (options->timings && ok) say_times(&g->times);
         }
         if (!ok || !written(err)) return false;
     }

@@ -26,6 +26,7 @@ typedef struct GenerateOptions {
     double repetition_penalty; // 1: off
     uint64_t seed;
     bool json, logprobs; // a line of JSON for each text (sample_json.h), with log-probabilities
+    bool timings;        // how long its tokens took (token_times.h): in JSON, or on stderr
     WeightKind weights;  // how the model holds them
     int64_t experts;     // layer by whose experts tokens are coloured (expert_colours.h); -1: none
     ColorWish color;     // whether they are

@@ -1,6 +1,7 @@
 #include "worker/generation/sample_json.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,10 @@ static json_t *json_of(const char *text, size_t bytes) {
     return string;
 }
 
+static void add_ms(json_t *object, const char *key, double ms) {
+    json_object_set_new(object, key, isfinite(ms) ? json_real(ms) : json_null());
+}
+
 char *sample_json(Sample sample) {
     json_t *tokens = json_array(), *logprobs = sample.logprobs ? json_array() : NULL;
     for (int64_t i = 0; i < sample.count; i++) {
@@ -37,6 +42,10 @@ char *sample_json(Sample sample) {
                   "text", json_of(sample.text, sample.text_bytes), "tokens", tokens, "logprobs",
                   logprobs, "finish_reason", sample.finish_reason);
     CHECK_MEMORY(object, "no memory for a line of JSON");
+    if (sample.times) {
+        add_ms(object, "first_token_ms", token_times_first_ms(sample.times));
+        add_ms(object, "token_ms", token_times_later_ms(sample.times));
+    }
     // Nine digits are those of an f32, which the numbers are.
     char *line = json_dumps(object, JSON_REAL_PRECISION(9));
     CHECK_MEMORY(line, "no memory for a line of JSON");

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "worker/generation/token_times.h"
+
 typedef struct Sample {
     const char *prompt;
     const char *text; // without the stop string
@@ -14,10 +16,12 @@ typedef struct Sample {
     // and the like; NULL: not wanted
     const double *logprobs;
     int64_t count;
+    const TokenTimes *times;   // NULL: not wanted
     const char *finish_reason; // "stop": a stop string; "length": all tokens that were wanted
 } Sample;
 
-// Keys: prompt, text, tokens, logprobs where there are any, finish_reason. Bytes that are no UTF-8
+// Keys: prompt, text, tokens, logprobs where there are any, finish_reason, and with times
+// first_token_ms and token_ms, null where there are none. Bytes that are no UTF-8
 // become U+FFFD. To be freed. Not collective.
 char *sample_json(Sample sample);
 

@@ -39,6 +39,7 @@ void text_generator_close(TextGenerator *g) {
     expert_colours_close(&g->colours);
     decoder_close(&g->decoder);
     text_stream_free(&g->stream);
+    token_times_free(&g->times);
     free(g->tokens);
     free(g->logprobs);
     free(g->logits);
@@ -188,6 +189,7 @@ static bool any_rank(bool here) {
 bool text_generator_write(TextGenerator *g, int64_t sample, bool idle, Error *err) {
     bool goes_on = !idle;
     rewind_text(g);
+    token_times_begin(&g->times);
     for (int64_t i = 0; i < g->options->tokens && any_rank(goes_on); i++) {
         watchdog_beat("generation");
         int number = signals_agreed(g->decoder.restored.model.work.groups.world);
@@ -197,7 +199,9 @@ bool text_generator_write(TextGenerator *g, int64_t sample, bool idle, Error *er
                              signal_name(number), (long long)i, (long long)g->options->tokens);
         const float *logits = next_logits(g);
         show_coloured(g, g->count);
-        if (goes_on) goes_on = add_token(g, choose_token(g, logits, sample, i));
+        if (!goes_on) continue;
+        goes_on = add_token(g, choose_token(g, logits, sample, i));
+        token_times_add(&g->times);
     }
     end_text(g, true);
     return true;
@@ -210,5 +214,6 @@ char *text_generator_json(const TextGenerator *g) {
                                 .tokens = g->tokens + g->given,
                                 .logprobs = g->options->logprobs ? g->logprobs : NULL,
                                 .count = g->count - g->given,
+                                .times = g->options->timings ? &g->times : NULL,
                                 .finish_reason = g->stream.stopped ? "stop" : "length"});
 }

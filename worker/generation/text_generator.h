@@ -5,6 +5,7 @@
 #include "worker/generation/expert_colours.h"
 #include "worker/generation/generate.h"
 #include "worker/generation/text_stream.h"
+#include "worker/generation/token_times.h"
 
 // The model sees a window of at most train.context tokens; when it is full, the newer half of it,
 // at least one token, becomes the beginning of the next window.
@@ -27,9 +28,10 @@ typedef struct TextGenerator {
     bool coloured;
     int64_t next_shown;
     size_t shown_bytes;
-    float *logits;  // (V) with penalties
-    bool *seen;     // (V) tokens that the text has
-    int32_t *order; // scratch of the sampler
+    TokenTimes times; // of the continuation
+    float *logits;    // (V) with penalties
+    bool *seen;       // (V) tokens that the text has
+    int32_t *order;   // scratch of the sampler
     double *probabilities;
 } TextGenerator;
 
