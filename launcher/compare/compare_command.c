@@ -1,6 +1,5 @@
-// moetrain compare COMPARISON.yaml: trains the rows of a comparison, seed after seed, and writes what
-// they come to. Called again it goes on: what is done is not done again.
-
+// moetrain compare COMPARISON.yaml: trains the rows of a comparison, seed after seed, and writes
+// what they come to. Called again it goes on: what is done is not done again.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
