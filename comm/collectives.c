@@ -243,7 +243,12 @@ void collectives_check(void) {
     if (device_transport()) device_transport()->check();
 }
 
-double collectives_waited_seconds(void) {
+static double waited_seconds(const char *kind) {
     const Transport *device = device_transport();
-    return flight_recorder_seconds() + (device ? device->waited_seconds() : 0);
+    return flight_recorder_seconds(kind) + (device ? device->waited_seconds(kind) : 0);
+}
+
+double collectives_waited_seconds(TrafficKind kind) {
+    double seconds = waited_seconds(traffic_name(kind));
+    return kind == TRAFFIC_OTHER ? seconds + waited_seconds(NULL) : seconds;
 }

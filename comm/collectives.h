@@ -89,9 +89,10 @@ Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor 
 // device collectives. Thread-safe. Not collective.
 void collectives_check(void);
 
-// Seconds that this rank has waited in collectives since its start: the host within its own, and
-// the device's ops for those on the device that have ended, from the first call on. For the thread
-// that calls them. Not collective.
-double collectives_waited_seconds(void);
+// Seconds that this rank has waited in collectives of a kind since its start: the host within its
+// own, and the device's ops for those on the device that have ended, from the first call on. Those
+// without traffic of a kind, as barriers, are of TRAFFIC_OTHER. For the thread that calls them. Not
+// collective.
+double collectives_waited_seconds(TrafficKind kind);
 
 #endif

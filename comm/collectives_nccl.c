@@ -4,7 +4,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "comm/flight_recorder.h"
 #include "comm/group.h"
+#include "comm/kind_seconds.h"
 #include "comm/mpi_check.h"
 #include "comm/reduction_tree.h"
 #include "kernels/cuda/cuda_device.h"
@@ -45,12 +47,13 @@ static pthread_mutex_t open_groups_lock = PTHREAD_MUTEX_INITIALIZER;
 // events of one that has ended serve the next.
 typedef struct Stall {
     cudaEvent_t begin, end;
+    const char *kind; // of the collective's traffic
 } Stall;
 static struct {
     bool measured; // somebody asks
     Stall *of;     // (room), the first `pending` of them under way
     int room, pending;
-    double seconds;
+    KindSeconds seconds;
 } stalls;
 
 MOETRAIN_NORETURN static void nccl_die(const char *file, int line, const char *call,
@@ -212,17 +215,20 @@ static Pending way_end(Group *group, NcclWay way) {
     return (Pending){.group = group, .place = ON_DEVICE, .slot = slot};
 }
 
-static Stall *next_stall(void) {
+static Stall *next_stall(int64_t flight) {
     if (stalls.pending == stalls.room) {
         stalls.of = realloc(stalls.of, (size_t)++stalls.room * sizeof *stalls.of);
         CHECK_MEMORY(stalls.of, "no memory for %d waits", stalls.room);
         CUDA_CHECK(cudaEventCreate(&stalls.of[stalls.pending].begin));
         CUDA_CHECK(cudaEventCreate(&stalls.of[stalls.pending].end));
     }
+    FlightRecord record;
+    bool known = flight_recorder_find(flight, &record);
+    stalls.of[stalls.pending].kind = known ? record.kind : NULL;
     return &stalls.of[stalls.pending++];
 }
 
-static double nccl_waited_seconds(void) {
+static double nccl_waited_seconds(const char *kind) {
     int pending = stalls.pending;
     stalls.measured = true;
     stalls.pending = 0;
@@ -238,16 +244,18 @@ static double nccl_waited_seconds(void) {
         }
         CUDA_CHECK(ended);
         CUDA_CHECK(cudaEventElapsedTime(&milliseconds, stall.begin, stall.end));
-        stalls.seconds += 1e-3 * milliseconds;
+        kind_seconds_add(&stalls.seconds, stall.kind, 1e-3 * milliseconds);
     }
-    return stalls.seconds;
+    return kind_seconds_of(&stalls.seconds, kind);
 }
 
 static void nccl_wait(Pending *pending) {
     NcclGroup *g = nccl_group(pending->group);
     struct Mark *mark = &g->marks[pending->slot];
     CHECK(mark->pending, "a collective is waited for twice");
-    Stall *stall = stalls.measured ? next_stall() : NULL;
+    // One that is waited for at once has not been told its number yet: it is the last.
+    int64_t flight = pending->flight > 0 ? pending->flight : flight_recorder_last();
+    Stall *stall = stalls.measured ? next_stall(flight) : NULL;
     if (stall) CUDA_CHECK(cudaEventRecord(stall->begin, g->cuda->compute));
     CUDA_CHECK(cudaStreamWaitEvent(g->cuda->compute, mark->done, 0));
     if (stall) CUDA_CHECK(cudaEventRecord(stall->end, g->cuda->compute));

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 
 #include "comm/group.h"
+#include "comm/kind_seconds.h"
 #include "kernels/clock.h"
 #include "kernels/heartbeat.h"
 
@@ -20,7 +21,8 @@ static Slot ring[FLIGHT_RECORDS];
 static atomic_llong last;
 
 // Of the main thread alone.
-static double entered, seconds;
+static double entered;
+static KindSeconds seconds;
 
 static Slot *slot_of(int64_t number) {
     return &ring[number % FLIGHT_RECORDS];
@@ -57,7 +59,7 @@ int64_t flight_recorder_begin(const Group *group, const char *name, const char *
 // The device's collectives go on behind the host's back: the time to start one tells nothing.
 static double count_seconds(const Slot *slot) {
     double now = clock_seconds();
-    if (!GET(on_device)) seconds += now - entered;
+    if (!GET(on_device)) kind_seconds_add(&seconds, GET(kind), now - entered);
     return now;
 }
 
@@ -76,8 +78,8 @@ void flight_recorder_end(int64_t number) {
     if (GET(number) == number) PUT(ended, now); // unless many others were begun meanwhile
 }
 
-double flight_recorder_seconds(void) {
-    return seconds;
+double flight_recorder_seconds(const char *kind) {
+    return kind_seconds_of(&seconds, kind);
 }
 
 // ---- reading ------------------------------------------------------------------------------------

@@ -33,9 +33,9 @@ void flight_recorder_leave(int64_t number);
 void flight_recorder_return(int64_t number);
 void flight_recorder_end(int64_t number); // legal on 0, as the two before it
 
-// Seconds that the main thread has spent within collectives on the host since start: its waiting
-// for other ranks, and the transfers.
-double flight_recorder_seconds(void);
+// Seconds that the main thread has spent within collectives of a kind on the host since start: its
+// waiting for other ranks, and the transfers. NULL: those of no kind.
+double flight_recorder_seconds(const char *kind);
 
 // The last ones, oldest first; returns how many. One that is overwritten meanwhile is left out.
 int flight_recorder_read(FlightRecord records[FLIGHT_RECORDS]);

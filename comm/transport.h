@@ -22,12 +22,12 @@ typedef struct Transport {
     void (*wait)(Pending *pending);
 
     // Only the device's. What a group needs to use it, made and given back, collective over the
-    // group; collectives_check; and how long its ops have waited for collectives that have ended,
-    // from the first call on: seconds.
+    // group; collectives_check; and how long its ops have waited for collectives of a kind that
+    // have ended, from the first call on: seconds.
     void (*attach)(Group *group, Device *dev);
     void (*detach)(Group *group);
     void (*check)(void);
-    double (*waited_seconds)(void);
+    double (*waited_seconds)(const char *kind);
 } Transport;
 
 // The transport of device buffers; NULL in a build without one. Not collective.

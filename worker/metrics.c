@@ -73,12 +73,23 @@ static void write_sources(const StepMetrics *row, char *text, size_t bytes) {
     write_of_sources(row, "source_load_distance", row->source_distances, 9, text, bytes);
 }
 
+// `,"step_parts_ms":{"compute":1.5, …}`.
+static void write_parts(const StepMetrics *row, char *text, size_t bytes) {
+    size_t used = 0;
+    text[0] = 0;
+    if (step_parts_sum(row->parts) == 0) return;
+    for (int i = 0; i < STEP_PARTS && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s\"%s\":%.4f%s",
+                                 i == 0 ? ",\"step_parts_ms\":{" : ",", STEP_PART_NAMES[i],
+                                 1e3 * row->parts[i], i + 1 == STEP_PARTS ? "}" : "");
+}
+
 void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (!rows) return;
     char loss[40], norm[40], now[CLOCK_UTC_BYTES];
     char figures[STATISTICS_SUMMARIES_MAX * 80],
         sources[3 * DATA_SOURCES_MAX * (QUOTED_BYTES + 64)];
-    char text[sizeof figures + sizeof sources + 768], outliers[96] = "";
+    char text[sizeof figures + sizeof sources + 1024], outliers[96] = "";
     if (row->outlier_steps >= 0)
         snprintf(outliers, sizeof outliers, ",\"outlier_steps\":%lld",
                  (long long)row->outlier_steps);
@@ -91,16 +102,18 @@ void metrics_write_step(RowFile *rows, const StepMetrics *row) {
     if (row->slowest_score > 0)
         snprintf(slowest, sizeof slowest, ",\"slowest_rank\":%d,\"slowest_score\":%.4f",
                  row->slowest_rank, row->slowest_score);
+    char parts[STEP_PARTS * 40];
+    write_parts(row, parts, sizeof parts);
     write_figures(&row->figures, figures, sizeof figures);
     write_sources(row, sources, sizeof sources);
     snprintf(text, sizeof text,
              "{\"step\":%lld,\"loss\":%s,\"gradient_norm\":%s,\"lr\":%.9g%s%s,\"tokens\":%lld"
              ",\"skipped_steps\":%lld%s,\"step_ms\":%.4f,\"tokens_per_second\":%.2f,\"gflops\":%.3f"
-             ",\"gemm_share\":%.4f%s,\"eta_seconds\":%.1f,\"time\":\"%s\"}\n",
+             ",\"gemm_share\":%.4f%s%s,\"eta_seconds\":%.1f,\"time\":\"%s\"}\n",
              (long long)row->step, number(row->loss, loss), number(row->gradient_norm, norm),
              row->lr, figures, sources, (long long)row->tokens, (long long)row->skipped_steps,
              outliers, row->step_seconds * 1e3, row->tokens_per_second, row->gflops,
-             row->gemm_share, slowest, row->eta_seconds, clock_utc(now));
+             row->gemm_share, slowest, parts, row->eta_seconds, clock_utc(now));
     row_file_append(rows, text);
 }
 

@@ -6,6 +6,7 @@
 #include "model/statistics.h"
 #include "worker/run/row_file.h"
 #include "worker/train_config.h"
+#include "worker/watch/step_times.h"
 
 typedef struct StepMetrics {
     int64_t step;         // finished steps, this one included
@@ -26,8 +27,9 @@ typedef struct StepMetrics {
     int64_t rollbacks;     // -1: there are none by train.spike_policy
     bool rolled_back;      // the state is that of an earlier step now
     double eta_seconds;
-    int slowest_rank;     // of stragglers.h
-    double slowest_score; // 0: not known
+    int slowest_rank;         // of stragglers.h
+    double slowest_score;     // 0: not known
+    double parts[STEP_PARTS]; // seconds a step, of step_times.h; zeros: not known
     // Of a mix: its sources, their mean loss since the row before, and how they load the experts
     // (source_loads.h), NaN without a window. 0: one source.
     int sources;

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "comm/comm.h"
 #include "kernels/clock.h"
@@ -51,7 +52,7 @@ StepMetrics report_begin_step(Trainer *trainer) {
     Report *report = &trainer->report;
     const TrainConfig *config = &trainer->config;
     report->begin = clock_seconds();
-    stragglers_begin_step(&trainer->stragglers);
+    step_times_begin(&trainer->times);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++)
         report->sent_before[kind] = traffic_sent_bytes((TrafficKind)kind);
     return (StepMetrics){.lr = lr_at(&config->optimizer, trainer->state.step, config->steps)};
@@ -91,7 +92,7 @@ void report_end_step(Trainer *trainer, StepMetrics *row) {
     row->outliers_applied = policy == SPIKE_LOG;
     row->rollbacks = policy == SPIKE_ROLLBACK ? trainer->outliers.rollbacks[ROLLBACK_TIMES] : -1;
     row->step_seconds = clock_seconds() - report->begin;
-    stragglers_end_step(&trainer->stragglers, row->step_seconds);
+    step_times_end(&trainer->times, row->step_seconds);
     row->tokens_per_second = (double)(config->batch * config->context) / row->step_seconds;
     // Dropped choices count as if they had been computed, as in the plan.
     row->flops = report->most_flops_a_step -
@@ -131,10 +132,24 @@ static void take_sources(Trainer *trainer, StepMetrics *row) {
 // Collective over all ranks.
 static void look_for_stragglers(Trainer *trainer, StepMetrics *row) {
     Stragglers *stragglers = &trainer->stragglers;
-    stragglers_look(stragglers, row->step);
+    int64_t steps = step_times_look(&trainer->times);
+    if (steps == 0) return;
+    memcpy(row->parts, trainer->times.parts, sizeof row->parts);
+    stragglers_judge(stragglers, &trainer->times, steps, row->step);
     row->slowest_rank = stragglers->slowest;
     row->slowest_score = stragglers->score;
     run_status_stragglers(stragglers);
+}
+
+void report_times(const Trainer *trainer) {
+    const StepTimes *times = &trainer->times;
+    char text[STEP_PARTS_BYTES];
+    if (times->total_steps == 0) return;
+    double sum = step_parts_sum(times->total), steps = (double)times->total_steps;
+    log_info("%.1f ms a step on %d ranks: %s; of computing alone, evenly shared, %.1f ms "
+             "(efficiency %.1f %%)",
+             1e3 * sum / steps, times->ranks, step_parts_describe(times->total, text),
+             1e3 * times->total[PART_COMPUTE] / steps, 100 * times->total[PART_COMPUTE] / sum);
 }
 
 void report_step(Trainer *trainer, StepMetrics *row) {

@@ -40,6 +40,9 @@ void report_end_step(Trainer *trainer, StepMetrics *row);
 // The row of a finished step, and its line when one is due, with which ranks compare how fast they
 // are; keeps the running mean for the ETA. Collective over all ranks.
 void report_step(Trainer *trainer, StepMetrics *row);
+// At the end, of several ranks: where the time of a step went, and what it would have been without
+// imbalance and traffic.
+void report_times(const Trainer *trainer);
 // The row and line of an evaluation on a validation set that was not interrupted.
 void report_evaluation(const Trainer *trainer, int set, const Evaluation *result);
 // Plan against fact: the memory of rank 0 and the bytes it sent a step.

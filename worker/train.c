@@ -259,6 +259,7 @@ static int train(Trainer *trainer, Error *err) {
             return err->exit_code;
         if (!finish_step(trainer, &signal, err)) return err->exit_code;
     }
+    report_times(trainer);
     if (state->step >= config->steps && !state->evaluation_due) return EXIT_DONE;
     trainer->stopped_by = signal;
     log_info(
@@ -276,6 +277,7 @@ static void close_run(Trainer *trainer) {
     step_outliers_close(&trainer->outliers);
     replica_check_close(&trainer->replicas);
     recheck_close(&trainer->recheck);
+    step_times_close(&trainer->times);
     stragglers_close(&trainer->stragglers);
     step_digests_close(&trainer->digests);
     save_behind_close(&trainer->behind);

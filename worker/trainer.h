@@ -67,6 +67,7 @@ struct Trainer {
     StepOutliers outliers;
     ReplicaCheck replicas;
     Recheck recheck;
+    StepTimes times;
     Stragglers stragglers;
     StepDigests digests;
     double last_loss;   // of the step done last

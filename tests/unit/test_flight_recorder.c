@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "comm/group.h"
+#include "comm/kind_seconds.h"
 #include "kernels/heartbeat.h"
 
 static const Group pair = {.name = "pair", .size = 2}, alone = {.name = "alone", .size = 1};
@@ -77,16 +78,33 @@ static void a_group_of_one_exchanges_nothing(void **state) {
 
 static void time_on_the_host_counts(void **state) {
     (void)state;
-    double before = flight_recorder_seconds();
-    int64_t device = flight_recorder_begin(&pair, "sum", NULL, 0, ON_DEVICE);
-    flight_recorder_end(device);
-    assert_true(flight_recorder_seconds() == before);
-    FlightRecord record;
-    int64_t host = flight_recorder_begin(&pair, "sum", NULL, 0, ON_HOST);
-    flight_recorder_end(host);
-    assert_true(flight_recorder_find(host, &record));
-    assert_true(flight_recorder_seconds() - before <= record.ended - record.begun + 1e-9);
-    assert_true(flight_recorder_seconds() > before);
+    const char *kinds[] = {NULL, "gradients", "dispatch"};
+    for (int i = 0; i < 3; i++) {
+        double before = flight_recorder_seconds(kinds[i]);
+        double other = flight_recorder_seconds(kinds[(i + 1) % 3]);
+        int64_t device = flight_recorder_begin(&pair, "sum", kinds[i], 0, ON_DEVICE);
+        flight_recorder_end(device);
+        assert_true(flight_recorder_seconds(kinds[i]) == before);
+        FlightRecord record;
+        int64_t host = flight_recorder_begin(&pair, "sum", kinds[i], 0, ON_HOST);
+        flight_recorder_end(host);
+        assert_true(flight_recorder_find(host, &record));
+        double counted = flight_recorder_seconds(kinds[i]) - before;
+        assert_true(counted > 0 && counted <= record.ended - record.begun + 1e-9);
+        assert_true(flight_recorder_seconds(kinds[(i + 1) % 3]) == other);
+    }
+}
+
+static void kinds_beyond_the_table_are_counted_together(void **state) {
+    (void)state;
+    KindSeconds table = {0};
+    static char kinds[MOST_KIND_SECONDS + 2][4];
+    for (int i = 0; i < MOST_KIND_SECONDS + 2; i++) kind_seconds_add(&table, kinds[i], i + 1);
+    kind_seconds_add(&table, NULL, 0.5);
+    for (int i = 0; i < MOST_KIND_SECONDS; i++)
+        assert_true(kind_seconds_of(&table, kinds[i]) == i + 1);
+    assert_true(kind_seconds_of(&table, kinds[MOST_KIND_SECONDS]) == 0);
+    assert_true(kind_seconds_of(&table, NULL) == 2 * MOST_KIND_SECONDS + 3 + 0.5);
 }
 
 static atomic_bool writing = true;
@@ -117,6 +135,7 @@ int main(void) {
         cmocka_unit_test(what_has_not_ended_shows),
         cmocka_unit_test(a_group_of_one_exchanges_nothing),
         cmocka_unit_test(time_on_the_host_counts),
+        cmocka_unit_test(kinds_beyond_the_table_are_counted_together),
         cmocka_unit_test(a_reader_never_gets_a_mixture),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

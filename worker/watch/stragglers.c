@@ -1,9 +1,7 @@
 #include "worker/watch/stragglers.h"
 
-#include <math.h>
 #include <stdlib.h>
 
-#include "comm/collectives.h"
 #include "comm/comm.h"
 #include "kernels/log.h"
 
@@ -15,63 +13,43 @@ void stragglers_open(Stragglers *stragglers, int64_t limit) {
     if (stragglers->ranks == 1) return;
     stragglers->limit = limit;
     stragglers->places = rank_places();
-    stragglers->seconds = calloc((size_t)stragglers->ranks, sizeof(double));
     stragglers->behind = calloc((size_t)stragglers->ranks, sizeof(int64_t));
-    CHECK_MEMORY(stragglers->seconds && stragglers->behind, "no memory for the times of %d ranks",
-                 stragglers->ranks);
+    CHECK_MEMORY(stragglers->behind, "no memory for the times of %d ranks", stragglers->ranks);
 }
 
 void stragglers_close(Stragglers *stragglers) {
-    free(stragglers->seconds);
     free(stragglers->behind);
     *stragglers = (Stragglers){0};
 }
 
-void stragglers_begin_step(Stragglers *stragglers) {
-    if (stragglers->limit > 0) stragglers->waited_seconds = collectives_waited_seconds();
+static double own_seconds(const StepTimes *times, int rank) {
+    return times->of_all[rank * TIMED_KINDS + TIMED_OWN];
 }
 
-void stragglers_end_step(Stragglers *stragglers, double step_seconds) {
-    if (stragglers->limit == 0) return;
-    double waited = collectives_waited_seconds() - stragglers->waited_seconds;
-    stragglers->own_seconds += step_seconds - waited;
-    stragglers->steps++;
-}
-
-int stragglers_judge(Stragglers *stragglers, int64_t step) {
-    const double *seconds = stragglers->seconds;
+int stragglers_judge(Stragglers *stragglers, const StepTimes *times, int64_t steps, int64_t step) {
     int fastest = 0, slowest = 0, said = 0;
     for (int rank = 1; rank < stragglers->ranks; rank++) {
-        if (seconds[rank] < seconds[fastest]) fastest = rank;
-        if (seconds[rank] > seconds[slowest]) slowest = rank;
+        if (own_seconds(times, rank) < own_seconds(times, fastest)) fastest = rank;
+        if (own_seconds(times, rank) > own_seconds(times, slowest)) slowest = rank;
     }
+    double least = own_seconds(times, fastest), most = own_seconds(times, slowest);
     for (int rank = 0; rank < stragglers->ranks; rank++) {
-        double score = seconds[fastest] / seconds[rank];
+        double seconds = own_seconds(times, rank), score = least / seconds;
         int64_t before = stragglers->behind[rank];
-        bool behind = score < LOW_SCORE && seconds[rank] - seconds[fastest] > NOISE_SECONDS;
-        stragglers->behind[rank] = behind ? before + stragglers->steps : 0;
+        bool behind = score < LOW_SCORE && seconds - least > NOISE_SECONDS;
+        stragglers->behind[rank] = behind ? before + steps : 0;
         if (before >= stragglers->limit || stragglers->behind[rank] < stragglers->limit) continue;
         said++;
         log_warn("step %lld: rank %d on %s is a straggler: it has computed %.1f ms a step, rank %d "
                  "on %s %.1f (score %.2f, below %.1f for %lld steps); look at its host's other "
                  "work, clock and memory, and at load_imbalance: it may have more tokens",
-                 (long long)step, rank, stragglers->places[rank].host, 1e3 * seconds[rank], fastest,
-                 stragglers->places[fastest].host, 1e3 * seconds[fastest], score, LOW_SCORE,
+                 (long long)step, rank, stragglers->places[rank].host, 1e3 * seconds, fastest,
+                 stragglers->places[fastest].host, 1e3 * least, score, LOW_SCORE,
                  (long long)stragglers->behind[rank]);
     }
     stragglers->slowest = slowest;
-    stragglers->score = seconds[fastest] / seconds[slowest];
+    stragglers->score = least / most;
     return said;
-}
-
-void stragglers_look(Stragglers *stragglers, int64_t step) {
-    if (stragglers->limit == 0 || stragglers->steps == 0) return;
-    double own = fmax(stragglers->own_seconds / (double)stragglers->steps, 1e-9);
-    all_gather(comm_world(), tensor_1d(stragglers->seconds, F64, stragglers->ranks),
-               tensor_1d(&own, F64, 1), TRAFFIC_OTHER);
-    stragglers_judge(stragglers, step);
-    stragglers->own_seconds = 0;
-    stragglers->steps = 0;
 }
 
 bool stragglers_has_one(const Stragglers *stragglers) {
