@@ -16,6 +16,7 @@ static const struct Part {
     {&MODEL_OPTIONS, offsetof(TrainConfig, model)},
     {&ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
     {&LATENT_ATTENTION_OPTIONS, offsetof(TrainConfig, model)},
+    {&ATTENTION_EXPERTS_OPTIONS, offsetof(TrainConfig, model)},
     {&MOE_OPTIONS, offsetof(TrainConfig, model)},
     {&BALANCE_OPTIONS, offsetof(TrainConfig, model)},
     {&CHOOSING_OPTIONS, offsetof(TrainConfig, model)},

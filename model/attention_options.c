@@ -4,8 +4,9 @@
 #include "model/rope.h"
 
 static void derive_kv_heads(void *section) {
-    AttentionShape *shape = &((ModelConfig *)section)->attention.shape;
-    shape->kv_heads = shape->heads;
+    ModelConfig *model = section;
+    AttentionShape *shape = &model->attention.shape;
+    shape->kv_heads = model_has_mixer(model, MIXER_MOA) ? 1 : shape->heads;
 }
 
 static void derive_d_head(void *section) {
@@ -49,9 +50,9 @@ static void derive_dropout(void *section) {
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     INTEGER("attention.heads", FUNCTION, attention.shape.heads, DEFAULT("4"), RANGE(1, 1024),
-        "query heads (arXiv:1706.03762)"),
+        "query heads (arXiv:1706.03762); in moa layers those that a token chooses among attention.experts"),
     INTEGER("attention.kv_heads", FUNCTION, attention.shape.kv_heads,
-        DERIVED("attention.heads", derive_kv_heads), RANGE(1, 1024),
+        DERIVED("attention.heads; with model.mixer: moa 1", derive_kv_heads), RANGE(1, 1024),
         "key/value heads: as many as attention.heads is MHA, fewer is GQA (arXiv:2305.13245), 1 is MQA (arXiv:1911.02150)"),
     INTEGER("attention.d_head", FUNCTION, attention.shape.d_head,
         DERIVED("model.d_model / attention.heads", derive_d_head), RANGE(2, 4096),

@@ -85,6 +85,13 @@ bool dispatch_check(const Dispatch *d, Error *err) {
                                      : "");
 }
 
+void dispatch_cost(const Dispatch *d, const Work *work, double sent_bytes[TRAFFIC_KINDS]) {
+    int64_t ep = work->shape.ep_size, counts = d->shape.E / ep * work->shape.shards;
+    if (d->padded_rows >= 0) return; // known beforehand
+    sent_bytes[TRAFFIC_COUNTS] +=
+        (double)work->shape.micro_batches * (double)((ep - 1) * counts * (int64_t)sizeof(int32_t));
+}
+
 static int64_t sum_of(Tensor x) {
     int64_t sum = 0;
     for (int64_t i = 0; i < tensor_elements(x); i++) sum += tensor_i64(x)[i];

@@ -63,6 +63,8 @@ void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activa
 // Whether what has been laid out can be numbered; false with exit 2 and the fix. Asked after
 // measuring. Not collective.
 bool dispatch_check(const Dispatch *d, Error *err);
+// Bytes of the counts that this rank sends in a step, added to sent_bytes.
+void dispatch_cost(const Dispatch *d, const Work *work, double sent_bytes[TRAFFIC_KINDS]);
 
 // Plans who sends what and exchanges the counts.   ids (N, K) i32   kept (N, K) u8
 // Collective over expert_parallel.

@@ -1,6 +1,7 @@
 #include "model/attention.h"
 #include "model/feed_forward.h"
 #include "model/latent_attention.h"
+#include "model/moa.h"
 #include "model/moe_layer.h"
 #include "model/peer.h"
 #include "model/soft_moe.h"
@@ -13,6 +14,9 @@ const LayerChoice MIXERS[] = {
                                  "attention to keys and values of a low rank, which alone are "
                                  "cached (MLA, DeepSeek-V2, arXiv:2405.04434)"},
                                 &LATENT_ATTENTION},
+    [MIXER_MOA] = {{"moa", "heads of attention.experts, of which a router chooses attention.heads "
+                           "for each token (MoA, arXiv:2210.05144)"},
+                   &MOA},
 };
 const LayerChoice FEED_FORWARDS[] = {
     [FEED_FORWARD_DENSE] = {{"dense", "one feed-forward for all tokens"}, &DENSE_FEED_FORWARD},

@@ -65,6 +65,7 @@ typedef struct AttentionConfig {
     bool max_logits; // whether the largest score of each head is told
     int64_t d_rope;  // channels of a head that RoPE turns, its first; 0: as rope.fraction says
     int64_t q_rank, kv_rank; // of latent attention; q_rank 0: queries have no latent
+    int64_t experts, top_k;  // of moa
     double qk_clip;          // the largest score that a step may leave (qk_clip.h); 0: any
 } AttentionConfig;
 
@@ -201,7 +202,7 @@ typedef struct MoeConfig {
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
-typedef enum MixerKind { MIXER_ATTENTION, MIXER_LATENT_ATTENTION } MixerKind;
+typedef enum MixerKind { MIXER_ATTENTION, MIXER_LATENT_ATTENTION, MIXER_MOA } MixerKind;
 typedef enum FeedForwardKind {
     FEED_FORWARD_DENSE,
     FEED_FORWARD_MOE,
@@ -296,9 +297,9 @@ typedef struct ModelConfig {
 } ModelConfig;
 
 // Keys that fill it.
-extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS, MOE_OPTIONS,
-    BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS, SOFT_MOE_OPTIONS, PEER_OPTIONS,
-    COMPAT_OPTIONS;
+extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS,
+    ATTENTION_EXPERTS_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS,
+    SOFT_MOE_OPTIONS, PEER_OPTIONS, COMPAT_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {

@@ -21,7 +21,7 @@ static bool check_device(const ModelConfig *config, int64_t layer, const Device 
 static void declare(void *self, Work *work, int64_t layer) {
     MoeLayer *moe = self;
     moe->shape = moe_shape(work->config, layer);
-    router_declare(&moe->router, moe->shape, work, layer);
+    router_declare(&moe->router, ROUTER_OF_FEED_FORWARD, moe->shape, work, layer);
     latent_space_declare(&moe->latent, work, layer, moe->shape);
     experts_declare(&moe->experts, moe->shape, work, layer);
     shared_experts_declare(&moe->shared, work, layer, moe->shape);
@@ -86,32 +86,20 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     const MoeLayer *moe = self;
     const ModelConfig *config = work->config;
     MoeShape shape = moe->shape;
-    int64_t E = shape.experts, scored = shape.scored, K = shape.slots;
-    double gate = 0, mean = experts_of_token(moe, work), expert = experts_flops(config, shape);
-    if (moe_has_gate(&config->moe)) gate = (double)(moe->router.noise < 0 ? scored : 2 * scored);
-    cost->flops_per_token += mean * expert + 2 * (double)config->d_model * gate;
+    double mean = experts_of_token(moe, work), expert = experts_flops(config, shape);
+    cost->flops_per_token += mean * expert;
+    router_cost(&moe->router, work, cost);
     if (shape.zero > 0) {
         int64_t least = shape.top_k > shape.zero ? shape.top_k - shape.zero : 0;
         cost->flops_below += (mean - (double)least) * expert;
         cost->flops_above += ((double)shape.top_k - mean) * expert;
     }
 
-    int64_t ep = work->shape.ep_size;
-    double micro = (double)work->shape.micro_batches;
+    dispatch_cost(&moe->plan, work, cost->sent_bytes);
     expert_exchange_cost(&moe->routed, work, cost->sent_bytes);
-    if (!moe->plan.shape.padded)
-        cost->sent_bytes[TRAFFIC_COUNTS] +=
-            micro * (double)((ep - 1) * (E / ep) * work->shape.shards * (int64_t)sizeof(int32_t));
-    cost->sent_bytes[TRAFFIC_STATISTICS] += micro * router_balance_sent_bytes(&moe->router, work);
-    cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(&moe->router, work);
     shared_experts_cost(&moe->shared, work, cost);
     latent_space_cost(&moe->latent, work, cost);
-    ScratchShape *scratch = &cost->scratch;
-    scratch->E = larger(scratch->E, scored);
-    scratch->K = larger(scratch->K, K);
-    scratch->F = larger(scratch->F, shape.d_ff);
-    scratch->parts = larger(scratch->parts, work->shape.expert_parts);
-    scratch->group = larger(scratch->group, work->shape.N / moe->plan.shape.groups);
+    cost->scratch.F = larger(cost->scratch.F, shape.d_ff);
 }
 
 // ---- both passes --------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #include "model/router.h"
 
+#include "kernels/integers.h"
 #include "model/chooser.h"
 #include "model/initialization.h"
 #include "model/router_balance.h"
@@ -7,8 +8,14 @@
 #include "model/router_variation.h"
 #include "model/routing_tape.h"
 
-void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
+static bool is_of_mixer(const Router *router) {
+    return router->place == ROUTER_OF_MIXER;
+}
+
+void router_declare(Router *router, RouterPlace place, MoeShape shape, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
+    const char *of = ROUTER_NAMES[place].params;
+    router->place = place;
     router->shape = shape;
     router->layer = layer;
     double scale = config->moe.router_init_scale; // 0, where nobody gave it: 1
@@ -20,23 +27,31 @@ void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer) {
                     .init_std = config->init_std};
     init_linear(config, &weight);
     if (scale > 0) weight.init_std *= scale;
-    router->weight = param_add(work->params, weight, "layers.%lld.moe.router", (long long)layer);
+    router->weight = param_add(work->params, weight, "layers.%lld.%s.router", (long long)layer, of);
     if (config->moe.gate_bias)
         router->gate_bias = param_add(work->params,
                                       (Param){.rank = 1,
                                               .shape = {router->shape.scored},
                                               .init = INIT_ZEROS,
                                               .group = GROUP_NO_DECAY},
-                                      "layers.%lld.moe.router.bias", (long long)layer);
-    if (config->moe.router.kind == NOISY_TOPK && !moe_is_hashed(&config->moe, layer))
+                                      "layers.%lld.%s.router.bias", (long long)layer, of);
+    bool hashed = moe_is_hashed(&config->moe, layer) && !is_of_mixer(router);
+    if (config->moe.router.kind == NOISY_TOPK && !hashed)
         router->noise =
-            param_add(work->params, weight, "layers.%lld.moe.router_noise", (long long)layer);
-    if (!moe_is_hashed(&config->moe, layer)) router_declare_bias(router, work);
+            param_add(work->params, weight, "layers.%lld.%s.router_noise", (long long)layer, of);
+    if (!hashed) router_declare_bias(router, work);
 }
 
 // Whether the router sees another x than the experts: wider numbers, or jitter.
 static bool has_own_x(const Work *work) {
     return work->storage != F32 || (work->training && work->config->moe.jitter > 0);
+}
+static bool renormalizes(const Router *router, const Work *work) {
+    return work->config->moe.renormalize_after_drop && !is_of_mixer(router);
+}
+// Who chooses instead of the scores; NULL: they do.
+static const Chooser *chooser(const Router *router, const Work *work) {
+    return is_of_mixer(router) ? NULL : chooser_of(work, router->layer);
 }
 static bool is_noisy(const Router *router, const Work *work) {
     return router->noise >= 0 && (work->training || work->config->moe.noise_in_evaluation);
@@ -57,12 +72,12 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->ids = arena_2d(activations, I32, N, K);
     router->weights = arena_2d(activations, F32, N, K);
     router->scaled =
-        moe->renormalize_after_drop ? arena_2d(activations, F32, N, K) : router->weights;
+        renormalizes(router, work) ? arena_2d(activations, F32, N, K) : router->weights;
     router->kept = arena_2d(activations, U8, N, K);
     router->travels = router->shape.zero > 0 ? arena_2d(activations, U8, N, K) : router->kept;
     router_layout_bias(router, work, activations);
-    const Chooser *chooser = chooser_of(work, router->layer);
-    if (chooser && chooser->layout) chooser->layout(router, work, activations);
+    const Chooser *other = chooser(router, work);
+    if (other && other->layout) other->layout(router, work, activations);
 
     size_t mark = arena_mark(scratch);
     router_layout_sums(router, work, activations, scratch);
@@ -77,7 +92,8 @@ void router_layout(Router *router, Work *work, Arena *activations, Arena *scratc
     router->scratch.group_tokens_per_expert = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.group_dropped = arena_2d(scratch, I32, routing_groups(work), E);
     router->scratch.order = arena_1d(scratch, I32, N * K + E + 1);
-    if (moe->routing_group == GROUP_DOCUMENT && moe->capacity_factor.numerator > 0) {
+    bool of_documents = moe->routing_group == GROUP_DOCUMENT && !is_of_mixer(router);
+    if (of_documents && moe->capacity_factor.numerator > 0) {
         router->scratch.capacities = arena_1d(scratch, I32, work->shape.T + 1);
         router->host_capacities = arena_mirror(work->host, router->scratch.capacities);
     }
@@ -101,10 +117,25 @@ void router_layout_backward(Router *router, Work *work, Arena *scratch) {
     arena_release(scratch, mark);
 }
 
+void router_cost(const Router *router, const Work *work, LayerCost *cost) {
+    double micro = (double)work->shape.micro_batches, gate = (double)router->shape.scored;
+    if (router->noise >= 0) gate *= 2;
+    if (router->weight >= 0) cost->flops_per_token += 2 * (double)work->config->d_model * gate;
+    cost->sent_bytes[TRAFFIC_STATISTICS] += micro * router_balance_sent_bytes(router, work);
+    cost->sent_bytes[TRAFFIC_STATISTICS] += router_bias_sent_bytes(router, work);
+    ScratchShape *scratch = &cost->scratch;
+    scratch->E = larger(scratch->E, router->shape.scored);
+    scratch->K = larger(scratch->K, router->shape.slots);
+    scratch->parts = larger(scratch->parts, work->shape.expert_parts);
+    scratch->group = larger(scratch->group, work->shape.N / routing_groups(work));
+}
+
 // ---- choosing ----------------------------------------------------------------------------------
 
+// The routers of mixers are counted behind those of feed-forwards.
 static RouterNoise numbers(const Router *router, const Work *work, RngPurpose purpose) {
-    return (RouterNoise){work_stream(work, purpose, router->layer), work->step.first_token};
+    int64_t number = router->layer + (is_of_mixer(router) ? work->config->layers : 0);
+    return (RouterNoise){work_stream(work, purpose, number), work->step.first_token};
 }
 static RouterNoise noise_of(const Router *router, const Work *work) {
     return numbers(router, work, work->training ? RNG_ROUTER_NOISE : RNG_EVALUATION_NOISE);
@@ -197,27 +228,39 @@ static void assign_capacity(Router *router, Work *work, CapacityRule rule) {
                               router->weights, positions, capacities, rule, router->scratch.order);
 }
 
-void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
+// -1: any number.
+static int64_t capacity_of(const Router *router, const Work *work) {
+    if (is_of_mixer(router)) return -1;
+    return moe_capacity(&work->config->moe, router->shape, work->shape.N / routing_groups(work));
+}
+
+// Drops what exceeds an expert's capacity.
+static void drop(Router *router, Work *work) {
     const MoeConfig *moe = &work->config->moe;
-    router->x = x;
-    score(router, work, x);
-    const Chooser *chooser = chooser_of(work, router->layer);
-    router->rule = moe->router;
-    router->rule.given = chooser != NULL;
-    if (chooser) chooser->choose(router, work);
-    weigh(router, work);
-    routing_tape_take(work, router->layer, router->ids);
     CapacityRule rule = {
-        .capacity = moe_capacity(moe, router->shape, work->shape.N / routing_groups(work)),
+        .capacity = capacity_of(router, work),
         .policy = moe->router.kind == EXPERT_CHOICE ? DROP_PROBABILITY : moe->drop,
         .stream = work_stream(work, work->training ? RNG_DROP : RNG_EVALUATION_DROP, router->layer),
         .first_token = work->step.first_token,
     };
     assign_capacity(router, work, rule);
+}
+
+void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
+    const MoeConfig *moe = &work->config->moe;
+    router->x = x;
+    score(router, work, x);
+    const Chooser *other = chooser(router, work);
+    router->rule = moe->router;
+    router->rule.given = other != NULL;
+    if (other) other->choose(router, work);
+    weigh(router, work);
+    if (!is_of_mixer(router)) routing_tape_take(work, router->layer, router->ids);
+    drop(router, work);
     if (router->shape.zero > 0)
         keep_zero_choices(work->dev, router->kept, router->travels, router->ids,
                           router->shape.experts);
-    if (moe->renormalize_after_drop)
+    if (renormalizes(router, work))
         renormalize_forward(work->dev, router->scaled, router->weights, survivors(router, work));
     if (!work->training) {
         router_count_evaluation(router, work, stats);
@@ -248,7 +291,7 @@ static void score_backward(Work *work, int weight, Tensor dx, Tensor dscores, Te
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled) {
     const MoeConfig *moe = &work->config->moe;
     if (router->weight < 0) return;
-    if (moe->renormalize_after_drop)
+    if (renormalizes(router, work))
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights,
                              survivors(router, work));
     router_importance_backward(router, work, dscaled);

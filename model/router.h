@@ -11,7 +11,8 @@
 #ifndef MOETRAIN_MODEL_ROUTER_H
 #define MOETRAIN_MODEL_ROUTER_H
 
-#include "model/statistics.h"
+#include "model/layer_kind.h"
+#include "model/router_names.h"
 
 // Zero-computation experts (zero_experts.h) have logits behind those of the E experts, and what is
 // said of E here holds for all E + Z, but for capacity: they are never full.
@@ -22,11 +23,11 @@
 // "entropy" (of the router's probabilities P, nats a token), the vector "weight_mass" (Σ of the
 // kept choices' gate weights) and the counts "routed" and "dropped", together N·K with "zero",
 // those of zero-computation experts, which have a "zero_weight_mass" too; and "router_bias" as it
-// was in the step.
+// was in the step. A mixer's router has others of its own (router_names.h).
 typedef struct RouterColumns {
     int balance[BALANCE_TERMS_MAX]; // of each term
     int z, entropy, dropped, squares;
-    int source_load;         // source_load.h; -1: none
+    int source_load;         // source_load.h; -1: none, as `squares` may be
     int weight_mass, routed; // and right behind the experts' places those of "zero_…" and "zero"
 } RouterColumns;
 
@@ -36,7 +37,8 @@ typedef struct Router {
     int gate_bias; // parameter (E) of the logits, learned; -1: none
     int bias;      // parameter (E) that a rule changes; -1: none
     MoeShape shape;
-    int64_t layer;         // of the model: the counter of random drops
+    RouterPlace place;
+    int64_t layer;         // of the model
     RouterColumns columns; // of the statistics
 
     // What it has chosen, and what else the backward pass needs of the micro-batch.
@@ -82,8 +84,12 @@ typedef struct Router {
     } backward_scratch;
 } Router;
 
-void router_declare(Router *router, MoeShape shape, Work *work, int64_t layer);
+// A mixer's router obeys the keys moe.… of routers, of losses and of the bias as a feed-forward's
+// does, but it drops nothing and nobody else chooses for it.
+void router_declare(Router *router, RouterPlace place, MoeShape shape, Work *work, int64_t layer);
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
+// Of its gate and of what it tells other ranks.
+void router_cost(const Router *router, const Work *work, LayerCost *cost);
 // The backward pass's scratch, which must not overlap dscaled: called while the caller's mark
 // protects that.
 void router_layout_backward(Router *router, Work *work, Arena *scratch);

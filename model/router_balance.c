@@ -76,7 +76,7 @@ static double load_imbalance(const Statistics *stats, const char *column) {
         const StatisticsColumn *routed = &stats->columns[i];
         if (strcmp(routed->name, column) != 0) continue;
         const int64_t *kept = statistics_counts_of(stats, routed);
-        const int64_t *lost = statistics_count_values(stats, "dropped", routed->layer);
+        const int64_t *lost = router_dropped(stats, routed);
         int64_t sum = 0, busiest = 0;
         for (int64_t e = 0; e < routed->count; e++) {
             int64_t load = kept[e] + lost[e];
@@ -117,6 +117,25 @@ static const Summary SUMMARIES[] = {
      .column = "entropy"},
 };
 
+static const Summary OF_MIXERS[] = {
+    {.field = "attention_balance_loss",
+     .digits = 17,
+     .value = statistics_mean_over_layers,
+     .column = "attention_balance"},
+    {.field = "attention_z_loss",
+     .digits = 17,
+     .value = statistics_mean_over_layers,
+     .column = "attention_z"},
+    {.field = "attention_load_imbalance",
+     .digits = 9,
+     .value = load_imbalance,
+     .column = "attention_routed"},
+    {.field = "attention_router_entropy_nats",
+     .digits = 9,
+     .value = statistics_mean_over_layers,
+     .column = "attention_entropy"},
+};
+
 // The same of terms after the first.
 #define OTHER_TERM(words)                                                                          \
     {                                                                                              \
@@ -139,7 +158,11 @@ static const Summary *summary_of(BalanceTerm term) {
     return &OTHER_TERMS[term.kind][term.scope];
 }
 
-const char *router_balance_column(const BalanceTerms *terms, int64_t i) {
+const char *router_balance_column(RouterPlace place, const BalanceTerms *terms, int64_t i) {
+    static const char *const of_mixers[BALANCE_TERMS_MAX] = {
+        "attention_balance",   "attention_balance_2", "attention_balance_3", "attention_balance_4",
+        "attention_balance_5", "attention_balance_6", "attention_balance_7", "attention_balance_8"};
+    if (place == ROUTER_OF_MIXER) return of_mixers[i];
     return i == 0 ? "balance" : summary_of(terms->maps[i])->column;
 }
 
@@ -157,33 +180,42 @@ static int columns_by_expert(Statistics *stats, const Router *router, const char
 
 void router_report(Router *router, const Work *work, Statistics *stats) {
     int64_t layer = router->layer;
-    router->columns = (RouterColumns){
-        .balance = {statistics_scalar(stats, "balance", layer)},
-        .z = statistics_scalar(stats, "z", layer),
-        .entropy = statistics_scalar(stats, "entropy", layer),
-        .weight_mass =
-            columns_by_expert(stats, router, "weight_mass", "zero_weight_mass", statistics_vector),
-        .routed = columns_by_expert(stats, router, "routed", ZERO_COLUMN, statistics_counts),
-        .dropped = statistics_counts(stats, "dropped", layer, router->shape.experts),
-        .squares = statistics_counts(stats, ROUTER_SQUARES_COLUMN, layer, 3),
-        .source_load = source_load_column(stats, work, layer, router->shape.experts),
-    };
+    const RouterNames *names = &ROUTER_NAMES[router->place];
+    bool of_mixer = router->place == ROUTER_OF_MIXER;
     BalanceTerms terms = router_balance_terms(work);
+    router->columns = (RouterColumns){
+        .balance = {statistics_scalar(stats, router_balance_column(router->place, &terms, 0),
+                                      layer)},
+        .z = statistics_scalar(stats, names->z, layer),
+        .entropy = statistics_scalar(stats, names->entropy, layer),
+        .weight_mass = columns_by_expert(stats, router, names->weight_mass, "zero_weight_mass",
+                                         statistics_vector),
+        .routed = columns_by_expert(stats, router, names->routed, ZERO_COLUMN, statistics_counts),
+        .dropped = statistics_counts(stats, names->dropped, layer, router->shape.experts),
+        .squares = names->squares ? statistics_counts(stats, names->squares, layer, 3) : -1,
+        .source_load =
+            of_mixer ? -1 : source_load_column(stats, work, layer, router->shape.experts),
+    };
     for (int64_t i = 1; i < terms.count; i++)
         router->columns.balance[i] =
-            statistics_scalar(stats, router_balance_column(&terms, i), layer);
-    if (router->bias >= 0)
-        statistics_state(stats, ROUTER_BIAS_COLUMN, layer, router_bias(router, work));
-    for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
-        statistics_summarize(stats, &SUMMARIES[i]);
-    for (int64_t i = 1; i < terms.count; i++)
-        statistics_summarize(stats, summary_of(terms.maps[i]));
-    router_health_summarize(stats, router->bias >= 0);
+            statistics_scalar(stats, router_balance_column(router->place, &terms, i), layer);
+    if (router->bias >= 0) statistics_state(stats, names->bias, layer, router_bias(router, work));
+    if (of_mixer) {
+        for (size_t i = 0; i < sizeof OF_MIXERS / sizeof *OF_MIXERS; i++)
+            statistics_summarize(stats, &OF_MIXERS[i]);
+    } else {
+        for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
+            statistics_summarize(stats, &SUMMARIES[i]);
+        for (int64_t i = 1; i < terms.count; i++)
+            statistics_summarize(stats, summary_of(terms.maps[i]));
+    }
+    router_health_summarize(stats, router->place, router->bias >= 0);
     if (router->shape.zero > 0) zero_experts_summarize(stats);
 }
 
 static void count_logit_squares(const Router *router, Work *work, Statistics *stats,
                                 int64_t tokens) {
+    if (router->columns.squares < 0) return;
     count_squares(work->dev, statistics_count_range(stats, router->columns.squares, 3),
                   tensor_range(router->scratch.squares, 0, tokens), router->shape.scored);
 }

@@ -10,8 +10,9 @@
 
 // The terms, of which there is one at least: without any the load is measured.
 BalanceTerms router_balance_terms(const Work *work);
-// The column of the statistics that has term i: "balance", or another's name. Borrowed.
-const char *router_balance_column(const BalanceTerms *terms, int64_t i);
+// The column of the statistics that has term i: "balance", or another's name; of mixers
+// "attention_balance", and from the second on with its number behind. Borrowed.
+const char *router_balance_column(RouterPlace place, const BalanceTerms *terms, int64_t i);
 // Whether there is one of that kind and scope.
 bool router_has_term(const Work *work, BalanceKind kind, BalanceScope scope);
 // Parts over which sums are taken: the smallest that a term asks for, this rank's sequences or its

@@ -68,7 +68,8 @@ void router_declare_bias(Router *router, Work *work) {
                                      .init = INIT_ZEROS,
                                      .group = GROUP_NO_DECAY,
                                      .update = UPDATE_RULE},
-                             "layers.%lld.moe.router_bias", (long long)router->layer);
+                             "layers.%lld.%s.router_bias", (long long)router->layer,
+                             ROUTER_NAMES[router->place].params);
 }
 
 void router_layout_bias(Router *router, Work *work, Arena *activations) {
@@ -93,7 +94,8 @@ void router_after_step(Router *router, Work *work, const Statistics *stats) {
     const MoeConfig *moe = &work->config->moe;
     double by = schedule(moe, (int64_t)work->step.number);
     if (router->bias < 0 || by == 0) return;
-    const StatisticsColumn *column = statistics_find(stats, ROUTER_BIAS_COLUMN, router->layer);
+    const StatisticsColumn *column =
+        statistics_find(stats, ROUTER_NAMES[router->place].bias, router->layer);
     const double *before = statistics_sums_of(stats, column);
     float *after = tensor_f32(column->host_state);
     switch (moe->bias_update) {

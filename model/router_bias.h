@@ -16,8 +16,6 @@
 
 #include "model/router.h"
 
-#define ROUTER_BIAS_COLUMN "router_bias" // its statistic
-
 void router_declare_bias(Router *router, Work *work);
 // Takes what a rule keeps during a step.
 void router_layout_bias(Router *router, Work *work, Arena *activations);

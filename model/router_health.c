@@ -33,19 +33,23 @@ void router_health_of_layer(RouterHealth health, int64_t E, char text[128]) {
              E > 0 ? 100.0 * (double)health.dead / (double)E : 0.0, 100.0 * health.effective);
 }
 
-static const char ROUTED[] = "routed";
+static const char ROUTED[] = "routed", OF_MIXERS[] = "attention_routed";
 
-const StatisticsColumn *router_health_next(const Statistics *stats, int *i, RouterHealth *health) {
+static const StatisticsColumn *next_of(const Statistics *stats, const char *routed, int *i,
+                                       RouterHealth *health) {
     while (*i < stats->column_count) {
         const StatisticsColumn *column = &stats->columns[(*i)++];
-        if (strcmp(column->name, ROUTED) != 0) continue;
+        if (strcmp(column->name, routed) != 0) continue;
         if (health)
             *health = router_health(statistics_counts_of(stats, column),
-                                    statistics_count_values(stats, "dropped", column->layer),
-                                    column->count);
+                                    router_dropped(stats, column), column->count);
         return column;
     }
     return NULL;
+}
+
+const StatisticsColumn *router_health_next(const Statistics *stats, int *i, RouterHealth *health) {
+    return next_of(stats, ROUTED, i, health);
 }
 
 // ---- over layers --------------------------------------------------------------------------------
@@ -70,27 +74,24 @@ void router_health_over_layers(double *max_vio, int64_t layers, char text[96]) {
              max_vio[layers - 1]);
 }
 
-static double largest_max_vio(const Statistics *stats, const char *column) {
-    (void)column;
+static double largest_max_vio(const Statistics *stats, const char *routed) {
     RouterHealth health;
     double worst = 0;
-    for (int i = 0; router_health_next(stats, &i, &health);) worst = fmax(worst, health.max_vio);
+    for (int i = 0; next_of(stats, routed, &i, &health);) worst = fmax(worst, health.max_vio);
     return worst;
 }
 
-static double mean_max_vio(const Statistics *stats, const char *column) {
-    (void)column;
+static double mean_max_vio(const Statistics *stats, const char *routed) {
     RouterHealth health;
     double sum = 0, layers = 0;
-    for (int i = 0; router_health_next(stats, &i, &health); layers++) sum += health.max_vio;
+    for (int i = 0; next_of(stats, routed, &i, &health); layers++) sum += health.max_vio;
     return layers > 0 ? sum / layers : 0;
 }
 
-static double dead_experts(const Statistics *stats, const char *column) {
-    (void)column;
+static double dead_experts(const Statistics *stats, const char *routed) {
     RouterHealth health;
     int64_t dead = 0;
-    for (int i = 0; router_health_next(stats, &i, &health);) dead += health.dead;
+    for (int i = 0; next_of(stats, routed, &i, &health);) dead += health.dead;
     return (double)dead;
 }
 
@@ -117,33 +118,44 @@ static double root_of_mean_squares(const Statistics *stats, const char *name) {
     return layers > 0 ? sqrt(sum / layers) : 0;
 }
 
-static const Summary OF_LOADS[] = {
-    {.field = "max_vio",
-     .digits = 9,
-     .value = largest_max_vio,
-     .column = ROUTED,
-     .of_evaluation = true},
-    {.field = "max_vio_mean",
-     .digits = 9,
-     .value = mean_max_vio,
-     .column = ROUTED,
-     .of_evaluation = true},
-    {.field = "dead_experts",
-     .digits = 15,
-     .value = dead_experts,
-     .column = ROUTED,
-     .of_evaluation = true},
-    {.field = "router_logit_rms",
-     .digits = 9,
-     .value = root_of_mean_squares,
-     .column = ROUTER_SQUARES_COLUMN,
-     .of_evaluation = true},
+#define OF_LOADS(before, routed)                                                                   \
+    {.field = before "max_vio",                                                                    \
+     .digits = 9,                                                                                  \
+     .value = largest_max_vio,                                                                     \
+     .column = routed,                                                                             \
+     .of_evaluation = true},                                                                       \
+        {.field = before "max_vio_mean",                                                           \
+         .digits = 9,                                                                              \
+         .value = mean_max_vio,                                                                    \
+         .column = routed,                                                                         \
+         .of_evaluation = true},                                                                   \
+    {                                                                                              \
+        .field = before "dead_experts", .digits = 15, .value = dead_experts, .column = routed,     \
+        .of_evaluation = true                                                                      \
+    }
+static const Summary LOADS[][3] = {
+    [ROUTER_OF_FEED_FORWARD] = {OF_LOADS("", ROUTED)},
+    [ROUTER_OF_MIXER] = {OF_LOADS("attention_", OF_MIXERS)},
 };
-static const Summary OF_BIAS = {
-    .field = "router_bias_max", .digits = 9, .value = largest_magnitude, .column = "router_bias"};
+static const Summary LOGITS = {.field = "router_logit_rms",
+                               .digits = 9,
+                               .value = root_of_mean_squares,
+                               .column = ROUTER_SQUARES_COLUMN,
+                               .of_evaluation = true};
+static const Summary BIAS[] = {
+    [ROUTER_OF_FEED_FORWARD] = {.field = "router_bias_max",
+                                .digits = 9,
+                                .value = largest_magnitude,
+                                .column = "router_bias"},
+    [ROUTER_OF_MIXER] = {.field = "attention_router_bias_max",
+                         .digits = 9,
+                         .value = largest_magnitude,
+                         .column = "attention_router_bias"},
+};
 
-void router_health_summarize(Statistics *stats, bool bias) {
-    for (size_t i = 0; i < sizeof OF_LOADS / sizeof *OF_LOADS; i++)
-        statistics_summarize(stats, &OF_LOADS[i]);
-    if (bias) statistics_summarize(stats, &OF_BIAS);
+void router_health_summarize(Statistics *stats, RouterPlace place, bool bias) {
+    for (size_t i = 0; i < sizeof LOADS[place] / sizeof *LOADS[place]; i++)
+        statistics_summarize(stats, &LOADS[place][i]);
+    if (place == ROUTER_OF_FEED_FORWARD) statistics_summarize(stats, &LOGITS);
+    if (bias) statistics_summarize(stats, &BIAS[place]);
 }

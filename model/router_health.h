@@ -21,7 +21,7 @@
 #ifndef MOETRAIN_MODEL_ROUTER_HEALTH_H
 #define MOETRAIN_MODEL_ROUTER_HEALTH_H
 
-#include "model/statistics.h"
+#include "model/router_names.h"
 
 //   router_logit_rms   the root of the mean square of the router's logits, without noise: in
 //                      metrics of the mean over the layers of their mean squares
@@ -37,8 +37,8 @@ RouterHealth router_health(const int64_t *routed, const int64_t *dropped, int64_
 
 // What is told of a layer's experts, for people: "max_vio 0.500, cv …".
 void router_health_of_layer(RouterHealth health, int64_t E, char text[128]);
-// The next layer that counts choices, from column *i on, *i then being behind it; NULL behind the
-// last. health NULL: not asked for.
+// The next feed-forward that counts choices, from column *i on, *i then being behind it; NULL
+// behind the last. health NULL: not asked for.
 const StatisticsColumn *router_health_next(const Statistics *stats, int *i, RouterHealth *health);
 
 // The p-th percentile, 0 < p <= 100, by nearest rank: the least of the values that at least p % of
@@ -50,7 +50,8 @@ void router_health_over_layers(double *max_vio, int64_t layers, char text[96]);
 
 // Has max_vio, max_vio_mean and dead_experts told at each step and of each evaluation, of the
 // counts "routed" and "dropped" of all layers; and, while a layer has the state "router_bias", its
-// largest magnitude over all layers, "router_bias_max". "router_logit_rms" at both, too.
-void router_health_summarize(Statistics *stats, bool bias);
+// largest magnitude over all layers, "router_bias_max". "router_logit_rms" at both, too. Of mixers'
+// routers the same but for the last, with "attention_" before each name.
+void router_health_summarize(Statistics *stats, RouterPlace place, bool bias);
 
 #endif

@@ -98,7 +98,7 @@ static void check_terms(const char *name, BalanceTerms terms) {
     }
     statistics_reduce(&model.stats, &model.work);
     for (int64_t t = 0; t < terms.count; t++) {
-        const char *column = router_balance_column(&terms, t);
+        const char *column = router_balance_column(ROUTER_OF_FEED_FORWARD, &terms, t);
         expect_near(column, MICRO_BATCHES, 0, statistics_value(&model.stats, column, 1), loss[t]);
     }
     process_groups_close(&model.work.groups);

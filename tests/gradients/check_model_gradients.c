@@ -181,6 +181,29 @@ static void add_latent_cases(void) {
     cases[count - 1].micro_batches = 2;
 }
 
+static void add_moa_cases(void) {
+    ModelConfig *model = add_case("attention experts beside a dense feed-forward");
+    model->mixer = (PerLayer){1, {MIXER_MOA}};
+    model->attention.shape = (AttentionShape){3, 1, 4, 5};
+    model->attention.experts = 5;
+    model->moe.experts.values[0] = 0;
+    model = add_case("attention experts of topk_softmax beside routed experts in every second "
+                     "layer, with norms of heads, windows and biases, two micro-batches");
+    model->layers = 3;
+    model->mixer = (PerLayer){2, {MIXER_MOA, MIXER_ATTENTION}};
+    model->attention.shape = (AttentionShape){2, 1, 6, 3};
+    model->attention.experts = 4;
+    model->attention.qk_norm = QK_NORM_HEAD;
+    model->attention.window = (PerLayer){1, {3}};
+    model->moe.router = (RouterRule){.kind = TOPK_SOFTMAX};
+    model->moe.balance = (BalanceTerms){
+        2,
+        {{.scope = BALANCE_SEQUENCE, .factor = 0.3}, {.kind = BALANCE_IMPORTANCE, .factor = 0.2}}};
+    model->bias = BIAS_LAYERS;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_router_cases(void) {
     add_case("experts chosen by softmax_topk, dropless");
     ModelConfig *model = add_case("experts of ReLU with an untied head");
@@ -488,6 +511,7 @@ int main(int argc, char **argv) {
     add_query_key_cases();
     add_window_cases();
     add_latent_cases();
+    add_moa_cases();
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();

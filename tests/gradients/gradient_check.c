@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "model/moa.h"
 #include "model/moe_layer.h"
 #include "model/peer.h"
 #include "model/router_balance.h"
@@ -67,11 +68,17 @@ static void *zeroed(size_t bytes) {
     return memory;
 }
 
-// The router of a layer, or NULL.
-static const Router *router_of(const Model *model, int64_t layer) {
-    const Layer *feed_forward = &model->blocks[layer].feed_forward;
-    if (feed_forward->kind != &MOE_FEED_FORWARD) return NULL;
-    return &((const MoeLayer *)feed_forward->state)->router;
+// The routers of the halves of blocks, two of each block, or NULL.
+static int64_t halves(const Model *model) {
+    return 2 * model->config.layers;
+}
+static const Router *router_of(const Model *model, int64_t half) {
+    const Layer *mixer = &model->blocks[half / 2].mixer;
+    const Layer *feed_forward = &model->blocks[half / 2].feed_forward;
+    if (half % 2 == 0 && mixer->kind == &MOA) return &((const MoaLayer *)mixer->state)->router;
+    if (half % 2 == 1 && feed_forward->kind == &MOE_FEED_FORWARD)
+        return &((const MoeLayer *)feed_forward->state)->router;
+    return NULL;
 }
 
 // The experts that each query of a PEER layer has found, (N·H, top_k) i32; no data: of none.
@@ -113,10 +120,12 @@ static void open_check(Check *check, const GradientCase *the_case) {
         }
     }
     for (int64_t n = 0; n < count; n++) check->counted += check->targets[n] != NO_TARGET;
-    for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
-        const Router *router = router_of(&check->model, layer);
+    for (int64_t half = 0; half < halves(&check->model); half++) {
+        const Router *router = router_of(&check->model, half);
         if (router)
             check->choices_bytes += (size_t)(count * router->shape.slots) * (sizeof(int32_t) + 1);
+    }
+    for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
         Tensor found = found_by(&check->model, layer);
         if (found.data)
             check->choices_bytes += (size_t)the_case->micro_batches * tensor_bytes(found);
@@ -150,9 +159,11 @@ static uint8_t *note_found(Tensor found, uint8_t *at) {
 
 static uint8_t *note_choices(Check *check, uint8_t *at) {
     for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
-        const Router *router = router_of(&check->model, layer);
         Tensor found = found_by(&check->model, layer);
         if (found.data) at = note_found(found, at);
+    }
+    for (int64_t half = 0; half < halves(&check->model); half++) {
+        const Router *router = router_of(&check->model, half);
         if (!router) continue;
         memcpy(at, router->ids.data, tensor_bytes(router->ids));
         at += tensor_bytes(router->ids);
@@ -209,8 +220,8 @@ static double drop_margin(const Router *router, int64_t groups) {
 static double router_margin(const Check *check) {
     const Model *model = &check->model;
     double margin = INFINITY;
-    for (int64_t layer = 0; layer < model->config.layers; layer++) {
-        const Router *router = router_of(model, layer);
+    for (int64_t half = 0; half < halves(model); half++) {
+        const Router *router = router_of(model, half);
         if (!router) continue;
         if (!router->rule.given) margin = fmin(margin, choice_margin(router));
         if (model->config.moe.drop == DROP_PROBABILITY)
@@ -219,13 +230,16 @@ static double router_margin(const Check *check) {
     return margin;
 }
 
-// Of all terms.
-static double balance_losses(const Check *check, int64_t layer) {
-    const BalanceTerms *terms = &check->the_case->model.moe.balance;
-    double loss = 0;
-    for (int64_t i = 0; i < terms->count; i++)
-        loss += terms->maps[i].factor *
-                statistics_value(&check->model.stats, router_balance_column(terms, i), layer);
+// Of all terms, and the z-loss.
+static double router_losses(const Check *check, const Router *router) {
+    const MoeConfig *moe = &check->the_case->model.moe;
+    const Statistics *stats = &check->model.stats;
+    double loss =
+        moe->z_loss * statistics_value(stats, ROUTER_NAMES[router->place].z, router->layer);
+    for (int64_t i = 0; i < moe->balance.count; i++)
+        loss += moe->balance.maps[i].factor *
+                statistics_value(stats, router_balance_column(router->place, &moe->balance, i),
+                                 router->layer);
     return loss;
 }
 
@@ -244,12 +258,9 @@ static double evaluate(Check *check) {
         check->margin = fmin(check->margin, router_margin(check));
     }
     statistics_reduce(&model->stats, &model->work);
-    const MoeConfig *moe = &check->the_case->model.moe;
     double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
-    for (int64_t layer = 0; layer < model->config.layers; layer++)
-        if (statistics_find(&model->stats, "balance", layer))
-            loss += balance_losses(check, layer) +
-                    moe->z_loss * statistics_value(&model->stats, "z", layer);
+    for (int64_t half = 0; half < halves(model); half++)
+        if (router_of(model, half)) loss += router_losses(check, router_of(model, half));
     return loss;
 }
 

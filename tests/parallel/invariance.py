@@ -205,6 +205,16 @@ CONFIGURATIONS = {
         {"model.mixer": "[latent_attention, attention]", "attention.kv_rank": 10, "attention.window": "[9, 0]",
          "model.bias": "true", "train.precision": "bf16"},
         [(1, 2, 1, 1), (4, 1, 2, 2), (8, 1, 1, 1)]),
+    "attention experts": (  # of six, three a rank of two; beside routed ones
+        {"model.mixer": "moa", "attention.heads": 3, "attention.experts": 6, "attention.d_head": 10, "attention.d_value": 7,
+         "moe.experts": 4, "attention.qk_norm": "head", "moe.bias_update": "sign", "moe.balance_scope": "sequence",
+         "train.optimizer": "muon"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 2, 1)]),
+    "attention experts beside other mixers, bf16": (  # fewer than others' choices; dropping is of feed-forwards
+        {"model.mixer": "[moa, attention]", "attention.heads": 2, "attention.experts": 4, "attention.window": "[9, 0]",
+         "moe.experts": 4, "model.bias": "true", "moe.router": "noisy_top_k", "moe.jitter": 0.1, "attention.dropout": 0.1,
+         "moe.capacity_factor": 1.1, "moe.dispatch": "padded", "train.precision": "bf16"},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 2), (8, 1, 1, 1)]),
     "peer": (  # more experts than are chosen in a step; with micro-batches all rows are updated in every step
         {"model.feed_forward": "peer", "peer.keys": 24, "peer.heads": 3, "peer.top_k": 4, "model.activation": "gelu"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1)]),

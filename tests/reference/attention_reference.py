@@ -127,6 +127,3 @@ def latent_attention(p, name, x, c, layer, step):
     if c.at("attention.positions", layer) == "rope":
         q, k = rotate(q, c), rotate(k, c)
     return linear(p, name + ".output", mix(p, name, q, k, v, c, layer, step).flatten(2))
-
-
-MIXERS = {"attention": attention, "latent_attention": latent_attention}

@@ -38,6 +38,7 @@ BEARABLE = 1e-6  # error of f32; test_reference_model.c allows ten times that
 DENSE = {"moe.experts": 0, "moe.balance": []}
 LATENT = {"model.mixer": "latent_attention", "attention.d_head": 6, "attention.d_rope": 2,
           "attention.kv_rank": 5}
+MOA = {"model.mixer": "moa", "attention.heads": 2, "attention.experts": 5}
 PEER = {"model.feed_forward": "peer", "peer.keys": 4, "peer.heads": 2, "peer.top_k": 3,
         "peer.d_key": 3, "peer.activation": "gelu"}
 YARN = {"attention.rope_scaling": "yarn", "attention.rope_factor": 4,
@@ -92,6 +93,15 @@ CASES = {
                                          "model.mixer": ["latent_attention", "attention"]},
     "latent attention, no positions": {**DENSE, **LATENT, "attention.positions": "none",
                                        "attention.window": 3, "model.bias": "true"},
+    "attention experts": {**DENSE, **MOA, "attention.d_value": 3, "moe.balance": [
+        {"kind": "load", "scope": "shard", "factor": 0.1}], "train.micro_batches": 2},
+    "attention experts beside experts": {
+        **MOA, "model.mixer": ["moa", "attention"], "attention.kv_heads": 1,
+        "attention.qk_norm": "head", "attention.window": 3, "model.bias": "true",
+        "moe.router": "sigmoid", "moe.bias_update": "sign", "moe.bias_rate": 0.05, **STEPS},
+    "attention experts, noise": {
+        **MOA, "moe.router": "noisy_top_k", "moe.jitter": 0.1, "attention.positions": "none",
+        **balance(("importance", "shard", 0.1), ("noisy_load", "batch", 0.2))},
     "masked": {**DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9},
     "masked, windows, sinks, slopes": {
         **DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9, "attention.window": [3, 0],

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import routing_reference as routing
-from attention_reference import MIXERS
+from attention_experts_reference import moa
+from attention_reference import attention, latent_attention
 from layers_reference import GATED, feed_forward, norm
 from moe_reference import moe, soft_moe
 from peer_reference import peer, peer_shapes
@@ -38,6 +39,7 @@ DEFAULTS = {
 
 
 NO_TARGET = -1
+MIXERS = {"attention": attention, "latent_attention": latent_attention, "moa": moa}
 
 
 class Config(dict):
@@ -69,6 +71,12 @@ class Config(dict):
         """The configuration of that layer's experts."""
         return Config({**self, "moe.experts": self.at("moe.experts", layer),
                        "model.feed_forward": self.kind(layer)})
+
+    def of_attention(self):
+        """Of a mixer's router, which drops nothing and which nobody forces."""
+        return Config({**self, "moe.experts": self["attention.experts"],
+                       "moe.top_k": self["attention.heads"], "moe.zero_experts": 0,
+                       "moe.capacity_factor": 0, "moe.hash_layers": 0, "moe.force": "none"})
 
     def at(self, key, layer):
         """The value of a layer, of a key that may have a list that repeats."""
@@ -124,12 +132,16 @@ def parameter_shapes(c):
     def attention(name):
         KV = c["attention.kv_heads"]
         linear(name + ".qkv", (H * d + KV * (d + dv), D), "qkv")
+        query_key_norms(name, KV)
+        if c["attention.gate"] != "none":
+            linear(name + ".gate", (H if c["attention.gate"] == "head" else H * dv, D))
+        linear(name + ".output", (D, H * dv), "output")
+
+    def query_key_norms(name, KV):
         if c["attention.qk_norm"] != "none":
             whole = c["attention.qk_norm"] == "whole"
             shapes[name + ".q_norm"] = (H * d if whole else d,)
             shapes[name + ".k_norm"] = (KV * d if whole else d,)
-        if c["attention.gate"] != "none":
-            linear(name + ".gate", (H if c["attention.gate"] == "head" else H * dv, D))
 
     def latent_attention(name):
         q_rank, rank, d_rope = (c["attention." + key] for key in ("q_rank", "kv_rank", "d_rope"))
@@ -139,17 +151,28 @@ def parameter_shapes(c):
             linear(name + ".q_up", (H * d, q_rank))
         shapes[name + ".kv_norm"] = (rank,)
         linear(name + ".kv_up", (H * (d - d_rope) + H * dv, rank))
+        linear(name + ".output", (D, H * dv), "output")
+
+    def moa(name):
+        router(name, c.of_attention())
+        linear(name + ".experts.query", (c["attention.experts"], d, D), "qkv")
+        linear(name + ".kv", (d + dv, D), "qkv")
+        query_key_norms(name, 1)
+        linear(name + ".experts.output", (c["attention.experts"], D, dv), "output")
+
+    def router(name, c):
+        shapes[name + ".router"] = (c.scored, D)
+        if c["moe.gate_bias"]:
+            shapes[name + ".router.bias"] = (c.scored,)
+        if c["moe.router"] == "noisy_top_k":
+            shapes[name + ".router_noise"] = (c.scored, D)
+        if c["moe.bias_update"] != "none":
+            shapes[name + ".router_bias"] = (c.scored,)
 
     def moe(name, c):
         E, hidden, residual = c.experts, c["moe.d_ff"], c.kind(0) == "pr_moe"
         if c["moe.router"] != "hash":
-            shapes[name + ".router"] = (c.scored, D)
-            if c["moe.gate_bias"]:
-                shapes[name + ".router.bias"] = (c.scored,)
-            if c["moe.router"] == "noisy_top_k":
-                shapes[name + ".router_noise"] = (c.scored, D)
-            if c["moe.bias_update"] != "none":
-                shapes[name + ".router_bias"] = (c.scored,)
+            router(name, c)
         latent = c.kind(0) == "latent_moe"
         if latent:
             linear(name + ".latent_down", (c["moe.latent_width"], D), "ffn")
@@ -169,9 +192,8 @@ def parameter_shapes(c):
     for i in range(c["model.layers"]):
         name = f"layers.{i}."
         norms(name + "attention")
-        latent = c.at("model.mixer", i) == "latent_attention"
-        (latent_attention if latent else attention)(name + "attention")
-        linear(name + "attention.output", (D, H * dv), "output")
+        {"attention": attention, "latent_attention": latent_attention,
+         "moa": moa}[c.at("model.mixer", i)](name + "attention")
         if c["attention.softmax"] == "sink":
             shapes[name + "attention.sinks"] = (H,)
         norms(name + "ffn")

@@ -23,7 +23,7 @@ def noisy_load(raw, noisy, deviation, top_k):
 MEASURED = [{"kind": "load", "scope": "shard", "factor": 0}]  # where no term is asked for
 
 
-def balance_terms(c, counts_of, logits, weights, ids, step, layer, smooth_load):
+def balance_terms(c, counts_of, logits, weights, ids, step, name, smooth_load):
     """The list of moe.balance without factors; a term is the mean of its scopes."""
     N, T, E, K = logits.shape[0], c["train.context"], c.scored, ids.shape[1]
     probability = routing.probabilities(logits, c["moe.router"], K)
@@ -44,12 +44,12 @@ def balance_terms(c, counts_of, logits, weights, ids, step, layer, smooth_load):
             else:
                 load, tokens = counts_of(rows), len(rows)
                 if term["scope"] == "step":
-                    load = load + step.loads.get(layer, 0)
+                    load = load + step.loads.get(name, 0)
                     tokens = tokens * (step.micro_batch + 1)
                 f = load / (per_token * tokens)
                 values.append(E * (f * probability[rows].mean(0)).sum())
         terms.append(torch.stack(values).mean())
-    step.loads[layer] = step.loads.get(layer, 0) + counts_of(torch.arange(N))
+    step.loads[name] = step.loads.get(name, 0) + counts_of(torch.arange(N))
     return torch.stack(terms)
 
 
@@ -156,7 +156,12 @@ def moe(p, name, x, tokens, c, step, layer):
         if c["moe.shared_gate"]:
             shared = shared * torch.sigmoid(linear(p, name + ".shared.gate", x))
         out = out + shared
+    tell(name, c, logits, raw, weights, ids, kept, step, smooth_load)
+    return out
 
+
+def tell(name, c, logits, raw, weights, ids, kept, step, smooth_load):
+    """What a router says of a micro-batch."""
     takes = c["moe.router"] == "expert_choice"  # what an expert does not take was no choice
 
     def counts_of(rows):
@@ -164,12 +169,11 @@ def moe(p, name, x, tokens, c, step, layer):
         if c["moe.balance_choices"] == "first":
             chosen = ids[rows, 0]
         return torch.bincount(chosen, minlength=c.scored)
-    step.told[layer] = dict(
-        terms=balance_terms(c, counts_of, logits, weights, ids, step, layer, smooth_load),
+    step.told[name] = dict(
+        terms=balance_terms(c, counts_of, logits, weights, ids, step, name, smooth_load),
         z=(raw.logsumexp(-1) ** 2).mean(),
         routed=torch.bincount(ids[kept], minlength=c.scored),
         dropped=torch.bincount(ids[~kept], minlength=c.scored) * (not takes))
-    return out
 
 
 def soft_moe(p, name, x, c):

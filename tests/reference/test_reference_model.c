@@ -29,6 +29,11 @@ static const double TOLERANCE = 1e-5;
 enum { VOCABULARY = 13, CASES_MAX = 256, PARAMS_MAX = 256 };
 static const double UNIT = 0x1p-10; // of the parameters at the start
 
+typedef struct RouterAt {
+    RouterPlace place;
+    int64_t layer;
+} RouterAt;
+
 // One row on one device.
 typedef struct Run {
     Fixture *f;
@@ -39,7 +44,8 @@ typedef struct Run {
     Model model;
     Optimizer optimizer;
     int64_t offset[PARAMS_MAX]; // of each parameter in the fixture's lists
-    int64_t moe_layers[PER_LAYER_MAX], moe_layer_count;
+    RouterAt routers[2 * PER_LAYER_MAX];
+    int64_t router_count;
     Arena batch;
     Tensor tokens, targets;
 } Run;
@@ -109,8 +115,9 @@ static void open_run(Run *run) {
     arena_allocate(&run->batch);
     layout_batch(run);
     for (int64_t layer = 0; layer < config->model.layers; layer++)
-        if (statistics_find(&model->stats, "routed", layer))
-            run->moe_layers[run->moe_layer_count++] = layer;
+        for (int place = ROUTER_OF_MIXER; place >= ROUTER_OF_FEED_FORWARD; place--)
+            if (statistics_find(&model->stats, ROUTER_NAMES[place].routed, layer))
+                run->routers[run->router_count++] = (RouterAt){(RouterPlace)place, layer};
 }
 
 static void close_run(Run *run) {
@@ -153,21 +160,27 @@ static void assert_routers(Run *run, int64_t step) {
     const BalanceTerms *terms = &run->config->model.moe.balance;
     const double *term = of_step(run, "terms", step), *z = of_step(run, "z", step);
     const double *routed = of_step(run, "routed", step), *dropped = of_step(run, "dropped", step);
-    for (int64_t i = 0; i < run->moe_layer_count; i++) {
-        int64_t layer = run->moe_layers[i];
-        MoeShape shape = moe_shape(&run->config->model, layer);
-        int64_t most = run->config->model.moe.zero_experts + shape.experts; // also of hashed layers
-        assert_number(run, statistics_value(stats, "balance", layer), *term++, "balance");
-        for (int64_t t = 1; t < terms->count; t++)
-            assert_number(run, statistics_value(stats, router_balance_column(terms, t), layer),
-                          *term++, router_balance_column(terms, t));
-        assert_number(run, statistics_value(stats, "z", layer), z[i], "z");
-        const int64_t *kept = statistics_count_values(stats, "routed", layer); // zero ones follow
-        const int64_t *lost = statistics_count_values(stats, "dropped", layer);
-        for (int64_t e = 0; e < shape.scored; e++)
-            assert_number(run, (double)kept[e], routed[e], "routed");
-        for (int64_t e = 0; e < shape.experts; e++)
-            assert_number(run, (double)lost[e], dropped[e], "dropped");
+    for (int64_t i = 0; i < run->router_count; i++) {
+        RouterAt at = run->routers[i];
+        const RouterNames *names = &ROUTER_NAMES[at.place];
+        int64_t experts = statistics_find(stats, names->routed, at.layer)->count, most = experts;
+        int64_t scored = experts;
+        if (at.place == ROUTER_OF_FEED_FORWARD) {
+            scored = moe_shape(&run->config->model, at.layer).scored;
+            most += run->config->model.moe.zero_experts; // also of hashed layers
+        }
+        for (int64_t t = 0; t == 0 || t < terms->count; t++) {
+            const char *column = router_balance_column(at.place, terms, t);
+            assert_number(run, statistics_value(stats, column, at.layer), *term++, column);
+        }
+        assert_number(run, statistics_value(stats, names->z, at.layer), z[i], names->z);
+        // Zero ones follow.
+        const int64_t *kept = statistics_count_values(stats, names->routed, at.layer);
+        const int64_t *lost = statistics_count_values(stats, names->dropped, at.layer);
+        for (int64_t e = 0; e < scored; e++)
+            assert_number(run, (double)kept[e], routed[e], names->routed);
+        for (int64_t e = 0; e < experts; e++)
+            assert_number(run, (double)lost[e], dropped[e], names->dropped);
         routed += most, dropped += most;
     }
 }
@@ -206,7 +219,7 @@ static void take_step(Run *run, Tensor text, int64_t step) {
     double lr = lr_at(&config->optimizer, step, config->steps), clip = config->optimizer.clip_norm;
     assert_number(run, statistics_loss(&model->stats), *of_step(run, "loss", step), "loss");
     if (step == 0) assert_parameters(run, &model->params, model->gradients.sum, "gradients");
-    if (run->moe_layer_count > 0) assert_routers(run, step);
+    if (run->router_count > 0) assert_routers(run, step);
     assert_number(run, norm, *of_step(run, "gradient_norm", step), "gradient_norm");
     assert_number(run, lr, *of_step(run, "lr", step), "lr");
     double scale = clip > 0 && norm > clip ? clip / norm : 1;

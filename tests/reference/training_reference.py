@@ -143,8 +143,8 @@ def move_biases(params, c, loads, step):
     left, rate = c["moe.bias_steps"] - step, c["moe.bias_rate"]
     if c["moe.bias_steps"]:
         rate *= min(1, max(left, 0) / max(c["moe.bias_decay_steps"], 1)) if left > 0 else 0
-    for layer, load in loads.items():
-        bias = params.get(f"layers.{layer}.moe.router_bias")
+    for router, load in loads.items():
+        bias = params.get(router + ".router_bias")
         if bias is None:
             continue
         mean = load.sum() / len(load)
@@ -187,9 +187,9 @@ def train(c, start, text):
             of_micro = model.forward(params, c, inputs, targets, step)
             loss = loss + of_micro / len(micro_batches)
             told.append(step.told)
-        layers = sorted(told[0])
-        terms = [sum(t[i]["terms"] for t in told) / len(told) for i in layers]
-        z = [sum(t[i]["z"] for t in told) / len(told) for i in layers]
+        routers = sorted(told[0])
+        terms = [sum(t[i]["terms"] for t in told) / len(told) for i in routers]
+        z = [sum(t[i]["z"] for t in told) / len(told) for i in routers]
         factors = torch.tensor([float(t["factor"]) for t in c["moe.balance"] or MEASURED])
         total = loss + sum((factors * t).sum() for t in terms) + c["moe.z_loss"] * sum(z)
         names = [name for name in params if not name.endswith("router_bias")]
@@ -209,7 +209,7 @@ def train(c, start, text):
             clip_scores(params, c, largest)
         for name, w in average.items():
             w.lerp_(params[name].detach(), 1 - c["train.ema"])
-        counts = {key: [sum(t[i][key] for t in told) for i in layers]
+        counts = {key: [sum(t[i][key] for t in told) for i in routers]
                   for key in ("routed", "dropped")}
         rows.append(dict(loss=loss.item(), gradient_norm=norm, lr=lr,
                          terms=[t.tolist() for t in terms], z=[v.item() for v in z], **counts))
