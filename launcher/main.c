@@ -1,6 +1,6 @@
-// From the shell to a verb (launcher/verbs.c). Training, evaluation and generation are of all ranks:
-// rank 0 reads the configuration, every rank gets its bytes, and all leave with one exit code.
-// Everything else works without MPI; started under mpirun all the same it speaks once.
+// From the shell to a verb (launcher/verbs.c). Training, evaluation and generation are of all
+// ranks: rank 0 reads the configuration, every rank gets its bytes, and all leave with one exit
+// code. Everything else works without MPI; started under mpirun all the same it speaks once.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -20,6 +20,7 @@ const Verb *const VERBS[] = {
     &SUPERVISE_VERB,
     &SLURM_VERB,
     &COMPARE_VERB,
+    &SCALE_VERB,
     &STATUS_VERB,
     &CHECKPOINT_VERB,
     &DIFF_RUNS_VERB,

@@ -1,0 +1,97 @@
+#include "launcher/own_process.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint/file_io.h"
+#include "kernels/clock.h"
+#include "launcher/config_print.h"
+#include "launcher/supervisor/rank_launcher.h"
+#include "worker/run/run_dir.h"
+#include "worker/run/signals.h"
+
+static const double POLL_SECONDS = 0.05;
+static const double ASK_SECONDS = 0.5; // between requests to stop: it may just be starting
+
+// Paths may have any character.
+static void add_quoted(FILE *out, const char *redirection, const char *dir, const char *name) {
+    fprintf(out, " %s'", redirection);
+    for (const char *c = dir; *c; c++) fprintf(out, *c == '\'' ? "'\\''" : "%c", *c);
+    fprintf(out, "/%s'", name);
+}
+
+// What starts a program with its output in files. To be freed by the caller.
+static char *build_command(const char *dir, const char *log, const char *output) {
+    char *command = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&command, &bytes);
+    CHECK_MEMORY(out, "out of memory");
+    fputs("env", out);
+    add_quoted(out, output ? ">" : ">>", dir, output ? output : log);
+    add_quoted(out, "2>>", dir, log);
+    fclose(out);
+    CHECK_MEMORY(command, "out of memory");
+    return command;
+}
+
+static int wait_for(RankLauncher *process) {
+    for (double asked = 0; !process->ended;) {
+        rank_launcher_serve(process, POLL_SECONDS);
+        double now = clock_seconds();
+        if (signals_received() && now - asked > ASK_SECONDS && rank_launcher_ask(process))
+            asked = now;
+    }
+    rank_launcher_close(process);
+    return process->exit_code;
+}
+
+int own_process_run(const char *dir, const char *log, const char *output, const char *who,
+                    char **words, Error *err) {
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
+    if (length <= 0) {
+        error_set(err, EXIT_IO, "cannot start %s: %s", dir, strerror(errno));
+        return err->exit_code;
+    }
+    self[length] = 0;
+    words[0] = self;
+    RankLauncher process;
+    char *command = build_command(dir, log, output);
+    bool ok = rank_launcher_start(&process, command, 1, "", 1, words, who, err);
+    free(command);
+    return ok ? wait_for(&process) : err->exit_code;
+}
+
+bool own_process_write_config(const char *dir, const char *name, const Config *config, Error *err) {
+    char path[PATH_MAX], temporary[PATH_MAX + 8];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    char *yaml = config_to_yaml(config, false), *portable = run_dir_portable_config(yaml);
+    bool ok =
+        run_dir_open(dir, err) && (file_replace(path, temporary, portable, strlen(portable), err) ||
+                                   error_prefix(err, "%s", path));
+    free(portable);
+    free(yaml);
+    return ok;
+}
+
+int own_process_train(const char *dir, const char *name, const char *log, const char *who,
+                      int ranks, const char *launcher, const char *word, Error *err) {
+    char path[PATH_MAX], number[16];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    snprintf(number, sizeof number, "%d", ranks);
+    char *words[] = {NULL,
+                     (char[]){"supervise"},
+                     path,
+                     (char[]){"-np"},
+                     number,
+                     (char[]){"--launcher"},
+                     (char *)launcher,
+                     (char *)word,
+                     NULL};
+    return own_process_run(dir, log, NULL, who, words, err);
+}
