@@ -74,10 +74,12 @@ void collective_wait(Pending *pending) {
 }
 
 int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
-    // As rank 0 sends them; others differ by at most one element a distance where lengths are odd.
-    TreeStep steps[MAX_TREE_STEPS];
-    int count = tree_steps(steps, 0, ranks, elements);
-    return tree_sent_elements(steps, count) * (int64_t)dtype_bytes(dtype);
+    // As rank 0 sends them; others differ by few elements where ranks do not divide the length.
+    return tree_sent_elements(0, ranks, elements) * (int64_t)dtype_bytes(dtype);
+}
+
+int64_t all_reduce_scratch_elements(int ranks, int64_t elements) {
+    return tree_scratch_elements(ranks, elements);
 }
 
 // What is not on its way has ended.
@@ -99,9 +101,9 @@ Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor s
     Pending pending = {0};
     if (group->size == 1 || tensor_elements(x) == 0) return begun(pending, flight);
     if (order == REDUCE_FIXED_TREE) {
-        CHECK((group->size & (group->size - 1)) == 0,
-              "the fixed tree needs a power of two of ranks, not %d", group->size);
-        CHECK(scratch.dtype == x.dtype && tensor_elements(scratch) >= (tensor_elements(x) + 1) / 2,
+        CHECK(scratch.dtype == x.dtype &&
+                  tensor_elements(scratch) >=
+                      tree_scratch_elements(group->size, tensor_elements(x)),
               "scratch of %lld elements for a reduction of %lld",
               (long long)tensor_elements(scratch), (long long)tensor_elements(x));
         const Transport *way = transport(group, "all_reduce_sum", x, scratch);

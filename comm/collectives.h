@@ -36,14 +36,14 @@ void collective_wait(Pending *pending);
 
 typedef enum ReduceOrder {
     // ((0+1)+(2+3))+…, the tree over shards continued over ranks: same bits on any number of ranks
+    // (shard_run.h)
     REDUCE_FIXED_TREE,
     REDUCE_ANY_ORDER, // whatever the library finds fastest
 } ReduceOrder;
 
-// x becomes the sum over the group's ranks, on every rank. x f32, f64, i32 or i64, any shape. The
-// fixed tree needs a power of two of ranks. `scratch` holds at least half of x (rounded up; same
-// dtype and place); ignored by REDUCE_ANY_ORDER and for groups of one, when its data may be NULL.
-// Collective over the group.
+// x becomes the sum over the group's ranks, on every rank. x f32, f64, i32 or i64, any shape.
+// `scratch` holds at least all_reduce_scratch_elements (same dtype and place); ignored by
+// REDUCE_ANY_ORDER and for groups of one, when its data may be NULL. Collective over the group.
 void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, TrafficKind kind);
 // On the host all of it happens here.
 Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
@@ -51,6 +51,9 @@ Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor s
 // The bytes that one all_reduce_sum by the fixed tree sends from one rank: for `moetrain plan`. Not
 // collective.
 int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype);
+// The room that it needs: half of x, rounded up, for a power of two of ranks, and up to all of it
+// for others. Not collective.
+int64_t all_reduce_scratch_elements(int ranks, int64_t elements);
 // x becomes the largest over the group's ranks. f64, on the host. Collective over the group.
 void all_reduce_max(Group *group, Tensor x, TrafficKind kind);
 // out becomes this rank's block of the sum over ranks, in any order: rank r's is in[r * n …]. in

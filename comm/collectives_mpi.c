@@ -1,11 +1,13 @@
 #include "comm/collectives_mpi.h"
 
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "comm/group.h"
 #include "comm/mpi_check.h"
 #include "comm/reduction_tree.h"
+#include "kernels/integers.h"
 
 // MPI counts are int: longer messages go in pieces of this many bytes.
 enum { MESSAGE_BYTES = 1 << 30 };
@@ -37,14 +39,15 @@ static char *element(Tensor x, int64_t index) {
     return (char *)x.data + (size_t)index * dtype_bytes(x.dtype);
 }
 
-// Bytes to and from one partner at once, in pieces that both sides cut alike.
-static void exchange(Group *group, int partner, const char *send, size_t send_bytes, char *receive,
-                     size_t receive_bytes) {
-    while (send_bytes > 0 || receive_bytes > 0) {
+// Bytes to one rank and from one at once, in as many pieces as the longest message between any two
+// ranks needs.
+static void pass_on(Group *group, int to, const char *send, size_t send_bytes, int from,
+                    char *receive, size_t receive_bytes, size_t most) {
+    for (size_t begin = 0; begin < most; begin += MESSAGE_BYTES) {
         size_t out = send_bytes < MESSAGE_BYTES ? send_bytes : MESSAGE_BYTES;
         size_t in = receive_bytes < MESSAGE_BYTES ? receive_bytes : MESSAGE_BYTES;
-        MPI_CHECK(MPI_Sendrecv(send, (int)out, MPI_BYTE, partner, TAG_TREE, receive, (int)in,
-                               MPI_BYTE, partner, TAG_TREE, group->comm, MPI_STATUS_IGNORE));
+        MPI_CHECK(MPI_Sendrecv(send, (int)out, MPI_BYTE, to, TAG_TREE, receive, (int)in, MPI_BYTE,
+                               from, TAG_TREE, group->comm, MPI_STATUS_IGNORE));
         send += out;
         receive += in;
         send_bytes -= out;
@@ -52,14 +55,21 @@ static void exchange(Group *group, int partner, const char *send, size_t send_by
     }
 }
 
-static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
+// To and from one partner.
+static void exchange(Group *group, int partner, const char *send, size_t send_bytes, char *receive,
+                     size_t receive_bytes) {
+    pass_on(group, partner, send, send_bytes, partner, receive, receive_bytes,
+            send_bytes > receive_bytes ? send_bytes : receive_bytes);
+}
+
+static void add_elements(void *x, const void *y, int64_t count, DType dtype) {
 #define ADD_AS(type)                                                                               \
     {                                                                                              \
-        type *restrict a = (type *)(void *)element(x, first);                                      \
-        const type *restrict b = y.data;                                                           \
+        type *restrict a = x;                                                                      \
+        const type *restrict b = y;                                                                \
         for (int64_t i = 0; i < count; i++) a[i] += b[i];                                          \
     }
-    switch (x.dtype) {
+    switch (dtype) {
     case F32:
         ADD_AS(float) break;
     case F64:
@@ -72,13 +82,43 @@ static void add_elements(Tensor x, int64_t first, Tensor y, int64_t count) {
     case BF16:
     case F16:
     case I8:
-        die(EXIT_BUG, __FILE__, __LINE__, "no sum is defined for %s", dtype_name(x.dtype));
+        die(EXIT_BUG, __FILE__, __LINE__, "no sum is defined for %s", dtype_name(dtype));
     }
 #undef ADD_AS
 }
 
-static int64_t mpi_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
-    (void)pending; // done when it returns
+// By slices, for any number of ranks.
+static void sum_by_slices(Group *group, Tensor x, Tensor scratch) {
+    int size = group->size, rank = group->rank;
+    Deal slices = deal_evenly(tensor_elements(x), size);
+    size_t width = dtype_bytes(x.dtype), most = (size_t)slices.large * width;
+    int64_t own = deal_count(slices, rank);
+    size_t own_bytes = (size_t)own * width;
+    char *slice = element(x, deal_first(slices, rank));
+    char **share = malloc((size_t)size * sizeof *share); // of each rank, of this rank's slice
+    TreeMerge *merges = malloc((size_t)size * sizeof *merges);
+    CHECK_MEMORY(share && merges, "no memory for the shares of %d ranks", size);
+    share[rank] = slice;
+    for (int distance = 1; distance < size; distance++) {
+        int to = (rank + distance) % size, from = (rank - distance + size) % size;
+        share[from] = element(scratch, own * (distance - 1));
+        pass_on(group, to, element(x, deal_first(slices, to)),
+                (size_t)deal_count(slices, to) * width, from, share[from], own_bytes, most);
+    }
+    tree_merges(merges, size, group->tree_group);
+    for (int i = 0; i < size - 1; i++)
+        add_elements(share[merges[i].into], share[merges[i].from], own, x.dtype);
+    if (rank != 0) memcpy(slice, share[0], own_bytes);
+    for (int distance = 1; distance < size; distance++) {
+        int to = (rank + distance) % size, from = (rank - distance + size) % size;
+        pass_on(group, to, slice, own_bytes, from, element(x, deal_first(slices, from)),
+                (size_t)deal_count(slices, from) * width, most);
+    }
+    free(merges);
+    free(share);
+}
+
+static void sum_by_halving(Group *group, Tensor x, Tensor scratch) {
     TreeStep steps[MAX_TREE_STEPS];
     size_t width = dtype_bytes(x.dtype);
     int count = tree_steps(steps, group->rank, group->size, tensor_elements(x));
@@ -86,14 +126,23 @@ static int64_t mpi_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pendi
         TreeStep s = steps[i];
         exchange(group, s.partner, element(x, s.given), (size_t)s.given_count * width, scratch.data,
                  (size_t)s.kept_count * width);
-        add_elements(x, s.kept, scratch, s.kept_count);
+        add_elements(element(x, s.kept), scratch.data, s.kept_count, x.dtype);
     }
     for (int i = count - 1; i >= 0; i--) {
         TreeStep s = steps[i];
         exchange(group, s.partner, element(x, s.kept), (size_t)s.kept_count * width,
                  element(x, s.given), (size_t)s.given_count * width);
     }
-    return tree_sent_elements(steps, count) * (int64_t)width;
+}
+
+static int64_t mpi_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
+    (void)pending; // done when it returns
+    if (is_power_of_two(group->size))
+        sum_by_halving(group, x, scratch);
+    else
+        sum_by_slices(group, x, scratch);
+    return tree_sent_elements(group->rank, group->size, tensor_elements(x)) *
+           (int64_t)dtype_bytes(x.dtype);
 }
 
 static int64_t mpi_all_reduce(Group *group, Tensor x, Pending *pending) {

@@ -11,6 +11,7 @@
 #include "comm/reduction_tree.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/tree_cuda.h"
+#include "kernels/integers.h"
 
 // One of a group's two ways: a communicator, and the stream that its collectives run on. Sums have
 // their own, so that the sum of a layer's gradients does not stand before the tokens of the layer
@@ -282,10 +283,79 @@ static void send_receive(NcclWay way, int partner, Tensor x, int64_t send, int64
     NCCL_CHECK(ncclGroupEnd(), way.comm);
 }
 
-static int64_t nccl_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
+// A slice of x to every other rank, and each one's share of this rank's to scratch.
+static void give_slices(const Group *group, NcclWay way, Tensor x, Tensor scratch, Deal slices) {
+    ncclDataType_t type = nccl_type(x.dtype);
+    int64_t own = deal_count(slices, group->rank);
+    NCCL_CHECK(ncclGroupStart(), way.comm);
+    for (int distance = 1; distance < group->size; distance++) {
+        int to = (group->rank + distance) % group->size;
+        int from = (group->rank - distance + group->size) % group->size;
+        int64_t count = deal_count(slices, to);
+        if (count > 0)
+            NCCL_CHECK(ncclSend(element(x, deal_first(slices, to)), (size_t)count, type, to,
+                                way.comm, way.stream),
+                       way.comm);
+        if (own > 0)
+            NCCL_CHECK(ncclRecv(element(scratch, own * (distance - 1)), (size_t)own, type, from,
+                                way.comm, way.stream),
+                       way.comm);
+    }
+    NCCL_CHECK(ncclGroupEnd(), way.comm);
+}
+
+// This rank's slice of x to every other rank, and theirs.
+static void gather_slices(const Group *group, NcclWay way, Tensor x, Deal slices) {
+    ncclDataType_t type = nccl_type(x.dtype);
+    int64_t own = deal_count(slices, group->rank);
+    NCCL_CHECK(ncclGroupStart(), way.comm);
+    for (int distance = 1; distance < group->size; distance++) {
+        int to = (group->rank + distance) % group->size;
+        int from = (group->rank - distance + group->size) % group->size;
+        int64_t count = deal_count(slices, from);
+        if (own > 0)
+            NCCL_CHECK(ncclSend(element(x, deal_first(slices, group->rank)), (size_t)own, type, to,
+                                way.comm, way.stream),
+                       way.comm);
+        if (count > 0)
+            NCCL_CHECK(ncclRecv(element(x, deal_first(slices, from)), (size_t)count, type, from,
+                                way.comm, way.stream),
+                       way.comm);
+    }
+    NCCL_CHECK(ncclGroupEnd(), way.comm);
+}
+
+// Where rank `from`'s share of this rank's slice lies.
+static char *share_of(const Group *group, Tensor x, Tensor scratch, Deal slices, int from) {
+    int distance = (group->rank - from + group->size) % group->size;
+    if (distance == 0) return element(x, deal_first(slices, group->rank));
+    return element(scratch, deal_count(slices, group->rank) * (distance - 1));
+}
+
+// By slices, for any number of ranks.
+static void sum_by_slices(const Group *group, NcclWay way, Tensor x, Tensor scratch) {
+    Deal slices = deal_evenly(tensor_elements(x), group->size);
+    int64_t own = deal_count(slices, group->rank);
+    TreeMerge *merges = malloc((size_t)group->size * sizeof *merges);
+    CHECK_MEMORY(merges, "no memory for the sums of %d ranks", group->size);
+    give_slices(group, way, x, scratch, slices);
+    tree_merges(merges, group->size, group->tree_group);
+    for (int i = 0; i < group->size - 1 && own > 0; i++)
+        tree_add_cuda(share_of(group, x, scratch, slices, merges[i].into),
+                      share_of(group, x, scratch, slices, merges[i].from), own, x.dtype,
+                      way.stream);
+    if (group->rank != 0 && own > 0)
+        CUDA_CHECK(cudaMemcpyAsync(share_of(group, x, scratch, slices, group->rank),
+                                   share_of(group, x, scratch, slices, 0),
+                                   (size_t)own * dtype_bytes(x.dtype), cudaMemcpyDeviceToDevice,
+                                   way.stream));
+    gather_slices(group, way, x, slices);
+    free(merges);
+}
+
+static void sum_by_halving(const Group *group, NcclWay way, Tensor x, Tensor scratch) {
     TreeStep steps[MAX_TREE_STEPS];
     int count = tree_steps(steps, group->rank, group->size, tensor_elements(x));
-    NcclWay way = sum_begin(group);
     for (int i = 0; i < count; i++) {
         TreeStep s = steps[i];
         send_receive(way, s.partner, x, s.given, s.given_count, scratch.data, s.kept_count);
@@ -295,8 +365,17 @@ static int64_t nccl_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pend
         TreeStep s = steps[i];
         send_receive(way, s.partner, x, s.kept, s.kept_count, element(x, s.given), s.given_count);
     }
+}
+
+static int64_t nccl_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
+    NcclWay way = sum_begin(group);
+    if (is_power_of_two(group->size))
+        sum_by_halving(group, way, x, scratch);
+    else
+        sum_by_slices(group, way, x, scratch);
     *pending = way_end(group, way);
-    return tree_sent_elements(steps, count) * (int64_t)dtype_bytes(x.dtype);
+    return tree_sent_elements(group->rank, group->size, tensor_elements(x)) *
+           (int64_t)dtype_bytes(x.dtype);
 }
 
 static int64_t nccl_all_reduce(Group *group, Tensor x, Pending *pending) {

@@ -1,15 +1,18 @@
 // Private to comm/: who gives what to whom in the all-reduce whose bits do not depend on the number
-// of ranks.
-//
-// Recursive halving with neighbour distance 1, 2, 4, …, then doubling back. After distance d every
-// element of a kept range is the sum over an aligned block of 2d ranks, added as (lower half) +
-// (upper half): exactly the binary tree that one rank would have summed over its shards. Addition
-// of two numbers commutes, so both partners get the same bits. (Reduce-scatter and all-gather of
-// Rabenseifner, 2004.)
+// of ranks: it continues the binary tree that one rank would have summed over its shards, since
+// each rank's share is a node of that tree (shard_run.h). Addition of two numbers commutes, so
+// whoever adds (lower half) + (upper half) gets the same bits. Nothing here is collective.
 #ifndef MOETRAIN_COMM_REDUCTION_TREE_H
 #define MOETRAIN_COMM_REDUCTION_TREE_H
 
 #include <stdint.h>
+
+#include "kernels/deal.h"
+
+// ---- a power of two of ranks --------------------------------------------------------------------
+// Recursive halving with neighbour distance 1, 2, 4, …, then doubling back. After distance d every
+// element of a kept range is the sum over an aligned block of 2d ranks. (Reduce-scatter and
+// all-gather of Rabenseifner, 2004.)
 
 // One distance as one rank sees it. Halving: send the given range, receive the partner's share of
 // the kept one and add it. Doubling, in reverse order: send the kept range, which is finished,
@@ -22,13 +25,32 @@ typedef struct TreeStep {
 
 enum { MAX_TREE_STEPS = 31 };
 
-// Fills the steps of this rank and returns how many. `size` is a power of two. Not collective.
+// Fills the steps of this rank and returns how many. `size` is a power of two.
 int tree_steps(TreeStep steps[MAX_TREE_STEPS], int rank, int size, int64_t elements);
-// The elements that this rank sends in all of them, there and back.
-int64_t tree_sent_elements(const TreeStep *steps, int count);
+
+// ---- any number of ranks ------------------------------------------------------------------------
+// The elements are cut into a slice for each rank (deal_evenly). Every rank gives each other one
+// that one's slice, adds up all ranks' shares of its own as the tree, and gives what is finished to
+// all. The same bytes as above.
+
+// Rank `from`'s share is added to what is rank `into`'s by now.
+typedef struct TreeMerge {
+    int into, from;
+} TreeMerge;
+
+// Fills the size - 1 merges in their order, of ranks in groups of group_size (shard_run); the sum
+// of all is rank 0's in the end.
+void tree_merges(TreeMerge *merges, int size, int group_size);
+
+// ---- both ---------------------------------------------------------------------------------------
+
+// Elements that a rank sends in all, there and back; and the room that it needs for what it
+// receives.
+int64_t tree_sent_elements(int rank, int size, int64_t elements);
+int64_t tree_scratch_elements(int size, int64_t elements);
 
 // What a ring or halving all-reduce sends from one rank at best; the libraries do not tell what
-// they really do. Not collective.
+// they really do.
 int64_t all_reduce_estimate(int ranks, int64_t bytes);
 
 #endif

@@ -21,6 +21,12 @@ static inline bool is_power_of_two(int64_t n) {
     return n > 0 && (n & (n - 1)) == 0;
 }
 
+static inline int64_t next_power_of_two(int64_t n) { // the first from n on
+    int64_t power = 1;
+    while (power < n) power *= 2;
+    return power;
+}
+
 static inline int64_t largest_power_of_two_divisor(int64_t n) {
     return n & -n;
 }

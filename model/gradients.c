@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "kernels/integers.h"
+
 static bool by_tree(const Work *work) {
     return work->shape.reduce_order == REDUCE_FIXED_TREE;
 }
@@ -71,6 +73,12 @@ static int64_t longest(const Gradients *gradients, const Work *work) {
     return most;
 }
 
+static int64_t scratch_elements(const Gradients *gradients, const Work *work) {
+    int64_t most = longest(gradients, work);
+    return larger(all_reduce_scratch_elements((int)work->shape.ranks, most),
+                  all_reduce_scratch_elements((int)work->shape.expert_replicas, most));
+}
+
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch) {
     GradientSet current = layout_set(gradients, work, arena);
     work->gradients = gradients->sum = current.params;
@@ -83,8 +91,8 @@ void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scr
     }
     if (!by_tree(work) && work->shape.micro_batches > 1)
         gradients->sum = param_set_layout(work->params, arena, F32);
-    bool trees = by_tree(work) && work->shape.ranks > 1;
-    gradients->scratch = arena_1d(scratch, F32, trees ? (longest(gradients, work) + 1) / 2 : 0);
+    gradients->scratch =
+        arena_1d(scratch, F32, by_tree(work) ? scratch_elements(gradients, work) : 0);
     if (gradients->pending) return;
     size_t most = (size_t)gradients->count * GRADIENT_RUNS + 1;
     gradients->pending = calloc(most, sizeof *gradients->pending);

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include "comm/shard_run.h"
 #include "kernels/integers.h"
 #include "model/dropout.h"
 #include "model/routing_tape.h"
@@ -9,39 +10,46 @@
 
 // ---- layout -------------------------------------------------------------------------------------
 
-// The fixed groups of shards over which an expert's gradient is summed: in each micro-batch this
-// rank's expert_parallel group has an equal share of them.
+// The fixed groups of shards over which an expert's gradient is summed in each micro-batch: those
+// of them that are of this rank's expert_parallel group, which is dealt them as shards are.
 static int64_t expert_parts(const ModelConfig *config, ModelSplit split) {
     int64_t replicas = split.ranks / split.expert_parallel;
-    int64_t pieces = replicas * split.micro_batches;
-    int64_t fixed_groups = config->moe.max_expert_replicas;
-    if (split.shard_rows) return split.shards / split.ranks * split.expert_parallel;
-    CHECK(model_experts_divisor(config) == 0 || !split.fixed_tree || fixed_groups % pieces == 0,
-          "%lld expert replicas x %lld micro-batches do not divide max_expert_replicas %lld",
-          (long long)replicas, (long long)split.micro_batches, (long long)fixed_groups);
-    return split.fixed_tree && fixed_groups >= pieces ? fixed_groups / pieces : 1;
+    int64_t parts = config->moe.max_expert_replicas / split.micro_batches;
+    if (split.shard_rows) parts = split.shards;
+    if (model_experts_divisor(config) == 0 || !(split.fixed_tree || split.shard_rows)) return 1;
+    CHECK(shard_runs_exist(parts, replicas, 1),
+          "%lld expert replicas x %lld micro-batches cannot share max_expert_replicas %lld",
+          (long long)replicas, (long long)split.micro_batches,
+          (long long)config->moe.max_expert_replicas);
+    return shard_run(parts, replicas, 1, split.rank / split.expert_parallel).count;
 }
 
 static RankShape rank_shape(const ModelConfig *config, ModelSplit split) {
-    CHECK(split.shards % split.ranks == 0 && split.sequences % split.shards == 0 &&
-              split.ranks % split.expert_parallel == 0,
+    int64_t ep = split.expert_parallel;
+    CHECK(split.ranks % ep == 0 && shard_runs_exist(split.shards, split.ranks, ep) &&
+              split.sequences % split.shards == 0,
           "%lld sequences, %lld shards, %lld ranks, expert_parallel %lld do not divide",
           (long long)split.sequences, (long long)split.shards, (long long)split.ranks,
-          (long long)split.expert_parallel);
+          (long long)ep);
+    ShardRun run = shard_run(split.shards, split.ranks, ep, split.rank);
+    int64_t B = split.sequences / split.shards * run.count;
     RankShape shape = {
-        .B = split.sequences / split.ranks,
+        .B = B,
         .T = split.context,
-        .N = split.sequences / split.ranks * split.context,
+        .N = B * split.context,
         .micro_batches = split.micro_batches,
-        .shards = split.shards / split.ranks,
+        .shards = run.count,
+        .first_shard = run.first,
+        .all_shards = split.shards,
+        .most_shards = shard_run(split.shards, split.ranks, ep, 0).count,
         .ranks = split.ranks,
         .rank = split.rank,
-        .ep_size = split.expert_parallel,
-        .ep_rank = split.rank % split.expert_parallel,
-        .expert_replicas = split.ranks / split.expert_parallel,
+        .ep_size = ep,
+        .ep_rank = split.rank % ep,
+        .expert_replicas = split.ranks / ep,
         .sources = split.sources,
         .chunks = split.chunks > 0 ? split.chunks : 1,
-        .dense_parts = split.fixed_tree || split.shard_rows ? split.shards / split.ranks : 1,
+        .dense_parts = split.fixed_tree || split.shard_rows ? run.count : 1,
         .expert_parts = expert_parts(config, split),
         .reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER,
     };
@@ -386,8 +394,7 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     Work *work = &model->work;
     work->step.micro_batch = micro_batch;
     work->step.number = step;
-    work->step.first_token =
-        micro_batch * micro_batch_tokens(work) + work->shape.rank * work->shape.N;
+    work->step.first_token = micro_batch * micro_batch_tokens(work) + first_token_of_rank(work);
     if (micro_batch == 0) {
         statistics_clear(&model->stats, work->dev);
         exchange_check_clear(&model->exchange_check, work);

@@ -19,7 +19,7 @@
 typedef struct ModelSplit {
     int64_t ranks, rank;
     int64_t expert_parallel; // divides ranks and experts
-    int64_t shards;          // of a micro-batch over all ranks; ranks divide it
+    int64_t shards;          // of a micro-batch over all ranks (comm/shard_run.h)
     int64_t sequences;       // of a micro-batch over all ranks; shards divide it
     int64_t context;         // T
     int64_t positions;       // of the longest sequence, at least T; 0 means T

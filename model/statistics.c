@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/integers.h"
+
 // ---- columns ------------------------------------------------------------------------------------
 
 // The layout runs twice: what was asked for while measuring stays in the list to compare with.
@@ -84,7 +86,9 @@ void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->counts = arena_1d(arena, I64, stats->count_width);
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
-    stats->sums_scratch = arena_2d(work->host, F64, work->shape.micro_batches, stats->width);
+    int64_t rows = work->shape.micro_batches, room = rows * stats->width;
+    room = larger(room, all_reduce_scratch_elements((int)work->shape.ranks, room));
+    stats->sums_scratch = arena_1d(work->host, F64, room);
     if (has_maxima(stats)) stats->maxima = arena_1d(work->host, F64, stats->width);
     for (int i = 0; i < stats->column_count; i++)
         if (stats->columns[i].kind == STATISTICS_STATE)

@@ -72,7 +72,7 @@ struct Statistics {
     Tensor counts; // (count_width) i64
     // The host's mirrors; row 0 holds the totals after statistics_reduce.
     Tensor host_sums, host_counts;
-    Tensor sums_scratch; // (micro-batches, width) f64 on the host
+    Tensor sums_scratch; // f64 on the host, of the sum over ranks: (micro-batches · width) or more
     Tensor maxima;       // (width) f64 on the host: scratch of the columns that are maxima
 };
 

@@ -40,9 +40,13 @@ void stream_place_name(const ModelConfig *config, int64_t place, char name[STREA
     snprintf(name, STREAM_PLACE_BYTES, "layers.%lld.%s", (long long)(half / 2), halves[half % 2]);
 }
 
+int64_t stream_windows(const RankShape *shape) {
+    return shape->B / shape->shards * shape->most_shards;
+}
+
 void stream_digests_layout(StreamDigests *digests, const Work *work, Arena *arena,
                            Arena *host_arena) {
-    int64_t B = work->shape.B, windows = work->shape.micro_batches * B;
+    int64_t B = work->shape.B, windows = work->shape.micro_batches * stream_windows(&work->shape);
     digests->sums = arena_2d(arena, I64, stream_places(work->config) * windows, 2);
     digests->host_sums = arena_mirror(host_arena, digests->sums);
     digests->window_rows = (int64_t *)arena_1d(host_arena, I64, B).data;
@@ -57,7 +61,8 @@ static void add_windows(const Work *work, int64_t place, Tensor x) {
     const StreamDigests *digests = work->digests;
     int64_t B = work->shape.B;
     if (!digests || !x.data) return;
-    int64_t first = (place * work->shape.micro_batches + work->step.micro_batch) * B;
+    int64_t first =
+        (place * work->shape.micro_batches + work->step.micro_batch) * stream_windows(&work->shape);
     checksums(work->dev, tensor_rows(digests->sums, first, B), x,
               (CheckedRuns){B, NULL, digests->window_rows, -1});
 }

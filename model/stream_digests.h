@@ -11,8 +11,8 @@
 enum { STREAM_PLACE_BYTES = 48 };
 
 typedef struct StreamDigests {
-    // (places, micro-batches of the step, windows of this rank in one, 2) i64, flat rows of 2; and
-    // their mirror on the host.
+    // (places, micro-batches of the step, stream_windows, 2) i64, flat rows of 2; and their mirror
+    // on the host.
     Tensor sums, host_sums;
     int64_t *window_rows; // (B) T each
 } StreamDigests;
@@ -20,6 +20,8 @@ typedef struct StreamDigests {
 // Places in the order of a step: forward and then backward.
 int64_t stream_places(const ModelConfig *config);
 int64_t stream_forward_places(const ModelConfig *config);
+// Windows in a micro-batch of the rank that has most; the others leave room behind theirs.
+int64_t stream_windows(const RankShape *shape);
 // "embedding", "layers.3.mixer", "layers.3.feed_forward", "loss"; backward the stream's gradient
 // above all blocks, "output", and then in front of each half.
 void stream_place_name(const ModelConfig *config, int64_t place, char name[STREAM_PLACE_BYTES]);

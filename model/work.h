@@ -28,7 +28,10 @@ typedef struct Positions Positions; // positions.h
 typedef struct RankShape {
     int64_t B, T, N;
     int64_t micro_batches; // of a step
-    int64_t shards;        // of a micro-batch that are this rank's
+    int64_t shards;        // of a micro-batch that are this rank's (comm/shard_run.h)
+    int64_t first_shard;   // of those
+    int64_t all_shards;    // of a micro-batch, over all ranks
+    int64_t most_shards;   // of a rank
     int64_t ranks, rank;
     int64_t ep_size, ep_rank;
     int64_t sources;         // of the data, told apart; below 2: none
@@ -137,7 +140,11 @@ static inline int64_t routing_groups(const Work *work) {
 
 // Tokens of a micro-batch over all ranks.
 static inline int64_t micro_batch_tokens(const Work *work) {
-    return work->shape.N * work->shape.ranks;
+    return work->shape.N / work->shape.shards * work->shape.all_shards;
+}
+// And the number of this rank's first one among them.
+static inline int64_t first_token_of_rank(const Work *work) {
+    return work->shape.N / work->shape.shards * work->shape.first_shard;
 }
 
 // Targets of a step over all ranks and micro-batches.

@@ -49,22 +49,35 @@ bool evaluation_reads_documents(const TrainConfig *config) {
     return config->data.documents == DOCUMENTS_MASK || config->model.objective == OBJECTIVE_MASKED;
 }
 
+// As many windows at a time as fit into the memory of a trained model, at least one, halved from
+// its own share on.
+static int64_t windows_that_fit(Model *trained, const ModelConfig *evaluated,
+                                const TrainConfig *config, int64_t ranks, int64_t rank) {
+    for (int64_t windows = trained->work.shape.B;; windows /= 2) {
+        Model model;
+        Error ignored = {0};
+        ModelSplit split = evaluation_split(config, windows, ranks, rank);
+        bool fits = model_measure_beside(&model, trained, evaluated, split) &&
+                    model_check(&model, &ignored);
+        model_free(&model);
+        if (fits || windows == 1) return windows;
+    }
+}
+
 bool evaluation_measure_beside(Model *model, Model *trained, const TrainConfig *config,
                                int64_t ranks, int64_t rank, Error *err) {
     ModelConfig evaluated = evaluation_model_config(config);
     evaluated.vocab_size = trained->config.vocab_size;
-    for (int64_t windows = trained->work.shape.B;; windows /= 2) {
-        ModelSplit split = evaluation_split(config, windows, ranks, rank);
-        bool fits = model_measure_beside(model, trained, &evaluated, split);
-        Error refused = {0};
-        bool ok = model_check(model, &refused);
-        if ((fits && ok) || windows == 1) {
-            model_make_room(trained, model);
-            if (!ok) *err = refused;
-            return ok;
-        }
-        model_free(model);
-    }
+    // All ranks take the same number: what fits on the last one, whose share of all is the least.
+    Model last;
+    model_measure(&last, &trained->config, session_split(config, ranks, ranks - 1, true),
+                  trained->work.dev);
+    int64_t windows = windows_that_fit(&last, &evaluated, config, ranks, ranks - 1);
+    model_free(&last);
+    model_measure_beside(model, trained, &evaluated,
+                         evaluation_split(config, windows, ranks, rank));
+    model_make_room(trained, model);
+    return model_check(model, err);
 }
 
 void evaluation_window_losses(Model *model, BatchBuffer *batch, int64_t first_window,
@@ -166,8 +179,8 @@ bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfi
     TrainConfig evaluated = *config;
     evaluated.model = evaluation_model_config(config);
     if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
-    batch_open(batch, &session->dev, restored->model.work.shape.B, context, comm_rank(),
-               comm_size(), context == config->context && evaluation_reads_documents(config));
+    batch_open(batch, &session->dev, &restored->model.work.shape,
+               context == config->context && evaluation_reads_documents(config));
     batch->masks = mask_rule(config, restored->vocabulary.size);
     return true;
 }

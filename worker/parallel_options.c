@@ -1,5 +1,6 @@
 #include "worker/parallel_options.h"
 
+#include "comm/shard_run.h"
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
 #include "model/model.h"
@@ -14,9 +15,9 @@ static void derive_max_expert_replicas(void *section) {
 static const Option ROWS[] = {
     INTEGER("moe.max_expert_replicas", STATE, model.moe.max_expert_replicas,
         DERIVED("train.shards", derive_max_expert_replicas), RANGE(1, 65536),
-        "fixed groups of shards over which an expert's gradient is summed under train.reproducible: ranks: the ranks that hold "
-        "the same expert, times train.micro_batches, must divide it; fewer are faster where an expert sees few tokens; part "
-        "of the sums, so keep it in a run"),
+        "fixed groups of shards over which an expert's gradient is summed under train.reproducible: ranks: as many at least as "
+        "ranks hold the same expert, times train.micro_batches; fewer are faster where an expert sees few tokens; part of the "
+        "sums, so keep it in a run"),
     INTEGER("parallel.expert", FREE, expert_parallel, DEFAULT("0"), RANGE(0, 65536),
         "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts, and with peer "
         "layers 8 or the largest power of two that divides peer.keys^2"),
@@ -79,17 +80,25 @@ bool parallel_decide_expert(TrainConfig *config, int ranks, const OptionRules *r
                          (long long)config->expert_parallel, ranks, list);
 }
 
-bool parallel_check_ranks(TrainConfig *config, int ranks, const OptionRules *rules) {
-    const MoeConfig *moe = &config->model.moe;
-    bool exact = config->reproducible == REPRODUCIBLE_RANKS;
+// Each rank has a shard at least; and where shards are no power of two, all have equally many.
+static bool check_shards(const TrainConfig *config, int ranks, const OptionRules *rules) {
     int64_t shards = config->shards / config->micro_batches;
     char list[160];
+    if (ranks > shards)
+        return option_broken(
+            rules, "train.shards", "train.batch",
+            "%d ranks are more than train.shards (%lld) / train.micro_batches (%lld); use "
+            "mpirun -np %lld or fewer%s, fewer train.micro_batches, which changes no result, or "
+            "more shards from the first step on",
+            ranks, (long long)config->shards, (long long)config->micro_batches, (long long)shards,
+            is_power_of_two(shards) ? "" : " that divide them");
+    if (is_power_of_two(shards)) return true;
     if (shards % ranks != 0) {
         option_list_divisors(shards, 0, list);
         return option_broken(
             rules, "train.shards", "train.batch",
-            "%d ranks cannot share train.shards (%lld) / train.micro_batches (%lld) "
-            "evenly; use mpirun -np with one of %s, fewer train.micro_batches, which "
+            "%d ranks cannot share train.shards (%lld) / train.micro_batches (%lld), no power of "
+            "two, evenly; use mpirun -np with one of %s, fewer train.micro_batches, which "
             "changes no result, or other shards from the first step on",
             ranks, (long long)config->shards, (long long)config->micro_batches, list);
     }
@@ -100,10 +109,26 @@ bool parallel_check_ranks(TrainConfig *config, int ranks, const OptionRules *rul
                              ranks, (long long)shards / ranks, (long long)config->shards,
                              (long long)config->micro_batches,
                              (long long)ranks * config->micro_batches);
-    if (!parallel_decide_expert(config, ranks, rules)) return false;
-    if (model_experts_divisor(&config->model) == 0) return true;
-    int64_t replicas = ranks / config->expert_parallel, pieces = replicas * config->micro_batches;
-    if (exact && moe->max_expert_replicas % pieces != 0)
+    return true;
+}
+
+bool parallel_check_ranks(TrainConfig *config, int ranks, const OptionRules *rules) {
+    const MoeConfig *moe = &config->model.moe;
+    bool exact = config->reproducible == REPRODUCIBLE_RANKS;
+    if (!check_shards(config, ranks, rules) || !parallel_decide_expert(config, ranks, rules))
+        return false;
+    int64_t divisor = model_experts_divisor(&config->model), ep = config->expert_parallel;
+    if (divisor == 0) return true;
+    if (config->shards / config->micro_batches % ranks != 0 && !is_power_of_two(ep)) {
+        char list[160];
+        option_list_divisors(largest_power_of_two_divisor(ranks), divisor, list);
+        return option_broken(rules, "parallel.expert", "moe.experts",
+                             "parallel.expert (%lld) is no power of two where %d ranks own "
+                             "different numbers of shards; set it to one of %s",
+                             (long long)ep, ranks, list);
+    }
+    int64_t replicas = ranks / ep;
+    if (exact && !shard_runs_exist(moe->max_expert_replicas / config->micro_batches, replicas, 1))
         return option_broken(
             rules, "moe.max_expert_replicas", "train.shards",
             "%d ranks / parallel.expert %lld would hold each expert %lld times and train "

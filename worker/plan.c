@@ -16,7 +16,8 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
     int world = (int)ranks, ep = (int)work->shape.ep_size, replicas = world / ep;
     plan->sent_bytes[TRAFFIC_GRADIENTS] += (double)gradients_sent_bytes(&model->gradients, work);
     plan->sent_bytes[TRAFFIC_STATISTICS] +=
-        (double)(all_reduce_sum_sent_bytes(world, tensor_elements(model->stats.sums_scratch), F64) +
+        (double)(all_reduce_sum_sent_bytes(world, work->shape.micro_batches * model->stats.width,
+                                           F64) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
                  all_reduce_sum_sent_bytes(ep, norm_slots, F64) +
                  all_reduce_sum_sent_bytes(replicas, 2, F64)); // agreement on the norm

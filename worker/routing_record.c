@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "comm/shard_run.h"
 
 static bool is_used(const TrainConfig *config) {
     return config->routing_record[0] || config->routing_replay[0];
@@ -21,6 +22,11 @@ static RoutingShape shape_of(const Work *work, RoutingLayer *of) {
     return shape;
 }
 
+// Of the rank that has most in a micro-batch: the others' tapes have room behind their own.
+static int64_t most_tokens(const Work *work) {
+    return work->shape.N / work->shape.shards * work->shape.most_shards;
+}
+
 static void layout(RoutingRecord *record, const Work *work) {
     const RoutingShape *shape = &record->shape;
     int64_t all = shape->micro_batches * shape->tokens, most = 0;
@@ -28,9 +34,10 @@ static void layout(RoutingRecord *record, const Work *work) {
         int64_t K = shape->of[l].top_k;
         if (K == 0) continue;
         record->tape.layers[l] =
-            arena_2d(&record->arena, I32, shape->micro_batches * work->shape.N, K);
+            arena_2d(&record->arena, I32, shape->micro_batches * most_tokens(work), K);
         record->step[l] = arena_2d(&record->arena, I32, all, K);
-        if (all * K > most) most = all * K;
+        int64_t gathered = work->shape.ranks * shape->micro_batches * most_tokens(work) * K;
+        if (gathered > most) most = gathered;
     }
     record->gathered = arena_1d(&record->arena, I32, most);
 }
@@ -91,11 +98,12 @@ bool routing_record_open(RoutingRecord *record, const TrainConfig *config, Model
 
 // ---- steps --------------------------------------------------------------------------------------
 
-// A piece of the step is a rank's share of a micro-batch: in the step they are ordered by
-// (micro-batch, rank).
-static Tensor piece(Tensor tokens, int64_t number, int64_t count) {
-    int64_t rows = tokens.shape[0] / count;
-    return tensor_rows(tokens, number * rows, rows);
+// Rank `rank`'s tokens of micro-batch m among those of the step, which are ordered by (micro-batch,
+// rank).
+static Tensor piece(Tensor step, const RankShape *shape, int64_t m, int64_t rank) {
+    int64_t of_shard = shape->N / shape->shards;
+    ShardRun run = shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank);
+    return tensor_rows(step, of_shard * (m * shape->all_shards + run.first), of_shard * run.count);
 }
 static void copy_piece(Tensor to, Tensor from) {
     memcpy(to.data, from.data, tensor_bytes(from));
@@ -104,7 +112,7 @@ static void copy_piece(Tensor to, Tensor from) {
 bool routing_record_before_step(RoutingRecord *record, Model *model, int64_t step, Error *err) {
     if (!record->tape.gives) return true;
     const Work *work = &model->work;
-    int64_t ranks = work->shape.ranks, micro_batches = work->shape.micro_batches;
+    const RankShape *shape = &work->shape;
     bool ok = comm_rank() != 0 || routing_file_read(record->file, step, record->step, err) ||
               error_prefix(err, "moe.replay");
     if (!comm_follow(ok, err)) return false;
@@ -112,9 +120,9 @@ bool routing_record_before_step(RoutingRecord *record, Model *model, int64_t ste
         Tensor all = record->step[l];
         if (!all.data) continue;
         broadcast(work->groups.world, all.data, tensor_bytes(all), 0);
-        for (int64_t m = 0; m < micro_batches; m++)
-            copy_piece(piece(record->tape.layers[l], m, micro_batches),
-                       piece(all, m * ranks + work->shape.rank, micro_batches * ranks));
+        for (int64_t m = 0; m < shape->micro_batches; m++)
+            copy_piece(tensor_rows(record->tape.layers[l], m * shape->N, shape->N),
+                       piece(all, shape, m, shape->rank));
     }
     return true;
 }
@@ -122,18 +130,20 @@ bool routing_record_before_step(RoutingRecord *record, Model *model, int64_t ste
 bool routing_record_after_step(RoutingRecord *record, Model *model, int64_t step, Error *err) {
     if (!record->tape.layers || record->tape.gives) return true;
     const Work *work = &model->work;
-    int64_t ranks = work->shape.ranks, micro_batches = work->shape.micro_batches;
+    const RankShape *shape = &work->shape;
     for (int64_t l = 0; l < record->shape.layers; l++) {
         Tensor own = record->tape.layers[l];
         if (!own.data) continue;
         int64_t choices = tensor_elements(own), K = own.shape[1];
-        Tensor gathered = tensor_range(record->gathered, 0, ranks * choices);
+        Tensor gathered = tensor_range(record->gathered, 0, shape->ranks * choices);
         all_gather(work->groups.world, gathered, tensor_reshape_1d(own, choices), TRAFFIC_OTHER);
-        gathered = tensor_reshape_2d(gathered, ranks * own.shape[0], K);
-        for (int64_t r = 0; r < ranks; r++)
-            for (int64_t m = 0; m < micro_batches; m++)
-                copy_piece(piece(record->step[l], m * ranks + r, micro_batches * ranks),
-                           piece(gathered, r * micro_batches + m, micro_batches * ranks));
+        gathered = tensor_reshape_2d(gathered, shape->ranks * own.shape[0], K);
+        for (int64_t r = 0; r < shape->ranks; r++)
+            for (int64_t m = 0; m < shape->micro_batches; m++) {
+                Tensor to = piece(record->step[l], shape, m, r);
+                int64_t rows = to.shape[0];
+                copy_piece(to, tensor_rows(gathered, r * own.shape[0] + m * rows, rows));
+            }
     }
     bool ok = comm_rank() != 0 || routing_file_write(record->file, step, record->step, err) ||
               error_prefix(err, "moe.record");

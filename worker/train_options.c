@@ -33,7 +33,7 @@ static const Option ROWS[] = {
         DERIVED("largest power of two up to 8, or train.micro_batches, that divides train.batch", derive_shards),
         RANGE(1, 65536),
         "pieces of the batch of a step that never depend on the number of ranks or micro-batches: what a routing group and "
-        "the order of sums are; ranks x train.micro_batches must divide it"),
+        "the order of sums are; a micro-batch has as many of them as there are ranks, or more"),
     CHOICE("train.reproducible", COURSE, reproducible, DEFAULT("ranks"), OF(REPRODUCIBLE_CHOICES),
         "what changes no bit of the results"),
     CHOICE("train.precision", STATE, precision, DEFAULT("f32"), OF(PRECISION_CHOICES),

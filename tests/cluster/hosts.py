@@ -80,15 +80,15 @@ def a_link_that_stays_down_ends_the_run_and_the_report_names_who_is_unreachable(
 
 def a_supervised_run_goes_on_without_a_host_that_dies(space: Workspace):
     config = {"train.steps": 60, "eval.every": 0, "checkpoint.every": 5, "run.hang_timeout": 4}
-    process = start(space, "run", config, f"{space.program}_faults", "supervise", "-np", "4", "--wait", "0.1", "--hosts", "h1:1,h2:1,h3:2",
-                    steps=6)
+    process = start(space, "run", config, f"{space.program}_faults", "supervise", "-np", "4", "--wait", "0.1", "--hosts",
+                    "h1:1,h2:1,h3:1,h4:1", steps=6)
     space.wait_for_step("run", 6, process)
     hosts.kill("h3")
     space.hurry()
     assert finish(space, "run", process) == 0, text(space, "run")
     with open(space.path("run", "attempts.jsonl")) as file:
         journal = [row for row in map(json.loads, file) if "exit_code" in row]
-    assert [row["ranks"] for row in journal] == [4, 2] and journal[1]["first_step"] >= 5, journal
+    assert [row["ranks"] for row in journal] == [4, 3] and journal[1]["first_step"] >= 5, journal
     assert "host h3 does not answer" in text(space, "run"), text(space, "run")
     space.run("unbroken", config)
     assert space.digest("run") == space.digest("unbroken"), text(space, "run")
@@ -96,7 +96,7 @@ def a_supervised_run_goes_on_without_a_host_that_dies(space: Workspace):
 
 if __name__ == "__main__":
     namespaces.enter()
-    with namespaces.Hosts(3) as hosts:
+    with namespaces.Hosts(4) as hosts:
         main([across_hosts_and_a_link_that_is_down_for_a_while_the_bits_are_those_of_one_host,
               a_link_that_stays_down_ends_the_run_and_the_report_names_who_is_unreachable,
               a_supervised_run_goes_on_without_a_host_that_dies])

@@ -8,6 +8,7 @@
 
 #include "comm/comm.h"
 #include "comm/flight_recorder.h"
+#include "comm/shard_run.h"
 #include "kernels/rng.h"
 #include "rank_test.h"
 
@@ -60,17 +61,15 @@ static void add_into(Tensor a, Tensor b) {
     }
 }
 
-// The sum over ranks [first, first + count) of what fill() gave them, as a binary tree. `stride`
-// maps group ranks to world ranks.
-static Tensor tree_sum(DType dtype, int64_t n, int first, int count, int origin, int stride,
-                       uint32_t salt) {
+// The sum over shards [first, first + count) of what fill() gave them, as a binary tree.
+static Tensor tree_sum(DType dtype, int64_t n, int64_t first, int64_t count, uint32_t salt) {
     if (count == 1) {
         Tensor leaf = guarded(dtype, n);
-        fill(leaf, origin + first * stride, salt);
+        fill(leaf, (int)first, salt);
         return leaf;
     }
-    Tensor lower = tree_sum(dtype, n, first, count / 2, origin, stride, salt);
-    Tensor upper = tree_sum(dtype, n, first + count / 2, count / 2, origin, stride, salt);
+    Tensor lower = tree_sum(dtype, n, first, count / 2, salt);
+    Tensor upper = tree_sum(dtype, n, first + count / 2, count / 2, salt);
     add_into(lower, upper);
     free(upper.data);
     return lower;
@@ -80,24 +79,28 @@ static const DType dtypes[] = {F32, F64, I32, I64};
 static const int64_t lengths[] = {0, 1, 2, 3, 5, 7, 8, 13, 64, 1000, 4099};
 enum { DTYPES = 4, LENGTHS = sizeof lengths / sizeof *lengths };
 
-// One reduction over a group whose rank g is world rank origin + g * stride.
-static void expect_tree(Group *group, int origin, int stride, DType dtype, int64_t n) {
+// One reduction over a group, in which `sharing` ranks are dealt shards together. Each rank's share
+// is what it sums of its own shards; the result is what one rank would have summed.
+static void expect_tree(Group *group, int sharing, DType dtype, int64_t n) {
     uint32_t salt = (uint32_t)n;
-    Tensor x = guarded(dtype, n), scratch = guarded(dtype, (n + 1) / 2);
-    fill(x, comm_rank(), salt);
+    int size = group_size(group);
+    int64_t shards = 2 * shard_runs_least(size, sharing);
+    ShardRun run = shard_run(shards, size, sharing, group_rank(group));
+    Tensor x = tree_sum(dtype, n, run.first, run.count, salt);
+    Tensor scratch = guarded(dtype, all_reduce_scratch_elements(size, n));
     int64_t before = traffic_sent_bytes(TRAFFIC_GRADIENTS);
     all_reduce_sum(group, x, REDUCE_FIXED_TREE, scratch, TRAFFIC_GRADIENTS);
     int64_t sent = traffic_sent_bytes(TRAFFIC_GRADIENTS) - before;
 
-    int size = group_size(group);
-    Tensor wanted = tree_sum(dtype, n, 0, size, origin, stride, salt);
+    Tensor wanted = tree_sum(dtype, n, 0, shards, salt);
     EXPECT(memcmp(x.data, wanted.data, tensor_bytes(x)) == 0, "%lld x %s over %d ranks",
            (long long)n, dtype_name(dtype), size);
     expect_guard(x, "the sum");
     expect_guard(scratch, "the scratch");
 
     // Rank 0 sends exactly what the planner says; where the length does not divide, others give or
-    // keep one element more or less at each of the log2(size) distances, on the way there and back.
+    // keep one element more or less at each of the log2(size) distances, on the way there and back,
+    // or in a slice that goes to all.
     int64_t planned = all_reduce_sum_sent_bytes(size, n, dtype), slack = 0;
     if (group_rank(group) != 0 && n % size != 0)
         for (int d = 1; d < size; d *= 2) slack += 2 * (int64_t)dtype_bytes(dtype);
@@ -110,19 +113,21 @@ static void expect_tree(Group *group, int origin, int stride, DType dtype, int64
 
 static void fixed_tree_over_the_world(void) {
     for (int d = 0; d < DTYPES; d++)
-        for (int i = 0; i < LENGTHS; i++) expect_tree(groups.world, 0, 1, dtypes[d], lengths[i]);
+        for (int i = 0; i < LENGTHS; i++) expect_tree(groups.world, 1, dtypes[d], lengths[i]);
 }
 
 static void fixed_tree_over_subgroups(void) {
-    for (int ep = 1; ep <= comm_size(); ep *= 2) {
+    for (int ep = 1; ep <= comm_size(); ep++) {
+        if (comm_size() % ep != 0) continue;
         ProcessGroups split = process_groups_open(ep, NULL);
         int rank = comm_rank();
         EXPECT(group_size(split.expert_parallel) == ep, "ep %d", ep);
         EXPECT(group_rank(split.expert_parallel) == rank % ep, "ep %d", ep);
         EXPECT(group_size(split.expert_replicas) == comm_size() / ep, "ep %d", ep);
         EXPECT(group_rank(split.expert_replicas) == rank / ep, "ep %d", ep);
-        expect_tree(split.expert_parallel, rank / ep * ep, 1, F32, 101);
-        expect_tree(split.expert_replicas, rank % ep, ep, F32, 101);
+        expect_tree(split.world, ep, F32, 101);
+        expect_tree(split.expert_parallel, 1, F32, 101);
+        expect_tree(split.expert_replicas, 1, F32, 101);
         process_groups_close(&split);
     }
 }
@@ -132,8 +137,14 @@ static void any_order_sums_integers(void) {
         Tensor x = guarded(dtypes[d], 77);
         fill(x, comm_rank(), 3);
         all_reduce_sum(groups.world, x, REDUCE_ANY_ORDER, (Tensor){0}, TRAFFIC_OTHER);
-        Tensor wanted = tree_sum(dtypes[d], 77, 0, comm_size(), 0, 1, 3);
+        Tensor wanted = guarded(dtypes[d], 77), one = guarded(dtypes[d], 77);
+        memset(wanted.data, 0, tensor_bytes(wanted));
+        for (int rank = 0; rank < comm_size(); rank++) {
+            fill(one, rank, 3);
+            add_into(wanted, one);
+        }
         EXPECT(memcmp(x.data, wanted.data, tensor_bytes(x)) == 0, "%s", dtype_name(dtypes[d]));
+        free(one.data);
         free(x.data);
         free(wanted.data);
     }

@@ -280,6 +280,9 @@ CONFIGURATIONS = {
         {"train.objective": "masked", "train.precision": "bf16", "attention.softmax": "sink", "train.dropout": 0.1,
          "data.format": "characters"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
+    "any number of ranks": (
+        {"moe.capacity_factor": 1.1, "moe.drop": "random"},
+        [(2, 1, 1, 1), (3, 1, 1, 1), (3, 1, 1, 2), (5, 1, 1, 1), (6, 1, 2, 1), (6, 1, 1, 1), (7, 1, 1, 1), (8, 1, 8, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),
@@ -328,7 +331,7 @@ def check_repeats(space):
 def check_coverage():
     """The layouts together must show every number of ranks and threads, every expert-parallel degree and micro-batches."""
     layouts = [layout for _, layouts in CONFIGURATIONS.values() for layout in layouts]
-    for axis, values in enumerate(({1, 2, 4, 8}, {1, 2}, {0, 1, 2, 4, 8}, {1, 2, 3, 4, 6, 8, 12})):
+    for axis, values in enumerate(({1, 2, 3, 4, 5, 6, 7, 8}, {1, 2}, {0, 1, 2, 4, 8}, {1, 2, 3, 4, 6, 8, 12})):
         assert {layout[axis] for layout in layouts} == values
     assert any(ranks > 2 * degree > 0 for ranks, _, degree, _ in layouts), "no expert with more than two replicas"
     assert any(min(ranks, micro_batches) > 1 and ranks > degree for ranks, _, degree, micro_batches in layouts)

@@ -26,7 +26,7 @@ def text(space, run):
 
 def however_a_run_is_cut_they_are_the_same(space: Workspace):
     space.run("one", CONFIG)
-    for run, ranks, changes in (("two", 2, {}), ("micro", 2, {"train.micro_batches": 2, "moe.dispatch": "exact"}),
+    for run, ranks, changes in (("three", 3, {}), ("micro", 2, {"train.micro_batches": 2, "moe.dispatch": "exact"}),
                                 ("four", 4, {"parallel.expert": 2}), ("cut", 2, {"train.steps": 3})):
         space.run(run, dict(CONFIG, **changes), ranks)
         if run == "cut":  # and after a resume, without what had come later

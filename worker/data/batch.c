@@ -17,10 +17,14 @@ static void layout(BatchBuffer *batch) {
     batch->counts = arena_1d(&batch->host_arena, I64, batch->B);
 }
 
-void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t rank, int64_t ranks,
-                bool documents) {
-    *batch = (BatchBuffer){
-        .B = B, .T = T, .first = B * rank, .total = B * ranks, .documents = documents, .dev = dev};
+void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool documents) {
+    int64_t of_shard = shape->B / shape->shards;
+    *batch = (BatchBuffer){.B = shape->B,
+                           .T = shape->T,
+                           .first = of_shard * shape->first_shard,
+                           .total = of_shard * shape->all_shards,
+                           .documents = documents,
+                           .dev = dev};
     arena_measure(&batch->arena, "batch", dev);
     arena_measure(&batch->host_arena, "batch", NULL);
     layout(batch);

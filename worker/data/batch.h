@@ -3,7 +3,7 @@
 #ifndef MOETRAIN_WORKER_DATA_BATCH_H
 #define MOETRAIN_WORKER_DATA_BATCH_H
 
-#include "kernels/arena.h"
+#include "model/work.h"
 #include "worker/data/data_mix.h"
 #include "worker/data/masked_tokens.h"
 
@@ -24,9 +24,9 @@ typedef struct BatchBuffer {
     Device *dev;
 } BatchBuffer;
 
-// documents: whether windows are read with the places of tokens in documents.
-void batch_open(BatchBuffer *batch, Device *dev, int64_t B, int64_t T, int64_t rank, int64_t ranks,
-                bool documents);
+// Of the model's share of a micro-batch. documents: whether windows are read with the places of
+// tokens in documents.
+void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool documents);
 // Bytes of the host's side. Not collective.
 size_t batch_bytes(int64_t B, int64_t T, bool documents);
 void batch_close(BatchBuffer *batch); // legal on a zeroed struct

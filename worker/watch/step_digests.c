@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "comm/comm.h"
+#include "comm/shard_run.h"
 #include "kernels/integers.h"
 #include "worker/run/json_file.h"
 
@@ -112,8 +113,8 @@ size_t step_digests_bytes(int64_t every, const Model *model, const Optimizer *op
     if (every == 0) return 0;
     for (int i = 0; i < model->params.count; i++)
         pieces += (size_t)pieces_here(&model->params.rows[i]);
-    size_t sums = sets * pieces * 2 +
-                  2 * (size_t)(stream_places(&model->config) * shape->micro_batches * shape->B);
+    size_t sums = sets * pieces * 2 + 2 * (size_t)(stream_places(&model->config) *
+                                                   shape->micro_batches * stream_windows(shape));
     // The rank's lists, sums, and rank 0's of all ranks with the text that is made of them.
     enum { TEXT_BYTES_A_SUM = 64 };
     return sums * sizeof(int64_t) * (2 + (size_t)shape->ranks) +
@@ -167,21 +168,26 @@ static json_t *text_of(const int64_t sums[2]) {
     return json_string(text);
 }
 
-// `sums` (ranks, places, micro-batches, B, 2): windows are counted rank by rank in a micro-batch.
+// `sums` (ranks, places, micro-batches, stream_windows, 2): windows are counted rank by rank in a
+// micro-batch.
 static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, int64_t first,
                            int64_t end) {
     const RankShape *shape = &digests->model->work.shape;
-    int64_t M = shape->micro_batches, B = shape->B;
-    int64_t of_rank = stream_places(&digests->model->config) * M * B;
+    int64_t M = shape->micro_batches, most = stream_windows(shape);
+    int64_t of_shard = shape->B / shape->shards;
+    int64_t of_rank = stream_places(&digests->model->config) * M * most;
     json_t *folder = json_object();
     for (int64_t place = first; place < end; place++) {
         char name[STREAM_PLACE_BYTES];
         json_t *windows = json_array();
         for (int64_t m = 0; m < M; m++)
-            for (int64_t rank = 0; rank < shape->ranks; rank++)
-                for (int64_t b = 0; b < B; b++)
-                    json_array_append_new(
-                        windows, text_of(sums + 2 * (rank * of_rank + (place * M + m) * B + b)));
+            for (int64_t rank = 0; rank < shape->ranks; rank++) {
+                const int64_t *of_micro_batch =
+                    sums + 2 * (rank * of_rank + (place * M + m) * most);
+                ShardRun run = shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank);
+                for (int64_t b = 0; b < of_shard * run.count; b++)
+                    json_array_append_new(windows, text_of(of_micro_batch + 2 * b));
+            }
         stream_place_name(&digests->model->config, place, name);
         json_object_set_new(folder, name, windows);
     }
@@ -215,9 +221,10 @@ static void write_row(StepDigests *digests, int64_t step, const int64_t *stream,
     const ModelConfig *config = &digests->model->config;
     const RankShape *shape = &digests->model->work.shape;
     int64_t forward = stream_forward_places(config);
-    json_t *row = json_pack("{s:I, s:I, s:I}", "step", (json_int_t)step, "windows",
-                            (json_int_t)(shape->ranks * shape->micro_batches * shape->B),
-                            "windows_a_shard", (json_int_t)(shape->B / shape->shards));
+    json_t *row = json_pack(
+        "{s:I, s:I, s:I}", "step", (json_int_t)step, "windows",
+        (json_int_t)(shape->all_shards * shape->micro_batches * (shape->B / shape->shards)),
+        "windows_a_shard", (json_int_t)(shape->B / shape->shards));
     json_object_set_new(row, "forward", stream_rows(digests, stream, 0, forward));
     json_object_set_new(row, "backward",
                         stream_rows(digests, stream, forward, stream_places(config)));
