@@ -120,6 +120,14 @@ static double share(double cpus, int sharers, const char *what, char *text, size
 
 ThreadChoice threads_choose(int wanted, int cpu_sharers, int quota_sharers) {
     ThreadChoice choice = {.threads = wanted};
+    char quota_reason[sizeof choice.reason];
+    double quota = threads_cgroup_cpus("");
+    choice.cpus = share(count_cpus(), cpu_sharers, "", choice.reason, sizeof choice.reason);
+    if (quota > 0 && share(quota, quota_sharers, " that the cgroup allows", quota_reason,
+                           sizeof quota_reason) < choice.cpus) {
+        choice.cpus = quota / (quota_sharers > 1 ? quota_sharers : 1);
+        memcpy(choice.reason, quota_reason, sizeof quota_reason);
+    }
     if (wanted > 0) {
         snprintf(choice.reason, sizeof choice.reason, "train.threads");
         return choice;
@@ -129,16 +137,8 @@ ThreadChoice threads_choose(int wanted, int cpu_sharers, int quota_sharers) {
         snprintf(choice.reason, sizeof choice.reason, "OMP_NUM_THREADS");
         return choice;
     }
-    char quota_reason[sizeof choice.reason];
-    double quota = threads_cgroup_cpus("");
-    double most = share(count_cpus(), cpu_sharers, "", choice.reason, sizeof choice.reason);
-    if (quota > 0 && share(quota, quota_sharers, " that the cgroup allows", quota_reason,
-                           sizeof quota_reason) < most) {
-        most = quota / (quota_sharers > 1 ? quota_sharers : 1);
-        memcpy(choice.reason, quota_reason, sizeof quota_reason);
-    }
     // Threads wait for each other, and one that the quota stops stops all: so a fraction of a CPU
     // is left.
-    choice.threads = most > 1 ? (int)most : 1;
+    choice.threads = choice.cpus > 1 ? (int)choice.cpus : 1;
     return choice;
 }

@@ -7,6 +7,7 @@
 
 typedef struct ThreadChoice {
     int threads; // at least 1
+    double cpus; // that fall to the rank, however many threads it has
     // "OMP_NUM_THREADS", "a cgroup allows 2.50 of 64 CPUs", "4 ranks share 64 CPUs"
     char reason[96];
     char warning[160]; // about a value of OMP_NUM_THREADS that is no number of threads; or empty

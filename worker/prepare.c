@@ -57,12 +57,16 @@ static bool open_files(Trainer *trainer, Error *err) {
     return true;
 }
 
-// The matrix limit of all ranks together, measured at the same time so that they share the machine
-// as in training.
+// The matrix limit of all ranks together, measured at the same time, since the clock of a CPU falls
+// with its work. A rank measures what its threads do while nothing disturbs them; of that it has as
+// much as CPUs fall to it.
 static double measure_gemm(Trainer *trainer) {
+    const Session *session = &trainer->session;
     barrier(trainer->session.groups.world);
     double gflops =
         device_measure_gemm_gflops(&trainer->session.dev, session_storage(&trainer->config));
+    double cpus = session->threads.cpus, threads = session->threads.threads;
+    if (session->dev.place == ON_HOST && cpus < threads) gflops *= cpus / threads;
     all_reduce_sum(trainer->session.groups.world, tensor_1d(&gflops, F64, 1), REDUCE_ANY_ORDER,
                    (Tensor){0}, TRAFFIC_OTHER);
     return gflops;

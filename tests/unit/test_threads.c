@@ -128,6 +128,7 @@ static void assert_threads(int wanted, int cpu_sharers, int quota_sharers, const
     ThreadChoice choice = threads_choose(0, cpu_sharers, quota_sharers);
     if (threads_cgroup_cpus("") > 0) skip(); // this test itself runs under a quota
     assert_int_equal(choice.threads, wanted);
+    assert_true((choice.cpus >= 1 ? (int)choice.cpus : 1) == wanted);
     assert_string_equal(choice.reason, reason);
 }
 
@@ -166,6 +167,7 @@ static void omp_num_threads_is_obeyed_when_it_is_a_number(void **state) {
             assert_non_null(strstr(choice.warning, "OMP_NUM_THREADS"));
         }
         assert_int_equal(threads_choose(6, 1, 1).threads, 6);
+        assert_true(threads_choose(6, 4, 1).cpus == threads_choose(0, 4, 1).cpus);
     }
     unsetenv("OMP_NUM_THREADS");
     fake_cpus = 0;
