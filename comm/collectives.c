@@ -208,8 +208,8 @@ static int64_t run_bytes(const Group *group, RowRuns send, Tensor in) {
 
 Pending all_to_all_rows_begin(Group *group, Tensor out, RowRuns receive, Tensor in, RowRuns send,
                               TrafficKind kind) {
-    CHECK((in.dtype == F32 || in.dtype == BF16) && out.dtype == in.dtype && in.rank == 2 &&
-              out.rank == 2 && in.shape[1] == out.shape[1],
+    CHECK((in.dtype == F32 || in.dtype == BF16 || in.dtype == I32) && out.dtype == in.dtype &&
+              in.rank == 2 && out.rank == 2 && in.shape[1] == out.shape[1],
           "exchange of rows from %s (%lld, %lld) into %s (%lld, %lld)", dtype_name(in.dtype),
           (long long)in.shape[0], (long long)in.shape[1], dtype_name(out.dtype),
           (long long)out.shape[0], (long long)out.shape[1]);

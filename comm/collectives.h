@@ -78,7 +78,7 @@ void all_to_all(Group *group, Tensor out, Tensor in, TrafficKind kind);
 // Rows travel between ranks: run p of `send` of `in` goes to rank p, run p of `receive` of `out`
 // comes from rank p. Counts must match between the two sides; runs that are received do not
 // overlap.
-//   in (rows, D)   out (rows, D)   f32 or bf16
+//   in (rows, D)   out (rows, D)   f32, bf16 or i32
 // A padded exchange is asked for with the same array as `rows` of both sides and NULL as `first` of
 // both: every rank sends the same number of rows to every rank. On the device that is one library
 // call. Collective over the group.

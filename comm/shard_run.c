@@ -1,7 +1,6 @@
 #include "comm/shard_run.h"
 
 #include "kernels/check.h"
-#include "kernels/deal.h"
 #include "kernels/integers.h"
 
 // As many nodes as ranks, the larger ones first: of the smallest level that has a node for each,
@@ -13,12 +12,19 @@ static Deal deal_nodes(int64_t shards, int64_t ranks) {
     return (Deal){nodes - ranks, shards / nodes * 2, shards / nodes};
 }
 
-ShardRun shard_run(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank) {
+Deal shard_group_deal(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank,
+                      int64_t *first) {
     Deal groups = deal_nodes(shards, ranks / group_size);
-    int64_t group = rank / group_size, place = rank % group_size;
-    Deal of_group = deal_nodes(deal_count(groups, group), group_size);
-    return (ShardRun){deal_first(groups, group) + deal_first(of_group, place),
-                      deal_count(of_group, place)};
+    int64_t group = rank / group_size;
+    *first = deal_first(groups, group);
+    return deal_nodes(deal_count(groups, group), group_size);
+}
+
+ShardRun shard_run(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank) {
+    int64_t first;
+    Deal deal = shard_group_deal(shards, ranks, group_size, rank, &first);
+    int64_t place = rank % group_size;
+    return (ShardRun){first + deal_first(deal, place), deal_count(deal, place)};
 }
 
 int64_t shard_runs_least(int64_t ranks, int64_t group_size) {

@@ -16,12 +16,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels/deal.h"
+
 typedef struct ShardRun {
     int64_t first, count;
 } ShardRun;
 
 // Of `ranks` in groups of `group_size` that hold all experts. Fatal unless shard_runs_exist.
 ShardRun shard_run(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank);
+// How rank `rank`'s group deals its own shards to its ranks, and the first of these.
+Deal shard_group_deal(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank,
+                      int64_t *first);
 bool shard_runs_exist(int64_t shards, int64_t ranks, int64_t group_size);
 // The fewest shards, a power of two, that such ranks can share.
 int64_t shard_runs_least(int64_t ranks, int64_t group_size);

@@ -27,4 +27,9 @@ static inline int64_t deal_first(Deal deal, int64_t rank) {
     return large * deal.large + (rank - large) * deal.small;
 }
 
+// Whether all have equally many.
+static inline bool deal_is_even(Deal deal, int64_t ranks) {
+    return deal.first_ranks == ranks;
+}
+
 #endif

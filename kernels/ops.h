@@ -91,7 +91,8 @@
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
        Tensor kept, int64_t parts, int64_t padded_rows)                                            \
-    OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts)          \
+    OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, ExchangeCut cut,        \
+       int64_t parts)                                                                              \
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
     OP(combine_backward, Tensor dy, Tensor dweights, Tensor dout, Tensor y, Tensor slot_row,       \
@@ -101,7 +102,8 @@
     OP(identity_experts_forward, Tensor out, Tensor x, Tensor ids, Tensor weights, int64_t E)      \
     OP(identity_experts_backward, Tensor dx, Tensor dweights, Tensor dout, Tensor x, Tensor ids,   \
        Tensor weights, int64_t E)                                                                  \
-    OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, RowNumbering rule)   \
+    OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, ExchangeCut cut,     \
+       RowNumbering rule)                                                                          \
     /* very many very small experts */                                                             \
     OP(product_keys_forward, Tensor ids, Tensor weights, Tensor first, Tensor second)              \
     OP(product_keys_backward, Tensor dfirst, Tensor dsecond, Tensor dweights, Tensor ids,          \

@@ -302,32 +302,39 @@ void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor co
                                       padded_rows);
 }
 
+// Whether `chunks` divides every rank's experts.
+static bool chunks_divide(int64_t chunks, ExchangeCut cut) {
+    return chunks > 0 && cut.experts.large % chunks == 0 &&
+           (deal_is_even(cut.experts, cut.ranks) || cut.experts.small % chunks == 0);
+}
+
 void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
-                   int64_t parts) {
-    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+                   ExchangeCut cut, int64_t parts) {
+    int64_t ep = cut.ranks, local = deal_count(cut.experts, cut.rank);
+    int64_t shards = deal_first(cut.shards, ep);
     int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
-    CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
-    CHECK_SHAPE_2D(counts, I32, ep * local, S);
+    CHECK_SHAPE_1D(all_counts, I32, local * shards);
+    CHECK_SHAPE_2D(counts, I32, deal_first(cut.experts, ep), deal_count(cut.shards, cut.rank));
     CHECK_SHAPE_1D(plan.offsets, I64, local * parts + 1);
     CHECK_SHAPE_2D(plan.send_rows, I64, chunks, ep);
     CHECK_SHAPE_2D(plan.receive_rows, I64, chunks, ep);
     CHECK_SHAPE_1D(plan.to_expert, I32, max_rows);
     CHECK_SHAPE_1D(plan.to_received, I32, max_rows);
-    CHECK(chunks > 0 && local % chunks == 0 && parts > 0 && ep * S % parts == 0,
+    CHECK(chunks_divide(chunks, cut) && parts > 0 && shards % parts == 0,
           "%lld experts in %lld chunks, %lld shards in %lld parts", (long long)local,
-          (long long)chunks, (long long)(ep * S), (long long)parts);
-    dev->backend->op.exchange_plan(dev, plan, counts, all_counts, parts);
+          (long long)chunks, (long long)shards, (long long)parts);
+    dev->backend->op.exchange_plan(dev, plan, counts, all_counts, cut, parts);
 }
 
 void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
-                        RowNumbering rule) {
-    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+                        ExchangeCut cut, RowNumbering rule) {
+    int64_t local = deal_count(cut.experts, cut.rank);
     CHECK_SHAPE_1D(numbers, I64, numbers.shape[0]);
-    CHECK_SHAPE_3D(all_counts, I32, ep, local, S);
+    CHECK_SHAPE_1D(all_counts, I32, local * deal_first(cut.shards, cut.ranks));
     CHECK_SHAPE_1D(offsets, I64, offsets.shape[0]);
     CHECK(offsets.shape[0] > 1 && (offsets.shape[0] - 1) % local == 0,
           "%lld offsets of %lld experts", (long long)offsets.shape[0], (long long)local);
-    dev->backend->op.expert_row_numbers(dev, numbers, offsets, all_counts, rule);
+    dev->backend->op.expert_row_numbers(dev, numbers, offsets, all_counts, cut, rule);
 }
 
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {

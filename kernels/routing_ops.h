@@ -4,6 +4,7 @@
 #define MOETRAIN_KERNELS_ROUTING_OPS_H
 
 #include "kernels/choice.h"
+#include "kernels/deal.h"
 #include "kernels/device.h"
 #include "kernels/rng.h"
 
@@ -287,36 +288,41 @@ void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
                       Tensor kept, int64_t parts, int64_t padded_rows);
 
-// Who sends how much to whom in the all-to-all of a group of `ep` ranks, and in which order
-// received rows serve the experts. Sent rows are ordered (expert, shard, …). They travel in
-// `chunks` exchanges: the c-th carries the c-th run of every rank's experts (E/ep experts, chunks
-// divides them), so that a rank can compute one while the next is on its way. Received rows are
-// ordered (chunk, source rank, expert, shard, …), expert rows (expert, source rank, shard, …).
+// A group of ranks that share E experts, e of them on this one, and G shards, S of them this one's.
+typedef struct ExchangeCut {
+    int64_t ranks, rank;
+    Deal experts, shards;
+} ExchangeCut;
+
+// Who sends how much to whom in the all-to-all of such a group, and in which order received rows
+// serve the experts. Sent rows are ordered (expert, shard, …). They travel in `chunks` exchanges:
+// the c-th carries the c-th run of every rank's experts (chunks divides those of each), so that a
+// rank can compute one while the next is on its way. Received rows are ordered (chunk, source rank,
+// expert, shard, …), expert rows (expert, source rank, shard, …).
 typedef struct ExchangePlan {
-    // (E/ep · parts + 1) i64: expert rows of each expert and gradient part (Segments)
-    Tensor offsets;
-    Tensor send_rows;    // (chunks, ep) i64
-    Tensor receive_rows; // (chunks, ep) i64
+    Tensor offsets; // (e · parts + 1) i64: expert rows of each expert and gradient part (Segments)
+    Tensor send_rows;    // (chunks, ranks) i64
+    Tensor receive_rows; // (chunks, ranks) i64
     Tensor to_expert;    // (R) i32: received row of each expert row; R as many as there may be
     Tensor to_received;  // (R) i32: expert row of each received row; rows past the last: -1 in both
 } ExchangePlan;
 //   counts (E, S) i32: what this rank sends
-//   all_counts (ep, E/ep, S) i32: what each rank sends to this one
-// parts divides ep · S. Rows past R are counted in offsets and receive_rows but not entered: the
-// caller must check.
-void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts, int64_t parts);
+//   all_counts (e · G) i32: what each rank sends to this one, (e, S of that rank) from each
+// parts divides G. Rows past R are counted in offsets and receive_rows but not entered: the caller
+// must check.
+void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                   ExchangeCut cut, int64_t parts);
 
 // Numbers of expert rows that are the same on whatever ranks they are: the i-th row that expert e
 // of this rank has of the j-th shard of the group, by source rank and shard, is number
 //   ((first_expert + e) · shards + first_shard + j) · most + i.
 typedef struct RowNumbering {
-    int64_t first_expert;        // of this rank, among all
     int64_t first_shard, shards; // of the group, among all; all
     int64_t most;                // rows at most of an expert and a shard
 } RowNumbering;
 //   numbers (R) i64: rows past the last are left alone   offsets, all_counts: see above
 void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
-                        RowNumbering rule);
+                        ExchangeCut cut, RowNumbering rule);
 
 // out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.
 //   out (≥rows, D) T   x (·, D) T   index (≥rows) i32

@@ -37,5 +37,5 @@ bool config_resolve_ranks(const Config *config, int ranks, TrainConfig *train, E
     bool stored = config->origins[config_key_find("parallel.expert")].kind != ORIGIN_COMMAND_LINE;
     if (stored && train->expert_parallel > 0 && ranks % train->expert_parallel != 0)
         train->expert_parallel = 0;
-    return parallel_decide_expert(train, ranks, &rules);
+    return parallel_decide_expert(train, ranks, ranks, &rules); // windows, as many for each
 }

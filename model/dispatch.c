@@ -1,48 +1,60 @@
 #include "model/dispatch.h"
 
+#include "kernels/integers.h"
 #include "model/exchange_check.h"
 
-// Rows of this rank's tokens while all that can be chosen is chosen equally often.
-static int64_t even_rows(const Dispatch *d) {
-    int64_t choices = d->shape.tokens * d->shape.K, all = d->shape.choosable;
-    return choices / all * d->shape.E + (choices % all * d->shape.E + all - 1) / all;
+static int64_t experts_here(const Dispatch *d) {
+    return deal_count(d->cut.experts, d->cut.rank);
+}
+// Of this rank's quantity, which has as much of each shard: that of all ranks of the group.
+static int64_t of_group(const Dispatch *d, const Work *work, int64_t quantity) {
+    return quantity / work->shape.shards * deal_first(d->cut.shards, d->cut.ranks);
+}
+// Whether all ranks of the group have equally many experts and equally many shards.
+static bool is_even(const Dispatch *d) {
+    return deal_is_even(d->cut.experts, d->cut.ranks) && deal_is_even(d->cut.shards, d->cut.ranks);
+}
+
+// Rows that so many experts get of so many tokens while all that can be chosen is chosen equally
+// often.
+static int64_t even_rows(const Dispatch *d, int64_t tokens, int64_t experts) {
+    int64_t choices = tokens * d->shape.K, all = d->shape.choosable;
+    return choices / all * experts + (choices % all * experts + all - 1) / all;
 }
 
 // Rows that can reach this rank at worst: every token of the group once for each of this rank's
 // experts, up to its K choices; less where capacity limits an expert, or where only the even case
 // is being planned.
 static int64_t most_rows(const Dispatch *d, const Work *work) {
-    int64_t E = d->shape.E, K = d->shape.K, N = d->shape.tokens, ep = work->shape.ep_size;
-    if (d->padded_rows >= 0) return d->padded_rows * work->shape.shards * E;
-    int64_t choices = K < E / ep ? K : E / ep;
-    int64_t rows = work->even_routing ? even_rows(d) : N * ep * choices;
+    int64_t local = experts_here(d), K = d->shape.K, tokens = of_group(d, work, d->shape.tokens);
+    if (d->padded_rows >= 0) return d->padded_rows * of_group(d, work, work->shape.shards) * local;
+    int64_t rows = work->even_routing ? even_rows(d, tokens, local) : tokens * smaller(K, local);
     if (d->shape.capacity < 0) return rows;
-    int64_t limit = d->shape.capacity * d->shape.groups * E;
-    return limit < rows ? limit : rows;
+    return smaller(rows, d->shape.capacity * of_group(d, work, d->shape.groups) * local);
 }
 
 // Rows that this rank can send at worst: every choice, or as many as capacity lets through.
 static int64_t most_sent(const Dispatch *d, const Work *work) {
-    int64_t E = d->shape.E;
-    int64_t choices = work->even_routing ? even_rows(d) : d->shape.tokens * d->shape.K;
+    int64_t E = d->shape.E, tokens = d->shape.tokens;
+    int64_t choices = work->even_routing ? even_rows(d, tokens, E) : tokens * d->shape.K;
     if (d->padded_rows >= 0) return E * work->shape.shards * d->padded_rows;
     if (d->shape.capacity < 0) return choices;
-    int64_t limit = d->shape.capacity * d->shape.groups * E;
-    return limit < choices ? limit : choices;
+    return smaller(choices, d->shape.capacity * d->shape.groups * E);
 }
 
-// As many as were asked for at most, each with the same number of experts.
+// As many as were asked for at most, each with the same number of a rank's experts.
 static int64_t chunks_of(const Dispatch *d, const Work *work) {
-    if (work->shape.ep_size == 1) return 1;
-    int64_t local_experts = d->shape.E / work->shape.ep_size, chunks = work->shape.chunks;
-    while (chunks > 1 && (local_experts % chunks != 0 || chunks > CHUNKS_MAX)) chunks--;
+    Deal experts = d->cut.experts;
+    int64_t chunks = d->cut.ranks == 1 ? 1 : smaller(work->shape.chunks, CHUNKS_MAX);
+    int64_t other = deal_is_even(experts, d->cut.ranks) ? experts.large : experts.small;
+    while (chunks > 1 && (experts.large % chunks != 0 || other % chunks != 0)) chunks--;
     return chunks;
 }
 
 // The three parts of `totals`; they lie where it lies.
 static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work) {
     int64_t chunks = d->chunks, ep = work->shape.ep_size;
-    int64_t offsets = d->shape.E / ep * work->shape.expert_parts + 1;
+    int64_t offsets = experts_here(d) * work->shape.expert_parts + 1;
     return (ExchangePlan){
         .offsets = tensor_range(totals, 0, offsets),
         .send_rows = tensor_reshape_2d(tensor_range(totals, offsets, chunks * ep), chunks, ep),
@@ -54,6 +66,7 @@ static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work)
 void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations) {
     int64_t E = shape.E, ep = work->shape.ep_size;
     d->shape = shape;
+    d->cut = (ExchangeCut){ep, work->shape.ep_rank, deal_evenly(E, ep), work->shape.group_shards};
     d->padded_rows = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
     d->max_rows = most_rows(d, work);
     d->max_sent = most_sent(d, work);
@@ -61,12 +74,15 @@ void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activa
     d->slot_row = arena_2d(activations, I32, shape.tokens, shape.K);
     d->row_choice = arena_1d(activations, I32, d->max_sent);
     d->counts = arena_2d(activations, I32, E, work->shape.shards);
-    d->all_counts = arena_3d(activations, I32, ep, E / ep, work->shape.shards);
-    d->totals = arena_1d(activations, I64, E / ep * work->shape.expert_parts + 1 + 2 * chunks * ep);
+    d->all_counts =
+        arena_1d(activations, I32, experts_here(d) * of_group(d, work, work->shape.shards));
+    d->totals = arena_1d(activations, I64,
+                         experts_here(d) * work->shape.expert_parts + 1 + 2 * chunks * ep);
     d->host_totals = arena_mirror(work->host, d->totals);
     d->plan = parts_of(d, d->totals, work);
     d->host_plan = parts_of(d, d->host_totals, work);
     d->send_first = arena_2d(work->host, I64, chunks, ep);
+    if (!is_even(d)) d->count_runs = arena_2d(work->host, I64, 2, ep);
     // With one rank in the group received rows are expert rows: there is no order to keep.
     d->plan.to_expert = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
     d->plan.to_received = arena_1d(activations, I32, ep > 1 ? d->max_rows : 0);
@@ -86,10 +102,10 @@ bool dispatch_check(const Dispatch *d, Error *err) {
 }
 
 void dispatch_cost(const Dispatch *d, const Work *work, double sent_bytes[TRAFFIC_KINDS]) {
-    int64_t ep = work->shape.ep_size, counts = d->shape.E / ep * work->shape.shards;
+    int64_t counts = (d->shape.E - experts_here(d)) * work->shape.shards;
     if (d->padded_rows >= 0) return; // known beforehand
     sent_bytes[TRAFFIC_COUNTS] +=
-        (double)work->shape.micro_batches * (double)((ep - 1) * counts * (int64_t)sizeof(int32_t));
+        (double)work->shape.micro_batches * (double)(counts * (int64_t)sizeof(int32_t));
 }
 
 static int64_t sum_of(Tensor x) {
@@ -102,7 +118,7 @@ static int64_t sum_of(Tensor x) {
 // a layer.
 static void plan_exchange(Dispatch *d, Work *work) {
     int64_t ep = work->shape.ep_size, chunks = d->chunks;
-    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, work->shape.expert_parts);
+    exchange_plan(work->dev, d->plan, d->counts, d->all_counts, d->cut, work->shape.expert_parts);
     device_download(work->dev, d->host_totals, d->totals);
     d->sent = sum_of(d->host_plan.send_rows);
     d->received = sum_of(d->host_plan.receive_rows);
@@ -123,16 +139,37 @@ static void plan_exchange(Dispatch *d, Work *work) {
 // host knows.
 static void plan_padded(Dispatch *d, Work *work) {
     Arena host;
+    int64_t sent = tensor_elements(d->counts), received = tensor_elements(d->all_counts);
     arena_measure(&host, "padded counts", NULL);
-    arena_1d(&host, I32, tensor_elements(d->counts));
+    arena_1d(&host, I32, larger(sent, received));
     arena_allocate(&host);
-    Tensor full = arena_1d(&host, I32, tensor_elements(d->counts));
+    Tensor full = arena_1d(&host, I32, larger(sent, received));
     for (int64_t i = 0; i < full.shape[0]; i++) tensor_i32(full)[i] = (int32_t)d->padded_rows;
-    device_upload(work->dev, d->counts, full);
-    device_upload(work->dev, d->all_counts, full);
+    device_upload(work->dev, d->counts, tensor_range(full, 0, sent));
+    device_upload(work->dev, d->all_counts, tensor_range(full, 0, received));
     arena_free(&host);
     plan_exchange(d, work);
     d->planned_for = work->memory_uses;
+}
+
+// Each rank gets what is sent to its experts: the same number from all, or runs of numbers.
+static void exchange_counts(Dispatch *d, Work *work) {
+    int64_t ep = d->cut.ranks, sent = tensor_elements(d->counts);
+    if (ep == 1) {
+        copy(work->dev, d->all_counts, tensor_reshape_1d(d->counts, sent));
+    } else if (is_even(d)) {
+        all_to_all(work->groups.expert_parallel, d->all_counts, d->counts, TRAFFIC_COUNTS);
+    } else {
+        int64_t *there = tensor_i64(d->count_runs), *back = there + ep;
+        for (int64_t peer = 0; peer < ep; peer++) {
+            there[peer] = deal_count(d->cut.experts, peer) * work->shape.shards;
+            back[peer] = experts_here(d) * deal_count(d->cut.shards, peer);
+        }
+        all_to_all_rows(work->groups.expert_parallel,
+                        tensor_reshape_2d(d->all_counts, d->all_counts.shape[0], 1),
+                        (RowRuns){back, NULL}, tensor_reshape_2d(d->counts, sent, 1),
+                        (RowRuns){there, NULL}, TRAFFIC_COUNTS);
+    }
 }
 
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
@@ -140,16 +177,12 @@ void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
     permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept,
                      work->shape.shards, d->padded_rows);
     if (d->padded_rows >= 0) return;
-    if (work->shape.ep_size > 1) {
-        all_to_all(work->groups.expert_parallel, d->all_counts, d->counts, TRAFFIC_COUNTS);
-    } else {
-        copy(work->dev, d->all_counts, d->counts);
-    }
+    exchange_counts(d, work);
     plan_exchange(d, work);
 }
 
 ExpertChunk dispatch_chunk(const Dispatch *d, const Work *work, int64_t chunk) {
-    int64_t experts = d->shape.E / work->shape.ep_size / d->chunks;
+    int64_t experts = experts_here(d) / d->chunks;
     int64_t parts = work->shape.expert_parts, first = chunk * experts;
     return (ExpertChunk){
         .first_expert = first,
@@ -177,13 +210,13 @@ typedef struct Travel {
 static Travel travel_of(const Dispatch *d, const Work *work, int64_t chunk) {
     const int64_t *offsets = dispatch_chunk(d, work, chunk).rows.offsets;
     int64_t ep = work->shape.ep_size;
-    int64_t segments = d->shape.E / ep / d->chunks * work->shape.expert_parts;
+    int64_t segments = experts_here(d) / d->chunks * work->shape.expert_parts;
     RowRuns there = {tensor_i64(d->host_plan.send_rows) + chunk * ep,
                      tensor_i64(d->send_first) + chunk * ep};
     RowRuns back = {tensor_i64(d->host_plan.receive_rows) + chunk * ep, NULL};
     // Padded and in one piece both sides are the same equal runs: said by form, it becomes one
     // all-to-all of fixed size.
-    if (d->padded_rows >= 0 && d->chunks == 1) there = back;
+    if (d->padded_rows >= 0 && d->chunks == 1 && is_even(d)) there = back;
     return (Travel){offsets[0], offsets[segments] - offsets[0], there, back};
 }
 

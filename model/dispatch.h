@@ -37,6 +37,7 @@ typedef struct DispatchShape {
 
 typedef struct Dispatch {
     DispatchShape shape;
+    ExchangeCut cut;     // experts and shards of the group
     int64_t chunks;      // of the exchange; 1 with one rank in the group
     int64_t padded_rows; // rows of each (expert, shard) when padded; -1: as many as there are
     int64_t max_rows;    // R at worst: what the buffers hold
@@ -46,7 +47,8 @@ typedef struct Dispatch {
     Tensor slot_row;   // (N, K) i32: where a choice lies among the sent rows, -1 when dropped
     Tensor row_choice; // (M) i32: the choice of each sent row, -1 for padding
     Tensor counts;     // (E, S) i32: kept choices by expert and shard of this rank
-    Tensor all_counts; // (ep, E/ep, S) i32: what each rank sends to this rank's experts
+    Tensor all_counts; // i32: what each rank sends to this rank's experts (exchange_plan)
+    Tensor count_runs; // (2, ep) i64 on the host: of `counts` to each rank, of all_counts from it
     // offsets, send_rows and receive_rows of `plan` in one i64 block, for one copy to the host; and
     // the host's mirror
     Tensor totals, host_totals;

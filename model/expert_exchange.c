@@ -21,8 +21,9 @@ void expert_exchange_layout_scratch(ExpertExchange *e, Work *work, Arena *scratc
 // Forward what is dispatched has one width and what is combined the other; backward the reverse.
 void expert_exchange_cost(const ExpertExchange *e, const Work *work,
                           double sent_bytes[TRAFFIC_KINDS]) {
-    int64_t ep = work->shape.ep_size;
-    double away = (double)e->of.plan->max_sent * (double)(ep - 1) / (double)ep; // leave the rank
+    const Dispatch *d = e->of.plan;
+    int64_t E = d->shape.E, others = E - deal_count(d->cut.experts, d->cut.rank);
+    double away = (double)d->max_sent * (double)others / (double)E; // leave the rank
     double of_step =
         2 * (double)work->shape.micro_batches * away * (double)dtype_bytes(work->storage);
     sent_bytes[TRAFFIC_DISPATCH] += of_step * (double)e->of.in;

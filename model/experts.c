@@ -58,14 +58,11 @@ void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activ
 void experts_number_rows(Experts *experts, Work *work, const Dispatch *d) {
     if (!experts->numbers.data) return;
     const RankShape *shape = &work->shape;
-    int64_t of_micro_batch = shape->all_shards;
     int64_t choices = d->shape.tokens / shape->shards * d->shape.K;
-    expert_row_numbers(work->dev, experts->numbers, d->plan.offsets, d->all_counts,
-                       (RowNumbering){.first_expert = d->shape.E / shape->ep_size * shape->ep_rank,
-                                      .first_shard = work->step.micro_batch * of_micro_batch +
-                                                     shape->first_shard -
-                                                     shape->ep_rank * shape->shards,
-                                      .shards = of_micro_batch * shape->micro_batches,
+    expert_row_numbers(work->dev, experts->numbers, d->plan.offsets, d->all_counts, d->cut,
+                       (RowNumbering){.first_shard = work->step.micro_batch * shape->all_shards +
+                                                     shape->group_first_shard,
+                                      .shards = shape->all_shards * shape->micro_batches,
                                       .most = larger(choices, d->padded_rows)});
 }
 

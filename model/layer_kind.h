@@ -37,10 +37,11 @@ typedef struct LayerKind {
 
     // Raises the bound by the layer's share; of `choices` the most. Not collective.
     void (*bound)(const ModelConfig *config, int64_t layer, LayerBound *bound);
-    // Experts that the ranks of an expert-parallel group share out evenly: rows on the first axis
-    // of its expert parameters. NULL: none. Not collective.
+    // Experts that the ranks of an expert-parallel group share out: rows on the first axis of its
+    // expert parameters, or runs of them. NULL: none. Not collective.
     int64_t (*experts)(const ModelConfig *config, int64_t layer);
     const char *experts_name; // of that number, for messages
+    bool experts_evenly;      // ranks must divide it; otherwise each has one at least
     // Whether the device's kernels take this layer. False with exit 2 and the fix, the same on
     // every rank with such a device. NULL: any device does. Not collective.
     bool (*check_device)(const ModelConfig *config, int64_t layer, const Device *dev, Error *err);

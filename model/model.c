@@ -53,6 +53,8 @@ static RankShape rank_shape(const ModelConfig *config, ModelSplit split) {
         .expert_parts = expert_parts(config, split),
         .reduce_order = split.fixed_tree ? REDUCE_FIXED_TREE : REDUCE_ANY_ORDER,
     };
+    shape.group_shards =
+        shard_group_deal(split.shards, split.ranks, ep, split.rank, &shape.group_first_shard);
     shape.dense_offsets = calloc((size_t)shape.dense_parts + 1, sizeof *shape.dense_offsets);
     CHECK_MEMORY(shape.dense_offsets, "no memory for %lld shards", (long long)shape.shards);
     for (int64_t p = 0; p <= shape.dense_parts; p++)
@@ -220,14 +222,29 @@ int64_t model_experts_divisor(const ModelConfig *config) {
     return divisor;
 }
 
-const char *model_experts_name(const ModelConfig *config) {
+const char *model_unshared_experts(const ModelConfig *config, int64_t ranks) {
     const LayerKind *kinds[2];
     for (int64_t layer = 0; layer < config->layers; layer++) {
         layers_of(config, layer, kinds);
-        for (int i = 0; i < 2; i++)
-            if (kinds[i]->experts) return kinds[i]->experts_name;
+        for (int i = 0; i < 2; i++) {
+            int64_t experts = kinds[i]->experts ? kinds[i]->experts(config, layer) : 0;
+            if (experts > 0 && (kinds[i]->experts_evenly ? experts % ranks != 0 : experts < ranks))
+                return kinds[i]->experts_name;
+        }
     }
     return NULL;
+}
+
+int64_t model_uneven_experts(const ModelConfig *config, int64_t ranks) {
+    const LayerKind *kinds[2];
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        layers_of(config, layer, kinds);
+        for (int i = 0; i < 2; i++) {
+            int64_t experts = kinds[i]->experts ? kinds[i]->experts(config, layer) : 0;
+            if (experts % ranks != 0) return experts;
+        }
+    }
+    return 0;
 }
 
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err) {

@@ -78,8 +78,12 @@ LayerBound model_bound(const ModelConfig *config);
 // The largest number that divides the experts of every layer that has any; 0 where none has. Not
 // collective.
 int64_t model_experts_divisor(const ModelConfig *config);
-// What that is called in messages, by the first layer that has experts; NULL without.
-const char *model_experts_name(const ModelConfig *config);
+// What the experts that so many ranks cannot share are called in messages, of the first layer that
+// has such; NULL: they can share all. Not collective.
+const char *model_unshared_experts(const ModelConfig *config, int64_t ranks);
+// The first layer's experts of which so many ranks have not equally many; 0: there is none. Not
+// collective.
+int64_t model_uneven_experts(const ModelConfig *config, int64_t ranks);
 // Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
 // rank with such a device. Not collective.
 bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);

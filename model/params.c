@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/deal.h"
 #include "kernels/heartbeat.h"
 #include "kernels/integers.h"
 #include "kernels/peer_ops.h"
@@ -45,8 +46,9 @@ static void place_row(ParamTable *table, Param *row) {
     if (row->rank > 1) check_fused(row);
     for (int i = row->rank; i < 3; i++) row->shape[i] = 1;
     bool expert = row->kind == PARAM_EXPERT, shared = expert && table->ep_size > 1;
-    row->count = shared ? row->shape[0] / table->ep_size : row->shape[0];
-    row->first = shared ? row->count * table->ep_rank : 0;
+    Deal deal = deal_evenly(row->shape[0], shared ? table->ep_size : 1);
+    row->count = shared ? deal_count(deal, table->ep_rank) : row->shape[0];
+    row->first = shared ? deal_first(deal, table->ep_rank) : 0;
     if (row->active == 0) row->active = 1;
     if (row->lr_scale == 0) row->lr_scale = 1;
     row->run = row->update == UPDATE_RULE ? RUN_RULE : expert ? RUN_EXPERT : RUN_DENSE;

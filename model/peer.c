@@ -310,6 +310,7 @@ const LayerKind PEER_FEED_FORWARD = {
     .bound = bound,
     .experts = parts,
     .experts_name = "the parts that peer.keys^2 experts are shared out in",
+    .experts_evenly = true,
     .declare = declare,
     .layout = layout,
     .cost = cost,

@@ -18,6 +18,7 @@
 #define MOETRAIN_MODEL_WORK_H
 
 #include "comm/collectives.h"
+#include "kernels/deal.h"
 #include "model/model_config.h"
 #include "kernels/rng.h"
 #include "model/narrow_weights.h"
@@ -34,6 +35,8 @@ typedef struct RankShape {
     int64_t most_shards;   // of a rank
     int64_t ranks, rank;
     int64_t ep_size, ep_rank;
+    Deal group_shards; // those of this rank's expert_parallel group, to its ranks
+    int64_t group_first_shard;
     int64_t sources;         // of the data, told apart; below 2: none
     int64_t expert_replicas; // ranks that hold the same experts
     // Pieces at most in which tokens travel to their experts, so that one is on its way while

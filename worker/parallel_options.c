@@ -1,5 +1,7 @@
 #include "worker/parallel_options.h"
 
+#include <stdio.h>
+
 #include "comm/shard_run.h"
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
@@ -19,13 +21,30 @@ static const Option ROWS[] = {
         "ranks hold the same expert, times train.micro_batches; fewer are faster where an expert sees few tokens; part of the "
         "sums, so keep it in a run"),
     INTEGER("parallel.expert", FREE, expert_parallel, DEFAULT("0"), RANGE(0, 65536),
-        "ranks that share one set of experts; 0: the largest divisor of the ranks that divides moe.experts, and with peer "
-        "layers 8 or the largest power of two that divides peer.keys^2"),
+        "ranks that share one set of experts, each one expert at least; a divisor of the ranks, and with peer layers of 8 or the "
+        "largest power of two that divides peer.keys^2; 0: the largest that is possible, of a power of two of ranks one that "
+        "divides moe.experts"),
     INTEGER("parallel.exchange_chunks", FREE, exchange_chunks, DEFAULT("2"), RANGE(1, 16),
         "pieces in which tokens travel to other ranks' experts, so that one is on its way while another is computed; at "
         "most, and a divisor of the experts of a rank is taken; changes no bit"),
 };
 // clang-format on
+
+// Whether ranks in groups of `ep` can share experts and shards.
+static bool allows(const ModelConfig *model, int64_t ranks, int64_t shards, int64_t ep) {
+    return ranks % ep == 0 && !model_unshared_experts(model, ep) &&
+           shard_runs_exist(shards, ranks, ep);
+}
+
+// "1, 2, 4": the degrees that so many ranks allow.
+static void list_degrees(const ModelConfig *model, int64_t ranks, int64_t shards, char list[160]) {
+    size_t used = 0;
+    list[0] = 0;
+    for (int64_t ep = 1; ep <= ranks && used < 140; ep++)
+        if (allows(model, ranks, shards, ep))
+            used += (size_t)snprintf(list + used, 160 - used, "%s%lld", used > 0 ? ", " : "",
+                                     (long long)ep);
+}
 
 static bool check(const void *section, const OptionRules *rules) {
     const TrainConfig *train = section;
@@ -51,33 +70,49 @@ static bool check(const void *section, const OptionRules *rules) {
             "leave it out",
             (long long)groups, (long long)least, (long long)train->shards, list);
     }
-    if (train->expert_parallel > 0 && divisor % train->expert_parallel != 0) {
-        option_list_divisors(divisor, 0, list);
-        return option_broken(rules, "parallel.expert", "moe.experts",
-                             "parallel.expert (%lld) does not divide %s (%lld%s); set it to one of "
-                             "%s, or leave it out",
-                             (long long)train->expert_parallel, model_experts_name(&train->model),
-                             (long long)divisor,
-                             train->model.moe.experts.count > 1 ? ", common to all layers" : "",
-                             list);
-    }
+    int64_t ep = train->expert_parallel, most = ep;
+    while (most > 1 && model_unshared_experts(&train->model, most)) most--;
+    if (most < ep)
+        return option_broken(
+            rules, "parallel.expert", "moe.experts",
+            "parallel.expert (%lld) ranks cannot share %s, so that each has one at "
+            "least; set it to %lld, or leave it out",
+            (long long)ep, model_unshared_experts(&train->model, ep), (long long)most);
     return true;
 }
 
 const OptionSection PARALLEL_OPTIONS = SECTION(ROWS, check);
 
-bool parallel_decide_expert(TrainConfig *config, int ranks, const OptionRules *rules) {
-    int64_t divisor = model_experts_divisor(&config->model);
+// The largest degree that experts and shards allow: of a power of two of ranks one that divides the
+// experts.
+static int64_t best_degree(const ModelConfig *model, int64_t ranks, int64_t shards) {
+    int64_t divisor = model_experts_divisor(model), best = 1;
+    for (int64_t ep = 1; ep <= ranks; ep++)
+        if (allows(model, ranks, shards, ep) && (divisor % ep == 0 || !is_power_of_two(ranks)))
+            best = ep;
+    return best;
+}
+
+bool parallel_decide_expert(TrainConfig *config, int ranks, int64_t shards,
+                            const OptionRules *rules) {
     char list[160];
-    if (divisor == 0) config->expert_parallel = 1;
+    if (model_experts_divisor(&config->model) == 0) config->expert_parallel = 1;
     if (config->expert_parallel == 0)
-        config->expert_parallel = greatest_common_divisor(ranks, divisor);
-    if (ranks % config->expert_parallel == 0) return true;
-    option_list_divisors(ranks, divisor, list);
+        config->expert_parallel = best_degree(&config->model, ranks, shards);
+    int64_t ep = config->expert_parallel;
+    if (ranks % ep == 0 && shard_runs_exist(shards, ranks, ep)) return true;
+    list_degrees(&config->model, ranks, shards, list);
+    if (ranks % ep == 0)
+        return option_broken(rules, "parallel.expert", "train.shards",
+                             "parallel.expert (%lld) needs %lld shards in a micro-batch to give "
+                             "each of %d ranks a sub-tree of them, there are %lld; set it to one "
+                             "of %s, or leave it out",
+                             (long long)ep, (long long)shard_runs_least(ranks, ep), ranks,
+                             (long long)shards, list);
     return option_broken(rules, "parallel.expert", "moe.experts",
                          "parallel.expert (%lld) does not divide the %d ranks; set it to one of "
                          "%s, or leave it out",
-                         (long long)config->expert_parallel, ranks, list);
+                         (long long)ep, ranks, list);
 }
 
 // Each rank has a shard at least; and where shards are no power of two, all have equally many.
@@ -115,19 +150,12 @@ static bool check_shards(const TrainConfig *config, int ranks, const OptionRules
 bool parallel_check_ranks(TrainConfig *config, int ranks, const OptionRules *rules) {
     const MoeConfig *moe = &config->model.moe;
     bool exact = config->reproducible == REPRODUCIBLE_RANKS;
-    if (!check_shards(config, ranks, rules) || !parallel_decide_expert(config, ranks, rules))
+    int64_t shards = config->shards / config->micro_batches;
+    if (!check_shards(config, ranks, rules) ||
+        !parallel_decide_expert(config, ranks, shards, rules))
         return false;
-    int64_t divisor = model_experts_divisor(&config->model), ep = config->expert_parallel;
-    if (divisor == 0) return true;
-    if (config->shards / config->micro_batches % ranks != 0 && !is_power_of_two(ep)) {
-        char list[160];
-        option_list_divisors(largest_power_of_two_divisor(ranks), divisor, list);
-        return option_broken(rules, "parallel.expert", "moe.experts",
-                             "parallel.expert (%lld) is no power of two where %d ranks own "
-                             "different numbers of shards; set it to one of %s",
-                             (long long)ep, ranks, list);
-    }
-    int64_t replicas = ranks / ep;
+    if (model_experts_divisor(&config->model) == 0) return true;
+    int64_t replicas = ranks / config->expert_parallel;
     if (exact && !shard_runs_exist(moe->max_expert_replicas / config->micro_batches, replicas, 1))
         return option_broken(
             rules, "moe.max_expert_replicas", "train.shards",

@@ -9,8 +9,9 @@
 // in *config where it is left open. False with exit 2. Not collective.
 bool parallel_check_ranks(TrainConfig *config, int ranks, const OptionRules *rules);
 
-// Decides parallel.expert alone, as the largest divisor of the ranks that divides the experts of
-// every layer. False with exit 2 when it is given and does not divide the ranks. Not collective.
-bool parallel_decide_expert(TrainConfig *config, int ranks, const OptionRules *rules);
+// Decides parallel.expert alone, for ranks that share so many shards: a divisor of the ranks. False
+// with exit 2 when it is given and none that they allow. Not collective.
+bool parallel_decide_expert(TrainConfig *config, int ranks, int64_t shards,
+                            const OptionRules *rules);
 
 #endif

@@ -44,40 +44,69 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
     for (int64_t r = rows; r < end; r++) choice_of[r] = -1;
 }
 
+// What a source rank sends to one of this rank's experts: counts of each of its S shards.
+static const int32_t *counts_from(const int32_t *all_counts, ExchangeCut cut, int64_t source,
+                                  int64_t e) {
+    int64_t local = deal_count(cut.experts, cut.rank);
+    return all_counts + local * deal_first(cut.shards, source) + e * deal_count(cut.shards, source);
+}
+
+// Rows that an expert of this rank gets from the ranks before `source`.
+static int64_t rows_from_before(const int32_t *all_counts, ExchangeCut cut, int64_t source,
+                                int64_t e) {
+    int64_t rows = 0;
+    for (int64_t from = 0; from < source; from++)
+        for (int64_t s = 0; s < deal_count(cut.shards, from); s++)
+            rows += counts_from(all_counts, cut, from, e)[s];
+    return rows;
+}
+
+// Returns how many rows there are.
+static int64_t place_parts(int64_t *offsets, const int32_t *all_counts, ExchangeCut cut,
+                           int64_t parts) {
+    int64_t of_part = deal_first(cut.shards, cut.ranks) / parts, row = 0, part = 0;
+    for (int64_t e = 0; e < deal_count(cut.experts, cut.rank); e++)
+        for (int64_t source = 0; source < cut.ranks; source++)
+            for (int64_t s = 0; s < deal_count(cut.shards, source); s++) {
+                if ((deal_first(cut.shards, source) + s) % of_part == 0) offsets[part++] = row;
+                row += counts_from(all_counts, cut, source, e)[s];
+            }
+    return offsets[part] = row;
+}
+
+// Rows that this rank sends to a chunk of the experts of rank `to`.
+static int64_t rows_sent(const int32_t *counts, ExchangeCut cut, int64_t to, int64_t chunk,
+                         int64_t chunks) {
+    int64_t S = deal_count(cut.shards, cut.rank), experts = deal_count(cut.experts, to) / chunks;
+    int64_t first = (deal_first(cut.experts, to) + chunk * experts) * S, rows = 0;
+    for (int64_t i = 0; i < experts * S; i++) rows += counts[first + i];
+    return rows;
+}
+
 // Expert rows are dealt out by (expert, source rank, shard), received rows by (chunk, source rank,
 // expert, shard): both walks go through the same runs of rows.
 void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
-                       int64_t parts) {
-    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
-    int64_t chunks = plan.send_rows.shape[0], chunk_experts = local / chunks;
-    int64_t part_shards = ep * S / parts, max_rows = plan.to_expert.shape[0];
-    const int32_t *mine = tensor_i32(counts), *count = tensor_i32(all_counts);
+                       ExchangeCut cut, int64_t parts) {
+    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
+    int64_t chunk_experts = deal_count(cut.experts, cut.rank) / chunks;
+    const int32_t *count = tensor_i32(all_counts);
     int64_t *offsets = tensor_i64(plan.offsets);
-    int64_t *send = tensor_i64(plan.send_rows), *receive = tensor_i64(plan.receive_rows);
     int32_t *to_expert = tensor_i32(plan.to_expert), *to_received = tensor_i32(plan.to_received);
 
-    int64_t row = 0, part = 0;
-    for (int64_t e = 0; e < local; e++)
-        for (int64_t shard = 0; shard < ep * S; shard++) {
-            if (shard % part_shards == 0) offsets[part++] = row;
-            row += count[(shard / S * local + e) * S + shard % S];
-        }
-    offsets[part] = row;
+    int64_t rows = place_parts(offsets, count, cut, parts);
     // When all rows have room the walk below enters each row before the last.
-    for (int64_t r = row <= max_rows ? row : 0; r < max_rows; r++)
+    for (int64_t r = rows <= max_rows ? rows : 0; r < max_rows; r++)
         to_expert[r] = to_received[r] = -1;
 
     int64_t received = 0;
     for (int64_t chunk = 0; chunk < chunks; chunk++)
-        for (int64_t peer = 0; peer < ep; peer++) {
-            int64_t sent = 0, before = received;
+        for (int64_t peer = 0; peer < cut.ranks; peer++) {
+            int64_t before = received, transfer = chunk * cut.ranks + peer;
             for (int64_t i = 0; i < chunk_experts; i++) {
-                int64_t e = chunk * chunk_experts + i, target = offsets[e * parts];
-                for (int64_t s = 0; s < S; s++) sent += mine[(peer * local + e) * S + s];
-                for (int64_t shard = 0; shard < peer * S; shard++)
-                    target += count[(shard / S * local + e) * S + shard % S];
-                for (int64_t s = 0; s < S; s++)
-                    for (int32_t j = 0; j < count[(peer * local + e) * S + s]; j++) {
+                int64_t e = chunk * chunk_experts + i;
+                int64_t target = offsets[e * parts] + rows_from_before(count, cut, peer, e);
+                for (int64_t s = 0; s < deal_count(cut.shards, peer); s++)
+                    for (int32_t j = 0; j < counts_from(count, cut, peer, e)[s]; j++) {
                         if (target < max_rows && received < max_rows) {
                             to_expert[target] = (int32_t)received;
                             to_received[received] = (int32_t)target;
@@ -85,25 +114,27 @@ void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all
                         received++, target++;
                     }
             }
-            send[chunk * ep + peer] = sent;
-            receive[chunk * ep + peer] = received - before;
+            tensor_i64(plan.send_rows)[transfer] =
+                rows_sent(tensor_i32(counts), cut, peer, chunk, chunks);
+            tensor_i64(plan.receive_rows)[transfer] = received - before;
         }
 }
 
 void expert_row_numbers_cpu(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
-                            RowNumbering rule) {
-    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
+                            ExchangeCut cut, RowNumbering rule) {
+    int64_t local = deal_count(cut.experts, cut.rank), first = deal_first(cut.experts, cut.rank);
     int64_t parts = (offsets.shape[0] - 1) / local, room = numbers.shape[0];
-    const int32_t *count = tensor_i32(all_counts);
     int64_t *number = tensor_i64(numbers);
 #pragma omp parallel for schedule(static)
     for (int64_t e = 0; e < local; e++) {
         int64_t row = tensor_i64(offsets)[e * parts];
-        for (int64_t j = 0; j < ep * S; j++) {
-            int64_t run = (rule.first_expert + e) * rule.shards + rule.first_shard + j;
-            int64_t rows = count[(j / S * local + e) * S + j % S];
-            for (int64_t i = 0; i < rows && row < room; i++) number[row++] = run * rule.most + i;
-        }
+        for (int64_t source = 0; source < cut.ranks; source++)
+            for (int64_t s = 0; s < deal_count(cut.shards, source); s++) {
+                int64_t shard = rule.first_shard + deal_first(cut.shards, source) + s;
+                int64_t rows = counts_from(tensor_i32(all_counts), cut, source, e)[s];
+                for (int64_t i = 0; i < rows && row < room; i++)
+                    number[row++] = ((first + e) * rule.shards + shard) * rule.most + i;
+            }
     }
 }
 

@@ -16,23 +16,51 @@
 
 static const int PLACE_THREADS = 1024, PLACE_WARPS = PLACE_THREADS / WARP, ENTER_THREADS = 256;
 
+// A Deal (kernels/deal.h) in the device's hands.
+typedef struct DeviceDeal {
+    int32_t first_ranks, large, small;
+} DeviceDeal;
+__device__ static inline int32_t count_of(DeviceDeal deal, int32_t rank) {
+    return rank < deal.first_ranks ? deal.large : deal.small;
+}
+__device__ static inline int32_t first_of(DeviceDeal deal, int32_t rank) {
+    int32_t large = rank < deal.first_ranks ? rank : deal.first_ranks;
+    return large * deal.large + (rank - large) * deal.small;
+}
+__device__ static inline int32_t owner_of(DeviceDeal deal, int32_t piece) {
+    int32_t large = deal.first_ranks * deal.large;
+    return piece < large ? piece / deal.large : deal.first_ranks + (piece - large) / deal.small;
+}
+static DeviceDeal device_deal(Deal deal) {
+    return {(int32_t)deal.first_ranks, (int32_t)deal.large, (int32_t)deal.small};
+}
+
 typedef struct ExchangeShape {
-    int32_t ep, local, S;          // ranks, this rank's experts, shards of a rank
+    DeviceDeal experts, shards;
+    int32_t ep, local, S;          // ranks; this rank's experts and shards
     int32_t chunks, chunk_experts; // chunks · chunk_experts = local
-    int32_t parts, part_shards;    // parts · part_shards = ep · S
+    int32_t parts, part_shards;    // parts · part_shards = the shards of all
 } ExchangeShape;
+
+// Of a source rank and one expert of this rank: how many rows of each shard.
+__device__ static inline const int32_t *counts_from(const int32_t *all_counts, ExchangeShape s,
+                                                    int32_t source, int32_t e) {
+    return all_counts + (int64_t)s.local * first_of(s.shards, source) +
+           (int64_t)e * count_of(s.shards, source);
+}
 
 // First rows of the segments; behind the last one the number of rows.
 typedef struct SegmentRows {
     int64_t *expert, *received; // (E + 1) each, in their own order
 } SegmentRows;
 
-// Rows of one segment.   all_counts (ep, local, S)
+// Rows of one segment.
 __device__ static inline int64_t segment_rows(const int32_t *all_counts, ExchangeShape s,
                                               int32_t source, int32_t e) {
-    const int32_t *of_shard = all_counts + ((int64_t)source * s.local + e) * s.S;
+    const int32_t *of_shard = counts_from(all_counts, s, source, e);
+    int32_t shards = count_of(s.shards, source);
     int64_t rows = 0;
-    for (int32_t i = 0; i < s.S; i++) rows += of_shard[i];
+    for (int32_t i = 0; i < shards; i++) rows += of_shard[i];
     return rows;
 }
 
@@ -50,8 +78,9 @@ static __global__ void __launch_bounds__(PLACE_THREADS)
     if (blockIdx.x >= 2) {
         int32_t t = ((int32_t)blockIdx.x - 2) * PLACE_WARPS + thread / WARP, lane = thread % WARP;
         if (t >= transfers) return;
-        int32_t chunk = t / s.ep, to = t % s.ep, length = s.chunk_experts * s.S;
-        const int32_t *of_run = counts + ((int64_t)to * s.local + chunk * s.chunk_experts) * s.S;
+        int32_t chunk = t / s.ep, to = t % s.ep, experts = count_of(s.experts, to) / s.chunks;
+        int32_t length = experts * s.S;
+        const int32_t *of_run = counts + ((int64_t)first_of(s.experts, to) + chunk * experts) * s.S;
         int64_t rows = 0;
         for (int32_t i = lane; i < length; i += WARP) rows += of_run[i];
         rows = warp_sum(rows);
@@ -129,27 +158,36 @@ static __global__ void __launch_bounds__(ENTER_THREADS)
     }
     // A part begins at a shard of a source: that segment's first row and the shards before.
     int32_t e = (int32_t)i / s.parts, shard = (int32_t)i % s.parts * s.part_shards;
-    int32_t source = shard / s.S;
+    int32_t source = owner_of(s.shards, shard), before = shard - first_of(s.shards, source);
     int64_t row = first.expert[e * s.ep + source];
-    const int32_t *of_shard = all_counts + ((int64_t)source * s.local + e) * s.S;
-    for (int32_t j = 0; j < shard % s.S; j++) row += of_shard[j];
+    const int32_t *of_shard = counts_from(all_counts, s, source, e);
+    for (int32_t j = 0; j < before; j++) row += of_shard[j];
     offsets[i] = row;
 }
 
-extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
-                                   int64_t parts) {
-    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
-    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
-    CHECK(max_rows <= INT32_MAX && ep * local < INT32_MAX && local * parts < INT32_MAX,
-          "%lld rows of %lld experts in %lld parts cannot be numbered by 31 bits",
-          (long long)max_rows, (long long)(ep * local), (long long)parts);
-    ExchangeShape s = {(int32_t)ep,
+static ExchangeShape shape_of(ExchangeCut cut, int64_t chunks, int64_t parts) {
+    int64_t local = deal_count(cut.experts, cut.rank), shards = deal_first(cut.shards, cut.ranks);
+    CHECK(cut.ranks * local < INT32_MAX && local * parts < INT32_MAX && shards < INT32_MAX,
+          "%lld experts in %lld parts cannot be numbered by 31 bits",
+          (long long)(cut.ranks * local), (long long)parts);
+    ExchangeShape s = {device_deal(cut.experts),
+                       device_deal(cut.shards),
+                       (int32_t)cut.ranks,
                        (int32_t)local,
-                       (int32_t)S,
+                       (int32_t)deal_count(cut.shards, cut.rank),
                        (int32_t)chunks,
                        (int32_t)(local / chunks),
                        (int32_t)parts,
-                       (int32_t)(ep * S / parts)};
+                       (int32_t)(shards / parts)};
+    return s;
+}
+
+extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_counts,
+                                   ExchangeCut cut, int64_t parts) {
+    int64_t ep = cut.ranks, local = deal_count(cut.experts, cut.rank);
+    int64_t chunks = plan.send_rows.shape[0], max_rows = plan.to_expert.shape[0];
+    CHECK(max_rows <= INT32_MAX, "%lld rows cannot be numbered by 31 bits", (long long)max_rows);
+    ExchangeShape s = shape_of(cut, chunks, parts);
     int64_t segments = ep * local;
     SegmentRows first;
     first.expert =
@@ -168,27 +206,31 @@ extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts
 // A block an expert and a shard of the group: its threads add the rows of the expert's shards
 // before, then number its own. Bytes: 8 written a row; the counts from cache.
 static __global__ void __launch_bounds__(ENTER_THREADS)
-    number_rows(int64_t *__restrict__ numbers, const int64_t *__restrict__ offsets, int64_t parts,
-                const int32_t *__restrict__ all_counts, int32_t ep, int32_t local, int32_t S,
-                RowNumbering rule, int64_t room) {
+    number_rows(int64_t *__restrict__ numbers, const int64_t *__restrict__ offsets,
+                const int32_t *__restrict__ all_counts, ExchangeShape s, RowNumbering rule,
+                int64_t first_expert, int64_t room) {
     __shared__ int64_t spare[WARP];
-    int32_t shards = ep * S, e = (int32_t)blockIdx.x / shards, own = (int32_t)blockIdx.x % shards;
+    int32_t shards = first_of(s.shards, s.ep);
+    int32_t e = (int32_t)blockIdx.x / shards, own = (int32_t)blockIdx.x % shards;
     int64_t before = 0;
-    for (int32_t j = (int32_t)threadIdx.x; j < own; j += ENTER_THREADS)
-        before += all_counts[((int64_t)(j / S) * local + e) * S + j % S];
+    for (int32_t j = (int32_t)threadIdx.x; j < own; j += ENTER_THREADS) {
+        int32_t source = owner_of(s.shards, j);
+        before += counts_from(all_counts, s, source, e)[j - first_of(s.shards, source)];
+    }
     before = block_sum(before, spare);
-    int64_t first = offsets[e * parts] + before;
-    int32_t rows = all_counts[((int64_t)(own / S) * local + e) * S + own % S];
-    int64_t run = (rule.first_expert + e) * rule.shards + rule.first_shard + own;
+    int64_t first = offsets[e * s.parts] + before;
+    int32_t source = owner_of(s.shards, own);
+    int32_t rows = counts_from(all_counts, s, source, e)[own - first_of(s.shards, source)];
+    int64_t run = (first_expert + e) * rule.shards + rule.first_shard + own;
     for (int32_t i = (int32_t)threadIdx.x; i < rows; i += ENTER_THREADS)
         if (first + i < room) numbers[first + i] = run * rule.most + i;
 }
 
 extern "C" void expert_row_numbers_cuda(Device *dev, Tensor numbers, Tensor offsets,
-                                        Tensor all_counts, RowNumbering rule) {
-    int64_t ep = all_counts.shape[0], local = all_counts.shape[1], S = all_counts.shape[2];
-    launch(dev, number_rows, grid_of(local * ep * S), dim3(ENTER_THREADS), 0,
+                                        Tensor all_counts, ExchangeCut cut, RowNumbering rule) {
+    int64_t local = deal_count(cut.experts, cut.rank), shards = deal_first(cut.shards, cut.ranks);
+    launch(dev, number_rows, grid_of(local * shards), dim3(ENTER_THREADS), 0,
            device_data<int64_t>(numbers), device_data<int64_t>(offsets),
-           (offsets.shape[0] - 1) / local, device_data<int32_t>(all_counts), ep, local, S, rule,
-           numbers.shape[0]);
+           device_data<int32_t>(all_counts), shape_of(cut, 1, (offsets.shape[0] - 1) / local), rule,
+           deal_first(cut.experts, cut.rank), numbers.shape[0]);
 }

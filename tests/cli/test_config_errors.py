@@ -147,7 +147,7 @@ WRONG_FILES = [
      ["bad.yaml:2:1:", "attention.mup_base_d_head (4)", "model.mup_base_width"]),
     ("dropout of everything", "train.dropout: 1\n", ["train.dropout", "0.99"]),
     ("no layer with experts", "model.layers: 2\nmoe: {every: 3, first: false}\n", ["moe.every (3)", "model.layers (2)"]),
-    ("expert parallelism that does not divide", "parallel.expert: 3\n", ["bad.yaml:2:1:", "parallel.expert (3)", "moe.experts (8)", "1, 2, 4, 8"]),
+    ("more ranks than experts", "parallel.expert: 9\n", ["bad.yaml:2:1:", "parallel.expert (9)", "moe.experts", "set it to 8"]),
     ("expert parallelism without experts", "parallel.expert: 2\nmoe.experts: 0\n", ["parallel.expert (2)", "moe.experts is 0"]),
     ("replicas no power of two", "moe.max_expert_replicas: 3\n", ["moe.max_expert_replicas (3)", "1, 2, 4, 8"]),
     ("too many choices for 32 bits", "train: {batch: 1048576, context: 65536}\n", ["2^31", "train.micro_batches"]),
@@ -194,6 +194,8 @@ class WrongConfiguration(ProgramTest):
             (3, ["train.micro_batches=4"], ["3 ranks", "train.micro_batches (4)", "-np 2 or fewer", "fewer train.micro_batches"]),
             (4, ["train.batch=12", "train.shards=6", "train.reproducible=run"], ["4 ranks", "train.shards (6)", "1, 2, 3, 6"]),
             (2, ["parallel.expert=4"], ["parallel.expert (4)", "2 ranks", "1, 2"]),
+            (15, ["train.batch=16", "train.shards=16", "moe.experts=8", "parallel.expert=5"],
+             ["parallel.expert (5) needs 32 shards", "15 ranks", "set it to one of 1"]),
             (8, ["moe.max_expert_replicas=1"], ["8 ranks", "2 times", "leave it out"]),
         ):
             with self.subTest(ranks=ranks, overrides=overrides):

@@ -407,14 +407,15 @@ static void check_renormalize(int64_t N, int64_t K, int64_t E, int64_t capacity)
 typedef struct Exchange {
     ExchangePlan plan;
     Tensor counts, all_counts, numbers;
+    ExchangeCut cut;
     int64_t parts;
     RowNumbering numbering;
 } Exchange;
 
 static void run_exchange_plan(Device *dev, void *context) {
     Exchange *x = context;
-    exchange_plan(dev, x->plan, x->counts, x->all_counts, x->parts);
-    expert_row_numbers(dev, x->numbers, x->plan.offsets, x->all_counts, x->numbering);
+    exchange_plan(dev, x->plan, x->counts, x->all_counts, x->cut, x->parts);
+    expert_row_numbers(dev, x->numbers, x->plan.offsets, x->all_counts, x->cut, x->numbering);
 }
 
 static ExchangePlan new_exchange(int64_t ep, int64_t local, int64_t chunks, int64_t parts,
@@ -426,34 +427,53 @@ static ExchangePlan new_exchange(int64_t ep, int64_t local, int64_t chunks, int6
                           .to_received = new_1d(I32, max_rows)};
 }
 
-// Every rank's plan from the counts of all; `spare` more or fewer rows than the rank
-// receives.
-static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks, int64_t parts,
+// (rows, columns) i32 of experts and shards, which begin there in the counts of all; returns what
+// they add up to.
+static int64_t take_counts(int32_t *to, const int32_t *counts, int64_t G, int64_t first_expert,
+                           int64_t experts, int64_t first_shard, int64_t shards) {
+    int64_t sum = 0;
+    for (int64_t e = 0; e < experts; e++)
+        for (int64_t s = 0; s < shards; s++)
+            sum += *to++ = counts[(first_expert + e) * G + first_shard + s];
+    return sum;
+}
+
+// Every rank's plan from the counts of all; `spare` more or fewer rows than the rank receives.
+static void check_exchange(int64_t ep, int64_t E, Deal shards, int64_t chunks, int64_t parts,
                            int64_t most, int64_t spare) {
-    int64_t E = ep * local;
-    Tensor counts = new_3d(I32, ep, E, S);
-    for (int64_t i = 0; i < ep * E * S; i++) // half of them 0: experts that get nothing
+    enum { RANKS = 8 };
+    int64_t first_expert[RANKS + 1], first_shard[RANKS + 1], G = deal_first(shards, ep);
+    ExchangeCut cut = {ep, 0, deal_evenly(E, ep), shards};
+    for (int64_t rank = 0; rank <= ep; rank++) {
+        first_expert[rank] = deal_first(cut.experts, rank);
+        first_shard[rank] = deal_first(shards, rank);
+    }
+    ReferenceCut reference = {ep, first_expert, first_shard};
+    Tensor counts = new_2d(I32, E, G);
+    for (int64_t i = 0; i < E * G; i++) // half of them 0: experts that get nothing
         tensor_i32(counts)[i] = random_below(2) ? (int32_t)random_below(most + 1) : 0;
     for (int64_t rank = 0; rank < ep; rank++) {
-        Exchange x = {.parts = parts};
-        x.counts = tensor_2d(tensor_i32(counts) + rank * E * S, I32, E, S);
-        x.all_counts = new_3d(I32, ep, local, S);
-        int64_t received = 0;
+        int64_t local = first_expert[rank + 1] - first_expert[rank], received = 0;
+        int64_t S = first_shard[rank + 1] - first_shard[rank];
+        Exchange x = {.cut = cut, .parts = parts};
+        x.cut.rank = rank;
+        x.counts = new_2d(I32, E, S);
+        x.all_counts = new_1d(I32, local * G);
+        take_counts(tensor_i32(x.counts), tensor_i32(counts), G, 0, E, first_shard[rank], S);
         for (int64_t source = 0; source < ep; source++)
-            for (int64_t i = 0; i < local * S; i++) {
-                int32_t rows = tensor_i32(counts)[(source * E + rank * local) * S + i];
-                tensor_i32(x.all_counts)[source * local * S + i] = rows;
-                received += rows;
-            }
+            received +=
+                take_counts(tensor_i32(x.all_counts) + local * first_shard[source],
+                            tensor_i32(counts), G, first_expert[rank], local, first_shard[source],
+                            first_shard[source + 1] - first_shard[source]);
         int64_t max_rows = received + spare < 0 ? 0 : received + spare;
         ExchangePlan want = new_exchange(ep, local, chunks, parts, max_rows);
         reference_exchange_plan((ReferenceExchange){want.offsets.data, want.send_rows.data,
                                                     want.receive_rows.data, want.to_expert.data,
                                                     want.to_received.data},
-                                tensor_i32(counts), rank, ep, local, S, chunks, parts, max_rows);
-        x.numbering = (RowNumbering){rank * local, 3 * S, (ep + 4) * S, most + 1};
+                                tensor_i32(counts), reference, rank, chunks, parts, max_rows);
+        x.numbering = (RowNumbering){3, G + 4, most + 1};
         Tensor numbers = new_1d(I64, received);
-        reference_expert_row_numbers(numbers.data, tensor_i32(x.all_counts), ep, local, S,
+        reference_expert_row_numbers(numbers.data, tensor_i32(counts), reference, rank,
                                      x.numbering);
         for (int i = 0; i < device_count(); i++) {
             begin_case("exchange plan on %s: rank %lld of %lld, %lld experts, %lld shards, %lld "
@@ -481,18 +501,25 @@ static void check_exchange(int64_t ep, int64_t local, int64_t S, int64_t chunks,
 }
 
 static void check_exchanges(void) {
-    check_exchange(1, 1, 1, 1, 1, 0, 0); // nothing at all
-    check_exchange(1, 4, 2, 1, 2, 5, 0);
-    check_exchange(1, 6, 4, 3, 1, 3, 7);
-    check_exchange(2, 4, 1, 2, 1, 9, 0);
-    check_exchange(2, 4, 3, 1, 3, 4, 3); // a part that crosses from one rank's shards to the next's
-    check_exchange(2, 6, 4, 6, 8, 2, 1);
-    check_exchange(4, 2, 2, 2, 4, 6, 0);
-    check_exchange(4, 4, 1, 4, 2, 40, 5);
-    check_exchange(4, 3, 2, 3, 8, 7, -1); // not every row fits
-    check_exchange(2, 4, 2, 2, 2, 6, -11);
-    check_exchange(4, 4, 2, 1, 1, 6, -1000);
-    check_exchange(2, 700, 1, 7, 2, 1, 4); // more segments than a block has threads
+    check_exchange(1, 1, deal_evenly(1, 1), 1, 1, 0, 0); // nothing at all
+    check_exchange(1, 4, deal_evenly(2, 1), 1, 2, 5, 0);
+    check_exchange(1, 6, deal_evenly(4, 1), 3, 1, 3, 7);
+    check_exchange(2, 8, deal_evenly(2, 2), 2, 1, 9, 0);
+    check_exchange(2, 8, deal_evenly(6, 2), 1, 3, 4,
+                   3); // a part that crosses from one rank's shards to the next's
+    check_exchange(2, 12, deal_evenly(8, 2), 6, 8, 2, 1);
+    check_exchange(4, 8, deal_evenly(8, 4), 2, 4, 6, 0);
+    check_exchange(4, 16, deal_evenly(4, 4), 4, 2, 40, 5);
+    check_exchange(4, 12, deal_evenly(8, 4), 3, 8, 7, -1); // not every row fits
+    check_exchange(2, 8, deal_evenly(4, 2), 2, 2, 6, -11);
+    check_exchange(4, 16, deal_evenly(8, 4), 1, 1, 6, -1000);
+    check_exchange(2, 1400, deal_evenly(2, 2), 7, 2, 1,
+                   4);                                 // more segments than a block has threads
+    check_exchange(3, 8, (Deal){1, 4, 2}, 1, 8, 5, 0); // uneven shares of both
+    check_exchange(5, 8, (Deal){3, 2, 1}, 1, 4, 5, 2);
+    check_exchange(7, 8, (Deal){1, 2, 1}, 1, 8, 9, -3);
+    check_exchange(3, 10, deal_evenly(6, 3), 1, 2, 4, 0);
+    check_exchange(4, 8, (Deal){1, 4, 2}, 2, 1, 4, 0);
 }
 
 // ---- measuring ----------------------------------------------------------------------------------

@@ -86,17 +86,21 @@ void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped,
 void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
                                 const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
                                 int64_t E, int64_t parts, int64_t padded_rows);
-// Exact: what `rank` must find.   counts (ep, E, S): what every rank of the group sends
+// Rank r of a group has experts first_expert[r] to first_expert[r + 1] - 1, and shards likewise.
+typedef struct ReferenceCut {
+    int64_t ranks;
+    const int64_t *first_expert, *first_shard; // (ranks + 1)
+} ReferenceCut;
+// Exact: what `rank` must find.   counts (E, G): rows of every expert from every shard
 typedef struct ReferenceExchange { // as ExchangePlan
     int64_t *offsets, *send_rows, *receive_rows;
     int32_t *to_expert, *to_received;
 } ReferenceExchange;
-void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_t rank, int64_t ep,
-                             int64_t local, int64_t S, int64_t chunks, int64_t parts,
-                             int64_t max_rows);
+void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, ReferenceCut cut,
+                             int64_t rank, int64_t chunks, int64_t parts, int64_t max_rows);
 // Exact. Rows past the last are left alone.
-void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, int64_t ep,
-                                  int64_t local, int64_t S, RowNumbering rule);
+void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, ReferenceCut cut,
+                                  int64_t rank, RowNumbering rule);
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,
                                const float *weights, int64_t N, int64_t D, int64_t K);
 // Rows of dy that no choice names are left alone.

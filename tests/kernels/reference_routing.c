@@ -269,29 +269,38 @@ static int64_t rows_before(const Run *run, const Run *runs, int64_t count,
     return rows;
 }
 
-void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_t rank, int64_t ep,
-                             int64_t local, int64_t S, int64_t chunks, int64_t parts,
-                             int64_t max_rows) {
-    int64_t E = ep * local, count = 0;
-    Run *runs = calloc((size_t)(ep * local * S), sizeof *runs);
-    CHECK(runs, "no memory for %lld runs", (long long)(ep * local * S));
+// Whose piece it is; rank r's are first[r] to first[r + 1] - 1.
+static int64_t owner_of(const int64_t *first, int64_t piece) {
+    int64_t rank = 0;
+    while (first[rank + 1] <= piece) rank++;
+    return rank;
+}
+
+void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, ReferenceCut cut,
+                             int64_t rank, int64_t chunks, int64_t parts, int64_t max_rows) {
+    int64_t ep = cut.ranks, E = cut.first_expert[ep], G = cut.first_shard[ep], count = 0;
+    int64_t local = cut.first_expert[rank + 1] - cut.first_expert[rank];
+    Run *runs = calloc((size_t)(local * G), sizeof *runs);
+    CHECK(runs, "no memory for %lld runs", (long long)(local * G));
     for (int64_t t = 0; t < chunks * ep; t++) to.send_rows[t] = to.receive_rows[t] = 0;
     for (int64_t r = 0; r < max_rows; r++) to.to_expert[r] = to.to_received[r] = -1;
     for (int64_t i = 0; i <= local * parts; i++) to.offsets[i] = 0;
-    for (int64_t source = 0; source < ep; source++)
-        for (int64_t e = 0; e < E; e++)
-            for (int64_t s = 0; s < S; s++) {
-                int64_t owner = e / local, expert = e % local, chunk = expert / (local / chunks);
-                int64_t rows = counts[(source * E + e) * S + s];
-                if (source == rank) to.send_rows[chunk * ep + owner] += rows;
-                if (owner != rank) continue;
-                to.receive_rows[chunk * ep + source] += rows;
-                runs[count++] = (Run){chunk, source, expert, s, rows};
-                // Everything behind the part that these rows belong to starts so much later.
-                int64_t part = (source * S + s) / (ep * S / parts);
-                for (int64_t i = expert * parts + part + 1; i <= local * parts; i++)
-                    to.offsets[i] += rows;
-            }
+    for (int64_t e = 0; e < E; e++)
+        for (int64_t shard = 0; shard < G; shard++) {
+            int64_t owner = owner_of(cut.first_expert, e),
+                    source = owner_of(cut.first_shard, shard);
+            int64_t of_owner = cut.first_expert[owner + 1] - cut.first_expert[owner];
+            int64_t expert = e - cut.first_expert[owner], chunk = expert / (of_owner / chunks);
+            int64_t rows = counts[e * G + shard];
+            if (source == rank) to.send_rows[chunk * ep + owner] += rows;
+            if (owner != rank) continue;
+            to.receive_rows[chunk * ep + source] += rows;
+            runs[count++] = (Run){chunk, source, expert, shard, rows};
+            // Everything behind the part that these rows belong to starts so much later.
+            int64_t part = shard / (G / parts);
+            for (int64_t i = expert * parts + part + 1; i <= local * parts; i++)
+                to.offsets[i] += rows;
+        }
     for (int64_t i = 0; i < count; i++) {
         int64_t received = rows_before(&runs[i], runs, count, earlier_received);
         int64_t expert_row = rows_before(&runs[i], runs, count, earlier_expert_row);
@@ -304,17 +313,13 @@ void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, int64_
     free(runs);
 }
 
-void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, int64_t ep,
-                                  int64_t local, int64_t S, RowNumbering rule) {
-    int64_t row = 0;
-    for (int64_t e = 0; e < local; e++)
-        for (int64_t source = 0; source < ep; source++)
-            for (int64_t s = 0; s < S; s++)
-                for (int64_t i = 0; i < counts[(source * local + e) * S + s]; i++) {
-                    int64_t shard = rule.first_shard + source * S + s;
-                    int64_t expert = rule.first_expert + e;
-                    numbers[row++] = (expert * rule.shards + shard) * rule.most + i;
-                }
+void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, ReferenceCut cut,
+                                  int64_t rank, RowNumbering rule) {
+    int64_t G = cut.first_shard[cut.ranks], row = 0;
+    for (int64_t e = cut.first_expert[rank]; e < cut.first_expert[rank + 1]; e++)
+        for (int64_t shard = 0; shard < G; shard++)
+            for (int64_t i = 0; i < counts[e * G + shard]; i++)
+                numbers[row++] = (e * rule.shards + rule.first_shard + shard) * rule.most + i;
 }
 
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,

@@ -15,6 +15,7 @@ LAYOUTS = [  # ranks, threads, what may not be seen
     (1, 1, {}), (1, 2, {"train.batch": 8}), (2, 1, {"train.batch": 32, "parallel.expert": 1}),
     (4, 1, {"train.micro_batches": 2}), (2, 2, {"train.shards": 4}), (8, 1, {"parallel.expert": 4}),
     (1, 1, {"moe.dispatch": "padded", "train.micro_batches": 8}), (2, 1, {"train.reproducible": "run"}),
+    (3, 1, {"parallel.expert": 3}),
 ]
 
 

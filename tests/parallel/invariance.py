@@ -42,12 +42,12 @@ CONFIGURATIONS = {
         {"moe.experts": 6, "moe.router": "topk_softmax", "moe.capacity_factor": 0.9, "moe.drop": "random",
          "moe.routing_group": "sequence", "moe.renormalize_after_drop": "true", "moe.max_expert_replicas": 4,
          "model.d_model": 40, "attention.heads": 4, "model.activation": "relu", "train.shards": 16},
-        [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4)]),
+        [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4), (3, 1, 3, 1)]),
     "padded, routing by sequence": (  # two sequences a shard: two capacities in the rows of each expert and shard
         {"moe.dispatch": "padded", "moe.capacity_factor": 1.1, "moe.routing_group": "sequence",
          "moe.min_capacity": 3, "moe.renormalize_after_drop": "true", "parallel.exchange_chunks": 3,
          "train.batch": 32, "train.shards": 16},
-        [(1, 2, 1, 1), (2, 1, 2, 2), (4, 1, 1, 1), (4, 1, 4, 4), (8, 1, 2, 2)]),
+        [(1, 2, 1, 1), (2, 1, 2, 2), (4, 1, 1, 1), (4, 1, 4, 4), (8, 1, 2, 2), (3, 1, 3, 1)]),
     "sigmoid, balance over the batch": (
         {"moe.router": "sigmoid", "moe.scaling_factor": 2.5, "moe.capacity_factor": 1.1, "moe.drop": "probability",
          "moe.balance_scope": "batch", "moe.balance_loss": 0.1},
@@ -91,11 +91,11 @@ CONFIGURATIONS = {
     "experts that choose": (
         {"moe.router": "expert_choice", "moe.allow_noncausal": "true", "moe.max_expert_replicas": 4, "moe.top_k": 3,
          "train.batch": 32, "train.shards": 16},
-        [(1, 2, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
+        [(1, 2, 1, 4), (4, 1, 4, 2), (8, 1, 2, 1), (6, 1, 3, 1)]),
     "bf16, a chunk for each expert": (
         {"train.precision": "bf16", "parallel.exchange_chunks": 16, "moe.top_k": 1, "moe.router": "topk_softmax",
          "moe.balance_loss": 0, "model.tied_embeddings": "false", "model.d_model": 40, "moe.d_ff": 20},
-        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 2, 2, 2), (4, 1, 4, 1), (8, 1, 8, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 2, 2, 2), (4, 1, 4, 1), (8, 1, 8, 1), (3, 1, 3, 1)]),
     "layernorm, geglu, padded, bf16": (
         {"model.norm": "layernorm", "model.activation": "geglu", "train.precision": "bf16", "moe.dispatch": "padded",
          "moe.capacity_factor": 1.1, "model.d_model": 40, "attention.heads": 4, "moe.d_ff": 20},
@@ -112,7 +112,7 @@ CONFIGURATIONS = {
          "moe.capacity_factor": 1, "moe.drop": "random", "moe.shared_experts": 1, "parallel.exchange_chunks": 2,
          "moe.balance": "[{scope: sequence, factor: 0.01}, {scope: batch}]", "moe.max_expert_replicas": 4, "train.batch": 32,
          "train.shards": 16},
-        [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 8, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 1), (4, 1, 2, 1), (8, 1, 8, 1), (6, 1, 6, 1)]),
     "zero-computation experts that give nothing, padded, bf16": (
         {"moe.zero_experts": 8, "moe.zero_kind": "null", "moe.router": "noisy_top_k", "moe.renormalize_after_drop": "true",
          "moe.dispatch": "padded", "moe.capacity_factor": 1, "moe.routing_group": "sequence", "train.precision": "bf16",
@@ -130,7 +130,7 @@ CONFIGURATIONS = {
     "a pyramid of residual experts": (
         {"model.layers": 3, "model.feed_forward": "pr_moe", "moe.experts": "[4, 8, 16]", "moe.top_k": 1,
          "moe.router": "topk_softmax", "moe.capacity_factor": 1.1, "parallel.exchange_chunks": 2, "model.bias": "true"},
-        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1), (3, 1, 3, 1)]),
     "a latent space": (
         {"model.feed_forward": "latent_moe", "moe.latent_width": 12, "moe.shared_experts": 1, "parallel.exchange_chunks": 2,
          "moe.zero_experts": 2, "moe.capacity_factor": 1.1},
@@ -142,7 +142,7 @@ CONFIGURATIONS = {
     "slots": (
         {"model.feed_forward": "soft_moe", "moe.slots": 3, "moe.allow_noncausal": "true", "parallel.exchange_chunks": 2,
          "moe.dropout": 0.2, "model.bias": "true"},
-        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 1), (6, 1, 3, 1)]),
     "slots beside experts, bf16": (
         {"model.feed_forward": "[moe, soft_moe]", "moe.experts": "[8, 4]", "moe.slots": 2, "moe.allow_noncausal": "true",
          "train.precision": "bf16"},
@@ -166,7 +166,7 @@ CONFIGURATIONS = {
         {"train.dropout": 0.2, "moe.dropout": 0.3, "moe.capacity_factor": 1.1, "moe.drop": "random",
          "parallel.exchange_chunks": 2, "model.d_model": 36, "attention.heads": 3, "moe.d_ff": 27, "train.context": 21,
          "moe.max_expert_replicas": 4},
-        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 4, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 2), (8, 1, 4, 1), (3, 1, 3, 1)]),
     "dropout of what experts put out, padded, bf16": (
         {"train.dropout": 0.1, "moe.dropout": 0.1, "moe.dropout_at": "output", "moe.dispatch": "padded",
          "moe.capacity_factor": 1.1, "moe.routing_group": "sequence", "train.precision": "bf16",
@@ -200,7 +200,7 @@ CONFIGURATIONS = {
     "latent attention": (
         {"model.mixer": "latent_attention", "attention.heads": 4, "attention.d_head": 12, "attention.d_value": 6,
          "attention.q_rank": 20, "attention.softmax": "sink", "train.optimizer": "muon"},
-        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1), (3, 1, 3, 1)]),
     "latent attention beside others, bf16": (
         {"model.mixer": "[latent_attention, attention]", "attention.kv_rank": 10, "attention.window": "[9, 0]",
          "model.bias": "true", "train.precision": "bf16"},
@@ -217,7 +217,7 @@ CONFIGURATIONS = {
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 2), (8, 1, 1, 1)]),
     "peer": (  # more experts than are chosen in a step; with micro-batches all rows are updated in every step
         {"model.feed_forward": "peer", "peer.keys": 24, "peer.heads": 3, "peer.top_k": 4, "model.activation": "gelu"},
-        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1)]),
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1), (6, 1, 2, 1)]),
     "peer, all rows in every step": (  # what keeps an average, or another rule than AdamW
         {"model.feed_forward": "peer", "peer.keys": 8, "peer.heads": 2, "peer.top_k": 3, "train.optimizer": "lion",
          "train.ema": 0.9},
@@ -282,7 +282,8 @@ CONFIGURATIONS = {
         [(1, 2, 1, 1), (2, 1, 2, 4), (8, 1, 4, 1)]),
     "any number of ranks": (
         {"moe.capacity_factor": 1.1, "moe.drop": "random"},
-        [(2, 1, 1, 1), (3, 1, 1, 1), (3, 1, 1, 2), (5, 1, 1, 1), (6, 1, 2, 1), (6, 1, 1, 1), (7, 1, 1, 1), (8, 1, 8, 1)]),
+        [(2, 1, 1, 1), (3, 1, 1, 1), (3, 1, 3, 2), (5, 1, 1, 1), (5, 1, 5, 1), (6, 1, 1, 1), (6, 1, 2, 1), (6, 1, 3, 1),
+         (6, 1, 6, 1), (7, 1, 7, 1), (8, 1, 8, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),
@@ -331,7 +332,7 @@ def check_repeats(space):
 def check_coverage():
     """The layouts together must show every number of ranks and threads, every expert-parallel degree and micro-batches."""
     layouts = [layout for _, layouts in CONFIGURATIONS.values() for layout in layouts]
-    for axis, values in enumerate(({1, 2, 3, 4, 5, 6, 7, 8}, {1, 2}, {0, 1, 2, 4, 8}, {1, 2, 3, 4, 6, 8, 12})):
+    for axis, values in enumerate(({1, 2, 3, 4, 5, 6, 7, 8}, {1, 2}, {0, 1, 2, 3, 4, 5, 6, 7, 8}, {1, 2, 3, 4, 6, 8, 12})):
         assert {layout[axis] for layout in layouts} == values
     assert any(ranks > 2 * degree > 0 for ranks, _, degree, _ in layouts), "no expert with more than two replicas"
     assert any(min(ranks, micro_batches) > 1 and ranks > degree for ranks, _, degree, micro_batches in layouts)

@@ -27,9 +27,9 @@ def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
     mix = "[{path: train.txt, weight: 0.7}, {path: validation.txt, weight: 0.3}]"  # cut in the middle of a period
     weights = "[{from: 3, source: train.txt, weight: 0.2}, {from: 8, source: train.txt, weight: 0}]"
     config = dict(CONFIG, **{"checkpoint.every": 5, "data.train": mix, "data.curriculum": weights})
-    space.run("unbroken", config, ranks=2)
+    space.run("unbroken", config, ranks=3)
     wanted = space.result("unbroken")
-    for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (8, 1, 4, 1)):
+    for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (3, 1, 3, 2), (8, 1, 4, 1)):
         run = f"resumed{ranks}"
         shutil.copytree(space.path("unbroken"), space.path(run))
         os.remove(space.checkpoints(run)[-1])  # metrics.jsonl still tells of the steps after the cut

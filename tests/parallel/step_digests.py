@@ -27,7 +27,8 @@ def text(space, run):
 def however_a_run_is_cut_they_are_the_same(space: Workspace):
     space.run("one", CONFIG)
     for run, ranks, changes in (("three", 3, {}), ("micro", 2, {"train.micro_batches": 2, "moe.dispatch": "exact"}),
-                                ("four", 4, {"parallel.expert": 2}), ("cut", 2, {"train.steps": 3})):
+                                ("four", 4, {"parallel.expert": 2}), ("six", 6, {"parallel.expert": 2}),
+                                ("cut", 2, {"train.steps": 3})):
         space.run(run, dict(CONFIG, **changes), ranks)
         if run == "cut":  # and after a resume, without what had come later
             with open(space.path("cut", "digests.jsonl"), "a") as file:
@@ -35,6 +36,11 @@ def however_a_run_is_cut_they_are_the_same(space: Workspace):
             space.run(run, CONFIG, 4)
         assert text(space, run) == text(space, "one"), diff(space, "one", run, 1)
         assert diff(space, "one", run, 0) == "nothing differs in 2 steps, the last of them 4\n"
+    config = dict(CONFIG, **{"model.feed_forward": "[dense, moe, moe, moe]", "moe.experts": "[0, 8, 5, 4]", "peer.keys": None,
+                             "peer.heads": None, "peer.top_k": None})
+    space.run("even", config)
+    space.run("uneven", dict(config, **{"parallel.expert": 3}), 3)
+    assert text(space, "uneven") == text(space, "even"), diff(space, "even", "uneven", 1)
 
 
 def a_change_is_found_where_it_was_made(space: Workspace):

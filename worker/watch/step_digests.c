@@ -6,6 +6,7 @@
 
 #include "comm/comm.h"
 #include "comm/shard_run.h"
+#include "kernels/deal.h"
 #include "kernels/integers.h"
 #include "worker/run/json_file.h"
 
@@ -15,16 +16,18 @@ enum { GRADIENTS, SETS_AFTER_UPDATE };
 
 // Pieces of all ranks in which an expert parameter is hashed: one an expert, or where there are
 // very many, as of PEER, equal groups, as long as each lies on one rank.
-static int64_t pieces_of_all(const Param *param) {
+static int64_t pieces_of_all(const Param *param, int64_t ranks) {
     enum { MANY_EXPERTS = 1024, GROUPS = 256 };
     int64_t experts = param->shape[0], groups = greatest_common_divisor(experts, GROUPS);
-    bool whole = param->count > 0 && param->count % (experts / groups) == 0;
+    Deal deal = deal_evenly(experts, ranks);
+    bool whole = deal.large % (experts / groups) == 0 && deal.small % (experts / groups) == 0;
     return experts > MANY_EXPERTS && whole ? groups : experts;
 }
-// Of this rank.
-static int64_t pieces_here(const Param *param) {
+// Of a rank, by its place in its expert-parallel group; the first one has most.
+static int64_t pieces_of_rank(const ParamTable *table, const Param *param, int64_t ep_rank) {
     if (param->kind == PARAM_DENSE) return 1;
-    return param->count / (param->shape[0] / pieces_of_all(param));
+    int64_t ranks = larger(table->ep_size, 1);
+    return deal_count(deal_evenly(pieces_of_all(param, ranks), ranks), ep_rank);
 }
 
 static int64_t add_pieces(StepDigests *digests, const DigestedSet *set, ParamRun run,
@@ -32,11 +35,13 @@ static int64_t add_pieces(StepDigests *digests, const DigestedSet *set, ParamRun
     for (int i = 0; i < set->table->count; i++) {
         const Param *param = &set->table->rows[i];
         if (param->run != run || (set->has && !set->has[i])) continue;
-        int64_t pieces = pieces_here(param), elements = param_local_elements(param);
-        for (int64_t p = 0; p < pieces; p++, piece++) {
+        int64_t most = pieces_of_rank(set->table, param, 0);
+        int64_t pieces = pieces_of_rank(set->table, param, set->table->ep_rank);
+        int64_t elements = param_local_elements(param) / pieces;
+        for (int64_t p = 0; p < most; p++, piece++) {
             if (!digests->places) continue; // counting
-            digests->places[piece] = param->offset + p * (elements / pieces);
-            digests->elements[piece] = elements / pieces;
+            digests->places[piece] = param->offset + (p < pieces ? p * elements : 0);
+            digests->elements[piece] = p < pieces ? elements : 0;
         }
     }
     return piece;
@@ -112,7 +117,7 @@ size_t step_digests_bytes(int64_t every, const Model *model, const Optimizer *op
     size_t sets = (size_t)optimizer->state_count + 2, pieces = 0;
     if (every == 0) return 0;
     for (int i = 0; i < model->params.count; i++)
-        pieces += (size_t)pieces_here(&model->params.rows[i]);
+        pieces += (size_t)pieces_of_rank(&model->params, &model->params.rows[i], 0);
     size_t sums = sets * pieces * 2 + 2 * (size_t)(stream_places(&model->config) *
                                                    shape->micro_batches * stream_windows(shape));
     // The rank's lists, sums, and rank 0's of all ranks with the text that is made of them.
@@ -204,14 +209,13 @@ static json_t *tensor_rows_of(const StepDigests *digests, const DigestedSet *set
         for (int i = 0; i < set->table->count; i++) {
             const Param *param = &set->table->rows[i];
             if (param->run != (ParamRun)run || (set->has && !set->has[i])) continue;
-            int64_t pieces = pieces_here(param);
             json_t *texts = json_array();
             for (int64_t rank = 0; rank < (param->kind == PARAM_DENSE ? 1 : ep); rank++)
-                for (int64_t p = 0; p < pieces; p++)
+                for (int64_t p = 0; p < pieces_of_rank(set->table, param, rank); p++)
                     json_array_append_new(texts,
                                           text_of(sums + 2 * (rank * digests->pieces + piece + p)));
             json_object_set_new(folder, param->name, texts);
-            piece += pieces;
+            piece += pieces_of_rank(set->table, param, 0);
         }
     return folder;
 }
