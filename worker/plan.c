@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "comm/shard_run.h"
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
 #include "kernels/threads.h"
@@ -139,6 +140,29 @@ static void print_memory(const Plan *plan, PlanHost host) {
             mib(available), host_memory().limit, (long long)host.ranks, host.ranks == 1 ? "" : "s");
 }
 
+// Every step takes as long as the rank with the largest share does.
+static void warn_of_imbalance(const TrainConfig *config, int ranks) {
+    int64_t shards = config->shards / config->micro_batches, ep = config->expert_parallel;
+    int64_t most = shard_run(shards, ranks, ep, 0).count, fewer = ranks, more = ranks;
+    while (shards % fewer != 0) fewer--;
+    while (shards % more != 0) more++;
+    if (most * ranks > shards)
+        log_warn(
+            "%d ranks do not share %lld shards evenly: the first have %lld of them, %.2f times "
+            "the mean, and the others wait for them; %lld or %lld ranks share them evenly",
+            ranks, (long long)shards, (long long)most, (double)(most * ranks) / (double)shards,
+            (long long)fewer, (long long)more);
+    int64_t experts = model_uneven_experts(&config->model, ep);
+    if (experts > 0) {
+        int64_t large = deal_evenly(experts, ep).large;
+        log_warn("parallel.expert (%lld) does not share %lld experts evenly: the first ranks have "
+                 "%lld of them, %.2f times the mean; %lld or %lld experts would be even",
+                 (long long)ep, (long long)experts, (long long)large,
+                 (double)(large * ep) / (double)experts, (long long)(large * ep - ep),
+                 (long long)(large * ep));
+    }
+}
+
 int plan_run(const TrainConfig *config, int ranks, Error *err) {
     Plan plan;
     bool gpu = strcmp(config->device, "cuda") == 0;
@@ -160,6 +184,7 @@ int plan_run(const TrainConfig *config, int ranks, Error *err) {
                "maximum %.3f MFLOP a token: zero-computation experts cost nothing\n",
                plan.least_flops_per_token / 1e6, plan.train_flops_per_token / 1e6,
                plan.most_flops_per_token / 1e6);
+    warn_of_imbalance(config, ranks);
     print_memory(&plan, host);
     if (strcmp(config->device, "cpu") != 0)
         printf("  on a GPU %d MiB more for kernels, and what NCCL takes\n", (int)GPU_RESERVE_MIB);

@@ -186,7 +186,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (config->check_replicas_every > 0)
         replica_check_open(&trainer->replicas, &trainer->model, &trainer->optimizer);
     step_times_open(&trainer->times, config->straggler_steps > 0 ? comm_size() : 1);
-    stragglers_open(&trainer->stragglers, config->straggler_steps);
+    stragglers_open(&trainer->stragglers, config->straggler_steps, &trainer->model.work.shape);
     step_digests_open(&trainer->digests, config->digest_every, &trainer->model,
                       &trainer->optimizer);
     watchdog_beat("looking for a checkpoint and loading it");

@@ -54,10 +54,24 @@ static void a_little_slower_is_none(void **state) {
     assert_true(watched.score < 0.2);
 }
 
+static void one_that_owns_more_shards_may_take_as_much_longer(void **state) {
+    (void)state;
+    int64_t shards[RANKS] = {2, 2, 4, 2};
+    begin();
+    watched.shards = shards;
+    for (int i = 0; i < 5; i++) assert_int_equal(look(0.1, 0.2), 0);
+    assert_true(watched.score == 1);
+    assert_int_equal(look(0.1, 0.3), 0);
+    assert_int_equal(look(0.1, 0.3), 1);
+    assert_int_equal(watched.slowest, 2);
+    for (int i = 0; i < 2; i++) assert_int_equal(look(0.1, 0.05), i == 1 ? 3 : 0); // the others
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_that_is_slow_for_long_is_named_once),
         cmocka_unit_test(a_little_slower_is_none),
+        cmocka_unit_test(one_that_owns_more_shards_may_take_as_much_longer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
