@@ -106,8 +106,8 @@
        RowNumbering rule)                                                                          \
     /* very many very small experts */                                                             \
     OP(product_keys_forward, Tensor ids, Tensor weights, Tensor first, Tensor second)              \
-    OP(product_keys_backward, Tensor dfirst, Tensor dsecond, Tensor dweights, Tensor ids,          \
-       Tensor weights)                                                                             \
+    OP(product_keys_backward, Tensor dsums, Tensor first_keys, Tensor second_keys,                 \
+       Tensor dweights, Tensor ids, Tensor weights, int64_t n)                                     \
     OP(named_products, NamedRows out, Tensor x, Tensor ids)                                        \
     OP(named_sums, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids, int64_t parts)   \
     OP(list_names, Tensor at, Tensor listed, Tensor ids, int64_t first)                            \

@@ -21,14 +21,16 @@ void product_keys_forward(Device *dev, Tensor ids, Tensor weights, Tensor first,
     dev->backend->op.product_keys_forward(dev, ids, weights, first, second);
 }
 
-void product_keys_backward(Device *dev, Tensor dfirst, Tensor dsecond, Tensor dweights, Tensor ids,
-                           Tensor weights) {
-    int64_t n = dfirst.shape[1];
+void product_keys_backward(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
+                           Tensor dweights, Tensor ids, Tensor weights, int64_t n) {
+    int64_t R = ids.shape[0], k = ids.shape[1];
     check_found(ids, weights, n);
-    CHECK_SHAPE_2D(dfirst, F32, ids.shape[0], n);
-    CHECK_SHAPE_2D(dsecond, F32, ids.shape[0], n);
-    CHECK_SHAPE_2D(dweights, F32, ids.shape[0], ids.shape[1]);
-    dev->backend->op.product_keys_backward(dev, dfirst, dsecond, dweights, ids, weights);
+    CHECK_SHAPE_2D(dsums, F32, R, k);
+    CHECK_SHAPE_2D(first_keys, I32, R, k);
+    CHECK_SHAPE_2D(second_keys, I32, R, k);
+    CHECK_SHAPE_2D(dweights, F32, R, k);
+    dev->backend->op.product_keys_backward(dev, dsums, first_keys, second_keys, dweights, ids,
+                                           weights, n);
 }
 
 // ---- rows by number -----------------------------------------------------------------------------

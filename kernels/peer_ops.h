@@ -21,11 +21,11 @@ enum { PRODUCT_KEYS_TOP_K = 64 }; // experts that a query finds, at most
 // sums.
 //   ids (R, k) i32, best first   weights (R, k)   first, second (R, n)   1 <= k <= n, k <= 64
 void product_keys_forward(Device *dev, Tensor ids, Tensor weights, Tensor first, Tensor second);
-// From the gradient of the weights to those of the scores, overwriting; what several of a query's
-// experts have in common is added in their order.
-//   dfirst, dsecond (R, n)   dweights, weights (R, k)   ids (R, k) i32
-void product_keys_backward(Device *dev, Tensor dfirst, Tensor dsecond, Tensor dweights, Tensor ids,
-                           Tensor weights);
+// From the gradient of the weights to that of each expert's sum, which is that of both its scores,
+// and the numbers of the keys that have them. All other scores have none.
+//   dsums, dweights, weights (R, k)   first_keys, second_keys, ids (R, k) i32
+void product_keys_backward(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
+                           Tensor dweights, Tensor ids, Tensor weights, int64_t n);
 
 // ---- rows by number -----------------------------------------------------------------------------
 

@@ -5,6 +5,9 @@
 #include "kernels/integers.h"
 #include "model/peer_usage.h"
 
+// Of a half's scores, which lie in a cache until the best of them are found.
+enum { SCORES_AT_ONCE = 1 << 20 };
+
 int64_t peer_parts(const ModelConfig *config) {
     int64_t experts = config->peer.keys * config->peer.keys;
     return smaller(largest_power_of_two_divisor(experts), NAMED_PARTS);
@@ -69,11 +72,11 @@ static void declare(void *self, Work *work, int64_t layer) {
 static void half_layout(KeyHalf *half, const PeerLayer *peer, Work *work, Arena *activations) {
     int64_t N = work->shape.N, H = peer->heads;
     half->queries = arena_2d(activations, F32, N, H * peer->d_key);
-    half->scores = arena_2d(activations, F32, N * H, peer->n);
 }
 
 static void half_layout_backward(KeyHalf *half, const PeerLayer *peer, Work *work, Arena *scratch) {
     int64_t N = work->shape.N, width = peer->heads * peer->d_key;
+    half->chosen = arena_2d(scratch, I32, N * peer->heads, peer->top_k);
     half->dqueries = arena_2d(scratch, F32, N, width);
     half->dqueries_stored = half->dqueries;
     if (work->storage != F32) half->dqueries_stored = arena_2d(scratch, work->storage, N, width);
@@ -89,7 +92,6 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     int64_t K = choices_of(work->config), experts = peer->n * peer->n;
     bool shared = work->shape.ep_size > 1;
     peer->counts = peer_usage_report(stats, peer->layer, experts);
-    peer->score_offsets = arena_1d(work->host, I64, work->shape.dense_parts + 1);
     for (int h = 0; h < 2; h++) half_layout(&peer->halves[h], peer, work, activations);
     peer->ids = arena_2d(activations, I32, N, K);
     peer->weights = arena_2d(activations, F32, N, K);
@@ -103,6 +105,10 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     peer->hidden = arena_2d(activations, F32, M, (peer->gate >= 0 ? 2 : 1) * K);
 
     size_t mark = arena_mark(scratch);
+    peer->scored = smaller(N * peer->heads, larger(SCORES_AT_ONCE / peer->n, 1));
+    for (int h = 0; h < 2; h++)
+        peer->halves[h].scores = arena_2d(scratch, F32, peer->scored, peer->n);
+    arena_release(scratch, mark);
     peer->activated = arena_2d(scratch, F32, M, K);
     peer->partial = arena_2d(scratch, F32, M, D);
     peer->returned = shared ? arena_2d(scratch, F32, M, D) : peer->partial;
@@ -112,6 +118,10 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
         peer->dweights = arena_2d(scratch, F32, M, K);
         peer->own_dweights = shared ? arena_2d(scratch, F32, N, K) : peer->dweights;
         if (shared) peer->all_dout = arena_2d(scratch, work->storage, M, D);
+        int64_t choices = N * K;
+        peer->dsums = arena_2d(scratch, F32, N * peer->heads, peer->top_k);
+        peer->key_at = arena_1d(scratch, I32, choices);
+        peer->key_listed = arena_1d(scratch, I32, peer->n + 1);
         for (int h = 0; h < 2; h++) half_layout_backward(&peer->halves[h], peer, work, scratch);
     }
     arena_release(scratch, mark);
@@ -131,6 +141,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     cost->sent_bytes[TRAFFIC_COMBINE] += tokens * (D * 4 + D * stored);
     cost->scratch.K = larger(cost->scratch.K, choices_of(work->config));
     cost->scratch.parts = larger(cost->scratch.parts, work->shape.expert_parts);
+    cost->scratch.D = larger(cost->scratch.D, peer->d_key);
 }
 
 static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
@@ -139,53 +150,55 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     double D = (double)config->d_model, n = (double)peer->keys, K = (double)choices_of(config);
     double queries = 2 * (double)peer->heads * (double)peer->d_key;
     bound->parameters += 3 * n * n * D + queries * D + 2 * n * (double)peer->d_key;
-    bound->kept += queries + 2 * (double)peer->heads * n + 6 * K;
+    bound->kept += queries + 6 * K;
     if (bound->choices < K) bound->choices = K;
 }
 
 // ---- choosing -----------------------------------------------------------------------------------
-
-// The rows of a half's scores, H of each token.
-static Segments score_rows(const PeerLayer *peer, const Work *work) {
-    const int64_t *tokens = work->shape.dense_offsets;
-    int64_t *rows = tensor_i64(peer->score_offsets);
-    for (int64_t p = 0; p <= work->shape.dense_parts; p++) rows[p] = tokens[p] * peer->heads;
-    return (Segments){.groups = 1, .parts = work->shape.dense_parts, .offsets = rows};
-}
 
 // The queries of all heads below one another.
 static Tensor by_head(const PeerLayer *peer, Tensor queries) {
     return tensor_reshape_2d(queries, queries.shape[0] * peer->heads, peer->d_key);
 }
 
+// Some queries after others, so that nobody keeps the scores of all.
 static void choose(PeerLayer *peer, Work *work, Tensor x) {
-    int64_t R = work->shape.N * peer->heads;
-    for (int h = 0; h < 2; h++) {
-        KeyHalf *half = &peer->halves[h];
-        linear_forward(work, half->query, half->queries, x);
-        matmul_forward(work->dev, half->scores, by_head(peer, half->queries),
-                       as_matrix(work_value(work, half->keys)), score_rows(peer, work));
+    int64_t R = work->shape.N * peer->heads, k = peer->top_k;
+    Tensor ids = tensor_reshape_2d(peer->ids, R, k);
+    Tensor weights = tensor_reshape_2d(peer->weights, R, k);
+    for (int h = 0; h < 2; h++)
+        linear_forward(work, peer->halves[h].query, peer->halves[h].queries, x);
+    for (int64_t first = 0; first < R; first += peer->scored) {
+        int64_t count = smaller(peer->scored, R - first);
+        const Segments rows = {.groups = 1, .parts = 1, .offsets = (int64_t[]){0, count}};
+        Tensor scores[2];
+        for (int h = 0; h < 2; h++) {
+            const KeyHalf *half = &peer->halves[h];
+            scores[h] = tensor_rows(half->scores, 0, count);
+            matmul_forward(work->dev, scores[h],
+                           tensor_rows(by_head(peer, half->queries), first, count),
+                           as_matrix(work_value(work, half->keys)), rows);
+        }
+        product_keys_forward(work->dev, tensor_rows(ids, first, count),
+                             tensor_rows(weights, first, count), scores[0], scores[1]);
     }
-    product_keys_forward(work->dev, tensor_reshape_2d(peer->ids, R, peer->top_k),
-                         tensor_reshape_2d(peer->weights, R, peer->top_k), peer->halves[0].scores,
-                         peer->halves[1].scores);
 }
 
-// From the gradient of the weights; dx (N, D) stored = sum (N, D) f32 + that of the queries.
+// From the gradient of the weights; dx (N, D) stored = sum (N, D) f32 + that of the queries. Of a
+// query's scores only those of chosen keys have a gradient.
 static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, Tensor dweights) {
-    int64_t R = work->shape.N * peer->heads;
-    product_keys_backward(work->dev, peer->halves[0].scores, peer->halves[1].scores,
-                          tensor_reshape_2d(dweights, R, peer->top_k),
-                          tensor_reshape_2d(peer->ids, R, peer->top_k),
-                          tensor_reshape_2d(peer->weights, R, peer->top_k));
+    int64_t R = work->shape.N * peer->heads, k = peer->top_k;
+    product_keys_backward(work->dev, peer->dsums, peer->halves[0].chosen, peer->halves[1].chosen,
+                          tensor_reshape_2d(dweights, R, k), tensor_reshape_2d(peer->ids, R, k),
+                          tensor_reshape_2d(peer->weights, R, k), peer->n);
     for (int h = 0; h < 2; h++) {
         KeyHalf *half = &peer->halves[h];
-        Segments rows = score_rows(peer, work);
-        Tensor queries = by_head(peer, half->queries);
-        matmul_backward_weight(work->dev, as_matrix(work_gradient(work, half->keys)), half->scores,
-                               queries, rows);
-        matmul_backward_input(work->dev, by_head(peer, half->dqueries), half->scores,
-                              as_matrix(work_value(work, half->keys)), rows);
+        NamedRows keys = {work_value(work, half->keys), 0, peer->dsums, 0};
+        list_names(work->dev, peer->key_at, peer->key_listed, half->chosen, 0);
+        named_gradient(work->dev, work_gradient(work, half->keys), (Tensor){0}, keys,
+                       by_head(peer, half->queries), peer->key_at, peer->key_listed, k,
+                       work->shape.dense_parts);
+        named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
         linear_backward(work, half->query, peer->dx_f32,
                         work_stored(work, half->dqueries_stored, half->dqueries), peer->x);
         add(work->dev, h == 0 ? sum : dx, sum, peer->dx_f32);

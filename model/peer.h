@@ -20,7 +20,8 @@ typedef struct KeyHalf {
     Linear query;                     // weight (H·d_key, D)
     int keys;                         // parameter (n, d_key)
     Tensor queries;                   // (N, H·d_key) f32
-    Tensor scores;                    // (N·H, n) f32; becomes its own gradient
+    Tensor scores;                    // (scored, n) f32 scratch: of some queries at a time
+    Tensor chosen;                    // (N·H, top_k) i32 scratch: keys of the experts chosen
     Tensor dqueries, dqueries_stored; // (N, H·d_key) scratch, and as matrix products read it
 } KeyHalf;
 
@@ -41,7 +42,9 @@ typedef struct PeerLayer {
     Tensor partial, returned;    // (M, D) f32 scratch: of this rank's experts; of its tokens
     Tensor at, listed;           // list_names of all_ids
     Tensor dx_f32;               // (N, D) scratch
-    Tensor score_offsets;        // (parts + 1) i64 on the host: rows of scores of each shard
+    Tensor dsums;                // (N·H, top_k) f32 scratch: of the experts' sums of scores
+    Tensor key_at, key_listed;   // list_names of chosen keys, scratch
+    int64_t scored;              // queries that are scored at once
 } PeerLayer;
 
 // Equal runs of the experts, the most ranks that share them.

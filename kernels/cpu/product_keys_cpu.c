@@ -4,70 +4,121 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/vector_math.h"
 
+enum { MOST = PRODUCT_KEYS_TOP_K, RUN = 2 * LANES, CANDIDATES = 4 * MOST };
+
+typedef int32_t Counts __attribute__((vector_size(4 * LANES)));
+
 // Keys of one half with the largest scores, best first; of equal scores the lower number first.
 typedef struct BestKeys {
-    float score[PRODUCT_KEYS_TOP_K];
-    int32_t key[PRODUCT_KEYS_TOP_K];
+    float score[MOST];
+    int32_t key[MOST];
 } BestKeys;
+
+// Keys that may be among those, in the order of their numbers, or the best found so far and behind
+// them later ones.
+typedef struct Candidates {
+    int64_t count;
+    float score[CANDIDATES];
+    int32_t key[CANDIDATES];
+} Candidates;
 
 // A score that is not a number is the smallest.
 static inline float ordered(float score) {
     return score == score ? score : -INFINITY;
 }
 
-// Puts a key in its place among the `count` found; the last of k falls out.
-static void insert_key(BestKeys *best, int64_t count, int64_t k, float score, int64_t key) {
-    int64_t at = count < k ? count : k - 1;
-    for (; at > 0 && best->score[at - 1] < score; at--) {
-        best->score[at] = best->score[at - 1];
-        best->key[at] = best->key[at - 1];
+// The k first of c->count >= k: where a candidate comes is how many are before it, counted for
+// LANES of them at once.
+static void take_best(BestKeys *best, Candidates *c, int64_t k) {
+    Counts number;
+    for (int i = 0; i < LANES; i++) number[i] = i;
+    for (int64_t i = c->count; i % LANES != 0; i++) c->score[i] = -INFINITY;
+    for (int64_t first = 0; first < c->count; first += LANES, number += LANES) {
+        int64_t behind = first + LANES < c->count ? first + LANES : c->count;
+        Lanes own = lanes_load(c->score + first);
+        Counts before = {0};
+        for (int64_t j = 0; j < first; j++) before -= lanes_set(c->score[j]) >= own;
+        for (int64_t j = first; j < behind; j++) {
+            Lanes other = lanes_set(c->score[j]);
+            before -= (other > own) | ((other == own) & (number > (int32_t)j));
+        }
+        for (int64_t j = behind; j < c->count; j++) before -= lanes_set(c->score[j]) > own;
+        int32_t at[LANES];
+        memcpy(at, &before, sizeof at);
+        for (int64_t i = first; i < behind; i++) {
+            if (at[i - first] >= k) continue;
+            best->score[at[i - first]] = c->score[i];
+            best->key[at[i - first]] = c->key[i];
+        }
     }
-    best->score[at] = score;
-    best->key[at] = (int32_t)key;
 }
 
-// Of n >= k scores, one that the k best are not below: of each of COLUMNS interleaved columns the
+// Of n >= k scores, one that the k best are not below: of each of some interleaved columns the
 // largest is one of them, and the k-th of those is it.
 static float lower_bound(const float *scores, int64_t n, int64_t k) {
-    enum { COLUMNS = PRODUCT_KEYS_TOP_K };
-    if (n < 2 * COLUMNS) return -INFINITY;
-    float most[COLUMNS];
+    int64_t columns = LANES;
+    while (columns < 2 * k) columns *= 2;
+    if (n < 2 * columns) return -INFINITY;
+    Candidates most;
     BestKeys best;
-    for (int c = 0; c < COLUMNS; c++) most[c] = -INFINITY;
-    for (int64_t i = 0; i + COLUMNS <= n; i += COLUMNS)
-        for (int c = 0; c < COLUMNS; c++)
-            most[c] = scores[i + c] > most[c] ? scores[i + c] : most[c];
-    for (int64_t c = 0; c < k; c++) insert_key(&best, c, k, most[c], c);
-    for (int64_t c = k; c < COLUMNS; c++)
-        if (most[c] > best.score[k - 1]) insert_key(&best, k, k, most[c], c);
+    most.count = columns;
+    for (int64_t c = 0; c < columns; c += LANES) {
+        Lanes largest = lanes_set(-INFINITY);
+        for (int64_t i = c; i + LANES <= n; i += columns)
+            largest = lanes_max(lanes_load(scores + i), largest);
+        lanes_store(most.score + c, largest);
+    }
+    take_best(&best, &most, k);
     return best.score[k - 1];
+}
+
+static inline bool any_lane(Counts x) {
+    int64_t parts[LANES / 2], any = 0;
+    memcpy(parts, &x, sizeof parts);
+    for (int i = 0; i < LANES / 2; i++) any |= parts[i];
+    return any != 0;
+}
+
+// Keys [first, end), at most RUN, of which those not below `least` are taken.
+static inline void add_run(Candidates *c, const float *scores, int64_t first, int64_t end,
+                           float least) {
+    for (int64_t j = first; j < end; j++) {
+        float score = ordered(scores[j]);
+        c->score[c->count] = score;
+        c->key[c->count] = (int32_t)j;
+        c->count += score >= least;
+    }
 }
 
 // A run of keys is looked at one by one only where one of them may be among the k.
 static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k) {
-    enum { RUN = 16 };
     float least = lower_bound(scores, n, k);
-    int64_t count = 0;
+    Candidates c;
+    c.count = 0;
     for (int64_t i = 0; i < n; i += RUN) {
         int64_t end = i + RUN < n ? i + RUN : n;
-        int any = least == -INFINITY;
-        for (int64_t j = i; j < end; j++) any |= scores[j] >= least;
-        for (int64_t j = i; any && j < end; j++) {
-            float score = ordered(scores[j]);
-            if (score < least || (count == k && score <= best->score[k - 1])) continue;
-            insert_key(best, count, k, score, j);
-            if (count < k) count++;
+        if (least > -INFINITY && end == i + RUN &&
+            !any_lane((lanes_load(scores + i) >= lanes_set(least)) |
+                      (lanes_load(scores + i + LANES) >= lanes_set(least))))
+            continue;
+        if (c.count > CANDIDATES - RUN) {
+            take_best(best, &c, k);
+            c.count = k;
+            memcpy(c.score, best->score, (size_t)k * sizeof *c.score);
+            memcpy(c.key, best->key, (size_t)k * sizeof *c.key);
+            least = best->score[k - 1];
         }
-        if (count == k && best->score[k - 1] > least) least = best->score[k - 1];
+        add_run(&c, scores, i, end, least);
     }
+    take_best(best, &c, k);
 }
 
 // The best k pairs: of each first key the second ones are taken in their order, so that the next of
 // all is the largest of those that come next of each.
 static void find_pairs(int32_t *ids, float *sums, const BestKeys *first, const BestKeys *second,
                        int64_t n, int64_t k) {
-    int32_t next[PRODUCT_KEYS_TOP_K] = {0};
-    float sum_of_next[PRODUCT_KEYS_TOP_K];
+    int32_t next[MOST] = {0};
+    float sum_of_next[MOST];
     for (int64_t a = 0; a < k; a++) sum_of_next[a] = first->score[a] + second->score[0];
     for (int64_t found = 0; found < k; found++) {
         int64_t best = -1;
@@ -95,7 +146,7 @@ void product_keys_forward_cpu(Device *dev, Tensor ids, Tensor weights, Tensor fi
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < R; r++) {
         BestKeys best[2];
-        float sums[PRODUCT_KEYS_TOP_K];
+        float sums[MOST];
         find_best(&best[0], tensor_f32(first) + r * n, n, k);
         find_best(&best[1], tensor_f32(second) + r * n, n, k);
         find_pairs(tensor_i32(ids) + r * k, sums, &best[0], &best[1], n, k);
@@ -103,22 +154,21 @@ void product_keys_forward_cpu(Device *dev, Tensor ids, Tensor weights, Tensor fi
     }
 }
 
-void product_keys_backward_cpu(Device *dev, Tensor dfirst, Tensor dsecond, Tensor dweights,
-                               Tensor ids, Tensor weights) {
-    int64_t R = ids.shape[0], k = ids.shape[1], n = dfirst.shape[1];
+void product_keys_backward_cpu(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
+                               Tensor dweights, Tensor ids, Tensor weights, int64_t n) {
+    int64_t R = ids.shape[0], k = ids.shape[1];
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < R; r++) {
-        float *da = tensor_f32(dfirst) + r * n, *db = tensor_f32(dsecond) + r * n;
+        float *dsum = tensor_f32(dsums) + r * k;
         const float *w = tensor_f32(weights) + r * k, *dw = tensor_f32(dweights) + r * k;
         const int32_t *id = tensor_i32(ids) + r * k;
+        int32_t *first = tensor_i32(first_keys) + r * k, *second = tensor_i32(second_keys) + r * k;
         float mean = 0;
-        memset(da, 0, (size_t)n * sizeof *da);
-        memset(db, 0, (size_t)n * sizeof *db);
         for (int64_t i = 0; i < k; i++) mean += w[i] * dw[i];
         for (int64_t i = 0; i < k; i++) {
-            float dsum = w[i] * (dw[i] - mean);
-            da[id[i] / n] += dsum;
-            db[id[i] % n] += dsum;
+            dsum[i] = w[i] * (dw[i] - mean);
+            first[i] = id[i] / (int32_t)n;
+            second[i] = id[i] % (int32_t)n;
         }
     }
 }

@@ -98,50 +98,30 @@ void product_keys_forward_cuda(Device *dev, Tensor ids, Tensor weights, Tensor f
            device_data<float>(second), R, first.shape[1], ids.shape[1]);
 }
 
-// dscores[key] = Σ of the experts with that key of this half, in their order: by the lane of the
-// first of them.
-__device__ static inline void scatter(float *dscores, const float *dsums, const int *keys, int k) {
-    for (int i = threadIdx.x % WARP; i < k; i += WARP) {
-        bool is_first = true;
-        for (int j = 0; j < i; j++) is_first = is_first && keys[j] != keys[i];
-        if (!is_first) continue;
-        float sum = 0.0f;
-        for (int j = i; j < k; j++)
-            if (keys[j] == keys[i]) sum += dsums[j];
-        dscores[keys[i]] = sum;
-    }
-}
-
-// A warp has a query. Bytes: the gradients of all scores out, 12 an expert in.
+// A warp has a query. Bytes: 12 an expert in, 12 out.
 __global__ void __launch_bounds__(WARPS *WARP)
-    product_keys_backward_kernel(float *__restrict__ dfirst, float *__restrict__ dsecond,
+    product_keys_backward_kernel(float *__restrict__ dsums, int32_t *__restrict__ first_keys,
+                                 int32_t *__restrict__ second_keys,
                                  const float *__restrict__ dweights,
                                  const int32_t *__restrict__ ids, const float *__restrict__ weights,
                                  int64_t R, int n, int k) {
-    __shared__ float dsums[WARPS][MOST];
-    __shared__ int keys[WARPS][2][MOST];
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int64_t r = (int64_t)blockIdx.x * WARPS + warp;
+    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
     if (r >= R) return; // the whole warp
     const float *w = weights + r * k, *dw = dweights + r * k;
     float mean = 0.0f; // every lane adds all, in their order
     for (int i = 0; i < k; i++) mean += w[i] * dw[i];
-    for (int i = lane; i < k; i += WARP) {
-        dsums[warp][i] = w[i] * (dw[i] - mean);
-        keys[warp][0][i] = ids[r * k + i] / n;
-        keys[warp][1][i] = ids[r * k + i] % n;
+    for (int i = (int)threadIdx.x % WARP; i < k; i += WARP) {
+        dsums[r * k + i] = w[i] * (dw[i] - mean);
+        first_keys[r * k + i] = ids[r * k + i] / n;
+        second_keys[r * k + i] = ids[r * k + i] % n;
     }
-    for (int j = lane; j < n; j += WARP) dfirst[r * n + j] = dsecond[r * n + j] = 0.0f;
-    __syncwarp();
-    scatter(dfirst + r * n, dsums[warp], keys[warp][0], k);
-    scatter(dsecond + r * n, dsums[warp], keys[warp][1], k);
 }
 
-void product_keys_backward_cuda(Device *dev, Tensor dfirst, Tensor dsecond, Tensor dweights,
-                                Tensor ids, Tensor weights) {
+void product_keys_backward_cuda(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
+                                Tensor dweights, Tensor ids, Tensor weights, int64_t n) {
     int64_t R = ids.shape[0];
     launch(dev, product_keys_backward_kernel, grid_of(ceil_div(R, WARPS)), dim3(WARPS * WARP), 0,
-           device_data<float>(dfirst), device_data<float>(dsecond), device_data<float>(dweights),
-           device_data<int32_t>(ids), device_data<float>(weights), R, dfirst.shape[1],
-           ids.shape[1]);
+           device_data<float>(dsums), device_data<int32_t>(first_keys),
+           device_data<int32_t>(second_keys), device_data<float>(dweights),
+           device_data<int32_t>(ids), device_data<float>(weights), R, n, ids.shape[1]);
 }
