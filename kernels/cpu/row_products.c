@@ -225,6 +225,30 @@ static Factor tile_rows(WeightRows w, int64_t count, int64_t depth, float *room)
     return (Factor){room, depth, 1};
 }
 
+// y (rows, LANES) = or += tile (LANES, ROWS_AT_ONCE)ᵀ
+static void store_tile(float *y, int64_t y_width, const float *tile, int64_t rows, bool add) {
+    for (int64_t r = 0; r < rows; r += LANES) {
+        Lanes x[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) x[i] = lanes_load(tile + i * ROWS_AT_ONCE + r);
+        transpose_lanes(x);
+        for (int64_t i = 0; i < smaller(LANES, rows - r); i++) {
+            float *to = y + (r + i) * y_width;
+            lanes_store(to, add ? lanes_load(to) + x[i] : x[i]);
+        }
+    }
+}
+
+// The same of fewer columns.
+static void store_columns(float *y, int64_t y_width, const float *tile, int64_t rows,
+                          int64_t columns, bool add) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < columns; i++) {
+            float *to = y + r * y_width + i, sum = tile[i * ROWS_AT_ONCE + r];
+            *to = add ? *to + sum : sum;
+        }
+}
+
 // x (rows, depth) is transposed into `across` (depth, padded rows), so that one number of w meets a
 // register of rows.
 static void across_rows(float *y, int64_t y_width, const float *x, int64_t x_width, WeightRows w,
@@ -236,19 +260,22 @@ static void across_rows(float *y, int64_t y_width, const float *x, int64_t x_wid
         deep = block_depth(depth - k);
         if (padded > rows) memset(across, 0, (size_t)(padded * deep) * sizeof *across);
         transpose(across, padded, x + k, x_width, rows, deep);
-        for (int64_t n = 0; n < columns; n += REGISTER_ROWS) {
-            int64_t count = smaller(REGISTER_ROWS, columns - n);
-            Factor factor = tile_rows(weights_at(w, n, k), count, deep, narrow);
-            int64_t r = 0;
-            for (; r + REGISTER_COLUMNS <= padded; r += REGISTER_COLUMNS)
-                multiply_tile(tile + r, ROWS_AT_ONCE, factor, across + r, padded, deep, 2, false);
-            if (r < padded)
-                multiply_tile(tile + r, ROWS_AT_ONCE, factor, across + r, padded, deep, 1, false);
-            for (r = 0; r < rows; r++)
-                for (int64_t i = 0; i < count; i++) {
-                    float *to = y + r * y_width + n + i, sum = tile[i * ROWS_AT_ONCE + r];
-                    *to = add || k > 0 ? *to + sum : sum;
-                }
+        for (int64_t n = 0; n < columns; n += LANES) {
+            int64_t count = smaller(LANES, columns - n);
+            for (int64_t i = 0; i < count; i += REGISTER_ROWS) {
+                WeightRows block = weights_at(w, n + i, k);
+                Factor factor = tile_rows(block, smaller(REGISTER_ROWS, count - i), deep, narrow);
+                float *to = tile + i * ROWS_AT_ONCE;
+                int64_t r = 0;
+                for (; r + REGISTER_COLUMNS <= padded; r += REGISTER_COLUMNS)
+                    multiply_tile(to + r, ROWS_AT_ONCE, factor, across + r, padded, deep, 2, false);
+                if (r < padded)
+                    multiply_tile(to + r, ROWS_AT_ONCE, factor, across + r, padded, deep, 1, false);
+            }
+            if (count == LANES)
+                store_tile(y + n, y_width, tile, rows, add || k > 0);
+            else
+                store_columns(y + n, y_width, tile, rows, count, add || k > 0);
         }
     }
 }

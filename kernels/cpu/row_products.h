@@ -25,7 +25,7 @@ enum {
     DEPTH_BLOCK = LANES == 16 ? 384 : 192, // as oneDNN has it for these registers
     MOST_DEPTH = 384,
     // scratch of row_product: rows turned round, a tile's rows of w in f32, and its sums
-    ROW_PRODUCT_FLOATS = ROWS_AT_ONCE * MOST_DEPTH + 8 * MOST_DEPTH + 8 * ROWS_AT_ONCE,
+    ROW_PRODUCT_FLOATS = ROWS_AT_ONCE * MOST_DEPTH + 8 * MOST_DEPTH + 16 * ROWS_AT_ONCE,
 };
 
 // A matrix w as it is stored. The types of floats have the bits of the same numbers in f32; sums of
