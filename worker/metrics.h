@@ -46,7 +46,8 @@ bool metrics_open(RowFile **rows, const char *run_dir, int64_t resumed_step, Err
 // One training row, with the time of writing. Not collective; does nothing on NULL (other ranks).
 void metrics_write_step(RowFile *rows, const StepMetrics *row);
 // One evaluation row; bits_per_byte < 0 means unknown and is written as null. `figures` are those
-// of the evaluation, which took `seconds` for `tokens`. set: the name of the validation set; "": it has none.
+// of the evaluation, which took `seconds` for `tokens`. set: the name of the validation set; "": it
+// has none.
 void metrics_write_evaluation(RowFile *rows, int64_t step, const char *set, double val_loss,
                               double bits_per_byte, const Figures *figures, int64_t tokens,
                               double seconds);
