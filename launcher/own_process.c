@@ -53,12 +53,12 @@ int own_process_run(const char *dir, const char *log, const char *output, const 
                     char **words, Error *err) {
     char self[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
-    if (length <= 0) {
+    if (length <= 0 && !words[0]) {
         error_set(err, EXIT_IO, "cannot start %s: %s", dir, strerror(errno));
         return err->exit_code;
     }
-    self[length] = 0;
-    words[0] = self;
+    self[length > 0 ? length : 0] = 0;
+    if (!words[0]) words[0] = self;
     RankLauncher process;
     char *command = build_command(dir, log, output);
     bool ok = rank_launcher_start(&process, command, 1, "", 1, words, who, err);
@@ -79,12 +79,13 @@ bool own_process_write_config(const char *dir, const char *name, const Config *c
     return ok;
 }
 
-int own_process_train(const char *dir, const char *name, const char *log, const char *who,
-                      int ranks, const char *launcher, const char *word, Error *err) {
+int own_process_train(const char *program, const char *dir, const char *name, const char *log,
+                      const char *who, int ranks, const char *launcher, const char *word,
+                      Error *err) {
     char path[PATH_MAX], number[16];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     snprintf(number, sizeof number, "%d", ranks);
-    char *words[] = {NULL,
+    char *words[] = {(char *)program,
                      (char[]){"supervise"},
                      path,
                      (char[]){"-np"},

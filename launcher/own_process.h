@@ -5,7 +5,8 @@
 
 #include "launcher/config_origin.h"
 
-// Runs it with the words behind its name, which words[0] becomes; NULL ends them. stderr is
+// Runs it with the words behind its name, which words[0] becomes unless it names another program;
+// NULL ends them. stderr is
 // appended to the file `log` in `dir`, stdout likewise, or to `output` anew where that is not NULL.
 // `who` starts it, for MOETRAIN_ATTEMPT. A request to stop is passed on. Returns its exit code; or,
 // with *err, why there was none (exit 5).
@@ -16,8 +17,9 @@ int own_process_run(const char *dir, const char *log, const char *output, const 
 // with exit 5.
 bool own_process_write_config(const char *dir, const char *name, const Config *config, Error *err);
 // Trains the configuration in dir/NAME under `moetrain supervise` on `ranks` ranks, with `word` as
-// a change of it, NULL: none. As above.
-int own_process_train(const char *dir, const char *name, const char *log, const char *who,
-                      int ranks, const char *launcher, const char *word, Error *err);
+// a change of it, NULL: none; by another program where one is named. As above.
+int own_process_train(const char *program, const char *dir, const char *name, const char *log,
+                      const char *who, int ranks, const char *launcher, const char *word,
+                      Error *err);
 
 #endif

@@ -1,21 +1,14 @@
-// What one asks of a run or of its supervisor: moetrain status, diff-runs, checkpoint-now, set and
+// What one asks of a run or of its supervisor: moetrain status, checkpoint-now, set and
 // stop.
 #include <stdio.h>
 
 #include "launcher/status.h"
 #include "launcher/supervisor/control_socket.h"
 #include "launcher/verbs.h"
-#include "worker/diff_runs.h"
 
 // clang-format off
 static const char STATUS_HELP[] =
     "  moetrain status [RUN] [--json]                              how a run is going, or how it ended\n";
-// clang-format on
-
-// clang-format off
-static const char DIFF_RUNS_HELP[] =
-    "  moetrain diff-runs RUN RUN                                  where two runs part, by log.digest_every;\n"
-    "                                                              exit code 1 when they do\n";
 // clang-format on
 
 // clang-format off
@@ -59,24 +52,6 @@ const Verb STATUS_VERB = {
     .options = STATUS_OPTIONS,
     .options_bytes = sizeof(StatusOptions),
     .run = status,
-};
-
-static bool check_two_runs(CommandLine *line, Error *err) {
-    return line->word_count == 1 ||
-           error_set(err, EXIT_CONFIG, "command line: diff-runs needs two run directories");
-}
-
-static int diff(const CommandLine *line, Error *err) {
-    return diff_runs(line->path, line->words[0], err);
-}
-
-const Verb DIFF_RUNS_VERB = {
-    .name = "diff-runs",
-    .help = DIFF_RUNS_HELP,
-    .path = "two run directories",
-    .words = 1,
-    .check = check_two_runs,
-    .run = diff,
 };
 
 // ---- its supervisor -----------------------------------------------------------------------------

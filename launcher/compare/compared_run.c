@@ -50,7 +50,7 @@ int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
     char until[48];
     snprintf(until, sizeof until, "run.stop_at=%lld", (long long)run->until);
     if (!own_process_write_config(run->dir, CONFIG_NAME, config, err)) return err->exit_code;
-    return own_process_train(run->dir, CONFIG_NAME, LOG_NAME, WHO, ranks, launcher,
+    return own_process_train(NULL, run->dir, CONFIG_NAME, LOG_NAME, WHO, ranks, launcher,
                              run->until ? until : NULL, err);
 }
 

@@ -117,8 +117,8 @@ int scale_point_run(const ScalePlan *plan, const ScalePoint *point, int64_t repe
               own_process_write_config(dir, "scale.yaml", config, err);
     free(config);
     if (!ok) return err->exit_code;
-    return own_process_train(dir, "scale.yaml", "scale.log", "scale", point->ranks, plan->launcher,
-                             NULL, err);
+    return own_process_train(NULL, dir, "scale.yaml", "scale.log", "scale", point->ranks,
+                             plan->launcher, NULL, err);
 }
 
 // ---- what came of it ----------------------------------------------------------------------------

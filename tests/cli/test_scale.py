@@ -90,6 +90,7 @@ class ScaleTest(ProgramTest):
                 (("--np", "1", "--weak", "--experts"), "exclude each other"),
                 (("--np", "1,2", "--experts", "model.layers=2", "moe.experts=[4, 2]"), "moe.experts", "list"),
                 (("--np", "1,2", "--experts", "model.feed_forward=dense"), "no layer has a router", "--weak"),
+                (("--np", "3,4", "--weak", "train.batch=8"), "train.batch is 8 on 3 ranks", "--np"),
                 (("--np", "1", "--task", "3"), "--task is 3", "2 points"),
                 (("--np", "1", "train.lrr=1"), "train.lr")):
             outcome = self.run_program("scale", "tiny.yaml", *FEW, *words)

@@ -43,6 +43,25 @@ def however_a_run_is_cut_they_are_the_same(space: Workspace):
     assert text(space, "uneven") == text(space, "even"), diff(space, "even", "uneven", 1)
 
 
+def two_configurations_are_trained_until_they_part(space: Workspace):
+    """The same on any number of ranks; and with another rate of learning from the second step on, whose gradients differ."""
+    for name, changes in (("a", {}), ("b", {"train.lr": 0.01})):
+        space.command(name, dict(CONFIG, **{"log.digest_every": 0}, **changes))  # writes the configuration
+
+    def live(*words, code):
+        command = [space.program, "diff-runs", "--live", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, cwd=space.path("."))
+        assert done.returncode == code, f"{command}: exit code {done.returncode}, not {code}: {done.stdout}{done.stderr}"
+        return done.stdout.splitlines()
+
+    told = live("a.yaml", "a.yaml", "-np", "1,3", code=0)
+    assert told == [f"nothing differs in {steps} steps, the last of them {steps}" for steps in (1, 2, 4)], told
+    told = live("a.yaml", "b.yaml", "-np", "2,1", "-o", "parted", code=1)
+    assert len(told) == 1 and told[0].startswith("step 1: the first difference is in parameters"), told
+    for words in (("a.yaml", "none.yaml"), ("a.yaml", "a.yaml", "-np", "2"), ("a.yaml", "a.yaml", "-np", "1,9"), ("a.yaml",)):
+        live(*words, "-o", "refused", code=2)
+
+
 def a_change_is_found_where_it_was_made(space: Workspace):
     space.run("unbroken", CONFIG, 2)
     for number, (fault, words) in enumerate([
@@ -85,4 +104,5 @@ def what_cannot_be_compared_is_one_line(space: Workspace):
         diff(space, "strange", "run", 1)
 
 
-main([however_a_run_is_cut_they_are_the_same, a_change_is_found_where_it_was_made, what_cannot_be_compared_is_one_line])
+main([however_a_run_is_cut_they_are_the_same, two_configurations_are_trained_until_they_part, a_change_is_found_where_it_was_made,
+      what_cannot_be_compared_is_one_line])
