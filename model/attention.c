@@ -77,22 +77,22 @@ static void declare(void *self, Work *work, int64_t layer) {
                 .fused = {s.heads * s.d_head, s.kv_heads * s.d_head, s.kv_heads * s.d_value},
                 .group = GROUP_HIDDEN,
                 .init_std = config->init_std},
-        bias->qkv, "layers.%lld.attention.qkv", (long long)layer);
-    query_key_norm_declare(&a->norm, work, layer);
-    output_gate_declare(&a->gate, work, layer);
+        bias->qkv, "attention.qkv");
+    query_key_norm_declare(&a->norm, work);
+    output_gate_declare(&a->gate, work);
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, s.heads * s.d_value},
                                        .group = GROUP_HIDDEN,
                                        .init_std = model_residual_std(config)},
-                               bias->output, "layers.%lld.attention.output", (long long)layer);
+                               bias->output, "attention.output");
     if (config->attention.softmax == SOFTMAX_SINK)
         a->sinks = param_add(work->params,
                              (Param){.rank = 1,
                                      .shape = {s.heads},
                                      .init_std = config->init_std,
                                      .group = GROUP_NO_DECAY},
-                             "layers.%lld.attention.sinks", (long long)layer);
+                             "attention.sinks");
 }
 
 static double largest_of_layers(const Statistics *stats, const char *name) {

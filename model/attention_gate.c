@@ -24,7 +24,7 @@ static bool is_none(const Work *work) {
     return work->config->attention.gate == GATE_NONE;
 }
 
-void output_gate_declare(OutputGate *gate, Work *work, int64_t layer) {
+void output_gate_declare(OutputGate *gate, Work *work) {
     if (is_none(work)) return;
     gate->gate =
         linear_declare(work,
@@ -32,7 +32,7 @@ void output_gate_declare(OutputGate *gate, Work *work, int64_t layer) {
                                .shape = {output_gate_width(work->config), work->config->d_model},
                                .group = GROUP_HIDDEN,
                                .init_std = work->config->init_std},
-                       false, "layers.%lld.attention.gate", (long long)layer);
+                       false, "attention.gate");
 }
 
 void output_gate_layout(OutputGate *gate, Work *work, Arena *activations, Arena *scratch) {

@@ -14,7 +14,7 @@ typedef struct OutputGate {
 } OutputGate;
 
 int64_t output_gate_width(const ModelConfig *config); // G; 0: none
-void output_gate_declare(OutputGate *gate, Work *work, int64_t layer);
+void output_gate_declare(OutputGate *gate, Work *work);
 void output_gate_layout(OutputGate *gate, Work *work, Arena *activations, Arena *scratch);
 // What is projected: gate->out, or heads themselves.   x (N, D), heads (N, H·d_value) stored
 Tensor output_gate_forward(OutputGate *gate, Work *work, Tensor heads, Tensor x);

@@ -21,10 +21,10 @@ static void declare_norms(Block *block, Work *work, Half half) {
     static const char *const names[] = {[MIXER_HALF] = "attention", [FEED_FORWARD_HALF] = "ffn"};
     BlockHalf *h = &block->halves[half];
     char name[PARAM_NAME_BYTES];
-    snprintf(name, sizeof name, "layers.%lld.%s_norm", (long long)block->layer, names[half]);
+    snprintf(name, sizeof name, "%s_norm", names[half]);
     norm_declare(&h->norm, work, name);
     if (!place_of(work)->second) return;
-    snprintf(name, sizeof name, "layers.%lld.%s_post_norm", (long long)block->layer, names[half]);
+    snprintf(name, sizeof name, "%s_post_norm", names[half]);
     norm_declare(&h->second, work, name);
 }
 

@@ -45,7 +45,8 @@ typedef struct NormPlaceRule {
 extern const NormPlaceRule NORM_PLACES[];
 extern const ChoiceTable NORM_PLACE_CHOICES;
 
-// Chooses the kinds that the configuration asks for. Needs block_free.
+// Chooses the kinds that the configuration asks for; names of rows begin with param_scope. Needs
+// block_free.
 void block_declare(Block *block, Work *work, int64_t layer);
 void block_free(Block *block); // legal on a zeroed block
 void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Arena *activations,

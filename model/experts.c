@@ -23,7 +23,7 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                                               .group = GROUP_HIDDEN,
                                               .init_std = config->init_std,
                                               .active = active},
-                                      bias, "layers.%lld.moe.experts.gate_up", (long long)layer);
+                                      bias, "moe.experts.gate_up");
     experts->down = linear_declare(
         work,
         (Param){.kind = PARAM_EXPERT,
@@ -33,7 +33,7 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                 // a latent space has its own way back
                 .init_std = shape.latent ? config->init_std : model_residual_std(config),
                 .active = active},
-        bias, "layers.%lld.moe.experts.down", (long long)layer);
+        bias, "moe.experts.down");
 }
 
 double experts_flops(const ModelConfig *config, MoeShape shape) {

@@ -58,9 +58,8 @@ void feed_forward_backward(FeedForward *ffn, Work *work, Tensor dx, Tensor dout)
 // ---- the layer kind -----------------------------------------------------------------------------
 
 static void declare(void *self, Work *work, int64_t layer) {
-    char name[PARAM_NAME_BYTES];
-    snprintf(name, sizeof name, "layers.%lld.ffn", (long long)layer);
-    feed_forward_declare(self, work, work->config->d_ff, name);
+    (void)layer;
+    feed_forward_declare(self, work, work->config->d_ff, "ffn");
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {

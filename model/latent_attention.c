@@ -47,15 +47,14 @@ static NormRule norm_rule(const Work *work) {
     return rule;
 }
 
-static void latent_declare(Latent *l, Work *work, int64_t layer, const char *name, Param up) {
+static void latent_declare(Latent *l, Work *work, const char *name, Param up) {
     Param norm = {.rank = 1, .shape = {l->rank}, .init = INIT_ONES, .group = GROUP_NO_DECAY};
-    l->norm =
-        param_add(work->params, norm, "layers.%lld.attention.%s_norm", (long long)layer, name);
+    l->norm = param_add(work->params, norm, "attention.%s_norm", name);
     up.rank = 2;
     up.shape[1] = l->rank;
     up.group = GROUP_HIDDEN;
     up.init_std = work->config->init_std;
-    l->up = linear_declare(work, up, false, "layers.%lld.attention.%s_up", (long long)layer, name);
+    l->up = linear_declare(work, up, false, "attention.%s_up", name);
 }
 
 static int64_t latent_width(const Latent *l, const Work *work) {
@@ -126,25 +125,24 @@ static void declare(void *self, Work *work, int64_t layer) {
                                .fused = {a->q_width, a->kv.rank, a->d_rope},
                                .group = GROUP_HIDDEN,
                                .init_std = config->init_std},
-                       bias->qkv, "layers.%lld.attention.down", (long long)layer);
+                       bias->qkv, "attention.down");
     if (a->query.rank > 0)
-        latent_declare(&a->query, work, layer, "q", (Param){.shape = {s.heads * s.d_head}});
+        latent_declare(&a->query, work, "q", (Param){.shape = {s.heads * s.d_head}});
     int64_t nope = s.heads * a->d_nope, value = s.heads * s.d_value;
-    latent_declare(&a->kv, work, layer, "kv",
-                   (Param){.shape = {nope + value}, .fused = {nope, value}});
+    latent_declare(&a->kv, work, "kv", (Param){.shape = {nope + value}, .fused = {nope, value}});
     a->output = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {config->d_model, value},
                                        .group = GROUP_HIDDEN,
                                        .init_std = model_residual_std(config)},
-                               bias->output, "layers.%lld.attention.output", (long long)layer);
+                               bias->output, "attention.output");
     if (attention->softmax == SOFTMAX_SINK)
         a->sinks = param_add(work->params,
                              (Param){.rank = 1,
                                      .shape = {s.heads},
                                      .init_std = config->init_std,
                                      .group = GROUP_NO_DECAY},
-                             "layers.%lld.attention.sinks", (long long)layer);
+                             "attention.sinks");
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {

@@ -1,6 +1,6 @@
 #include "model/latent_space.h"
 
-void latent_space_declare(LatentSpace *space, Work *work, int64_t layer, MoeShape shape) {
+void latent_space_declare(LatentSpace *space, Work *work, MoeShape shape) {
     const ModelConfig *config = work->config;
     int64_t D = config->d_model, L = shape.width;
     if (!shape.latent) return;
@@ -9,13 +9,13 @@ void latent_space_declare(LatentSpace *space, Work *work, int64_t layer, MoeShap
     space->down = linear_declare(
         work,
         (Param){.rank = 2, .shape = {L, D}, .group = GROUP_HIDDEN, .init_std = config->init_std},
-        bias, "layers.%lld.moe.latent_down", (long long)layer);
+        bias, "moe.latent_down");
     space->up = linear_declare(work,
                                (Param){.rank = 2,
                                        .shape = {D, L},
                                        .group = GROUP_HIDDEN,
                                        .init_std = model_residual_std(config)},
-                               bias, "layers.%lld.moe.latent_up", (long long)layer);
+                               bias, "moe.latent_up");
 }
 
 void latent_space_layout(LatentSpace *space, Work *work, Arena *activations, Arena *scratch) {

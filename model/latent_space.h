@@ -17,7 +17,7 @@ typedef struct LatentSpace {
     Tensor dz, dsum; // (N, L) stored, scratch
 } LatentSpace;
 
-void latent_space_declare(LatentSpace *space, Work *work, int64_t layer, MoeShape shape);
+void latent_space_declare(LatentSpace *space, Work *work, MoeShape shape);
 // The caller holds the mark of its scratch.
 void latent_space_layout(LatentSpace *space, Work *work, Arena *activations, Arena *scratch);
 void latent_space_bound(const ModelConfig *config, MoeShape shape, LayerBound *bound);

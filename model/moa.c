@@ -38,21 +38,19 @@ static void declare(void *self, Work *work, int64_t layer) {
     moa->positions = model_positions(config, layer);
     router_declare(&moa->router, ROUTER_OF_MIXER,
                    (MoeShape){.experts = E, .scored = E, .top_k = K, .slots = K}, work, layer);
-    moa->query = linear_declare(work, expert, bias->qkv, "layers.%lld.attention.experts.query",
-                                (long long)layer);
+    moa->query = linear_declare(work, expert, bias->qkv, "attention.experts.query");
     moa->kv = linear_declare(work,
                              (Param){.rank = 2,
                                      .shape = {s.d_head + s.d_value, D},
                                      .fused = {s.d_head, s.d_value},
                                      .group = GROUP_HIDDEN,
                                      .init_std = config->init_std},
-                             bias->qkv, "layers.%lld.attention.kv", (long long)layer);
-    query_key_norm_declare(&moa->norm, work, layer);
+                             bias->qkv, "attention.kv");
+    query_key_norm_declare(&moa->norm, work);
     expert.shape[1] = D;
     expert.shape[2] = s.d_value;
     expert.init_std = model_residual_std(config);
-    moa->output = linear_declare(work, expert, bias->output, "layers.%lld.attention.experts.output",
-                                 (long long)layer);
+    moa->output = linear_declare(work, expert, bias->output, "attention.experts.output");
 }
 
 static void layout_scratch(MoaLayer *moa, Work *work, Arena *activations, Arena *scratch) {

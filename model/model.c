@@ -90,9 +90,11 @@ static void declare_params(Model *model) {
     positions_declare(&model->positions, work);
     gradients_add_bucket(&model->gradients, &model->params);
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
+        param_scope(&model->params, "layers", layer);
         block_declare(&model->blocks[layer], work, layer);
         gradients_add_bucket(&model->gradients, &model->params);
     }
+    param_scope(&model->params, NULL, 0);
     if (has_final_norm(model)) norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
     gradients_add_bucket(&model->gradients, &model->params);

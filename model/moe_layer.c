@@ -22,9 +22,9 @@ static void declare(void *self, Work *work, int64_t layer) {
     MoeLayer *moe = self;
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, ROUTER_OF_FEED_FORWARD, moe->shape, work, layer);
-    latent_space_declare(&moe->latent, work, layer, moe->shape);
+    latent_space_declare(&moe->latent, work, moe->shape);
     experts_declare(&moe->experts, moe->shape, work, layer);
-    shared_experts_declare(&moe->shared, work, layer, moe->shape);
+    shared_experts_declare(&moe->shared, work, moe->shape);
 }
 
 // Capacities of documents are rounded up for each of them: choices alone bound what they let

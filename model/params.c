@@ -59,17 +59,24 @@ static void place_row(ParamTable *table, Param *row) {
     if (row->few_rows) table->marks += row->count;
 }
 
+void param_scope(ParamTable *table, const char *prefix, int64_t number) {
+    table->scope[0] = 0;
+    if (prefix) snprintf(table->scope, sizeof table->scope, "%s.%lld.", prefix, (long long)number);
+}
+
 int param_add(ParamTable *table, Param row, const char *name_format, ...) {
     if (table->count == table->capacity) {
         table->capacity = table->capacity > 0 ? 2 * table->capacity : 64;
         table->rows = realloc(table->rows, (size_t)table->capacity * sizeof *table->rows);
         CHECK_MEMORY(table->rows, "no memory for a table of %d parameters", table->capacity);
     }
+    int scope = snprintf(row.name, sizeof row.name, "%s", table->scope);
+    size_t room = sizeof row.name - (size_t)scope;
     va_list args;
     va_start(args, name_format);
-    int length = vsnprintf(row.name, sizeof row.name, name_format, args);
+    int length = vsnprintf(row.name + scope, room, name_format, args);
     va_end(args);
-    CHECK(length < (int)sizeof row.name, "parameter name %s… is too long", row.name);
+    CHECK(length < (int)room, "parameter name %s… is too long", row.name);
     place_row(table, &row);
     table->rows[table->count] = row;
     return table->count++;

@@ -81,6 +81,7 @@ typedef struct ParamTable {
     int64_t ep_size, ep_rank;     // the group that shares rows added as PARAM_EXPERT; 0: all here
     int64_t elements[PARAM_RUNS]; // length of each run, padding included
     int64_t marks;                // local rows of all parameters of few_rows
+    char scope[32];               // what names of rows to come begin with (param_scope)
 } ParamTable;
 
 // The flat runs of one thing of every parameter: values, their bf16 copy, gradients, or a moment of
@@ -96,6 +97,9 @@ typedef struct ParamSet {
 // comment in Param are read; shape[0] of an expert row is the global number of experts.
 int param_add(ParamTable *table, Param row, const char *name_format, ...)
     __attribute__((format(printf, 3, 4)));
+
+// Names of the rows to come begin with "PREFIX.NUMBER."; NULL: with nothing.
+void param_scope(ParamTable *table, const char *prefix, int64_t number);
 
 void param_table_free(ParamTable *table); // legal on a zeroed one
 // The same rows under the same numbers, of which only those with keep[i] take room in the runs of a

@@ -30,13 +30,12 @@ static void half_declare(KeyHalf *half, const PeerLayer *peer, Work *work, const
                    .shape = {peer->heads * peer->d_key, config->d_model},
                    .group = GROUP_HIDDEN,
                    .init_std = config->init_std};
-    half->query = linear_declare(work, query, false, "layers.%lld.peer.query_%s",
-                                 (long long)peer->layer, which);
+    half->query = linear_declare(work, query, false, "peer.query_%s", which);
     half->keys = param_add(work->params,
                            (Param){.rank = 2,
                                    .shape = {peer->n, peer->d_key},
                                    .init_std = 1 / sqrt((double)peer->d_key)},
-                           "layers.%lld.peer.keys_%s", (long long)peer->layer, which);
+                           "peer.keys_%s", which);
 }
 
 static int table_declare(const PeerLayer *peer, Work *work, const char *name, double init_std) {
@@ -49,7 +48,7 @@ static int table_declare(const PeerLayer *peer, Work *work, const char *name, do
                              .init_std = init_std,
                              .few_rows = true,
                              .active = active < 1 ? active : 1},
-                     "layers.%lld.peer.experts.%s", (long long)peer->layer, name);
+                     "peer.experts.%s", name);
 }
 
 static void declare(void *self, Work *work, int64_t layer) {

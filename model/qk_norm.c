@@ -9,17 +9,15 @@ static QkNorm values_of(const QueryKeyNorm *norm, const Work *work) {
                     work_value(work, norm->k_weight)};
 }
 
-void query_key_norm_declare(QueryKeyNorm *norm, Work *work, int64_t layer) {
+void query_key_norm_declare(QueryKeyNorm *norm, Work *work) {
     QkNormKind kind = kind_of(work);
     if (kind == QK_NORM_NONE) return;
     AttentionShape s = work->config->attention.shape;
     Param weight = {.rank = 1, .init = INIT_ONES, .group = GROUP_NO_DECAY};
     weight.shape[0] = qk_norm_q_width(s, kind);
-    norm->q_weight =
-        param_add(work->params, weight, "layers.%lld.attention.q_norm", (long long)layer);
+    norm->q_weight = param_add(work->params, weight, "attention.q_norm");
     weight.shape[0] = qk_norm_k_width(s, kind);
-    norm->k_weight =
-        param_add(work->params, weight, "layers.%lld.attention.k_norm", (long long)layer);
+    norm->k_weight = param_add(work->params, weight, "attention.k_norm");
 }
 
 void query_key_norm_layout(QueryKeyNorm *norm, Work *work, Arena *activations, Arena *scratch) {

@@ -13,7 +13,7 @@ typedef struct QueryKeyNorm {
     Tensor dq, dk;          // (N, widths of the weights) scratch of the backward pass
 } QueryKeyNorm;
 
-void query_key_norm_declare(QueryKeyNorm *norm, Work *work, int64_t layer);
+void query_key_norm_declare(QueryKeyNorm *norm, Work *work);
 void query_key_norm_layout(QueryKeyNorm *norm, Work *work, Arena *activations, Arena *scratch);
 // Where the rows (N, W) of the projection go that query_key_norm_forward makes `out` of: out itself
 // where there is no norm.

@@ -27,18 +27,17 @@ void router_declare(Router *router, RouterPlace place, MoeShape shape, Work *wor
                     .init_std = config->init_std};
     init_linear(config, &weight);
     if (scale > 0) weight.init_std *= scale;
-    router->weight = param_add(work->params, weight, "layers.%lld.%s.router", (long long)layer, of);
+    router->weight = param_add(work->params, weight, "%s.router", of);
     if (config->moe.gate_bias)
         router->gate_bias = param_add(work->params,
                                       (Param){.rank = 1,
                                               .shape = {router->shape.scored},
                                               .init = INIT_ZEROS,
                                               .group = GROUP_NO_DECAY},
-                                      "layers.%lld.%s.router.bias", (long long)layer, of);
+                                      "%s.router.bias", of);
     bool hashed = moe_is_hashed(&config->moe, layer) && !is_of_mixer(router);
     if (config->moe.router.kind == NOISY_TOPK && !hashed)
-        router->noise =
-            param_add(work->params, weight, "layers.%lld.%s.router_noise", (long long)layer, of);
+        router->noise = param_add(work->params, weight, "%s.router_noise", of);
     if (!hashed) router_declare_bias(router, work);
 }
 

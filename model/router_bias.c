@@ -68,8 +68,7 @@ void router_declare_bias(Router *router, Work *work) {
                                      .init = INIT_ZEROS,
                                      .group = GROUP_NO_DECAY,
                                      .update = UPDATE_RULE},
-                             "layers.%lld.%s.router_bias", (long long)router->layer,
-                             ROUTER_NAMES[router->place].params);
+                             "%s.router_bias", ROUTER_NAMES[router->place].params);
 }
 
 void router_layout_bias(Router *router, Work *work, Arena *activations) {

@@ -20,13 +20,11 @@ static int64_t gate_width(const SharedExperts *shared) {
     return shared->join == SHARED_MIXED ? 2 : 1;
 }
 
-void shared_experts_declare(SharedExperts *shared, Work *work, int64_t layer, MoeShape shape) {
+void shared_experts_declare(SharedExperts *shared, Work *work, MoeShape shape) {
     const ModelConfig *config = work->config;
     int64_t width = shared_experts_width(&config->moe, shape);
     if (width == 0) return;
-    char name[PARAM_NAME_BYTES];
-    snprintf(name, sizeof name, "layers.%lld.moe.shared", (long long)layer);
-    feed_forward_declare(&shared->ffn, work, width, name);
+    feed_forward_declare(&shared->ffn, work, width, "moe.shared");
     shared->join = join_of(config, shape);
     if (shared->join == SHARED_ADDED) return;
     bool mixed = shared->join == SHARED_MIXED;
@@ -34,8 +32,8 @@ void shared_experts_declare(SharedExperts *shared, Work *work, int64_t layer, Mo
                   .shape = {gate_width(shared), config->d_model},
                   .readout = true,
                   .init_std = config->init_std};
-    shared->gate = linear_declare(work, gate, mixed && BIASES[config->bias].feed_forward, "%s.%s",
-                                  name, mixed ? "coefficient" : "gate");
+    shared->gate = linear_declare(work, gate, mixed && BIASES[config->bias].feed_forward,
+                                  "moe.shared.%s", mixed ? "coefficient" : "gate");
 }
 
 void shared_experts_layout(SharedExperts *shared, Work *work, Arena *activations, Arena *scratch) {

@@ -31,7 +31,7 @@ typedef struct SharedExperts {
 
 // Their width in a layer; 0: none.
 int64_t shared_experts_width(const MoeConfig *moe, MoeShape shape);
-void shared_experts_declare(SharedExperts *shared, Work *work, int64_t layer, MoeShape shape);
+void shared_experts_declare(SharedExperts *shared, Work *work, MoeShape shape);
 // The caller holds the mark of its scratch.
 void shared_experts_layout(SharedExperts *shared, Work *work, Arena *activations, Arena *scratch);
 void shared_experts_bound(const ModelConfig *config, MoeShape shape, LayerBound *bound);

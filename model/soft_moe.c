@@ -29,7 +29,7 @@ static void declare(void *self, Work *work, int64_t layer) {
                  .shape = {soft->slots, config->d_model},
                  .readout = true,
                  .init_std = config->init_std};
-    soft->phi = linear_declare(work, phi, false, "layers.%lld.moe.slots", (long long)layer);
+    soft->phi = linear_declare(work, phi, false, "moe.slots");
     experts_declare(&soft->experts, soft->shape, work, layer);
 }
 

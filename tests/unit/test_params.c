@@ -121,8 +121,21 @@ static void a_model_is_small(void **state) {
     assert_in_range(sizeof(Model), 1, 65536);
 }
 
+static void names_begin_with_the_scope(void **state) {
+    (void)state;
+    ParamTable table = {0};
+    param_scope(&table, "layers", 3);
+    param_add(&table, (Param){.rank = 1, .shape = {5}}, "%s_norm", "ffn");
+    param_scope(&table, NULL, 0);
+    param_add(&table, (Param){.rank = 1, .shape = {5}}, "final_norm");
+    assert_string_equal(table.rows[0].name, "layers.3.ffn_norm");
+    assert_string_equal(table.rows[1].name, "final_norm");
+    param_table_free(&table);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_begin_with_the_scope),
         cmocka_unit_test(a_table_takes_as_many_rows_as_there_are),
         cmocka_unit_test(each_kind_of_row_has_its_run),
         cmocka_unit_test(a_row_changed_by_a_rule_has_a_value_and_nothing_else),
