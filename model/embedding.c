@@ -23,8 +23,7 @@ void head_declare(Embedding *embedding, Work *work) {
 }
 
 void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Arena *scratch) {
-    int64_t N = work->shape.N, D = work->config->d_model, V = work->config->vocab_size;
-    embedding->out = arena_2d(activations, F32, N, D);
+    int64_t N = work->shape.N, V = work->config->vocab_size;
     if (work->config->logit_softcap > 0 && work->training)
         embedding->capped = arena_2d(activations, work->storage, N, V);
     size_t mark = arena_mark(scratch);
@@ -32,25 +31,28 @@ void embedding_layout(Embedding *embedding, Work *work, Arena *activations, Aren
     arena_release(scratch, mark);
 }
 
+void lookup_layout(Lookup *lookup, Work *work, Arena *activations) {
+    lookup->out = arena_2d(activations, F32, work->shape.N, work->config->d_model);
+}
+
 // 0 and 1 mean none.
 static bool is_scaled(double factor) {
     return factor != 0 && factor != 1;
 }
 
-Tensor embedding_layer_forward(Embedding *embedding, Work *work, Tensor tokens) {
-    embedding->tokens = tokens;
-    embedding_forward(work->dev, embedding->out, tokens, work_value(work, embedding->table));
+Tensor lookup_forward(Lookup *lookup, const Embedding *embedding, Work *work, Tensor tokens) {
+    lookup->tokens = tokens;
+    embedding_forward(work->dev, lookup->out, tokens, work_value(work, embedding->table));
     if (is_scaled(work->config->embedding_scale))
-        multiply_by(work->dev, embedding->out, embedding->out,
-                    (float)work->config->embedding_scale);
-    return embedding->out;
+        multiply_by(work->dev, lookup->out, lookup->out, (float)work->config->embedding_scale);
+    return lookup->out;
 }
 
-void embedding_layer_backward(Embedding *embedding, Work *work, Tensor dout) {
+void lookup_backward(Lookup *lookup, const Embedding *embedding, Work *work, Tensor dout) {
     if (is_scaled(work->config->embedding_scale))
         multiply_by(work->dev, dout, dout, (float)work->config->embedding_scale);
-    embedding_backward(work->dev, work_gradient(work, embedding->table), dout, embedding->tokens,
-                       work->shape.dense_parts, embedding->order);
+    embedding_backward(work->dev, work_use_gradient(work, embedding->table, lookup->share), dout,
+                       lookup->tokens, work->shape.dense_parts, embedding->order);
 }
 
 // The factor is taken into x, which is the smaller of the two.
@@ -64,14 +66,14 @@ void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {
     if (work->training) copy(work->dev, embedding->capped, logits);
 }
 
-void head_backward(Embedding *embedding, Work *work, Tensor dx, Tensor dlogits, Tensor x) {
+void head_backward(Embedding *embedding, Work *work, int share, Tensor dx, Tensor dlogits,
+                   Tensor x) {
     const ModelConfig *config = work->config;
     double factor = logit_factor(config);
     if (config->logit_softcap > 0)
         softcap_backward(work->dev, dlogits, dlogits, embedding->capped,
                          (float)config->logit_softcap);
-    Tensor dhead =
-        embedding->tied ? work->head_gradient : work_gradient(work, embedding->head.weight);
+    Tensor dhead = work_use_gradient(work, embedding->head.weight, share);
     linear_backward_into(work, embedding->head, dhead, dx, dlogits, x);
     if (is_scaled(factor)) multiply_by(work->dev, dx, dx, (float)factor);
 }

@@ -1,6 +1,7 @@
 #include "model/gradients.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/integers.h"
 
@@ -11,7 +12,7 @@ static bool by_tree(const Work *work) {
 // ---- layout -------------------------------------------------------------------------------------
 
 void gradients_init(Gradients *gradients) {
-    *gradients = (Gradients){.tied = -1};
+    *gradients = (Gradients){0};
 }
 
 void gradients_free(Gradients *gradients) {
@@ -38,8 +39,11 @@ int gradients_add_bucket(Gradients *gradients, const ParamTable *table) {
     return gradients->count++;
 }
 
-void gradients_tie(Gradients *gradients, int row) {
-    gradients->tied = row;
+int gradients_add_share(Gradients *gradients, int row) {
+    CHECK(gradients->share_count < GRADIENT_SHARES_MAX, "more than %d shares of gradients",
+          (int)GRADIENT_SHARES_MAX);
+    gradients->shared[gradients->share_count] = row;
+    return gradients->share_count++;
 }
 
 // Whether a gradient's rows are marked: where it is nobody's sum with another's, which would have
@@ -49,27 +53,28 @@ static bool marks_rows(const Work *work) {
            work->shape.expert_replicas == 1;
 }
 
+static const Param *shared_row(const Gradients *gradients, const Work *work, int share) {
+    return &work->params->rows[gradients->shared[share]];
+}
+
 static GradientSet layout_set(const Gradients *gradients, const Work *work, Arena *arena) {
     GradientSet set = {.params = param_set_layout(work->params, arena, F32)};
     if (marks_rows(work)) set.params.marks = arena_1d(arena, I32, work->params->marks);
-    if (gradients->tied >= 0) {
-        const Param *row = &work->params->rows[gradients->tied];
-        set.head = arena_2d(arena, F32, row->shape[0], row->shape[1]);
+    for (int i = 0; i < gradients->share_count; i++) {
+        const Param *row = shared_row(gradients, work, i);
+        set.shares[i] = arena_2d(arena, F32, row->shape[0], row->shape[1]);
     }
     return set;
 }
 
-static int64_t tied_elements(const Gradients *gradients, const Work *work) {
-    return gradients->tied >= 0 ? param_elements(&work->params->rows[gradients->tied]) : 0;
-}
-
 // The longest piece that is summed over ranks at once.
 static int64_t longest(const Gradients *gradients, const Work *work) {
-    int64_t most = tied_elements(gradients, work);
+    int64_t most = 0;
+    for (int i = 0; i < gradients->share_count; i++)
+        most = larger(most, param_elements(shared_row(gradients, work, i)));
     for (int i = 0; i < gradients->count; i++)
         for (int run = 0; run < GRADIENT_RUNS; run++)
-            if (gradients->buckets[i].elements[run] > most)
-                most = gradients->buckets[i].elements[run];
+            most = larger(most, gradients->buckets[i].elements[run]);
     return most;
 }
 
@@ -79,10 +84,20 @@ static int64_t scratch_elements(const Gradients *gradients, const Work *work) {
                   all_reduce_scratch_elements((int)work->shape.expert_replicas, most));
 }
 
+// From here on layers write into that set.
+static void use_set(Work *work, GradientSet set) {
+    work->gradients = set.params;
+    memcpy(work->shares, set.shares, sizeof work->shares);
+}
+static GradientSet set_in_use(const Work *work) {
+    GradientSet set = {.params = work->gradients};
+    memcpy(set.shares, work->shares, sizeof set.shares);
+    return set;
+}
+
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch) {
-    GradientSet current = layout_set(gradients, work, arena);
-    work->gradients = gradients->sum = current.params;
-    work->head_gradient = current.head;
+    use_set(work, layout_set(gradients, work, arena));
+    gradients->sum = work->gradients;
     gradients->waiting_count = 0;
     for (int64_t m = work->shape.micro_batches - 1; by_tree(work) && m > 0; m /= 2) {
         CHECK(gradients->waiting_count < WAITING_MAX, "%lld micro-batches",
@@ -94,14 +109,14 @@ void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scr
     gradients->scratch =
         arena_1d(scratch, F32, by_tree(work) ? scratch_elements(gradients, work) : 0);
     if (gradients->pending) return;
-    size_t most = (size_t)gradients->count * GRADIENT_RUNS + 1;
+    size_t most = (size_t)gradients_sums(gradients);
     gradients->pending = calloc(most, sizeof *gradients->pending);
     CHECK_MEMORY(gradients->pending, "no memory for %zu sums of gradients", most);
 }
 
 size_t gradients_host_bytes(const Gradients *gradients) {
     return (size_t)gradients->capacity * sizeof *gradients->buckets +
-           ((size_t)gradients->count * GRADIENT_RUNS + 1) * sizeof *gradients->pending;
+           (size_t)gradients_sums(gradients) * sizeof *gradients->pending;
 }
 
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
@@ -113,17 +128,20 @@ int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
                  all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32);
     }
     if (!by_tree(work)) return bytes;
-    bytes += all_reduce_sum_sent_bytes(world, tied_elements(gradients, work), F32);
+    for (int i = 0; i < gradients->share_count; i++)
+        bytes +=
+            all_reduce_sum_sent_bytes(world, param_elements(shared_row(gradients, work, i)), F32);
     return work->shape.micro_batches * bytes;
 }
 
 // ---- one micro-batch ----------------------------------------------------------------------------
 
 int64_t gradients_sums(const Gradients *gradients) {
-    return (int64_t)gradients->count * GRADIENT_RUNS + 1;
+    return (int64_t)gradients->count * GRADIENT_RUNS + gradients->share_count;
 }
 ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece) {
-    return piece == gradients_sums(gradients) - 1 ? RUN_DENSE : (ParamRun)(piece % GRADIENT_RUNS);
+    bool share = piece >= (int64_t)gradients->count * GRADIENT_RUNS;
+    return share ? RUN_DENSE : (ParamRun)(piece % GRADIENT_RUNS);
 }
 
 static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tensor x,
@@ -137,23 +155,30 @@ static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tens
         group, x, work->shape.reduce_order, gradients->scratch, TRAFFIC_GRADIENTS);
 }
 
-// Adds the head's share to the gradient of a tied table: by the fixed tree after both were summed
-// over the step, since each is a tree of its own.
-static void join_head(const Gradients *gradients, Work *work) {
-    if (gradients->tied < 0) return;
-    Tensor dtable = work_gradient(work, gradients->tied);
-    add(work->dev, dtable, dtable, work->head_gradient);
+static bool in_bucket(const GradientBucket *bucket, const Param *row) {
+    int64_t at = row->offset - bucket->first[row->run];
+    return at >= 0 && at < bucket->elements[row->run];
 }
 
-void gradients_head_ready(Gradients *gradients, Work *work) {
-    if (gradients->tied >= 0 && by_tree(work))
-        begin_sum(gradients, work, work->groups.world, work->head_gradient,
-                  gradients_sums(gradients) - 1);
+// Adds shares to the gradients of a bucket's rows: by the fixed tree after both were summed over
+// the step, since each is a tree of its own.
+static void join_shares(const Gradients *gradients, Work *work, int bucket) {
+    for (int i = 0; i < gradients->share_count; i++) {
+        if (!in_bucket(&gradients->buckets[bucket], shared_row(gradients, work, i))) continue;
+        Tensor own = work_gradient(work, gradients->shared[i]);
+        add(work->dev, own, own, work->shares[i]);
+    }
+}
+
+void gradients_share_ready(Gradients *gradients, Work *work, int share) {
+    if (by_tree(work))
+        begin_sum(gradients, work, work->groups.world, work->shares[share],
+                  (int64_t)gradients->count * GRADIENT_RUNS + share);
 }
 
 void gradients_ready(Gradients *gradients, Work *work, int bucket) {
     const GradientBucket *ready = &gradients->buckets[bucket];
-    if (bucket == 0 && !by_tree(work)) join_head(gradients, work);
+    if (!by_tree(work)) join_shares(gradients, work, bucket);
     for (int run = 0; run < GRADIENT_RUNS; run++) {
         int64_t first = ready->first[run], elements = ready->elements[run];
         if (elements == 0) continue;
@@ -184,17 +209,17 @@ static void accumulate(Gradients *gradients, Work *work) {
             for (int run = 0; run < GRADIENT_RUNS; run++)
                 add(work->dev, work->gradients.run[run], waiting->params.run[run],
                     work->gradients.run[run]);
-            if (gradients->tied >= 0)
-                add(work->dev, work->head_gradient, waiting->head, work->head_gradient);
+            for (int i = 0; i < gradients->share_count; i++)
+                add(work->dev, work->shares[i], waiting->shares[i], work->shares[i]);
         } else if (!last) {
             GradientSet rested = *waiting;
-            *waiting = (GradientSet){work->gradients, work->head_gradient};
-            work->gradients = rested.params;
-            work->head_gradient = rested.head;
+            *waiting = set_in_use(work);
+            use_set(work, rested);
             return;
         }
     }
-    if (last) join_head(gradients, work);
+    for (int bucket = 0; last && bucket < gradients->count; bucket++)
+        join_shares(gradients, work, bucket);
     gradients->sum = work->gradients;
 }
 

@@ -1,6 +1,9 @@
 // The sums of gradients: over ranks while the layers below still compute, and over the
 // micro-batches of a step. Layers write into work->gradients and know nothing of it.
 //
+// A parameter that is used several times has a share of its gradient for each further use: by the
+// fixed tree each is a sum of its own, and all are added after the step.
+//
 // Gradients are summed in buckets, each the part of the parameters that is ready at one moment of
 // the backward pass: the embedding, each layer, final norm and head. Dense gradients are summed
 // over all ranks, expert gradients over the ranks that hold the same experts.
@@ -23,7 +26,7 @@ typedef struct GradientBucket {
 
 typedef struct GradientSet {
     ParamSet params;
-    Tensor head; // the logits' share of a tied table (V, D), a sum of its own; else no data
+    Tensor shares[GRADIENT_SHARES_MAX]; // sums of their own; else no data
 } GradientSet;
 
 // levels of the tree over micro-batches, of which there are at most a million
@@ -32,7 +35,7 @@ enum { WAITING_MAX = 20 };
 typedef struct Gradients {
     GradientBucket *buckets;
     int count, capacity;
-    int tied; // the row of the table that has a head's share; -1: none
+    int shared[GRADIENT_SHARES_MAX], share_count; // the row of the table of each share
     // The gradients of the step: complete after its last micro-batch. A set of their own only where
     // micro-batches are added one after the other.
     ParamSet sum;
@@ -53,23 +56,23 @@ void gradients_free(Gradients *gradients); // legal on a zeroed struct
 // The rows added to the table since the last call are ready together. Returns the bucket's number;
 // they count from 0.
 int gradients_add_bucket(Gradients *gradients, const ParamTable *table);
-// Row `row` of the table, in bucket 0, is the head too: work->head_gradient takes the logits' share
-// of its gradient.
-void gradients_tie(Gradients *gradients, int row);
+// A further use of dense row `row` of the table: work->shares, under the number that is returned,
+// takes its gradient.
+int gradients_add_share(Gradients *gradients, int row);
 
 // Places work's gradients and all sums, after the last bucket was added.
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch);
-// Pieces that local_sums tells apart: each bucket's dense and expert parts, and the head's share of
-// a tied table, which counts as dense.
+// Pieces that local_sums tells apart: each bucket's dense and expert parts, and shares, which count
+// as dense.
 int64_t gradients_sums(const Gradients *gradients);
 ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece);
 // Bytes of the host's memory, and of those that one rank sends in a step.
 size_t gradients_host_bytes(const Gradients *gradients);
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work);
 
-// The backward pass of a micro-batch has finished the head's share of a tied table, or a bucket.
+// The backward pass of a micro-batch has finished a share, or a bucket and all shares of its rows.
 // Collective over world and expert_replicas, in the same order on every rank.
-void gradients_head_ready(Gradients *gradients, Work *work);
+void gradients_share_ready(Gradients *gradients, Work *work, int share);
 void gradients_ready(Gradients *gradients, Work *work, int bucket);
 // All buckets are ready: waits for the ranks and takes the micro-batch into the step's sum.
 // Collective likewise.

@@ -98,7 +98,9 @@ static void declare_params(Model *model) {
     if (has_final_norm(model)) norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
     gradients_add_bucket(&model->gradients, &model->params);
-    if (model->embedding.tied) gradients_tie(&model->gradients, model->embedding.table);
+    model->input.share = model->head_share = OWN_GRADIENT;
+    if (model->embedding.tied)
+        model->head_share = gradients_add_share(&model->gradients, model->embedding.table);
 }
 
 static void layout_parameters(Model *model) {
@@ -129,6 +131,7 @@ static void layout(Model *model) {
     if (work->training) gradients_layout(&model->gradients, work, &model->gradient_arena, scratch);
     model->dx = arena_2d(scratch, F32, work->shape.N, model->config.d_model);
     embedding_layout(&model->embedding, work, activations, scratch);
+    lookup_layout(&model->input, work, activations);
     positions_layout(&model->positions, model->owner ? &model->owner->positions : NULL, work,
                      &model->parameter_arena, scratch);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
@@ -350,24 +353,21 @@ static void output_forward(Model *model, Residual x) {
 // From dlogits, left by the loss, to dx.
 static void output_backward(Model *model, Tensor dx) {
     Work *work = &model->work;
-    Tensor dlogits = model->loss.logits;
-    if (!has_final_norm(model)) {
-        head_backward(&model->embedding, work, dx, dlogits, model->head_in);
-        gradients_head_ready(&model->gradients, work);
-        return;
-    }
-    Tensor dnorm = model->final_norm.out; // the norm's output is not needed after the head
-    head_backward(&model->embedding, work, dnorm, dlogits, model->head_in);
-    gradients_head_ready(&model->gradients, work);
+    // the norm's output is not needed after the head
+    Tensor dhead_in = has_final_norm(model) ? model->final_norm.out : dx;
+    int share = model->head_share;
+    head_backward(&model->embedding, work, share, dhead_in, model->loss.logits, model->head_in);
+    if (share != OWN_GRADIENT) gradients_share_ready(&model->gradients, work, share);
+    if (!has_final_norm(model)) return;
     fill_zero(work->dev, dx);
-    norm_backward(&model->final_norm, work, dx, dnorm);
+    norm_backward(&model->final_norm, work, dx, dhead_in);
 }
 
 // The stream that the first block takes in.
 static Residual input_forward(Model *model, Tensor tokens) {
     Work *work = &model->work;
     work->tokens = tokens;
-    Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
+    Residual x = {.x = lookup_forward(&model->input, &model->embedding, work, tokens)};
     positions_embed(&model->positions, work, x.x, 0);
     double dropout = model->config.embedding_dropout;
     if (dropout_is_due(work, dropout))
@@ -403,7 +403,7 @@ static void backward(Model *model) {
     double dropout = model->config.embedding_dropout;
     if (dropout_is_due(work, dropout)) drop_tokens(work, dx, dx, dropout, RNG_DROPOUT_EMBEDDING, 0);
     positions_embed_backward(&model->positions, work, dx);
-    embedding_layer_backward(&model->embedding, work, dx);
+    lookup_backward(&model->input, &model->embedding, work, dx);
     gradients_ready(gradients, work, --bucket);
     gradients_finish(gradients, work);
 }
@@ -528,7 +528,7 @@ Tensor model_decode(Model *model, KvCache *cache, Tensor tokens, int64_t positio
     take_memory(model);
     work->tokens = tokens;
     work->step.first_token = position; // whatever is drawn for it, as in a pass over all positions
-    Residual x = {.x = embedding_layer_forward(&model->embedding, work, tokens)};
+    Residual x = {.x = lookup_forward(&model->input, &model->embedding, work, tokens)};
     positions_embed(&model->positions, work, x.x, position);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         x = block_decode(&model->blocks[layer], work, &model->stats, x, cache->layers[layer],

@@ -53,9 +53,11 @@ typedef struct Model {
 
     // What computes, bottom to top.
     Embedding embedding;
+    Lookup input;
     Positions positions;
     Block *blocks;   // (layers)
     Norm final_norm; // where model.norm_place has one
+    int head_share;  // of the table's gradient, where it is tied
     // (N, D) stored: what the head reads; a copy of the stream where that is narrower, and no norm
     Tensor head_in, head_copy;
     Loss loss;

@@ -68,6 +68,9 @@ typedef struct Step {
     const int32_t *sources; // (B) of the data, of this rank's windows, on the host; NULL: not known
 } Step;
 
+// Of gradients that parameters have beside their own, at most (gradients.h).
+enum { GRADIENT_SHARES_MAX = 17 };
+
 // Updates of a parameter's rows that wait until somebody names the row. `listed` (rows + 1) i32 as
 // list_names has it. Not collective.
 typedef struct RowKeeper {
@@ -87,9 +90,9 @@ typedef struct Work {
 
     ParamTable *params;
     ParamSet values;
-    ParamSet gradients;   // of the micro-batch at work (gradients.h)
-    Tensor head_gradient; // (V, D) f32: the logits' share of the gradient of a tied table
-    ParamSet matrices;    // the values for matrix products: a bf16 copy, or the values themselves
+    ParamSet gradients;                 // of the micro-batch at work (gradients.h)
+    Tensor shares[GRADIENT_SHARES_MAX]; // f32, each of its parameter's shape (work_use_gradient)
+    ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
     const NarrowWeights *narrow; // instead of them; NULL: none
     const Positions *positions;
 
@@ -118,6 +121,13 @@ static inline Tensor work_matrix(const Work *work, int param) {
 }
 static inline Tensor work_gradient(const Work *work, int param) {
     return param_tensor(work->params, work->gradients, param);
+}
+
+// A parameter that is used several times: each further use has a share of the gradient, so that the
+// tree over shards sums the uses apart.
+enum { OWN_GRADIENT = -1 }; // of the first use, in place of a share
+static inline Tensor work_use_gradient(const Work *work, int param, int share) {
+    return share == OWN_GRADIENT ? work_gradient(work, param) : work->shares[share];
 }
 
 // Random numbers of a layer in this step. Their index begins with the token's number,

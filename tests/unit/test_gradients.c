@@ -20,7 +20,7 @@ static void add_rows(ParamTable *table, Gradients *gradients) {
     gradients_add_bucket(gradients, table);
     param_add(table, (Param){.rank = 1, .shape = {5}}, "norm"); // 16
     gradients_add_bucket(gradients, table);
-    gradients_tie(gradients, embedding);
+    gradients_add_share(gradients, embedding);
 }
 
 static void buckets_cover_every_gradient_once(void **state) {
