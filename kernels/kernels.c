@@ -223,6 +223,14 @@ void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, fl
     dev->backend->op.cross_entropy(dev, losses, logits, targets, scale);
 }
 
+void count_right_guesses(Device *dev, Tensor counts, Tensor logits, Tensor targets) {
+    int64_t N = logits.shape[0], V = logits.shape[1];
+    CHECK_SHAPE_2D(logits, storage(logits), N, V);
+    CHECK_SHAPE_1D(counts, I64, 2);
+    CHECK_SHAPE_1D(targets, I32, N);
+    dev->backend->op.count_right_guesses(dev, counts, logits, targets);
+}
+
 // ---- elementwise and sums -----------------------------------------------------------------------
 
 static void check_elements(const char *what, Tensor a, Tensor b) {

@@ -156,6 +156,10 @@ void dropout(Device *dev, Tensor out, Tensor x, Dropout rule);
 //   losses (N)   logits (N, V) T   targets (N) i32
 enum { NO_TARGET = -1 };
 void cross_entropy(Device *dev, Tensor losses, Tensor logits, Tensor targets, float scale);
+// counts[0] += rows that have a target; counts[1] += those of them where it is the first guess: the
+// largest logit, of equal ones the first.
+//   counts (2) i64   logits (N, V) T   targets (N) i32
+void count_right_guesses(Device *dev, Tensor counts, Tensor logits, Tensor targets);
 
 // ---- elementwise and sums -----------------------------------------------------------------------
 

@@ -115,6 +115,7 @@
        Tensor listed, int64_t K, int64_t parts)                                                    \
     /* loss */                                                                                     \
     OP(cross_entropy, Tensor losses, Tensor logits, Tensor targets, float scale)                   \
+    OP(count_right_guesses, Tensor counts, Tensor logits, Tensor targets)                          \
     /* elementwise and sums */                                                                     \
     OP(fill_zero, Tensor x)                                                                        \
     OP(copy, Tensor out, Tensor x)                                                                 \
