@@ -25,6 +25,7 @@ static const struct Part {
     {&ROUTING_OPTIONS, 0},
     {&PARALLEL_OPTIONS, 0},
     {&PEER_OPTIONS, offsetof(TrainConfig, model)},
+    {&MTP_OPTIONS, offsetof(TrainConfig, model)},
     {&CHECKPOINT_OPTIONS, 0},
     {&LOG_OPTIONS, 0},
     {&EVALUATE_OPTIONS, 0},

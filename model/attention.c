@@ -34,7 +34,7 @@ AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t lay
                           .scale = (float)attention_scale(config),
                           .softmax = config->softmax,
                           .sinks = sinks,
-                          .window = layer_value(&config->window, layer),
+                          .window = model_window(work->config, layer),
                           .bidirectional = work->config->objective == OBJECTIVE_MASKED,
                           .positions = work->step.positions,
                           .softcap = (float)config->softcap};
@@ -134,7 +134,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
 }
 
 double attention_mean_keys(const Work *work, int64_t layer) {
-    int64_t window = layer_value(&work->config->attention.window, layer);
+    int64_t window = model_window(work->config, layer);
     int64_t T = work->shape.T, most = window > 0 && window < T ? window : T;
     double mean = (double)most - (double)(most * (most - 1)) / (double)(2 * T);
     return work->config->objective == OBJECTIVE_MASKED ? 2 * mean - 1 : mean; // as many behind it

@@ -47,7 +47,7 @@ static void layout_layer(Layer *layer, Work *work, Statistics *stats, Arena *act
     layer->kind->layout(layer->state, work, stats, activations, scratch);
 }
 
-void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Arena *activations,
+void block_layout(Block *block, Work *work, bool first, Statistics *stats, Arena *activations,
                   Arena *scratch) {
     int64_t N = work->shape.N, D = work->config->d_model;
     size_t mark = arena_mark(scratch);
@@ -55,7 +55,7 @@ void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Ar
     if (work->storage != F32 || dropout_is_due(work, work->config->dropout))
         block->dout = arena_2d(scratch, work->storage, N, D);
     if (place_of(work)->norms_after) block->dsum = arena_2d(scratch, F32, N, D);
-    place_of(work)->layout(block, work, MIXER_HALF, layer == 0, activations, scratch);
+    place_of(work)->layout(block, work, MIXER_HALF, first, activations, scratch);
     layout_layer(&block->mixer, work, stats, activations, scratch);
     place_of(work)->layout(block, work, FEED_FORWARD_HALF, false, activations, scratch);
     layout_layer(&block->feed_forward, work, stats, activations, scratch);

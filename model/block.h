@@ -27,7 +27,7 @@ typedef struct Block {
     // stream's gradient as matrix products read it.
     Tensor branch, dout;
     Tensor dsum;   // (N, D) f32 scratch: the gradient before a norm, where one follows a layer
-    int64_t layer; // of the model: the stream of its dropout
+    int64_t layer; // its number (model_blocks): the stream of its dropout
 } Block;
 
 // A row of the list, by NormPlace.
@@ -49,7 +49,8 @@ extern const ChoiceTable NORM_PLACE_CHOICES;
 // block_free.
 void block_declare(Block *block, Work *work, int64_t layer);
 void block_free(Block *block); // legal on a zeroed block
-void block_layout(Block *block, Work *work, int64_t layer, Statistics *stats, Arena *activations,
+// first: the stream that it takes in has no branch.
+void block_layout(Block *block, Work *work, bool first, Statistics *stats, Arena *activations,
                   Arena *scratch);
 // What the two layers say; they are described in layer_kind.h.
 bool block_check(const Block *block, const Work *work, Error *err);

@@ -66,14 +66,16 @@ void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x) {
     if (work->training) copy(work->dev, embedding->capped, logits);
 }
 
-void head_backward(Embedding *embedding, Work *work, int share, Tensor dx, Tensor dlogits,
+void head_backward(Embedding *embedding, Work *work, HeadUse use, Tensor dx, Tensor dlogits,
                    Tensor x) {
     const ModelConfig *config = work->config;
     double factor = logit_factor(config);
     if (config->logit_softcap > 0)
         softcap_backward(work->dev, dlogits, dlogits, embedding->capped,
                          (float)config->logit_softcap);
-    Tensor dhead = work_use_gradient(work, embedding->head.weight, share);
-    linear_backward_into(work, embedding->head, dhead, dx, dlogits, x);
+    Linear head = embedding->head;
+    Tensor dhead = work_use_gradient(work, head.weight, use.weight);
+    Tensor dbias = head.bias >= 0 ? work_use_gradient(work, head.bias, use.bias) : (Tensor){0};
+    linear_backward_into(work, head, dhead, dbias, dx, dlogits, x);
     if (is_scaled(factor)) multiply_by(work->dev, dx, dx, (float)factor);
 }

@@ -20,6 +20,11 @@ typedef struct Lookup {
     Tensor out;    // (N, D)
 } Lookup;
 
+// A use of the head: shares of the gradients of its weight and bias, or OWN_GRADIENT.
+typedef struct HeadUse {
+    int weight, bias;
+} HeadUse;
+
 void embedding_declare(Embedding *embedding, Work *work);
 void head_declare(Embedding *embedding,
                   Work *work); // after the blocks: rows stand in the order of the forward pass
@@ -32,9 +37,8 @@ void lookup_backward(Lookup *lookup, const Embedding *embedding, Work *work, Ten
 //   logits (N, V), x (N, D) stored; x becomes what the head multiplies, and stays until the
 //   backward pass
 void head_forward(Embedding *embedding, Work *work, Tensor logits, Tensor x);
-//   dx (N, D), dlogits, x stored; dx overwritten, and may be f32 or x; dlogits destroyed. share: of
-//   the weight's gradient, or OWN_GRADIENT
-void head_backward(Embedding *embedding, Work *work, int share, Tensor dx, Tensor dlogits,
+//   dx (N, D), dlogits, x stored; dx overwritten, and may be f32 or x; dlogits destroyed
+void head_backward(Embedding *embedding, Work *work, HeadUse use, Tensor dx, Tensor dlogits,
                    Tensor x);
 
 #endif

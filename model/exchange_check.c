@@ -26,7 +26,7 @@ static int64_t place_of(const Work *work, int64_t layer, ExchangeWay way, Exchan
 }
 
 static int64_t places(const Work *work) {
-    return place_of(work, work->config->layers, (ExchangeWay)0, (ExchangeSide)0);
+    return place_of(work, model_blocks(work->config), (ExchangeWay)0, (ExchangeSide)0);
 }
 
 void exchange_check_layout(ExchangeCheck *check, Work *work, Statistics *stats, Arena *activations,
@@ -131,7 +131,7 @@ static bool arrived(const ExchangeCheck *check, const Work *work, const Peers *p
 }
 
 static bool find(const ExchangeCheck *check, const Work *work, const Peers *peers, Error *err) {
-    for (int64_t layer = 0; layer < work->config->layers; layer++)
+    for (int64_t layer = 0; layer < model_blocks(work->config); layer++)
         for (int way = 0; way < EXCHANGE_WAYS; way++)
             for (int64_t peer = 0; peer < work->shape.ep_size; peer++)
                 if (peer != work->shape.ep_rank &&

@@ -62,7 +62,8 @@ static GradientSet layout_set(const Gradients *gradients, const Work *work, Aren
     if (marks_rows(work)) set.params.marks = arena_1d(arena, I32, work->params->marks);
     for (int i = 0; i < gradients->share_count; i++) {
         const Param *row = shared_row(gradients, work, i);
-        set.shares[i] = arena_2d(arena, F32, row->shape[0], row->shape[1]);
+        set.shares[i] = row->rank == 1 ? arena_1d(arena, F32, row->shape[0])
+                                       : arena_2d(arena, F32, row->shape[0], row->shape[1]);
     }
     return set;
 }
@@ -171,7 +172,7 @@ static void join_shares(const Gradients *gradients, Work *work, int bucket) {
 }
 
 void gradients_share_ready(Gradients *gradients, Work *work, int share) {
-    if (by_tree(work))
+    if (share != OWN_GRADIENT && by_tree(work))
         begin_sum(gradients, work, work->groups.world, work->shares[share],
                   (int64_t)gradients->count * GRADIENT_RUNS + share);
 }

@@ -70,7 +70,8 @@ ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece);
 size_t gradients_host_bytes(const Gradients *gradients);
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work);
 
-// The backward pass of a micro-batch has finished a share, or a bucket and all shares of its rows.
+// The backward pass of a micro-batch has finished a share, unless it is OWN_GRADIENT, or a bucket
+// and all shares of its rows.
 // Collective over world and expert_replicas, in the same order on every rank.
 void gradients_share_ready(Gradients *gradients, Work *work, int share);
 void gradients_ready(Gradients *gradients, Work *work, int bucket);

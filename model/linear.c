@@ -47,16 +47,16 @@ void linear_forward(Work *work, Linear linear, Tensor y, Tensor x) {
     if (linear.bias >= 0) bias_forward(work->dev, y, as_row(work_value(work, linear.bias)), rows);
 }
 
-void linear_backward_into(Work *work, Linear linear, Tensor dweight, Tensor dx, Tensor dy,
-                          Tensor x) {
+void linear_backward_into(Work *work, Linear linear, Tensor dweight, Tensor dbias, Tensor dx,
+                          Tensor dy, Tensor x) {
     Segments rows = work_dense_rows(work);
     matmul_backward_weight(work->dev, as_matrix(dweight), dy, x, rows);
-    if (linear.bias >= 0)
-        bias_backward(work->dev, as_row(work_gradient(work, linear.bias)), dy, rows);
+    if (linear.bias >= 0) bias_backward(work->dev, as_row(dbias), dy, rows);
     if (dx.data)
         matmul_backward_input(work->dev, dx, dy, as_matrix(work_matrix(work, linear.weight)), rows);
 }
 
 void linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x) {
-    linear_backward_into(work, linear, work_gradient(work, linear.weight), dx, dy, x);
+    Tensor dbias = linear.bias >= 0 ? work_gradient(work, linear.bias) : (Tensor){0};
+    linear_backward_into(work, linear, work_gradient(work, linear.weight), dbias, dx, dy, x);
 }

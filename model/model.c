@@ -98,9 +98,11 @@ static void declare_params(Model *model) {
     if (has_final_norm(model)) norm_declare(&model->final_norm, work, "final_norm");
     head_declare(&model->embedding, work);
     gradients_add_bucket(&model->gradients, &model->params);
-    model->input.share = model->head_share = OWN_GRADIENT;
+    model->input.share = OWN_GRADIENT;
+    model->head = (HeadUse){OWN_GRADIENT, OWN_GRADIENT};
     if (model->embedding.tied)
-        model->head_share = gradients_add_share(&model->gradients, model->embedding.table);
+        model->head.weight = gradients_add_share(&model->gradients, model->embedding.table);
+    mtp_declare(&model->mtp, work, &model->embedding, &model->gradients);
 }
 
 static void layout_parameters(Model *model) {
@@ -130,18 +132,20 @@ static void layout(Model *model) {
                           model->check_exchanges);
     if (work->training) gradients_layout(&model->gradients, work, &model->gradient_arena, scratch);
     model->dx = arena_2d(scratch, F32, work->shape.N, model->config.d_model);
+    if (work->training) mtp_layout_scratch(&model->mtp, work, scratch);
     embedding_layout(&model->embedding, work, activations, scratch);
     lookup_layout(&model->input, work, activations);
     positions_layout(&model->positions, model->owner ? &model->owner->positions : NULL, work,
                      &model->parameter_arena, scratch);
     for (int64_t layer = 0; layer < model->config.layers; layer++)
-        block_layout(&model->blocks[layer], work, layer, &model->stats, activations, scratch);
+        block_layout(&model->blocks[layer], work, layer == 0, &model->stats, activations, scratch);
     if (has_final_norm(model))
         norm_layout(&model->final_norm, work, true, activations, scratch);
     else if (work->storage != F32)
         model->head_copy =
             arena_2d(activations, work->storage, work->shape.N, model->config.d_model);
     objective_of(work)->layout(&model->loss, work, activations);
+    if (work->training) mtp_layout(&model->mtp, work, &model->stats, activations, scratch);
     statistics_layout(&model->stats, work, activations);
     if (!work->training) {
         model->logits_row = arena_1d(activations, F32, model->config.vocab_size);
@@ -206,12 +210,13 @@ static void layers_of(const ModelConfig *config, int64_t layer, const LayerKind 
 LayerBound model_bound(const ModelConfig *config) {
     LayerBound bound = {.choices = 1};
     const LayerKind *kinds[2];
-    for (int64_t layer = 0; layer < config->layers; layer++) {
+    for (int64_t layer = 0; layer < model_blocks(config); layer++) {
         layers_of(config, layer, kinds);
         for (int i = 0; i < 2; i++) kinds[i]->bound(config, layer, &bound);
         bound.parameters += 8 * (double)config->d_model; // norms
         bound.kept += 10 * (double)config->d_model;      // norms and the residual stream
     }
+    mtp_bound(config, &bound);
     return bound;
 }
 
@@ -281,7 +286,7 @@ bool model_for_generation(ModelConfig *config, Error *err) {
 bool model_check(const Model *model, Error *err) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         if (!block_check(&model->blocks[layer], &model->work, err)) return false;
-    return true;
+    return !model->work.training || mtp_check(&model->mtp, &model->work, err);
 }
 
 void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
@@ -328,6 +333,7 @@ void model_free(Model *model) {
     for (int64_t layer = 0; model->blocks && layer < model->config.layers; layer++)
         block_free(&model->blocks[layer]);
     free(model->blocks);
+    mtp_free(&model->mtp);
     gradients_free(&model->gradients);
     free(model->work.shape.dense_offsets);
     statistics_free(&model->stats);
@@ -355,9 +361,9 @@ static void output_backward(Model *model, Tensor dx) {
     Work *work = &model->work;
     // the norm's output is not needed after the head
     Tensor dhead_in = has_final_norm(model) ? model->final_norm.out : dx;
-    int share = model->head_share;
-    head_backward(&model->embedding, work, share, dhead_in, model->loss.logits, model->head_in);
-    if (share != OWN_GRADIENT) gradients_share_ready(&model->gradients, work, share);
+    head_backward(&model->embedding, work, model->head, dhead_in, model->loss.logits,
+                  model->head_in);
+    gradients_share_ready(&model->gradients, work, model->head.weight);
     if (!has_final_norm(model)) return;
     fill_zero(work->dev, dx);
     norm_backward(&model->final_norm, work, dx, dhead_in);
@@ -382,19 +388,25 @@ static Residual blocks_forward(Model *model, Residual x) {
     return x;
 }
 
-static void forward(Model *model, Tensor tokens) {
-    output_forward(model, blocks_forward(model, input_forward(model, tokens)));
+// Returns the stream behind the last block.
+static Residual forward(Model *model, Tensor tokens) {
+    Residual x = blocks_forward(model, input_forward(model, tokens));
+    output_forward(model, x);
+    return has_final_norm(model) ? (Residual){.x = model->final_norm.x} : x;
 }
 
 // From dlogits, left by the loss, to the gradients of every parameter. A layer's gradients are
 // summed over ranks while the layers below it compute.
-static void backward(Model *model) {
+static void backward(Model *model, Tensor stream) {
     Work *work = &model->work;
     Gradients *gradients = &model->gradients;
     Tensor dx = model->dx;
-    int bucket = gradients->count;
+    int bucket = (int)model->config.layers + 2;
     output_backward(model, dx);
     stream_digests_output_gradient(work, dx);
+    mtp_train(&model->mtp, work,
+              (MtpShared){&model->embedding, gradients, &model->stats, model->loss.logits}, stream,
+              dx);
     gradients_ready(gradients, work, --bucket);
     for (int64_t layer = model->config.layers - 1; layer >= 0; layer--) {
         block_backward(&model->blocks[layer], work, dx);
@@ -419,10 +431,10 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
         exchange_check_clear(&model->exchange_check, work);
         if (work->digests) stream_digests_clear(work->digests, work);
     }
-    forward(model, tokens);
+    Tensor stream = forward(model, tokens).x;
     objective_of(work)->train(&model->loss, work, &model->stats, targets);
     stream_digests_losses(work, model->loss.losses);
-    backward(model);
+    backward(model, stream);
     if (micro_batch == work->shape.micro_batches - 1)
         exchange_check_add_up(&model->exchange_check, work, &model->stats);
 }
@@ -432,9 +444,15 @@ void model_set_documents(Model *model, Tensor positions, int64_t step_targets) {
     model->work.step.targets = step_targets;
 }
 
+void model_set_ahead(Model *model, Tensor tokens, Tensor targets) {
+    model->work.step.ahead_tokens = tokens;
+    model->work.step.ahead_targets = targets;
+}
+
 void model_after_step(Model *model) {
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_after_step(&model->blocks[layer], &model->work, &model->stats);
+    mtp_after_step(&model->mtp, &model->work, &model->stats);
 }
 
 Tensor model_trained_losses(const Model *model) {
@@ -567,6 +585,7 @@ LayerCost model_cost(const Model *model) {
     };
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         block_cost(&model->blocks[layer], work, &cost);
+    if (work->training) mtp_cost(&model->mtp, work, &cost);
     for (int i = 0; i < model->params.count; i++) {
         cost.scratch.rows += 1 + param_local_segments(&model->params.rows[i]);
     }

@@ -1,6 +1,7 @@
 // A Mixture-of-Experts language model, from tokens to loss and back.
 //
 //   embedding → layers × block (block.h) → norm → logits → loss
+//                                      ↘ multi-token prediction, while training
 //
 // Letters and the life of a layer (declare, layout, forward, backward) are explained in work.h.
 // Attention and dense parts are replicated on all ranks (data parallel), experts are sharded
@@ -13,6 +14,7 @@
 #include "model/exchange_check.h"
 #include "model/gradients.h"
 #include "model/loss.h"
+#include "model/multi_token_prediction.h"
 #include "model/positions.h"
 
 // How a model is cut over ranks and micro-batches.
@@ -57,10 +59,11 @@ typedef struct Model {
     Positions positions;
     Block *blocks;   // (layers)
     Norm final_norm; // where model.norm_place has one
-    int head_share;  // of the table's gradient, where it is tied
+    HeadUse head;
     // (N, D) stored: what the head reads; a copy of the stream where that is narrower, and no norm
     Tensor head_in, head_copy;
     Loss loss;
+    Mtp mtp;
     Tensor dx; // (N, D) scratch: gradient of the residual stream
 
     // What is told of a step, and of a row of logits: (V) f32, see model_read_logits.
@@ -134,6 +137,9 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
 // NULL where a sequence is one, and how many targets of the step, over all ranks, are not NO_TARGET
 // (0: all tokens; asked by training alone). Not collective.
 void model_set_documents(Model *model, Tensor positions, int64_t step_targets);
+// Of the passes of training from here on: tokens further on than the targets, as
+// worker/data/tokens_ahead.h has them, (mtp.layers · N) i32 on the device. Not collective.
+void model_set_ahead(Model *model, Tensor tokens, Tensor targets);
 // The loss of every token of the micro-batch that was trained last, in nats: (N) f32 on the device,
 // borrowed until the next call. Not collective.
 Tensor model_trained_losses(const Model *model);

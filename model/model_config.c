@@ -51,8 +51,21 @@ bool moe_is_due(const MoeConfig *config, int64_t layer) {
     return layer % config->every == (config->first ? 0 : config->every - 1);
 }
 
+int64_t model_blocks(const ModelConfig *config) {
+    return config->layers + config->mtp.layers;
+}
+
+// The value of a block.
+static int64_t block_value(const ModelConfig *config, const PerLayer *list, int64_t block) {
+    return layer_value(list, block < config->layers ? block : config->layers - 1);
+}
+
 PositionKind model_positions(const ModelConfig *config, int64_t layer) {
-    return (PositionKind)layer_value(&config->attention.positions, layer);
+    return (PositionKind)block_value(config, &config->attention.positions, layer);
+}
+
+int64_t model_window(const ModelConfig *config, int64_t layer) {
+    return block_value(config, &config->attention.window, layer);
 }
 
 double attention_scale(const AttentionConfig *config) {
@@ -71,10 +84,11 @@ bool model_has_mixer(const ModelConfig *config, MixerKind kind) {
 }
 
 MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
-    return (MixerKind)layer_value(&config->mixer, layer);
+    return (MixerKind)block_value(config, &config->mixer, layer);
 }
 
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
+    if (layer >= config->layers) layer = config->layers - 1;
     if (config->feed_forward.count > 0)
         return (FeedForwardKind)layer_value(&config->feed_forward, layer);
     bool has_experts = layer_value(&config->moe.experts, layer) > 0;
@@ -110,12 +124,14 @@ void model_config_of_layer(ModelConfig *one, const ModelConfig *config, int64_t 
         *lists[i] = (PerLayer){1, {(int32_t)layer_value(lists[i], layer)}};
     one->feed_forward = (PerLayer){1, {(int32_t)feed_forward}};
     one->layers = 1;
+    one->mtp.layers = 0;
     one->moe.hash_layers = layer < config->moe.hash_layers;
 }
 
 MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
     const MoeConfig *moe = &config->moe;
-    int64_t experts = layer_value(&moe->experts, layer), top_k = layer_value(&moe->top_k, layer);
+    int64_t experts = block_value(config, &moe->experts, layer);
+    int64_t top_k = block_value(config, &moe->top_k, layer);
     // What a token's id decides has no use for experts by which the router spares work.
     int64_t zero = experts > 0 && !moe_is_hashed(moe, layer) ? moe->zero_experts : 0;
     FeedForwardKind kind = model_feed_forward(config, layer);
@@ -124,7 +140,7 @@ MoeShape moe_shape(const ModelConfig *config, int64_t layer) {
                       .zero = zero,
                       .scored = experts + zero,
                       .top_k = top_k,
-                      .d_ff = layer_value(&moe->d_ff, layer),
+                      .d_ff = block_value(config, &moe->d_ff, layer),
                       .slots = moe->router.kind == EXPERT_CHOICE ? experts : top_k,
                       .residual = kind == FEED_FORWARD_PR_MOE,
                       .latent = latent,

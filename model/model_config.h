@@ -267,6 +267,13 @@ typedef enum WeightInit { WEIGHTS_NORMAL, WEIGHTS_KAIMING, WEIGHTS_XAVIER } Weig
 typedef enum InitDepth { DEPTH_SCALED, DEPTH_EQUAL } InitDepth;
 extern const ChoiceTable WEIGHT_INIT_CHOICES, INIT_DEPTH_CHOICES;
 
+// Multi-token prediction (multi_token_prediction.h).
+enum { MTP_LAYERS_MAX = 8 };
+typedef struct MtpConfig {
+    int64_t layers;     // D, modules
+    double loss_factor; // λ
+} MtpConfig;
+
 typedef struct ModelConfig {
     Compat compat;
     int64_t vocab_size; // from the data (model_vocab_size)
@@ -283,6 +290,7 @@ typedef struct ModelConfig {
     AttentionConfig attention;
     MoeConfig moe;
     PeerConfig peer;
+    MtpConfig mtp;
     double dropout; // of attention's probabilities and branches, while training; 0: none
     double embedding_dropout;
     NormPlace norm_place;
@@ -299,7 +307,7 @@ typedef struct ModelConfig {
 // Keys that fill it.
 extern const OptionSection MODEL_OPTIONS, ATTENTION_OPTIONS, LATENT_ATTENTION_OPTIONS,
     ATTENTION_EXPERTS_OPTIONS, MOE_OPTIONS, BALANCE_OPTIONS, CHOOSING_OPTIONS, ZERO_EXPERTS_OPTIONS,
-    SOFT_MOE_OPTIONS, PEER_OPTIONS, COMPAT_OPTIONS;
+    SOFT_MOE_OPTIONS, PEER_OPTIONS, MTP_OPTIONS, COMPAT_OPTIONS;
 
 // The sizes of a MoE layer.
 typedef struct MoeShape {
@@ -315,6 +323,9 @@ typedef struct MoeShape {
 // The standard deviation of initial values of projections back into the residual stream: smaller,
 // so that the stream's variance does not grow with depth (GPT-2); model.init_depth says whether.
 double model_residual_std(const ModelConfig *config);
+// Blocks of a model that trains, numbered: its layers, and behind them those of multi-token
+// prediction, which are as the last layer. What follows takes such a number for a layer.
+int64_t model_blocks(const ModelConfig *config);
 // Whether moe.every and moe.first count the layer among those that have experts.
 bool moe_is_due(const MoeConfig *config, int64_t layer);
 // What a vocabulary of so many tokens makes of vocab_size: a masked model has one more, the mask
@@ -323,6 +334,7 @@ int64_t model_vocab_size(const ModelConfig *config, int64_t tokens);
 // The configuration of a model whose only layer is that one.
 void model_config_of_layer(ModelConfig *one, const ModelConfig *config, int64_t layer);
 PositionKind model_positions(const ModelConfig *config, int64_t layer);
+int64_t model_window(const ModelConfig *config, int64_t layer);
 double attention_scale(const AttentionConfig *config);
 int64_t attention_d_rope(const AttentionConfig *config);
 // Whether some layer has the mixer.

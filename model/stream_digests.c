@@ -9,13 +9,13 @@ static int64_t half_place(int64_t layer, int half) {
     return 1 + 2 * layer + half;
 }
 static int64_t loss_place(const ModelConfig *config) {
-    return 1 + 2 * config->layers;
+    return 1 + 2 * model_blocks(config);
 }
 static int64_t output_place(const ModelConfig *config) {
     return loss_place(config) + 1;
 }
 static int64_t half_gradient_place(const ModelConfig *config, int64_t layer, int half) {
-    return output_place(config) + half_place(config->layers - 1 - layer, 1 - half);
+    return output_place(config) + half_place(model_blocks(config) - 1 - layer, 1 - half);
 }
 
 int64_t stream_places(const ModelConfig *config) {
@@ -36,8 +36,11 @@ void stream_place_name(const ModelConfig *config, int64_t place, char name[STREA
                                    : "loss");
         return;
     }
-    if (place > output) half = 2 * config->layers - (place - output);
-    snprintf(name, STREAM_PLACE_BYTES, "layers.%lld.%s", (long long)(half / 2), halves[half % 2]);
+    if (place > output) half = 2 * model_blocks(config) - (place - output);
+    int64_t block = half / 2, layers = config->layers;
+    bool layer = block < layers;
+    snprintf(name, STREAM_PLACE_BYTES, "%s.%lld.%s", layer ? "layers" : "mtp",
+             (long long)(layer ? block : block - layers), halves[half % 2]);
 }
 
 int64_t stream_windows(const RankShape *shape) {

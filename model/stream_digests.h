@@ -17,12 +17,14 @@ typedef struct StreamDigests {
     int64_t *window_rows; // (B) T each
 } StreamDigests;
 
-// Places in the order of a step: forward and then backward.
+// Places in the order of a step: forward and then backward. Blocks of multi-token prediction stand
+// behind the layers.
 int64_t stream_places(const ModelConfig *config);
 int64_t stream_forward_places(const ModelConfig *config);
 // Windows in a micro-batch of the rank that has most; the others leave room behind theirs.
 int64_t stream_windows(const RankShape *shape);
-// "embedding", "layers.3.mixer", "layers.3.feed_forward", "loss"; backward the stream's gradient
+// "embedding", "layers.3.mixer", "layers.3.feed_forward", "mtp.0.mixer", "loss"; backward the
+// stream's gradient
 // above all blocks, "output", and then in front of each half.
 void stream_place_name(const ModelConfig *config, int64_t place, char name[STREAM_PLACE_BYTES]);
 

@@ -64,12 +64,16 @@ typedef struct Step {
     // (N) i32 on the device: the place of each row in its document, which attention does not leave;
     // data NULL: a sequence is one document.
     Tensor positions;
-    int64_t targets;        // of the step that are not NO_TARGET, over all ranks; 0: all tokens
+    int64_t targets; // of the step that are not NO_TARGET, over all ranks; 0: all tokens
+    // (mtp.layers · N) i32 on the device: what each module of multi-token prediction takes, and is
+    // to predict (multi_token_prediction.h).
+    Tensor ahead_tokens, ahead_targets;
     const int32_t *sources; // (B) of the data, of this rank's windows, on the host; NULL: not known
 } Step;
 
-// Of gradients that parameters have beside their own, at most (gradients.h).
-enum { GRADIENT_SHARES_MAX = 17 };
+// Of gradients that parameters have beside their own, at most (gradients.h): a tied table's, and of
+// each module of multi-token prediction those of embedding, head and its bias.
+enum { GRADIENT_SHARES_MAX = 1 + 3 * MTP_LAYERS_MAX };
 
 // Updates of a parameter's rows that wait until somebody names the row. `listed` (rows + 1) i32 as
 // list_names has it. Not collective.

@@ -180,7 +180,7 @@ bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfi
     evaluated.model = evaluation_model_config(config);
     if (!restore_model(restored, &evaluated, split, session, checkpoint_path, err)) return false;
     batch_open(batch, &session->dev, &restored->model.work.shape,
-               context == config->context && evaluation_reads_documents(config));
+               context == config->context && evaluation_reads_documents(config), 0);
     batch->masks = mask_rule(config, restored->vocabulary.size);
     return true;
 }

@@ -23,7 +23,7 @@ static size_t table_bytes(const Model *model) {
     size_t blocks = 0;
     for (int64_t layer = 0; layer < model->config.layers; layer++)
         blocks += block_bytes(&model->blocks[layer]);
-    return blocks + gradients_host_bytes(&model->gradients) +
+    return blocks + mtp_bytes(&model->mtp) + gradients_host_bytes(&model->gradients) +
            (size_t)model->params.capacity * sizeof(Param) +
            (size_t)model->work.shape.dense_parts * sizeof(int64_t) + model->host_arena.peak_bytes;
 }
@@ -90,7 +90,8 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
     Optimizer optimizer;
     optimizer_measure(&optimizer, trained, &config->optimizer);
     plan->host_bytes = table_bytes(trained) +
-                       batch_bytes(trained->work.shape.B, trained->work.shape.T, documents) +
+                       batch_bytes(trained->work.shape.B, trained->work.shape.T, documents,
+                                   config->model.mtp.layers) +
                        checkpoint_bytes(trained, &optimizer) + history_bytes(config, trained) +
                        routing_record_bytes(config, trained) + recheck_bytes(trained, config);
     if (config->check_replicas_every > 0)
@@ -101,7 +102,7 @@ void plan_host_memory(Plan *plan, const TrainConfig *config, const Model *traine
         scratch = other > scratch ? other : scratch;
         plan->host_bytes +=
             table_bytes(evaluated) + batch_bytes(evaluated->work.shape.B, evaluated->work.shape.T,
-                                                 evaluation_reads_documents(config));
+                                                 evaluation_reads_documents(config), 0);
     }
     bool on_device = host->place == ON_DEVICE;
     plan->thread_bytes = on_device ? 0 : scratch * (size_t)host->threads;

@@ -164,7 +164,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
     model_allocate(&trainer->model, trainer->session.groups, (uint64_t)config->seed);
     optimizer_allocate(&trainer->optimizer, &trainer->model);
     bool documents = config->data.documents == DOCUMENTS_MASK;
-    batch_open(&trainer->batch, &trainer->session.dev, &trainer->model.work.shape, documents);
+    batch_open(&trainer->batch, &trainer->session.dev, &trainer->model.work.shape, documents,
+               config->model.mtp.layers);
     trainer->batch.masks = mask_rule(config, trainer->data.vocabulary.size);
     source_losses_open(&trainer->data.losses, &trainer->data.training, &trainer->batch,
                        config->batch);
@@ -172,7 +173,7 @@ bool prepare_run(Trainer *trainer, Error *err) {
     if (trainer->data.validation_count > 0) {
         model_allocate(&trainer->evaluation, trainer->session.groups, (uint64_t)config->seed);
         batch_open(&trainer->evaluation_batch, &trainer->session.dev,
-                   &trainer->evaluation.work.shape, evaluation_reads_documents(config));
+                   &trainer->evaluation.work.shape, evaluation_reads_documents(config), 0);
         trainer->evaluation_batch.masks = trainer->batch.masks;
     }
     if (comm_rank() == 0) {

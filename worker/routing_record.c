@@ -14,8 +14,9 @@ static bool is_used(const TrainConfig *config) {
 
 static RoutingShape shape_of(const Work *work, RoutingLayer *of) {
     const ModelConfig *model = work->config;
-    RoutingShape shape = {model->layers, of, work->shape.micro_batches, micro_batch_tokens(work)};
-    for (int64_t l = 0; l < model->layers; l++) {
+    RoutingShape shape = {model_blocks(model), of, work->shape.micro_batches,
+                          micro_batch_tokens(work)};
+    for (int64_t l = 0; l < shape.layers; l++) {
         MoeShape moe = moe_shape(model, l);
         if (model_is_routed(model, l)) of[l] = (RoutingLayer){moe.scored, moe.top_k};
     }
@@ -43,7 +44,7 @@ static void layout(RoutingRecord *record, const Work *work) {
 }
 
 static void measure(RoutingRecord *record, const Work *work) {
-    size_t layers = (size_t)work->config->layers;
+    size_t layers = (size_t)model_blocks(work->config);
     *record = (RoutingRecord){.of = calloc(layers, sizeof *record->of),
                               .step = calloc(layers, sizeof *record->step),
                               .tape = {.layers = calloc(layers, sizeof *record->step)}};

@@ -34,6 +34,7 @@ static bool compute_gradients(Trainer *trainer, DataCursor *cursor, StepMetrics 
                              config->micro_batches, &targets, err))
         return false;
     model_set_documents(model, trainer->batch.positions, targets);
+    model_set_ahead(model, trainer->batch.ahead_tokens, trainer->batch.ahead_targets);
     for (int64_t m = 0; m < config->micro_batches; m++) {
         watchdog_beat_each_step("forward and backward");
         if (!batch_read_training(&trainer->batch, &trainer->data.training, *cursor, err))

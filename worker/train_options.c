@@ -78,6 +78,11 @@ static bool check(const void *section, const OptionRules *rules) {
         return option_broken(rules, "moe.routing_group", "data.documents",
                              "moe.routing_group: document is of documents that nothing parts; set "
                              "data.documents=mask, or moe.routing_group=sequence");
+    if (train->model.mtp.layers >= train->context)
+        return option_broken(rules, "mtp.layers", "train.context",
+                             "mtp.layers (%lld) reach beyond a window of train.context (%lld) "
+                             "tokens; set mtp.layers below that",
+                             (long long)train->model.mtp.layers, (long long)train->context);
     if (train->model.objective != OBJECTIVE_MASKED && train->mask_share != 0.15)
         return option_broken(rules, "train.mask_share", "train.objective",
                              "train.mask_share is of train.objective=masked alone; set that, or "

@@ -281,18 +281,21 @@ static SavedTensor like(const Param *row) {
 // Finds what a parameter comes from, and that it has the shape the configuration says.
 static bool find_origin(const Upcycle *u, const Param *row, Origin *origin, Error *err) {
     char name[DATASET_NAME_BYTES], part[PARAM_NAME_BYTES];
-    long long layer = -1;
+    long long number = -1;
     int64_t shape[3];
-    bool of_layer = sscanf(row->name, "layers.%lld.moe.%95s", &layer, part) == 2;
+    bool of_module = sscanf(row->name, "mtp.%lld.moe.%95s", &number, part) == 2;
+    bool of_layer = of_module || sscanf(row->name, "layers.%lld.moe.%95s", &number, part) == 2;
     bool experts = of_layer && strncmp(part, "experts.", 8) == 0;
     *origin = (Origin){.kind = FROM_SAME, .row = row};
     memcpy(shape, row->shape, sizeof shape);
     snprintf(name, sizeof name, "parameters/%.96s", row->name);
     if (of_layer) {
         origin->kind = experts ? FROM_DENSE : FROM_SEED;
-        origin->slices = slices_of(&u->model.config, layer);
+        int64_t before = of_module ? u->model.config.layers : 0;
+        origin->slices = slices_of(&u->model.config, before + number);
         if (!experts) return true;
-        snprintf(name, sizeof name, "parameters/layers.%lld.ffn.%.80s", layer, part + 8);
+        snprintf(name, sizeof name, "parameters/%s.%lld.ffn.%.80s", of_module ? "mtp" : "layers",
+                 number, part + 8);
         dense_shape(row, origin->slices, shape);
     }
     origin->dataset = manifest_find(&u->file.manifest, name);

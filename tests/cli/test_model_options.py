@@ -1,4 +1,5 @@
 """What keys of blocks, shared experts, dropout and scales change, as a user sees it."""
+import json
 import re
 
 from program import LifeTest, STEP_4, main
@@ -70,6 +71,40 @@ class ModelOptions(LifeTest):
         soft = ["model.feed_forward=soft_moe", "moe.allow_noncausal=true"]
         self.assert_done(self.run_program("tiny.yaml", "run.dir=soft", *soft))
         self.assert_error(self.run_program("generate", "soft", "--prompt", "a"), 2, "soft_moe", "tokens after it")
+
+    def test_modules_that_predict_further_on_are_of_training_alone(self):
+        self.write("validation.txt", "And the evening and the morning were the first day. " * 9)
+        dense = ["moe.experts=0", "data.validation=validation.txt"]
+        self.check_life("further", "mtp.layers=2", "data.validation=validation.txt")
+        self.train("further-dense", "mtp.layers=1", *dense)
+        with open(self.path("further/metrics.jsonl"), encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        trained = [row for row in rows if "loss" in row]
+        self.assertTrue(all(0 < row["mtp_loss"] < 7 and 0 <= row["mtp_right"] <= 1 for row in trained), trained)
+        self.assertFalse(any("mtp_loss" in row for row in rows if "val_loss" in row))
+        self.assertRegex(self.run_program("inspect", f"further/{STEP_4}").out, r"mtp\.1\.eh_proj +f32 \(16, 32\)")
+        exported = self.run_program("export", "hf", f"further-dense/{STEP_4}", "exported")
+        self.assert_done(exported)
+        self.assertIn("mtp.layers 1", exported.out + exported.err)
+        upcycled = self.run_program("upcycle", f"further-dense/{STEP_4}", "up.h5", "moe.experts=4")
+        self.assert_done(upcycled)
+        losses = [re.search(r"loss ([0-9.]+) nats", (o := self.run_program("evaluate", which)).out + o.err)[1]
+                  for which in (f"further-dense/{STEP_4}", "up.h5")]
+        self.assertAlmostEqual(float(losses[0]), float(losses[1]), places=5)
+
+    def test_modules_that_predict_further_on_are_counted(self):
+        def plan(*changes):
+            outcome = self.run_program("plan", "tiny.yaml", "-np", "1", *changes)
+            self.assert_done(outcome)
+            parameters = re.search(r"([0-9]+) parameters, ([0-9]+) active", outcome.out)
+            flops = re.search(r"\(([0-9.]+) MFLOP a token", outcome.out)
+            return [int(parameters[1]), int(parameters[2]), round(1e6 * float(flops[1]))]
+        D, V = 16, 256
+        main, module = plan(), plan("mtp.layers=1")
+        layer = [b - a for a, b in zip(plan("model.layers=2"), plan("model.layers=3"))]
+        more = [b - a for a, b in zip(main, module)]
+        self.assertEqual(more[:2], [n + 2 * D * D + 3 * D for n in layer[:2]])
+        self.assertAlmostEqual(more[2], layer[2] + 3 * (2 * 2 * D * D + 2 * D * V), delta=1500)  # of figures rounded to 1000
 
 
 if __name__ == "__main__":

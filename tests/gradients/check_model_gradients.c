@@ -498,6 +498,38 @@ static void add_bidirectional_cases(void) {
     model->moe.max_expert_replicas = 2;
 }
 
+static ModelConfig *add_mtp_case(const char *sentence, int64_t modules) {
+    ModelConfig *model = add_case(sentence);
+    model->mtp = (MtpConfig){modules, 0.7};
+    return model;
+}
+
+static void add_mtp_cases(void) {
+    add_mtp_case("multi-token prediction, tied", 1);
+    ModelConfig *model = add_mtp_case("two tokens further on, untied head with a bias, dense", 2);
+    model->tied_embeddings = false;
+    model->bias = BIAS_HEAD;
+    model->moe.experts = (PerLayer){0};
+    model->embedding_scale = 3;
+    model->logit_scale = 0.5;
+    model->logit_softcap = 5;
+    model = add_mtp_case("two tokens further on in documents, two micro-batches", 2);
+    cases[count - 1].documents = true;
+    cases[count - 1].micro_batches = 2;
+    model->moe.max_expert_replicas = 2;
+    model->attention.positions = (PerLayer){1, {POSITIONS_LEARNED}};
+    model = add_mtp_case(
+        "multi-token prediction, norms after the sum, as the last of unequal layers", 1);
+    model->norm_place = NORM_POST;
+    model->dropout = 0.2;
+    model->layers = 3;
+    model->moe.experts = (PerLayer){2, {0, 4}};
+    model->attention.window = (PerLayer){2, {3, 0}};
+    model = add_mtp_case("multi-token prediction with PEER, norms before and after", 1);
+    model->norm_place = NORM_SANDWICH;
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_PEER}};
+}
+
 int main(int argc, char **argv) {
     add_dense_cases();
     add_activation_cases();
@@ -526,5 +558,6 @@ int main(int argc, char **argv) {
     add_accumulation_cases();
     add_document_cases();
     add_bidirectional_cases();
+    add_mtp_cases();
     return gradient_cases_run(argc, argv, cases, count);
 }

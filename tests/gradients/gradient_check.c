@@ -10,6 +10,7 @@
 #include "model/moe_layer.h"
 #include "model/peer.h"
 #include "model/router_balance.h"
+#include "worker/data/tokens_ahead.h"
 
 enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, LEVELS = 8, SEEDS = 40 };
 
@@ -31,9 +32,11 @@ typedef struct Check {
     Model model;
     Device dev;
     int32_t *tokens, *targets; // (micro_batches, N)
-    int32_t *positions;        // likewise; zeros without documents
-    int64_t counted;           // targets; 0: all
-    uint8_t *choices; // ids and kept of every MoE layer and micro-batch of the latest evaluation
+    // of multi-token prediction: (micro_batches, modules, N)
+    int32_t *ahead_tokens, *ahead_targets;
+    int32_t *positions; // likewise; zeros without documents
+    int64_t counted;    // targets; 0: all
+    uint8_t *choices;   // ids and kept of every MoE layer and micro-batch of the latest evaluation
     size_t choices_bytes;
     double margin; // of the latest evaluation: how close the closest choice was
 } Check;
@@ -68,13 +71,18 @@ static void *zeroed(size_t bytes) {
     return memory;
 }
 
+static const Block *block_of(const Model *model, int64_t layer) {
+    int64_t module = layer - model->config.layers;
+    return module < 0 ? &model->blocks[layer] : &model->mtp.modules[module].block;
+}
+
 // The routers of the halves of blocks, two of each block, or NULL.
 static int64_t halves(const Model *model) {
-    return 2 * model->config.layers;
+    return 2 * model_blocks(&model->config);
 }
 static const Router *router_of(const Model *model, int64_t half) {
-    const Layer *mixer = &model->blocks[half / 2].mixer;
-    const Layer *feed_forward = &model->blocks[half / 2].feed_forward;
+    const Layer *mixer = &block_of(model, half / 2)->mixer;
+    const Layer *feed_forward = &block_of(model, half / 2)->feed_forward;
     if (half % 2 == 0 && mixer->kind == &MOA) return &((const MoaLayer *)mixer->state)->router;
     if (half % 2 == 1 && feed_forward->kind == &MOE_FEED_FORWARD)
         return &((const MoeLayer *)feed_forward->state)->router;
@@ -83,7 +91,7 @@ static const Router *router_of(const Model *model, int64_t half) {
 
 // The experts that each query of a PEER layer has found, (N·H, top_k) i32; no data: of none.
 static Tensor found_by(const Model *model, int64_t layer) {
-    const Layer *feed_forward = &model->blocks[layer].feed_forward;
+    const Layer *feed_forward = &block_of(model, layer)->feed_forward;
     if (feed_forward->kind != &PEER_FEED_FORWARD) return (Tensor){0};
     const PeerLayer *peer = feed_forward->state;
     int64_t queries = tensor_elements(peer->ids) / peer->top_k;
@@ -119,13 +127,20 @@ static void open_check(Check *check, const GradientCase *the_case) {
             check->targets[n - 1] = NO_TARGET;
         }
     }
+    int64_t modules = the_case->model.mtp.layers;
+    check->ahead_tokens = zeroed((size_t)(count * modules) * sizeof *check->tokens);
+    check->ahead_targets = zeroed((size_t)(count * modules) * sizeof *check->tokens);
+    for (int64_t n = 0; n < count; n += SEQUENCES * T)
+        tokens_ahead(modules, SEQUENCES, T, check->targets + n,
+                     the_case->documents ? check->positions + n : NULL,
+                     check->ahead_tokens + n * modules, check->ahead_targets + n * modules);
     for (int64_t n = 0; n < count; n++) check->counted += check->targets[n] != NO_TARGET;
     for (int64_t half = 0; half < halves(&check->model); half++) {
         const Router *router = router_of(&check->model, half);
         if (router)
             check->choices_bytes += (size_t)(count * router->shape.slots) * (sizeof(int32_t) + 1);
     }
-    for (int64_t layer = 0; layer < the_case->model.layers; layer++) {
+    for (int64_t layer = 0; layer < model_blocks(&the_case->model); layer++) {
         Tensor found = found_by(&check->model, layer);
         if (found.data)
             check->choices_bytes += (size_t)the_case->micro_batches * tensor_bytes(found);
@@ -138,6 +153,8 @@ static void close_check(Check *check) {
     model_free(&check->model);
     free(check->tokens);
     free(check->targets);
+    free(check->ahead_tokens);
+    free(check->ahead_targets);
     free(check->positions);
     free(check->choices);
 }
@@ -158,7 +175,7 @@ static uint8_t *note_found(Tensor found, uint8_t *at) {
 }
 
 static uint8_t *note_choices(Check *check, uint8_t *at) {
-    for (int64_t layer = 0; layer < check->model.config.layers; layer++) {
+    for (int64_t layer = 0; layer < model_blocks(&check->model.config); layer++) {
         Tensor found = found_by(&check->model, layer);
         if (found.data) at = note_found(found, at);
     }
@@ -252,6 +269,9 @@ static double evaluate(Check *check) {
     for (int64_t m = 0; m < check->the_case->micro_batches; m++) {
         if (check->the_case->documents)
             model_set_documents(model, tensor_1d(check->positions + m * N, I32, N), check->counted);
+        int64_t modules = model->config.mtp.layers, ahead = m * modules * N;
+        model_set_ahead(model, tensor_1d(check->ahead_tokens + ahead, I32, modules * N),
+                        tensor_1d(check->ahead_targets + ahead, I32, modules * N));
         model_train_micro_batch(model, tensor_1d(check->tokens + m * N, I32, N),
                                 tensor_1d(check->targets + m * N, I32, N), m, 0);
         at = note_choices(check, at);
@@ -259,6 +279,10 @@ static double evaluate(Check *check) {
     }
     statistics_reduce(&model->stats, &model->work);
     double loss = check->the_case->router_terms_only ? 0 : statistics_loss(&model->stats);
+    for (int64_t k = 0; k < model->config.mtp.layers; k++)
+        loss += model->config.mtp.loss_factor / (double)model->config.mtp.layers *
+                statistics_value(&model->stats, "mtp_nats", model->config.layers + k) /
+                (double)step_targets(&model->work);
     for (int64_t half = 0; half < halves(model); half++)
         if (router_of(model, half)) loss += router_losses(check, router_of(model, half));
     return loss;

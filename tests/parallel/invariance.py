@@ -284,6 +284,15 @@ CONFIGURATIONS = {
         {"moe.capacity_factor": 1.1, "moe.drop": "random"},
         [(2, 1, 1, 1), (3, 1, 1, 1), (3, 1, 3, 2), (5, 1, 1, 1), (5, 1, 5, 1), (6, 1, 1, 1), (6, 1, 2, 1), (6, 1, 3, 1),
          (6, 1, 6, 1), (7, 1, 7, 1), (8, 1, 8, 1)]),
+    "tokens further on, in documents": (
+        {"mtp.layers": 2, "mtp.loss_factor": 0.5, "moe.capacity_factor": 1.1, "moe.bias_update": "sign", "moe.shared_experts": 1,
+         "parallel.exchange_chunks": 2, "data.documents": "mask", "data.packing": "best_fit", "data.document_end": r"\n",
+         "train.context": 75},
+        [(1, 2, 1, 4), (2, 1, 2, 2), (4, 1, 4, 1)]),
+    "one token further on, untied, norms after, bf16": (
+        {"mtp.layers": 1, "model.tied_embeddings": "false", "model.bias": "head", "model.norm_place": "post",
+         "train.precision": "bf16", "train.dropout": 0.1, "moe.every": 2, "model.logit_softcap": 20},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (3, 1, 3, 1)]),
     "three times a power of two": (  # of micro-batches and shards
         {"train.batch": 12, "train.shards": 12, "moe.capacity_factor": 1, "moe.drop": "random"},
         [(1, 2, 1, 3), (1, 1, 1, 6), (2, 1, 2, 3), (4, 1, 2, 3), (1, 1, 1, 12)]),

@@ -20,7 +20,7 @@ import time
 
 WORKERS = 2
 HANG_SECONDS = 840  # only a hang takes this long, also on a busy machine under sanitizers
-SECTIONS = ("model.", "attention.", "moe.", "peer.", "train.", "eval.", "parallel.")
+SECTIONS = ("model.", "attention.", "moe.", "peer.", "mtp.", "train.", "eval.", "parallel.")
 
 # The smallest model that has all parts; the text is one line, repeated.
 BASE = """\
@@ -61,7 +61,7 @@ SAMPLES = {
     "moe.bias_decay_steps": ["1"], "moe.z_loss": ["0"], "moe.max_expert_replicas": ["2"],
     "moe.balance": ["[{scope: step}, {scope: sequence}]", "[{kind: importance}, {kind: importance, scope: batch}]",
                     "[{kind: noisy_load}]"],
-    "moe.latent_width": ["6"], "moe.slots": ["3"], "peer.keys": ["5"], "peer.heads": ["2"], "peer.top_k": ["3"], "peer.d_key": ["7"],
+    "moe.latent_width": ["6"], "moe.slots": ["3"], "mtp.layers": ["1"], "mtp.loss_factor": ["0.5"], "peer.keys": ["5"], "peer.heads": ["2"], "peer.top_k": ["3"], "peer.d_key": ["7"],
     "parallel.expert": ["1"], "parallel.exchange_chunks": ["1"],
     "eval.every": ["1"], "eval.batches": ["2"], "eval.capacity_factor": ["1"],
 }
@@ -81,6 +81,7 @@ COMPANIONS = {
     "moe.force_sigma=0.5": ["moe.force=skewed"],
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
+    "mtp.loss_factor=0.5": ["mtp.layers=1"],
     "peer.keys=5": ["model.feed_forward=peer", "peer.top_k=3"],
     **{option: ["model.feed_forward=peer"] for option in (
         "peer.heads=2", "peer.top_k=3", "peer.d_key=7", "peer.activation=relu", "peer.activation=gelu",

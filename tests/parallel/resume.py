@@ -40,9 +40,9 @@ def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
 
 
 def every_optimizer_and_objective_goes_on_on_any_layout(space: Workspace):
-    for word in ("sgd", "lion", "masked", "muon"):
-        key = "train.objective" if word == "masked" else "train.optimizer"
-        config = dict(CONFIG, **{"checkpoint.every": 5, key: word, "train.lr": 0.001})
+    changes = {"masked": {"train.objective": "masked"}, "further": {"mtp.layers": 1}}
+    for word in ("sgd", "lion", "masked", "further", "muon"):
+        config = dict(CONFIG, **{"checkpoint.every": 5, **changes.get(word, {"train.optimizer": word}), "train.lr": 0.001})
         space.run(f"{word}-unbroken", config, ranks=2)
         wanted = space.result(f"{word}-unbroken")
         for ranks, threads, expert_parallel, micro_batches in ((1, 2, 1, 4), (4, 1, 4, 2)):

@@ -107,6 +107,14 @@ CASES = {
         **DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9, "attention.window": [3, 0],
         "attention.softmax": "sink", "attention.positions": "alibi", "attention.heads": 4, **STEPS},
     "masked, expert choice": {"train.objective": "masked", "train.mask_share": 0.4, "moe.router": "expert_choice", **balance()},
+    "multi-token prediction": {"mtp.layers": 1, "mtp.loss_factor": 0.7, **STEPS},
+    "multi-token prediction, two modules": {
+        "mtp.layers": 2, "model.tied_embeddings": False, "model.bias": "head", "moe.every": 2, "moe.first": False,
+        "attention.window": [0, 3], "model.embedding_scale": 2, "model.logit_softcap": 3, "train.micro_batches": 2,
+        "moe.capacity_factor": 1, **balance(("load", "batch", 0.3))},
+    "multi-token prediction, norms after": {
+        "mtp.layers": 1, "mtp.loss_factor": 0.5, "model.norm_place": "post", "model.norm": "layernorm", "train.dropout": 0.1,
+        "attention.positions": "learned"},
     # blocks and what stands around them
     **{f"activation {kind}": {"model.activation": kind, "moe.first": False, "moe.every": 2}
        for kind in ("relu", "gelu", "gelu_tanh", "geglu", "relu2", "swiglu_oai", "swiglu_limit")},
@@ -336,6 +344,8 @@ def write(file, name, keys, text, start, result):
     dataset("gradients", flat({**zeros, **gradients}.values()), np.float32)
     for key in ("loss", "gradient_norm", "lr"):
         dataset(key, [row[key] for row in rows], np.float64)
+    if rows[0]["modules"]:
+        dataset("modules", [row["modules"] for row in rows], np.float64)
     if rows[0]["z"]:
         dataset("terms", [row["terms"] for row in rows], np.float64)
         dataset("z", [row["z"] for row in rows], np.float64)

@@ -15,7 +15,7 @@ from peer_reference import peer, peer_shapes
 # Of the keys that are read here, what holds where a case says nothing: each option is off.
 DEFAULTS = {
     "train.micro_batches": 1, "train.shards": 2, "train.seed": 1337, "train.dropout": 0,
-    "train.objective": "causal", "train.mask_share": 0.15,
+    "train.objective": "causal", "train.mask_share": 0.15, "mtp.layers": 0, "mtp.loss_factor": 0.1,
     "model.activation": "swiglu", "model.bias": "false", "model.norm": "rmsnorm",
     "model.norm_place": "pre", "model.norm_eps": 1e-5, "model.tied_embeddings": True,
     "model.mixer": "attention", "model.mup_base_width": 0, "model.embedding_scale": 1,
@@ -80,14 +80,14 @@ class Config(dict):
 
     def at(self, key, layer):
         """The value of a layer, of a key that may have a list that repeats."""
-        value = self[key]
+        value, layer = self[key], min(layer, self["model.layers"] - 1)  # further blocks are as the last layer
         return value[layer % len(value)] if isinstance(value, list) else value
 
     def kind(self, layer):
         """Of the feed-forward."""
         if "model.feed_forward" in self:
             return self.at("model.feed_forward", layer)
-        every = self["moe.every"]
+        every, layer = self["moe.every"], min(layer, self["model.layers"] - 1)
         due = layer % every == (0 if self["moe.first"] else every - 1)
         return "moe" if self.at("moe.experts", layer) > 0 and due else "dense"
 
@@ -189,8 +189,9 @@ def parameter_shapes(c):
     shapes["embedding"] = (V, D)
     if c["attention.positions"] == "learned":
         shapes["positions"] = (c["train.context"], D)
-    for i in range(c["model.layers"]):
-        name = f"layers.{i}."
+    for i in range(c["model.layers"] + c["mtp.layers"]):
+        module = i - c["model.layers"]
+        name = f"layers.{i}." if module < 0 else f"mtp.{module}."
         norms(name + "attention")
         {"attention": attention, "latent_attention": latent_attention,
          "moa": moa}[c.at("model.mixer", i)](name + "attention")
@@ -207,6 +208,10 @@ def parameter_shapes(c):
             feed_forward(name + "moe.experts", c["moe.d_ff"], (E,))
         else:
             feed_forward(name + "ffn", c["model.d_ff"])
+        if module >= 0:
+            for which in ("enorm", "hnorm", "final_norm"):
+                norm(name + which)
+            shapes[name + "eh_proj"] = (D, 2 * D)
     if c["model.norm_place"] != "post":
         norm("final_norm")
     if not c["model.tied_embeddings"]:
@@ -226,6 +231,8 @@ class Step:
         self.micro_batch, self.loads = micro_batch, loads  # choices by layer, of those before
         self.told = {}                                     # by layer: terms, z, routed, dropped
         self.largest = {}                                  # scores of heads, by layer
+        self.further = 0                                   # what multi-token prediction adds to the loss
+        self.modules = []                                  # of each: nats, targets, right first guesses
 
 
 def forward(p, c, tokens, targets, step):
@@ -249,28 +256,51 @@ def forward(p, c, tokens, targets, step):
         x = x + drop(made, c["train.dropout"], routing.DROPOUT_RESIDUAL, number)
         return norm(p, name + "_norm", x, c) if place == "post" else x
 
-    def mixer(i, x):
-        return MIXERS[c.at("model.mixer", i)](p, f"layers.{i}.attention", x, c, i, step)
+    def mixer(name, i, x):
+        return MIXERS[c.at("model.mixer", i)](p, name + ".attention", x, c, i, step)
 
-    def feed(i, x):
+    def feed(name, i, x, ids):
         rows = x.flatten(0, 1)
         if c.kind(i) == "peer":
-            return peer(p, f"layers.{i}.peer", rows, c).view_as(x)
+            return peer(p, name + ".peer", rows, c).view_as(x)
         if c.kind(i) == "soft_moe":
-            return soft_moe(p, f"layers.{i}.moe", x, c.of_layer(i))
+            return soft_moe(p, name + ".moe", x, c.of_layer(i))
         if not c.is_routed(i):
-            return feed_forward(p, f"layers.{i}.ffn", x, c)
-        return moe(p, f"layers.{i}.moe", rows, tokens.flatten(), c.of_layer(i), step,
-                   i).view_as(x)
+            return feed_forward(p, name + ".ffn", x, c)
+        return moe(p, name + ".moe", rows, ids.flatten(), c.of_layer(i), step, i).view_as(x)
+
+    def block(name, i, x, ids):
+        x = branch(name + ".attention", x, lambda y: mixer(name, i, y), 2 * i)
+        return branch(name + ".ffn", x, lambda y: feed(name, i, y, ids), 2 * i + 1)
+
+    def logits_of(x):
+        head = p["embedding" if c["model.tied_embeddings"] else "head"]
+        logits = F.linear(x * c["model.logit_scale"] * c.width_share, head, p.get("head.bias")).flatten(0, 1)
+        cap = c["model.logit_softcap"]
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def ahead(k):  # the token k places behind the targets, where the window has one
+        there = torch.full_like(targets, NO_TARGET)
+        there[:, :T - k] = targets[:, k:]
+        return there
+
+    def predict_further(x):  # DeepSeek-V3, arXiv:2412.19437, section 2.2
+        for k in range(c["mtp.layers"]):
+            name, ids, wanted = f"mtp.{k}", ahead(k).clamp(min=0), ahead(k + 1).flatten()
+            vectors = F.embedding(ids, p["embedding"]) * c["model.embedding_scale"]
+            both = [norm(p, name + ".enorm", vectors, c), norm(p, name + ".hnorm", x, c)]
+            x = F.linear(torch.cat(both, -1), p[name + ".eh_proj"])
+            x = block(name, c["model.layers"] + k, x, ids)
+            logits = logits_of(norm(p, name + ".final_norm", x, c))
+            nats = F.cross_entropy(logits, wanted, ignore_index=NO_TARGET, reduction="sum")
+            step.further = step.further + c["mtp.loss_factor"] / c["mtp.layers"] * nats / wanted.numel()
+            right = logits.argmax(-1) == wanted
+            step.modules.append([nats.item(), (wanted != NO_TARGET).sum().item(), right.sum().item()])
 
     x = drop(x, c["train.embedding_dropout"], routing.DROPOUT_EMBEDDING, 0)
     for i in range(c["model.layers"]):
-        x = branch(f"layers.{i}.attention", x, lambda y: mixer(i, y), 2 * i)
-        x = branch(f"layers.{i}.ffn", x, lambda y: feed(i, y), 2 * i + 1)
+        x = block(f"layers.{i}", i, x, tokens)
+    predict_further(x)
     if place != "post":
         x = norm(p, "final_norm", x, c)
-    head = p["embedding" if c["model.tied_embeddings"] else "head"]
-    logits = F.linear(x * c["model.logit_scale"] * c.width_share, head, p.get("head.bias"))
-    if c["model.logit_softcap"]:
-        logits = c["model.logit_softcap"] * torch.tanh(logits / c["model.logit_softcap"])
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+    return F.cross_entropy(logits_of(x), targets.flatten(), ignore_index=NO_TARGET)

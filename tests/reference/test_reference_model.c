@@ -18,6 +18,7 @@
 #include "model/router_balance.h"
 #include "tests/kernels/harness.h"
 #include "worker/data/masked_tokens.h"
+#include "worker/data/tokens_ahead.h"
 #include "worker/optimizer/lr_schedule.h"
 #include "worker/optimizer/optimizer.h"
 #include "worker/session.h"
@@ -47,7 +48,7 @@ typedef struct Run {
     RouterAt routers[2 * PER_LAYER_MAX];
     int64_t router_count;
     Arena batch;
-    Tensor tokens, targets;
+    Tensor tokens, targets, ahead_tokens, ahead_targets;
 } Run;
 
 // ---- opening ------------------------------------------------------------------------------------
@@ -93,6 +94,8 @@ static void layout_batch(Run *run) {
     int64_t N = run->model.work.shape.N;
     run->tokens = arena_1d(&run->batch, I32, N);
     run->targets = arena_1d(&run->batch, I32, N);
+    run->ahead_tokens = arena_1d(&run->batch, I32, run->config->model.mtp.layers * N);
+    run->ahead_targets = arena_1d(&run->batch, I32, run->config->model.mtp.layers * N);
 }
 
 static void open_run(Run *run) {
@@ -114,7 +117,7 @@ static void open_run(Run *run) {
     layout_batch(run);
     arena_allocate(&run->batch);
     layout_batch(run);
-    for (int64_t layer = 0; layer < config->model.layers; layer++)
+    for (int64_t layer = 0; layer < model_blocks(&config->model); layer++)
         for (int place = ROUTER_OF_MIXER; place >= ROUTER_OF_FEED_FORWARD; place--)
             if (statistics_find(&model->stats, ROUTER_NAMES[place].routed, layer))
                 run->routers[run->router_count++] = (RouterAt){(RouterPlace)place, layer};
@@ -185,6 +188,20 @@ static void assert_routers(Run *run, int64_t step) {
     }
 }
 
+static void assert_modules(Run *run, int64_t step) {
+    const Statistics *stats = &run->model.stats;
+    const ModelConfig *model = &run->config->model;
+    if (model->mtp.layers == 0) return;
+    const double *wanted = of_step(run, "modules", step);
+    for (int64_t k = 0; k < model->mtp.layers; k++, wanted += 3) {
+        int64_t layer = model->layers + k;
+        assert_number(run, statistics_value(stats, "mtp_nats", layer), wanted[0], "nats");
+        const int64_t *guesses = statistics_count_values(stats, "mtp_guesses", layer);
+        assert_int_equal(guesses[0], wanted[1]);
+        assert_int_equal(guesses[1], wanted[2]);
+    }
+}
+
 // ---- running ------------------------------------------------------------------------------------
 
 // Inputs and targets, one ahead, of a micro-batch; text (steps, batch, T + 1) u8.
@@ -204,6 +221,14 @@ static void upload_tokens(Run *run, Tensor text, int64_t step, int64_t micro_bat
     model_set_documents(&run->model, (Tensor){0}, targets * run->config->micro_batches);
     device_upload(run->dev, run->tokens, host[0]);
     device_upload(run->dev, run->targets, host[1]);
+    int64_t modules = run->config->model.mtp.layers;
+    Tensor ahead[2] = {fixture_result_1d(run->f, I32, modules * N),
+                       fixture_result_1d(run->f, I32, modules * N)};
+    tokens_ahead(modules, sequences, T, tensor_i32(host[1]), NULL, tensor_i32(ahead[0]),
+                 tensor_i32(ahead[1]));
+    device_upload(run->dev, run->ahead_tokens, ahead[0]);
+    device_upload(run->dev, run->ahead_targets, ahead[1]);
+    model_set_ahead(&run->model, run->ahead_tokens, run->ahead_targets);
 }
 
 // A step as worker/train.c makes it.
@@ -220,6 +245,7 @@ static void take_step(Run *run, Tensor text, int64_t step) {
     assert_number(run, statistics_loss(&model->stats), *of_step(run, "loss", step), "loss");
     if (step == 0) assert_parameters(run, &model->params, model->gradients.sum, "gradients");
     if (run->router_count > 0) assert_routers(run, step);
+    assert_modules(run, step);
     assert_number(run, norm, *of_step(run, "gradient_norm", step), "gradient_norm");
     assert_number(run, lr, *of_step(run, "lr", step), "lr");
     double scale = clip > 0 && norm > clip ? clip / norm : 1;

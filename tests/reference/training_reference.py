@@ -3,6 +3,7 @@ the optimizer, in double."""
 import inspect
 import math
 
+import numpy as np
 import torch
 import torch.optim._muon
 
@@ -48,7 +49,7 @@ def is_vector(name):
 def is_hidden(name):
     """Matrices between hidden layers."""
     shared_gate = name.endswith("shared.gate")
-    return name.endswith(("qkv", "output", "gate", "gate_up", "down", "_up")) and not shared_gate
+    return name.endswith(("qkv", "output", "gate", "gate_up", "down", "_up", "eh_proj")) and not shared_gate
 
 
 def matrices(name, w, c):
@@ -176,7 +177,7 @@ def train(c, start, text):
     average = {name: w.detach().clone() for name, w in params.items()}
     rows, first_gradients = [], None
     for number in range(c["train.steps"]):
-        loads, told, largest, loss = {}, [], {}, 0
+        loads, told, largest, loss, further, modules = {}, [], {}, 0, 0, []
         micro_batches = text[number].chunk(c["train.micro_batches"])
         for m, rows_of_text in enumerate(micro_batches):
             step = model.Step(c, number, m, loads)
@@ -186,12 +187,14 @@ def train(c, start, text):
                 inputs, targets = mask(c, inputs, (number * len(micro_batches) + m) * inputs.numel())
             of_micro = model.forward(params, c, inputs, targets, step)
             loss = loss + of_micro / len(micro_batches)
+            further = further + step.further / len(micro_batches)
             told.append(step.told)
+            modules.append(step.modules)
         routers = sorted(told[0])
         terms = [sum(t[i]["terms"] for t in told) / len(told) for i in routers]
         z = [sum(t[i]["z"] for t in told) / len(told) for i in routers]
         factors = torch.tensor([float(t["factor"]) for t in c["moe.balance"] or MEASURED])
-        total = loss + sum((factors * t).sum() for t in terms) + c["moe.z_loss"] * sum(z)
+        total = loss + further + sum((factors * t).sum() for t in terms) + c["moe.z_loss"] * sum(z)
         names = [name for name in params if not name.endswith("router_bias")]
         gradients = dict(zip(names, torch.autograd.grad(total, [params[n] for n in names])))
         norm = math.sqrt(sum((g * g).sum().item() for g in gradients.values()))
@@ -212,6 +215,7 @@ def train(c, start, text):
         counts = {key: [sum(t[i][key] for t in told) for i in routers]
                   for key in ("routed", "dropped")}
         rows.append(dict(loss=loss.item(), gradient_norm=norm, lr=lr,
-                         terms=[t.tolist() for t in terms], z=[v.item() for v in z], **counts))
+                         modules=np.sum(modules, 0).tolist(), terms=[t.tolist() for t in terms],
+                         z=[v.item() for v in z], **counts))
         first_gradients = first_gradients or gradients
     return rows, first_gradients, {n: w.detach() for n, w in params.items()}, average

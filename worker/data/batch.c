@@ -2,6 +2,7 @@
 
 #include "comm/collectives.h"
 #include "comm/comm.h"
+#include "worker/data/tokens_ahead.h"
 
 static void layout(BatchBuffer *batch) {
     batch->tokens = arena_1d(&batch->arena, I32, batch->B * batch->T);
@@ -12,18 +13,25 @@ static void layout(BatchBuffer *batch) {
         batch->positions = arena_1d(&batch->arena, I32, batch->B * batch->T);
         batch->host_positions = arena_mirror(&batch->host_arena, batch->positions);
     }
+    int64_t ahead = batch->modules * batch->B * batch->T;
+    batch->ahead_tokens = arena_1d(&batch->arena, I32, ahead);
+    batch->ahead_targets = arena_1d(&batch->arena, I32, ahead);
+    batch->host_ahead_tokens = arena_mirror(&batch->host_arena, batch->ahead_tokens);
+    batch->host_ahead_targets = arena_mirror(&batch->host_arena, batch->ahead_targets);
     batch->sources = arena_1d(&batch->host_arena, I32, batch->B);
     batch->firsts = arena_1d(&batch->host_arena, I64, batch->B);
     batch->counts = arena_1d(&batch->host_arena, I64, batch->B);
 }
 
-void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool documents) {
+void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool documents,
+                int64_t modules) {
     int64_t of_shard = shape->B / shape->shards;
     *batch = (BatchBuffer){.B = shape->B,
                            .T = shape->T,
                            .first = of_shard * shape->first_shard,
                            .total = of_shard * shape->all_shards,
                            .documents = documents,
+                           .modules = modules,
                            .dev = dev};
     arena_measure(&batch->arena, "batch", dev);
     arena_measure(&batch->host_arena, "batch", NULL);
@@ -33,8 +41,8 @@ void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool do
     layout(batch);
 }
 
-size_t batch_bytes(int64_t B, int64_t T, bool documents) {
-    BatchBuffer batch = {.B = B, .T = T, .documents = documents};
+size_t batch_bytes(int64_t B, int64_t T, bool documents, int64_t modules) {
+    BatchBuffer batch = {.B = B, .T = T, .documents = documents, .modules = modules};
     arena_measure(&batch.arena, "batch", NULL);
     arena_measure(&batch.host_arena, "batch", NULL);
     layout(&batch);
@@ -50,6 +58,9 @@ void batch_upload(BatchBuffer *batch) {
     device_upload(batch->dev, batch->tokens, batch->host_tokens);
     device_upload(batch->dev, batch->targets, batch->host_targets);
     if (batch->documents) device_upload(batch->dev, batch->positions, batch->host_positions);
+    if (batch->modules == 0) return;
+    device_upload(batch->dev, batch->ahead_tokens, batch->host_ahead_tokens);
+    device_upload(batch->dev, batch->ahead_targets, batch->host_ahead_targets);
 }
 
 // Ranks agree that all have read their share, and bring it to the device.
@@ -83,6 +94,10 @@ static bool read_windows(BatchBuffer *batch, const DataMix *mix, DataCursor curs
 
 bool batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor, Error *err) {
     bool ok = read_windows(batch, mix, cursor, err);
+    if (ok)
+        tokens_ahead(batch->modules, batch->B, batch->T, tensor_i32(batch->host_targets),
+                     positions_of(batch, 0), tensor_i32(batch->host_ahead_tokens),
+                     tensor_i32(batch->host_ahead_targets));
     return deliver(batch, ok, err);
 }
 

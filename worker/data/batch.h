@@ -16,6 +16,9 @@ typedef struct BatchBuffer {
     Tensor host_tokens, host_targets; // the host's mirrors
     // (B·T) i32 of documents, as model_set_documents has them, and the mirror; data NULL: none
     Tensor positions, host_positions;
+    // (modules · B·T) i32 of multi-token prediction, as tokens_ahead makes them of training windows
+    int64_t modules;
+    Tensor ahead_tokens, ahead_targets, host_ahead_tokens, host_ahead_targets;
     Tensor sources; // (B) i32 on the host: of each training window, where there are several
     // (B) i64 on the host: the targets [first, count) of a window of a validation file are its own
     Tensor firsts, counts;
@@ -25,10 +28,11 @@ typedef struct BatchBuffer {
 } BatchBuffer;
 
 // Of the model's share of a micro-batch. documents: whether windows are read with the places of
-// tokens in documents.
-void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool documents);
+// tokens in documents. modules: of multi-token prediction, in training.
+void batch_open(BatchBuffer *batch, Device *dev, const RankShape *shape, bool documents,
+                int64_t modules);
 // Bytes of the host's side. Not collective.
-size_t batch_bytes(int64_t B, int64_t T, bool documents);
+size_t batch_bytes(int64_t B, int64_t T, bool documents, int64_t modules);
 void batch_close(BatchBuffer *batch); // legal on a zeroed struct
 
 // The micro-batch that starts at the cursor. The error is the same on every rank. Collective over

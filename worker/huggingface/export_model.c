@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "checkpoint/new_folder.h"
+#include "kernels/log.h"
 #include "checkpoint/state_tensors.h"
 #include "worker/data/vocabulary.h"
 #include "worker/huggingface/export_proof.h"
@@ -165,6 +166,10 @@ static bool write_and_prove(Export *export, const TrainConfig *config, Session *
 static bool run(Export *export, const TrainConfig *config, Session *session,
                 const char *checkpoint_path, Error *err) {
     export->model = config->model;
+    if (export->model.mtp.layers > 0)
+        log_info("modules of multi-token prediction (mtp.layers %lld) are left out",
+                 (long long)export->model.mtp.layers);
+    export->model.mtp.layers = 0;
     if (!new_folder_name(&export->folder, export->wanted->folder, err) ||
         !session_open(session, config, err) || !model_for_generation(&export->model, err) ||
         !export_vocab_size(checkpoint_path, &export->model.vocab_size, err) ||
