@@ -1,7 +1,6 @@
 #include "model/gradients.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "kernels/integers.h"
 
@@ -57,14 +56,18 @@ static const Param *shared_row(const Gradients *gradients, const Work *work, int
     return &work->params->rows[gradients->shared[share]];
 }
 
+// Shares lie one behind the other, each at a multiple of PARAM_ALIGNMENT.
+static int64_t share_room(const Param *row) {
+    return (param_elements(row) + PARAM_ALIGNMENT - 1) / PARAM_ALIGNMENT * PARAM_ALIGNMENT;
+}
+
 static GradientSet layout_set(const Gradients *gradients, const Work *work, Arena *arena) {
     GradientSet set = {.params = param_set_layout(work->params, arena, F32)};
     if (marks_rows(work)) set.params.marks = arena_1d(arena, I32, work->params->marks);
-    for (int i = 0; i < gradients->share_count; i++) {
-        const Param *row = shared_row(gradients, work, i);
-        set.shares[i] = row->rank == 1 ? arena_1d(arena, F32, row->shape[0])
-                                       : arena_2d(arena, F32, row->shape[0], row->shape[1]);
-    }
+    int64_t elements = 0;
+    for (int i = 0; i < gradients->share_count; i++)
+        elements += share_room(shared_row(gradients, work, i));
+    set.shares = arena_1d(arena, F32, elements);
     return set;
 }
 
@@ -86,18 +89,21 @@ static int64_t scratch_elements(const Gradients *gradients, const Work *work) {
 }
 
 // From here on layers write into that set.
-static void use_set(Work *work, GradientSet set) {
+static void use_set(Gradients *gradients, Work *work, GradientSet set) {
+    int64_t first = 0;
     work->gradients = set.params;
-    memcpy(work->shares, set.shares, sizeof work->shares);
-}
-static GradientSet set_in_use(const Work *work) {
-    GradientSet set = {.params = work->gradients};
-    memcpy(set.shares, work->shares, sizeof set.shares);
-    return set;
+    gradients->shares = set.shares;
+    for (int i = 0; i < gradients->share_count; i++) {
+        const Param *row = shared_row(gradients, work, i);
+        Tensor share = tensor_range(set.shares, first, param_elements(row));
+        if (row->rank == 2) share = tensor_reshape_2d(share, row->shape[0], row->shape[1]);
+        work->shares[i] = share;
+        first += share_room(row);
+    }
 }
 
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch) {
-    use_set(work, layout_set(gradients, work, arena));
+    use_set(gradients, work, layout_set(gradients, work, arena));
     gradients->sum = work->gradients;
     gradients->waiting_count = 0;
     for (int64_t m = work->shape.micro_batches - 1; by_tree(work) && m > 0; m /= 2) {
@@ -210,12 +216,12 @@ static void accumulate(Gradients *gradients, Work *work) {
             for (int run = 0; run < GRADIENT_RUNS; run++)
                 add(work->dev, work->gradients.run[run], waiting->params.run[run],
                     work->gradients.run[run]);
-            for (int i = 0; i < gradients->share_count; i++)
-                add(work->dev, work->shares[i], waiting->shares[i], work->shares[i]);
+            if (gradients->share_count > 0)
+                add(work->dev, gradients->shares, waiting->shares, gradients->shares);
         } else if (!last) {
             GradientSet rested = *waiting;
-            *waiting = set_in_use(work);
-            use_set(work, rested);
+            *waiting = (GradientSet){work->gradients, gradients->shares};
+            use_set(gradients, work, rested);
             return;
         }
     }

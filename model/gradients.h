@@ -26,7 +26,7 @@ typedef struct GradientBucket {
 
 typedef struct GradientSet {
     ParamSet params;
-    Tensor shares[GRADIENT_SHARES_MAX]; // sums of their own; else no data
+    Tensor shares; // all of them (elements), sums of their own
 } GradientSet;
 
 // levels of the tree over micro-batches, of which there are at most a million
@@ -42,6 +42,7 @@ typedef struct Gradients {
     // By the fixed tree: sums over 1, 2, 4, … micro-batches that wait for their other half.
     GradientSet waiting[WAITING_MAX];
     int waiting_count;
+    Tensor shares;    // of the set that layers write into: work->shares are its parts
     Tensor scratch;   // of the tree over ranks, beside every layer's: it runs while layers do
     Pending *pending; // sums over ranks that have been begun in this micro-batch
     int pending_count;
