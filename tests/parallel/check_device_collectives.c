@@ -148,7 +148,8 @@ static void open_device(void) {
 }
 
 static void expect_same_tree(Group *group, DType dtype, int64_t n) {
-    Pair x = pair_open(dtype, n, 1), scratch = pair_open(dtype, (n + 1) / 2, 1);
+    Pair x = pair_open(dtype, n, 1);
+    Pair scratch = pair_open(dtype, all_reduce_scratch_elements(group_size(group), n), 1);
     fill(x.host, (uint32_t)n);
     pair_upload(x);
     Tensor wanted = tensor_2d(malloc(tensor_bytes(x.host) + 1), dtype, n, 1);
@@ -177,8 +178,10 @@ static void the_tree_has_the_hosts_bits(void) {
 }
 
 static void the_tree_works_in_subgroups(void) {
-    for (int ep = 1; ep <= comm_size(); ep *= 2) {
+    for (int ep = 1; ep <= comm_size(); ep++) {
+        if (comm_size() % ep != 0) continue;
         ProcessGroups split = process_groups_open(ep, &dev);
+        expect_same_tree(split.world, F32, 101);
         expect_same_tree(split.expert_parallel, F32, 101);
         expect_same_tree(split.expert_replicas, F32, 101);
         process_groups_close(&split);
@@ -423,7 +426,8 @@ static void exchanges_overlap(void) {
     for (int round = 0; round < 10; round++) {
         Exchange e[3];
         Pending pending[3], sum_pending;
-        Pair sum = pair_open(F32, 77, 1), scratch = pair_open(F32, 39, 1);
+        Pair sum = pair_open(F32, 77, 1);
+        Pair scratch = pair_open(F32, all_reduce_scratch_elements(comm_size(), 77), 1);
         for (int64_t i = 0; i < 77; i++) set(sum.host, i, comm_rank() + i + round);
         pair_upload(sum);
         for (int i = 0; i < 3; i++)
