@@ -25,12 +25,12 @@ static void windows_end(void **state) {
 }
 
 // A document of three tokens, a piece of a longer one, whose last target is not in the window, and
-// padding.
+// a document of two.
 static void documents_end(void **state) {
     (void)state;
-    const int32_t targets[] = {11, 12, NONE, 21, 22, 23, NONE, NONE};
+    const int32_t targets[] = {11, 12, NONE, 21, 22, 23, 31, NONE};
     const int32_t positions[] = {0, 1, 2, 0, 1, 2, 0, 1};
-    const int32_t wanted_tokens[] = {11, 12, 0, 21, 22, 23, 0, 0, 12, 0, 0, 22, 23, 0, 0, 0};
+    const int32_t wanted_tokens[] = {11, 12, 0, 21, 22, 23, 31, 0, 12, 0, 0, 22, 23, 0, 0, 0};
     const int32_t wanted_targets[] = {12,   NONE, NONE, 22, 23,   NONE, NONE, NONE,
                                       NONE, NONE, NONE, 23, NONE, NONE, NONE, NONE};
     int32_t tokens[16], targets_of[16];
