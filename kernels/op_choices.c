@@ -107,7 +107,7 @@ RouterWeighing router_weighing(RouterRule rule, int64_t K) {
         return WEIGH_OVER_ALL;
     case SIGMOID:
     case SQRT_SOFTPLUS:
-        return K == 1 ? WEIGH_ALONE : WEIGH_OVER_CHOSEN;
+        return K == 1 || rule.alone ? WEIGH_ALONE : WEIGH_OVER_CHOSEN;
     case SINKHORN:
         return K == 1 ? WEIGH_ALONE : WEIGH_OVER_ALL;
     }

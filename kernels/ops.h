@@ -62,6 +62,7 @@
     OP(slot_weights_backward, Tensor dlogits, Tensor ddispatch, Tensor dcombine, Tensor dispatch,  \
        Tensor combine, int64_t T)                                                                  \
     OP(choose_in_turn, Tensor ids, int64_t E, int64_t first_token)                                 \
+    OP(choices_of_heads, Tensor out, Tensor ids, int64_t E)                                        \
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
        Tensor weights, CapacityRule rule, Tensor order)                                            \

@@ -98,6 +98,15 @@ void choose_in_turn(Device *dev, Tensor ids, int64_t E, int64_t first_token) {
     dev->backend->op.choose_in_turn(dev, ids, E, first_token);
 }
 
+void choices_of_heads(Device *dev, Tensor out, Tensor ids, int64_t E) {
+    int64_t choices = tensor_elements(ids), N = out.shape[0];
+    CHECK_SHAPE_2D(ids, I32, ids.shape[0], ids.shape[1]);
+    CHECK(N > 0 && ids.shape[0] % N == 0 && choices / N * E <= INT32_MAX,
+          "%lld choices of %lld tokens", (long long)choices, (long long)N);
+    CHECK_SHAPE_2D(out, I32, N, choices / N);
+    dev->backend->op.choices_of_heads(dev, out, ids, E);
+}
+
 void choose_by_draw(Device *dev, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw) {
     int64_t N = ids.shape[0], K = ids.shape[1];
     CHECK_SHAPE_2D(ids, I32, N, K);

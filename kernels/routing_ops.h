@@ -39,6 +39,7 @@ typedef struct RouterRule {
     RouterKind kind;
     bool normalize_top_k;  // TOPK_SOFTMAX only
     double scaling_factor; // SIGMOID, SQRT_SOFTPLUS only: what a token's weights sum to
+    bool alone;            // SIGMOID only: a chosen one's weight is its score, whatever the others'
     bool given;            // the ids are input: something else has chosen (router_forward)
     // The experts lie in so many equal groups, of which a token's experts are in the best
     // top_groups (DeepSeek-V2, V3); groups <= 1: any.
@@ -132,6 +133,9 @@ void router_jitter(Device *dev, Tensor out, Tensor x, float amount, RouterNoise 
 // Every expert in turn: choice k of token t = first_token + n goes to expert (t·K + k) mod E.
 //   ids (N, K) i32
 void choose_in_turn(Device *dev, Tensor ids, int64_t E, int64_t first_token);
+// Numbers what each of a token's H heads has chosen among E of its own through all H·E: expert e of
+// head h is h·E + e.   out (N, H·K) i32   ids (N·H, K) i32
+void choices_of_heads(Device *dev, Tensor out, Tensor ids, int64_t E);
 
 enum { MOST_DRAWN = 64 }; // experts of a token at most
 typedef struct ExpertDraw {

@@ -193,7 +193,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     positions_rotate(work->positions, a->positions, work, a->qkv_rows, position, false);
     // Keys and values are the tail of the projected rows.
     copy_columns(work->dev, tensor_rows(cache, position, work->shape.N), a->qkv_rows,
-                 (ColumnBlocks){.blocks = 1, .width = width, .x_first = W - width});
+                 attention_columns(width, 0, W - width));
     attention_decode(work->dev, a->heads, a->qkv_rows, cache, rule_of(a, work), position);
     linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
 }

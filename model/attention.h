@@ -17,6 +17,10 @@ extern const LayerKind ATTENTION;
 // keys and values.
 //   sinks (H) f32: with attention.softmax sink alone
 AttentionRule attention_rule(const Work *work, AttentionShape shape, int64_t layer, Tensor sinks);
+// A run of columns of rows of queries, keys and values, which stand in this order.
+static inline ColumnBlocks attention_columns(int64_t width, int64_t out_first, int64_t x_first) {
+    return (ColumnBlocks){.blocks = 1, .width = width, .out_first = out_first, .x_first = x_first};
+}
 // Keys that a query of the layer sees, in the mean over a sequence: those at its ends see fewer.
 double attention_mean_keys(const Work *work, int64_t layer);
 // Whether the device's kernels take heads so wide: a LayerKind's check_device. Not collective.

@@ -3,18 +3,23 @@
 
 static void derive_top_k(void *section) {
     ModelConfig *model = section;
-    bool moa = model_has_mixer(model, MIXER_MOA);
-    model->attention.top_k = moa ? model->attention.shape.heads : 0;
+    AttentionConfig *attention = &model->attention;
+    bool of_heads = model_has_mixer(model, MIXER_SWITCHHEAD);
+    attention->top_k = model_has_mixer(model, MIXER_MOA) ? attention->shape.heads
+                       : of_heads                        ? 2
+                                                         : 0;
 }
 
 // clang-format off
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
     INTEGER("attention.experts", FUNCTION, attention.experts, DEFAULT("0"), RANGE(0, 65536),
-        "moa: experts with a query and an output projection each, on all ranks together (MoA, arXiv:2210.05144: up to 64)"),
+        "moa: experts with a query and an output projection each, on all ranks together (MoA, arXiv:2210.05144: up to 64); "
+        "switchhead: value and output projections of each head (SwitchHead, arXiv:2312.07987: 4 or 5)"),
     INTEGER("attention.top_k", FUNCTION, attention.top_k,
-        DERIVED("attention.heads with model.mixer: moa, otherwise 0", derive_top_k), RANGE(0, 1024),
-        "moa: experts that a token chooses, each of which is one of its attention.heads (MoA, arXiv:2210.05144: 8)"),
+        DERIVED("attention.heads with model.mixer: moa, 2 with switchhead, otherwise 0", derive_top_k), RANGE(0, 1024),
+        "moa: experts that a token chooses, each of which is one of its attention.heads (MoA, arXiv:2210.05144: 8); "
+        "switchhead: value and output projections of each head that work on a token (SwitchHead, arXiv:2312.07987: 2 or 3)"),
 };
 // clang-format on
 
@@ -25,7 +30,7 @@ static bool check_unused(const AttentionConfig *attention, const OptionRules *ru
                                              : NULL;
     return !key || option_broken(rules, key, "model.mixer",
                                  "%s is of attention experts, which no layer has; set "
-                                 "model.mixer=moa, or leave it out",
+                                 "model.mixer=moa or switchhead, or leave it out",
                                  key);
 }
 
@@ -80,11 +85,9 @@ static bool check_router(const ModelConfig *model, const OptionRules *rules) {
     return true;
 }
 
-static bool check(const void *section, const OptionRules *rules) {
-    const ModelConfig *model = section;
+static bool check_moa(const ModelConfig *model, const OptionRules *rules) {
     const AttentionConfig *attention = &model->attention;
     int64_t heads = attention->shape.heads;
-    if (!model_has_mixer(model, MIXER_MOA)) return check_unused(attention, rules);
     if (attention->top_k != heads)
         return option_broken(rules, "attention.top_k", "attention.heads",
                              "attention.top_k (%lld) is not attention.heads (%lld), but in moa "
@@ -104,6 +107,43 @@ static bool check(const void *section, const OptionRules *rules) {
                              "key and value; set it to 1 or leave it out",
                              (long long)attention->shape.kv_heads);
     return check_heads(model, rules) && check_router(model, rules);
+}
+
+static bool check_switchhead(const ModelConfig *model, const OptionRules *rules) {
+    const AttentionConfig *attention = &model->attention;
+    const char *unknown = attention->softmax == SOFTMAX_SINK ? "attention.softmax"
+                          : attention->gate != GATE_NONE     ? "attention.gate"
+                          : attention->max_logits            ? "attention.max_logits"
+                                                             : NULL;
+    if (attention->top_k < 1 || attention->top_k > attention->experts)
+        return option_broken(rules, "attention.top_k", "attention.experts",
+                             "attention.top_k (%lld) is not between 1 and attention.experts "
+                             "(%lld), of which a switchhead layer chooses so many in each head; "
+                             "set attention.experts=%lld or so",
+                             (long long)attention->top_k, (long long)attention->experts,
+                             (long long)(attention->top_k > 2 ? 2 * attention->top_k : 4));
+    if (attention->shape.kv_heads != attention->shape.heads)
+        return option_broken(rules, "attention.kv_heads", "model.mixer",
+                             "attention.kv_heads (%lld) is not attention.heads (%lld), but each "
+                             "head of a switchhead layer has its own values; leave it out",
+                             (long long)attention->shape.kv_heads,
+                             (long long)attention->shape.heads);
+    return !unknown || option_broken(rules, unknown, "model.mixer",
+                                     "%s is of model.mixer=attention alone, and some layer is "
+                                     "switchhead; leave it out",
+                                     unknown);
+}
+
+static bool check(const void *section, const OptionRules *rules) {
+    const ModelConfig *model = section;
+    bool moa = model_has_mixer(model, MIXER_MOA);
+    bool switchhead = model_has_mixer(model, MIXER_SWITCHHEAD);
+    if (moa && switchhead)
+        return option_broken(rules, "model.mixer", NULL,
+                             "model.mixer has moa and switchhead, to which attention.heads and "
+                             "attention.experts say different things; leave out one of them");
+    if (moa) return check_moa(model, rules);
+    return switchhead ? check_switchhead(model, rules) : check_unused(&model->attention, rules);
 }
 
 const OptionSection ATTENTION_EXPERTS_OPTIONS = SECTION(ROWS, check);

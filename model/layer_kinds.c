@@ -5,6 +5,7 @@
 #include "model/moe_layer.h"
 #include "model/peer.h"
 #include "model/soft_moe.h"
+#include "model/switchhead.h"
 
 const LayerChoice MIXERS[] = {
     [MIXER_ATTENTION] = {{"attention",
@@ -17,6 +18,10 @@ const LayerChoice MIXERS[] = {
     [MIXER_MOA] = {{"moa", "heads of attention.experts, of which a router chooses attention.heads "
                            "for each token (MoA, arXiv:2210.05144)"},
                    &MOA},
+    [MIXER_SWITCHHEAD] = {{"switchhead", "heads with attention.experts value and output "
+                                         "projections each, of which attention.top_k work on a "
+                                         "token (SwitchHead, arXiv:2312.07987)"},
+                          &SWITCHHEAD},
 };
 const LayerChoice FEED_FORWARDS[] = {
     [FEED_FORWARD_DENSE] = {{"dense", "one feed-forward for all tokens"}, &DENSE_FEED_FORWARD},

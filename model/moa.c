@@ -153,11 +153,6 @@ static void gather_slots(const MoaLayer *moa, Work *work, Tensor out, Tensor sen
                 1);
 }
 
-// Queries stand before keys and values in the rows (N, W).
-static ColumnBlocks columns(int64_t width, int64_t out_first, int64_t x_first) {
-    return (ColumnBlocks){.blocks = 1, .width = width, .out_first = out_first, .x_first = x_first};
-}
-
 static void project_kv(void *self, Work *work, Tensor x) {
     MoaLayer *moa = self;
     linear_forward(work, moa->kv, moa->scratch.kv_rows, x);
@@ -174,8 +169,9 @@ static void project(MoaLayer *moa, Work *work, Statistics *stats, Tensor x, int6
     expert_exchange_forward(&moa->queries, work, x, (Beside){project_kv, moa, x});
     gather_slots(moa, work, moa->scratch.q_rows, moa->queries.sent_out);
     copy_columns(work->dev, rows, tensor_reshape_2d(moa->scratch.q_rows, N, queries),
-                 columns(queries, 0, 0));
-    copy_columns(work->dev, rows, moa->scratch.kv_rows, columns(s.d_head + s.d_value, queries, 0));
+                 attention_columns(queries, 0, 0));
+    copy_columns(work->dev, rows, moa->scratch.kv_rows,
+                 attention_columns(s.d_head + s.d_value, queries, 0));
     query_key_norm_forward(&moa->norm, work, moa->qkv_rows);
     positions_rotate(work->positions, moa->positions, work, moa->qkv_rows, position, false);
 }
@@ -214,8 +210,9 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                        rule_of(moa, work));
     positions_rotate(work->positions, moa->positions, work, dqkv, 0, true);
     query_key_norm_backward(&moa->norm, work, dqkv);
-    copy_columns(work->dev, tensor_reshape_2d(dq, N, queries), dqkv, columns(queries, 0, 0));
-    copy_columns(work->dev, dkv, dqkv, columns(s.d_head + s.d_value, 0, queries));
+    copy_columns(work->dev, tensor_reshape_2d(dq, N, queries), dqkv,
+                 attention_columns(queries, 0, 0));
+    copy_columns(work->dev, dkv, dqkv, attention_columns(s.d_head + s.d_value, 0, queries));
     dispatch_gather(&moa->plan, work, moa->queries.sent_out, dq);
     Tensor dsent = expert_exchange_backward(&moa->queries, work, (Beside){backward_kv, moa, dkv});
     combine_forward(work->dev, dx, dsent, moa->plan.slot_row, none);
@@ -233,7 +230,7 @@ static void decode(void *self, Work *work, Tensor out, Tensor x, Tensor cache, i
     AttentionShape s = heads_of(work);
     project(moa, work, NULL, x, position);
     copy_columns(work->dev, tensor_rows(cache, position, work->shape.N), moa->qkv_rows,
-                 columns(attention_kv_width(s), 0, s.heads * s.d_head));
+                 attention_columns(attention_kv_width(s), 0, s.heads * s.d_head));
     attention_decode(work->dev, moa->heads, moa->qkv_rows, cache, rule_of(moa, work), position);
     put_out(moa, work, out);
 }

@@ -65,7 +65,7 @@ typedef struct AttentionConfig {
     bool max_logits; // whether the largest score of each head is told
     int64_t d_rope;  // channels of a head that RoPE turns, its first; 0: as rope.fraction says
     int64_t q_rank, kv_rank; // of latent attention; q_rank 0: queries have no latent
-    int64_t experts, top_k;  // of moa
+    int64_t experts, top_k;  // of moa; of each head of switchhead
     double qk_clip;          // the largest score that a step may leave (qk_clip.h); 0: any
 } AttentionConfig;
 
@@ -202,7 +202,12 @@ typedef struct MoeConfig {
 } MoeConfig;
 
 // What fills the halves of a block; layer_kinds.c has the lists.
-typedef enum MixerKind { MIXER_ATTENTION, MIXER_LATENT_ATTENTION, MIXER_MOA } MixerKind;
+typedef enum MixerKind {
+    MIXER_ATTENTION,
+    MIXER_LATENT_ATTENTION,
+    MIXER_MOA,
+    MIXER_SWITCHHEAD
+} MixerKind;
 typedef enum FeedForwardKind {
     FEED_FORWARD_DENSE,
     FEED_FORWARD_MOE,

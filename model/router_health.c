@@ -33,7 +33,7 @@ void router_health_of_layer(RouterHealth health, int64_t E, char text[128]) {
              E > 0 ? 100.0 * (double)health.dead / (double)E : 0.0, 100.0 * health.effective);
 }
 
-static const char ROUTED[] = "routed", OF_MIXERS[] = "attention_routed";
+static const char ROUTED[] = "routed";
 
 static const StatisticsColumn *next_of(const Statistics *stats, const char *routed, int *i,
                                        RouterHealth *health) {
@@ -135,7 +135,9 @@ static double root_of_mean_squares(const Statistics *stats, const char *name) {
     }
 static const Summary LOADS[][3] = {
     [ROUTER_OF_FEED_FORWARD] = {OF_LOADS("", ROUTED)},
-    [ROUTER_OF_MIXER] = {OF_LOADS("attention_", OF_MIXERS)},
+    [ROUTER_OF_MIXER] = {OF_LOADS("attention_", "attention_routed")},
+    [ROUTER_OF_VALUES] = {OF_LOADS("value_", "value_routed")},
+    [ROUTER_OF_OUTPUTS] = {OF_LOADS("output_", "output_routed")},
 };
 static const Summary LOGITS = {.field = "router_logit_rms",
                                .digits = 9,

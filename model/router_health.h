@@ -51,7 +51,7 @@ void router_health_over_layers(double *max_vio, int64_t layers, char text[96]);
 // Has max_vio, max_vio_mean and dead_experts told at each step and of each evaluation, of the
 // counts "routed" and "dropped" of all layers; and, while a layer has the state "router_bias", its
 // largest magnitude over all layers, "router_bias_max". "router_logit_rms" at both, too. Of mixers'
-// routers the same but for the last, with "attention_" before each name.
+// routers the same but for the last, with "attention_", "value_" or "output_" before each name.
 void router_health_summarize(Statistics *stats, RouterPlace place, bool bias);
 
 #endif

@@ -18,10 +18,13 @@ const RouterNames ROUTER_NAMES[] = {
                          .routed = "attention_routed",
                          .dropped = "attention_dropped",
                          .bias = "attention_router_bias"},
+    [ROUTER_OF_VALUES] = {.params = "attention.value_router", .routed = "value_routed"},
+    [ROUTER_OF_OUTPUTS] = {.params = "attention.output_router", .routed = "output_routed"},
 };
 
 const int64_t *router_dropped(const Statistics *stats, const StatisticsColumn *routed) {
-    bool of_mixer = strcmp(routed->name, ROUTER_NAMES[ROUTER_OF_MIXER].routed) == 0;
-    RouterPlace place = of_mixer ? ROUTER_OF_MIXER : ROUTER_OF_FEED_FORWARD;
-    return statistics_count_values(stats, ROUTER_NAMES[place].dropped, routed->layer);
+    int place = 0;
+    while (strcmp(routed->name, ROUTER_NAMES[place].routed) != 0) place++;
+    const char *dropped = ROUTER_NAMES[place].dropped;
+    return dropped ? statistics_count_values(stats, dropped, routed->layer) : NULL;
 }

@@ -1,20 +1,26 @@
-// A block may have two routers, one in each half. What their parameters and statistics are called.
+// A block may have routers in both halves. What their parameters and statistics are called.
 #ifndef MOETRAIN_MODEL_ROUTER_NAMES_H
 #define MOETRAIN_MODEL_ROUTER_NAMES_H
 
 #include "model/statistics.h"
 
-typedef enum RouterPlace { ROUTER_OF_FEED_FORWARD, ROUTER_OF_MIXER } RouterPlace;
+typedef enum RouterPlace {
+    ROUTER_OF_FEED_FORWARD,
+    ROUTER_OF_MIXER,
+    ROUTER_OF_VALUES, // head_gate.h: of values and outputs
+    ROUTER_OF_OUTPUTS,
+    ROUTER_PLACES
+} RouterPlace;
 
 typedef struct RouterNames {
-    const char *params; // "moe" of layers.3.moe.router
-    // columns of the statistics (router.h)
+    const char *params; // "moe" of layers.3.moe.router; of heads the name
+    // columns of the statistics (router.h); NULL: not there
     const char *z, *entropy, *weight_mass, *routed, *dropped, *bias;
-    const char *squares; // router_health.h; NULL: not counted
+    const char *squares; // router_health.h
 } RouterNames;
 extern const RouterNames ROUTER_NAMES[];
 
-// The counts of dropped choices beside a column of routed ones.
+// The counts of dropped choices beside a column of routed ones; NULL: none are dropped.
 const int64_t *router_dropped(const Statistics *stats, const StatisticsColumn *routed);
 
 #endif

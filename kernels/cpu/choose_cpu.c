@@ -6,6 +6,13 @@ void choose_in_turn_cpu(Device *dev, Tensor ids, int64_t E, int64_t first_token)
     for (int64_t i = 0; i < choices; i++) id[i] = (int32_t)((first + i) % E);
 }
 
+void choices_of_heads_cpu(Device *dev, Tensor out, Tensor ids, int64_t E) {
+    int64_t choices = tensor_elements(ids), K = ids.shape[1], heads = ids.shape[0] / out.shape[0];
+    const int32_t *id = tensor_i32(ids);
+    int32_t *to = tensor_i32(out);
+    for (int64_t i = 0; i < choices; i++) to[i] = (int32_t)(i / K % heads * E) + id[i];
+}
+
 // The expert among whose units of weight unit r lies: the first whose running sum is more.
 static int32_t expert_of(const int32_t *end, int64_t E, int64_t r) {
     int64_t low = 0, high = E - 1;

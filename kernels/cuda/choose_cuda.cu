@@ -19,6 +19,21 @@ void choose_in_turn_cuda(Device *dev, Tensor ids, int64_t E, int64_t first_token
            choices, first_token * ids.shape[1], E);
 }
 
+// A thread owns a choice. Bytes: 8 a choice, the minimum.
+__global__ static void __launch_bounds__(THREADS)
+    number_by_head(int32_t *out, const int32_t *ids, int64_t choices, int64_t K, int64_t heads,
+                   int64_t E) {
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < choices) out[i] = (int32_t)(i / K % heads * E) + ids[i];
+}
+
+void choices_of_heads_cuda(Device *dev, Tensor out, Tensor ids, int64_t E) {
+    int64_t choices = tensor_elements(ids);
+    launch(dev, number_by_head, grid_of(ceil_div(choices, THREADS)), THREADS, 0,
+           device_data<int32_t>(out), device_data<int32_t>(ids), choices, ids.shape[1],
+           ids.shape[0] / out.shape[0], E);
+}
+
 // As choose_cpu.c says, in integers throughout. A thread owns a token; its chosen experts, in
 // ascending order, lie in its local memory. Bytes: 4 a choice, and log2(E) reads of `end` from the
 // cache.

@@ -204,6 +204,28 @@ static void add_moa_cases(void) {
     cases[count - 1].micro_batches = 2;
 }
 
+static void add_switchhead_cases(void) {
+    ModelConfig *model = add_case("value and output experts of heads, with sliding windows");
+    model->mixer = (PerLayer){1, {MIXER_SWITCHHEAD}};
+    model->attention.shape = (AttentionShape){2, 2, 4, 5};
+    model->attention.experts = 3;
+    model->attention.top_k = 2;
+    model->attention.window = (PerLayer){1, {3}};
+    model->moe.experts.values[0] = 0;
+    model = add_case("value and output experts of heads beside routed experts, with norms of "
+                     "queries and keys, slopes and biases, two micro-batches");
+    model->layers = 3;
+    model->mixer = (PerLayer){2, {MIXER_SWITCHHEAD, MIXER_ATTENTION}};
+    model->attention.shape = (AttentionShape){3, 3, 2, 3};
+    model->attention.experts = 4;
+    model->attention.top_k = 1;
+    model->attention.qk_norm = QK_NORM_WHOLE;
+    model->attention.positions = (PerLayer){1, {POSITIONS_ALIBI}};
+    model->bias = BIAS_LAYERS;
+    model->moe.max_expert_replicas = 2;
+    cases[count - 1].micro_batches = 2;
+}
+
 static void add_router_cases(void) {
     add_case("experts chosen by softmax_topk, dropless");
     ModelConfig *model = add_case("experts of ReLU with an untied head");
@@ -544,6 +566,7 @@ int main(int argc, char **argv) {
     add_window_cases();
     add_latent_cases();
     add_moa_cases();
+    add_switchhead_cases();
     add_router_cases();
     add_ragged_cases();
     add_drop_cases();

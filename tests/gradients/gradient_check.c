@@ -10,6 +10,7 @@
 #include "model/moe_layer.h"
 #include "model/peer.h"
 #include "model/router_balance.h"
+#include "model/switchhead.h"
 #include "worker/data/tokens_ahead.h"
 
 enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, LEVELS = 8, SEEDS = 40 };
@@ -89,9 +90,17 @@ static const Router *router_of(const Model *model, int64_t half) {
     return NULL;
 }
 
-// The experts that each query of a PEER layer has found, (N·H, top_k) i32; no data: of none.
-static Tensor found_by(const Model *model, int64_t layer) {
-    const Layer *feed_forward = &block_of(model, layer)->feed_forward;
+// The experts that each query of a PEER layer has found, or each head of SwitchHead's values or
+// outputs, (N·H, top_k) i32; no data: of none. Three of each block.
+enum { FINDERS = 3 };
+static Tensor found_by(const Model *model, int64_t finder) {
+    const Layer *feed_forward = &block_of(model, finder / FINDERS)->feed_forward;
+    const Layer *mixer = &block_of(model, finder / FINDERS)->mixer;
+    if (finder % FINDERS > 0) {
+        if (mixer->kind != &SWITCHHEAD) return (Tensor){0};
+        const SwitchHeadLayer *of = mixer->state;
+        return finder % FINDERS == 1 ? of->values.gate.chosen : of->outputs.gate.chosen;
+    }
     if (feed_forward->kind != &PEER_FEED_FORWARD) return (Tensor){0};
     const PeerLayer *peer = feed_forward->state;
     int64_t queries = tensor_elements(peer->ids) / peer->top_k;
@@ -140,8 +149,8 @@ static void open_check(Check *check, const GradientCase *the_case) {
         if (router)
             check->choices_bytes += (size_t)(count * router->shape.slots) * (sizeof(int32_t) + 1);
     }
-    for (int64_t layer = 0; layer < model_blocks(&the_case->model); layer++) {
-        Tensor found = found_by(&check->model, layer);
+    for (int64_t i = 0; i < FINDERS * model_blocks(&the_case->model); i++) {
+        Tensor found = found_by(&check->model, i);
         if (found.data)
             check->choices_bytes += (size_t)the_case->micro_batches * tensor_bytes(found);
     }
@@ -175,8 +184,8 @@ static uint8_t *note_found(Tensor found, uint8_t *at) {
 }
 
 static uint8_t *note_choices(Check *check, uint8_t *at) {
-    for (int64_t layer = 0; layer < model_blocks(&check->model.config); layer++) {
-        Tensor found = found_by(&check->model, layer);
+    for (int64_t i = 0; i < FINDERS * model_blocks(&check->model.config); i++) {
+        Tensor found = found_by(&check->model, i);
         if (found.data) at = note_found(found, at);
     }
     for (int64_t half = 0; half < halves(&check->model); half++) {

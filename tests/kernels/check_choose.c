@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 typedef struct Case {
     int64_t K;
@@ -23,6 +24,36 @@ static void run_draw(Device *dev, void *context) {
 static void run_turn(Device *dev, void *context) {
     Case *c = context;
     choose_in_turn(dev, c->ids, c->draw.experts, c->draw.first_token);
+}
+
+typedef struct Heads {
+    int64_t E;
+    Tensor ids, out; // (N·H, K), (N, H·K)
+} Heads;
+
+static void run_heads(Device *dev, void *context) {
+    Heads *c = context;
+    choices_of_heads(dev, c->out, c->ids, c->E);
+}
+
+static void check_heads(int64_t N, int64_t H, int64_t K, int64_t E) {
+    Heads c = {E, new_2d(I32, N * H, K), new_2d(I32, N, H * K)};
+    Tensor wanted = new_2d(I32, N, H * K);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t h = 0; h < H; h++)
+            for (int64_t k = 0; k < K; k++) {
+                int32_t e = (int32_t)random_below(E);
+                tensor_i32(c.ids)[(n * H + h) * K + k] = e;
+                tensor_i32(wanted)[n * H * K + h * K + k] = (int32_t)(h * E) + e;
+            }
+    for (int d = 0; d < device_count(); d++) {
+        begin_case("of heads on %s N=%lld H=%lld K=%lld E=%lld", device_at(d)->name, (long long)N,
+                   (long long)H, (long long)K, (long long)E);
+        memset(c.out.data, 0xff, tensor_bytes(c.out));
+        run_on(device_at(d), run_heads, &c, TENSORS(&c.ids, &c.out));
+        expect_same_bytes("ids", c.out, wanted.data);
+    }
+    release_all();
 }
 
 static int32_t weight_of(Tensor ends, int64_t e) {
@@ -124,6 +155,9 @@ int main(int argc, char **argv) {
     check_turn(7, 1, 1);
     check_turn(33, 3, 8);
     check_turn(300, 2, 64);
+    check_heads(1, 1, 1, 1);
+    check_heads(75, 3, 4, 9);
+    check_heads(40, 16, 2, 64);
     check_draw(50, 1, 1, false, (Tensor){0});
     check_draw(300, 2, 8, false, (Tensor){0});
     check_draw(300, 8, 8, true, (Tensor){0});

@@ -55,7 +55,7 @@ static bool is_over_chosen(RouterRule rule, int64_t K) {
         return rule.normalize_top_k;
     case SIGMOID:
     case SQRT_SOFTPLUS:
-        return K > 1;
+        return K > 1 && !rule.alone;
     case SINKHORN:
     case EXPERT_CHOICE:
         return false;

@@ -215,6 +215,15 @@ CONFIGURATIONS = {
          "moe.experts": 4, "model.bias": "true", "moe.router": "noisy_top_k", "moe.jitter": 0.1, "attention.dropout": 0.1,
          "moe.capacity_factor": 1.1, "moe.dispatch": "padded", "train.precision": "bf16"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 2), (8, 1, 1, 1)]),
+    "experts of heads": (  # eight in all
+        {"model.mixer": "switchhead", "attention.heads": 2, "attention.experts": 4, "attention.d_value": 7, "moe.experts": 4,
+         "attention.top_k": 3, "train.optimizer": "muon", "parallel.exchange_chunks": 2},
+        [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 4, 2), (8, 1, 2, 1)]),
+    "experts of heads beside other mixers, bf16": (
+        {"model.mixer": "[switchhead, attention]", "attention.heads": 4, "attention.experts": 2, "attention.top_k": 1,
+         "moe.experts": 0, "model.bias": "true", "attention.qk_norm": "head", "attention.dropout": 0.1,
+         "train.precision": "bf16"},
+        [(1, 2, 1, 1), (4, 1, 4, 2), (8, 1, 8, 1)]),
     "peer": (  # more experts than are chosen in a step; with micro-batches all rows are updated in every step
         {"model.feed_forward": "peer", "peer.keys": 24, "peer.heads": 3, "peer.top_k": 4, "model.activation": "gelu"},
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1), (6, 1, 2, 1)]),

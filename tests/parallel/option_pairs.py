@@ -101,6 +101,7 @@ COMPANIONS = {
     "attention.kv_rank=3": ["model.mixer=latent_attention"],
     "attention.q_rank=5": ["model.mixer=latent_attention"],
     "model.mixer=moa": ["attention.experts=6"],
+    "model.mixer=switchhead": ["attention.experts=6"],
     "attention.experts=6": ["model.mixer=moa"],
     "attention.top_k=2": ["model.mixer=moa", "attention.experts=6"],
     "moe.top_k=1": ["moe.router=topk_softmax"],

@@ -39,6 +39,8 @@ DENSE = {"moe.experts": 0, "moe.balance": []}
 LATENT = {"model.mixer": "latent_attention", "attention.d_head": 6, "attention.d_rope": 2,
           "attention.kv_rank": 5}
 MOA = {"model.mixer": "moa", "attention.heads": 2, "attention.experts": 5}
+SWITCHHEAD = {"model.mixer": "switchhead", "attention.heads": 2, "attention.experts": 3,
+              "attention.top_k": 2}
 PEER = {"model.feed_forward": "peer", "peer.keys": 4, "peer.heads": 2, "peer.top_k": 3,
         "peer.d_key": 3, "peer.activation": "gelu"}
 YARN = {"attention.rope_scaling": "yarn", "attention.rope_factor": 4,
@@ -102,6 +104,11 @@ CASES = {
     "attention experts, noise": {
         **MOA, "moe.router": "noisy_top_k", "moe.jitter": 0.1, "attention.positions": "none",
         **balance(("importance", "shard", 0.1), ("noisy_load", "batch", 0.2))},
+    "experts of heads": {**DENSE, **SWITCHHEAD, "attention.d_value": 3, "model.bias": "true",
+                         "train.micro_batches": 2},
+    "experts of heads beside experts": {
+        **SWITCHHEAD, "model.mixer": ["switchhead", "attention"], "attention.qk_norm": "whole",
+        "attention.window": 3, "attention.top_k": 1, **STEPS, "model.layers": 2},
     "masked": {**DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9},
     "masked, windows, sinks, slopes": {
         **DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9, "attention.window": [3, 0],

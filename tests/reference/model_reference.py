@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import routing_reference as routing
-from attention_experts_reference import moa
+from attention_experts_reference import moa, switchhead
 from attention_reference import attention, latent_attention
 from layers_reference import GATED, feed_forward, norm
 from moe_reference import moe, soft_moe
@@ -39,7 +39,8 @@ DEFAULTS = {
 
 
 NO_TARGET = -1
-MIXERS = {"attention": attention, "latent_attention": latent_attention, "moa": moa}
+MIXERS = {"attention": attention, "latent_attention": latent_attention, "moa": moa,
+          "switchhead": switchhead}
 
 
 class Config(dict):
@@ -160,6 +161,15 @@ def parameter_shapes(c):
         query_key_norms(name, 1)
         linear(name + ".experts.output", (c["attention.experts"], D, dv), "output")
 
+    def switchhead(name):
+        experts = H * c["attention.experts"]
+        linear(name + ".qk", (2 * H * d, D), "qkv")
+        query_key_norms(name, H)
+        shapes[name + ".value_router"] = (experts, D)
+        linear(name + ".experts.value", (experts, dv, D), "qkv")
+        shapes[name + ".output_router"] = (experts, D)
+        linear(name + ".experts.output", (experts, D, dv), "output")
+
     def router(name, c):
         shapes[name + ".router"] = (c.scored, D)
         if c["moe.gate_bias"]:
@@ -194,7 +204,7 @@ def parameter_shapes(c):
         name = f"layers.{i}." if module < 0 else f"mtp.{module}."
         norms(name + "attention")
         {"attention": attention, "latent_attention": latent_attention,
-         "moa": moa}[c.at("model.mixer", i)](name + "attention")
+         "moa": moa, "switchhead": switchhead}[c.at("model.mixer", i)](name + "attention")
         if c["attention.softmax"] == "sink":
             shapes[name + "attention.sinks"] = (H,)
         norms(name + "ffn")
