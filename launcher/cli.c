@@ -54,6 +54,8 @@ static bool unknown_option(const CommandLine *line, const char *word, const char
                            Error *err) {
     const char *candidates[MOST_OPTIONS + 3];
     int count = 0;
+    // Who trains means a key by --experts or --steps, not the option of another command.
+    if (line->verb == &TRAIN_VERB && habit_option(word, next, line->path, err)) return false;
     if (belongs_elsewhere(line->verb, word, err)) return false;
     for (const CliOption *option = line->verb->options; option && option->name; option++) {
         CHECK(count < MOST_OPTIONS, "more options than %d", MOST_OPTIONS);

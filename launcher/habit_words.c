@@ -120,6 +120,7 @@ const Habit HABIT_KEYS[] = {
     {"num_experts", "moe.experts"},
     {"n_experts", "moe.experts"},
     {"num_experts_per_tok", "moe.top_k"},
+    {"top_k", "moe.top_k"},
     {"topk", "moe.top_k"},
     {"norm_topk_prob", "moe.normalize_top_k"},
     {"num_local_experts", "moe.experts"},

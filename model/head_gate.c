@@ -5,7 +5,7 @@
 
 static const RouterRule RULE = {.kind = SIGMOID, .alone = true, .scaling_factor = 1};
 
-void head_gate_declare(HeadGate *gate, RouterPlace place, Work *work, int64_t layer) {
+void head_gate_declare(HeadGate *gate, RouterPlace place, Work *work) {
     const ModelConfig *config = work->config;
     gate->place = place;
     gate->H = config->attention.shape.heads;
@@ -16,8 +16,7 @@ void head_gate_declare(HeadGate *gate, RouterPlace place, Work *work, int64_t la
                     .readout = true,
                     .init_std = config->init_std};
     init_linear(config, &weight);
-    gate->weight = param_add(work->params, weight, "layers.%lld.%s", (long long)layer,
-                             ROUTER_NAMES[place].params);
+    gate->weight = param_add(work->params, weight, "%s", ROUTER_NAMES[place].params);
 }
 
 void head_gate_layout(HeadGate *gate, Work *work, Statistics *stats, int64_t layer,

@@ -24,7 +24,7 @@ typedef struct HeadGate {
     } scratch;
 } HeadGate;
 
-void head_gate_declare(HeadGate *gate, RouterPlace place, Work *work, int64_t layer);
+void head_gate_declare(HeadGate *gate, RouterPlace place, Work *work);
 void head_gate_layout(HeadGate *gate, Work *work, Statistics *stats, int64_t layer,
                       Arena *activations);
 // Free between the two calls below.

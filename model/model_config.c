@@ -87,12 +87,15 @@ MixerKind model_mixer(const ModelConfig *config, int64_t layer) {
     return (MixerKind)block_value(config, &config->mixer, layer);
 }
 
+FeedForwardKind moe_feed_forward(const MoeConfig *moe, int64_t layer) {
+    bool has_experts = layer_value(&moe->experts, layer) > 0;
+    return has_experts && moe_is_due(moe, layer) ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
+}
+
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer) {
-    if (layer >= config->layers) layer = config->layers - 1;
     if (config->feed_forward.count > 0)
-        return (FeedForwardKind)layer_value(&config->feed_forward, layer);
-    bool has_experts = layer_value(&config->moe.experts, layer) > 0;
-    return has_experts && moe_is_due(&config->moe, layer) ? FEED_FORWARD_MOE : FEED_FORWARD_DENSE;
+        return (FeedForwardKind)block_value(config, &config->feed_forward, layer);
+    return moe_feed_forward(&config->moe, layer < config->layers ? layer : config->layers - 1);
 }
 
 bool model_has_feed_forward(const ModelConfig *config, FeedForwardKind kind) {

@@ -346,6 +346,8 @@ int64_t attention_d_rope(const AttentionConfig *config);
 bool model_has_mixer(const ModelConfig *config, MixerKind kind);
 MixerKind model_mixer(const ModelConfig *config, int64_t layer);
 FeedForwardKind model_feed_forward(const ModelConfig *config, int64_t layer);
+// What moe.experts, moe.every and moe.first say of a layer, were there so many.
+FeedForwardKind moe_feed_forward(const MoeConfig *moe, int64_t layer);
 // Whether some layer is of that kind.
 bool model_has_feed_forward(const ModelConfig *config, FeedForwardKind kind);
 // Whether a router chooses among experts in the layer, of whatever kind that is.

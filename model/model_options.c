@@ -27,8 +27,7 @@ static void derive_feed_forward(void *section) {
     int64_t period = every / greatest_common_divisor(every, experts) * experts;
     PerLayer list = {.count = period <= PER_LAYER_MAX ? period : model->layers};
     for (int64_t layer = 0; layer < list.count; layer++)
-        list.values[layer] =
-            (int32_t)model_feed_forward(model, layer); // of a configuration without a list
+        list.values[layer] = (int32_t)moe_feed_forward(&model->moe, layer);
     per_layer_shorten(&list);
     model->feed_forward = list;
 }

@@ -47,17 +47,15 @@ static void declare(void *self, Work *work, int64_t layer) {
                                    .fused = {queries, queries},
                                    .group = GROUP_HIDDEN,
                                    .init_std = config->init_std},
-                           bias->qkv, "layers.%lld.attention.qk", (long long)layer);
-    query_key_norm_declare(&s->norm, work, layer);
-    head_gate_declare(&s->values.gate, ROUTER_OF_VALUES, work, layer);
-    s->values.weights = linear_declare(work, expert, bias->qkv,
-                                       "layers.%lld.attention.experts.value", (long long)layer);
-    head_gate_declare(&s->outputs.gate, ROUTER_OF_OUTPUTS, work, layer);
+                           bias->qkv, "attention.qk");
+    query_key_norm_declare(&s->norm, work);
+    head_gate_declare(&s->values.gate, ROUTER_OF_VALUES, work);
+    s->values.weights = linear_declare(work, expert, bias->qkv, "attention.experts.value");
+    head_gate_declare(&s->outputs.gate, ROUTER_OF_OUTPUTS, work);
     expert.shape[1] = D;
     expert.shape[2] = shape.d_value;
     expert.init_std = model_residual_std(config);
-    s->outputs.weights = linear_declare(work, expert, bias->output,
-                                        "layers.%lld.attention.experts.output", (long long)layer);
+    s->outputs.weights = linear_declare(work, expert, bias->output, "attention.experts.output");
 }
 
 static void layout_experts(HeadExperts *of, Work *work, Statistics *stats, int64_t layer,
