@@ -201,7 +201,7 @@ class Jobs(CompareTest):
                 (self.ROWS, ["--task", "5"], "there are 4 runs"), (self.ROWS, ["--task", "0"], "from 1"),
                 (halving, ["--task", "1"], "rows.yaml:2:", "kind: random"), (halving, ["-N", "1"], "kind: random"),
                 (self.ROWS, ["--time", "9"], "add -N"), (self.ROWS, ["-N", "1", "--plan"], "leave --plan out"),
-                (self.ROWS, ["-N", "1", "--time", "1h"], "--time"), (self.ROWS, ["-N", "3"], "ranks")):
+                (self.ROWS, ["-N", "1", "--time", "1h"], "--time"), (self.ROWS, ["-N", "9"], "9 ranks")):
             self.refuse("config: tiny.yaml\n" + text, *parts, words=words)
 
 
