@@ -60,7 +60,7 @@ class BatchScriptTest(ProgramTest):
     def test_what_cannot_run_is_not_written(self):
         config = self.write_tiny()
         for words, parts in (
-                (["-N", "3"], ["ranks", "1, 2, 4, 8"]), ([], ["needs -N NODES"]), (["-N", "0"], ["1 to 4096"]),
+                (["-N", "9"], ["9 ranks", "train.shards"]), ([], ["needs -N NODES"]), (["-N", "0"], ["1 to 4096"]),
                 (["-N", "1", "--launcher", "ssh"], ["supervise, srun or mpirun"]), (["-N", "1", "--time", "1h"], ["hours"]),
                 (["-N", "1", "--array", "train.lr=1; model.layer=3"], ["run 2 of --array", "model.layers"]),
                 (["-N", "1", "--array", "-np 2"], ["1 to 1"]), (["-N", "1", "--array", "hello"], ["hello"]),
