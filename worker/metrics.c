@@ -129,7 +129,7 @@ void metrics_write_evaluation(RowFile *rows, int64_t step, const char *set, doub
     write_figures(figures, told, sizeof told);
     snprintf(text, sizeof text,
              "{\"step\":%lld%s,\"val_loss\":%s,\"val_bits_per_byte\":%s%s,\"val_tokens\":%lld"
-             ",\"val_seconds\":%.3f,\"time\":\"%s\"}\n",
+             ",\"val_seconds\":%.9g,\"time\":\"%s\"}\n",
              (long long)step, named, number(val_loss, loss),
              bits_per_byte < 0 ? "null" : number(bits_per_byte, bits), told, (long long)tokens,
              seconds, clock_utc(now));

@@ -229,7 +229,7 @@ rows:
         self.assertEqual(table[0]["max_vio"], "")  # a dense layer has none
         for name in ("max_vio", "drop_rate", "seconds", "tokens_per_second", "peak_memory_mib", "parameters",
                      "val_tokens_per_second", "token_ms"):
-            self.assertGreaterEqual(float(table[1][name]), 0, name)
+            self.assertRegex(table[1][name], r"^\d", name)
         plan = self.run_program("plan", "runs/rows/top-3/seed-1/compare.yaml", "-np", "1").out
         self.assertIn(f"{table[1]['parameters']} parameters, {table[1]['active_parameters']} active", plan)
         printed = self.run_program("--print-config", "runs/rows/top-3/seed-2/compare.yaml").out

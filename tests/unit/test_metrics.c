@@ -95,6 +95,11 @@ static void a_row_has_what_happened_to_the_last_bit(void **state) {
     assert_true(json_is_null(json_object_get(row, "val_bits_per_byte")));
     assert_true(real(row, "drop_rate") == 0.125);
     json_decref(row);
+    // A small model evaluates in less than a millisecond, and tokens are divided by this.
+    metrics_write_evaluation(rows, 8, "", 2.0 / 3, -1, &metrics.figures, 64, 0.00025);
+    row = last_row();
+    assert_true(real(row, "val_seconds") == 0.00025);
+    json_decref(row);
 }
 
 static void a_mix_has_the_loss_and_load_of_each_source_by_its_name(void **state) {
