@@ -18,21 +18,23 @@ static void layout(Router *router, Work *work, Arena *activations) {
     router->forced.made_for = -1;
 }
 
-// Weights of a skewed draw: exp(b) with b normal, fixed by the seed and the layer; as whole numbers
-// of which 2^24 are all, at least 1 each.
-static void make_skewed_ends(Router *router, Work *work) {
-    const double all = 1 << 24, sigma = work->config->moe.force_sigma;
-    RngStream stream = work_stream(work, RNG_FORCED, router->layer);
-    stream.a = UINT32_MAX; // of no step
-    int64_t E = router->shape.scored;
+void forced_skew(int32_t *ends, int64_t experts, double sigma, uint64_t seed, int64_t layer) {
+    const double all = 1 << 24;
+    RngStream stream = {seed, RNG_FORCED, UINT32_MAX, (uint32_t)layer}; // of no step
     double most = -INFINITY, sum = 0;
-    for (int64_t e = 0; e < E; e++) most = fmax(most, rng_normal(stream, (uint64_t)e));
-    for (int64_t e = 0; e < E; e++) sum += exp(sigma * (rng_normal(stream, (uint64_t)e) - most));
-    int32_t *ends = tensor_i32(router->forced.host_ends), end = 0;
-    for (int64_t e = 0; e < E; e++) {
+    int32_t end = 0;
+    for (int64_t e = 0; e < experts; e++) most = fmax(most, rng_normal(stream, (uint64_t)e));
+    for (int64_t e = 0; e < experts; e++)
+        sum += exp(sigma * (rng_normal(stream, (uint64_t)e) - most));
+    for (int64_t e = 0; e < experts; e++) {
         double weight = all * exp(sigma * (rng_normal(stream, (uint64_t)e) - most)) / sum;
         ends[e] = end += weight < 1 ? 1 : (int32_t)weight;
     }
+}
+
+static void make_skewed_ends(Router *router, Work *work) {
+    forced_skew(tensor_i32(router->forced.host_ends), router->shape.scored,
+                work->config->moe.force_sigma, work->step.seed, router->layer);
     device_upload(work->dev, router->forced.ends, router->forced.host_ends);
     router->forced.made_for = work->memory_uses;
 }

@@ -16,6 +16,7 @@ typedef struct LayerCost {
     // Of a forward pass for one token in a sequence of T: matrix products and attention, a
     // multiply-add counted as two. Training costs three times that.
     double flops_per_token;
+    double expert_flops; // of these, what experts do, wherever they are
     // How far a token's may be below and above that, where it is a mean over tokens.
     double flops_below, flops_above;
     // By one rank in a step, while tokens spread evenly and nothing is dropped.

@@ -118,6 +118,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     double weights = (double)work->config->d_model * width * (K + 1);
     double keys = K * attention_mean_keys(work, moa->layer) * width;
     cost->flops_per_token += 2 * (weights + keys);
+    cost->expert_flops += 2 * (double)work->config->d_model * width * K;
     router_cost(&moa->router, work, cost);
     dispatch_cost(&moa->plan, work, cost->sent_bytes);
     expert_exchange_cost(&moa->queries, work, cost->sent_bytes);

@@ -88,6 +88,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     MoeShape shape = moe->shape;
     double mean = experts_of_token(moe, work), expert = experts_flops(config, shape);
     cost->flops_per_token += mean * expert;
+    cost->expert_flops += mean * expert;
     router_cost(&moe->router, work, cost);
     if (shape.zero > 0) {
         int64_t least = shape.top_k > shape.zero ? shape.top_k - shape.zero : 0;

@@ -98,7 +98,9 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     const ModelConfig *config = work->config;
     double D = (double)config->d_model, S = (double)soft->slots, T = (double)work->shape.T;
     // Logits and both mixtures, and a slot's share of an expert.
-    cost->flops_per_token += 3 * 2 * D * S + S / T * experts_flops(config, soft->shape);
+    double by_experts = S / T * experts_flops(config, soft->shape);
+    cost->flops_per_token += 3 * 2 * D * S + by_experts;
+    cost->expert_flops += by_experts;
     expert_exchange_cost(&soft->routed, work, cost->sent_bytes);
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, soft->shape.experts);

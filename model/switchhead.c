@@ -128,6 +128,7 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     double work_of = 2 * (double)choices_of(config) * (double)shape.d_value;
     double keys = H * attention_mean_keys(work, s->layer) * (double)(shape.d_head + shape.d_value);
     cost->flops_per_token += 2 * (D * (2 * H * d + work_of + gates) + keys);
+    cost->expert_flops += 2 * D * work_of;
     const HeadExperts *of[] = {&s->values, &s->outputs};
     for (int i = 0; i < 2; i++) {
         dispatch_cost(&of[i]->plan, work, cost->sent_bytes);
