@@ -21,6 +21,7 @@ const Verb *const VERBS[] = {
     &SLURM_VERB,
     &COMPARE_VERB,
     &SCALE_VERB,
+    &SIMULATE_VERB,
     &STATUS_VERB,
     &CHECKPOINT_VERB,
     &DIFF_RUNS_VERB,

@@ -21,8 +21,8 @@ extern const Chooser FORCED;       // forced_routing.c: measurement and stress
 extern const Chooser HASHED;       // hash_routing.c: the token's id
 extern const Chooser EVERY_EXPERT; // expert_choice.c: experts that then choose among tokens
 
-// moe.force=skewed: running sums (experts) of weights exp(b) with b normal, fixed by the seed and the
-// layer, as whole numbers of which about 2^24 are all, at least 1 each. Not collective.
+// moe.force=skewed: running sums (experts) of weights exp(b) with b normal, fixed by the seed and
+// the layer, as whole numbers of which about 2^24 are all, at least 1 each. Not collective.
 void forced_skew(int32_t *ends, int64_t experts, double sigma, uint64_t seed, int64_t layer);
 
 // NULL: the scores choose. Not collective.

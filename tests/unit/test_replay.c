@@ -1,5 +1,5 @@
-// A step of two ranks with one layer, replayed, against what it comes to by hand: products of 1 MFLOP a
-// second, memory that costs nothing, messages of half a second and 100 kB a second.
+// A step of two ranks with one layer, replayed, against what it comes to by hand: products of 1
+// MFLOP a second, memory that costs nothing, messages of half a second and 100 kB a second.
 #include "worker/simulation/replay.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-// A cluster as a simulation knows it: what a rank computes in a second, and how its messages travel.
-// Ranks fill node after node in their order.
+// A cluster as a simulation knows it: what a rank computes in a second, and how its messages
+// travel. Ranks fill node after node in their order.
 #ifndef MOETRAIN_WORKER_SIMULATION_CLUSTER_H
 #define MOETRAIN_WORKER_SIMULATION_CLUSTER_H
 

@@ -8,10 +8,11 @@
 // Tokens go to their experts and back in chunks, the next one on its way while one is computed
 // (model/expert_exchange.c); a rank has a message for each other one of its group. Gradients are
 // summed by the tree of comm/reduction_tree.h when a layer's are ready. Where cluster->overlap is
-// not set, as MPI on hosts has no hands of its own, a rank computes nothing while its bytes travel.
+// not set, as MPI on hosts has no hands of its own, a rank computes nothing while its bytes
+// travel.
 //
-// Ranks that share CPUs have equal shares of them until they are done, and copy inside their node as
-// many times longer as there are ranks for a CPU.
+// Ranks that share CPUs have equal shares of them until they are done, and copy inside their node
+// as many times longer as there are ranks for a CPU.
 #ifndef MOETRAIN_WORKER_SIMULATION_REPLAY_H
 #define MOETRAIN_WORKER_SIMULATION_REPLAY_H
 

@@ -45,8 +45,8 @@ typedef struct StepGraph {
     double statistics;       // numbers in f64 that a step sums over ranks
 } StepGraph;
 
-// config->model.vocab_size and expert_parallel are resolved. False with exit 2 when the model cannot
-// be computed in this cut.
+// config->model.vocab_size and expert_parallel are resolved. False with exit 2 when the model
+// cannot be computed in this cut.
 bool step_graph_make(StepGraph *graph, const TrainConfig *config, int64_t ranks, Error *err);
 void step_graph_free(StepGraph *graph); // legal on a zeroed struct
 
