@@ -36,6 +36,11 @@ def however_a_run_is_cut_they_are_the_same(space: Workspace):
             space.run(run, CONFIG, 4)
         assert text(space, run) == text(space, "one"), diff(space, "one", run, 1)
         assert diff(space, "one", run, 0) == "nothing differs in 2 steps, the last of them 4\n"
+    # Micro-batches, and a resume after a step without digests: the sum is then in another set of gradients.
+    micro_batches = {"train.micro_batches": 2, "moe.dispatch": "exact"}
+    space.run("odd", dict(CONFIG, **micro_batches, **{"run.stop_at": 1}), code=75)
+    space.run("odd", dict(CONFIG, **micro_batches))
+    assert text(space, "odd") == text(space, "one"), diff(space, "one", "odd", 1)
     config = dict(CONFIG, **{"model.feed_forward": "[dense, moe, moe, moe]", "moe.experts": "[0, 8, 5, 4]", "peer.keys": None,
                              "peer.heads": None, "peer.top_k": None})
     space.run("even", config)

@@ -161,7 +161,10 @@ static void take(StepDigests *digests, const DigestedSet *set) {
 }
 
 void step_digests_take_gradients(StepDigests *digests) {
-    if (step_digests_due(digests)) take(digests, &digests->sets[GRADIENTS]);
+    if (!step_digests_due(digests)) return;
+    // With micro-batches one set or another holds the sum.
+    digests->sets[GRADIENTS].set = digests->model->gradients.sum;
+    take(digests, &digests->sets[GRADIENTS]);
 }
 
 // ---- the row ------------------------------------------------------------------------------------
