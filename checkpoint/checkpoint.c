@@ -91,25 +91,42 @@ static void add_piece(CheckpointSave *save, Piece piece) {
     save->pieces[save->piece_count++] = piece;
 }
 
-// The blocks of one tensor that fall to this writer: of a replicated tensor every `writers`-th, of
-// a sharded one those held here.
+// Of a replicated tensor every `writers`-th block.
+static void list_shared_out(CheckpointSave *save, const SavedTensor *tensor, const Dataset *dataset,
+                            int writer, int writers) {
+    for (int64_t i = 0; i < dataset->blocks; i++)
+        if ((dataset->first_block + i) % writers == writer)
+            add_piece(save, (Piece){dataset, i,
+                                    (const char *)tensor->data + dataset_block(dataset, i).begin,
+                                    tensor->stays});
+}
+
+// Of a sharded tensor the blocks of one run that is held here. A row has equally many blocks.
+static void list_run(CheckpointSave *save, const SavedTensor *tensor, const Dataset *dataset,
+                     SavedRun run) {
+    int64_t width = (int64_t)dtype_bytes(tensor->dtype), begin = run.first * width;
+    int64_t end = begin + run.elements * width, of_row = dataset->blocks / dataset->shape[0];
+    for (int64_t i = begin / dataset->row_bytes * of_row; i < dataset->blocks; i++) {
+        Span span = dataset_block(dataset, i);
+        if (span.begin >= end) break;
+        if (span.begin < begin) continue;
+        CHECK(span.begin + span.bytes <= end, "%s: a slice ends inside block %lld", tensor->name,
+              (long long)i);
+        const char *bytes = (const char *)tensor->data + run.at * width + (span.begin - begin);
+        add_piece(save, (Piece){dataset, i, bytes, tensor->stays});
+    }
+}
+
+// The blocks of one tensor that fall to this writer.
 static void list_pieces(CheckpointSave *save, const SavedTensor *tensor, int writer, int writers) {
     Error err = {0};
     const Dataset *dataset = dataset_of_tensor(&save->manifest, tensor, &err);
     CHECK(dataset, "ranks save different tensors: %s", err.message);
-    int64_t width = (int64_t)dtype_bytes(tensor->dtype), begin = tensor->first_element * width;
-    int64_t end = begin + tensor->elements * width;
-    for (int64_t i = 0; i < dataset->blocks; i++) {
-        Span span = dataset_block(dataset, i);
-        bool mine = tensor->replicated
-                        ? (dataset->first_block + i) % writers == writer
-                        : tensor->replica == 0 && begin <= span.begin && span.begin < end;
-        if (!mine) continue;
-        CHECK(span.begin + span.bytes <= end, "%s: a slice ends inside block %lld", tensor->name,
-              (long long)i);
-        add_piece(save, (Piece){dataset, i, (const char *)tensor->data + (span.begin - begin),
-                                tensor->stays});
-    }
+    if (tensor->replicated)
+        list_shared_out(save, tensor, dataset, writer, writers);
+    else if (tensor->replica == 0 && dataset->blocks > 0)
+        for (int64_t i = 0; i < saved_runs(tensor); i++)
+            list_run(save, tensor, dataset, saved_run(tensor, i));
 }
 
 static bool write_pieces(CheckpointSave *save, int fd, Error *err) {

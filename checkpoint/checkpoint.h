@@ -32,8 +32,10 @@ typedef struct SavedTensor {
     DType dtype;
     int rank;         // 1..3
     int64_t shape[3]; // global
-    // What is held here, in row-major order over the whole tensor.
+    // What is held here, in row-major order over the whole tensor: neighbouring elements, or the
+    // rows of the first axis that `rows` names, one after the other; NULL: the former.
     int64_t first_element, elements;
+    const int32_t *rows;
     // Every rank holds all of it (dense): the writing is shared out among ranks. Otherwise it is
     // written by the ranks that hold a slice with replica == 0; each element must have one such
     // rank. Blocks (manifest.h) never cross a row of the first axis then, and a slice consists of

@@ -67,31 +67,43 @@ static void explain_mismatch(CheckpointFile *file, const Checkpoint *wanted, Err
     free(saved);
 }
 
-// Where a tensor's slice lies in its dataset, in bytes.
-static Span slice_of(const SavedTensor *tensor, const Dataset *dataset) {
+// Where a run of a tensor lies in its dataset, in bytes.
+static Span span_of(const SavedTensor *tensor, const Dataset *dataset, SavedRun run) {
     int64_t width = (int64_t)dtype_bytes(tensor->dtype), whole = dataset->bytes / width;
-    CHECK(tensor->first_element >= 0 && tensor->elements >= 0 &&
-              tensor->elements <= whole - tensor->first_element,
-          "elements %lld to %lld of %s with %lld", (long long)tensor->first_element,
-          (long long)(tensor->first_element + tensor->elements), tensor->name, (long long)whole);
-    return (Span){tensor->first_element * width, tensor->elements * width};
+    CHECK(run.first >= 0 && run.elements >= 0 && run.elements <= whole - run.first,
+          "elements %lld to %lld of %s with %lld", (long long)run.first,
+          (long long)(run.first + run.elements), tensor->name, (long long)whole);
+    return (Span){run.first * width, run.elements * width};
+}
+
+// Reads what is held of a tensor, or only announces it, so that the disk can work ahead.
+static bool read_tensor(CheckpointFile *file, const SavedTensor *tensor, bool announce,
+                        Error *err) {
+    const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
+    int64_t width = (int64_t)dtype_bytes(tensor->dtype);
+    for (int64_t i = 0; i < saved_runs(tensor); i++) {
+        SavedRun run = saved_run(tensor, i);
+        Span span = span_of(tensor, dataset, run);
+        char *to = tensor->data;
+        if (announce)
+            checkpoint_file_expect(file, dataset, span.begin, span.bytes);
+        else if (!checkpoint_file_read(file, dataset, span.begin, span.bytes, to + run.at * width,
+                                       err))
+            return false;
+    }
+    return true;
 }
 
 static bool read_tensors(CheckpointFile *file, const Checkpoint *checkpoint, Error *err) {
-    for (int pass = 0; pass < 2; pass++) // first all is announced, so that the disk can work ahead
-        for (int i = 0; i < checkpoint->tensor_count; i++) {
-            const SavedTensor *tensor = &checkpoint->tensors[i];
-            if (!tensor->found) continue;
-            const Dataset *dataset = manifest_find(&file->manifest, tensor->name);
-            Span slice = slice_of(tensor, dataset);
-            if (pass == 0)
-                checkpoint_file_expect(file, dataset, slice.begin, slice.bytes);
-            else if (!checkpoint_file_read(file, dataset, slice.begin, slice.bytes, tensor->data,
-                                           err) ||
-                     (checkpoint->arrived &&
-                      !checkpoint->arrived(checkpoint->context, tensor, err)))
-                return false;
-        }
+    for (int i = 0; i < checkpoint->tensor_count; i++)
+        if (checkpoint->tensors[i].found) read_tensor(file, &checkpoint->tensors[i], true, err);
+    for (int i = 0; i < checkpoint->tensor_count; i++) {
+        const SavedTensor *tensor = &checkpoint->tensors[i];
+        if (!tensor->found) continue;
+        if (!read_tensor(file, tensor, false, err) ||
+            (checkpoint->arrived && !checkpoint->arrived(checkpoint->context, tensor, err)))
+            return false;
+    }
     return true;
 }
 

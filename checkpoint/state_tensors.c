@@ -75,6 +75,17 @@ SavedTensor text_tensor(const char *name, const char *text) {
     return whole_tensor(name, U8, 1, (int64_t)strlen(text), 1, 1, (void *)text);
 }
 
+int64_t saved_runs(const SavedTensor *tensor) {
+    int64_t row = tensor->shape[1] * tensor->shape[2];
+    return !tensor->rows ? 1 : row > 0 ? tensor->elements / row : 0;
+}
+
+SavedRun saved_run(const SavedTensor *tensor, int64_t i) {
+    int64_t row = tensor->shape[1] * tensor->shape[2];
+    if (!tensor->rows) return (SavedRun){tensor->first_element, tensor->elements, 0};
+    return (SavedRun){tensor->rows[i] * row, row, i * row};
+}
+
 const Dataset *dataset_of_tensor(const Manifest *manifest, const SavedTensor *tensor, Error *err) {
     const Dataset *dataset = manifest_find(manifest, tensor->name);
     if (!dataset) {

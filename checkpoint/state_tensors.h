@@ -15,6 +15,14 @@ void state_tensors(TrainState *state, SavedTensor out[STATE_TENSORS]);
 int utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION_TENSORS_MAX]);
 SavedTensor text_tensor(const char *name, const char *text); // u8, without the NUL
 
+// What is held of a tensor, in runs of neighbouring elements: how many runs, and the i-th one.
+typedef struct SavedRun {
+    int64_t first, elements; // of the whole tensor
+    int64_t at;              // its first among those that are held
+} SavedRun;
+int64_t saved_runs(const SavedTensor *tensor);
+SavedRun saved_run(const SavedTensor *tensor, int64_t i);
+
 // Reading them back; the results are set on success only. Numbers that cannot be (negative counts,
 // rows out of order) are exit 4 like damage. The history is a new one, of the shape
 // found in the file, and the text is NUL-terminated; the caller frees both.

@@ -1,7 +1,7 @@
 // Who works with whom. Ranks are laid out with the experts' index fastest:
 //
 //   rank                     0    1    2    3        parallel.expert = 2, 4 ranks
-//   experts (of 8)          0-3  4-7  0-3  4-7
+//   places of 8 experts     0-3  4-7  0-3  4-7      (model/placement.h)
 //   expert_parallel   [0   1]  [2   3]   together they hold every expert once: all-to-all
 //   expert_replicas          0 and 2,  1 and 3       hold the same experts: gradient reduction
 //   world                   [0    1    2    3]       dense parameters are replicated on all

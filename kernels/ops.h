@@ -91,7 +91,7 @@
        RouterRule rule)                                                                            \
     /* permutation */                                                                              \
     OP(permutation_plan, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,            \
-       Tensor kept, int64_t parts, int64_t padded_rows)                                            \
+       Tensor kept, Tensor places, int64_t parts, int64_t padded_rows)                             \
     OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, ExchangeCut cut,        \
        int64_t parts)                                                                              \
     OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
@@ -103,8 +103,8 @@
     OP(identity_experts_forward, Tensor out, Tensor x, Tensor ids, Tensor weights, int64_t E)      \
     OP(identity_experts_backward, Tensor dx, Tensor dweights, Tensor dout, Tensor x, Tensor ids,   \
        Tensor weights, int64_t E)                                                                  \
-    OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, ExchangeCut cut,     \
-       RowNumbering rule)                                                                          \
+    OP(expert_row_numbers, Tensor numbers, Tensor offsets, Tensor all_counts, Tensor experts,      \
+       ExchangeCut cut, RowNumbering rule)                                                         \
     /* very many very small experts */                                                             \
     OP(product_keys_forward, Tensor ids, Tensor weights, Tensor first, Tensor second)              \
     OP(product_keys_backward, Tensor dsums, Tensor first_keys, Tensor second_keys,                 \

@@ -297,7 +297,7 @@ void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor
 // ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts, int64_t padded_rows) {
+                      Tensor kept, Tensor places, int64_t parts, int64_t padded_rows) {
     int64_t N = ids.shape[0], K = ids.shape[1];
     int64_t rows = padded_rows < 0 ? N * K : counts.shape[0] * parts * padded_rows;
     CHECK_SHAPE_2D(ids, I32, N, K);
@@ -306,8 +306,9 @@ void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor co
     if (padded_rows < 0 && row_choice.shape[0] < rows) rows = row_choice.shape[0];
     CHECK_SHAPE_1D(row_choice, I32, rows);
     CHECK_SHAPE_2D(counts, I32, counts.shape[0], parts);
+    CHECK_SHAPE_1D(places, I32, counts.shape[0]);
     check_parts(parts, N);
-    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, parts,
+    dev->backend->op.permutation_plan(dev, slot_row, row_choice, counts, ids, kept, places, parts,
                                       padded_rows);
 }
 
@@ -336,14 +337,15 @@ void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_cou
 }
 
 void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
-                        ExchangeCut cut, RowNumbering rule) {
+                        Tensor experts, ExchangeCut cut, RowNumbering rule) {
     int64_t local = deal_count(cut.experts, cut.rank);
     CHECK_SHAPE_1D(numbers, I64, numbers.shape[0]);
     CHECK_SHAPE_1D(all_counts, I32, local * deal_first(cut.shards, cut.ranks));
     CHECK_SHAPE_1D(offsets, I64, offsets.shape[0]);
+    CHECK_SHAPE_1D(experts, I32, deal_first(cut.experts, cut.ranks));
     CHECK(offsets.shape[0] > 1 && (offsets.shape[0] - 1) % local == 0,
           "%lld offsets of %lld experts", (long long)offsets.shape[0], (long long)local);
-    dev->backend->op.expert_row_numbers(dev, numbers, offsets, all_counts, cut, rule);
+    dev->backend->op.expert_row_numbers(dev, numbers, offsets, all_counts, experts, cut, rule);
 }
 
 void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor) {

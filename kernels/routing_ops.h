@@ -279,20 +279,24 @@ void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor
 
 // ---- permutation --------------------------------------------------------------------------------
 
-// Orders the kept choices by (expert, part, token, slot): the order in which they travel.
+// Orders the kept choices by (place of the expert, part, token, slot): the order in which they
+// travel.
 //   ids (N, K) i32: in [0, E) where kept, any elsewhere   kept (N, K) u8
+//   places (E) i32: of the experts, each of [0, E) once: they are dealt to ranks by place
 //   slot_row (N, K) i32: row of the choice in that order, or -1 when dropped
 //   row_choice (N·K) i32, or less where fewer can be kept: for each row its choice n·K + k; rows
 //     past the last are -1
-//   counts (E, parts) i32: kept choices of each expert from each of `parts` equal runs of tokens
+//   counts (E, parts) i32: kept choices of the expert at each place from each of `parts` equal runs
+//     of tokens
 // With padded_rows < 0 rows follow each other without gaps. With padded_rows ≥ 0 every (expert,
 // part) has exactly `padded_rows` rows, the first ones used, and row_choice is
 // (E·parts·padded_rows): sizes that nobody has to wait for. No (expert, part) may keep more than
 // that.
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,
-                      Tensor kept, int64_t parts, int64_t padded_rows);
+                      Tensor kept, Tensor places, int64_t parts, int64_t padded_rows);
 
 // A group of ranks that share E experts, e of them on this one, and G shards, S of them this one's.
+// Experts are numbered by their places.
 typedef struct ExchangeCut {
     int64_t ranks, rank;
     Deal experts, shards;
@@ -319,14 +323,15 @@ void exchange_plan(Device *dev, ExchangePlan plan, Tensor counts, Tensor all_cou
 
 // Numbers of expert rows that are the same on whatever ranks they are: the i-th row that expert e
 // of this rank has of the j-th shard of the group, by source rank and shard, is number
-//   ((first_expert + e) · shards + first_shard + j) · most + i.
+//   (experts[first_place + e] · shards + first_shard + j) · most + i.
 typedef struct RowNumbering {
     int64_t first_shard, shards; // of the group, among all; all
     int64_t most;                // rows at most of an expert and a shard
 } RowNumbering;
 //   numbers (R) i64: rows past the last are left alone   offsets, all_counts: see above
+//   experts (E) i32: by place
 void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
-                        ExchangeCut cut, RowNumbering rule);
+                        Tensor experts, ExchangeCut cut, RowNumbering rule);
 
 // out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.
 //   out (≥rows, D) T   x (·, D) T   index (≥rows) i32

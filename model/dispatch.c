@@ -35,7 +35,7 @@ static int64_t most_rows(const Dispatch *d, const Work *work) {
 
 // Rows that this rank can send at worst: every choice, or as many as capacity lets through.
 static int64_t most_sent(const Dispatch *d, const Work *work) {
-    int64_t E = d->shape.E, tokens = d->shape.tokens;
+    int64_t E = d->shape.places->E, tokens = d->shape.tokens;
     int64_t choices = work->even_routing ? even_rows(d, tokens, E) : tokens * d->shape.K;
     if (d->padded_rows >= 0) return E * work->shape.shards * d->padded_rows;
     if (d->shape.capacity < 0) return choices;
@@ -64,7 +64,7 @@ static ExchangePlan parts_of(const Dispatch *d, Tensor totals, const Work *work)
 }
 
 void dispatch_layout(Dispatch *d, DispatchShape shape, Work *work, Arena *activations) {
-    int64_t E = shape.E, ep = work->shape.ep_size;
+    int64_t E = shape.places->E, ep = work->shape.ep_size;
     d->shape = shape;
     d->cut = (ExchangeCut){ep, work->shape.ep_rank, deal_evenly(E, ep), work->shape.group_shards};
     d->padded_rows = shape.padded ? shape.capacity * (shape.groups / work->shape.shards) : -1;
@@ -102,7 +102,7 @@ bool dispatch_check(const Dispatch *d, Error *err) {
 }
 
 void dispatch_cost(const Dispatch *d, const Work *work, double sent_bytes[TRAFFIC_KINDS]) {
-    int64_t counts = (d->shape.E - experts_here(d)) * work->shape.shards;
+    int64_t counts = (d->shape.places->E - experts_here(d)) * work->shape.shards;
     if (d->padded_rows >= 0) return; // known beforehand
     sent_bytes[TRAFFIC_COUNTS] +=
         (double)work->shape.micro_batches * (double)(counts * (int64_t)sizeof(int32_t));
@@ -175,7 +175,7 @@ static void exchange_counts(Dispatch *d, Work *work) {
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept) {
     if (d->padded_rows >= 0 && d->planned_for != work->memory_uses) plan_padded(d, work);
     permutation_plan(work->dev, d->slot_row, d->row_choice, d->counts, ids, kept,
-                     work->shape.shards, d->padded_rows);
+                     d->shape.places->places, work->shape.shards, d->padded_rows);
     if (d->padded_rows >= 0) return;
     exchange_counts(d, work);
     plan_exchange(d, work);

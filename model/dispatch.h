@@ -1,5 +1,6 @@
 // Dispatch and combine: tokens travel to the ranks of their experts and the outputs travel back
-// (GShard, arXiv:2006.16668). Each one's backward pass is the other's exchange.
+// (GShard, arXiv:2006.16668). Each one's backward pass is the other's exchange. Experts are
+// numbered by their places here (placement.h).
 //
 //   this rank's tokens (N, W)
 //     │ gather by choice                     send order: (expert, shard, token, slot)
@@ -25,11 +26,11 @@ enum { CHUNKS_MAX = 16 }; // parallel.exchange_chunks at most
 // What travels where. A model may have several of different shapes: it knows nothing of what an
 // expert is.
 typedef struct DispatchShape {
-    int64_t layer;     // of the model, under which its exchanges are checked
-    int64_t tokens;    // of this rank: rows that are dispatched, N where it is tokens
-    int64_t E;         // experts that share the rows, on all ranks together
-    int64_t K;         // choices of a token
-    int64_t choosable; // what a token chooses among: E, or more where some choices do not travel
+    int64_t layer;              // of the model, under which its exchanges are checked
+    int64_t tokens;             // of this rank: rows that are dispatched, N where it is tokens
+    const ExpertPlaces *places; // of the experts that share the rows, on all ranks together
+    int64_t K;                  // choices of a token
+    int64_t choosable; // what a token chooses among: experts, and choices that do not travel
     int64_t groups;    // routing groups of this rank's tokens
     int64_t capacity;  // of an expert in a routing group; -1: as many as choose it
     bool padded;       // needs a capacity
@@ -68,8 +69,8 @@ bool dispatch_check(const Dispatch *d, Error *err);
 // Bytes of the counts that this rank sends in a step, added to sent_bytes.
 void dispatch_cost(const Dispatch *d, const Work *work, double sent_bytes[TRAFFIC_KINDS]);
 
-// Plans who sends what and exchanges the counts.   ids (N, K) i32   kept (N, K) u8
-// Collective over expert_parallel.
+// Plans who sends what and exchanges the counts. Collective over expert_parallel.
+//   ids (N, K) i32: of experts   kept (N, K) u8
 void dispatch_plan(Dispatch *d, Work *work, Tensor ids, Tensor kept);
 
 // One chunk: a run of this rank's experts, and their rows.

@@ -22,7 +22,7 @@ void expert_exchange_layout_scratch(ExpertExchange *e, Work *work, Arena *scratc
 void expert_exchange_cost(const ExpertExchange *e, const Work *work,
                           double sent_bytes[TRAFFIC_KINDS]) {
     const Dispatch *d = e->of.plan;
-    int64_t E = d->shape.E, others = E - deal_count(d->cut.experts, d->cut.rank);
+    int64_t E = d->shape.places->E, others = E - deal_count(d->cut.experts, d->cut.rank);
     double away = (double)d->max_sent * (double)others / (double)E; // leave the rank
     double of_step =
         2 * (double)work->shape.micro_batches * away * (double)dtype_bytes(work->storage);

@@ -8,7 +8,8 @@ static bool drops(const Work *work, DropoutPlace place) {
     return dropout_is_due(work, moe->dropout) && moe->dropout_at == place;
 }
 
-void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer) {
+void experts_declare(Experts *experts, MoeShape shape, const ExpertPlaces *places, Work *work,
+                     int64_t layer) {
     const ModelConfig *config = work->config;
     int64_t E = shape.experts, D = shape.width, F = experts->d_ff = shape.d_ff;
     int64_t wide = activation_input_width(config->activation, F);
@@ -20,6 +21,7 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
                                               .rank = 3,
                                               .shape = {E, wide, D},
                                               .fused = {F, wide - F},
+                                              .places = places,
                                               .group = GROUP_HIDDEN,
                                               .init_std = config->init_std,
                                               .active = active},
@@ -29,6 +31,7 @@ void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer
         (Param){.kind = PARAM_EXPERT,
                 .rank = 3,
                 .shape = {E, D, F},
+                .places = places,
                 .group = GROUP_HIDDEN,
                 // a latent space has its own way back
                 .init_std = shape.latent ? config->init_std : model_residual_std(config),
@@ -59,7 +62,8 @@ void experts_number_rows(Experts *experts, Work *work, const Dispatch *d) {
     if (!experts->numbers.data) return;
     const RankShape *shape = &work->shape;
     int64_t choices = d->shape.tokens / shape->shards * d->shape.K;
-    expert_row_numbers(work->dev, experts->numbers, d->plan.offsets, d->all_counts, d->cut,
+    expert_row_numbers(work->dev, experts->numbers, d->plan.offsets, d->all_counts,
+                       d->shape.places->experts, d->cut,
                        (RowNumbering){.first_shard = work->step.micro_batch * shape->all_shards +
                                                      shape->group_first_shard,
                                       .shards = shape->all_shards * shape->micro_batches,

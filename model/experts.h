@@ -21,7 +21,8 @@ typedef struct Experts {
     Tensor dactivated; // (R, F)
 } Experts;
 
-void experts_declare(Experts *experts, MoeShape shape, Work *work, int64_t layer);
+void experts_declare(Experts *experts, MoeShape shape, const ExpertPlaces *places, Work *work,
+                     int64_t layer);
 // Of one expert's forward pass over one row.
 double experts_flops(const ModelConfig *config, MoeShape shape);
 void experts_layout(Experts *experts, Work *work, int64_t max_rows, Arena *activations,

@@ -6,6 +6,7 @@
 #define MOETRAIN_MODEL_HEAD_GATE_H
 
 #include "model/router_names.h"
+#include "model/statistics.h"
 
 typedef struct HeadGate {
     RouterPlace place;

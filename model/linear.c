@@ -13,6 +13,7 @@ Linear linear_share(Work *work, int weight, bool has_bias, const char *name) {
                   .rank = row->rank - 1,
                   .init = INIT_ZEROS,
                   .group = GROUP_NO_DECAY,
+                  .places = row->places,
                   .active = row->active};
     for (int i = 0; i < bias.rank; i++) bias.shape[i] = row->shape[i];
     return (Linear){.weight = weight, .bias = param_add(work->params, bias, "%s.bias", name)};

@@ -27,9 +27,11 @@ static void declare(void *self, Work *work, int64_t layer) {
     const ModelConfig *config = work->config;
     AttentionShape s = heads_of(work);
     int64_t E = config->attention.experts, K = s.heads, D = config->d_model;
+    moa->places = placement_table(work->placement, layer, ROUTER_OF_MIXER, E);
     const BiasFacts *bias = &BIASES[config->bias];
     Param expert = {.kind = PARAM_EXPERT,
                     .rank = 3,
+                    .places = moa->places,
                     .shape = {E, s.d_head, D},
                     .group = GROUP_HIDDEN,
                     .init_std = config->init_std,
@@ -76,7 +78,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     dispatch_layout(&moa->plan,
                     (DispatchShape){.layer = moa->layer,
                                     .tokens = N,
-                                    .E = E,
+                                    .places = moa->places,
                                     .K = K,
                                     .choosable = E,
                                     .groups = work->shape.shards,

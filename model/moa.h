@@ -21,6 +21,7 @@ typedef struct MoaLayer {
     Linear query, output; // weights (E, d_head, D) and (E, D, d_value)
     Linear kv;            // weight (d_head + d_value, D)
     QueryKeyNorm norm;
+    ExpertPlaces *places;
     Dispatch plan;
     ExpertExchange queries, outputs;
     PositionKind positions;

@@ -73,6 +73,7 @@ static void set_work(Model *model, ModelSplit split, Device *dev) {
         .even_routing = split.even_routing,
         .shape = rank_shape(&model->config, split),
         .params = &model->params,
+        .placement = model->owner ? &model->owner->placement : &model->placement,
         .positions = &model->positions,
     };
     model->params.ep_size = model->work.shape.ep_size;
@@ -114,6 +115,7 @@ static void layout_parameters(Model *model) {
         work->narrow = model->owner->work.narrow;
         return;
     }
+    placement_layout(&model->placement, arena);
     narrow_weights_layout(&model->narrow, &model->params, arena);
     work->narrow = model->narrow.type == F32 ? NULL : &model->narrow;
     model->values = work->values = param_values_layout(&model->params, arena);
@@ -293,6 +295,7 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     model->work.groups = groups;
     model->work.step.seed = seed;
     model->work.params = &model->params;
+    model->work.placement = model->owner ? &model->owner->placement : &model->placement;
     model->work.config = &model->config;
     model->work.host = &model->host_arena;
     model->work.positions = &model->positions;
@@ -308,6 +311,7 @@ void model_allocate(Model *model, ProcessGroups groups, uint64_t seed) {
     arena_allocate(&model->activation_arena);
     arena_allocate(&model->scratch_arena);
     layout(model);
+    placement_upload(&model->placement, model->work.dev);
     positions_fill(&model->positions, &model->work);
 }
 
@@ -338,6 +342,7 @@ void model_free(Model *model) {
     free(model->work.shape.dense_offsets);
     statistics_free(&model->stats);
     param_table_free(&model->params);
+    placement_free(&model->placement);
     narrow_weights_free(&model->narrow);
     *model = (Model){0};
 }

@@ -48,6 +48,7 @@ typedef struct Model {
 
     // What is trained.
     ParamTable params;
+    Placement placement; // of its experts; empty with an owner, whose it is then
     ParamSet values;
     ParamSet matrices;    // bf16 copies of the values, or the values themselves
     NarrowWeights narrow; // or these, which have no values

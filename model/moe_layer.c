@@ -23,20 +23,23 @@ static void declare(void *self, Work *work, int64_t layer) {
     moe->shape = moe_shape(work->config, layer);
     router_declare(&moe->router, ROUTER_OF_FEED_FORWARD, moe->shape, work, layer);
     latent_space_declare(&moe->latent, work, moe->shape);
-    experts_declare(&moe->experts, moe->shape, work, layer);
+    moe->places =
+        placement_table(work->placement, layer, ROUTER_OF_FEED_FORWARD, moe->shape.experts);
+    experts_declare(&moe->experts, moe->shape, moe->places, work, layer);
     shared_experts_declare(&moe->shared, work, moe->shape);
 }
 
 // Capacities of documents are rounded up for each of them: choices alone bound what they let
 // through.
-static DispatchShape dispatch_shape(MoeShape shape, const Work *work, int64_t layer) {
+static DispatchShape dispatch_shape(const MoeLayer *moe, const Work *work) {
+    MoeShape shape = moe->shape;
     const MoeConfig *config = &work->config->moe;
     int64_t groups = routing_groups(work);
     bool documents = config->routing_group == GROUP_DOCUMENT;
     return (DispatchShape){
-        .layer = layer,
+        .layer = moe->router.layer,
         .tokens = work->shape.N,
-        .E = shape.experts,
+        .places = moe->places,
         .K = shape.slots,
         .choosable = shape.scored,
         .groups = groups,
@@ -50,8 +53,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     int64_t K = moe->shape.slots;
     router_layout(&moe->router, work, activations, scratch);
     router_report(&moe->router, work, stats);
-    dispatch_layout(&moe->plan, dispatch_shape(moe->shape, work, moe->router.layer), work,
-                    activations);
+    dispatch_layout(&moe->plan, dispatch_shape(moe, work), work, activations);
     expert_exchange_layout(&moe->routed,
                            (ExpertTraffic){&moe->plan, &FEED_FORWARD_EXPERTS, &moe->experts,
                                            moe->shape.width, moe->shape.width},
@@ -79,7 +81,7 @@ static double experts_of_token(const MoeLayer *moe, const Work *work) {
     const DispatchShape *shape = &moe->plan.shape;
     if (work->config->moe.router.kind != EXPERT_CHOICE)
         return (double)(moe->shape.top_k * moe->shape.experts) / (double)moe->shape.scored;
-    return (double)(shape->capacity * shape->groups * shape->E) / (double)work->shape.N;
+    return (double)(shape->capacity * shape->groups * shape->places->E) / (double)work->shape.N;
 }
 
 static void cost(const void *self, const Work *work, LayerCost *cost) {

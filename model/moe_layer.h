@@ -16,6 +16,7 @@
 typedef struct MoeLayer {
     MoeShape shape;
     Router router;
+    ExpertPlaces *places;
     Dispatch plan;
     Experts experts;
     ExpertExchange routed;

@@ -11,6 +11,7 @@
 #include "kernels/integers.h"
 #include "kernels/peer_ops.h"
 #include "kernels/rng.h"
+#include "model/placement.h"
 
 const ParamGroup param_groups[PARAM_GROUPS] = {
     [GROUP_DECAY] = {.decay = true},
@@ -26,6 +27,10 @@ static int64_t row_stride(const Param *row) { // elements of one step along the 
 
 int64_t param_local_elements(const Param *row) {
     return row->count * row_stride(row);
+}
+
+int64_t param_global_row(const Param *row, int64_t i) {
+    return row->places ? row->places->expert_at[row->first + i] : row->first + i;
 }
 
 static int64_t padded(int64_t elements) {
@@ -137,6 +142,11 @@ int64_t param_local_segments(const Param *row) {
     return param_segments(row) * row->count / row->shape[0];
 }
 
+int64_t param_global_segment(const Param *row, int64_t i) {
+    if (row->places) return param_global_row(row, i);
+    return param_segments(row) * row->first / row->shape[0] + i;
+}
+
 Tensor param_marks(const ParamTable *table, ParamSet set, int index) {
     const Param *row = &table->rows[index];
     if (set.marks.rank == 0 || !row->few_rows) return (Tensor){0};
@@ -157,15 +167,13 @@ const Param *param_find(const ParamTable *table, const char *name) {
     return NULL;
 }
 
-// The elements of one row into host memory.
 enum { PIECE = 1 << 22 }; // elements between two signs of life
 
-void param_init_row(const Param *row, float *w, uint64_t seed) {
-    RngStream stream = rng_named(seed, RNG_INIT, row->name);
-    int64_t stride = row_stride(row), local = param_local_elements(row);
-    int64_t first = row->first * stride; // global number of the first local element
-    for (int64_t begin = 0; begin < local; begin += PIECE) {
-        int64_t end = begin + PIECE < local ? begin + PIECE : local;
+// Neighbouring elements of one parameter into host memory; `first` is the number of the first one.
+static void init_elements(const Param *row, RngStream stream, float *w, int64_t first,
+                          int64_t count) {
+    for (int64_t begin = 0; begin < count; begin += PIECE) {
+        int64_t end = smaller(begin + PIECE, count);
         watchdog_beat(NULL);
 #pragma omp parallel for schedule(static)
         for (int64_t k = begin; k < end; k++) {
@@ -182,6 +190,15 @@ void param_init_row(const Param *row, float *w, uint64_t seed) {
             }
         }
     }
+}
+
+void param_init_row(const Param *row, float *w, uint64_t seed) {
+    RngStream stream = rng_named(seed, RNG_INIT, row->name);
+    int64_t stride = row_stride(row);
+    int64_t runs = row->places ? row->count : 1,
+            length = param_local_elements(row) / larger(runs, 1);
+    for (int64_t i = 0; i < runs; i++)
+        init_elements(row, stream, w + i * length, param_global_row(row, i) * stride, length);
 }
 
 void param_init(const ParamTable *table, Device *dev, ParamSet values, uint64_t seed) {

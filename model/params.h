@@ -3,13 +3,16 @@
 // them knows layers.
 //
 // Dense parameters are replicated on every rank. Expert parameters have the experts on their first
-// axis, dealt to the ranks of an expert-parallel group as evenly as can be. Values lie in three
+// axis, in the order of their places (placement.h), which are dealt to the ranks of an
+// expert-parallel group as evenly as can be. Values lie in three
 // flat runs: all dense rows, all expert rows, and all rows that no gradient changes. Gradients and
 // moments have the first two, so that a reduction or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
 #define MOETRAIN_MODEL_PARAMS_H
 
 #include "kernels/arena.h"
+
+typedef struct ExpertPlaces ExpertPlaces; // placement.h
 
 // How a parameter lies on the ranks.
 typedef enum ParamKind { PARAM_DENSE, PARAM_EXPERT } ParamKind;
@@ -58,6 +61,7 @@ typedef struct Param {
     // gate and up); all 0: it is one.
     int64_t fused[PARAM_FUSED_MAX];
     ParamUpdate update;
+    const ExpertPlaces *places; // PARAM_EXPERT: which expert lies where; NULL: in their order
     double active;  // the share of it that one token uses, as K/E of experts; 0 means all of it
     float lr_scale; // multiplies the learning rate; 0 means 1
     bool readout;   // a weight of few outputs, whatever the width (initialization.h)
@@ -69,7 +73,7 @@ typedef struct Param {
     char name[PARAM_NAME_BYTES]; // "layers.3.moe.experts.down", unique
     bool multiplies;             // a weight of products with stored activations (linear.h)
     ParamRun run;
-    int64_t first;  // first row of the first axis held here (dense: 0)
+    int64_t first;  // place of the first row of the first axis held here (dense: 0)
     int64_t count;  // rows of the first axis held here (dense: shape[0])
     int64_t offset; // of the first local element in its run, in elements
     int64_t mark;   // of few_rows: of its first local row among all of those
@@ -117,9 +121,13 @@ Tensor param_tensor(const ParamTable *table, ParamSet set, int index);
 // rows are, as many as ranks can share. Of the whole parameter, and of what is here of it.
 int64_t param_segments(const Param *row);
 int64_t param_local_segments(const Param *row);
+// Which segment of the whole parameter the i-th one here is.
+int64_t param_global_segment(const Param *row, int64_t i);
 // The marks of its rows, (count) i32; no data and rank 0 where a set has none.
 Tensor param_marks(const ParamTable *table, ParamSet set, int index);
 int64_t param_local_elements(const Param *row);
+// Which row of the whole parameter the i-th one here is.
+int64_t param_global_row(const Param *row, int64_t i);
 // Elements over all ranks, each counted once, and those of them that one token uses.
 int64_t param_elements(const Param *row);
 int64_t param_active_elements(const Param *row);

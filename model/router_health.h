@@ -22,6 +22,7 @@
 #define MOETRAIN_MODEL_ROUTER_HEALTH_H
 
 #include "model/router_names.h"
+#include "model/statistics.h"
 
 //   router_logit_rms   the root of the mean square of the router's logits, without noise: in
 //                      metrics of the mean over the layers of their mean squares

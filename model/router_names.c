@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "model/statistics.h"
+
 const RouterNames ROUTER_NAMES[] = {
     [ROUTER_OF_FEED_FORWARD] = {.params = "moe",
                                 .z = "z",

@@ -2,7 +2,10 @@
 #ifndef MOETRAIN_MODEL_ROUTER_NAMES_H
 #define MOETRAIN_MODEL_ROUTER_NAMES_H
 
-#include "model/statistics.h"
+#include <stdint.h>
+
+typedef struct Statistics Statistics; // statistics.h
+typedef struct StatisticsColumn StatisticsColumn;
 
 typedef enum RouterPlace {
     ROUTER_OF_FEED_FORWARD,

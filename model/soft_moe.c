@@ -30,7 +30,9 @@ static void declare(void *self, Work *work, int64_t layer) {
                  .readout = true,
                  .init_std = config->init_std};
     soft->phi = linear_declare(work, phi, false, "moe.slots");
-    experts_declare(&soft->experts, soft->shape, work, layer);
+    soft->places =
+        placement_table(work->placement, layer, ROUTER_OF_FEED_FORWARD, soft->shape.experts);
+    experts_declare(&soft->experts, soft->shape, soft->places, work, layer);
 }
 
 // Slot s of a sequence is expert s mod E's, so that each has P of them there.
@@ -38,7 +40,7 @@ static DispatchShape dispatch_shape(const SoftMoeLayer *soft, const Work *work) 
     return (DispatchShape){
         .layer = soft->layer,
         .tokens = work->shape.B * soft->slots,
-        .E = soft->shape.experts,
+        .places = soft->places,
         .K = 1,
         .choosable = soft->shape.experts,
         .groups = work->shape.B,

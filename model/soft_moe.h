@@ -15,7 +15,8 @@ typedef struct SoftMoeLayer {
     MoeShape shape;
     int64_t layer, slots; // S of a sequence
     Linear phi;           // weight (S, D)
-    Dispatch plan;        // of B·S slots
+    ExpertPlaces *places;
+    Dispatch plan; // of B·S slots
     Experts experts;
     ExpertExchange routed;
     Tensor x;                               // (N, D) stored input, borrowed

@@ -27,6 +27,10 @@ static bool check_device(const ModelConfig *config, int64_t layer, const Device 
 
 // ---- layout -------------------------------------------------------------------------------------
 
+static ExpertPlaces *places_of(Work *work, int64_t layer, RouterPlace router) {
+    return placement_table(work->placement, layer, router, experts(work->config, layer));
+}
+
 static void declare(void *self, Work *work, int64_t layer) {
     SwitchHeadLayer *s = self;
     const ModelConfig *config = work->config;
@@ -50,8 +54,12 @@ static void declare(void *self, Work *work, int64_t layer) {
                            bias->qkv, "attention.qk");
     query_key_norm_declare(&s->norm, work);
     head_gate_declare(&s->values.gate, ROUTER_OF_VALUES, work);
+    s->values.places = places_of(work, layer, ROUTER_OF_VALUES);
+    expert.places = s->values.places;
     s->values.weights = linear_declare(work, expert, bias->qkv, "attention.experts.value");
     head_gate_declare(&s->outputs.gate, ROUTER_OF_OUTPUTS, work);
+    s->outputs.places = places_of(work, layer, ROUTER_OF_OUTPUTS);
+    expert.places = s->outputs.places;
     expert.shape[1] = D;
     expert.shape[2] = shape.d_value;
     expert.init_std = model_residual_std(config);
@@ -65,7 +73,7 @@ static void layout_experts(HeadExperts *of, Work *work, Statistics *stats, int64
     dispatch_layout(&of->plan,
                     (DispatchShape){.layer = layer,
                                     .tokens = work->shape.N,
-                                    .E = all,
+                                    .places = of->places,
                                     .K = of->gate.H * of->gate.k,
                                     .choosable = all,
                                     .groups = work->shape.shards,

@@ -19,6 +19,7 @@
 typedef struct HeadExperts {
     HeadGate gate;
     Linear weights; // (H·E, d_value, D) of values, (H·E, D, d_value) of outputs
+    ExpertPlaces *places;
     Dispatch plan;
     ExpertExchange exchange;
     Tensor dgates; // (N·H, k) scratch

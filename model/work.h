@@ -22,6 +22,7 @@
 #include "model/model_config.h"
 #include "kernels/rng.h"
 #include "model/narrow_weights.h"
+#include "model/placement.h"
 
 typedef struct Positions Positions; // positions.h
 
@@ -93,6 +94,7 @@ typedef struct Work {
     RankShape shape;
 
     ParamTable *params;
+    Placement *placement; // of the model that has the parameters
     ParamSet values;
     ParamSet gradients;                 // of the micro-batch at work (gradients.h)
     Tensor shares[GRADIENT_SHARES_MAX]; // f32, each of its parameter's shape (work_use_gradient)

@@ -15,6 +15,7 @@ static SavedTensor saved_param(const Model *model, const ParamTable *table, Para
         .rank = row->rank,
         .first_element = row->first * row->shape[1] * row->shape[2],
         .elements = param_local_elements(row),
+        .rows = row->places ? row->places->expert_at + row->first : NULL,
         .replicated = row->kind == PARAM_DENSE,
         .replica = (int)(comm_rank() / model->work.shape.ep_size),
         .stays = model->work.dev->place == ON_HOST ? STAYS_UNTIL_UPDATE : STAYS_UNTIL_SAVED,

@@ -5,13 +5,14 @@
 #include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
 
-// A counting sort by (expert, part): count, turn counts into first rows, deal the rows out in
+// A counting sort by (place, part): count, turn counts into first rows, deal the rows out in
 // (token, slot) order. Each part counts and deals alone.
 void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts,
-                          Tensor ids, Tensor kept, int64_t parts, int64_t padded_rows) {
+                          Tensor ids, Tensor kept, Tensor places, int64_t parts,
+                          int64_t padded_rows) {
     int64_t choices = tensor_elements(ids), E = counts.shape[0], per_part = choices / parts;
     int64_t runs = E * parts, end = row_choice.shape[0];
-    const int32_t *id = tensor_i32(ids);
+    const int32_t *id = tensor_i32(ids), *place = tensor_i32(places);
     const uint8_t *keep = tensor_u8(kept);
     int32_t *row_of = tensor_i32(slot_row), *choice_of = tensor_i32(row_choice);
     int32_t *count = tensor_i32(counts);
@@ -21,12 +22,13 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
         for (int64_t c = p * per_part; c < (p + 1) * per_part; c++)
-            if (keep[c]) count[id[c] * parts + p]++;
+            if (keep[c]) count[place[id[c]] * parts + p]++;
     int64_t rows = 0;
     for (int64_t run = 0; run < runs; run++) {
         CHECK(padded_rows < 0 || count[run] <= padded_rows,
-              "expert %lld keeps %d choices of part %lld, room for %lld", (long long)(run / parts),
-              count[run], (long long)(run % parts), (long long)padded_rows);
+              "the expert at place %lld keeps %d choices of part %lld, room for %lld",
+              (long long)(run / parts), count[run], (long long)(run % parts),
+              (long long)padded_rows);
         next[run] = (int32_t)rows;
         rows += padded_rows < 0 ? count[run] : padded_rows;
     }
@@ -34,7 +36,7 @@ void permutation_plan_cpu(Device *dev, Tensor slot_row, Tensor row_choice, Tenso
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++)
         for (int64_t c = p * per_part; c < (p + 1) * per_part; c++) {
-            int32_t row = keep[c] ? next[id[c] * parts + p]++ : -1;
+            int32_t row = keep[c] ? next[place[id[c]] * parts + p]++ : -1;
             row_of[c] = row;
             if (row >= 0) choice_of[row] = (int32_t)c;
         }
@@ -121,8 +123,9 @@ void exchange_plan_cpu(Device *dev, ExchangePlan plan, Tensor counts, Tensor all
 }
 
 void expert_row_numbers_cpu(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
-                            ExchangeCut cut, RowNumbering rule) {
-    int64_t local = deal_count(cut.experts, cut.rank), first = deal_first(cut.experts, cut.rank);
+                            Tensor experts, ExchangeCut cut, RowNumbering rule) {
+    int64_t local = deal_count(cut.experts, cut.rank);
+    const int32_t *expert = tensor_i32(experts) + deal_first(cut.experts, cut.rank);
     int64_t parts = (offsets.shape[0] - 1) / local, room = numbers.shape[0];
     int64_t *number = tensor_i64(numbers);
 #pragma omp parallel for schedule(static)
@@ -133,7 +136,7 @@ void expert_row_numbers_cpu(Device *dev, Tensor numbers, Tensor offsets, Tensor 
                 int64_t shard = rule.first_shard + deal_first(cut.shards, source) + s;
                 int64_t rows = counts_from(tensor_i32(all_counts), cut, source, e)[s];
                 for (int64_t i = 0; i < rows && row < room; i++)
-                    number[row++] = ((first + e) * rule.shards + shard) * rule.most + i;
+                    number[row++] = (expert[e] * rule.shards + shard) * rule.most + i;
             }
     }
 }

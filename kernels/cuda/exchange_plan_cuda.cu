@@ -207,8 +207,8 @@ extern "C" void exchange_plan_cuda(Device *dev, ExchangePlan plan, Tensor counts
 // before, then number its own. Bytes: 8 written a row; the counts from cache.
 static __global__ void __launch_bounds__(ENTER_THREADS)
     number_rows(int64_t *__restrict__ numbers, const int64_t *__restrict__ offsets,
-                const int32_t *__restrict__ all_counts, ExchangeShape s, RowNumbering rule,
-                int64_t first_expert, int64_t room) {
+                const int32_t *__restrict__ all_counts, const int32_t *__restrict__ experts,
+                ExchangeShape s, RowNumbering rule, int64_t room) {
     __shared__ int64_t spare[WARP];
     int32_t shards = first_of(s.shards, s.ep);
     int32_t e = (int32_t)blockIdx.x / shards, own = (int32_t)blockIdx.x % shards;
@@ -221,16 +221,18 @@ static __global__ void __launch_bounds__(ENTER_THREADS)
     int64_t first = offsets[e * s.parts] + before;
     int32_t source = owner_of(s.shards, own);
     int32_t rows = counts_from(all_counts, s, source, e)[own - first_of(s.shards, source)];
-    int64_t run = (first_expert + e) * rule.shards + rule.first_shard + own;
+    int64_t run = experts[e] * rule.shards + rule.first_shard + own;
     for (int32_t i = (int32_t)threadIdx.x; i < rows; i += ENTER_THREADS)
         if (first + i < room) numbers[first + i] = run * rule.most + i;
 }
 
 extern "C" void expert_row_numbers_cuda(Device *dev, Tensor numbers, Tensor offsets,
-                                        Tensor all_counts, ExchangeCut cut, RowNumbering rule) {
+                                        Tensor all_counts, Tensor experts, ExchangeCut cut,
+                                        RowNumbering rule) {
     int64_t local = deal_count(cut.experts, cut.rank), shards = deal_first(cut.shards, cut.ranks);
     launch(dev, number_rows, grid_of(local * shards), dim3(ENTER_THREADS), 0,
            device_data<int64_t>(numbers), device_data<int64_t>(offsets),
-           device_data<int32_t>(all_counts), shape_of(cut, 1, (offsets.shape[0] - 1) / local), rule,
-           deal_first(cut.experts, cut.rank), numbers.shape[0]);
+           device_data<int32_t>(all_counts),
+           device_data<int32_t>(experts) + deal_first(cut.experts, cut.rank),
+           shape_of(cut, 1, (offsets.shape[0] - 1) / local), rule, numbers.shape[0]);
 }

@@ -1,6 +1,7 @@
 // Permutation: a stable counting sort of choices.
 //
-// The rows are the choices sorted by (expert, part), stable in (token, slot): a radix sort with a
+// The rows are the choices sorted by (expert, part), stable in (token, slot), where an expert's
+// number is that of its place: a radix sort with a
 // single digit. Choices are cut into chunks that do not cross parts, so that a run (expert, part)
 // is the same expert's choices of the part's chunks, one chunk after the other:
 //   count_choices   a block a chunk: how many choices it keeps for each expert
@@ -38,7 +39,8 @@ __device__ static inline void chunk_range(ChunkCut cut, int32_t *begin, int32_t 
 // read consecutive choices. Bytes: 5 a choice, 4 for each (expert, chunk).
 static __global__ void __launch_bounds__(PLAN_THREADS)
     count_choices(int32_t *chunk_rows, const int32_t *__restrict__ ids,
-                  const uint8_t *__restrict__ kept, ChunkCut cut, int32_t E) {
+                  const uint8_t *__restrict__ kept, const int32_t *__restrict__ places,
+                  ChunkCut cut, int32_t E) {
     __shared__ int32_t count[TILE_EXPERTS];
     int32_t first_expert = (int32_t)blockIdx.y * TILE_EXPERTS, begin, end;
     int32_t experts = min(E - first_expert, (int32_t)TILE_EXPERTS);
@@ -46,8 +48,9 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
     for (int32_t i = (int32_t)threadIdx.x; i < experts; i += PLAN_THREADS) count[i] = 0;
     __syncthreads();
     for (int32_t c = begin + (int32_t)threadIdx.x; c < end; c += PLAN_THREADS) {
-        int32_t i = ids[c] - first_expert;
-        if (kept[c] && i >= 0 && i < experts) atomicAdd(&count[i], 1);
+        if (!kept[c]) continue;
+        int32_t i = places[ids[c]] - first_expert;
+        if (i >= 0 && i < experts) atomicAdd(&count[i], 1);
     }
     __syncthreads();
     for (int32_t i = (int32_t)threadIdx.x; i < experts; i += PLAN_THREADS)
@@ -118,7 +121,7 @@ typedef struct RowPlan {
 // on a multiprocessor leave 48 registers a thread; for six a register would be missing.
 static __global__ void __launch_bounds__(PLAN_THREADS, 5)
     deal_rows(RowPlan plan, const int32_t *__restrict__ ids, const uint8_t *__restrict__ kept,
-              ChunkCut cut, int32_t E) {
+              const int32_t *__restrict__ places, ChunkCut cut, int32_t E) {
     DYNAMIC_SHARED(int32_t, next_row); // (PLAN_WARPS, experts)
     int32_t first_expert = (int32_t)blockIdx.y * TILE_EXPERTS, begin, end;
     int32_t experts = min(E - first_expert, (int32_t)TILE_EXPERTS);
@@ -138,7 +141,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS, 5)
         expert[i] = NOT_MINE;
         if (c >= end) continue;
         if (kept[c]) {
-            int32_t of_tile = ids[c] - first_expert;
+            int32_t of_tile = places[ids[c]] - first_expert;
             if (of_tile >= 0 && of_tile < experts) expert[i] = of_tile;
         } else if (blockIdx.y == 0) {
             expert[i] = DROPPED;
@@ -186,8 +189,8 @@ static __global__ void __launch_bounds__(PLAN_THREADS, 5)
 }
 
 extern "C" void permutation_plan_cuda(Device *dev, Tensor slot_row, Tensor row_choice,
-                                      Tensor counts, Tensor ids, Tensor kept, int64_t parts,
-                                      int64_t padded_rows) {
+                                      Tensor counts, Tensor ids, Tensor kept, Tensor places,
+                                      int64_t parts, int64_t padded_rows) {
     int64_t choices = tensor_elements(ids), E = counts.shape[0], runs = E * parts;
     int64_t per_part = choices / parts, part_chunks = ceil_div(per_part, CHUNK_CHOICES);
     if (part_chunks == 0) part_chunks = 1; // counts and row_choice are written without tokens, too
@@ -203,8 +206,9 @@ extern "C" void permutation_plan_cuda(Device *dev, Tensor slot_row, Tensor row_c
     int32_t *count = device_data<int32_t>(counts);
     const int32_t *id = device_data<int32_t>(ids);
     const uint8_t *keep = device_data<uint8_t>(kept);
+    const int32_t *place = device_data<int32_t>(places);
     dim3 grid((unsigned)chunks, (unsigned)ceil_div(E, TILE_EXPERTS));
-    launch(dev, count_choices, grid, dim3(PLAN_THREADS), 0, chunk_rows, id, keep, cut, E);
+    launch(dev, count_choices, grid, dim3(PLAN_THREADS), 0, chunk_rows, id, keep, place, cut, E);
     int64_t lanes = 1;
     while (lanes < WARP && lanes < part_chunks) lanes *= 2;
     launch(dev, number_chunks, grid_of(ceil_div(runs * lanes, PLAN_THREADS)), dim3(PLAN_THREADS), 0,
@@ -220,5 +224,5 @@ extern "C" void permutation_plan_cuda(Device *dev, Tensor slot_row, Tensor row_c
                     (int32_t)rows};
     size_t tile = (size_t)(E < TILE_EXPERTS ? E : (int64_t)TILE_EXPERTS);
     launch(dev, deal_rows, grid, dim3(PLAN_THREADS), PLAN_WARPS * tile * sizeof(int32_t), plan, id,
-           keep, cut, E);
+           keep, place, cut, E);
 }

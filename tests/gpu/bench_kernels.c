@@ -134,7 +134,7 @@ typedef struct Tensors {
     Tensor router_logits, router_dlogits, dweights, balance;
     Routing routing;
     RouterSums sums;
-    Tensor kept, tokens_per_expert, dropped, order, slot_row, row_choice, counts;
+    Tensor kept, places, tokens_per_expert, dropped, order, slot_row, row_choice, counts;
     Tensor rows, rows_out; // (N·K, D) bf16
     Tensor table, dtable, tokens, embedding_order;
     Tensor dense, experts, dexperts, ddense; // (D, D), (E, D, D)
@@ -196,10 +196,14 @@ static void place(void) {
     t.groups = arena_1d(&arena, U8, n / 16);
     t.offsets = arena_1d(&arena, I64, 2), t.squares = arena_1d(&arena, F64, 1);
     t.expert_offsets = arena_1d(&arena, I64, E + 1);
+    t.places = arena_1d(&arena, I32, E);
     for (int e = 0; e <= E; e++) t.expert_rows[e] = N * K / E * e;
     if (!t.offsets.data) return;
     device_upload(&dev, t.offsets, tensor_1d((int64_t[]){0, n}, I64, 2));
     device_upload(&dev, t.expert_offsets, tensor_1d(t.expert_rows, I64, E + 1));
+    int32_t places[E];
+    for (int e = 0; e < E; e++) places[e] = e;
+    device_upload(&dev, t.places, tensor_1d(places, I32, E));
     device_synchronize(&dev);
 }
 
@@ -246,8 +250,8 @@ CASE(run_capacity,
 CASE(run_dropless,
      capacity_assign(&dev, t.kept, t.tokens_per_expert, t.dropped, t.routing.ids, t.routing.weights,
                      (CapacityRule){-1, DROP_POSITION, {0}, 0}, t.order))
-CASE(run_plan,
-     permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.routing.ids, t.kept, 4, -1))
+CASE(run_plan, permutation_plan(&dev, t.slot_row, t.row_choice, t.counts, t.routing.ids, t.kept,
+                                t.places, 4, -1))
 CASE(run_gather, gather_rows(&dev, t.rows, t.a, t.row_choice, N *K, K))
 CASE(run_combine, combine_forward(&dev, t.b, t.rows, t.slot_row, t.routing.weights))
 CASE(run_combine_backward, combine_backward(&dev, t.rows_out, t.dweights, t.a, t.rows, t.slot_row,

@@ -1,7 +1,5 @@
 // Permutation, exchange plan, dispatch and combine: the integer parts exactly, the sums against the
-// reference.
-//
-// Long because it is a list of cases.
+// reference. Long because it is a list of cases.
 #include "harness.h"
 #include "reference.h"
 
@@ -17,11 +15,23 @@ typedef struct Case {
     int64_t N, K, E, parts, D, padded_rows, shift;
     int64_t rows; // of row_choice
     int64_t used; // rows that a choice has
-    Tensor ids, weights, kept, slot_row, row_choice, counts;
+    Tensor ids, weights, kept, places, slot_row, row_choice, counts;
     Tensor padding; // row_choice where combine_backward clears the rows of no choice; else no data
     Tensor x, y, out, dout, dy, dweights; // x, out, dout (N, D) T; y, dy (rows, D) T
     Tensor scaled, dscaled;
 } Case;
+
+// A permutation of n numbers, i32.
+static Tensor random_order(int64_t n) {
+    Tensor order = new_1d(I32, n);
+    int32_t *at = tensor_i32(order);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t j = random_below(i + 1);
+        at[i] = at[j];
+        at[j] = (int32_t)i;
+    }
+    return order;
+}
 
 static const RngStream drop_stream = {.seed = 7, .purpose = RNG_DROP, .a = 3, .b = 1};
 
@@ -51,6 +61,7 @@ static Case new_case(int64_t N, int64_t K, int64_t E, int64_t used, int64_t part
             tensor_f32(c.weights)[n * K + k] = (float)(1 + random_below(9)) / 16.0f;
         }
     }
+    c.places = random_order(E);
     c.kept = new_2d(U8, N, K);
     keep(&c, capacity);
     return c;
@@ -75,15 +86,15 @@ static void new_plan(Case *c, int64_t padded_rows) {
 
 static void run_plan(Device *dev, void *context) {
     Case *c = context;
-    permutation_plan(dev, c->slot_row, c->row_choice, c->counts, c->ids, c->kept, c->parts,
-                     c->padded_rows);
+    permutation_plan(dev, c->slot_row, c->row_choice, c->counts, c->ids, c->kept, c->places,
+                     c->parts, c->padded_rows);
 }
 
 static void make_reference_plan(Case *c, int64_t padded_rows) {
     new_plan(c, padded_rows);
     reference_permutation_plan(tensor_i32(c->slot_row), tensor_i32(c->row_choice),
-                               tensor_i32(c->counts), tensor_i32(c->ids), tensor_u8(c->kept), c->N,
-                               c->K, c->E, c->parts, padded_rows);
+                               tensor_i32(c->counts), tensor_i32(c->ids), tensor_u8(c->kept),
+                               tensor_i32(c->places), c->N, c->K, c->E, c->parts, padded_rows);
     c->used = 0;
     for (int64_t i = 0; i < c->E * c->parts; i++) c->used += tensor_i32(c->counts)[i];
 }
@@ -98,8 +109,9 @@ static void check_plan(Case *c, int64_t padded_rows) {
             new_plan(c, padded_rows);
             name_case(c, run ? "plan, another order" : "plan", device_at(i));
             if (run) begin_other_schedule();
-            run_on(device_at(i), run_plan, c,
-                   TENSORS(&c->slot_row, &c->row_choice, &c->counts, &c->ids, &c->kept));
+            run_on(
+                device_at(i), run_plan, c,
+                TENSORS(&c->slot_row, &c->row_choice, &c->counts, &c->ids, &c->kept, &c->places));
             end_other_schedule();
             expect_same_bytes("slot_row", c->slot_row, slot_row.data);
             expect_same_bytes("row_choice", c->row_choice, row_choice.data);
@@ -116,7 +128,7 @@ static void check_short_plan(Case *c) {
         c->row_choice = new_1d(I32, c->used);
         name_case(c, "short plan", device_at(i));
         run_on(device_at(i), run_plan, c,
-               TENSORS(&c->slot_row, &c->row_choice, &c->counts, &c->ids, &c->kept));
+               TENSORS(&c->slot_row, &c->row_choice, &c->counts, &c->ids, &c->kept, &c->places));
         expect_same_bytes("slot_row", c->slot_row, slot_row.data);
         expect_same_bytes("row_choice", c->row_choice, kept_rows.data);
     }
@@ -406,7 +418,7 @@ static void check_renormalize(int64_t N, int64_t K, int64_t E, int64_t capacity)
 
 typedef struct Exchange {
     ExchangePlan plan;
-    Tensor counts, all_counts, numbers;
+    Tensor counts, all_counts, experts, numbers;
     ExchangeCut cut;
     int64_t parts;
     RowNumbering numbering;
@@ -415,7 +427,8 @@ typedef struct Exchange {
 static void run_exchange_plan(Device *dev, void *context) {
     Exchange *x = context;
     exchange_plan(dev, x->plan, x->counts, x->all_counts, x->cut, x->parts);
-    expert_row_numbers(dev, x->numbers, x->plan.offsets, x->all_counts, x->cut, x->numbering);
+    expert_row_numbers(dev, x->numbers, x->plan.offsets, x->all_counts, x->experts, x->cut,
+                       x->numbering);
 }
 
 static ExchangePlan new_exchange(int64_t ep, int64_t local, int64_t chunks, int64_t parts,
@@ -449,13 +462,13 @@ static void check_exchange(int64_t ep, int64_t E, Deal shards, int64_t chunks, i
         first_shard[rank] = deal_first(shards, rank);
     }
     ReferenceCut reference = {ep, first_expert, first_shard};
-    Tensor counts = new_2d(I32, E, G);
+    Tensor counts = new_2d(I32, E, G), experts = random_order(E);
     for (int64_t i = 0; i < E * G; i++) // half of them 0: experts that get nothing
         tensor_i32(counts)[i] = random_below(2) ? (int32_t)random_below(most + 1) : 0;
     for (int64_t rank = 0; rank < ep; rank++) {
         int64_t local = first_expert[rank + 1] - first_expert[rank], received = 0;
         int64_t S = first_shard[rank + 1] - first_shard[rank];
-        Exchange x = {.cut = cut, .parts = parts};
+        Exchange x = {.cut = cut, .parts = parts, .experts = experts};
         x.cut.rank = rank;
         x.counts = new_2d(I32, E, S);
         x.all_counts = new_1d(I32, local * G);
@@ -473,8 +486,8 @@ static void check_exchange(int64_t ep, int64_t E, Deal shards, int64_t chunks, i
                                 tensor_i32(counts), reference, rank, chunks, parts, max_rows);
         x.numbering = (RowNumbering){3, G + 4, most + 1};
         Tensor numbers = new_1d(I64, received);
-        reference_expert_row_numbers(numbers.data, tensor_i32(counts), reference, rank,
-                                     x.numbering);
+        reference_expert_row_numbers(numbers.data, tensor_i32(counts), tensor_i32(experts),
+                                     reference, rank, x.numbering);
         for (int i = 0; i < device_count(); i++) {
             begin_case("exchange plan on %s: rank %lld of %lld, %lld experts, %lld shards, %lld "
                        "chunks, %lld parts, max_rows %lld of %lld",
@@ -486,7 +499,7 @@ static void check_exchange(int64_t ep, int64_t E, Deal shards, int64_t chunks, i
             run_on(device_at(i), run_exchange_plan, &x,
                    TENSORS(&x.plan.offsets, &x.plan.send_rows, &x.plan.receive_rows,
                            &x.plan.to_expert, &x.plan.to_received, &x.counts, &x.all_counts,
-                           &x.numbers));
+                           &x.experts, &x.numbers));
             expect_same_bytes("offsets", x.plan.offsets, want.offsets.data);
             expect_same_bytes("send_rows", x.plan.send_rows, want.send_rows.data);
             expect_same_bytes("receive_rows", x.plan.receive_rows, want.receive_rows.data);

@@ -84,8 +84,9 @@ void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped,
                                int64_t first_token);
 // Exact.
 void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
-                                const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
-                                int64_t E, int64_t parts, int64_t padded_rows);
+                                const int32_t *ids, const uint8_t *kept, const int32_t *places,
+                                int64_t N, int64_t K, int64_t E, int64_t parts,
+                                int64_t padded_rows);
 // Rank r of a group has experts first_expert[r] to first_expert[r + 1] - 1, and shards likewise.
 typedef struct ReferenceCut {
     int64_t ranks;
@@ -99,8 +100,8 @@ typedef struct ReferenceExchange { // as ExchangePlan
 void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, ReferenceCut cut,
                              int64_t rank, int64_t chunks, int64_t parts, int64_t max_rows);
 // Exact. Rows past the last are left alone.
-void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, ReferenceCut cut,
-                                  int64_t rank, RowNumbering rule);
+void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, const int32_t *experts,
+                                  ReferenceCut cut, int64_t rank, RowNumbering rule);
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,
                                const float *weights, int64_t N, int64_t D, int64_t K);
 // Rows of dy that no choice names are left alone.

@@ -225,8 +225,9 @@ void reference_capacity_assign(uint8_t *kept, int32_t *routed, int32_t *dropped,
 }
 
 void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t *counts,
-                                const int32_t *ids, const uint8_t *kept, int64_t N, int64_t K,
-                                int64_t E, int64_t parts, int64_t padded_rows) {
+                                const int32_t *ids, const uint8_t *kept, const int32_t *places,
+                                int64_t N, int64_t K, int64_t E, int64_t parts,
+                                int64_t padded_rows) {
     int32_t row = 0;
     for (int64_t c = 0; c < N * K; c++) slot_row[c] = -1;
     for (int64_t r = 0; r < (padded_rows < 0 ? N * K : E * parts * padded_rows); r++)
@@ -236,7 +237,7 @@ void reference_permutation_plan(int32_t *slot_row, int32_t *row_choice, int32_t 
             if (padded_rows >= 0) row = (int32_t)((e * parts + p) * padded_rows);
             counts[e * parts + p] = 0;
             for (int64_t c = 0; c < N * K; c++) {
-                if (ids[c] != e || !kept[c] || c / K / (N / parts) != p) continue;
+                if (!kept[c] || places[ids[c]] != e || c / K / (N / parts) != p) continue;
                 counts[e * parts + p]++;
                 slot_row[c] = row;
                 row_choice[row++] = (int32_t)c;
@@ -313,13 +314,14 @@ void reference_exchange_plan(ReferenceExchange to, const int32_t *counts, Refere
     free(runs);
 }
 
-void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, ReferenceCut cut,
-                                  int64_t rank, RowNumbering rule) {
+void reference_expert_row_numbers(int64_t *numbers, const int32_t *counts, const int32_t *experts,
+                                  ReferenceCut cut, int64_t rank, RowNumbering rule) {
     int64_t G = cut.first_shard[cut.ranks], row = 0;
     for (int64_t e = cut.first_expert[rank]; e < cut.first_expert[rank + 1]; e++)
         for (int64_t shard = 0; shard < G; shard++)
             for (int64_t i = 0; i < counts[e * G + shard]; i++)
-                numbers[row++] = (e * rule.shards + rule.first_shard + shard) * rule.most + i;
+                numbers[row++] =
+                    (experts[e] * rule.shards + rule.first_shard + shard) * rule.most + i;
 }
 
 void reference_combine_forward(double *out, const float *y, const int32_t *slot_row,

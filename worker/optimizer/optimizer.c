@@ -297,8 +297,8 @@ double optimizer_gradient_norm(Optimizer *optimizer, Model *model) {
         const Param *row = &model->params.rows[i];
         if (row->run == RUN_RULE) continue;
         int64_t count = param_local_segments(row);
-        int64_t before = param_segments(row) * row->first / row->shape[0];
-        memcpy(norms + slot + before, squares[row->run], (size_t)count * sizeof *norms);
+        for (int64_t s = 0; s < count; s++)
+            norms[slot + param_global_segment(row, s)] = squares[row->run][s];
         squares[row->run] += count;
         slot += norm_slots(row);
     }

@@ -15,13 +15,13 @@ enum { GRADIENTS, SETS_AFTER_UPDATE };
 // ---- what there is ------------------------------------------------------------------------------
 
 // Pieces of all ranks in which an expert parameter is hashed: one an expert, or where there are
-// very many, as of PEER, equal groups, as long as each lies on one rank.
+// very many, as of PEER, and in their order, equal groups, as long as each lies on one rank.
 static int64_t pieces_of_all(const Param *param, int64_t ranks) {
     enum { MANY_EXPERTS = 1024, GROUPS = 256 };
     int64_t experts = param->shape[0], groups = greatest_common_divisor(experts, GROUPS);
     Deal deal = deal_evenly(experts, ranks);
     bool whole = deal.large % (experts / groups) == 0 && deal.small % (experts / groups) == 0;
-    return experts > MANY_EXPERTS && whole ? groups : experts;
+    return experts > MANY_EXPERTS && whole && !param->places ? groups : experts;
 }
 // Of a rank, by its place in its expert-parallel group; the first one has most.
 static int64_t pieces_of_rank(const ParamTable *table, const Param *param, int64_t ep_rank) {
@@ -202,8 +202,16 @@ static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, int6
     return folder;
 }
 
-// `sums` (ranks, pieces, 2). Dense tensors are rank 0's, experts those of the first ranks, which
-// hold them all.
+// The sums of a piece: of a dense tensor rank 0's, of experts that rank's, among the first ones, on
+// which it lies. `sums` (ranks, pieces, 2), of which `first` is the parameter's first piece.
+static const int64_t *sums_of(const StepDigests *digests, const ParamTable *table,
+                              const Param *param, const int64_t *sums, int64_t first,
+                              int64_t piece) {
+    int64_t place = param->places ? param->places->place_of[piece] : piece, rank = 0;
+    for (int64_t held; place >= (held = pieces_of_rank(table, param, rank)); rank++) place -= held;
+    return sums + 2 * (rank * digests->pieces + first + place);
+}
+
 static json_t *tensor_rows_of(const StepDigests *digests, const DigestedSet *set,
                               const int64_t *sums) {
     json_t *folder = json_object();
@@ -213,10 +221,10 @@ static json_t *tensor_rows_of(const StepDigests *digests, const DigestedSet *set
             const Param *param = &set->table->rows[i];
             if (param->run != (ParamRun)run || (set->has && !set->has[i])) continue;
             json_t *texts = json_array();
-            for (int64_t rank = 0; rank < (param->kind == PARAM_DENSE ? 1 : ep); rank++)
-                for (int64_t p = 0; p < pieces_of_rank(set->table, param, rank); p++)
-                    json_array_append_new(texts,
-                                          text_of(sums + 2 * (rank * digests->pieces + piece + p)));
+            bool dense = param->kind == PARAM_DENSE;
+            for (int64_t p = 0; p < (dense ? 1 : pieces_of_all(param, ep)); p++)
+                json_array_append_new(texts,
+                                      text_of(sums_of(digests, set->table, param, sums, piece, p)));
             json_object_set_new(folder, param->name, texts);
             piece += pieces_of_rank(set->table, param, 0);
         }
