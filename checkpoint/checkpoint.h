@@ -176,6 +176,10 @@ bool checkpoint_read_text(const char *path, const char *name, char **text, Error
 // The state stored in a checkpoint. Reads and checks only manifest and state. Not collective.
 bool checkpoint_read_state(const char *path, TrainState *state, Error *err);
 
+// The utilization history stored in a checkpoint, to be freed by the caller. Reads and checks only
+// manifest and history. Not collective.
+bool checkpoint_read_utilization(const char *path, UtilizationHistory *history, Error *err);
+
 // The global shape of a stored tensor. Reads and checks only the manifest. Not collective.
 bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err);
 

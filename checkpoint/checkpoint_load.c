@@ -171,6 +171,14 @@ bool checkpoint_read_state(const char *path, TrainState *state, Error *err) {
     return ok;
 }
 
+bool checkpoint_read_utilization(const char *path, UtilizationHistory *history, Error *err) {
+    CheckpointFile file;
+    if (!checkpoint_file_open(&file, path, err)) return false;
+    bool ok = utilization_read(&file, history, err) || error_prefix(err, "%s", path);
+    checkpoint_file_close(&file);
+    return ok;
+}
+
 bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3], Error *err) {
     CheckpointFile file;
     if (!checkpoint_file_open(&file, path, err)) return false;

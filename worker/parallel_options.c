@@ -27,6 +27,9 @@ static const Option ROWS[] = {
     INTEGER("parallel.exchange_chunks", FREE, exchange_chunks, DEFAULT("2"), RANGE(1, 16),
         "pieces in which tokens travel to other ranks' experts, so that one is on its way while another is computed; at "
         "most, and a divisor of the experts of a rank is taken; changes no bit"),
+    CHOICE("parallel.placement", FREE, placement, DEFAULT("even"), OF(PLACEMENT_CHOICES),
+        "which ranks of parallel.expert have which experts of moe, pr_moe, latent_moe, moa and switchhead layers; "
+        "changes no bit"),
 };
 // clang-format on
 

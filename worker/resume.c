@@ -15,6 +15,7 @@
 #include "comm/comm.h"
 #include "kernels/log.h"
 #include "worker/data/data_names.h"
+#include "worker/measured_placement.h"
 #include "worker/run/program_hash.h"
 #include "worker/run/run_changes.h"
 #include "worker/save.h"
@@ -371,6 +372,11 @@ static bool pass_over(Trainer *trainer, Chosen *choice, const Error *cause) {
     return true;
 }
 
+static bool place_experts(Trainer *trainer, const char *path, Error *err) {
+    bool measured = trainer->config.placement == PLACEMENT_MEASURED;
+    return !measured || measured_placement_take(trainer, path, err);
+}
+
 // Chooses, and loads what was chosen. Collective over all ranks.
 static bool choose_and_load(Trainer *trainer, Chosen *choice, Error *err) {
     for (;;) {
@@ -380,7 +386,9 @@ static bool choose_and_load(Trainer *trainer, Chosen *choice, Error *err) {
         if (choice->path[0] == 0) return true;
         Error cause = {0};
         bool ok = comm_rank() != 0 || check_fits(trainer, choice, &cause);
-        if (comm_follow(ok, &cause) && resume_load(trainer, choice->path, &cause)) return true;
+        if (comm_follow(ok, &cause) && place_experts(trainer, choice->path, &cause) &&
+            resume_load(trainer, choice->path, &cause))
+            return true;
         if (pass_over(trainer, choice, &cause)) continue;
         *err = cause;
         return false;
@@ -395,6 +403,9 @@ bool resume_run(Trainer *trainer, Error *err) {
                                trainer->state.step, err))
         return false;
     if (choice.path[0] == 0) {
+        if (trainer->config.placement == PLACEMENT_MEASURED)
+            log_info("parallel.placement: measured: nothing is measured yet, experts are placed "
+                     "in their order until the run goes on from a checkpoint");
         bool weights = trainer->config.init[0];
         if (!weights) {
             watchdog_beat("making the first parameters");

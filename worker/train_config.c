@@ -7,6 +7,14 @@ static const Choice REPRODUCIBLES[] = {
 };
 const ChoiceTable REPRODUCIBLE_CHOICES = CHOICE_TABLE(REPRODUCIBLES);
 
+static const Choice PLACEMENTS[] = {
+    [PLACEMENT_EVEN] = {"even", "in their order, each rank as many as the others"},
+    [PLACEMENT_MEASURED] = {"measured", "as many each, but such that ranks had equally many tokens "
+                                        "in the last 100 steps of the checkpoint that a run goes "
+                                        "on from; a run that begins is even"},
+};
+const ChoiceTable PLACEMENT_CHOICES = CHOICE_TABLE(PLACEMENTS);
+
 static const Choice PRECISIONS[] = {
     [PRECISION_F32] = {"f32", "32-bit floats"},
     [PRECISION_BF16] = {"bf16", "bfloat16: 16-bit floats with the range of f32"},

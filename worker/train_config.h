@@ -136,6 +136,9 @@ typedef enum Reproducible {
     REPRODUCIBLE_OFF,
 } Reproducible;
 extern const ChoiceTable REPRODUCIBLE_CHOICES;
+// Which ranks of an expert-parallel group have which experts.
+typedef enum ExpertPlacement { PLACEMENT_EVEN, PLACEMENT_MEASURED } ExpertPlacement;
+extern const ChoiceTable PLACEMENT_CHOICES;
 
 typedef enum Precision {
     PRECISION_F32,
@@ -182,8 +185,9 @@ typedef struct TrainConfig {
     int64_t rollback_steps, rollback_batches, rollback_limit;
     OptimizerConfig optimizer;
     ModelConfig model;
-    int64_t expert_parallel;  // ranks that share one set of experts; 0: as many as can
-    int64_t exchange_chunks;  // pieces of the token exchange at most
+    int64_t expert_parallel; // ranks that share one set of experts; 0: as many as can
+    int64_t exchange_chunks; // pieces of the token exchange at most
+    ExpertPlacement placement;
     int64_t checkpoint_every; // 0: only at the end
     bool checkpoint_async;    // training goes on while one is written
     CheckpointKeep keep;
