@@ -106,6 +106,27 @@ class Measured(SimulateTest):
             self.assert_error(outcome, 2, *parts)
 
 
+class Here(SimulateTest):
+    def measure(self, *words, ranks=None):
+        return self.run_program("simulate", "tiny.yaml", "-np", "2", "--cluster", "here", *words, ranks=ranks)
+
+    def test_this_machine_is_measured_and_written_as_a_file(self):
+        outcome = self.measure("-o", "here.yaml", ranks=2)
+        self.assert_done(outcome)
+        self.assertIn("| 2 |", outcome.out)
+        rows, _ = self.simulate(2, cluster="here.yaml")
+        self.assertIn(f"| 1 | {rows[0]['ms a step']} |", outcome.out)
+
+    def test_one_rank_says_that_messages_are_not_measured(self):
+        outcome = self.measure()
+        self.assert_done(outcome)
+        self.assertIn("mpirun -np 2", outcome.err)
+
+    def test_three_ranks_do_not_measure(self):
+        outcome = self.measure(ranks=3)
+        self.assert_error(outcome, 2, "--cluster here measures on 1 or 2 ranks", "mpirun -np 2")
+
+
 class BadInput(SimulateTest):
     def test_a_wrong_cluster_is_one_line_with_the_place(self):
         for old, new, parts in (

@@ -1,11 +1,12 @@
 // Any bytes as a configuration file: no crash, one line of error; and what is accepted is printed
-// as YAML that reads back to the same configuration.
+// as YAML that reads back to the same configuration. Likewise as a cluster of `moetrain simulate`.
 #include <stdlib.h>
 #include <string.h>
 
 #include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/config_rules.h"
+#include "launcher/simulate/cluster_file.h"
 #include "seeds.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -54,11 +55,40 @@ static void read_as_lists(Config *config, Config *again, const uint8_t *data, si
     }
 }
 
+static char *printed(const Cluster *cluster) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    require(out != NULL, "out of memory", "");
+    cluster_print(out, cluster);
+    fclose(out);
+    return text;
+}
+
+// What is printed has six digits, so that it is the second time that nothing changes.
+static void read_as_cluster(const uint8_t *data, size_t size) {
+    Error err = {0};
+    Cluster cluster, again;
+    if (!cluster_read(&cluster, "/fuzz.yaml", (const char *)data, size, &err)) {
+        require(err.exit_code == EXIT_CONFIG && is_one_line(err.message), "not one line",
+                err.message);
+        return;
+    }
+    char *first = printed(&cluster);
+    require(cluster_read(&again, "/fuzz.yaml", first, strlen(first), &err),
+            "the printed cluster is refused", err.message);
+    char *second = printed(&again);
+    require(strcmp(first, second) == 0, "the printed cluster reads back differently", first);
+    free(first);
+    free(second);
+    reached("a cluster");
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     return seeds_must_reach((const char *const[]){"moe.experts", "model.feed_forward",
                                                   "resume.allow", "moe.balance", "a file",
-                                                  "several ranks", NULL});
+                                                  "several ranks", "a cluster", NULL});
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -68,6 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         second = config_new();
     }
     read_as_lists(first, second, data, size);
+    read_as_cluster(data, size);
     static const char *const needed[] = {"data.train=x"}; // so that other rules are reached
     Error err = {0};
     if (!config_read(first, "/fuzz.yaml", (const char *)data, size, needed, 1, &err)) {
