@@ -3,13 +3,16 @@
 loss and gradients, or is refused with exit 2 and a message that names one of the keys and what to do.
 
   option_pairs.py TRAIN_MANY                  all pairs
-  option_pairs.py TRAIN_MANY --sample N       every option alone, and N pairs: others for another commit
+  option_pairs.py TRAIN_MANY --sample         every option, in a few of these models
   option_pairs.py TRAIN_MANY KEY=VALUE …      these together, and what is said of them
+
+The rules are asked of each pair alone. Of those that they accept several are trained in one model (cover); if it fails,
+each of its pairs is trained alone, to name the one.
 
 Keys, their types and words are the program's own (train_many --keys): a new one enters by itself. A number of which
 another value than the next one should be tried gets a row of SAMPLES; what needs another key to mean anything, one of
 COMPANIONS."""
-import hashlib
+import collections
 import itertools
 import os
 import re
@@ -20,6 +23,7 @@ import time
 
 WORKERS = 2
 HANG_SECONDS = 840  # only a hang takes this long, also on a busy machine under sanitizers
+LINE = 8  # options that are trained together
 SECTIONS = ("model.", "attention.", "moe.", "peer.", "mtp.", "train.", "eval.", "parallel.")
 
 # The smallest model that has all parts; the text is one line, repeated.
@@ -68,6 +72,9 @@ SAMPLES = {
 # Keys whose values change where or how long a run is, or how far it goes back, not what it computes.
 LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads", "train.rollback_steps", "train.rollback_batches",
             "train.rollback_limit")
+
+# Keys that say what parts a model has: options of a part that is not there would change nothing.
+PARTS = ("model.feed_forward", "model.mixer", "moe.experts", "moe.router")
 
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
@@ -191,6 +198,54 @@ def together(*chosen):
     return line
 
 
+def parts(*chosen):
+    return frozenset(option for option in together(*chosen) if key_of(option) in PARTS)
+
+
+def agree(one, other):
+    """Neither wants of a key what the other does not."""
+    values = {key_of(option): option for option in together(one)}
+    return all(values.get(key_of(option), option) == option for option in together(other))
+
+
+def cover(pairs):
+    """Lines of up to LINE options such that each pair is in one whose model has the parts that it has with the pair alone,
+    and no two options of a line are no pair."""
+    friends, lines = collections.defaultdict(set), []
+    left = collections.defaultdict(lambda: collections.defaultdict(set))  # parts: option: with whom it is in no line yet
+    for one, other in pairs:
+        if agree(one, other):
+            friends[one].add(other)
+            friends[other].add(one)
+            left[parts(one, other)][one].add(other)
+            left[parts(one, other)][other].add(one)
+        else:
+            lines.append([one, other])
+    needs = {option: parts(option) for option in friends}
+    for wanted, partners in left.items():
+        while any(partners.values()):
+            line = [max(partners, key=lambda option: len(partners[option]))]
+            able = {option for option in friends[line[0]] if needs[option] <= wanted}
+            while able and len(line) < LINE:
+                line.append(max(sorted(able), key=lambda option: (len(partners[option].intersection(line)), len(partners[option]))))
+                able &= friends[line[-1]]
+            for option in line:
+                partners[option].difference_update(line)
+            lines.append(line)
+    return lines
+
+
+def few(lines):
+    """Of the lines as many as have every option, in a model with the parts that it has with the option alone."""
+    shown = [{option for option in line if parts(option) == parts(*line)} for line in lines]
+    missing, chosen = set().union(*shown), []
+    while missing:
+        best = max(range(len(lines)), key=lambda i: len(shown[i] & missing))
+        chosen.append(lines[best])
+        missing -= shown[best]
+    return chosen
+
+
 class Worker:
     """A train_many that is given its lines at once; after a crash another one goes on behind the line."""
 
@@ -235,10 +290,14 @@ class Worker:
 
 
 def run(program, lines, verb=()):
+    """(line, answer) of all lines, in their order."""
     workers = [Worker(program, number) for number in range(WORKERS)]
     for worker in workers:
         worker.start(lines[worker.number::WORKERS], verb)
-    return [answer for worker in workers for answer in worker.answers()]
+    answers = [None] * len(lines)
+    for worker in workers:
+        answers[worker.number::WORKERS] = worker.answers()
+    return answers
 
 
 def complaint(line, answer):
@@ -256,44 +315,55 @@ def complaint(line, answer):
     return None if FIX.search(text) else f"the message says no way out: {text}"
 
 
-def commit():
-    """Something that is another for another state of the repository."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=os.path.dirname(os.path.abspath(__file__)),
-                           capture_output=True, text=True)
-    return found.stdout.strip() or "no repository"
+def accepted(program, lines, failures):
+    """Of lines of options those that the rules do not refuse."""
+    found = []
+    for chosen, (line, answer) in zip(lines, run(program, [together(*chosen) for chosen in lines], ["--check"])):
+        if answer == "accepted":
+            found.append(chosen)
+        elif complaint(line, answer):
+            failures.append((line, complaint(line, answer)))
+    return found
 
 
-def sample(pairs, count):
-    seed = commit()
-    print(f"a sample of {seed}")
-    return sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed} {pair}".encode()).digest())[:count]
+def train(program, lines, failures):
+    """Returns the options that have trained in some line."""
+    trained = set()
+    for chosen, (line, answer) in zip(lines, run(program, [together(*chosen) for chosen in lines])):
+        if answer.startswith("trained 2 "):
+            trained.update(chosen)
+            continue
+        known = len(failures)
+        if len(chosen) > 2:  # which of them?
+            trained |= train(program, list(itertools.combinations(chosen, 2)), failures)
+        if len(failures) == known and complaint(line, answer):
+            failures.append((line, complaint(line, answer)))
+    return trained
 
 
 def main():
     program, arguments = os.path.abspath(sys.argv[1]), sys.argv[2:]
     begin = time.monotonic()
     table = options(program)
-    if arguments and arguments[0] != "--sample":
+    if arguments and arguments != ["--sample"]:
         (line, answer), = run(program, [together(*arguments)])
         print(" ".join(line), "|", answer)
         sys.exit(complaint(line, answer))
-    pairs = [pair for pair in itertools.combinations(table, 2) if key_of(pair[0]) != key_of(pair[1])]
+    failures = []
+    all_pairs = [pair for pair in itertools.combinations(table, 2) if key_of(pair[0]) != key_of(pair[1])]
+    pairs = accepted(program, all_pairs, failures)
+    lines = cover(pairs)
+    whole = accepted(program, lines, failures)
     if arguments:
-        pairs = sample(pairs, int(arguments[1]))
-    failures, refused = [], 0
-    # What does not train alone would be refused with everything, and test nothing.
-    for line, answer in run(program, [[], *([*together(option)] for option in table)]):
-        if not answer.startswith("trained 2 "):
-            failures.append((line, f"alone, without what COMPANIONS may add: {answer}"))
-    for line, answer in run(program, [together(*pair) for pair in pairs]):
-        refused += answer.startswith("refused")
-        wrong = complaint(line, answer)
-        if wrong:
-            failures.append((line, wrong))
+        lines = few(whole)
+    else:  # what no two of them are refused for, three can be
+        lines = whole + [pair for line in lines if line not in whole for pair in itertools.combinations(line, 2)]
+    for option in sorted(set(table) - train(program, lines, failures)):
+        failures.append(([option], "it trains with nothing else, without what COMPANIONS may add"))
     for line, wrong in failures:
         print("FAILED", " ".join(line), "|", wrong)
-    print(f"{len(table)} options, {len(pairs)} pairs: {refused} refused, {len(failures)} failures, "
-          f"{time.monotonic() - begin:.0f} s")
+    print(f"{len(table)} options, {len(all_pairs)} pairs, {len(all_pairs) - len(pairs)} refused, in {len(lines)} models: "
+          f"{len(failures)} failures, {time.monotonic() - begin:.0f} s")
     sys.exit(1 if failures else 0)
 
 

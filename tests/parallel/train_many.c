@@ -10,6 +10,9 @@
 //   infinite STEPS LOSS NORM  some step's were not
 //   refused CODE MESSAGE      by a rule, or in the run
 //
+// train_many --check BASE.yaml: only asks the rules, and answers `accepted` where they refuse
+// nothing.
+//
 // train_many --generate BASE.yaml: compares what each such model generates (compare_generation.h)
 // instead.
 //
@@ -102,11 +105,27 @@ static void print_keys(void) {
     }
 }
 
-static bool only_generates;
+typedef enum Verb { TRAIN, CHECK, GENERATE } Verb;
 
-// Answers itself, unless it is refused.
-static int train(FILE *answers, const char *base, const char *text, size_t bytes, char *line,
-                 Error *err) {
+// Answers, unless it is refused.
+static int answer(FILE *answers, Verb verb, Config *config, const TrainConfig *resolved,
+                  Error *err) {
+    if (verb == CHECK) fprintf(answers, "accepted\n");
+    if (verb == GENERATE && !compare_generation(answers, resolved, err)) return err->exit_code;
+    if (verb != TRAIN) return EXIT_DONE;
+    char *yaml = config_to_yaml(config, false);
+    KeyRule *rules = config_key_rules(config);
+    int code = train_run(resolved, yaml, rules, err);
+    if (code == EXIT_DONE)
+        fprintf(answers, "%s %lld %.17g %.17g\n", all_finite ? "trained" : "infinite",
+                (long long)steps, last.loss, last.gradient_norm);
+    free(rules);
+    free(yaml);
+    return code;
+}
+
+static int answer_line(FILE *answers, Verb verb, const char *base, const char *text, size_t bytes,
+                       char *line, Error *err) {
     const char *overrides[MOST_OVERRIDES];
     int count = 0;
     for (char *rest = line, *word; (word = strsep(&rest, "\t"));)
@@ -115,25 +134,16 @@ static int train(FILE *answers, const char *base, const char *text, size_t bytes
     TrainConfig *resolved = calloc(1, sizeof *resolved);
     int code = EXIT_CONFIG;
     if (resolved && config_read(config, base, text, bytes, overrides, count, err) &&
-        config_check_ranks(config, comm_size(), resolved, err)) {
-        char *yaml = config_to_yaml(config, false);
-        KeyRule *rules = config_key_rules(config);
-        code = EXIT_DONE;
-        if (only_generates && !compare_generation(answers, resolved, err))
-            code = err->exit_code;
-        else if (!only_generates)
-            code = train_run(resolved, yaml, rules, err);
-        free(rules);
-        free(yaml);
-    } else {
+        config_check_ranks(config, comm_size(), resolved, err))
+        code = answer(answers, verb, config, resolved, err);
+    else
         code = err->exit_code;
-    }
     free(resolved);
     free(config);
     return code;
 }
 
-static int train_lines(const char *base, FILE *answers) {
+static int answer_lines(FILE *answers, Verb verb, const char *base) {
     Error err = {0};
     char *text = NULL, line[LINE_BYTES];
     size_t bytes = 0;
@@ -146,12 +156,8 @@ static int train_lines(const char *base, FILE *answers) {
         err = (Error){0};
         steps = 0;
         all_finite = true;
-        int code = train(answers, base, text, bytes, line, &err);
-        if (code == EXIT_DONE && !only_generates)
-            fprintf(answers, "%s %lld %.17g %.17g\n", all_finite ? "trained" : "infinite",
-                    (long long)steps, last.loss, last.gradient_norm);
-        else if (code != EXIT_DONE)
-            fprintf(answers, "refused %d %s\n", code, err.message);
+        int code = answer_line(answers, verb, base, text, bytes, line, &err);
+        if (code != EXIT_DONE) fprintf(answers, "refused %d %s\n", code, err.message);
         fflush(answers);
     }
     free(text);
@@ -159,8 +165,11 @@ static int train_lines(const char *base, FILE *answers) {
 }
 
 int main(int argc, char **argv) {
-    only_generates = argc == 3 && strcmp(argv[1], "--generate") == 0;
-    if (argc != 2 && !only_generates) return 2;
+    Verb verb = argc < 3                             ? TRAIN
+                : strcmp(argv[1], "--check") == 0    ? CHECK
+                : strcmp(argv[1], "--generate") == 0 ? GENERATE
+                                                     : TRAIN;
+    if (argc != (verb == TRAIN ? 2 : 3)) return 2;
     if (strcmp(argv[1], "--keys") == 0) {
         print_keys();
         return 0;
@@ -168,7 +177,7 @@ int main(int argc, char **argv) {
     FILE *answers = fdopen(dup(STDOUT_FILENO), "w");
     if (!answers || !freopen("/dev/null", "w", stdout)) return 2; // the log
     comm_init(&argc, &argv);
-    int code = train_lines(argv[argc - 1], answers);
+    int code = answer_lines(answers, verb, argv[argc - 1]);
     comm_finalize();
     return code;
 }
