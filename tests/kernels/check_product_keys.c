@@ -47,18 +47,24 @@ static int compare(const void *a, const void *b) {
     return (x->rank_j > y->rank_j) - (x->rank_j < y->rank_j);
 }
 
-static int64_t rank_of(const float *scores, int64_t n, int64_t key) {
-    int64_t before = 0;
-    for (int64_t i = 0; i < n; i++)
-        before += scores[i] > scores[key] || (scores[i] == scores[key] && i < key);
-    return before;
+static void rank_all(int64_t *ranks, const float *scores, int64_t n) {
+    for (int64_t key = 0; key < n; key++) {
+        ranks[key] = 0;
+        for (int64_t i = 0; i < n; i++)
+            ranks[key] += scores[i] > scores[key] || (scores[i] == scores[key] && i < key);
+    }
 }
 
 // All n² sums, in order.
 static void sort_pairs(Pair *pairs, const float *a, const float *b, int64_t n) {
+    enum { MOST = 1024 };
+    int64_t ranks_a[MOST], ranks_b[MOST];
+    CHECK(n <= MOST, "%lld keys", (long long)n);
+    rank_all(ranks_a, a, n);
+    rank_all(ranks_b, b, n);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < n; j++)
-            pairs[i * n + j] = (Pair){a[i] + b[j], i, j, rank_of(a, n, i), rank_of(b, n, j)};
+            pairs[i * n + j] = (Pair){a[i] + b[j], i, j, ranks_a[i], ranks_b[j]};
     qsort(pairs, (size_t)(n * n), sizeof *pairs, compare);
 }
 
