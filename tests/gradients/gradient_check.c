@@ -13,7 +13,7 @@
 #include "model/switchhead.h"
 #include "worker/data/tokens_ahead.h"
 
-enum { SEQUENCES = 4, T = 6, DIRECTIONS = 4, TRIES = 40, LEVELS = 8, SEEDS = 40 };
+enum { SEQUENCES = 4, T = 6, DIRECTIONS = 2, TRIES = 40, LEVELS = 8, SEEDS = 40 };
 
 // The first step: a share of the tensor's own norm, along a direction of norm 1. It is halved, and
 // Richardson's extrapolation takes away the errors h², h⁴, …, until the derivative settles
