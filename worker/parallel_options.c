@@ -79,7 +79,7 @@ static bool check(const void *section, const OptionRules *rules) {
         return option_broken(
             rules, "parallel.expert", "moe.experts",
             "parallel.expert (%lld) ranks cannot share %s, so that each has one at "
-            "least; set it to %lld, or leave it out",
+            "least; set it to a divisor of the ranks, %lld at most, or leave it out",
             (long long)ep, model_unshared_experts(&train->model, ep), (long long)most);
     return true;
 }

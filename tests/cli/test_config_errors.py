@@ -156,7 +156,7 @@ WRONG_FILES = [
      ["bad.yaml:2:1:", "attention.mup_base_d_head (4)", "model.mup_base_width"]),
     ("dropout of everything", "train.dropout: 1\n", ["train.dropout", "0.99"]),
     ("no layer with experts", "model.layers: 2\nmoe: {every: 3, first: false}\n", ["moe.every (3)", "model.layers (2)"]),
-    ("more ranks than experts", "parallel.expert: 9\n", ["bad.yaml:2:1:", "parallel.expert (9)", "moe.experts", "set it to 8"]),
+    ("more ranks than experts", "parallel.expert: 9\n", ["bad.yaml:2:1:", "parallel.expert (9)", "moe.experts", "a divisor of the ranks, 8 at most"]),
     ("expert parallelism without experts", "parallel.expert: 2\nmoe.experts: 0\n", ["parallel.expert (2)", "moe.experts is 0"]),
     ("replicas no power of two", "moe.max_expert_replicas: 3\n", ["moe.max_expert_replicas (3)", "1, 2, 4, 8"]),
     ("too many choices for 32 bits", "train: {batch: 1048576, context: 65536}\n", ["2^31", "train.micro_batches"]),

@@ -96,7 +96,7 @@ class LayerListsTest(ProgramTest):
                 (["model.feed_forward=moe", "moe.first=false", "moe.every=2"], ["moe for layer 0", "(false)"]),
                 (["moe.experts=[4,2]", "moe.top_k=3"], ["moe.top_k (3)", "moe.experts (2) in layer 1", "at most 2"]),
                 (["moe.top_k=[2,1]"], ["moe.top_k (1) in layer 1", "topk_softmax"]),
-                (["moe.experts=[8,12]", "parallel.expert=9"], ["parallel.expert (9)", "moe.experts", "set it to 8"]),
+                (["moe.experts=[8,12]", "parallel.expert=9"], ["parallel.expert (9)", "moe.experts", "8 at most"]),
                 (["model.feed_forward=pr_moe", "moe.experts=[4,0]"], ["says pr_moe for layer 1", "moe.experts is 0"]),
                 (["model.feed_forward=pr_moe", "moe.shared_gate=true"], ["moe.shared_gate", "pr_moe", "false"]),
                 (["model.feed_forward=latent_moe", "moe.latent_width=16"], ["moe.latent_width (16)", "model.d_model (16)"]),
@@ -119,12 +119,12 @@ class LayerListsTest(ProgramTest):
                 (["model.mixer=switchhead", "attention.experts=4", "attention.softmax=sink"], ["attention.softmax", "switchhead"]),
                 (["model.mixer=[moa,switchhead]", "attention.experts=4"], ["moa and switchhead"]),
                 (["attention.experts=4"], ["attention.experts", "model.mixer=moa"]),
-                (["model.mixer=moa", "attention.experts=6", "parallel.expert=7"], ["(7)", "attention.experts", "set it to 4"]),
+                (["model.mixer=moa", "attention.experts=6", "parallel.expert=7"], ["(7)", "attention.experts", "4 at most"]),
                 (["model.feed_forward=peer,moe", "moe.every=2"], ["says peer for layer 0", "moe.every (2)"]),
                 (["model.feed_forward=peer", "peer.keys=8"], ["peer.top_k (16)", "peer.keys (8)"]),
                 (["peer.heads=4"], ["peer.heads", "model.feed_forward=peer"]),
                 (["model.feed_forward=peer", "peer.keys=5", "peer.top_k=4", "parallel.expert=2"],
-                 ["parallel.expert (2)", "peer.keys^2", "set it to 1"]),
+                 ["parallel.expert (2)", "peer.keys^2", "1 at most"]),
                 (["model.feed_forward=dense", "parallel.expert=2"], ["parallel.expert (2)", "no layer"])):
             self.assert_error(self.run_program("--print-config", self.write_tiny(), *changes), 2, *parts)
         # The key of a layer that has no experts is nobody's; and both ways may say the same.

@@ -96,7 +96,8 @@ def experts_of_heads(space: Workspace):
 def a_run_without_a_history_is_in_order(space: Workspace):
     outcome = space.run("new", dict(BUSY, **REST, **{"train.steps": 2, "parallel.expert": 2}), 2)
     assert "nothing is measured yet" in outcome.output, outcome
-    outcome = space.run("weights", dict(BUSY, **REST, **{"train.steps": 1, "parallel.expert": 2, "init": space.checkpoints("new")[-1]}), 2)
+    weights = {"train.steps": 1, "parallel.expert": 2, "init": space.checkpoints("new")[-1]}
+    outcome = space.run("weights", dict(BUSY, **REST, **weights), 2)
     assert "nothing is measured yet" in outcome.output, outcome
     outcome = space.run("new", dict(BUSY, **REST, **{"moe.experts": 4}), 2, code=2)
     assert "moe.experts" in outcome.output, outcome  # before anything is placed
