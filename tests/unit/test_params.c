@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "model/model.h"
+#include "model/placement.h"
 
 static void a_table_takes_as_many_rows_as_there_are(void **state) {
     (void)state;
@@ -59,6 +60,35 @@ static void each_kind_of_row_has_its_run(void **state) {
     assert_true(param_groups[scale->group].decay);
     assert_false(param_groups[bias->group].decay);
     param_table_free(&table);
+}
+
+// Wherever an expert lives, it is the same row, and the same segment of a norm, with the same first
+// values.
+static void rows_follow_their_experts(void **state) {
+    (void)state;
+    enum { E = 4, D = 9 };
+    const int32_t expert_at[E] = {2, 0, 3, 1};
+    Placement placement = {0};
+    ExpertPlaces *places = placement_table(&placement, 0, ROUTER_OF_FEED_FORWARD, E);
+    placement_set(places, expert_at);
+    Param row = {.kind = PARAM_EXPERT, .rank = 2, .shape = {E, D}, .init_std = 1};
+    ParamTable whole = {.ep_size = 1}, half = {.ep_size = 2, .ep_rank = 1};
+    param_add(&whole, row, "experts");
+    row.places = places;
+    param_add(&half, row, "experts");
+    float all[E * D], here[2 * D];
+    param_init_row(&whole.rows[0], all, 7);
+    param_init_row(&half.rows[0], here, 7);
+    for (int64_t i = 0; i < 2; i++) {
+        int64_t expert = expert_at[2 + i];
+        assert_int_equal(places->place_of[expert], 2 + i);
+        assert_int_equal(param_global_row(&half.rows[0], i), expert);
+        assert_int_equal(param_global_segment(&half.rows[0], i), expert);
+        assert_memory_equal(here + i * D, all + expert * D, D * sizeof *here);
+    }
+    param_table_free(&whole);
+    param_table_free(&half);
+    placement_free(&placement);
 }
 
 // A value in a run of its own, which a set of gradients or moments does not have.
@@ -138,6 +168,7 @@ int main(void) {
         cmocka_unit_test(names_begin_with_the_scope),
         cmocka_unit_test(a_table_takes_as_many_rows_as_there_are),
         cmocka_unit_test(each_kind_of_row_has_its_run),
+        cmocka_unit_test(rows_follow_their_experts),
         cmocka_unit_test(a_row_changed_by_a_rule_has_a_value_and_nothing_else),
         cmocka_unit_test(a_row_changes_no_other_rows_values),
         cmocka_unit_test(a_model_is_small),
