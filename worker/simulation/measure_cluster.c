@@ -102,12 +102,25 @@ static void measure_rank(Cluster *cluster, Session *session, const TrainConfig *
         cluster->node_cpus = (int64_t)fmax(cpus * comm_local_size() / threads, 1);
 }
 
+// Each rank with its partner on the other host: one of a host at first, then all, which tells how
+// many cards they have.
+static void measure_between(Cluster *cluster, Session *session) {
+    Group *group = session->groups.expert_replicas;
+    Link alone = {0}, together;
+    if (comm_local_rank() == 0) alone = measure_link(group, &session->dev);
+    barrier(comm_world());
+    together = measure_link(group, &session->dev);
+    double ranks = comm_local_size(), at_once = ranks * together.bandwidth;
+    cluster->between = alone; // rank 0's
+    cluster->between_links = (int64_t)fmin(fmax(round(at_once / alone.bandwidth), 1), ranks);
+}
+
 static void measure_links(Cluster *cluster, Session *session) {
     bool inside = group_size(session->groups.expert_parallel) == 2;
     bool between = group_size(session->groups.expert_replicas) == 2;
     cluster->between_links = 1;
     if (inside) cluster->inside = measure_link(session->groups.expert_parallel, &session->dev);
-    if (between) cluster->between = measure_link(session->groups.expert_replicas, &session->dev);
+    if (between) measure_between(cluster, session);
     if (!inside && !between)
         cluster->inside = (Link){.latency = 1e-6, .gap = 1e-6, .bandwidth = cluster->memory / 2};
     if (!inside && between) cluster->inside = cluster->between;
