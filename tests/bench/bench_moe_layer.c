@@ -12,6 +12,7 @@
 typedef struct Bench {
     ModelConfig config;
     ParamTable params;
+    Placement placement;
     int64_t rows[2]; // of the one part
     Work work;
     MoeLayer layer;
@@ -26,6 +27,7 @@ static void layout(Bench *b) {
     b->x = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
     b->out = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
     b->dx = arena_2d(&b->memory[2], F32, b->work.shape.N, b->config.d_model);
+    placement_layout(&b->placement, &b->memory[0]);
     statistics_begin(&b->stats);
     MOE_FEED_FORWARD.layout(&b->layer, &b->work, &b->stats, &b->memory[2], &b->memory[3]);
     statistics_layout(&b->stats, &b->work, &b->memory[2]);
@@ -51,12 +53,14 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                   .shards = 1,
                   .ranks = 1,
                   .ep_size = 1,
+                  .group_shards = deal_evenly(1, 1),
                   .expert_replicas = 1,
                   .chunks = 1,
                   .dense_parts = 1,
                   .expert_parts = 1,
                   .dense_offsets = b->rows},
         .params = &b->params,
+        .placement = &b->placement,
         .step = {.seed = 1},
     };
     MOE_FEED_FORWARD.declare(&b->layer, &b->work, 0);
@@ -64,6 +68,7 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
     layout(b);
     for (int i = 0; i < 5; i++) arena_allocate(&b->memory[i]);
     layout(b);
+    placement_upload(&b->placement, dev);
     param_init(&b->params, dev, b->work.values, 1);
     float *x = tensor_f32(b->x);
     for (int64_t i = 0; i < tensor_elements(b->x); i++)
@@ -124,6 +129,7 @@ int main(int argc, char **argv) {
                    gflop / median * 1e3, median / base);
             for (int m = 0; m < 5; m++) arena_free(&bench.memory[m]);
             param_table_free(&bench.params);
+            placement_free(&bench.placement);
         }
     }
     process_groups_close(&groups);
