@@ -268,7 +268,7 @@ static void check_on(Device *dev, DType stored, AttentionRule rule, int64_t sequ
 }
 
 static void check_rule(AttentionRule rule, int64_t sequences, float size) {
-    for (int i = 0; i < device_count(); i++) {
+    for (int i = first_device(); i < device_count(); i++) {
         check_on(device_at(i), F32, rule, sequences, size);
         check_on(device_at(i), BF16, rule, sequences, size);
     }
@@ -343,7 +343,7 @@ static void check_bidirectional(AttentionShape s, int64_t sequences, int64_t T) 
 // which divide 64): no bit of it depends on what lies before it.
 static void check_packed(AttentionShape s) {
     enum { FIRST = 128, SECOND = 70, T = FIRST + SECOND };
-    for (int i = 0; i < device_count(); i++)
+    for (int i = first_device(); i < device_count(); i++)
         for (int narrow = 0; narrow < 2; narrow++) {
             begin_case("%s: documents of %d and %d rows", device_at(i)->name, FIRST, SECOND);
             AttentionRule rule = {.shape = s, .T = T};
@@ -370,7 +370,7 @@ static void check_packed(AttentionShape s) {
 
 // A window that holds all keys changes no bit.
 static void check_wide_window(AttentionShape s, int64_t sequences, int64_t T) {
-    for (int i = 0; i < device_count(); i++)
+    for (int i = first_device(); i < device_count(); i++)
         for (int narrow = 0; narrow < 2; narrow++) {
             begin_case("%s: a window of all %lld keys", device_at(i)->name, (long long)T);
             AttentionRule rule = {.shape = s, .T = T};
@@ -389,7 +389,7 @@ static void check_wide_window(AttentionShape s, int64_t sequences, int64_t T) {
 
 static void check_no_rows(void) {
     AttentionRule rule = {.shape = {2, 1, 8, 8}, .T = 16, .softmax = SOFTMAX_SINK};
-    for (int i = 0; i < device_count(); i++)
+    for (int i = first_device(); i < device_count(); i++)
         for (int narrow = 0; narrow < 2; narrow++) {
             begin_case("%s: no rows", device_at(i)->name);
             Case c = new_case(narrow ? BF16 : F32, rule, 0, 1.0f);
@@ -462,7 +462,7 @@ static void check_rope_on(Device *dev, DType stored, AttentionShape s, int64_t p
 
 static void check_rope(AttentionShape s, int64_t pairs, int64_t sequences, int64_t T, int64_t first,
                        bool inverse) {
-    for (int i = 0; i < device_count(); i++) {
+    for (int i = first_device(); i < device_count(); i++) {
         check_rope_on(device_at(i), F32, s, pairs, sequences, T, first, inverse);
         check_rope_on(device_at(i), BF16, s, pairs, sequences, T, first, inverse);
     }
@@ -592,6 +592,6 @@ int main(int argc, char **argv) {
     check_rope((AttentionShape){4, 2, 16, 8}, 3, 2, 9, 2, false);
     check_rope((AttentionShape){2, 2, 64, 64}, 16, 1, 5, 0, true);
     check_rope((AttentionShape){2, 1, 7, 3}, 2, 1, 5, 0, false);
-    for (int d = 0; d < device_count(); d++) check_decode_together(device_at(d));
+    for (int d = first_device(); d < device_count(); d++) check_decode_together(device_at(d));
     return failures();
 }

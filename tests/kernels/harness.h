@@ -40,6 +40,9 @@ Tensor widened(Tensor x); // an f32 copy of an f32 or bf16 tensor
 // The devices on which every op is checked: the CPU, then a GPU, or its emulation, where the build
 // and the machine have one.
 int device_count(void);
+// Where the GPU is emulated it is 1: of an op that takes long there, the CPU's part has its test in
+// the preset sanitize.
+int first_device(void);
 Device *device_at(int i);
 // Runs an op with the case's tensors on the device: each is copied there and the struct that `run`
 // reads is given the copy; afterwards the bytes are copied back into the host tensors. On the CPU
@@ -56,7 +59,8 @@ void expect_near(const char *name, Tensor got, const double *want, double relati
                  const double *error_unit, double factor);
 void expect_same_bytes(const char *name, Tensor got, const void *want);
 
-// Runs an op with 1, 2 and 3 threads and expects the same bytes in all outputs.
+// Runs an op with 1, 2 and 3 threads and expects the same bytes in all outputs: not where the GPU
+// is emulated, as above.
 void expect_same_for_any_threads(void (*run)(Device *dev, void *context), void *context,
                                  const Tensor *outputs, int count);
 // What runs between the two meets another order of blocks, warps and streams where the GPU is
