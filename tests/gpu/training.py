@@ -15,7 +15,7 @@ from runs import ENVIRONMENT, HANG_SECONDS, Workspace, difference, main  # noqa:
 # Small, because every CUDA thread may be a fiber: a head more is a tile of 64 by 64 more of each sequence.
 SMALL = {"device": "cuda", "model.d_model": 16, "model.d_ff": 24, "moe.d_ff": 8, "moe.experts": 4, "attention.heads": 1,
          "train.batch": 8, "train.context": 8, "train.shards": 4, "moe.max_expert_replicas": 4,
-         "train.steps": 5, "eval.every": 5, "eval.batches": 1}
+         "train.steps": 3, "eval.every": 3, "eval.batches": 1}
 
 # name: what it changes, layouts (ranks, parallel.expert)
 CONFIGURATIONS = {
@@ -93,25 +93,25 @@ def the_same_bits_on_any_number_of_ranks(workspace):
 
 def the_loss_curve_of_the_cpu(workspace):
     for precision, tolerance in CURVE_TOLERANCE.items():
-        config = dict(SMALL, **{"train.precision": precision, "train.steps": 10})
+        config = dict(SMALL, **{"train.precision": precision, "train.steps": 6})
         workspace.run(f"cuda_{precision}", config, 1)
         workspace.run(f"cpu_{precision}", dict(config, device="cpu"), 1)
         assert_same_curve(workspace, f"cuda_{precision}", f"cpu_{precision}", tolerance)
 
 
 def a_checkpoint_of_one_backend_resumes_on_the_other(workspace):
-    config = dict(SMALL, **{"train.steps": 6})
+    config = dict(SMALL, **{"train.steps": 4})
     workspace.run("unbroken", dict(config, device="cpu"), 1)
     for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
         run = f"{first}_then_{second}"
-        command = workspace.command(run, dict(config, device=first, **{"checkpoint.every": 3}), 1)
-        # The whole schedule is that of 6 steps: the first half is a run whose second checkpoint is thrown away.
+        command = workspace.command(run, dict(config, device=first, **{"checkpoint.every": 2}), 1)
+        # The whole schedule is that of 4 steps: the first half is a run whose second checkpoint is thrown away.
         outcome = workspace.finish(workspace.start(command), command)
         assert outcome.code == 0, outcome
         os.remove(workspace.checkpoints(run)[-1])
-        assert workspace.checkpoints(run)[-1].endswith("step-00000003.h5"), workspace.checkpoints(run)
-        outcome = workspace.run(run, dict(config, device=second, **{"checkpoint.every": 3}), 1)
-        assert "at step 3" in outcome.output, outcome
+        assert workspace.checkpoints(run)[-1].endswith("step-00000002.h5"), workspace.checkpoints(run)
+        outcome = workspace.run(run, dict(config, device=second, **{"checkpoint.every": 2}), 1)
+        assert "at step 2" in outcome.output, outcome
         assert_same_curve(workspace, run, "unbroken", CURVE_TOLERANCE["f32"])
 
 
@@ -119,7 +119,7 @@ def a_resume_on_other_ranks_changes_no_bit(workspace):
     if gpus(workspace.program) < 2:
         print("        skipped: one GPU")
         return
-    config = dict(SMALL, **{"checkpoint.every": 3})
+    config = dict(SMALL, **{"checkpoint.every": 2})
     workspace.run("whole", config, 1)
     workspace.run("broken", config, 2)
     os.remove(workspace.checkpoints("broken")[-1])
