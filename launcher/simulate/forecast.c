@@ -169,7 +169,7 @@ void forecast_print_conclusion(FILE *out, const Forecast *forecast) {
     int from = stops >= 0 ? stops : last;
     const ForecastPoint *points = forecast->points;
     if (stops >= 0)
-        fprintf(out, "from %d ranks on", points[from].ranks);
+        fprintf(out, "from %d rank%s on", points[from].ranks, points[from].ranks == 1 ? "" : "s");
     else
         fprintf(out, "up to %d ranks", points[from + 1].ranks);
     fprintf(out, " doubling them %s: %d do %.2f times the work of %d in a second (%.1f would pay)",
