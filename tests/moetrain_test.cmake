@@ -31,13 +31,13 @@ set(MOETRAIN_QUICK
 
 # Seconds of the longest tests, of whichever preset needs most: ctest begins with them, so that none ends alone.
 set(MOETRAIN_LONGEST
-  parallel.option_pairs 120 faults.signals_and_stops 80 faults.supervise 75 kernels.check_attention 75 cluster.slurm 70
-  faults.disks_and_folders 70 gpu.training 65 gpu.faults 50 faults.live_faults 40 gpu.static 35 parallel.resume 35
-  kernels.check_matmul 35 faults.run_lock 35 cli.test_training 35 cli.test_attention_options 30 cli.test_key_limits 30
+  faults.signals_and_stops 80 faults.supervise 75 cluster.slurm 70 faults.disks_and_folders 70 gpu.faults 50
+  kernels.check_attention 50 parallel.option_pairs 40 gpu.training 40 faults.live_faults 40 gpu.static 35 parallel.resume 35
+  faults.run_lock 35 cli.test_training 35 cli.test_attention_options 30 cli.test_key_limits 30
   cli.test_plan 30 faults.kills_by_phase 30 parallel.routing_record 30 parallel.evaluation 25 faults.time_limits 25
-  faults.soak 25 cluster.hosts 25 gradients.check_model_gradients 25 cli.test_branches 25 cli.test_resume 25 cli.test_compare 20
-  faults.injected_faults 20 faults.damaged_numbers 20 parallel.ranks_differ 20 cli.test_bad_input 20
-  faults.failing_calls 20 parallel.router_bias 15 kernels.check_router 15 structure.test_structure 15
+  faults.soak 25 cluster.hosts 25 gradients.check_model_gradients 25 kernels.check_matmul 20 cli.test_branches 25
+  cli.test_resume 25 cli.test_compare 20 faults.injected_faults 20 faults.damaged_numbers 20 parallel.ranks_differ 20
+  cli.test_bad_input 20 faults.failing_calls 20 parallel.router_bias 15 kernels.check_router 15 structure.test_structure 15
   cli.test_model_options 15 cli.test_integrity 15 cli.test_layer_lists 15 cli.test_status 15
   gradients.check_router_gradients 15 parallel.checkpoint_reshard 10)
 
