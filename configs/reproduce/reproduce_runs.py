@@ -111,6 +111,11 @@ class Run:
         """ "moetrain VERSION | ranks x threads | CPU, GEMM library": the first line of its log."""
         return " | ".join((self.folder / "done").read_text().split(" | ")[:3])
 
+    def peak_mib(self):
+        """Of rank 0, resident, program and libraries included."""
+        log = (self.folder / "log").read_text()
+        return float(re.findall(r"memory of rank 0: .* peak ([\d.]+)", log)[-1])
+
     def training_curve(self):
         return [(row["step"], row["loss"]) for row in self.rows() if "loss" in row]
 
