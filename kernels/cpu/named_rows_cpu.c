@@ -16,17 +16,27 @@ static inline const float *numbered_row(Tensor x, int64_t row, float *spare) {
     return x.dtype == F32 ? (const float *)x.data + row * x.shape[1] : row_as_f32(x, row, spare);
 }
 
-// Rows lie anywhere in a table that no cache holds: they are asked for before they are needed.
+// Rows lie anywhere in a table. One that no cache holds is asked for them before they are needed;
+// in a cache that costs more than it saves.
+enum { CACHED_BYTES = 2 << 20 };
+
+static inline int64_t row_bytes(Tensor table) {
+    return table.shape[1] * (table.dtype == F32 ? 4 : 2);
+}
+
+static inline bool is_far(Tensor table) {
+    return table.shape[0] * row_bytes(table) > CACHED_BYTES;
+}
+
 static inline void ask_for_row(Tensor table, int64_t row) {
-    int64_t bytes = table.shape[1] * (table.dtype == F32 ? 4 : 2);
+    int64_t bytes = row_bytes(table);
     const char *at = (const char *)table.data + row * bytes;
     for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(at + b);
 }
 
 // The rows that a token names and that are here, in the order of its slots.
 typedef struct NamedSlot {
-    int64_t row;
-    int64_t slot;
+    int32_t row, slot;
 } NamedSlot;
 
 static int64_t find_slots(NamedSlot *found, const int32_t *ids, int64_t K, int64_t first,
@@ -34,7 +44,7 @@ static int64_t find_slots(NamedSlot *found, const int32_t *ids, int64_t K, int64
     int64_t count = 0;
     for (int64_t k = 0; k < K; k++) {
         int64_t row = row_of(ids[k], first, E);
-        if (row >= 0) found[count++] = (NamedSlot){row, k};
+        if (row >= 0) found[count++] = (NamedSlot){(int32_t)row, (int32_t)k};
     }
     return count;
 }
@@ -72,12 +82,12 @@ static void multiply_rows(float *products, const float *x, const float *const *r
 // Of one token, whose slots are `found`; room: a row for each of those at once.
 static void token_products(float *to, const float *x, Tensor table, const NamedSlot *found,
                            int64_t count, float *room) {
-    int64_t D = table.shape[1];
+    int64_t D = table.shape[1], ahead = is_far(table) ? TOGETHER : 0;
     for (int64_t i = 0; i < count; i += TOGETHER) {
         const float *rows[TOGETHER];
         float products[TOGETHER];
         int64_t here = count - i < TOGETHER ? count - i : TOGETHER;
-        for (int64_t j = i + TOGETHER; j < i + 2 * TOGETHER && j < count; j++)
+        for (int64_t j = i + TOGETHER; j < i + TOGETHER + ahead && j < count; j++)
             ask_for_row(table, found[j].row);
         for (int64_t j = 0; j < TOGETHER; j++) // the last group has its last row several times
             rows[j] =
@@ -161,15 +171,16 @@ static inline void gather(Gathering *g, float factor, Tensor from, int64_t row) 
 // Puts the slots in the order of their parts, `rows` of a table each, and of a part in their own;
 // those of part p are from[p] … from[p + 1] - 1.
 static void order_by_part(NamedSlot *ordered, int64_t *from, const NamedSlot *found, int64_t count,
-                          int64_t parts, int64_t rows) {
+                          int64_t parts, int64_t part_rows) {
     int64_t at[NAMED_PARTS] = {0};
-    for (int64_t i = 0; i < count; i++) at[found[i].row / rows]++;
+    uint32_t rows = (uint32_t)part_rows; // which divides faster than 64 bits
+    for (int64_t i = 0; i < count; i++) at[(uint32_t)found[i].row / rows]++;
     from[0] = 0;
     for (int64_t p = 0; p < parts; p++) {
         from[p + 1] = from[p] + at[p];
         at[p] = from[p];
     }
-    for (int64_t i = 0; i < count; i++) ordered[at[found[i].row / rows]++] = found[i];
+    for (int64_t i = 0; i < count; i++) ordered[at[(uint32_t)found[i].row / rows]++] = found[i];
 }
 
 // sums (parts, D): row 0 becomes the tree over all of them.
@@ -183,6 +194,7 @@ void named_sums_cpu(Device *dev, Tensor out, const NamedRows *rows, int64_t tabl
                     int64_t parts) {
     int64_t M = out.shape[0], D = out.shape[1], K = ids.shape[1], E = rows[0].table.shape[0];
     int64_t rooms = (parts + GATHERED) * D;
+    bool far = is_far(rows[0].table);
 #pragma omp parallel
     {
         NamedSlot *found =
@@ -193,7 +205,7 @@ void named_sums_cpu(Device *dev, Tensor out, const NamedRows *rows, int64_t tabl
 #pragma omp for schedule(static)
         for (int64_t m = 0; m < M; m++) {
             int64_t count = find_slots(found, tensor_i32(ids) + m * K, K, rows[0].first, E);
-            for (int64_t t = 0; t < tables; t++)
+            for (int64_t t = 0; t < tables && far; t++)
                 for (int64_t i = 0; i < count; i++) ask_for_row(rows[t].table, found[i].row);
             order_by_part(ordered, from, found, count, parts, E / parts);
             memset(sums, 0, (size_t)(parts * D) * sizeof *sums);
@@ -249,7 +261,7 @@ static void sum_parts(const Places *p, float *sum, const int32_t *at, int64_t co
         Gathering g = {.sum = sum, .D = D, .room = spare};
         memset(sum, 0, (size_t)D * sizeof *sum);
         for (int64_t i = 0; i < count; i++) {
-            int64_t token = at[i] / p->K, slot = at[i] % p->K;
+            int64_t token = (uint32_t)at[i] / (uint32_t)p->K, slot = at[i] - token * p->K;
             gather(&g, p->coefficients[token * p->W + slot], p->x, token);
         }
         add_gathered(&g);

@@ -27,6 +27,21 @@ static inline float ordered(float score) {
     return score == score ? score : -INFINITY;
 }
 
+// How many candidates are before each of the LANES from `first` on, of which `number` are the
+// numbers and those behind `last` are none.
+static inline Counts count_before(const Candidates *c, int64_t first, int64_t behind,
+                                  Counts number) {
+    Lanes own = lanes_load(c->score + first);
+    Counts before = {0};
+    for (int64_t j = 0; j < first; j++) before -= lanes_set(c->score[j]) >= own;
+    for (int64_t j = first; j < behind; j++) {
+        Lanes other = lanes_set(c->score[j]);
+        before -= (other > own) | ((other == own) & (number > (int32_t)j));
+    }
+    for (int64_t j = behind; j < c->count; j++) before -= lanes_set(c->score[j]) > own;
+    return before;
+}
+
 // The k first of c->count >= k: where a candidate comes is how many are before it, counted for
 // LANES of them at once.
 static void take_best(BestKeys *best, Candidates *c, int64_t k) {
@@ -35,15 +50,8 @@ static void take_best(BestKeys *best, Candidates *c, int64_t k) {
     for (int64_t i = c->count; i % LANES != 0; i++) c->score[i] = -INFINITY;
     for (int64_t first = 0; first < c->count; first += LANES, number += LANES) {
         int64_t behind = first + LANES < c->count ? first + LANES : c->count;
-        Lanes own = lanes_load(c->score + first);
-        Counts before = {0};
-        for (int64_t j = 0; j < first; j++) before -= lanes_set(c->score[j]) >= own;
-        for (int64_t j = first; j < behind; j++) {
-            Lanes other = lanes_set(c->score[j]);
-            before -= (other > own) | ((other == own) & (number > (int32_t)j));
-        }
-        for (int64_t j = behind; j < c->count; j++) before -= lanes_set(c->score[j]) > own;
         int32_t at[LANES];
+        const Counts before = count_before(c, first, behind, number);
         memcpy(at, &before, sizeof at);
         for (int64_t i = first; i < behind; i++) {
             if (at[i - first] >= k) continue;
