@@ -41,7 +41,7 @@ void utilization_shape(UtilizationHistory *history, const StatisticsColumn *colu
     *history = (UtilizationHistory){0};
     for (int i = 0; i < count; i++) {
         const StatisticsColumn *column = &columns[i];
-        if (column->layer == STATISTICS_MODEL) continue;
+        if (column->layer == STATISTICS_MODEL || column->kind == STATISTICS_RULE) continue;
         UtilizationSeries *series = series_of(history, column);
         int64_t layer = series->layers++;
         series->of = grow(series->of, layer + 1, sizeof *series->of);
@@ -166,6 +166,7 @@ static void merge_rows(UtilizationHistory *history, int64_t to, int64_t first) {
             merge_counts(series, to, first);
             break;
         case STATISTICS_VECTOR:
+        case STATISTICS_RULE: // none is here
             merge_sums(series, to, first);
             break;
         case STATISTICS_MAX:

@@ -109,6 +109,9 @@
     OP(product_keys_forward, Tensor ids, Tensor weights, Tensor first, Tensor second)              \
     OP(product_keys_backward, Tensor dsums, Tensor first_keys, Tensor second_keys,                 \
        Tensor dweights, Tensor ids, Tensor weights, int64_t n)                                     \
+    OP(column_moments, ColumnMoments moments, Tensor sums, int64_t column, Tensor x)               \
+    OP(normalize_columns, Tensor out, Tensor x, ColumnMoments moments)                             \
+    OP(normalize_columns_backward, Tensor dx, Tensor dout, Tensor out, Tensor variance)            \
     OP(named_products, NamedRows out, Tensor x, Tensor ids)                                        \
     OP(named_sums, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids, int64_t parts)   \
     OP(list_names, Tensor at, Tensor listed, Tensor ids, int64_t first)                            \

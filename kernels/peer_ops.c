@@ -33,6 +33,40 @@ void product_keys_backward(Device *dev, Tensor dsums, Tensor first_keys, Tensor 
                                            weights, n);
 }
 
+// ---- batch normalization ------------------------------------------------------------------------
+
+static void check_runs(Tensor x, Tensor moments) {
+    int64_t N = x.shape[0], W = x.shape[1];
+    CHECK_SHAPE_2D(x, F32, N, W);
+    CHECK_SHAPE_2D(moments, F32, moments.shape[0], W);
+    check_parts(moments.shape[0], N);
+}
+
+void column_moments(Device *dev, ColumnMoments moments, Tensor sums, int64_t column, Tensor x) {
+    int64_t G = moments.mean.shape[0], W = x.shape[1];
+    check_runs(x, moments.mean);
+    CHECK_SHAPE_2D(moments.variance, F32, G, W);
+    CHECK_SHAPE_2D(sums, F64, G, sums.shape[1]);
+    CHECK(column >= 0 && column + 2 * W <= sums.shape[1], "%lld sums from column %lld of %lld",
+          (long long)(2 * W), (long long)column, (long long)sums.shape[1]);
+    CHECK(x.shape[0] > 0, "moments of no rows");
+    dev->backend->op.column_moments(dev, moments, sums, column, x);
+}
+
+void normalize_columns(Device *dev, Tensor out, Tensor x, ColumnMoments moments) {
+    check_runs(x, moments.mean);
+    CHECK_SHAPE_2D(moments.variance, F32, moments.mean.shape[0], x.shape[1]);
+    CHECK_SHAPE_2D(out, F32, x.shape[0], x.shape[1]);
+    dev->backend->op.normalize_columns(dev, out, x, moments);
+}
+
+void normalize_columns_backward(Device *dev, Tensor dx, Tensor dout, Tensor out, Tensor variance) {
+    check_runs(out, variance);
+    CHECK_SHAPE_2D(dout, F32, out.shape[0], out.shape[1]);
+    CHECK_SHAPE_2D(dx, F32, out.shape[0], out.shape[1]);
+    dev->backend->op.normalize_columns_backward(dev, dx, dout, out, variance);
+}
+
 // ---- rows by number -----------------------------------------------------------------------------
 
 static void check_coefficients(NamedRows rows, int64_t M, int64_t K) {

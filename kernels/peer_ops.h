@@ -27,6 +27,24 @@ void product_keys_forward(Device *dev, Tensor ids, Tensor weights, Tensor first,
 void product_keys_backward(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
                            Tensor dweights, Tensor ids, Tensor weights, int64_t n);
 
+// ---- batch normalization ------------------------------------------------------------------------
+
+// Of G equal runs of rows, for each of W columns (arXiv:1502.03167); without gain and bias.
+typedef struct ColumnMoments {
+    Tensor mean, variance; // (G, W) f32; the variance is that of the rows, divided by their number
+} ColumnMoments;
+#define BATCH_NORM_EPS 1e-5f // PyTorch's
+
+// Of each of the runs; for the moments of all of them, the sums of x and of x^2 are added to
+// sums[g, column …) and sums[g, column + W …).
+//   x (N, W) f32, N > 0   sums (G, C) f64
+void column_moments(Device *dev, ColumnMoments moments, Tensor sums, int64_t column, Tensor x);
+// out = (x - mean) / sqrt(variance + eps), each run by its own.   out, x (N, W) f32; out may be x
+void normalize_columns(Device *dev, Tensor out, Tensor x, ColumnMoments moments);
+// From what was normalised by the moments of its own run.   dx, dout, out (N, W) f32; dx may be
+// dout
+void normalize_columns_backward(Device *dev, Tensor dx, Tensor dout, Tensor out, Tensor variance);
+
 // ---- rows by number -----------------------------------------------------------------------------
 
 // Rows that have numbers, and what each token has for each of those it names.

@@ -218,10 +218,13 @@ typedef enum FeedForwardKind {
 } FeedForwardKind;
 
 // Of layers of very many experts of one neuron (peer.h).
+typedef enum PeerQueryNorm { PEER_QUERIES_PLAIN, PEER_QUERIES_BATCH } PeerQueryNorm;
+extern const ChoiceTable PEER_QUERY_NORM_CHOICES;
 typedef struct PeerConfig {
     int64_t keys;         // n: there are n² experts
     int64_t heads, top_k; // experts that work on a token: heads · top_k
     int64_t d_key;        // width of one half of a key
+    PeerQueryNorm query_norm;
     Activation activation;
 } PeerConfig;
 

@@ -22,6 +22,10 @@ static int64_t choices_of(const ModelConfig *config) {
     return config->peer.heads * config->peer.top_k;
 }
 
+static bool is_normed(const Work *work) {
+    return work->config->peer.query_norm == PEER_QUERIES_BATCH;
+}
+
 // ---- layout -------------------------------------------------------------------------------------
 
 static void half_declare(KeyHalf *half, const PeerLayer *peer, Work *work, const char *which) {
@@ -31,6 +35,8 @@ static void half_declare(KeyHalf *half, const PeerLayer *peer, Work *work, const
                    .group = GROUP_HIDDEN,
                    .init_std = config->init_std};
     half->query = linear_declare(work, query, false, "peer.query_%s", which);
+    if (is_normed(work))
+        query_norm_declare(&half->norm, work, peer->layer, peer->heads * peer->d_key, which);
     half->keys = param_add(work->params,
                            (Param){.rank = 2,
                                    .shape = {peer->n, peer->d_key},
@@ -68,8 +74,10 @@ static void declare(void *self, Work *work, int64_t layer) {
     peer->down = table_declare(peer, work, "down", model_residual_std(config));
 }
 
-static void half_layout(KeyHalf *half, const PeerLayer *peer, Work *work, Arena *activations) {
+static void half_layout(KeyHalf *half, const PeerLayer *peer, Work *work, Statistics *stats,
+                        Arena *activations) {
     int64_t N = work->shape.N, H = peer->heads;
+    if (is_normed(work)) query_norm_layout(&half->norm, work, stats, activations);
     half->queries = arena_2d(activations, F32, N, H * peer->d_key);
 }
 
@@ -91,7 +99,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     int64_t K = choices_of(work->config), experts = peer->n * peer->n;
     bool shared = work->shape.ep_size > 1;
     peer->counts = peer_usage_report(stats, peer->layer, experts);
-    for (int h = 0; h < 2; h++) half_layout(&peer->halves[h], peer, work, activations);
+    for (int h = 0; h < 2; h++) half_layout(&peer->halves[h], peer, work, stats, activations);
     peer->ids = arena_2d(activations, I32, N, K);
     peer->weights = arena_2d(activations, F32, N, K);
     peer->all_ids = shared ? arena_2d(activations, I32, M, K) : peer->ids;
@@ -148,7 +156,7 @@ static void bound(const ModelConfig *config, int64_t layer, LayerBound *bound) {
     const PeerConfig *peer = &config->peer;
     double D = (double)config->d_model, n = (double)peer->keys, K = (double)choices_of(config);
     double queries = 2 * (double)peer->heads * (double)peer->d_key;
-    bound->parameters += 3 * n * n * D + queries * D + 2 * n * (double)peer->d_key;
+    bound->parameters += 3 * n * n * D + queries * (D + 2) + 2 * n * (double)peer->d_key;
     bound->kept += queries + 6 * K;
     if (bound->choices < K) bound->choices = K;
 }
@@ -161,12 +169,15 @@ static Tensor by_head(const PeerLayer *peer, Tensor queries) {
 }
 
 // Some queries after others, so that nobody keeps the scores of all.
-static void choose(PeerLayer *peer, Work *work, Tensor x) {
+static void choose(PeerLayer *peer, Work *work, Statistics *stats, Tensor x) {
     int64_t R = work->shape.N * peer->heads, k = peer->top_k;
     Tensor ids = tensor_reshape_2d(peer->ids, R, k);
     Tensor weights = tensor_reshape_2d(peer->weights, R, k);
-    for (int h = 0; h < 2; h++)
-        linear_forward(work, peer->halves[h].query, peer->halves[h].queries, x);
+    for (int h = 0; h < 2; h++) {
+        KeyHalf *half = &peer->halves[h];
+        linear_forward(work, half->query, half->queries, x);
+        if (is_normed(work)) query_norm_forward(&half->norm, work, stats, half->queries);
+    }
     for (int64_t first = 0; first < R; first += peer->scored) {
         int64_t count = smaller(peer->scored, R - first);
         const Segments rows = {.groups = 1, .parts = 1, .offsets = (int64_t[]){0, count}};
@@ -198,6 +209,7 @@ static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, 
                        by_head(peer, half->queries), peer->key_at, peer->key_listed, k,
                        work->shape.dense_parts);
         named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
+        if (is_normed(work)) query_norm_backward(&half->norm, work, half->dqueries, half->queries);
         linear_backward(work, half->query, peer->dx_f32,
                         work_stored(work, half->dqueries_stored, half->dqueries), peer->x);
         add(work->dev, h == 0 ? sum : dx, sum, peer->dx_f32);
@@ -261,7 +273,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     PeerLayer *peer = self;
     Activation kind = work->config->peer.activation;
     peer->x = x;
-    choose(peer, work, x);
+    choose(peer, work, stats, x);
     peer_usage_count(stats, work, peer->counts, peer->n * peer->n, peer->ids);
     Tensor all_x = gathered(work, peer->all_x, x, TRAFFIC_DISPATCH);
     Tensor ids = gathered(work, peer->all_ids, peer->ids, TRAFFIC_DISPATCH);
@@ -317,6 +329,12 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     choose_backward(peer, work, dx, sum_of_ranks(peer, work, TRAFFIC_DISPATCH), dweights);
 }
 
+static void after_step(void *self, Work *work, const Statistics *stats) {
+    PeerLayer *peer = self;
+    for (int h = 0; h < 2 && is_normed(work); h++)
+        query_norm_after_step(&peer->halves[h].norm, work, stats);
+}
+
 const LayerKind PEER_FEED_FORWARD = {
     .state_bytes = sizeof(PeerLayer),
     .bound = bound,
@@ -328,4 +346,5 @@ const LayerKind PEER_FEED_FORWARD = {
     .cost = cost,
     .forward = forward,
     .backward = backward,
+    .after_step = after_step,
 };

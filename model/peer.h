@@ -4,6 +4,7 @@
 //   q_h = x W_hᵀ, q'_h = x W'_hᵀ;  score of expert i·n + j: q_h · key_i + q'_h · key'_j
 //   y = Σ_h Σ_{e in the top_k of head h} softmax(scores of those)_e · act(x · up_e) down_e
 // Heads share keys and experts. With a gated activation an expert is act(x · gate_e, x · up_e).
+// Queries may be batch normalised (query_norm.h).
 //
 // Experts are dealt to the ranks of an expert-parallel group. Tokens do not travel each to its
 // experts, of which a few are on every rank: every rank gets the tokens of the group, adds up what
@@ -14,12 +15,14 @@
 
 #include "model/layer_kind.h"
 #include "model/linear.h"
+#include "model/query_norm.h"
 
 // One half of the keys.
 typedef struct KeyHalf {
     Linear query;                     // weight (H·d_key, D)
     int keys;                         // parameter (n, d_key)
-    Tensor queries;                   // (N, H·d_key) f32
+    QueryNorm norm;                   // peer.query_norm=batch
+    Tensor queries;                   // (N, H·d_key) f32, normalised
     Tensor scores;                    // (scored, n) f32 scratch: of some queries at a time
     Tensor chosen;                    // (N·H, top_k) i32 scratch: keys of the experts chosen
     Tensor dqueries, dqueries_stored; // (N, H·d_key) scratch, and as matrix products read it

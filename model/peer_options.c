@@ -12,6 +12,13 @@ static void derive_activation(void *section) {
     model->peer.activation = model->activation;
 }
 
+static const Choice QUERY_NORMS[] = {
+    [PEER_QUERIES_PLAIN] = {"none", "queries as the projection makes them"},
+    [PEER_QUERIES_BATCH] = {"batch", "batch normalization of each of their columns, by shard while "
+                                     "training and by averages over steps otherwise"},
+};
+const ChoiceTable PEER_QUERY_NORM_CHOICES = CHOICE_TABLE(QUERY_NORMS);
+
 // clang-format off
 #define SECTION_STRUCT ModelConfig
 static const Option ROWS[] = {
@@ -24,6 +31,8 @@ static const Option ROWS[] = {
         "experts that a query finds, each of which works on the token (PEER, arXiv:2407.04153: 16)"),
     INTEGER("peer.d_key", FUNCTION, peer.d_key, DERIVED("model.d_model / 2", derive_d_key), RANGE(1, 65536),
         "width of a half of a query, and of its keys (PEER, arXiv:2407.04153: 128)"),
+    CHOICE("peer.query_norm", FUNCTION, peer.query_norm, DEFAULT("none"), OF(PEER_QUERY_NORM_CHOICES),
+        "of queries before they meet keys, so that experts are found evenly (PEER, arXiv:2407.04153: batch)"),
     CHOICE("peer.activation", FUNCTION, peer.activation, DERIVED("model.activation", derive_activation),
         OF(ACTIVATION_CHOICES),
         "of an expert's neuron; a gated one has a row more (gelu and, with glu, geglu in arXiv:2407.04153)"),
@@ -35,6 +44,7 @@ static bool check_unused(const PeerConfig *peer, const OptionRules *rules) {
     const char *key = peer->keys != 32    ? "peer.keys"
                       : peer->heads != 8  ? "peer.heads"
                       : peer->top_k != 16 ? "peer.top_k"
+                      : peer->query_norm  ? "peer.query_norm"
                                           : NULL;
     return !key || option_broken(rules, key, "model.feed_forward",
                                  "%s is of peer layers, and there are none; set "

@@ -52,6 +52,9 @@ int statistics_scalar(Statistics *stats, const char *name, int64_t layer) {
 int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_t n) {
     return add_column(stats, STATISTICS_VECTOR, name, layer, n);
 }
+int statistics_of_rule(Statistics *stats, const char *name, int64_t layer, int64_t n) {
+    return add_column(stats, STATISTICS_RULE, name, layer, n);
+}
 int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n) {
     return add_column(stats, STATISTICS_COUNTS, name, layer, n);
 }

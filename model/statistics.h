@@ -20,6 +20,7 @@ typedef enum StatisticsKind {
     STATISTICS_COUNTS, // i64
     STATISTICS_MAX,    // f64, the largest over the tokens of the step, as of several steps
     STATISTICS_STATE,  // f64, a vector of the layer as it was in the step: steps are averaged
+    STATISTICS_RULE,   // f64, a sum over the tokens of the step for the layer's own rule alone
 } StatisticsKind;
 
 enum { STATISTICS_NAME_BYTES = 32, STATISTICS_SUMMARIES_MAX = 32 };
@@ -88,6 +89,8 @@ int statistics_vector(Statistics *stats, const char *name, int64_t layer, int64_
 int statistics_counts(Statistics *stats, const char *name, int64_t layer, int64_t n);
 // A vector of maxima: every shard of every micro-batch writes its own (segment_max).
 int statistics_max(Statistics *stats, const char *name, int64_t layer, int64_t n);
+// A vector that the layer asks for after the step and nobody else is told.
+int statistics_of_rule(Statistics *stats, const char *name, int64_t layer, int64_t n);
 // Of a tensor (n) f32 that is the same on every rank, read at the end of the step: nobody adds it
 // up.
 int statistics_state(Statistics *stats, const char *name, int64_t layer, Tensor state);

@@ -123,6 +123,7 @@ class LayerListsTest(ProgramTest):
                 (["model.feed_forward=peer,moe", "moe.every=2"], ["says peer for layer 0", "moe.every (2)"]),
                 (["model.feed_forward=peer", "peer.keys=8"], ["peer.top_k (16)", "peer.keys (8)"]),
                 (["peer.heads=4"], ["peer.heads", "model.feed_forward=peer"]),
+                (["peer.query_norm=batch"], ["peer.query_norm", "model.feed_forward=peer"]),
                 (["model.feed_forward=peer", "peer.keys=5", "peer.top_k=4", "parallel.expert=2"],
                  ["parallel.expert (2)", "peer.keys^2", "1 at most"]),
                 (["model.feed_forward=dense", "parallel.expert=2"], ["parallel.expert (2)", "no layer"])):

@@ -422,6 +422,10 @@ static void add_peer_cases(void) {
     model->norm_place = NORM_SANDWICH;
     model->moe.max_expert_replicas = 2;
     cases[count - 1].micro_batches = 2;
+    model = add_case("found by queries normalised over the batch");
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_PEER}};
+    model->peer.activation = GELU;
+    model->peer.query_norm = PEER_QUERIES_BATCH;
 }
 
 static void add_bias_cases(void) {

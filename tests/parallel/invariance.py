@@ -229,7 +229,7 @@ CONFIGURATIONS = {
         [(1, 2, 1, 1), (2, 1, 2, 4), (4, 1, 2, 1), (8, 1, 8, 1), (6, 1, 2, 1)]),
     "peer, all rows in every step": (  # what keeps an average, or another rule than AdamW
         {"model.feed_forward": "peer", "peer.keys": 8, "peer.heads": 2, "peer.top_k": 3, "train.optimizer": "lion",
-         "train.ema": 0.9},
+         "train.ema": 0.9, "peer.query_norm": "batch"},
         [(2, 1, 2, 1), (4, 1, 2, 2)]),
     "peer beside experts, gated, bf16": (
         {"model.feed_forward": "[peer, moe]", "peer.keys": 6, "peer.heads": 2, "peer.top_k": 5, "moe.experts": 4,

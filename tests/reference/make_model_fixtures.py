@@ -141,6 +141,7 @@ CASES = {
     "PEER, gated, beside experts": {**PEER, "model.feed_forward": ["peer", "moe"], "peer.heads": 1,
                                     "peer.keys": 3, "peer.activation": "geglu"},
     "PEER, AdamW": {**DENSE, **PEER, **STEPS, "peer.keys": 9, "train.steps": 6},
+    "PEER, batch norm": {**DENSE, **PEER, **STEPS, "peer.query_norm": "batch", "train.micro_batches": 2},
     "PEER, SGD, micro-batches": {**DENSE, **PEER, **STEPS, "train.optimizer": "sgd",
                                  "train.micro_batches": 2},
     # routers
@@ -293,6 +294,8 @@ def start_values(c, rng):
         std, mean = (0.2, 1.0) if kind.endswith("norm") else (0.4, 0.0)
         if kind == "router_bias":
             std = 0.1
+        if kind.startswith("query_variance"):
+            std, mean = 0.1, 1.0
         if name.endswith("gate_up") and c["model.activation"] in ("swiglu_oai", "swiglu_limit"):
             std = 2.5  # so that some are clamped
         numbers = mean + std * rng.standard_normal(shape)

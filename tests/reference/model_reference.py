@@ -26,6 +26,7 @@ DEFAULTS = {
     "attention.rope_beta_slow": 1, "attention.softmax": "plain", "attention.qk_norm": "none",
     "attention.softcap": 0, "attention.gate": "none", "attention.window": 0,
     "attention.q_rank": 0,
+    "peer.query_norm": "none",
     "moe.every": 1, "moe.first": True, "moe.router": "softmax_topk", "moe.normalize_top_k": False,
     "moe.scaling_factor": 1, "moe.groups": 1, "moe.top_groups": 1, "moe.sinkhorn_iterations": 8,
     "moe.jitter": 0, "moe.gate_bias": False, "moe.capacity_factor": 0, "moe.min_capacity": 1,
@@ -242,6 +243,7 @@ class Step:
         self.told = {}                                     # by layer: terms, z, routed, dropped
         self.largest = {}                                  # scores of heads, by layer
         self.further = 0                                   # what multi-token prediction adds to the loss
+        self.queries = {}                                  # that a batch norm has seen
         self.modules = []                                  # of each: nats, targets, right first guesses
 
 
@@ -272,7 +274,7 @@ def forward(p, c, tokens, targets, step):
     def feed(name, i, x, ids):
         rows = x.flatten(0, 1)
         if c.kind(i) == "peer":
-            return peer(p, name + ".peer", rows, c).view_as(x)
+            return peer(p, name + ".peer", rows, c, step.queries).view_as(x)
         if c.kind(i) == "soft_moe":
             return soft_moe(p, name + ".moe", x, c.of_layer(i))
         if not c.is_routed(i):

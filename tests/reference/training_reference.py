@@ -11,6 +11,7 @@ import model_reference as model
 import routing_reference as routing
 from layers_reference import GATED
 from moe_reference import MEASURED
+from peer_reference import AVERAGES, move_averages
 from routing_reference import NearTie
 
 DEFAULTS = {
@@ -19,6 +20,8 @@ DEFAULTS = {
     "train.nesterov": None, "train.qk_clip": 0, "train.ema": 0, "train.groups": [],
     "moe.bias_rate": 0.001, "moe.bias_steps": 0, "moe.bias_decay_steps": 0,
 }
+
+RULES = ("router_bias", *AVERAGES)  # parameters without gradients
 
 # Muon's iteration in double: PyTorch rounds it to bfloat16, which is coarser than what is checked.
 exec(inspect.getsource(torch.optim._muon._zeropower_via_newtonschulz)
@@ -87,7 +90,7 @@ def open_optimizers(params, c):
     kind, lr = c["train.optimizer"], c["train.lr"]
     muon, others, pieces = [], [], []
     for name, w in params.items():
-        if name.endswith("router_bias"):
+        if name.endswith(RULES):
             continue
         scale, decay = rates(name, c)
         by_muon = kind == "muon" and is_hidden(name)
@@ -177,11 +180,11 @@ def train(c, start, text):
     average = {name: w.detach().clone() for name, w in params.items()}
     rows, first_gradients = [], None
     for number in range(c["train.steps"]):
-        loads, told, largest, loss, further, modules = {}, [], {}, 0, 0, []
+        loads, told, largest, loss, further, modules, queries = {}, [], {}, 0, 0, [], {}
         micro_batches = text[number].chunk(c["train.micro_batches"])
         for m, rows_of_text in enumerate(micro_batches):
             step = model.Step(c, number, m, loads)
-            step.largest = largest
+            step.largest, step.queries = largest, queries
             inputs, targets = rows_of_text[:, :-1], rows_of_text[:, 1:]
             if c["train.objective"] == "masked":  # all micro-batches have equally many targets, or there is one
                 inputs, targets = mask(c, inputs, (number * len(micro_batches) + m) * inputs.numel())
@@ -195,7 +198,7 @@ def train(c, start, text):
         z = [sum(t[i]["z"] for t in told) / len(told) for i in routers]
         factors = torch.tensor([float(t["factor"]) for t in c["moe.balance"] or MEASURED])
         total = loss + further + sum((factors * t).sum() for t in terms) + c["moe.z_loss"] * sum(z)
-        names = [name for name in params if not name.endswith("router_bias")]
+        names = [name for name in params if not name.endswith(RULES)]
         gradients = dict(zip(names, torch.autograd.grad(total, [params[n] for n in names])))
         norm = math.sqrt(sum((g * g).sum().item() for g in gradients.values()))
         clip, lr = c["train.clip_norm"], learning_rate(c, number)
@@ -208,6 +211,7 @@ def train(c, start, text):
                 group["lr"] = lr * group["scale"]
             optimizer.step()
         move_biases(params, c, loads, number)
+        move_averages(params, queries)
         if c["train.qk_clip"]:
             clip_scores(params, c, largest)
         for name, w in average.items():
