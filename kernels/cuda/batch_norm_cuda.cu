@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/storage.cuh"
 
 enum { WARPS = 8, THREADS = WARPS * WARP };
 
@@ -9,14 +10,14 @@ typedef struct Columns {
     int W;
 } Columns;
 
-struct Place {
+struct ColumnPlace {
     int64_t first; // of the thread's column in its warp's first row
     int64_t moments;
     int run, column;
     bool inside;
 };
 
-__device__ static inline Place place_of(Columns c) {
+__device__ static inline ColumnPlace place_of(Columns c) {
     int tiles = (c.W + WARP - 1) / WARP, run = (int)(blockIdx.x / tiles);
     int column = (int)(blockIdx.x % tiles) * WARP + threadIdx.x % WARP;
     int64_t row = run * c.rows + threadIdx.x / WARP;
@@ -37,7 +38,7 @@ __device__ static inline double over_warps(double value) {
 
 // value(i) summed over the rows of the thread's column.
 template <typename Value>
-__device__ static inline double column_total(Columns c, Place at, Value value) {
+__device__ static inline double column_total(Columns c, ColumnPlace at, Value value) {
     double sum = 0;
     if (at.inside)
         for (int64_t r = threadIdx.x / WARP, i = at.first; r < c.rows; r += WARPS, i += WARPS * c.W)
@@ -49,7 +50,7 @@ __device__ static inline double column_total(Columns c, Place at, Value value) {
 __global__ static void __launch_bounds__(THREADS)
     column_moments_kernel(float *mean, float *variance, double *sums, int64_t sums_width,
                           int64_t column, const float *x, Columns c) {
-    Place at = place_of(c);
+    ColumnPlace at = place_of(c);
     double sum = column_total(c, at, [x](int64_t i) { return (double)x[i]; });
     double square = column_total(c, at, [x](int64_t i) { return (double)x[i] * x[i]; });
     double middle = sum / (double)c.rows;
@@ -67,7 +68,7 @@ __global__ static void __launch_bounds__(THREADS)
 __global__ static void __launch_bounds__(THREADS)
     normalize_columns_kernel(float *out, const float *x, const float *mean, const float *variance,
                              Columns c) {
-    Place at = place_of(c);
+    ColumnPlace at = place_of(c);
     if (!at.inside) return;
     float middle = mean[at.moments], factor = 1 / sqrtf(variance[at.moments] + BATCH_NORM_EPS);
     for (int64_t r = threadIdx.x / WARP, i = at.first; r < c.rows; r += WARPS, i += WARPS * c.W)
@@ -79,7 +80,7 @@ __global__ static void __launch_bounds__(THREADS)
 __global__ static void __launch_bounds__(THREADS)
     normalize_columns_backward_kernel(float *dx, const float *dout, const float *out,
                                       const float *variance, Columns c) {
-    Place at = place_of(c);
+    ColumnPlace at = place_of(c);
     double rows = (double)c.rows;
     float mean = (float)(column_total(c, at, [dout](int64_t i) { return (double)dout[i]; }) / rows);
     float slope =
