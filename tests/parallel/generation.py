@@ -16,7 +16,8 @@ LIVELY = ["train.context=70", "model.init_std=0.3"]
 # What makes training another function than generation, on purpose: choices that are dropped, numbers that are.
 TRAINING_DIFFERS = ("moe.capacity_factor", "moe.dropout", "attention.dropout", "moe.jitter", "moe.force", "train.dropout",
                     "moe.min_capacity", "moe.drop", "moe.renormalize_after_drop", "moe.routing_group", "moe.dispatch",
-                    "moe.allow_noncausal", "moe.router=expert_choice", "moe.router=sinkhorn", "moe.router=noisy")
+                    "moe.allow_noncausal", "moe.router=expert_choice", "moe.router=sinkhorn", "moe.router=noisy",
+                    "peer.query_norm=batch")
 # Models whose choices follow from tokens behind, or of a run alone.
 NOT_GENERATED = ("moe.router=expert_choice", "model.feed_forward=soft_moe")
 

@@ -91,7 +91,7 @@ COMPANIONS = {
     "mtp.loss_factor=0.5": ["mtp.layers=1"],
     "peer.keys=5": ["model.feed_forward=peer", "peer.top_k=3"],
     **{option: ["model.feed_forward=peer"] for option in (
-        "peer.heads=2", "peer.top_k=3", "peer.d_key=7", "peer.activation=relu", "peer.activation=gelu",
+        "peer.heads=2", "peer.top_k=3", "peer.d_key=7", "peer.query_norm=batch", "peer.activation=relu", "peer.activation=gelu",
         "peer.activation=gelu_tanh", "peer.activation=geglu", "peer.activation=relu2", "peer.activation=swiglu_oai",
         "peer.activation=swiglu_limit")},
     "attention.d_head=7": ["attention.positions=none"],
