@@ -2,7 +2,7 @@
 """A supervised run among faults that come by chance: killed and stopped ranks, a killed mpirun, full disks, requests to stop
 after which it goes on with another number of ranks. It ends with the digest of the unbroken run.
 
-  soak.py MOETRAIN [FAULTS [SEED]]      four faults unless told otherwise; twenty minutes are about a hundred"""
+  soak.py MOETRAIN [FAULTS [SEED]]      four faults unless told otherwise; FAULTS_ALL=1: 240 of them, twenty minutes"""
 import os
 import random
 import signal
@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from supervise import HANG, RUN, finish, parent, read, start, text, wait_for  # noqa: E402
 from runs import Workspace, kill, main  # noqa: E402
 
-FAULTS = int(sys.argv[2]) if len(sys.argv) > 2 else 4
+FAULTS = int(sys.argv[2]) if len(sys.argv) > 2 else 240 if os.environ.get("FAULTS_ALL") else 4
 SEED = int(sys.argv[3]) if len(sys.argv) > 3 else 7
 del sys.argv[2:]
 STEPS_A_FAULT, STEPS_BEHIND = 25, 100
@@ -106,6 +106,7 @@ def faults_by_chance_change_no_bit(space: Workspace):
             subprocess.run(["umount", "-l", space.path("run")], check=True)
     space.run("unbroken", soak.config)
     assert result == space.digest("unbroken"), text(space, "run")
+    return FAULTS
 
 
 if __name__ == "__main__":
