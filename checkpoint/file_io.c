@@ -194,6 +194,13 @@ bool file_replace(const char *path, const char *temporary, const void *data, siz
     return false;
 }
 
+bool file_replace_shared(const char *path, const void *data, size_t bytes, Error *err) {
+    char temporary[PATH_MAX + 288], host[256] = "";
+    gethostname(host, sizeof host - 1);
+    snprintf(temporary, sizeof temporary, "%s.%s.%ld.tmp", path, host, (long)getpid());
+    return file_replace(path, temporary, data, bytes, err);
+}
+
 // ---- folders ------------------------------------------------------------------------------------
 
 bool directory_make(const char *path, Error *err) {

@@ -64,6 +64,10 @@ bool file_make(const char *path, const void *data, size_t bytes, Error *err);
 bool file_replace(const char *path, const char *temporary, const void *data, size_t bytes,
                   Error *err);
 
+// The same where several processes may write it at once, as the tasks of an array: the new file's
+// name has this host and process.
+bool file_replace_shared(const char *path, const void *data, size_t bytes, Error *err);
+
 // ---- folders ------------------------------------------------------------------------------------
 
 bool directory_make(const char *path, Error *err);     // with its parents; an existing one is fine

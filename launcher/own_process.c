@@ -85,14 +85,11 @@ int own_process_train(const char *program, const char *dir, const char *name, co
     char path[PATH_MAX], number[16];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     snprintf(number, sizeof number, "%d", ranks);
-    char *words[] = {(char *)program,
-                     (char[]){"supervise"},
-                     path,
-                     (char[]){"-np"},
-                     number,
-                     (char[]){"--launcher"},
-                     (char *)launcher,
-                     (char *)word,
-                     NULL};
+    char option[] = "--launcher";
+    char *words[9] = {(char *)program, (char[]){"supervise"}, path, (char[]){"-np"}, number};
+    int count = 5;
+    if (launcher) words[count++] = option;
+    if (launcher) words[count++] = (char *)launcher;
+    if (word) words[count++] = (char *)word;
     return own_process_run(dir, log, NULL, who, words, err);
 }

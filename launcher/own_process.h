@@ -16,8 +16,9 @@ int own_process_run(const char *dir, const char *log, const char *output, const 
 // Makes the folder and writes a configuration into it, whose paths hold wherever it is read. False
 // with exit 5.
 bool own_process_write_config(const char *dir, const char *name, const Config *config, Error *err);
-// Trains the configuration in dir/NAME under `moetrain supervise` on `ranks` ranks, with `word` as
-// a change of it, NULL: none; by another program where one is named. As above.
+// Trains the configuration in dir/NAME under `moetrain supervise` on `ranks` ranks, with its
+// launcher unless one is named, and `word` as a change of it, NULL: none; by another program where
+// one is named. As above.
 int own_process_train(const char *program, const char *dir, const char *name, const char *log,
                       const char *who, int ranks, const char *launcher, const char *word,
                       Error *err);

@@ -27,8 +27,7 @@ typedef struct DiffOptions {
     int numbers[2]; // of `ranks`
 } DiffOptions;
 
-static const DiffOptions DEFAULTS = {
-    .launcher = "mpirun", .output = "runs/live", .numbers = {1, 1}};
+static const DiffOptions DEFAULTS = {.output = "runs/live", .numbers = {1, 1}};
 static const CliOption OPTIONS[] = {
     CLI_FLAG("--live", DiffOptions, live),
     CLI_TEXT("-np", "two numbers of ranks with a comma between them", DiffOptions, ranks),

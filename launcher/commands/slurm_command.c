@@ -15,14 +15,10 @@ static const char HELP[] =
 
 static const SlurmOptions DEFAULTS = {.launcher = "supervise", .tasks_per_node = 1};
 static const CliOption OPTIONS[] = {
-    CLI_WHOLE("-N", "a number of nodes from 1 to 4096", SlurmOptions, nodes, 1, 4096),
-    CLI_WHOLE("--ntasks-per-node", "a number of ranks from 1 to 256", SlurmOptions, tasks_per_node,
-              1, 256),
-    CLI_TEXT("--time", "a time limit as sbatch has it", SlurmOptions, time),
+    SLURM_ROWS(SlurmOptions, ),
     CLI_TEXT("--launcher", "supervise, srun or mpirun", SlurmOptions, launcher),
     CLI_TEXT("--array", "runs parted by ';', each key=value and -np N", SlurmOptions, array),
-    CLI_TEXT("-o", "a file", SlurmOptions, output),
-    CLI_END};
+    CLI_TEXT("-o", "a file", SlurmOptions, output), CLI_END};
 
 static bool check(CommandLine *line, Error *err) {
     return slurm_options_check(line->options, err);

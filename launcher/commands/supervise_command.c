@@ -9,13 +9,13 @@
 // clang-format off
 static const char HELP[] =
     "\n  moetrain supervise CONFIG.yaml -np N [options] [key=value ...]   trains, and starts again what breaks\n"
-    "      --launcher TEXT    mpirun, srun, or a command line with {np} (mpirun)\n"
+    "      --launcher TEXT    mpirun, srun, or a command line with {np} (srun in a Slurm job, else mpirun)\n"
     "      --hosts A:4,B:4    hosts and slots; when some are gone it goes on with fewer ranks\n"
     "      --daemon           in the background, its output in RUN/supervise.log\n"
     "      --wait SECONDS     before the first restart; doubles while there is no progress (5)\n";
 // clang-format on
 
-static const SuperviseOptions DEFAULTS = {.launcher = "mpirun", .wait_seconds = 5};
+static const SuperviseOptions DEFAULTS = {.wait_seconds = 5};
 static const CliOption OPTIONS[] = {
     CLI_WHOLE("-np", "a number of ranks from 1 to 65536", SuperviseOptions, ranks, 1, 65536),
     CLI_TEXT("--launcher", "mpirun, srun or a command line with {np}", SuperviseOptions, launcher),

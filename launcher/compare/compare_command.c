@@ -38,18 +38,14 @@ typedef struct CompareOptions {
 
 static const CompareOptions DEFAULTS = {
     .ranks = 1,
-    .launcher = "mpirun",
-    .slurm = {.launcher = "supervise", .tasks_per_node = 1, .comparison = true}};
+    .slurm = {.launcher = "supervise", .tasks_per_node = 1, .tasks = SLURM_COMPARED_RUNS}};
 static const CliOption OPTIONS[] = {
     CLI_WHOLE("-np", "a number of ranks from 1 to 65536", CompareOptions, ranks, 1, 65536),
     CLI_TEXT("--launcher", "mpirun, srun or a command line with {np}", CompareOptions, launcher),
     CLI_FLAG("--plan", CompareOptions, plan),
     CLI_TEXT("-o", "a folder", CompareOptions, output),
     CLI_WHOLE("--task", "the number of a run from 1", CompareOptions, task, 1, 1000000),
-    CLI_WHOLE("-N", "a number of nodes from 1 to 4096", CompareOptions, slurm.nodes, 1, 4096),
-    CLI_WHOLE("--ntasks-per-node", "a number of ranks from 1 to 256", CompareOptions,
-              slurm.tasks_per_node, 1, 256),
-    CLI_TEXT("--time", "a time limit as sbatch has it", CompareOptions, slurm.time),
+    SLURM_ROWS(CompareOptions, slurm.),
     CLI_TEXT("--script", "a file", CompareOptions, slurm.output),
     CLI_END};
 
@@ -300,17 +296,11 @@ static int do_runs(Command *command, Error *err) {
 
 static bool check(CommandLine *line, Error *err) {
     const CompareOptions *options = line->options;
-    bool script = options->slurm.nodes > 0;
-    if (!script && (options->slurm.output || options->slurm.time))
-        return error_set(err, EXIT_CONFIG,
-                         "command line: --script, --ntasks-per-node and --time are of a batch "
-                         "script; add -N NODES, or leave them out");
-    if (script && (options->task > 0 || options->plan))
+    if (options->slurm.nodes > 0 && options->plan)
         return error_set(err, EXIT_CONFIG,
                          "command line: -N NODES writes a script, whose tasks do the runs; leave "
-                         "%s out",
-                         options->plan ? "--plan" : "--task");
-    return !script || slurm_options_check(&options->slurm, err);
+                         "--plan out");
+    return slurm_tasks_check(&options->slurm, options->task, err);
 }
 
 static bool check_tasks(const Command *command, Error *err) {
@@ -333,20 +323,22 @@ static bool write_job(const Command *command, const char *path, Error *err) {
     const Comparison *comparison = &command->comparison;
     int count = comparison->override_count;
     const char **words = calloc((size_t)count + 2, sizeof *words);
-    Config **configs = calloc((size_t)command->count, sizeof *configs);
-    CHECK_MEMORY(words && configs, "no memory for %d runs", command->count);
+    SlurmTask *tasks = calloc((size_t)command->count, sizeof *tasks);
+    CHECK_MEMORY(words && tasks, "no memory for %d runs", command->count);
     words[0] = "-o";
     words[1] = command->output;
     for (int i = 0; i < count; i++) words[i + 2] = comparison->overrides[i];
     bool ok = true;
-    for (int i = 0; ok && i < command->count; i++)
-        ok = (configs[i] = config_of(command, &command->runs[i], err)) != NULL;
+    for (int i = 0; ok && i < command->count; i++) {
+        tasks[i] = (SlurmTask){config_of(command, &command->runs[i], err), comparison->ranks};
+        ok = tasks[i].config != NULL;
+    }
     const char *slash = strrchr(command->output, '/');
-    ok = ok && batch_script_write_comparison(
-                   &command->options->slurm, (const Config *const *)configs, command->count,
-                   slash ? slash + 1 : command->output, path, words, count + 2, err);
-    for (int i = 0; i < command->count; i++) free(configs[i]);
-    free(configs);
+    ok = ok &&
+         batch_script_write_tasks(&command->options->slurm, tasks, command->count,
+                                  slash ? slash + 1 : command->output, path, words, count + 2, err);
+    for (int i = 0; i < command->count; i++) free(tasks[i].config);
+    free(tasks);
     free(words);
     return ok;
 }

@@ -4,7 +4,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "checkpoint/file_io.h"
 #include "launcher/compare/result_curves.h"
@@ -208,14 +207,11 @@ static void print_runs(FILE *out, const Comparison *comparison, ComparedResults 
 
 // ---- files --------------------------------------------------------------------------------------
 
-// Several processes of one comparison, the tasks of an array, may write at once.
 static bool write_file(const Comparison *comparison, const char *name, const char *text,
                        size_t bytes, Error *err) {
-    char path[CONFIG_PATH_BYTES + 32], temporary[CONFIG_PATH_BYTES + 384], host[256] = "";
-    gethostname(host, sizeof host - 1);
+    char path[CONFIG_PATH_BYTES + 32];
     snprintf(path, sizeof path, "%s/%s", comparison->output, name);
-    snprintf(temporary, sizeof temporary, "%s.%s.%ld.tmp", path, host, (long)getpid());
-    return file_replace(path, temporary, text, bytes, err) || error_prefix(err, "%s", path);
+    return file_replace_shared(path, text, bytes, err) || error_prefix(err, "%s", path);
 }
 
 typedef void (*TablePrinter)(FILE *out, const Comparison *comparison, ComparedResults results);

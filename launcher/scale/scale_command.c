@@ -1,5 +1,6 @@
 // moetrain scale CONFIG.yaml --np 1,2,4: trains a few steps on each number of ranks and tells what
 // the ranks are good for. Called again it goes on: what is done is not done again.
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #include "launcher/config_print.h"
 #include "launcher/line_config.h"
 #include "launcher/scale/scale_table.h"
+#include "launcher/slurm/batch_script.h"
+#include "launcher/supervisor/rank_launcher.h"
 #include "launcher/verbs.h"
 #include "model/moe_layer.h"
 #include "worker/run/run_dir.h"
@@ -24,8 +27,9 @@ static const char HELP[] =
     "      --weak             the batch grows with the ranks; --experts: and moe.experts; else neither (--strong)\n"
     "      --steps N          that are measured (20), after --warm-up N (5); --repeats N: runs of a point (3)\n"
     "      --launcher TEXT    as supervise has it; --oversubscribe: more ranks than CPUs\n"
-    "      -o FOLDER          of runs, scale.csv and scale.svg (runs/NAME-scale-MODE); --task N: point N alone,\n"
-    "                         as a task of an array; called without it afterwards, scale tables all\n";
+    "      -o FOLDER          of runs, scale.csv and scale.svg (runs/NAME-scale-MODE)\n"
+    "      -N NODES           instead writes an sbatch script of one point a task, to --script FILE; with\n"
+    "                         --ntasks-per-node and --time as slurm has them; --task N does one point\n";
 // clang-format on
 
 enum { MOST_POINTS = 64 };
@@ -33,13 +37,18 @@ enum { MOST_POINTS = 64 };
 typedef struct ScaleOptions {
     const char *ranks; // "1,2,4"
     bool weak, strong, experts, oversubscribe;
-    int64_t steps, warm_up, repeats, task;
+    int64_t steps, warm_up, repeats;
+    int64_t task; // only this point, from 1; 0: all
     const char *launcher, *output;
+    SlurmOptions slurm; // with nodes: only writes a script, whose tasks do a point each
     int numbers[MOST_POINTS], count; // of `ranks`
 } ScaleOptions;
 
 static const ScaleOptions DEFAULTS = {
-    .steps = 20, .warm_up = 5, .repeats = 3, .launcher = "mpirun"};
+    .steps = 20,
+    .warm_up = 5,
+    .repeats = 3,
+    .slurm = {.launcher = "supervise", .tasks_per_node = 1, .tasks = SLURM_SCALE_POINTS}};
 static const CliOption OPTIONS[] = {
     CLI_TEXT("--np", "numbers of ranks that grow, joined by commas", ScaleOptions, ranks),
     CLI_TEXT("-np", "numbers of ranks that grow, joined by commas", ScaleOptions, ranks),
@@ -53,6 +62,8 @@ static const CliOption OPTIONS[] = {
     CLI_TEXT("--launcher", "mpirun, srun or a command line with {np}", ScaleOptions, launcher),
     CLI_FLAG("--oversubscribe", ScaleOptions, oversubscribe),
     CLI_TEXT("-o", "a folder", ScaleOptions, output),
+    SLURM_ROWS(ScaleOptions, slurm.),
+    CLI_TEXT("--script", "a file", ScaleOptions, slurm.output),
     CLI_END};
 
 // ---- what is asked for --------------------------------------------------------------------------
@@ -77,6 +88,34 @@ static int cpus(void) {
                                                        : (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
+// How many ranks there is room for, each on a CPU of its own: on the nodes of the job that is to be
+// written, in the Slurm job that this is, or on this machine. Where the user starts the ranks only
+// he knows.
+static bool check_room(const ScaleOptions *options, Error *err) {
+    const SlurmOptions *slurm = &options->slurm;
+    const char *job = getenv("SLURM_JOB_ID"), *tasks = job ? getenv("SLURM_NTASKS") : NULL;
+    int most = options->numbers[options->count - 1], room = INT_MAX;
+    const char *launcher = options->launcher ? options->launcher : launcher_here();
+    bool mpirun = strcmp(launcher, "mpirun") == 0, srun = strcmp(launcher, "srun") == 0;
+    if (slurm->nodes > 0)
+        room = (int)(slurm->nodes * slurm->tasks_per_node);
+    else if (tasks && (mpirun || srun))
+        room = (int)strtol(tasks, NULL, 10);
+    else if (mpirun && !job)
+        room = cpus();
+    if (most <= room) return true;
+    if (slurm->nodes > 0)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: %d ranks are more than the %d tasks of the job; take "
+                         "fewer, or more with -N and --ntasks-per-node",
+                         most, room);
+    return options->oversubscribe ||
+           error_set(err, EXIT_CONFIG,
+                     "command line: %d ranks share %d %s, which says nothing of %d; take fewer, or "
+                     "--oversubscribe",
+                     most, room, tasks ? "tasks of this job" : "CPUs here", most);
+}
+
 static bool check(CommandLine *line, Error *err) {
     ScaleOptions *options = line->options;
     if (!options->ranks || !read_numbers(options))
@@ -89,17 +128,10 @@ static bool check(CommandLine *line, Error *err) {
         return error_set(
             err, EXIT_CONFIG,
             "command line: --strong, --weak and --experts exclude each other; give one");
-    int most = options->numbers[options->count - 1], here = cpus();
-    bool mpirun_here = strcmp(options->launcher, "mpirun") == 0 && !getenv("SLURM_JOB_ID");
-    if (mpirun_here && most > here && !options->oversubscribe)
-        return error_set(err, EXIT_CONFIG,
-                         "command line: %d ranks share %d CPUs here, which says nothing of %d; "
-                         "take fewer, or --oversubscribe",
-                         most, here, most);
     if (getenv("OMPI_COMM_WORLD_RANK"))
         return error_set(err, EXIT_CONFIG,
                          "command line: scale starts mpirun by itself; leave it out");
-    return true;
+    return slurm_tasks_check(&options->slurm, options->task, err) && check_room(options, err);
 }
 
 // moe.experts where it is one number; 0 where each layer has its own.
@@ -209,6 +241,53 @@ static bool tell(const ScalePlan *plan, ScalePoint *points, int count, Course co
                      point->ranks);
 }
 
+// The tasks get the same words, and the folder by its name.
+static bool write_job(const ScaleOptions *options, const ScalePlan *plan, const ScalePoint *points,
+                      int count, Error *err) {
+    static const char *const modes[] = {"--strong", "--weak", "--experts"};
+    const char *words[MOST_OVERRIDES + 16];
+    char numbers[3][24];
+    SlurmTask tasks[2 * MOST_POINTS];
+    const int64_t of_runs[3] = {plan->steps, plan->warm_up, plan->repeats};
+    static const char *const names[3] = {"--steps", "--warm-up", "--repeats"};
+    int word_count = 0, task_count = 0;
+    words[word_count++] = "--np";
+    words[word_count++] = options->ranks;
+    words[word_count++] = modes[plan->mode];
+    for (int i = 0; i < 3; i++) {
+        snprintf(numbers[i], sizeof numbers[i], "%lld", (long long)of_runs[i]);
+        words[word_count++] = names[i];
+        words[word_count++] = numbers[i];
+    }
+    if (options->launcher) words[word_count++] = "--launcher";
+    if (options->launcher) words[word_count++] = options->launcher;
+    words[word_count++] = "-o";
+    words[word_count++] = plan->output;
+    for (int i = 0; i < plan->override_count; i++) words[word_count++] = plan->overrides[i];
+    bool ok = true;
+    for (int i = 0; ok && i < count; i++) {
+        tasks[i] = (SlurmTask){scale_point_config(plan, &points[i], 1, err), points[i].ranks};
+        ok = tasks[i].config != NULL;
+        task_count += ok;
+    }
+    const char *slash = strrchr(plan->output, '/');
+    ok = ok &&
+         batch_script_write_tasks(&options->slurm, tasks, count, slash ? slash + 1 : plan->output,
+                                  plan->path, words, word_count, err);
+    for (int i = 0; i < task_count; i++) free(tasks[i].config);
+    return ok;
+}
+
+static bool measure(const ScaleOptions *options, const ScalePlan *plan, ScalePoint *points,
+                    int count, Course *course, Error *err) {
+    if (!run_dir_open(plan->output, err)) return false;
+    if (options->oversubscribe) setenv("SLURM_OVERCOMMIT", "1", 0); // srun's, as mpirun has its own
+    log_show_time();
+    warn_of_load();
+    return run_points(plan, options, points, count, course, err) &&
+           tell(plan, points, count, *course, err);
+}
+
 static int scale(const CommandLine *line, Config *config, Error *err) {
     const ScaleOptions *options = line->options;
     ScaleMode mode = options->experts ? SCALE_EXPERTS : options->weak ? SCALE_WEAK : SCALE_STRONG;
@@ -236,12 +315,11 @@ static int scale(const CommandLine *line, Config *config, Error *err) {
                   routes ? "which is a list here; write one number"
                          : "but no layer has a router; take --weak");
     } else if (config_load_text(line->path, &plan.text, &plan.bytes, err) &&
-               plan_points(options, &plan, routes, points, &count, err) &&
-               run_dir_open(output, err)) {
-        log_show_time();
-        warn_of_load();
-        if (run_points(&plan, options, points, count, &course, err))
-            tell(&plan, points, count, course, err);
+               plan_points(options, &plan, routes, points, &count, err)) {
+        if (options->slurm.nodes > 0)
+            write_job(options, &plan, points, count, err);
+        else
+            measure(options, &plan, points, count, &course, err);
     }
     free(plan.text);
     return err->message[0] ? (int)err->exit_code : course.code;

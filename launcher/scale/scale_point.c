@@ -36,8 +36,8 @@ static int64_t warm_up_steps(const ScalePlan *plan) {
     return (plan->warm_up + row - 1) / row * row;
 }
 
-static bool read_config(const ScalePlan *plan, const ScalePoint *point, int64_t repeat,
-                        Config *config, Error *err) {
+Config *scale_point_config(const ScalePlan *plan, const ScalePoint *point, int64_t repeat,
+                           Error *err) {
     char words[MOST_CHANGES][WORD_BYTES], dir[CONFIG_PATH_BYTES];
     const char *list[MOST_CHANGES];
     int count = 0;
@@ -56,7 +56,11 @@ static bool read_config(const ScalePlan *plan, const ScalePoint *point, int64_t 
     for (int i = 0; i < count; i++) list[i] = words[i];
     const ConfigOverrides sets[] = {{.words = plan->overrides, .count = plan->override_count},
                                     {.words = list, .count = count}};
-    return config_read_changed(config, plan->path, plan->text, plan->bytes, sets, 2, err);
+    Config *config = config_new();
+    if (config_read_changed(config, plan->path, plan->text, plan->bytes, sets, 2, err))
+        return config;
+    free(config);
+    return NULL;
 }
 
 static bool grow(const ScalePlan *plan, const ScalePoint *point, const char *what, int64_t of_first,
@@ -79,12 +83,11 @@ bool scale_point_plan(const ScalePlan *plan, ScalePoint *point, Error *err) {
     if (plan->mode == SCALE_EXPERTS &&
         !grow(plan, point, "moe.experts", plan->experts, &point->experts, err))
         return false;
-    Config *config = config_new();
+    Config *config = scale_point_config(plan, point, 1, err);
     TrainConfig *train = calloc(1, sizeof *train);
     CHECK_MEMORY(train, "out of memory");
-    bool ok = read_config(plan, point, 1, config, err) &&
-              (config_check_ranks(config, point->ranks, train, err) ||
-               error_prefix(err, "on %d ranks", point->ranks));
+    bool ok = config && (config_check_ranks(config, point->ranks, train, err) ||
+                         error_prefix(err, "on %d ranks", point->ranks));
     free(train);
     free(config);
     return ok;
@@ -112,9 +115,8 @@ int scale_point_run(const ScalePlan *plan, const ScalePoint *point, int64_t repe
     char dir[CONFIG_PATH_BYTES];
     run_dir(plan, point, repeat, dir, sizeof dir);
     if (outcome_of(dir, NULL, 0) == EXIT_DONE) return EXIT_DONE;
-    Config *config = config_new();
-    bool ok = read_config(plan, point, repeat, config, err) &&
-              own_process_write_config(dir, "scale.yaml", config, err);
+    Config *config = scale_point_config(plan, point, repeat, err);
+    bool ok = config && own_process_write_config(dir, "scale.yaml", config, err);
     free(config);
     if (!ok) return err->exit_code;
     return own_process_train(NULL, dir, "scale.yaml", "scale.log", "scale", point->ranks,

@@ -27,7 +27,8 @@ typedef struct ScalePlan {
     int64_t batch, experts; // of the first point
     int64_t context;
     int first_ranks;
-    const char *launcher, *output; // the folder of runs and tables
+    const char *launcher; // NULL: supervise's
+    const char *output;   // the folder of runs and tables
 } ScalePlan;
 
 typedef struct ScalePoint {
@@ -47,6 +48,9 @@ typedef struct ScalePoint {
 
 // Whether the point can be run, and its `batch` and `experts`. False with exit 2.
 bool scale_point_plan(const ScalePlan *plan, ScalePoint *point, Error *err);
+// The configuration of run number `repeat` of it, to be freed by the caller; NULL with *err.
+Config *scale_point_config(const ScalePlan *plan, const ScalePoint *point, int64_t repeat,
+                           Error *err);
 // Trains run number `repeat` of it, unless that is done. Returns the exit code of the run; or, with
 // *err, why there was none.
 int scale_point_run(const ScalePlan *plan, const ScalePoint *point, int64_t repeat, Error *err);

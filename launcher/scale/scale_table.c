@@ -134,10 +134,9 @@ static char *csv_of(const ScalePoint *points, int count, size_t *bytes) {
 }
 
 static bool write_file(const char *folder, const char *name, char *text, size_t bytes, Error *err) {
-    char path[PATH_MAX], temporary[PATH_MAX + 8];
+    char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    bool ok = file_replace(path, temporary, text, bytes, err) || error_prefix(err, "%s", path);
+    bool ok = file_replace_shared(path, text, bytes, err) || error_prefix(err, "%s", path);
     free(text);
     return ok;
 }

@@ -16,7 +16,7 @@
 #include "worker/plan.h"
 #include "worker/run/time_limit.h"
 
-enum { MOST_WORDS = 512, MOST_POINTS = 1000, NUMBER_BYTES = 16 };
+enum { MOST_POINTS = 1000 };
 
 // ---- options ------------------------------------------------------------------------------------
 
@@ -43,7 +43,8 @@ double sbatch_time_seconds(const char *text) {
 
 static const char *template_of(const SlurmOptions *options) {
     if (options->array) return array_text;
-    if (options->comparison) return compare_text;
+    if (options->tasks == SLURM_COMPARED_RUNS) return compare_text;
+    if (options->tasks == SLURM_SCALE_POINTS) return scale_text;
     if (strcmp(options->launcher, "srun") == 0) return srun_text;
     if (strcmp(options->launcher, "mpirun") == 0) return mpirun_text;
     return strcmp(options->launcher, "supervise") == 0 ? supervise_text : NULL;
@@ -70,6 +71,19 @@ bool slurm_options_check(const SlurmOptions *options, Error *err) {
                          "hours:minutes:seconds or days-hours:minutes:seconds",
                          options->time);
     return true;
+}
+
+bool slurm_tasks_check(const SlurmOptions *options, int64_t task, Error *err) {
+    bool script = options->nodes > 0;
+    if (!script && (options->output || options->time))
+        return error_set(err, EXIT_CONFIG,
+                         "command line: --script, --ntasks-per-node and --time are of a batch "
+                         "script; add -N NODES, or leave them out");
+    if (script && task > 0)
+        return error_set(err, EXIT_CONFIG,
+                         "command line: -N NODES writes a script, whose tasks do the runs; leave "
+                         "--task out");
+    return !script || slurm_options_check(options, err);
 }
 
 // ---- the runs -----------------------------------------------------------------------------------
@@ -231,6 +245,7 @@ static void put_options(FILE *out, const SlurmOptions *options, const Needs *nee
     fprintf(out, "\n# planned for the ranks of a node: %.0f MiB at most\n", needs->node_mib);
     fprintf(out, "#SBATCH --mem=%.0fM\n", ceil(1.1 * needs->node_mib));
     fprintf(out, "#SBATCH --requeue --open-mode=append");
+    if (options->tasks == SLURM_SCALE_POINTS) fputs(" --exclusive", out); // they are timed
     if (lead) fprintf(out, " --signal=B:USR1@%d", lead);
     fputc('\n', out);
 }
@@ -343,15 +358,14 @@ bool batch_script_write(const SlurmOptions *options, const Config *config, const
                         override_count, err);
 }
 
-bool batch_script_write_comparison(const SlurmOptions *options, const Config *const *configs,
-                                   int count, const char *name, const char *path,
-                                   const char *const *words, int word_count, Error *err) {
-    int room = (int)(options->nodes * options->tasks_per_node);
+bool batch_script_write_tasks(const SlurmOptions *options, const SlurmTask *tasks, int count,
+                              const char *name, const char *path, const char *const *words,
+                              int word_count, Error *err) {
     Needs needs = {.points = count};
     TrainConfig train;
     for (int i = 0; i < count; i++)
-        if (!config_check_ranks(configs[i], room, &train, err) ||
-            !add_needs(&needs, &train, room, options->tasks_per_node, err))
-            return error_prefix(err, "run %d of the comparison", i + 1);
+        if (!config_check_ranks(tasks[i].config, tasks[i].ranks, &train, err) ||
+            !add_needs(&needs, &train, tasks[i].ranks, options->tasks_per_node, err))
+            return error_prefix(err, "task %d", i + 1);
     return write_script(options, &needs, name, path, words, word_count, err);
 }

@@ -8,11 +8,6 @@ ask() { asked=yes; [ -z "$pid" ] || kill -USR1 "$pid"; }
 trap ask USR1
 trap 'cancelled=yes; ask' TERM
 
-# What launch may be: a supervisor, whose ranks srun starts.
-supervise() {
-    exec "$moetrain" supervise "$@" --launcher "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} -n {np} ${SRUN_OPTIONS:-}"
-}
-
 launch "$@" &
 pid=$!
 [ -z "$asked" ] || ask # it came before

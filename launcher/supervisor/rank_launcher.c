@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,39 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "worker/run/ask_program.h"
+
 enum { COMMAND_BYTES = 8192, MOST_WORDS = 512 };
+
+static const double ANSWER_SECONDS = 10;
+
+// ---- which --------------------------------------------------------------------------------------
+
+// What the user has started by srun; Slurm counts batch scripts and shells of salloc from the top.
+static bool in_a_step(void) {
+    const char *step = getenv("SLURM_STEP_ID");
+    return step && strtoll(step, NULL, 10) < INT32_MAX;
+}
+
+const char *launcher_here(void) {
+    const char *const words[] = {"sh", "-c", "srun --mpi=list 2>&1 | grep pmix", NULL};
+    const char *job = getenv("SLURM_JOB_ID");
+    char answer[64];
+    bool srun =
+        job && job[0] && !in_a_step() && ask_program(words, ANSWER_SECONDS, answer, sizeof answer);
+    return srun ? "srun" : "mpirun";
+}
+
+#define MPIRUN "mpirun -x MOETRAIN_ATTEMPT -x MOETRAIN_SECONDS_LEFT"
+#define SRUN   "srun --mpi=pmix --kill-on-bad-exit=1"
+
+const char *launcher_command(const char *launcher, bool hosts, bool nodes) {
+    if (strcmp(launcher, "srun") == 0)
+        return nodes ? SRUN " --nodes={nodes} -n {np} ${SRUN_OPTIONS:-}"
+                     : SRUN " -n {np} ${SRUN_OPTIONS:-}";
+    if (strcmp(launcher, "mpirun") != 0) return launcher;
+    return hosts ? MPIRUN " --host {hosts} -np {np}" : MPIRUN " -np {np}";
+}
 
 // ---- the command --------------------------------------------------------------------------------
 

@@ -8,14 +8,14 @@
 
 #include "kernels/check.h"
 
-// The command lines of the launchers that are known by name. In one, {np} stands for the number of
-// ranks, {hosts} for those of supervise --hosts that live, {nodes} for the number of nodes that a
-// Slurm job still has; the program and its words follow it.
-#define LAUNCHER_MPIRUN "mpirun -x MOETRAIN_ATTEMPT -x MOETRAIN_SECONDS_LEFT -np {np}"
-#define LAUNCHER_MPIRUN_HOSTS                                                                      \
-    "mpirun -x MOETRAIN_ATTEMPT -x MOETRAIN_SECONDS_LEFT --host {hosts} -np {np}"
-#define LAUNCHER_SRUN       "srun --mpi=pmix --kill-on-bad-exit=1 -n {np}"
-#define LAUNCHER_SRUN_NODES "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} -n {np}"
+// The launcher that fits here, by its name: srun in a Slurm job where srun knows PMIx, but mpirun
+// inside a step of the job, which leaves no room for another step; mpirun everywhere else.
+const char *launcher_here(void);
+// The command line of a launcher that is known by its name, with SRUN_OPTIONS of the environment;
+// any other is one. In it, {np} stands for the number of ranks, {hosts} for those of supervise
+// --hosts that live, {nodes} for the number of nodes that a Slurm job still has; the program and
+// its words follow it.
+const char *launcher_command(const char *launcher, bool hosts, bool nodes);
 
 typedef struct RankLauncher {
     pid_t pid;

@@ -69,14 +69,6 @@ static bool find_hosts(Supervisor *supervisor, Error *err) {
     return true;
 }
 
-static const char *launcher_command(const Supervisor *supervisor) {
-    const SuperviseOptions *options = supervisor->options;
-    if (strcmp(options->launcher, "srun") == 0)
-        return supervisor->nodes > 0 ? LAUNCHER_SRUN_NODES : LAUNCHER_SRUN;
-    if (strcmp(options->launcher, "mpirun") != 0) return options->launcher;
-    return options->hosts ? LAUNCHER_MPIRUN_HOSTS : LAUNCHER_MPIRUN;
-}
-
 // srun warns of nodes without a rank.
 static int nodes_taken(const Supervisor *supervisor) {
     int nodes = supervisor->nodes > 0 ? supervisor->nodes : 1;
@@ -240,7 +232,9 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
         const char *words[SUPERVISOR_WORDS];
         list_words(supervisor, self, words);
         Attempt attempt = {.run_dir = supervisor->train.run_dir,
-                           .command = launcher_command(supervisor),
+                           .command =
+                               launcher_command(supervisor->launcher, supervisor->options->hosts,
+                                                supervisor->nodes > 0),
                            .first = number == 1,
                            .ranks = supervisor->ranks,
                            .hosts = supervisor->hosts,
@@ -270,6 +264,9 @@ static int start_until_done(Supervisor *supervisor, const char *self) {
 static bool set_up(Supervisor *supervisor, char self[PATH_MAX], Error *err) {
     const SuperviseOptions *options = supervisor->options;
     supervisor->ranks = (int)options->ranks;
+    supervisor->launcher = options->launcher ? options->launcher
+                           : options->hosts  ? "mpirun"
+                                             : launcher_here();
     if (options->hosts) snprintf(supervisor->hosts, sizeof supervisor->hosts, "%s", options->hosts);
     if (!config_check_ranks(supervisor->config, supervisor->ranks, &supervisor->train, err))
         return false;

@@ -8,7 +8,7 @@
 
 typedef struct SuperviseOptions {
     int64_t ranks;        // 0: the slots of `hosts`
-    const char *launcher; // mpirun, srun or a command line (rank_launcher.h)
+    const char *launcher; // mpirun, srun or a command line; NULL: what fits (rank_launcher.h)
     const char *hosts;    // "a:4,b:4"; NULL: the launcher knows
     double wait_seconds;  // before the first restart
     bool daemon;          // in the background, its output in RUN/supervise.log

@@ -30,6 +30,7 @@ typedef struct Supervisor {
 
     char hosts[SUPERVISOR_HOSTS_BYTES];
     int ranks;
+    const char *launcher;   // as options.launcher, never NULL
     int nodes, first_nodes; // of the Slurm job, now and at first; 0: in none
     int number;             // of the present start, from 1
     bool alive;             // it has not ended

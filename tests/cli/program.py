@@ -22,6 +22,14 @@ TINY = {
     "train.context": "16",
 }
 
+# Starts one rank, whatever it is told; and says so.
+SRUN = """#!/bin/sh
+[ "$1" != --mpi=list ] || { echo pmix; exit; }
+while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done
+date >> srun.log
+exec "$@"
+"""
+
 
 class Outcome:
     def __init__(self, args, code, out, err):
@@ -68,6 +76,15 @@ class ProgramTest(unittest.TestCase):
                               capture_output=True, timeout=HANG_SECONDS)
         return Outcome(" ".join(command), done.returncode, done.stdout.decode("utf-8", "replace"),
                        done.stderr.decode("utf-8", "replace"))
+
+    def do_task(self, script, number, tasks=1):
+        """One of a batch script of a job of so many tasks, on one rank, by a stand-in for Slurm."""
+        self.write("srun", SRUN)
+        os.chmod(self.path("srun"), 0o700)
+        done = subprocess.run(["bash", script], cwd=self.folder, capture_output=True, text=True, timeout=HANG_SECONDS,
+                              env=dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}", SLURM_ARRAY_TASK_ID=str(number),
+                                       SLURM_NTASKS=str(tasks), SLURM_JOB_ID="7", OMP_NUM_THREADS="1"))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def assert_done(self, outcome):
         self.assertEqual(outcome.code, 0, str(outcome))

@@ -167,20 +167,11 @@ search:
             self.refuse(config + text, *parts)
 
 
-# Starts one rank, whatever it is told.
-SRUN = """#!/bin/sh
-while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done
-exec "$@"
-"""
-
-
 class Jobs(CompareTest):
     ROWS = "seeds: [1, 2]\nrows: {dense: {model.feed_forward: dense}, 'top-3': {moe.top_k: 3}}\n"
 
     def test_a_task_does_its_run_and_tables_what_is_done(self):
         self.compare(self.ROWS, "--task", "3")
-        self.write("srun", SRUN)
-        os.chmod(self.path("srun"), 0o700)
         outcome = self.run_program("compare", "rows.yaml", "-N", "1", "--time", "1:00:00", "--script", "job.sbatch", "train.lr=0.001")
         self.assert_done(outcome)
         with open(self.path("job.sbatch")) as file:
@@ -188,10 +179,7 @@ class Jobs(CompareTest):
         for part in (" --array=1-4\n", "--signal=B:USR1@120\n", "rows.yaml' '-o' 'runs/rows' 'train.lr=0.001'\n", "#SBATCH --mem="):
             self.assertIn(part, script)
         self.assertFalse(os.path.exists(self.path("runs/rows/top-3")))
-        done = subprocess.run(["bash", "job.sbatch"], cwd=self.folder, capture_output=True, text=True, timeout=HANG_SECONDS,
-                              env=dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}", SLURM_ARRAY_TASK_ID="2",
-                                       SLURM_NTASKS="1", SLURM_JOB_ID="7", OMP_NUM_THREADS="1"))
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.do_task("job.sbatch", 2)
         self.assertEqual([(run["row"], run["seed"], run["done"]) for run in self.table("runs.csv")],
                          [("dense", "1", "0"), ("top-3", "1", "1"), ("dense", "2", "1"), ("top-3", "2", "0")])
 

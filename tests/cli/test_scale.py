@@ -74,6 +74,19 @@ class ScaleTest(ProgramTest):
         self.assertEqual([row["runs"] for row in self.rows()], ["1", "1"])
         self.check_sums(self.rows())
 
+    def test_a_script_has_a_task_for_each_point(self):
+        job = ("-N", "1", "--ntasks-per-node", "2", "--time", "1:00:00", "--script", "job.sbatch")
+        self.scale("--np", "1,2", *job, "train.lr=0.01")
+        with open(self.path("job.sbatch")) as file:
+            script = file.read()
+        for part in (" --ntasks-per-node=2", " --array=1-4\n", " --exclusive ", "#SBATCH --mem=", "tiny.yaml' '--np' '1,2' "
+                     "'--strong' '--steps' '4' '--warm-up' '1' '--repeats' '1' '-o' 'out' 'train.lr=0.01'\n"):
+            self.assertIn(part, script)
+        self.assertFalse(os.path.exists(self.path("out")))
+        self.do_task("job.sbatch", 2, tasks=2)
+        self.assertTrue(os.path.exists(self.path("srun.log")))
+        self.assertEqual([row["runs"] for row in self.rows()], ["0", "1", "0", "0"])
+
     def test_a_point_that_fails_holds_up_no_other(self):
         launcher = """sh -c 'test {np} != 2 || exit 3; exec "$0" "$@"'"""
         outcome = self.scale("--np", "1,2", "--launcher", launcher, "model.feed_forward=dense", code=3)
@@ -92,6 +105,9 @@ class ScaleTest(ProgramTest):
                 (("--np", "1,2", "--experts", "model.feed_forward=dense"), "no layer has a router", "--weak"),
                 (("--np", "3,4", "--weak", "train.batch=8"), "train.batch is 8 on 3 ranks", "--np"),
                 (("--np", "1", "--task", "3"), "--task is 3", "2 points"),
+                (("--np", "1", "--time", "9"), "add -N"),
+                (("--np", "1", "-N", "1", "--task", "1"), "leave --task out"),
+                (("--np", "1,4", "-N", "2"), "4 ranks are more than the 2 tasks", "--ntasks-per-node"),
                 (("--np", "1", "train.lrr=1"), "train.lr")):
             outcome = self.run_program("scale", "tiny.yaml", *FEW, *words)
             self.assert_error(outcome, 2, *parts)

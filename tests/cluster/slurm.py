@@ -4,6 +4,7 @@ a slurmd on each of seven hosts that are namespaces of this one, without systemd
 that is not possible here.
 
   slurm.py MOETRAIN [TEST …]"""
+import csv
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from runs import ENVIRONMENT, HANG_SECONDS, Workspace, difference, kill, main, w
 
 SOURCE = os.path.abspath(os.path.join(HERE, "..", ".."))
 TOOLS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scancel", "scontrol", "squeue")
+PARTS = ("compute", "imbalance", "wait", "exchange", "reduction", "other")
 LONG = {"train.steps": 100000, "eval.every": 0}
 
 CONFIG = """
@@ -194,6 +196,13 @@ def ranks_in(space, run):
                      "supervise" not in words)
 
 
+def called(space, *words):
+    """What the program says in the folder, here."""
+    done = subprocess.run([space.program, *words], cwd=space.folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def step_daemons(job):
     return processes(lambda words: words[0].startswith(f"slurmstepd: [{job}."))
 
@@ -294,10 +303,7 @@ def the_tasks_of_a_comparison_are_its_runs(space: Workspace):
     write(space.path("rows.yaml"), f"config: {keys[0]}\nseeds: [1, 2]\nrows: {{as_it_is: , slow: {{train.lr: 0.001}}}}\n")
 
     def compare(*words):
-        done = subprocess.run([space.program, "compare", "rows.yaml", *words], cwd=space.folder, capture_output=True, text=True,
-                              timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return called(space, "compare", "rows.yaml", *words).stdout
 
     compare("-N", "1", "--ntasks-per-node", "2", "--script", "rows.sbatch")
     job = slurm.submit(space, "rows", space.path("rows.sbatch"), step=0)
@@ -307,6 +313,45 @@ def the_tasks_of_a_comparison_are_its_runs(space: Workspace):
         assert space.result(f"runs/rows/{row}/seed-2") == space.result(f"{row}-alone"), output(space, "rows")
     text = compare()  # the table of all of them; nothing is trained
     assert "run 1 of" not in text and text.count("| 2 of 2 |") == 2, text
+
+
+POINTS = ("--np", "1,2", "--steps", "2", "--warm-up", "0", "--repeats", "1")
+
+
+def points_that_ran(space, folder):
+    """Ranks, routing and hosts of the points of scale.csv, each of which has run once."""
+    found = []
+    with open(space.path(folder, "scale.csv"), newline="") as file:
+        for row in csv.DictReader(file):
+            assert row["runs"] == "1" and abs(sum(float(row[part]) for part in PARTS) - 1) < 1e-6, row
+            with open(space.path(folder, f"np-{row['ranks']}", f"{row['routing']}-1", "starts.jsonl")) as starts:
+                (start,) = map(json.loads, starts)  # not run again
+            found.append((row["ranks"], row["routing"], list(start["hosts"].values())))
+    return found
+
+
+def the_tasks_of_a_scaling_experiment_are_its_points(space: Workspace):
+    """On two nodes, from the script that scale writes; afterwards it tables all and measures nothing."""
+    config = space.command("unused", SHORT)[-2]
+    called(space, "scale", config, *POINTS, "-o", "out", "-N", "2", "--script", "points.sbatch")
+    job = slurm.submit(space, "points", space.path("points.sbatch"), step=0)
+    wait_until(lambda: not slurm.call("squeue", "-h", "-j", job), lambda: output(space, "points"))
+    again = called(space, "scale", config, *POINTS, "-o", "out", "--oversubscribe")
+    assert "a step" not in again.stderr and "2 ranks do" in again.stdout, f"{again.stderr}{output(space, 'points')}"
+    assert points_that_ran(space, "out") == [("1", "learned", [1]), ("1", "even", [1]), ("2", "learned", [1, 1]),
+                                             ("2", "even", [1, 1])], output(space, "points")
+
+
+def a_scaling_experiment_in_a_job_takes_its_nodes_by_srun(space: Workspace):
+    config = space.command("unused", SHORT)[-2]
+    write(space.path("mpirun"), "#!/bin/sh\nexit 99\n")
+    os.chmod(space.path("mpirun"), 0o700)
+    scale = " ".join((space.program, "scale", config, *POINTS, "-o", "out", "model.feed_forward=dense"))
+    job = slurm.submit(space, "scale", None, step=0, options=(
+        "-N2", "--ntasks-per-node=1", "--wrap", f"PATH={space.folder}:$PATH {scale}; {scale.replace('1,2', '1,3')}; exit 0"))
+    slurm.wait_for_state(job, "COMPLETED", "FAILED")
+    assert points_that_ran(space, "out") == [("1", "learned", [1]), ("2", "learned", [1, 1])], output(space, "scale")
+    assert "3 ranks share 2 tasks of this job" in output(space, "scale"), output(space, "scale")
 
 
 # ---- begun before the other tests, since Slurm takes its time ----
@@ -395,6 +440,7 @@ if __name__ == "__main__":
               a_cancelled_job_is_saved_and_does_not_come_back, mpirun_on_two_nodes_is_requeued_too, a_killed_rank_ends_the_job,
               a_stopped_rank_ends_the_job, a_supervised_job_survives_a_killed_rank_and_is_requeued,
               the_runs_of_an_array_differ_in_what_their_lines_say, the_tasks_of_a_comparison_are_its_runs,
+              the_tasks_of_a_scaling_experiment_are_its_points, a_scaling_experiment_in_a_job_takes_its_nodes_by_srun,
               a_job_without_a_signal_is_saved_before_its_time_limit,
               a_job_whose_node_fails_is_requeued_and_takes_the_lock_of_the_lost_holder,
               a_supervised_job_goes_on_with_the_nodes_that_are_left])
