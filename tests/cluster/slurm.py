@@ -415,7 +415,7 @@ def a_job_without_a_signal_is_saved_before_its_time_limit(unused: Workspace):
     slurm.call("scancel", job)
     text = output(space, "run")
     assert f"says Slurm job {job}" in text and "stopped by the time limit" in text, text
-    assert len(space.checkpoints("run")) == 1, text
+    assert space.checkpoints("run"), text  # one, or more where it has come back by now
 
 
 begun = {}  # name: job, workspace
