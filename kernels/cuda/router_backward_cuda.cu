@@ -60,7 +60,7 @@ __device__ static inline void score_terms(float *p, const float *balance, Router
 // LANES lanes own a token; the formulas are router_backward_cpu.c's. Bytes: 8 E + 12 K a token,
 // once; balance stays in the caches. Determinism: a token's gradient depends on its own numbers
 // alone, sums over experts are butterflies.
-template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
+template <int LANES, int PER_LANE, bool PLAIN>
 __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
     unroute_tokens(BackwardArguments a) {
     const int TOKENS = WARP / LANES;
@@ -84,8 +84,8 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
     inner = token_sum<LANES>(inner);
 
     float p[PER_LANE], balance[PER_LANE], lse = inside ? a.lse[n] : 0.0f;
-    load_row<LANES, PER_LANE, VECTOR>(p, a.logits + n * a.E, a.E, inside, -INFINITY);
-    load_row<LANES, PER_LANE, VECTOR>(balance, a.balance + n / a.rows * a.E, a.E, inside, 0.0f);
+    load_row<LANES, PER_LANE>(p, a.logits + n * a.E, a.E, inside, -INFINITY);
+    load_row<LANES, PER_LANE>(balance, a.balance + n / a.rows * a.E, a.E, inside, 0.0f);
     RouterScore score = PLAIN ? SCORE_EXP : a.score; // the same in all threads
     bool over_chosen = a.weighing == WEIGH_OVER_CHOSEN;
     if (score != SCORE_EXP) {
@@ -105,36 +105,22 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1)
             float of_choice = __shfl_sync(ALL_LANES, own, k, LANES);
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++)
-                if (expert_of<LANES, VECTOR>(j) == expert) p[j] += of_choice;
+                if (expert_of<LANES, PER_LANE>(j) == expert) p[j] += of_choice;
         }
     }
-    float *row = a.dlogits + n * a.E;
-#pragma unroll
-    for (int j = 0; j < PER_LANE; j += VECTOR) {
-        int e = expert_of<LANES, VECTOR>(j);
-        if (!inside || e >= a.E) continue;
-        if (VECTOR == 4) {
-            store_vector(row + e, p + j);
-        } else {
-            row[e] = p[j];
-        }
-    }
+    if (inside) store_row<LANES, PER_LANE>(a.dlogits + n * a.E, p, a.E);
 }
 
 typedef void (*BackwardKernel)(BackwardArguments);
-template <int VECTOR, bool PLAIN> static BackwardKernel wide_backward_kernel(int64_t E) {
-    return E <= 128   ? unroute_tokens<32, 4, VECTOR, PLAIN>
-           : E <= 256 ? unroute_tokens<32, 8, VECTOR, PLAIN>
-           : E <= 512 ? unroute_tokens<32, 16, VECTOR, PLAIN>
-                      : unroute_tokens<32, 32, VECTOR, PLAIN>;
-}
-template <bool PLAIN> static BackwardKernel backward_kernel(int64_t E, bool vectors) {
-    return E <= 8    ? unroute_tokens<8, 1, 1, PLAIN>
-           : E <= 16 ? unroute_tokens<16, 1, 1, PLAIN>
-           : E <= 32 ? unroute_tokens<32, 1, 1, PLAIN>
-           : E <= 64 ? unroute_tokens<32, 2, 1, PLAIN>
-           : vectors ? wide_backward_kernel<4, PLAIN>(E)
-                     : wide_backward_kernel<1, PLAIN>(E);
+template <bool PLAIN> static BackwardKernel backward_kernel(int64_t E) {
+    return E <= 8     ? unroute_tokens<8, 1, PLAIN>
+           : E <= 16  ? unroute_tokens<16, 1, PLAIN>
+           : E <= 32  ? unroute_tokens<32, 1, PLAIN>
+           : E <= 64  ? unroute_tokens<32, 2, PLAIN>
+           : E <= 128 ? unroute_tokens<32, 4, PLAIN>
+           : E <= 256 ? unroute_tokens<32, 8, PLAIN>
+           : E <= 512 ? unroute_tokens<32, 16, PLAIN>
+                      : unroute_tokens<32, 32, PLAIN>;
 }
 
 extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
@@ -157,9 +143,7 @@ extern "C" void router_backward_cuda(Device *dev, Tensor dlogits, Tensor dweight
                            router_score(rule, K),
                            router_weighing(rule, K),
                            (float)rule.scaling_factor};
-    bool vectors = rows_are_vectors<float>(a.logits, E) && rows_are_vectors<float>(a.dlogits, E) &&
-                   rows_are_vectors<float>(a.balance, E);
-    BackwardKernel kernel = router_score(rule, K) == SCORE_EXP ? backward_kernel<true>(E, vectors)
-                                                               : backward_kernel<false>(E, vectors);
+    bool plain = router_score(rule, K) == SCORE_EXP;
+    BackwardKernel kernel = plain ? backward_kernel<true>(E) : backward_kernel<false>(E);
     launch(dev, kernel, grid_of(ceil_div(N, THREADS / lanes_of_token(E))), dim3(THREADS), 0, a);
 }

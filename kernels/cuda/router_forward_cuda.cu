@@ -26,19 +26,19 @@ typedef struct ForwardArguments {
 
 // Finds the K largest keys one after the other, ties to the lower expert; a lane's keys ascend with
 // the expert. Takes each out of `key`, and leaves choice k with its lane.
-template <int LANES, int PER_LANE, int VECTOR>
+template <int LANES, int PER_LANE>
 __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, int K) {
     int lane = (int)threadIdx.x % LANES;
     for (int k = 0; k < K; k++) {
-        uint32_t best = key[0], expert = (uint32_t)expert_of<LANES, VECTOR>(0);
+        uint32_t best = key[0], expert = (uint32_t)expert_of<LANES, PER_LANE>(0);
 #pragma unroll
         for (int j = 1; j < PER_LANE; j++)
-            if (key[j] > best) best = key[j], expert = (uint32_t)expert_of<LANES, VECTOR>(j);
+            if (key[j] > best) best = key[j], expert = (uint32_t)expert_of<LANES, PER_LANE>(j);
         uint32_t top = token_max_key<LANES>(best);
         expert = token_min_key<LANES>(best == top ? expert : 0xffffffffu);
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++)
-            if ((uint32_t)expert_of<LANES, VECTOR>(j) == expert) key[j] = 0;
+            if ((uint32_t)expert_of<LANES, PER_LANE>(j) == expert) key[j] = 0;
 #pragma unroll
         for (int s = 0; s < Slots<LANES>::COUNT; s++)
             if (k == s * LANES + lane) chosen[s] = (int)expert, logit[s] = logit_of(top);
@@ -46,7 +46,7 @@ __device__ static inline void choose(int *chosen, float *logit, uint32_t *key, i
 }
 
 // Zeroes the keys that are not in the best top_groups groups. Lane g holds the score of group g.
-template <int LANES, int PER_LANE, int VECTOR>
+template <int LANES, int PER_LANE>
 __device__ static inline void keep_best_groups(uint32_t *key, const ForwardArguments &a) {
     int lane = (int)threadIdx.x % LANES, size = a.E / a.groups;
     uint32_t mine = 0, allowed = 0;
@@ -55,19 +55,20 @@ __device__ static inline void keep_best_groups(uint32_t *key, const ForwardArgum
         float sum = 0;
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++)
-            left |= (uint32_t)((unsigned)(expert_of<LANES, VECTOR>(j) - g * size) < (unsigned)size)
-                    << j;
+            left |=
+                (uint32_t)((unsigned)(expert_of<LANES, PER_LANE>(j) - g * size) < (unsigned)size)
+                << j;
         for (int i = 0; i < a.group_choices; i++) {
             uint32_t best = 0, expert = 0xffffffffu;
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++)
                 if ((left >> j & 1u) && key[j] > best)
-                    best = key[j], expert = (uint32_t)expert_of<LANES, VECTOR>(j);
+                    best = key[j], expert = (uint32_t)expert_of<LANES, PER_LANE>(j);
             uint32_t top = token_max_key<LANES>(best);
             expert = token_min_key<LANES>(best == top ? expert : 0xffffffffu);
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++)
-                if ((uint32_t)expert_of<LANES, VECTOR>(j) == expert) left &= ~(1u << j);
+                if ((uint32_t)expert_of<LANES, PER_LANE>(j) == expert) left &= ~(1u << j);
             sum += logit_of(top);
         }
         if (lane == g) mine = key_of(sum);
@@ -80,7 +81,7 @@ __device__ static inline void keep_best_groups(uint32_t *key, const ForwardArgum
     }
 #pragma unroll
     for (int j = 0; j < PER_LANE; j++) {
-        int group = expert_of<LANES, VECTOR>(j) / size;
+        int group = expert_of<LANES, PER_LANE>(j) / size;
         if (group >= a.groups || !(allowed >> group & 1u)) key[j] = 0;
     }
 }
@@ -105,7 +106,7 @@ __device__ static inline float logits_of_chosen(float *logit, const int *chosen,
 // E = 256 and 32 tokens a chunk, 6 % more than the logits. Determinism: a token's results depend on
 // its logits alone. A chunk's sums run over a lane's tokens in order, over the tokens of a warp as
 // a butterfly, over the warps in order; chunks start with their part.
-template <int LANES, int PER_LANE, int VECTOR, bool PLAIN>
+template <int LANES, int PER_LANE, bool PLAIN>
 __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(ForwardArguments a) {
     const int TOKENS = WARP / LANES;
     __shared__ double sums[LANES * PER_LANE + 2];
@@ -124,7 +125,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
         bool inside = of_warp + within_warp < a.rows;
         int64_t n = part * a.rows + of_warp + within_warp;
         float z[PER_LANE], p[PER_LANE];
-        load_row<LANES, PER_LANE, VECTOR>(z, a.logits + n * a.E, a.E, inside, -INFINITY);
+        load_row<LANES, PER_LANE>(z, a.logits + n * a.E, a.E, inside, -INFINITY);
 
         float largest = -INFINITY, sum = 0;
 #pragma unroll
@@ -146,7 +147,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
         float scale = 1.0f / sum;
 #pragma unroll
         for (int j = 0; j < PER_LANE; j++) {
-            if (!inside || expert_of<LANES, VECTOR>(j) >= a.E) continue;
+            if (!inside || expert_of<LANES, PER_LANE>(j) >= a.E) continue;
             p[j] *= scale;
             prob[j] += (double)p[j];
             entropy -= p[j] * (log_score(score, z[j]) - shift - log_rest);
@@ -156,7 +157,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
             float square = 0;
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++) {
-                float finite = expert_of<LANES, VECTOR>(j) < a.E ? z[j] : 0.0f;
+                float finite = expert_of<LANES, PER_LANE>(j) < a.E ? z[j] : 0.0f;
                 square += finite * finite;
             }
             square = token_sum<LANES>(square);
@@ -174,15 +175,15 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
             uint32_t key[PER_LANE];
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++) {
-                int e = expert_of<LANES, VECTOR>(j);
+                int e = expert_of<LANES, PER_LANE>(j);
                 float by = z[j];
                 if (!PLAIN && a.by_score)
                     by = score == SCORE_EXP ? p[j] : expf(log_score(score, by));
                 if (!PLAIN && bias && e < a.E) by += bias[e];
                 key[j] = e < a.E ? key_of(by) : 0;
             }
-            if (!PLAIN && a.groups > 1) keep_best_groups<LANES, PER_LANE, VECTOR>(key, a);
-            choose<LANES, PER_LANE, VECTOR>(chosen, w, key, a.K);
+            if (!PLAIN && a.groups > 1) keep_best_groups<LANES, PER_LANE>(key, a);
+            choose<LANES, PER_LANE>(chosen, w, key, a.K);
         }
         float best = largest; // logit of the chosen
         if (!PLAIN && (a.bias || a.given || a.groups > 1))
@@ -229,7 +230,7 @@ __global__ static void __launch_bounds__(THREADS, PLAIN ? 0 : 1) route_tokens(Fo
         if (warp == w && within_warp == 0) {
 #pragma unroll
             for (int j = 0; j < PER_LANE; j++) {
-                int e = expert_of<LANES, VECTOR>(j);
+                int e = expert_of<LANES, PER_LANE>(j);
                 if (e < a.E) sums[e] = (w == 0 ? 0 : sums[e]) + prob[j];
             }
             if (lane == 0) {
@@ -264,22 +265,16 @@ __global__ static void __launch_bounds__(COLUMN_THREADS)
     }
 }
 
-// Rows are read as vectors or not, which orders the sums over experts. Arenas align their tensors,
-// so that E alone decides.
 typedef void (*ForwardKernel)(ForwardArguments);
-template <int VECTOR, bool PLAIN> static ForwardKernel wide_forward_kernel(int64_t E) {
-    return E <= 128   ? route_tokens<32, 4, VECTOR, PLAIN>
-           : E <= 256 ? route_tokens<32, 8, VECTOR, PLAIN>
-           : E <= 512 ? route_tokens<32, 16, VECTOR, PLAIN>
-                      : route_tokens<32, 32, VECTOR, PLAIN>;
-}
-template <bool PLAIN> static ForwardKernel forward_kernel(int64_t E, bool vectors) {
-    return E <= 8    ? route_tokens<8, 1, 1, PLAIN>
-           : E <= 16 ? route_tokens<16, 1, 1, PLAIN>
-           : E <= 32 ? route_tokens<32, 1, 1, PLAIN>
-           : E <= 64 ? route_tokens<32, 2, 1, PLAIN>
-           : vectors ? wide_forward_kernel<4, PLAIN>(E)
-                     : wide_forward_kernel<1, PLAIN>(E);
+template <bool PLAIN> static ForwardKernel forward_kernel(int64_t E) {
+    return E <= 8     ? route_tokens<8, 1, PLAIN>
+           : E <= 16  ? route_tokens<16, 1, PLAIN>
+           : E <= 32  ? route_tokens<32, 1, PLAIN>
+           : E <= 64  ? route_tokens<32, 2, PLAIN>
+           : E <= 128 ? route_tokens<32, 4, PLAIN>
+           : E <= 256 ? route_tokens<32, 8, PLAIN>
+           : E <= 512 ? route_tokens<32, 16, PLAIN>
+                      : route_tokens<32, 32, PLAIN>;
 }
 
 extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sums, Tensor logits,
@@ -290,14 +285,13 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
     int64_t chunks = ceil_div(rows, ROUNDS * (THREADS / lanes_of_token(E)));
     double *partial =
         (double *)cuda_workspace(dev, (size_t)(parts * chunks * (E + 2)) * sizeof(double));
-    const float *z = device_data<float>(logits);
     bool grouped = rule.groups > 1, of_parts = bias.data && bias.rank == 2;
     ForwardArguments a = {device_data<int32_t>(routing.ids),
                           device_data<float>(routing.weights),
                           device_data<float>(routing.lse),
                           routing.squares.data ? device_data<float>(routing.squares) : NULL,
                           partial,
-                          z,
+                          device_data<float>(logits),
                           bias.data ? device_data<float>(bias) : NULL,
                           rows,
                           chunks,
@@ -312,8 +306,8 @@ extern "C" void router_forward_cuda(Device *dev, Routing routing, RouterSums sum
                           grouped ? (int)rule.groups : 1,
                           (int)rule.top_groups,
                           grouped ? (int)router_group_choices(rule, E / rule.groups, K) : 0};
-    auto choose_kernel = is_plain(rule, a.bias, K) ? forward_kernel<true> : forward_kernel<false>;
-    ForwardKernel kernel = choose_kernel(E, rows_are_vectors<float>(z, E));
+    bool plain = is_plain(rule, a.bias, K);
+    ForwardKernel kernel = plain ? forward_kernel<true>(E) : forward_kernel<false>(E);
     launch(dev, kernel, grid_of(parts * chunks), dim3(THREADS), 0, a);
     launch(dev, add_chunks, grid_of(parts * ceil_div(E + 2, WARP)), dim3(COLUMN_THREADS), 0,
            device_data<double>(sums.prob_sum), device_data<double>(sums.entropy_sum),

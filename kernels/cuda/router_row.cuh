@@ -8,31 +8,48 @@
 #include "kernels/cuda/storage.cuh"
 #include "kernels/routing_ops.h"
 
-// A token's logits live in the registers of its LANES lanes, PER_LANE in each: VECTOR neighbouring
-// ones, the next VECTOR belong to the next lane, and so on. A warp holds WARP / LANES tokens. Lanes
+// A token's logits live in the registers of its LANES lanes, PER_LANE in each: a vector of
+// neighbours, the next belong to the next lane, and so on. A warp holds WARP / LANES tokens. Lanes
 // without an expert hold -infinity.
 enum { WARPS = 8, THREADS = WARPS * WARP }; // of a block
 
-template <int LANES, int VECTOR> __device__ static inline int expert_of(int j) {
+template <int PER_LANE> struct Neighbours { static const int COUNT = PER_LANE >= 4 ? 4 : 1; };
+
+template <int LANES, int PER_LANE> __device__ static inline int expert_of(int j) {
+    const int COUNT = Neighbours<PER_LANE>::COUNT;
     int lane = (int)threadIdx.x % LANES;
-    return j / VECTOR * (LANES * VECTOR) + lane * VECTOR + j % VECTOR;
+    return j / COUNT * (LANES * COUNT) + lane * COUNT + j % COUNT;
 }
 
-template <int LANES, int PER_LANE, int VECTOR>
+// Arenas align their tensors, so that E alone decides whether neighbours are read as a vector.
+template <int LANES, int PER_LANE>
 __device__ static inline void load_row(float *x, const float *row, int E, bool inside,
                                        float otherwise) {
+    const int COUNT = Neighbours<PER_LANE>::COUNT;
 #pragma unroll
-    for (int j = 0; j < PER_LANE; j += VECTOR) {
-        int e = expert_of<LANES, VECTOR>(j);
-        if (inside && e < E) {
-            if (VECTOR == 4) {
-                load_vector(x + j, row + e);
-            } else {
-                x[j] = row[e];
-            }
+    for (int j = 0; j < PER_LANE; j += COUNT) {
+        int e = expert_of<LANES, PER_LANE>(j);
+        if (COUNT == 4 && E % 4 == 0 && inside && e < E) {
+            load_vector(x + j, row + e);
         } else {
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) x[j + i] = otherwise;
+            for (int i = 0; i < COUNT; i++) x[j + i] = inside && e + i < E ? row[e + i] : otherwise;
+        }
+    }
+}
+
+template <int LANES, int PER_LANE>
+__device__ static inline void store_row(float *row, const float *x, int E) {
+    const int COUNT = Neighbours<PER_LANE>::COUNT;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; j += COUNT) {
+        int e = expert_of<LANES, PER_LANE>(j);
+        if (COUNT == 4 && E % 4 == 0) {
+            if (e < E) store_vector(row + e, x + j);
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++)
+                if (e + i < E) row[e + i] = x[j + i];
         }
     }
 }
