@@ -9,6 +9,7 @@
 #include "model/positions.h"
 #include "model/qk_clip.h"
 #include "model/qk_norm.h"
+#include "model/stream_digests.h"
 
 typedef struct Attention {
     Linear qkv, output;     // weights (W, D) and (D, H·d_value)
@@ -163,7 +164,9 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     a->x = x;
     project(a, work, x);
     positions_rotate(work->positions, a->positions, work, a->qkv_rows, 0, false);
+    digest_part(work, "qkv", a->qkv_rows);
     attention_forward(work->dev, a->heads, a->lse, a->largest, a->qkv_rows, rule_of(a, work));
+    digest_part(work, "heads", a->heads);
     if (a->largest.data)
         segment_max(work->dev, statistics_rows(stats, work), a->max_logits, a->largest);
     linear_forward(work, a->output, out, output_gate_forward(&a->gate, work, a->heads, x));
@@ -173,6 +176,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Attention *a = self;
     linear_backward(work, a->output, a->dheads, dout, output_gate_result(&a->gate, work, a->heads));
     output_gate_backward(&a->gate, work, a->dheads, a->heads);
+    digest_part(work, "heads", a->dheads);
     attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        rule_of(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) {
@@ -181,6 +185,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     }
     positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);
     query_key_norm_backward(&a->norm, work, a->dqkv);
+    digest_part(work, "qkv", a->dqkv);
     linear_backward(work, a->qkv, dx, a->dqkv, a->x);
     output_gate_backward_input(&a->gate, work, dx, a->x);
 }

@@ -101,15 +101,19 @@ static void layer_forward(Block *block, Work *work, Half half, Statistics *stats
                           Tensor x, const void *decoding) {
     Layer *layer = layer_of(block, half);
     const Decoding *at = decoding;
+    digest_part(work, "in", x);
     if (at && half == MIXER_HALF && layer->kind->decode)
         layer->kind->decode(layer->state, work, out, x, at->cache, at->position);
     else
         layer->kind->forward(layer->state, work, stats, out, x);
+    digest_part(work, "out", out);
 }
 
 static void layer_backward(Block *block, Work *work, Half half, Tensor dx, Tensor dout) {
     Layer *layer = layer_of(block, half);
+    digest_part(work, "out", dout);
     layer->kind->backward(layer->state, work, dx, dout);
+    digest_part(work, "in", dx);
 }
 
 // The branch that a half has made, as it is added to the stream.
@@ -238,12 +242,16 @@ const ChoiceTable NORM_PLACE_CHOICES = CHOICE_TABLE(NORM_PLACES);
 
 // ---- both halves --------------------------------------------------------------------------------
 
+static const char *const HALF_NAMES[] = {
+    [MIXER_HALF] = "mixer", [FEED_FORWARD_HALF] = "feed_forward"};
+
 Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in) {
     watchdog_beat(NULL);
     for (int half = 0; half < HALVES; half++) {
+        digest_scope(work, DIGEST_FORWARD, block->layer, HALF_NAMES[half]);
         in = place_of(work)->forward(block, work, (Half)half, stats, in, NULL);
-        stream_digests_half(work, block->layer, half, in.x);
-        stream_digests_half(work, block->layer, half, in.branch);
+        digest_part(work, NULL, in.x);
+        digest_part(work, NULL, in.branch);
     }
     return in;
 }
@@ -251,8 +259,9 @@ Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in)
 void block_backward(Block *block, Work *work, Tensor dx) {
     watchdog_beat(NULL);
     for (int half = HALVES - 1; half >= 0; half--) {
+        digest_scope(work, DIGEST_BACKWARD, block->layer, HALF_NAMES[half]);
         place_of(work)->backward(block, work, (Half)half, dx);
-        stream_digests_half_gradient(work, block->layer, half, dx);
+        digest_part(work, NULL, dx);
     }
 }
 

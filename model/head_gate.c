@@ -2,6 +2,7 @@
 
 #include "model/initialization.h"
 #include "model/router_health.h"
+#include "model/stream_digests.h"
 
 static const RouterRule RULE = {.kind = SIGMOID, .alone = true, .scaling_factor = 1};
 
@@ -66,6 +67,10 @@ void head_gate_route(HeadGate *gate, Work *work, Statistics *stats, Tensor x) {
     router_forward(work->dev, routing_of(gate), gate->scratch.sums, gate->logits, (Tensor){0},
                    RULE);
     choices_of_heads(work->dev, gate->ids, gate->chosen, gate->E);
+    const char *name = ROUTER_NAMES[gate->place].params;
+    digest_part(work, name, gate->logits);
+    digest_part(work, name, gate->ids);
+    digest_part(work, name, gate->weights);
     int64_t tokens = work->training ? work->shape.N : work->step.counted_tokens;
     if (tokens > 0)
         count_ids(work->dev, statistics_count_range(stats, gate->routed, gate->H * gate->E),

@@ -4,6 +4,7 @@
 #include "model/attention.h"
 #include "model/linear.h"
 #include "model/positions.h"
+#include "model/stream_digests.h"
 
 // A latent of each token, columns of the down-projection's rows, and what it is projected up to.
 typedef struct Latent {
@@ -232,7 +233,9 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     LatentAttention *a = self;
     a->x = x;
     project(a, work, x, 0);
+    digest_part(work, "qkv", a->qkv_rows);
     attention_forward(work->dev, a->heads, a->lse, (Tensor){0}, a->qkv_rows, rule_of(a, work));
+    digest_part(work, "heads", a->heads);
     linear_forward(work, a->output, out, a->heads);
 }
 
@@ -247,6 +250,7 @@ static void project_backward(LatentAttention *a, Work *work, Tensor dx) {
     int64_t queries = s.heads * s.d_head;
     Tensor dq = a->query.rank > 0 ? a->query.rows : a->down_rows;
     positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);
+    digest_part(work, "qkv", a->dqkv);
     copy_columns(work->dev, dq, a->dqkv, (ColumnBlocks){.blocks = 1, .width = queries});
     copy_columns(work->dev, a->down_rows, a->dqkv, // the key that all heads share
                  (ColumnBlocks){.blocks = 1,
@@ -274,6 +278,7 @@ static void project_backward(LatentAttention *a, Work *work, Tensor dx) {
 static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     LatentAttention *a = self;
     linear_backward(work, a->output, a->dheads, dout, a->heads);
+    digest_part(work, "heads", a->dheads);
     attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        rule_of(a, work));
     if (work->config->attention.softmax == SOFTMAX_SINK) sinks_backward(a, work);

@@ -3,6 +3,7 @@
 #include "model/attention.h"
 #include "model/router_balance.h"
 #include "model/router_bias.h"
+#include "model/stream_digests.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     (void)layer;
@@ -189,8 +190,10 @@ static void put_out(MoaLayer *moa, Work *work, Tensor out) {
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     MoaLayer *moa = self;
     project(moa, work, stats, x, 0);
+    digest_part(work, "qkv", moa->qkv_rows);
     attention_forward(work->dev, moa->heads, moa->lse, (Tensor){0}, moa->qkv_rows,
                       rule_of(moa, work));
+    digest_part(work, "heads", moa->heads);
     put_out(moa, work, out);
 }
 
@@ -209,10 +212,12 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                      moa->router.scaled);
     gather_slots(moa, work, by_slot(dheads, s.heads),
                  expert_exchange_backward(&moa->outputs, work, (Beside){0}));
+    digest_part(work, "heads", dheads);
     attention_backward(work->dev, dqkv, none, dheads, moa->qkv_rows, moa->heads, moa->lse,
                        rule_of(moa, work));
     positions_rotate(work->positions, moa->positions, work, dqkv, 0, true);
     query_key_norm_backward(&moa->norm, work, dqkv);
+    digest_part(work, "qkv", dqkv);
     copy_columns(work->dev, tensor_reshape_2d(dq, N, queries), dqkv,
                  attention_columns(queries, 0, 0));
     copy_columns(work->dev, dkv, dqkv, attention_columns(s.d_head + s.d_value, 0, queries));

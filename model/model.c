@@ -383,7 +383,8 @@ static Residual input_forward(Model *model, Tensor tokens) {
     double dropout = model->config.embedding_dropout;
     if (dropout_is_due(work, dropout))
         drop_tokens(work, x.x, x.x, dropout, RNG_DROPOUT_EMBEDDING, 0);
-    stream_digests_embedding(work, x.x);
+    digest_scope(work, DIGEST_FORWARD, DIGEST_MODEL, NULL);
+    digest_part(work, "embedding", x.x);
     return x;
 }
 
@@ -408,7 +409,8 @@ static void backward(Model *model, Tensor stream) {
     Tensor dx = model->dx;
     int bucket = (int)model->config.layers + 2;
     output_backward(model, dx);
-    stream_digests_output_gradient(work, dx);
+    digest_scope(work, DIGEST_BACKWARD, DIGEST_MODEL, NULL);
+    digest_part(work, "output", dx);
     mtp_train(&model->mtp, work,
               (MtpShared){&model->embedding, gradients, &model->stats, model->loss.logits}, stream,
               dx);
@@ -434,11 +436,12 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     if (micro_batch == 0) {
         statistics_clear(&model->stats, work->dev);
         exchange_check_clear(&model->exchange_check, work);
-        if (work->digests) stream_digests_clear(work->digests, work);
     }
+    digest_micro_batch(work);
     Tensor stream = forward(model, tokens).x;
     objective_of(work)->train(&model->loss, work, &model->stats, targets);
-    stream_digests_losses(work, model->loss.losses);
+    digest_scope(work, DIGEST_FORWARD, DIGEST_MODEL, NULL);
+    digest_part(work, "loss", model->loss.losses);
     backward(model, stream);
     if (micro_batch == work->shape.micro_batches - 1)
         exchange_check_add_up(&model->exchange_check, work, &model->stats);

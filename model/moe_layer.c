@@ -3,6 +3,7 @@
 #include "kernels/integers.h"
 #include "model/router_balance.h"
 #include "model/router_bias.h"
+#include "model/stream_digests.h"
 #include "model/zero_experts.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
@@ -120,6 +121,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Dispatch *d = &moe->plan;
     router_route(router, work, stats, x);
     moe->seen = latent_space_enter(&moe->latent, work, x);
+    if (moe->shape.width != work->config->d_model) digest_part(work, "latent", moe->seen);
     dispatch_plan(d, work, router->ids, router->travels);
     experts_number_rows(&moe->experts, work, d);
     expert_exchange_forward(&moe->routed, work, moe->seen, (Beside){shared_forward, moe, x});
@@ -127,6 +129,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Tensor sum = latent_space_sum(&moe->latent, routed);
     combine_forward(work->dev, sum, moe->routed.sent_out, d->slot_row, router->scaled);
     zero_experts_forward(router, work, sum, moe->seen);
+    digest_part(work, "combined", sum);
     latent_space_leave(&moe->latent, work, routed);
     shared_experts_join(&moe->shared, work, out);
 }
@@ -147,6 +150,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Tensor dseen = latent_space_gradient(&moe->latent, dx);
     combine_forward(work->dev, dseen, dsent, d->slot_row, (Tensor){0});
     zero_experts_backward(router, work, dseen, moe->dweights, dsum, moe->seen);
+    digest_part(work, "combined", dseen);
     latent_space_enter_backward(&moe->latent, work, dx);
     shared_experts_add_backward(&moe->shared, work, dx);
     router_choose_backward(router, work, dx, moe->dweights);

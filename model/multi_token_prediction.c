@@ -189,7 +189,8 @@ static void head_train(Mtp *mtp, MtpModule *module, Work *work, MtpShared shared
                         shared.logits, targets);
     cross_entropy(work->dev, mtp->losses, shared.logits, targets, (float)factor);
     segment_sum(work->dev, statistics_rows(shared.stats, work), module->nats, mtp->losses, 1);
-    stream_digests_losses(work, mtp->losses);
+    digest_scope(work, DIGEST_FORWARD, module->block.layer, NULL);
+    digest_part(work, "loss", mtp->losses);
     head_backward(shared.embedding, work, module->head, out, shared.logits, out);
     gradients_share_ready(shared.gradients, work, module->head.weight);
     gradients_share_ready(shared.gradients, work, module->head.bias);

@@ -4,6 +4,7 @@
 
 #include "kernels/integers.h"
 #include "model/peer_usage.h"
+#include "model/stream_digests.h"
 
 // Of a half's scores, which lie in a cache until the best of them are found.
 enum { SCORES_AT_ONCE = 1 << 20 };
@@ -210,6 +211,7 @@ static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, 
                        work->shape.dense_parts);
         named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
         if (is_normed(work)) query_norm_backward(&half->norm, work, half->dqueries, half->queries);
+        digest_part(work, "queries", half->dqueries);
         linear_backward(work, half->query, peer->dx_f32,
                         work_stored(work, half->dqueries_stored, half->dqueries), peer->x);
         add(work->dev, h == 0 ? sum : dx, sum, peer->dx_f32);
@@ -275,6 +277,9 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     peer->x = x;
     choose(peer, work, stats, x);
     peer_usage_count(stats, work, peer->counts, peer->n * peer->n, peer->ids);
+    for (int h = 0; h < 2; h++) digest_part(work, "queries", peer->halves[h].queries);
+    digest_part(work, "choice", peer->ids);
+    digest_part(work, "choice", peer->weights);
     Tensor all_x = gathered(work, peer->all_x, x, TRAFFIC_DISPATCH);
     Tensor ids = gathered(work, peer->all_ids, peer->ids, TRAFFIC_DISPATCH);
     Tensor weights = gathered(work, peer->all_weights, peer->weights, TRAFFIC_DISPATCH);

@@ -7,6 +7,7 @@
 #include "model/router_bias.h"
 #include "model/router_variation.h"
 #include "model/routing_tape.h"
+#include "model/stream_digests.h"
 
 static bool is_of_mixer(const Router *router) {
     return router->place == ROUTER_OF_MIXER;
@@ -261,6 +262,10 @@ void router_route(Router *router, Work *work, Statistics *stats, Tensor x) {
                           router->shape.experts);
     if (renormalizes(router, work))
         renormalize_forward(work->dev, router->scaled, router->weights, survivors(router, work));
+    digest_part(work, "router.logits", router->logits);
+    digest_part(work, "router.choice", router->ids);
+    digest_part(work, "router.choice", router->scaled);
+    digest_part(work, "router.choice", router->kept);
     if (!work->training) {
         router_count_evaluation(router, work, stats);
         return;
@@ -300,6 +305,7 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
                     router->logits, router->rule, router_balance_coefficients(router, work),
                     noisy ? 0 : z_scale);
     if (noisy) noise_backward(router, work, z_scale);
+    digest_part(work, "router.logits", router->backward_scratch.dlogits);
     Tensor own = own_x(router, work, router->backward_scratch.x_f32, router->x);
     Tensor own_dx = router->backward_scratch.dx;
     score_backward(work, router->weight, own_dx, router->backward_scratch.dlogits, own);

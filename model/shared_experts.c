@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "kernels/integers.h"
+#include "model/stream_digests.h"
 
 int64_t shared_experts_width(const MoeConfig *moe, MoeShape shape) {
     if (moe->shared_d_ff > 0) return moe->shared_d_ff;
@@ -72,6 +73,7 @@ void shared_experts_forward(SharedExperts *shared, Work *work, Tensor x) {
     if (shared->ffn.d_ff == 0) return;
     shared->x = x;
     feed_forward_forward(&shared->ffn, work, shared->out, x);
+    digest_part(work, "shared", shared->out);
     if (shared->join != SHARED_ADDED) linear_forward(work, shared->gate, shared->logits, x);
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/integers.h"
+#include "model/stream_digests.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     return moe_shape(config, layer).experts;
@@ -177,13 +178,17 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     linear_forward(work, soft->phi, soft->scratch.logits, x);
     slot_weights_forward(work->dev, soft->dispatch, soft->combine, soft->scratch.logits,
                          work->shape.T);
+    digest_part(work, "slot_weights", soft->dispatch);
+    digest_part(work, "slot_weights", soft->combine);
     work_stored(work, soft->dispatch_stored, soft->dispatch);
     work_stored(work, soft->combine_stored, soft->combine);
     mix_tokens(soft, work, soft->scratch.slots, soft->dispatch_stored, x);
+    digest_part(work, "slots", soft->scratch.slots);
     dispatch_plan(d, work, soft->ids, soft->kept);
     experts_number_rows(&soft->experts, work, d);
     expert_exchange_forward(&soft->routed, work, soft->scratch.slots, (Beside){0});
     combine_forward(work->dev, soft->slots_out, soft->routed.sent_out, d->slot_row, (Tensor){0});
+    digest_part(work, "combined", soft->slots_out);
     mix_slots(soft, work, out, soft->combine_stored, soft->slots_out);
 }
 
@@ -196,10 +201,12 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     dispatch_gather(d, work, soft->routed.sent_out, dslots);
     Tensor dsent = expert_exchange_backward(&soft->routed, work, (Beside){0});
     combine_forward(work->dev, dslots, dsent, d->slot_row, (Tensor){0});
+    digest_part(work, "slots", dslots);
     products(soft, work, soft->scratch.ddispatch, soft->x, dslots);
     mix_slots(soft, work, dx, soft->dispatch_stored, dslots);
     slot_weights_backward(work->dev, soft->scratch.logits, soft->scratch.ddispatch,
                           soft->scratch.dcombine, soft->dispatch, soft->combine, work->shape.T);
+    digest_part(work, "slot_weights", soft->scratch.logits);
     Tensor dlogits = work_stored(work, soft->scratch.logits_stored, soft->scratch.logits);
     linear_backward(work, soft->phi, soft->scratch.dx, dlogits, soft->x);
     add(work->dev, dx, dx, soft->scratch.dx);

@@ -1,46 +1,15 @@
 #include "model/stream_digests.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
-// embedding | two halves of every layer | loss || output | two halves of every layer, from the last
-static int64_t half_place(int64_t layer, int half) {
-    return 1 + 2 * layer + half;
-}
-static int64_t loss_place(const ModelConfig *config) {
-    return 1 + 2 * model_blocks(config);
-}
-static int64_t output_place(const ModelConfig *config) {
-    return loss_place(config) + 1;
-}
-static int64_t half_gradient_place(const ModelConfig *config, int64_t layer, int half) {
-    return output_place(config) + half_place(model_blocks(config) - 1 - layer, 1 - half);
-}
+// Of a half in both passes: more than any kind of layer names.
+enum { PLACES_OF_HALF = 24, PLACES_OF_MODEL = 3 + MTP_LAYERS_MAX };
 
-int64_t stream_places(const ModelConfig *config) {
-    return half_gradient_place(config, 0, 0) + 1;
-}
-
-int64_t stream_forward_places(const ModelConfig *config) {
-    return output_place(config);
-}
-
-void stream_place_name(const ModelConfig *config, int64_t place, char name[STREAM_PLACE_BYTES]) {
-    static const char *const halves[] = {"mixer", "feed_forward"};
-    int64_t output = output_place(config), half = place - 1;
-    if (place == 0 || place == loss_place(config) || place == output) {
-        snprintf(name, STREAM_PLACE_BYTES, "%s",
-                 place == 0        ? "embedding"
-                 : place == output ? "output"
-                                   : "loss");
-        return;
-    }
-    if (place > output) half = 2 * model_blocks(config) - (place - output);
-    int64_t block = half / 2, layers = config->layers;
-    bool layer = block < layers;
-    snprintf(name, STREAM_PLACE_BYTES, "%s.%lld.%s", layer ? "layers" : "mtp",
-             (long long)(layer ? block : block - layers), halves[half % 2]);
+int64_t stream_places_most(const ModelConfig *config) {
+    return PLACES_OF_MODEL + 2 * PLACES_OF_HALF * model_blocks(config);
 }
 
 int64_t stream_windows(const RankShape *shape) {
@@ -50,38 +19,63 @@ int64_t stream_windows(const RankShape *shape) {
 void stream_digests_layout(StreamDigests *digests, const Work *work, Arena *arena,
                            Arena *host_arena) {
     int64_t B = work->shape.B, windows = work->shape.micro_batches * stream_windows(&work->shape);
-    digests->sums = arena_2d(arena, I64, stream_places(work->config) * windows, 2);
+    int64_t most = stream_places_most(work->config);
+    digests->sums = arena_2d(arena, I64, most * windows, 2);
     digests->host_sums = arena_mirror(host_arena, digests->sums);
-    digests->window_rows = (int64_t *)arena_1d(host_arena, I64, B).data;
-    for (int64_t b = 0; digests->window_rows && b < B; b++) digests->window_rows[b] = work->shape.T;
+    digests->places =
+        (DigestPlace *)arena_1d(host_arena, U8, most * (int64_t)sizeof(DigestPlace)).data;
+    digests->one_row = (int64_t *)arena_1d(host_arena, I64, B).data;
+    for (int64_t b = 0; digests->one_row && b < B; b++) digests->one_row[b] = 1;
 }
 
-void stream_digests_clear(const StreamDigests *digests, const Work *work) {
+void digest_micro_batch(const Work *work) {
+    StreamDigests *digests = work->digests;
+    if (!digests) return;
+    digests->next = 0;
+    if (work->step.micro_batch > 0) return;
+    digests->count = 0;
     fill_zero(work->dev, digests->sums);
 }
 
-static void add_windows(const Work *work, int64_t place, Tensor x) {
-    const StreamDigests *digests = work->digests;
-    int64_t B = work->shape.B;
-    if (!digests || !x.data) return;
-    int64_t first =
-        (place * work->shape.micro_batches + work->step.micro_batch) * stream_windows(&work->shape);
-    checksums(work->dev, tensor_rows(digests->sums, first, B), x,
-              (CheckedRuns){B, NULL, digests->window_rows, -1});
+void digest_scope(const Work *work, DigestPass pass, int64_t block, const char *half) {
+    StreamDigests *digests = work->digests;
+    if (!digests) return;
+    int64_t layers = work->config->layers;
+    bool layer = block < layers;
+    digests->pass = pass;
+    digests->scope[0] = 0;
+    if (block == DIGEST_MODEL) return;
+    snprintf(digests->scope, sizeof digests->scope, "%s.%lld%s%s", layer ? "layers" : "mtp",
+             (long long)(layer ? block : block - layers), half ? "." : "", half ? half : "");
 }
 
-void stream_digests_embedding(const Work *work, Tensor x) {
-    add_windows(work, 0, x);
+// The place of that name: the last one, or the next.
+static int64_t place_of(StreamDigests *digests, const Work *work, const char *part) {
+    DigestPlace place = {.pass = digests->pass};
+    bool both = part && digests->scope[0];
+    int length = snprintf(place.name, sizeof place.name, "%s%s%s", digests->scope, both ? "." : "",
+                          part ? part : "");
+    CHECK(length < (int)sizeof place.name, "a name of %d letters", length);
+    const DigestPlace *last = digests->next > 0 ? &digests->places[digests->next - 1] : NULL;
+    if (last && last->pass == place.pass && strcmp(last->name, place.name) == 0)
+        return digests->next - 1;
+    if (work->step.micro_batch == 0) {
+        CHECK(digests->count < stream_places_most(work->config), "no place for %s", place.name);
+        digests->places[digests->count++] = place;
+    }
+    CHECK(digests->next < digests->count &&
+              strcmp(digests->places[digests->next].name, place.name) == 0,
+          "%s is not where the first micro-batch had it", place.name);
+    return digests->next++;
 }
-void stream_digests_half(const Work *work, int64_t layer, int half, Tensor x) {
-    add_windows(work, half_place(layer, half), x);
-}
-void stream_digests_losses(const Work *work, Tensor losses) {
-    add_windows(work, loss_place(work->config), losses);
-}
-void stream_digests_output_gradient(const Work *work, Tensor dx) {
-    add_windows(work, output_place(work->config), dx);
-}
-void stream_digests_half_gradient(const Work *work, int64_t layer, int half, Tensor dx) {
-    add_windows(work, half_gradient_place(work->config, layer, half), dx);
+
+void digest_part(const Work *work, const char *part, Tensor x) {
+    StreamDigests *digests = work->digests;
+    if (!digests || !x.data) return;
+    int64_t B = work->shape.B, M = work->shape.micro_batches;
+    int64_t place = place_of(digests, work, part);
+    int64_t first = (place * M + work->step.micro_batch) * stream_windows(&work->shape);
+    checksums(work->dev, tensor_rows(digests->sums, first, B),
+              tensor_reshape_2d(x, B, tensor_elements(x) / B),
+              (CheckedRuns){B, NULL, digests->one_row, -1});
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/integers.h"
 #include "model/attention.h"
+#include "model/stream_digests.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     (void)layer;
@@ -219,7 +220,9 @@ static void put_out(SwitchHeadLayer *s, Work *work, Statistics *stats, Tensor ou
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     SwitchHeadLayer *s = self;
     project(s, work, stats, x, 0);
+    digest_part(work, "qkv", s->qkv_rows);
     attention_forward(work->dev, s->heads, s->lse, (Tensor){0}, s->qkv_rows, rule_of(s, work));
+    digest_part(work, "heads", s->heads);
     put_out(s, work, stats, out, x);
 }
 
@@ -240,10 +243,12 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                      outputs->plan.slot_row, none, by_token(outputs->gate.weights, H));
     Tensor dsent = expert_exchange_backward(&outputs->exchange, work, (Beside){0});
     combine_forward(work->dev, by_head(dheads, H), dsent, by_head(outputs->plan.slot_row, H), none);
+    digest_part(work, "heads", dheads);
     attention_backward(work->dev, dqkv, none, dheads, s->qkv_rows, s->heads, s->lse,
                        rule_of(s, work));
     positions_rotate(work->positions, s->positions, work, dqkv, 0, true);
     query_key_norm_backward(&s->norm, work, dqkv);
+    digest_part(work, "qkv", dqkv);
     copy_columns(work->dev, dqk, dqkv, attention_columns(turned, 0, 0));
     copy_columns(work->dev, by_token(dv, H), dqkv, attention_columns(H * shape.d_value, 0, turned));
     made = values->exchange.sent_out;

@@ -108,7 +108,7 @@ typedef struct Work {
     RowKeeper *keeper;
     const struct RoutingTape *tape;       // routing_tape.h; NULL: none
     struct ExchangeCheck *exchange_check; // exchange_check.h; NULL: none
-    const struct StreamDigests *digests;  // stream_digests.h, of this step; NULL: none
+    struct StreamDigests *digests;        // stream_digests.h, of this step; NULL: none
     Tensor tokens; // (N) i32: ids of the tokens at work, on the device; set by the model's passes
     // times that another model has used this one's activations, so that nothing in them has stayed
     int64_t memory_uses;

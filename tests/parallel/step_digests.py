@@ -6,10 +6,19 @@ import subprocess
 
 from runs import HANG_SECONDS, Workspace, faults_in, main, write
 
-# Layers of all kinds and sizes, of which none is the first that a change would show in.
+# Layers of many kinds and sizes, of which none is the first that a change would show in.
 CONFIG = {"model.layers": 4, "model.feed_forward": "[dense, moe, peer, moe]", "moe.experts": "[0, 8, 0, 4]", "model.mixer": "[attention, "
           "attention, latent_attention, attention]", "peer.keys": 8, "peer.heads": 2, "peer.top_k": 2,
           "train.schedule": "constant", "train.steps": 4, "eval.every": 0, "log.digest_every": 2, "run.check_replicas_every": 0, "run.check_exchanges": "off"}
+
+# Layers of all kinds but moa, and so small that a run takes no time.
+KINDS = {"model.layers": 6, "model.mixer": "[attention, latent_attention, switchhead, attention, attention, attention]",
+         "model.feed_forward": "[dense, moe, soft_moe, peer, latent_moe, pr_moe]", "moe.experts": "[0, 8, 4, 0, 8, 8]",
+         "attention.experts": 4, "moe.shared_experts": 1, "moe.latent_width": 12, "moe.slots": 2, "moe.allow_noncausal": "true",
+         "peer.keys": 8, "peer.heads": 2, "peer.top_k": 2, "train.steps": 1, "train.schedule": "constant", "eval.every": 0,
+         "log.digest_every": 1}
+MOA = {"model.mixer": "[attention, moa]", "attention.experts": 4, "mtp.layers": 1, "train.steps": 1, "train.schedule": "constant",
+       "eval.every": 0, "log.digest_every": 1}
 
 
 def diff(space, run, other, code):
@@ -46,6 +55,12 @@ def however_a_run_is_cut_they_are_the_same(space: Workspace):
     space.run("even", config)
     space.run("uneven", dict(config, **{"parallel.expert": 3}), 3)
     assert text(space, "uneven") == text(space, "even"), diff(space, "even", "uneven", 1)
+    for model in (KINDS, MOA):
+        space.run("whole", model)
+        space.run("halves", dict(model, **{"train.micro_batches": 2, "parallel.exchange_chunks": 2}), 2)
+        assert text(space, "halves") == text(space, "whole"), diff(space, "whole", "halves", 1)
+        space.remove("whole")
+        space.remove("halves")
 
 
 def two_configurations_are_trained_until_they_part(space: Workspace):
@@ -71,14 +86,14 @@ def a_change_is_found_where_it_was_made(space: Workspace):
     space.run("unbroken", CONFIG, 2)
     for number, (fault, words) in enumerate([
             *((f"flip:step=2,bit=22,element=3200,tensor={tensor}", f"step 2: the first difference is in forward, {place}, window 0 of 16") for tensor, place in (
-                ("embedding", "embedding"), ("layers.0.attention.qkv", "layers.0.mixer"), ("layers.0.ffn.down", "layers.0.feed_forward"),
-                ("layers.1.ffn_norm", "layers.1.feed_forward"), ("layers.2.peer.query_first", "layers.2.feed_forward"))),
+                ("embedding", "embedding"), ("layers.0.attention.qkv", "layers.0.mixer.qkv"), ("layers.0.ffn.down", "layers.0.feed_forward.out"),
+                ("layers.1.ffn_norm", "layers.1.feed_forward.in"), ("layers.2.peer.query_first", "layers.2.feed_forward.queries"))),
             # Nothing of it is seen before the update, or in one expert alone.
             ("flip:step=2,in=gradient,bit=0,tensor=layers.1.moe.experts.down", "in gradients, layers.1.moe.experts.down, expert 0 of 8"),
             ("flip:step=2,in=gradient,bit=0,tensor=final_norm", "in gradients, final_norm"),
-            ("flip:step=2,in=activation,bit=0", "in backward, layers.3.feed_forward, window 0 of 16"),
+            ("flip:step=2,in=activation,bit=0", "in backward, layers.3.feed_forward.out, window 0 of 16"),
             # On rank 1, which has the second half of the windows; and in a step without digests.
-            ("flip:rank=1,step=2,bit=22,tensor=layers.0.attention.qkv", "in forward, layers.0.mixer, window 8 of 16, in shard 4"),
+            ("flip:rank=1,step=2,bit=22,tensor=layers.0.attention.qkv", "in forward, layers.0.mixer.qkv, window 8 of 16, in shard 4"),
             ("flip:step=3,bit=22,tensor=layers.0.attention.qkv", "step 4: the first difference is in forward, embedding, window 0 of 16, "
              "in shard 0 of its micro-batch, and 15 more; up to step 2 nothing differs")]):
         outcome = space.run(f"faulty{number}", CONFIG, 2, fault=fault)
@@ -86,6 +101,42 @@ def a_change_is_found_where_it_was_made(space: Workspace):
         told = diff(space, "unbroken", f"faulty{number}", 1)
         assert words in told and told.count("\n") == 1, f"{fault}: {told}"
         space.remove(f"faulty{number}")
+
+
+def an_ulp_is_found_in_the_part_that_made_it(space: Workspace):
+    """The last bit of one element of what the n-th call of an op in the step has made, on one rank, or on the second of two."""
+    for model, name, ranks, plants in (
+            (KINDS, "kinds", 1, (
+                ("matmul_forward", 1, "forward, layers.0.mixer.qkv"), ("attention_forward", 1, "forward, layers.0.mixer.heads"),
+                ("matmul_forward", 2, "forward, layers.0.mixer.out"), ("normalize_forward", 2, "forward, layers.0.feed_forward.in"),
+                ("matmul_forward", 4, "forward, layers.0.feed_forward.out"), ("attention_forward", 2, "forward, layers.1.mixer.heads"),
+                ("router_forward", 1, "forward, layers.1.feed_forward.router.choice"),
+                ("combine_forward", 1, "forward, layers.1.feed_forward.combined"),
+                ("router_forward", 2, "forward, layers.2.mixer.attention.value_router"),
+                ("attention_forward", 3, "forward, layers.2.mixer.heads"),
+                ("router_forward", 3, "forward, layers.2.mixer.attention.output_router"),
+                ("combine_forward", 3, "forward, layers.2.mixer.out"),
+                ("slot_weights_forward", 1, "forward, layers.2.feed_forward.slot_weights"),
+                ("combine_forward", 4, "forward, layers.2.feed_forward.combined"),
+                ("product_keys_forward", 1, "forward, layers.3.feed_forward.choice"),
+                ("named_sums", 1, "forward, layers.3.feed_forward.out"),
+                ("router_forward", 4, "forward, layers.4.feed_forward.router.choice"),
+                ("combine_forward", 5, "forward, layers.4.feed_forward.combined"),
+                ("combine_forward", 6, "forward, layers.5.feed_forward.combined"),
+                ("router_backward", 1, "backward, layers.5.feed_forward.router.logits"),
+                ("attention_backward", 1, "backward, layers.5.mixer.qkv"), ("attention_backward", 4, "backward, layers.2.mixer.qkv"))),
+            (MOA, "moa", 2, (
+                ("router_forward", 2, "forward, layers.1.mixer.router.choice"), ("attention_forward", 2, "forward, layers.1.mixer.heads"),
+                ("combine_forward", 2, "forward, layers.1.mixer.out"), ("attention_forward", 3, "forward, mtp.0.mixer.heads")))):
+        space.run(name, model, ranks)
+        window = f", window {8 * (ranks - 1)} of 16, in shard {4 * (ranks - 1)} "
+        for op, nth, place in plants:
+            fault = f"flip:rank={ranks - 1},step=1,in=result,bit=0,tensor={op},nth={nth}"
+            outcome = space.run("faulty", model, ranks, fault=fault)
+            assert faults_in(outcome), f"{fault}\n{outcome}"
+            told = diff(space, name, "faulty", 1)
+            assert f"the first difference is in {place}{window}" in told, f"{fault}: {told}"
+            space.remove("faulty")
 
 
 def what_cannot_be_compared_is_one_line(space: Workspace):
@@ -110,4 +161,4 @@ def what_cannot_be_compared_is_one_line(space: Workspace):
 
 
 main([however_a_run_is_cut_they_are_the_same, two_configurations_are_trained_until_they_part, a_change_is_found_where_it_was_made,
-      what_cannot_be_compared_is_one_line])
+      an_ulp_is_found_in_the_part_that_made_it, what_cannot_be_compared_is_one_line])

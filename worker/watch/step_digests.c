@@ -118,11 +118,12 @@ size_t step_digests_bytes(int64_t every, const Model *model, const Optimizer *op
     if (every == 0) return 0;
     for (int i = 0; i < model->params.count; i++)
         pieces += (size_t)pieces_of_rank(&model->params, &model->params.rows[i], 0);
-    size_t sums = sets * pieces * 2 + 2 * (size_t)(stream_places(&model->config) *
+    size_t sums = sets * pieces * 2 + 2 * (size_t)(stream_places_most(&model->config) *
                                                    shape->micro_batches * stream_windows(shape));
     // The rank's lists, sums, and rank 0's of all ranks with the text that is made of them.
     enum { TEXT_BYTES_A_SUM = 64 };
-    return sums * sizeof(int64_t) * (2 + (size_t)shape->ranks) +
+    return (size_t)stream_places_most(&model->config) * sizeof(DigestPlace) +
+           sums * sizeof(int64_t) * (2 + (size_t)shape->ranks) +
            sums / 2 * TEXT_BYTES_A_SUM * (size_t)shape->ranks;
 }
 
@@ -176,28 +177,31 @@ static json_t *text_of(const int64_t sums[2]) {
     return json_string(text);
 }
 
-// `sums` (ranks, places, micro-batches, stream_windows, 2): windows are counted rank by rank in a
-// micro-batch.
-static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, int64_t first,
-                           int64_t end) {
+// Of one place; `sums` (ranks, places, micro-batches, stream_windows, 2): windows are counted rank
+// by rank in a micro-batch.
+static json_t *window_rows(const StepDigests *digests, const int64_t *sums, int64_t place) {
     const RankShape *shape = &digests->model->work.shape;
     int64_t M = shape->micro_batches, most = stream_windows(shape);
     int64_t of_shard = shape->B / shape->shards;
-    int64_t of_rank = stream_places(&digests->model->config) * M * most;
+    int64_t of_rank = digests->stream.count * M * most;
+    json_t *windows = json_array();
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t rank = 0; rank < shape->ranks; rank++) {
+            const int64_t *of_micro_batch = sums + 2 * (rank * of_rank + (place * M + m) * most);
+            ShardRun run = shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank);
+            for (int64_t b = 0; b < of_shard * run.count; b++)
+                json_array_append_new(windows, text_of(of_micro_batch + 2 * b));
+        }
+    return windows;
+}
+
+static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, DigestPass pass) {
     json_t *folder = json_object();
-    for (int64_t place = first; place < end; place++) {
-        char name[STREAM_PLACE_BYTES];
-        json_t *windows = json_array();
-        for (int64_t m = 0; m < M; m++)
-            for (int64_t rank = 0; rank < shape->ranks; rank++) {
-                const int64_t *of_micro_batch =
-                    sums + 2 * (rank * of_rank + (place * M + m) * most);
-                ShardRun run = shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank);
-                for (int64_t b = 0; b < of_shard * run.count; b++)
-                    json_array_append_new(windows, text_of(of_micro_batch + 2 * b));
-            }
-        stream_place_name(&digests->model->config, place, name);
-        json_object_set_new(folder, name, windows);
+    for (int64_t place = 0; place < digests->stream.count; place++) {
+        const DigestPlace *named = &digests->stream.places[place];
+        if (named->pass != pass) continue;
+        CHECK(!json_object_get(folder, named->name), "%s has two places", named->name);
+        json_object_set_new(folder, named->name, window_rows(digests, sums, place));
     }
     return folder;
 }
@@ -233,16 +237,13 @@ static json_t *tensor_rows_of(const StepDigests *digests, const DigestedSet *set
 
 static void write_row(StepDigests *digests, int64_t step, const int64_t *stream,
                       const int64_t *tensors) {
-    const ModelConfig *config = &digests->model->config;
     const RankShape *shape = &digests->model->work.shape;
-    int64_t forward = stream_forward_places(config);
     json_t *row = json_pack(
         "{s:I, s:I, s:I}", "step", (json_int_t)step, "windows",
         (json_int_t)(shape->all_shards * shape->micro_batches * (shape->B / shape->shards)),
         "windows_a_shard", (json_int_t)(shape->B / shape->shards));
-    json_object_set_new(row, "forward", stream_rows(digests, stream, 0, forward));
-    json_object_set_new(row, "backward",
-                        stream_rows(digests, stream, forward, stream_places(config)));
+    json_object_set_new(row, "forward", stream_rows(digests, stream, DIGEST_FORWARD));
+    json_object_set_new(row, "backward", stream_rows(digests, stream, DIGEST_BACKWARD));
     for (int s = 0; s < digests->set_count; s++)
         json_object_set_new(row, digests->sets[s].folder,
                             tensor_rows_of(digests, &digests->sets[s], tensors));
@@ -253,8 +254,10 @@ static void write_row(StepDigests *digests, int64_t step, const int64_t *stream,
     json_decref(row);
 }
 
-// The sums of every rank, in rank order. Needs free. Collective over all ranks.
-static int64_t *gather(Device *dev, Tensor host_sums, Tensor sums) {
+// The first `rows` sums of every rank, in rank order. Needs free. Collective over all ranks.
+static int64_t *gather(Device *dev, Tensor host_sums, Tensor sums, int64_t rows) {
+    sums = tensor_rows(sums, 0, rows);
+    host_sums = tensor_rows(host_sums, 0, rows);
     int64_t count = tensor_elements(sums);
     int64_t *all = calloc((size_t)(comm_size() * count), sizeof *all);
     CHECK_MEMORY(all, "no memory for the digests of %d ranks", comm_size());
@@ -268,8 +271,11 @@ void step_digests_end_step(StepDigests *digests, int64_t step) {
     if (!step_digests_due(digests)) return;
     Device *dev = digests->model->work.dev;
     for (int s = SETS_AFTER_UPDATE; s < digests->set_count; s++) take(digests, &digests->sets[s]);
-    int64_t *stream = gather(dev, digests->stream.host_sums, digests->stream.sums);
-    int64_t *tensors = gather(dev, digests->host_sums, digests->sums);
+    const RankShape *shape = &digests->model->work.shape;
+    const StreamDigests *of_stream = &digests->stream;
+    int64_t *stream = gather(dev, of_stream->host_sums, of_stream->sums,
+                             of_stream->count * shape->micro_batches * stream_windows(shape));
+    int64_t *tensors = gather(dev, digests->host_sums, digests->sums, digests->pieces);
     if (comm_rank() == 0) write_row(digests, step, stream, tensors);
     free(tensors);
     free(stream);

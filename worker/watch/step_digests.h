@@ -1,11 +1,13 @@
 // RUN/digests.jsonl: hashes of what chosen steps have computed, so that two runs which should be
 // the same can be held side by side (worker/diff_runs.h). Of a step: the stream behind every half
-// of a block, window by window, forward and backward; the gradients, summed over ranks; the
-// parameters and the optimizer's states after the update, experts one by one. None of it depends on
-// the number of ranks. A line a step; the folders are in the order in which a step computes them:
+// of a block and what its parts make (model/stream_digests.h), window by window, forward and
+// backward; the gradients, summed over ranks; the parameters and the optimizer's states after the
+// update, experts one by one. None of it depends on the number of ranks. A line a step; the folders
+// are in the order in which a step computes them:
 //
 //   {"step":2,"windows":16,"windows_a_shard":2,
-//    "forward":{"embedding":["6f0c…",…],"layers.0.mixer":[…],…,"loss":[…]},"backward":{…},
+//    "forward":{"embedding":["6f0c…",…],"layers.0.mixer.in":[…],"layers.0.mixer.qkv":[…],…,
+//    "layers.0.mixer":[…],…,"loss":[…]},"backward":{…},
 //    "gradients":{"layers.0.attention.qkv":["…"],"layers.0.moe.experts.up":["…",…],…},
 //    "parameters":{…},"optimizer/m":{…},…}
 //

@@ -62,6 +62,7 @@ typedef enum FaultTarget {
     IN_GRADIENT,   // of a parameter, after the sum over ranks: this rank's copy
     IN_ACTIVATION, // the gradient of the residual stream, before a layer's backward pass
     IN_MESSAGE,    // rows on their way to another rank
+    IN_RESULT,     // of the op that tensor= names, one of those in wrap_training.c
     TARGETS_COUNT,
 } FaultTarget;
 
@@ -77,7 +78,7 @@ typedef struct Fault {
     int cause;       // io: errno
     int64_t milliseconds;
     FaultTarget target;
-    char tensor[96];       // name of a parameter; empty: the first
+    char tensor[96];       // name of a parameter or op; empty: the first, or any
     int64_t element;       // modulo the tensor's
     int bit;               // modulo an element's
     double factor;         // scale
@@ -110,6 +111,7 @@ bool fault_allocation(size_t bytes); // true: there is no memory
 
 // The fault of this kind that strikes here, or NULL. The caller does it, and says so.
 const Fault *fault_due(FaultKind kind, FaultTarget target);
+const Fault *fault_due_in_result(FaultKind kind, const char *op);
 void fault_say(const Fault *fault, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

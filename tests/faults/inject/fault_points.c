@@ -171,3 +171,13 @@ const Fault *fault_due(FaultKind kind, FaultTarget target) {
     }
     return NULL;
 }
+
+const Fault *fault_due_in_result(FaultKind kind, const char *op) {
+    for (int i = 0; i < fault_count; i++) {
+        Fault *fault = &faults[i];
+        bool asked = fault->kind == kind && fault->target == IN_RESULT &&
+                     (!fault->tensor[0] || strcmp(fault->tensor, op) == 0);
+        if (asked && holds(fault) && strikes(fault)) return fault;
+    }
+    return NULL;
+}

@@ -65,7 +65,7 @@ static const char *const PHASES[PHASES_COUNT + 1] = {
     "all-to-all", "backward", "optimizer", "eval", "write", "commit", "leave"};
 
 static const char *const TARGETS[TARGETS_COUNT + 1] = {"weight", "gradient", "activation",
-                                                       "message"};
+                                                       "message", "result"};
 
 // The system calls that calls.c stands before.
 static const char *const CALL_WORDS[] = {"open",      "read",    "pread",  "write", "pwrite",

@@ -81,6 +81,80 @@ static void change_parameter(Model *model, ParamSet set, FaultTarget target) {
     }
 }
 
+// ---- results of ops ----------------------------------------------------------------------------
+
+static void change_result(Device *dev, const char *op, Tensor out) {
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        const Fault *fault = fault_due_in_result(changes[i], op);
+        if (!fault) continue;
+        fault_say(fault, "result of %s", op);
+        change(dev, out, fault);
+    }
+}
+
+WRAP(void, matmul_forward, Device *dev, Tensor y, Tensor x, Tensor w, Segments rows) {
+    __real_matmul_forward(dev, y, x, w, rows);
+    change_result(dev, "matmul_forward", y);
+}
+
+WRAP(void, normalize_forward, Device *dev, Tensor out, Tensor statistics, Tensor sum, Tensor x,
+     Tensor branch, NormParams params, NormRule rule) {
+    __real_normalize_forward(dev, out, statistics, sum, x, branch, params, rule);
+    change_result(dev, "normalize_forward", out);
+}
+
+WRAP(void, attention_forward, Device *dev, Tensor out, Tensor lse, Tensor largest, Tensor qkv,
+     AttentionRule rule) {
+    __real_attention_forward(dev, out, lse, largest, qkv, rule);
+    change_result(dev, "attention_forward", out);
+}
+
+WRAP(void, attention_backward, Device *dev, Tensor dqkv, Tensor dsinks, Tensor dout, Tensor qkv,
+     Tensor out, Tensor lse, AttentionRule rule) {
+    __real_attention_backward(dev, dqkv, dsinks, dout, qkv, out, lse, rule);
+    change_result(dev, "attention_backward", dqkv);
+}
+
+WRAP(void, activation_forward, Device *dev, Tensor out, Tensor in, Activation kind) {
+    __real_activation_forward(dev, out, in, kind);
+    change_result(dev, "activation_forward", out);
+}
+
+WRAP(void, router_forward, Device *dev, Routing routing, RouterSums sums, Tensor logits,
+     Tensor bias, RouterRule rule) {
+    __real_router_forward(dev, routing, sums, logits, bias, rule);
+    change_result(dev, "router_forward", routing.weights);
+}
+
+WRAP(void, router_backward, Device *dev, Tensor dlogits, Tensor dweights, Routing routing,
+     Tensor logits, RouterRule rule, Tensor balance, float z_scale) {
+    __real_router_backward(dev, dlogits, dweights, routing, logits, rule, balance, z_scale);
+    change_result(dev, "router_backward", dlogits);
+}
+
+WRAP(void, combine_forward, Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
+    __real_combine_forward(dev, out, y, slot_row, weights);
+    change_result(dev, "combine_forward", out);
+}
+
+WRAP(void, slot_weights_forward, Device *dev, Tensor dispatch, Tensor combine, Tensor logits,
+     int64_t T) {
+    __real_slot_weights_forward(dev, dispatch, combine, logits, T);
+    change_result(dev, "slot_weights_forward", combine);
+}
+
+WRAP(void, product_keys_forward, Device *dev, Tensor ids, Tensor weights, Tensor first,
+     Tensor second) {
+    __real_product_keys_forward(dev, ids, weights, first, second);
+    change_result(dev, "product_keys_forward", weights);
+}
+
+WRAP(void, named_sums, Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
+     int64_t parts) {
+    __real_named_sums(dev, out, rows, tables, ids, parts);
+    change_result(dev, "named_sums", out);
+}
+
 // ---- phases, in the order of a run --------------------------------------------------------------
 
 WRAP(void, comm_init, int *argc, char ***argv) {
