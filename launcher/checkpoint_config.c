@@ -31,8 +31,7 @@ static bool find_newest(const char *folder, char found[CONFIG_PATH_BYTES], Error
            error_set(err, EXIT_CHECKPOINT, "%.400s: the path is too long", folder);
 }
 
-// Of a run's folder or its checkpoints/.
-static bool find_newest_of_run(const char *folder, char found[CONFIG_PATH_BYTES], Error *err) {
+bool checkpoint_find_newest(const char *folder, char found[CONFIG_PATH_BYTES], Error *err) {
     char inner[CONFIG_PATH_BYTES];
     int length = (int)strlen(folder);
     while (length > 1 && folder[length - 1] == '/') length--;
@@ -67,7 +66,7 @@ static bool refuse_config(const char *path, Error *err) {
     bool legal = config_load_text(path, &text, &bytes, &ignored) &&
                  config_read(config, path, text, bytes, NULL, 0, &ignored);
     bool is_config = legal || ends_with(path, ".yaml") || ends_with(path, ".yml");
-    if (legal && find_newest_of_run(config->train.run_dir, newest, &ignored) && newest[0])
+    if (legal && checkpoint_find_newest(config->train.run_dir, newest, &ignored) && newest[0])
         error_set(err, EXIT_CHECKPOINT,
                   "%.400s: is a configuration, not a checkpoint; the newest of its run is %s", path,
                   newest);
@@ -90,7 +89,7 @@ bool checkpoint_path_resolve(const char *path, char resolved[CONFIG_PATH_BYTES],
     if (exists && S_ISREG(status.st_mode)) return is_checkpoint(path) || refuse_config(path, err);
     if (!exists || !S_ISDIR(status.st_mode))
         return true; // the reader of the file says what is wrong
-    if (!find_newest_of_run(path, resolved, err)) return false;
+    if (!checkpoint_find_newest(path, resolved, err)) return false;
     return resolved[0] ||
            error_set(err, EXIT_CHECKPOINT,
                      "%.400s: is a folder without checkpoints; name a checkpoint, RUN/checkpoints/"

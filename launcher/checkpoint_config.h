@@ -8,6 +8,10 @@
 // newest in it. False with exit 4 when there is none, or when the path is a configuration.
 bool checkpoint_path_resolve(const char *path, char resolved[CONFIG_PATH_BYTES], Error *err);
 
+// The newest in a run's folder or its checkpoints/; empty where there is none. False with exit 4 or
+// 5.
+bool checkpoint_find_newest(const char *folder, char found[CONFIG_PATH_BYTES], Error *err);
+
 // Reads the configuration of a checkpoint, with changes from the command line. They may not
 // contradict what its tokens are, nor change what its weights compute (function keys) unless
 // resume.allow names the key. config->source is then the checkpoint's file

@@ -1,5 +1,6 @@
 #include "worker/measured_placement.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,14 +42,7 @@ bool measured_rows(const UtilizationHistory *history, const ExpertPlaces *places
 
 // ---- placing ------------------------------------------------------------------------------------
 
-// How much more than the mean the busiest rank had, summed over layers and at most, with experts in
-// order and as they are placed.
-typedef struct Gain {
-    int64_t layers, steps;
-    double in_order, placed, most_in_order, most_placed;
-} Gain;
-
-static void add_layer(Gain *gain, const int64_t *rows, const int32_t *expert_at, Deal deal,
+static void add_layer(PlacementGain *gain, const int64_t *rows, const int32_t *expert_at, Deal deal,
                       int64_t ranks, int32_t *in_order) {
     int64_t E = deal_first(deal, ranks), sum = 0;
     for (int64_t e = 0; e < E; e++) in_order[e] = (int32_t)e, sum += rows[e];
@@ -62,9 +56,8 @@ static void add_layer(Gain *gain, const int64_t *rows, const int32_t *expert_at,
     if (after > gain->most_placed) gain->most_placed = after;
 }
 
-// The experts of one router. Rank 0.
-static void deal_measured(const UtilizationHistory *history, const ExpertPlaces *places,
-                          int64_t ranks, int32_t *expert_at, Gain *gain) {
+void measured_deal(const UtilizationHistory *history, const ExpertPlaces *places, int64_t ranks,
+                   int32_t *expert_at, PlacementGain *gain) {
     Deal deal = deal_evenly(places->E, ranks);
     int64_t *rows = calloc((size_t)places->E, sizeof *rows);
     int32_t *in_order = calloc((size_t)places->E, sizeof *in_order);
@@ -78,18 +71,22 @@ static void deal_measured(const UtilizationHistory *history, const ExpertPlaces 
     free(rows);
 }
 
-static void tell(const Gain *gain, const char *path) {
+const char *placement_gain_text(const PlacementGain *gain, const char *path,
+                                char text[PLACEMENT_GAIN_BYTES]) {
     double layers = (double)gain->layers;
     if (gain->layers == 0)
-        log_info("parallel.placement: measured: %s has no loads of these experts, which stay in "
+        snprintf(text, PLACEMENT_GAIN_BYTES,
+                 "parallel.placement: measured: %s has no loads of these experts, which stay in "
                  "their order",
                  path);
     else
-        log_info("experts placed by their loads of the last %lld steps: the busiest rank of a "
+        snprintf(text, PLACEMENT_GAIN_BYTES,
+                 "experts placed by their loads of the last %lld steps: the busiest rank of a "
                  "layer has %.3f times the mean of the rows, in order it had %.3f (in the worst "
                  "layer %.3f, in order %.3f)",
                  (long long)gain->steps, gain->placed / layers, gain->in_order / layers,
                  gain->most_placed, gain->most_in_order);
+    return text;
 }
 
 bool measured_placement_take(Trainer *trainer, const char *path, Error *err) {
@@ -97,7 +94,8 @@ bool measured_placement_take(Trainer *trainer, const char *path, Error *err) {
     Placement *placement = &model->placement;
     int64_t ranks = model->work.shape.ep_size;
     UtilizationHistory history = {0};
-    Gain gain = {0};
+    PlacementGain gain = {0};
+    char text[PLACEMENT_GAIN_BYTES];
     if (ranks == 1 || placement->count == 0) return true;
     bool ok = comm_rank() != 0 || checkpoint_read_utilization(path, &history, err);
     if (!comm_follow(ok, err)) return false;
@@ -106,13 +104,13 @@ bool measured_placement_take(Trainer *trainer, const char *path, Error *err) {
         size_t bytes = (size_t)places->E * sizeof *places->expert_at;
         int32_t *expert_at = malloc(bytes);
         CHECK_MEMORY(expert_at, "no memory for the places of %lld experts", (long long)places->E);
-        if (comm_rank() == 0) deal_measured(&history, places, ranks, expert_at, &gain);
+        if (comm_rank() == 0) measured_deal(&history, places, ranks, expert_at, &gain);
         broadcast(comm_world(), expert_at, bytes, 0);
         placement_set(places, expert_at);
         free(expert_at);
     }
     placement_upload(placement, model->work.dev);
     utilization_free(&history);
-    tell(&gain, path);
+    log_info("%s", placement_gain_text(&gain, path, text));
     return true;
 }

@@ -126,7 +126,7 @@ static bool check_shards(const TrainConfig *config, int ranks, const OptionRules
         return option_broken(
             rules, "train.shards", "train.batch",
             "%d ranks are more than train.shards (%lld) / train.micro_batches (%lld); use "
-            "mpirun -np %lld or fewer%s, fewer train.micro_batches, which changes no result, or "
+            "-np %lld or fewer%s, fewer train.micro_batches, which changes no result, or "
             "more shards from the first step on",
             ranks, (long long)config->shards, (long long)config->micro_batches, (long long)shards,
             is_power_of_two(shards) ? "" : " that divide them");
@@ -136,7 +136,7 @@ static bool check_shards(const TrainConfig *config, int ranks, const OptionRules
         return option_broken(
             rules, "train.shards", "train.batch",
             "%d ranks cannot share train.shards (%lld) / train.micro_batches (%lld), no power of "
-            "two, evenly; use mpirun -np with one of %s, fewer train.micro_batches, which "
+            "two, evenly; use -np with one of %s, fewer train.micro_batches, which "
             "changes no result, or other shards from the first step on",
             ranks, (long long)config->shards, (long long)config->micro_batches, list);
     }

@@ -1,10 +1,14 @@
 // moetrain plan CONFIG.yaml -np N.
+#include <string.h>
+
+#include "launcher/checkpoint_config.h"
 #include "launcher/config_rules.h"
 #include "launcher/line_config.h"
 #include "launcher/verbs.h"
 #include "worker/data/vocabulary.h"
 #include "worker/plan.h"
 #include "worker/plan_data.h"
+#include "worker/plan_placement.h"
 
 // clang-format off
 static const char HELP[] =
@@ -25,6 +29,18 @@ static bool check(CommandLine *line, Error *err) {
                      "command line: plan needs -np N, the number of ranks to plan for");
 }
 
+// Of the checkpoint that a run would go on from.
+static bool print_placement(const TrainConfig *train, int ranks, Error *err) {
+    char path[CONFIG_PATH_BYTES] = "";
+    bool found = true;
+    if (train->placement != PLACEMENT_MEASURED) return true;
+    if (choice_find(RESUME_CHOICES, train->resume) < 0)
+        found = checkpoint_path_resolve(train->resume, path, err);
+    else if (strcmp(train->resume, "never") != 0)
+        found = checkpoint_find_newest(train->run_dir, path, err);
+    return found && plan_print_placement(train, ranks, path, err);
+}
+
 static int plan(const CommandLine *line, Config *config, Error *err) {
     const PlanOptions *options = line->options;
     TrainConfig train;
@@ -33,7 +49,8 @@ static int plan(const CommandLine *line, Config *config, Error *err) {
     if (!vocabulary_open(&vocabulary, &train.data, err)) return err->exit_code;
     train.model.vocab_size = model_vocab_size(&train.model, vocabulary.size);
     int exit_code = plan_run(&train, (int)options->ranks, err);
-    if (exit_code == EXIT_DONE && !plan_print_data(&train, &vocabulary, err))
+    if (exit_code == EXIT_DONE && (!print_placement(&train, (int)options->ranks, err) ||
+                                   !plan_print_data(&train, &vocabulary, err)))
         exit_code = err->exit_code;
     vocabulary_free(&vocabulary);
     return exit_code;

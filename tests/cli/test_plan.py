@@ -40,6 +40,26 @@ class PlanTest(ProgramTest):
         self.assertRegex(plan.err, r"3 ranks .* 8 shards evenly: the first have 4 of them, 1.50 times .* 2 or 4 ranks")
         self.assertRegex(plan.err, r"parallel.expert \(3\) .* 8 experts evenly: .* 3 of them, 1.12 times .*; 6 or 9 experts")
 
+    def test_experts_are_placed_by_the_loads_of_the_checkpoint_that_a_run_goes_on_from(self):
+        config = self.write_tiny(**MODEL, parallel__placement="measured", run__dir="run", moe__force="skewed")
+        words = ("plan", config, "-np", "2")
+        self.assertIn("placed in their order until the run goes on from a checkpoint", self.run_program(*words).out)
+        self.assertNotIn("placement", self.run_program(*words, "parallel.placement=even").out)
+        self.assert_done(self.run_program(config))
+        plan, run = self.run_program(*words), self.run_program(config, "train.steps=5", ranks=2)
+        self.assert_done(plan)
+        placed = re.findall(r"^  layer (\d) +rank 0:((?: \d){4}) \| rank 1:((?: \d){4})$", plan.out, re.M)
+        self.assertEqual([layer for layer, _, _ in placed], list("0123"), plan.out)
+        for _, one, other in placed:
+            self.assertEqual(sorted((one + other).split()), list("01234567"))
+        gain = re.search(r"experts placed by their loads of the last 4 steps: .*\)", plan.out)[0]
+        self.assertIn(gain, run.out + run.err)  # which has placed them
+        self.assertEqual(plan.out, self.run_program(*words, "resume=run/checkpoints/step-00000004.h5").out)
+        self.assertIn("in their order", self.run_program(*words, "resume=never").out)
+        other = self.run_program(*words, "moe.experts=4").out
+        self.assertIn("has no loads of these experts", other)
+        self.assertIn("rank 0: 0 1 | rank 1: 2 3", other)
+
     def test_two_threads_in_bf16(self):
         self.expect_at_most(1, "train.precision=bf16", threads="2")
 

@@ -54,7 +54,7 @@ class Tables(SimulateTest):
         rows, _ = self.simulate(1024, *many)
         self.assertEqual(len(rows), 11)
         outcome = self.run_program("simulate", "tiny.yaml", "-np", "1024", "--cluster", "cluster.yaml")
-        self.assert_error(outcome, 2, "1024 ranks are more than train.shards (8)", "more shards")
+        self.assert_error(outcome, 2, "1024 ranks are more than train.shards (8)", "use -np 8 or fewer", "more shards")
 
     def test_the_clusters_that_come_along_can_be_read(self):
         files = glob.glob(os.path.join(ROOT, "configs/clusters/*.yaml"))
