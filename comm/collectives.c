@@ -6,6 +6,7 @@
 #include "comm/flight_recorder.h"
 #include "comm/group.h"
 #include "comm/reduction_tree.h"
+#include "kernels/integers.h"
 
 static int64_t sent_bytes[TRAFFIC_KINDS];
 
@@ -75,11 +76,22 @@ void collective_wait(Pending *pending) {
 
 int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
     // As rank 0 sends them; others differ by few elements where ranks do not divide the length.
-    return tree_sent_elements(0, ranks, elements) * (int64_t)dtype_bytes(dtype);
+    return tree_sent_elements(shard_node_each(ranks), 0, elements) * (int64_t)dtype_bytes(dtype);
 }
 
 int64_t all_reduce_scratch_elements(int ranks, int64_t elements) {
-    return tree_scratch_elements(ranks, elements);
+    return tree_scratch_elements(shard_node_each(ranks), elements);
+}
+
+int64_t tree_sum_sent_bytes(ShardDeal deal, int64_t elements, DType dtype) {
+    int64_t most = 0;
+    for (int64_t rank = 0; rank < deal.ranks; rank++)
+        most = larger(most, tree_sent_elements(deal, rank, elements));
+    return most * (int64_t)dtype_bytes(dtype);
+}
+
+int64_t tree_sum_scratch_elements(ShardDeal deal, int64_t elements) {
+    return tree_scratch_elements(deal, elements);
 }
 
 // What is not on its way has ended.
@@ -92,26 +104,45 @@ static Pending begun(Pending pending, int64_t flight) {
     return pending;
 }
 
-Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
-                             TrafficKind kind) {
+Pending tree_sum_begin(Group *group, Tensor x, TreeShare share, TrafficKind kind) {
     check_summable("all_reduce_sum", x);
     CollectiveCall call = call_of("all_reduce_sum", x, kind);
-    call.how = order == REDUCE_FIXED_TREE ? "fixed tree" : "any order";
+    call.how = "fixed tree";
+    int64_t flight = begin(group, call, (int64_t)tensor_bytes(x)), elements = tensor_elements(x);
+    ShardNode nodes[SHARD_NODES_MAX];
+    CHECK(share.deal.ranks == group->size, "%lld ranks with shards in a group of %d",
+          (long long)share.deal.ranks, group->size);
+    int others = shard_nodes(share.deal, group->rank, nodes) - 1;
+    Pending pending = {0};
+    if ((group->size == 1 && others == 0) || elements == 0) return begun(pending, flight);
+    Tensor scratch = share.scratch;
+    CHECK(scratch.dtype == x.dtype &&
+              tensor_elements(scratch) >= tree_scratch_elements(share.deal, elements),
+          "scratch of %lld elements for a reduction of %lld", (long long)tensor_elements(scratch),
+          (long long)elements);
+    for (int i = 0; i < others; i++)
+        CHECK(share.others[i].dtype == x.dtype && share.others[i].place == x.place &&
+                  tensor_elements(share.others[i]) == elements,
+              "sums of %lld and %lld elements over nodes of one rank", (long long)elements,
+              (long long)tensor_elements(share.others[i]));
+    const Transport *way = transport(group, "all_reduce_sum", x, scratch);
+    sent_bytes[kind] += way->tree_all_reduce(group, x, share, &pending);
+    return begun(pending, flight);
+}
+
+Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
+                             TrafficKind kind) {
+    if (order == REDUCE_FIXED_TREE)
+        return tree_sum_begin(
+            group, x, (TreeShare){.deal = shard_node_each(group->size), .scratch = scratch}, kind);
+    check_summable("all_reduce_sum", x);
+    CollectiveCall call = call_of("all_reduce_sum", x, kind);
+    call.how = "any order";
     int64_t flight = begin(group, call, (int64_t)tensor_bytes(x));
     Pending pending = {0};
     if (group->size == 1 || tensor_elements(x) == 0) return begun(pending, flight);
-    if (order == REDUCE_FIXED_TREE) {
-        CHECK(scratch.dtype == x.dtype &&
-                  tensor_elements(scratch) >=
-                      tree_scratch_elements(group->size, tensor_elements(x)),
-              "scratch of %lld elements for a reduction of %lld",
-              (long long)tensor_elements(scratch), (long long)tensor_elements(x));
-        const Transport *way = transport(group, "all_reduce_sum", x, scratch);
-        sent_bytes[kind] += way->tree_all_reduce(group, x, scratch, &pending);
-    } else {
-        const Transport *way = transport(group, "all_reduce_sum", x, x);
-        sent_bytes[kind] += way->all_reduce(group, x, &pending);
-    }
+    const Transport *way = transport(group, "all_reduce_sum", x, x);
+    sent_bytes[kind] += way->all_reduce(group, x, &pending);
     return begun(pending, flight);
 }
 

@@ -15,6 +15,7 @@
 
 #include "comm/process_groups.h"
 #include "comm/row_runs.h"
+#include "comm/shard_run.h"
 #include "kernels/tensor.h"
 
 typedef enum TrafficKind {
@@ -35,8 +36,8 @@ int64_t traffic_sent_bytes(TrafficKind kind);
 void collective_wait(Pending *pending);
 
 typedef enum ReduceOrder {
-    // ((0+1)+(2+3))+…, the tree over shards continued over ranks: same bits on any number of ranks
-    // (shard_run.h)
+    // ((0+1)+(2+3))+…, the tree over shards continued over ranks that have a node of it each: same
+    // bits on any number of ranks (shard_run.h)
     REDUCE_FIXED_TREE,
     REDUCE_ANY_ORDER, // whatever the library finds fastest
 } ReduceOrder;
@@ -54,6 +55,20 @@ int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype);
 // The room that it needs: half of x, rounded up, for a power of two of ranks, and up to all of it
 // for others. Not collective.
 int64_t all_reduce_scratch_elements(int ranks, int64_t elements);
+
+// What a rank gives to a sum by the fixed tree of ranks that may have several nodes each: x is the
+// sum over the first of its own (shard_nodes).
+typedef struct TreeShare {
+    ShardDeal deal;       // of the group's ranks
+    const Tensor *others; // over its other nodes, each like x, and used up
+    Tensor scratch;       // tree_sum_scratch_elements at least, as above
+} TreeShare;
+// x becomes the sum over all shards. Collective over the group.
+Pending tree_sum_begin(Group *group, Tensor x, TreeShare share, TrafficKind kind);
+// What the rank that sends most sends, and the room that any needs. Not collective.
+int64_t tree_sum_sent_bytes(ShardDeal deal, int64_t elements, DType dtype);
+int64_t tree_sum_scratch_elements(ShardDeal deal, int64_t elements);
+
 // x becomes the largest over the group's ranks. f64, on the host. Collective over the group.
 void all_reduce_max(Group *group, Tensor x, TrafficKind kind);
 // out becomes this rank's block of the sum over ranks, in any order: rank r's is in[r * n …]. in

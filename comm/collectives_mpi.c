@@ -7,7 +7,6 @@
 #include "comm/group.h"
 #include "comm/mpi_check.h"
 #include "comm/reduction_tree.h"
-#include "kernels/integers.h"
 
 // MPI counts are int: longer messages go in pieces of this many bytes.
 enum { MESSAGE_BYTES = 1 << 30 };
@@ -87,35 +86,58 @@ static void add_elements(void *x, const void *y, int64_t count, DType dtype) {
 #undef ADD_AS
 }
 
-// By slices, for any number of ranks.
-static void sum_by_slices(Group *group, Tensor x, Tensor scratch) {
+// This rank's node `place` as it lies here.
+static Tensor own_node(Tensor x, TreeShare share, int place) {
+    return place == 0 ? x : share.others[place - 1];
+}
+
+// Each rank's slice of every node of the others, which come to scratch in their order.
+static void give_slices(Group *group, Tensor x, TreeShare share, const TreeNodes *tree,
+                        char **slices) {
+    int size = group->size, rank = group->rank, own = tree->first[rank];
+    int own_end = tree->first[rank + 1];
+    Deal deal = deal_evenly(tensor_elements(x), size);
+    size_t width = dtype_bytes(x.dtype), most = (size_t)deal.large * width;
+    int64_t count = deal_count(deal, rank), waiting = 0;
+    for (int node = 0; node < tree->count; node++)
+        slices[node] = node >= own && node < own_end
+                           ? element(own_node(x, share, node - own), deal_first(deal, rank))
+                           : element(share.scratch, count * waiting++);
+    for (int distance = 1; distance < size; distance++) {
+        int to = (rank + distance) % size, from = (rank - distance + size) % size;
+        int theirs = tree->first[from], nodes = tree->first[from + 1] - theirs;
+        for (int i = 0; i < own_end - own || i < nodes; i++) {
+            bool gives = i < own_end - own, takes = i < nodes;
+            pass_on(group, gives ? to : MPI_PROC_NULL,
+                    gives ? element(own_node(x, share, i), deal_first(deal, to)) : NULL,
+                    gives ? (size_t)deal_count(deal, to) * width : 0, takes ? from : MPI_PROC_NULL,
+                    takes ? slices[theirs + i] : NULL, takes ? (size_t)count * width : 0, most);
+        }
+    }
+}
+
+// By slices, for any number of ranks and nodes.
+static void sum_by_slices(Group *group, Tensor x, TreeShare share) {
     int size = group->size, rank = group->rank;
-    Deal slices = deal_evenly(tensor_elements(x), size);
-    size_t width = dtype_bytes(x.dtype), most = (size_t)slices.large * width;
-    int64_t own = deal_count(slices, rank);
+    Deal deal = deal_evenly(tensor_elements(x), size);
+    size_t width = dtype_bytes(x.dtype), most = (size_t)deal.large * width;
+    int64_t own = deal_count(deal, rank);
     size_t own_bytes = (size_t)own * width;
-    char *slice = element(x, deal_first(slices, rank));
-    char **share = malloc((size_t)size * sizeof *share); // of each rank, of this rank's slice
-    TreeMerge *merges = malloc((size_t)size * sizeof *merges);
-    CHECK_MEMORY(share && merges, "no memory for the shares of %d ranks", size);
-    share[rank] = slice;
+    TreeNodes tree = tree_nodes(share.deal);
+    char *slice = element(x, deal_first(deal, rank));
+    char **slices = malloc((size_t)tree.count * sizeof *slices); // of each node, this rank's
+    CHECK_MEMORY(slices, "no memory for the shares of %d ranks", size);
+    give_slices(group, x, share, &tree, slices);
+    for (int i = 0; i < tree.count - 1; i++)
+        add_elements(slices[tree.merges[i].into], slices[tree.merges[i].from], own, x.dtype);
+    if (rank != 0) memcpy(slice, slices[0], own_bytes);
     for (int distance = 1; distance < size; distance++) {
         int to = (rank + distance) % size, from = (rank - distance + size) % size;
-        share[from] = element(scratch, own * (distance - 1));
-        pass_on(group, to, element(x, deal_first(slices, to)),
-                (size_t)deal_count(slices, to) * width, from, share[from], own_bytes, most);
+        pass_on(group, to, slice, own_bytes, from, element(x, deal_first(deal, from)),
+                (size_t)deal_count(deal, from) * width, most);
     }
-    tree_merges(merges, size, group->tree_group);
-    for (int i = 0; i < size - 1; i++)
-        add_elements(share[merges[i].into], share[merges[i].from], own, x.dtype);
-    if (rank != 0) memcpy(slice, share[0], own_bytes);
-    for (int distance = 1; distance < size; distance++) {
-        int to = (rank + distance) % size, from = (rank - distance + size) % size;
-        pass_on(group, to, slice, own_bytes, from, element(x, deal_first(slices, from)),
-                (size_t)deal_count(slices, from) * width, most);
-    }
-    free(merges);
-    free(share);
+    free(slices);
+    tree_nodes_free(&tree);
 }
 
 static void sum_by_halving(Group *group, Tensor x, Tensor scratch) {
@@ -135,13 +157,13 @@ static void sum_by_halving(Group *group, Tensor x, Tensor scratch) {
     }
 }
 
-static int64_t mpi_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
+static int64_t mpi_tree_all_reduce(Group *group, Tensor x, TreeShare share, Pending *pending) {
     (void)pending; // done when it returns
-    if (is_power_of_two(group->size))
-        sum_by_halving(group, x, scratch);
+    if (tree_halves(share.deal))
+        sum_by_halving(group, x, share.scratch);
     else
-        sum_by_slices(group, x, scratch);
-    return tree_sent_elements(group->rank, group->size, tensor_elements(x)) *
+        sum_by_slices(group, x, share);
+    return tree_sent_elements(share.deal, group->rank, tensor_elements(x)) *
            (int64_t)dtype_bytes(x.dtype);
 }
 

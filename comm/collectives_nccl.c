@@ -11,7 +11,6 @@
 #include "comm/reduction_tree.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/tree_cuda.h"
-#include "kernels/integers.h"
 
 // One of a group's two ways: a communicator, and the stream that its collectives run on. Sums have
 // their own, so that the sum of a layer's gradients does not stand before the tokens of the layer
@@ -283,22 +282,25 @@ static void send_receive(NcclWay way, int partner, Tensor x, int64_t send, int64
     NCCL_CHECK(ncclGroupEnd(), way.comm);
 }
 
-// A slice of x to every other rank, and each one's share of this rank's to scratch.
-static void give_slices(const Group *group, NcclWay way, Tensor x, Tensor scratch, Deal slices) {
+// Every rank's slice of each of this one's nodes to it, and this rank's slice of theirs, as they lie
+// in `slices`.
+static void give_slices(const Group *group, NcclWay way, Tensor x, TreeShare share,
+                        const TreeNodes *tree, char **slices) {
     ncclDataType_t type = nccl_type(x.dtype);
-    int64_t own = deal_count(slices, group->rank);
+    Deal deal = deal_evenly(tensor_elements(x), group->size);
+    int64_t own = deal_count(deal, group->rank);
+    int nodes = tree->first[group->rank + 1] - tree->first[group->rank];
     NCCL_CHECK(ncclGroupStart(), way.comm);
     for (int distance = 1; distance < group->size; distance++) {
         int to = (group->rank + distance) % group->size;
         int from = (group->rank - distance + group->size) % group->size;
-        int64_t count = deal_count(slices, to);
-        if (count > 0)
-            NCCL_CHECK(ncclSend(element(x, deal_first(slices, to)), (size_t)count, type, to,
-                                way.comm, way.stream),
+        int64_t first = deal_first(deal, to), count = deal_count(deal, to);
+        for (int i = 0; i < nodes && count > 0; i++)
+            NCCL_CHECK(ncclSend(element(i == 0 ? x : share.others[i - 1], first), (size_t)count,
+                                type, to, way.comm, way.stream),
                        way.comm);
-        if (own > 0)
-            NCCL_CHECK(ncclRecv(element(scratch, own * (distance - 1)), (size_t)own, type, from,
-                                way.comm, way.stream),
+        for (int i = tree->first[from]; i < tree->first[from + 1] && own > 0; i++)
+            NCCL_CHECK(ncclRecv(slices[i], (size_t)own, type, from, way.comm, way.stream),
                        way.comm);
     }
     NCCL_CHECK(ncclGroupEnd(), way.comm);
@@ -325,32 +327,30 @@ static void gather_slices(const Group *group, NcclWay way, Tensor x, Deal slices
     NCCL_CHECK(ncclGroupEnd(), way.comm);
 }
 
-// Where rank `from`'s share of this rank's slice lies.
-static char *share_of(const Group *group, Tensor x, Tensor scratch, Deal slices, int from) {
-    int distance = (group->rank - from + group->size) % group->size;
-    if (distance == 0) return element(x, deal_first(slices, group->rank));
-    return element(scratch, deal_count(slices, group->rank) * (distance - 1));
-}
-
-// By slices, for any number of ranks.
-static void sum_by_slices(const Group *group, NcclWay way, Tensor x, Tensor scratch) {
-    Deal slices = deal_evenly(tensor_elements(x), group->size);
-    int64_t own = deal_count(slices, group->rank);
-    TreeMerge *merges = malloc((size_t)group->size * sizeof *merges);
-    CHECK_MEMORY(merges, "no memory for the sums of %d ranks", group->size);
-    give_slices(group, way, x, scratch, slices);
-    tree_merges(merges, group->size, group->tree_group);
-    for (int i = 0; i < group->size - 1 && own > 0; i++)
-        tree_add_cuda(share_of(group, x, scratch, slices, merges[i].into),
-                      share_of(group, x, scratch, slices, merges[i].from), own, x.dtype,
+// By slices, for any number of ranks and nodes.
+static void sum_by_slices(const Group *group, NcclWay way, Tensor x, TreeShare share) {
+    Deal deal = deal_evenly(tensor_elements(x), group->size);
+    int64_t first = deal_first(deal, group->rank), own = deal_count(deal, group->rank), waiting = 0;
+    TreeNodes tree = tree_nodes(share.deal);
+    char **slices = malloc((size_t)tree.count * sizeof *slices); // of each node, this rank's
+    CHECK_MEMORY(slices, "no memory for the sums of %d ranks", group->size);
+    for (int node = 0; node < tree.count; node++) {
+        int place = node - tree.first[group->rank];
+        bool here = place >= 0 && node < tree.first[group->rank + 1];
+        slices[node] = !here        ? element(share.scratch, own * waiting++)
+                       : place == 0 ? element(x, first)
+                                    : element(share.others[place - 1], first);
+    }
+    give_slices(group, way, x, share, &tree, slices);
+    for (int i = 0; i < tree.count - 1 && own > 0; i++)
+        tree_add_cuda(slices[tree.merges[i].into], slices[tree.merges[i].from], own, x.dtype,
                       way.stream);
     if (group->rank != 0 && own > 0)
-        CUDA_CHECK(cudaMemcpyAsync(share_of(group, x, scratch, slices, group->rank),
-                                   share_of(group, x, scratch, slices, 0),
-                                   (size_t)own * dtype_bytes(x.dtype), cudaMemcpyDeviceToDevice,
-                                   way.stream));
-    gather_slices(group, way, x, slices);
-    free(merges);
+        CUDA_CHECK(cudaMemcpyAsync(element(x, first), slices[0], (size_t)own * dtype_bytes(x.dtype),
+                                   cudaMemcpyDeviceToDevice, way.stream));
+    gather_slices(group, way, x, deal);
+    free(slices);
+    tree_nodes_free(&tree);
 }
 
 static void sum_by_halving(const Group *group, NcclWay way, Tensor x, Tensor scratch) {
@@ -367,14 +367,14 @@ static void sum_by_halving(const Group *group, NcclWay way, Tensor x, Tensor scr
     }
 }
 
-static int64_t nccl_tree_all_reduce(Group *group, Tensor x, Tensor scratch, Pending *pending) {
+static int64_t nccl_tree_all_reduce(Group *group, Tensor x, TreeShare share, Pending *pending) {
     NcclWay way = sum_begin(group);
-    if (is_power_of_two(group->size))
-        sum_by_halving(group, way, x, scratch);
+    if (tree_halves(share.deal))
+        sum_by_halving(group, way, x, share.scratch);
     else
-        sum_by_slices(group, way, x, scratch);
+        sum_by_slices(group, way, x, share);
     *pending = way_end(group, way);
-    return tree_sent_elements(group->rank, group->size, tensor_elements(x)) *
+    return tree_sent_elements(share.deal, group->rank, tensor_elements(x)) *
            (int64_t)dtype_bytes(x.dtype);
 }
 

@@ -23,7 +23,6 @@ Group *group_open(const char *name, int color, Device *dev) {
     MPI_CHECK(MPI_Comm_set_errhandler(group->comm, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(group->comm, &group->rank));
     MPI_CHECK(MPI_Comm_size(group->comm, &group->size));
-    group->tree_group = 1;
     int ranks;
     MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &ranks));
     if (group->size == ranks && all_ranks == MPI_COMM_NULL) all_ranks = group->comm;

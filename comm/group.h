@@ -19,7 +19,6 @@ struct Group {
     const char *name; // "expert_parallel"
     MPI_Comm comm;
     int rank, size;
-    int tree_group; // ranks that get a node of the tree over shards together (shard_run.h)
     HostExchange exchanges[MAX_PENDING];
     // exchanges on host buffers so far; the same on every rank, so it tells their messages apart
     unsigned begun;

@@ -9,7 +9,6 @@ ProcessGroups process_groups_open(int ep_size, Device *dev) {
           comm_size(), ep_size);
     int64_t flight = flight_recorder_begin(comm_world(), "process_groups_open", NULL, 0, ON_HOST);
     Group *world = group_open("world", 0, dev);
-    world->tree_group = ep_size;
     Group *expert_parallel = group_open("expert_parallel", comm_rank() / ep_size, dev);
     Group *expert_replicas = group_open("expert_replicas", comm_rank() % ep_size, dev);
     flight_recorder_end(flight);

@@ -1,15 +1,20 @@
 // Which of the shards of a micro-batch are a rank's: a run of neighbours, and runs follow each
-// other in the order of ranks. Where ranks divide the shards all have equally many. Otherwise
-// shards, a power of two, are dealt as sub-trees of the fixed binary tree over them, whose root is
-// split until there is one for every rank:
+// other in the order of ranks, as even as can be. Sums over all shards are made as one fixed binary
+// tree over them, however they are dealt; so a run is also a list of nodes of that tree, the
+// largest that lie within it, of which the rank knows the sums (reduction_tree.h goes on from
+// there):
 //
 //   8 shards          0   1   2   3   4   5   6   7
-//   3 ranks         [ 0             ][ 1     ][ 2     ]
-//   5 ranks         [ 0     ][ 1     ][ 2     ][ 3 ][ 4 ]
+//   2 ranks         [ 0             ][ 1             ]    one node each
+//   3 ranks         [ 0         ][ 1        ][ 2     ]    {0 1} {2} | {3} {4 5} | {6 7}
+//   5 ranks         [ 0     ][ 1     ][ 2     ][ 3 ][ 4 ] one node each
 //
-// So a rank's share of any sum over shards is one node of that tree, and ranks continue it
-// (reduction_tree.h). Where experts are replicated, a group of ranks that hold all experts gets a
-// sub-tree as if it were a rank, and deals it to its own. Nothing here is collective.
+// Where experts are replicated, a group of ranks that hold all experts gets one node as if it were
+// a rank, the larger ones first, since gradients of experts are summed over whole groups; it deals
+// the shards below it to its own ranks evenly. Nothing here is collective.
+//
+// The tree over a power of two of shards halves them at every node. Over S others it is that over
+// the next power of two, P, in which each of the first P - S shards stands for two leaves.
 #ifndef MOETRAIN_COMM_SHARD_RUN_H
 #define MOETRAIN_COMM_SHARD_RUN_H
 
@@ -18,17 +23,38 @@
 
 #include "kernels/deal.h"
 
+// Shards, and the ranks that they are dealt to, in groups that hold all experts: of one rank at
+// least, and of all ranks where nothing is replicated by groups.
+typedef struct ShardDeal {
+    int64_t shards, ranks, group_size;
+} ShardDeal;
+
 typedef struct ShardRun {
     int64_t first, count;
 } ShardRun;
 
-// Of `ranks` in groups of `group_size` that hold all experts. Fatal unless shard_runs_exist.
-ShardRun shard_run(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank);
+// Fatal unless shard_runs_exist.
+ShardRun shard_run(ShardDeal deal, int64_t rank);
 // How rank `rank`'s group deals its own shards to its ranks, and the first of these.
-Deal shard_group_deal(int64_t shards, int64_t ranks, int64_t group_size, int64_t rank,
-                      int64_t *first);
-bool shard_runs_exist(int64_t shards, int64_t ranks, int64_t group_size);
-// The fewest shards, a power of two, that such ranks can share.
+Deal shard_group_deal(ShardDeal deal, int64_t rank, int64_t *first);
+bool shard_runs_exist(ShardDeal deal);
+// The most that a rank has.
+int64_t shard_runs_most(ShardDeal deal);
+// The fewest shards, a power of two, that so many ranks in such groups can share.
 int64_t shard_runs_least(int64_t ranks, int64_t group_size);
+// A deal in which each of so many ranks has one node.
+ShardDeal shard_node_each(int64_t ranks);
+
+// A power of two of shards, and the leaves that they are in the tree.
+typedef struct ShardNode {
+    int64_t first, count;
+    int64_t leaf, leaves;
+} ShardNode;
+
+enum { SHARD_NODES_MAX = 64 }; // of fewer than 2^31 shards
+// The nodes of a rank in order; returns how many.
+int shard_nodes(ShardDeal deal, int64_t rank, ShardNode nodes[SHARD_NODES_MAX]);
+// The most that a rank has.
+int shard_nodes_most(ShardDeal deal);
 
 #endif

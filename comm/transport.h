@@ -7,11 +7,12 @@
 #ifndef MOETRAIN_COMM_TRANSPORT_H
 #define MOETRAIN_COMM_TRANSPORT_H
 
+#include "comm/collectives.h"
 #include "comm/process_groups.h"
 #include "comm/row_runs.h"
 
 typedef struct Transport {
-    int64_t (*tree_all_reduce)(Group *group, Tensor x, Tensor scratch, Pending *pending);
+    int64_t (*tree_all_reduce)(Group *group, Tensor x, TreeShare share, Pending *pending);
     int64_t (*all_reduce)(Group *group, Tensor x, Pending *pending);
     int64_t (*reduce_scatter)(Group *group, Tensor out, Tensor in);
     int64_t (*all_gather)(Group *group, Tensor out, Tensor in);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/attention_gate.h"
+#include "model/dense_gradient.h"
 #include "model/dropout.h"
 #include "model/linear.h"
 #include "model/positions.h"
@@ -179,10 +180,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     digest_part(work, "heads", a->dheads);
     attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        rule_of(a, work));
-    if (work->config->attention.softmax == SOFTMAX_SINK) {
-        bias_backward(work->dev, as_row(work_gradient(work, a->sinks)), a->dsinks,
-                      work_dense_rows(work));
-    }
+    if (work->config->attention.softmax == SOFTMAX_SINK)
+        bias_gradient(work, a->sinks, OWN_GRADIENT, a->dsinks);
     positions_rotate(work->positions, a->positions, work, a->dqkv, 0, true);
     query_key_norm_backward(&a->norm, work, a->dqkv);
     digest_part(work, "qkv", a->dqkv);

@@ -1,5 +1,6 @@
 #include "model/embedding.h"
 
+#include "model/dense_gradient.h"
 #include "model/initialization.h"
 
 void embedding_declare(Embedding *embedding, Work *work) {
@@ -51,8 +52,7 @@ Tensor lookup_forward(Lookup *lookup, const Embedding *embedding, Work *work, Te
 void lookup_backward(Lookup *lookup, const Embedding *embedding, Work *work, Tensor dout) {
     if (is_scaled(work->config->embedding_scale))
         multiply_by(work->dev, dout, dout, (float)work->config->embedding_scale);
-    embedding_backward(work->dev, work_use_gradient(work, embedding->table, lookup->share), dout,
-                       lookup->tokens, work->shape.dense_parts, embedding->order);
+    lookup_gradient(work, embedding->table, lookup->share, dout, lookup->tokens, embedding->order);
 }
 
 // The factor is taken into x, which is the smaller of the two.
@@ -73,9 +73,6 @@ void head_backward(Embedding *embedding, Work *work, HeadUse use, Tensor dx, Ten
     if (config->logit_softcap > 0)
         softcap_backward(work->dev, dlogits, dlogits, embedding->capped,
                          (float)config->logit_softcap);
-    Linear head = embedding->head;
-    Tensor dhead = work_use_gradient(work, head.weight, use.weight);
-    Tensor dbias = head.bias >= 0 ? work_use_gradient(work, head.bias, use.bias) : (Tensor){0};
-    linear_backward_into(work, head, dhead, dbias, dx, dlogits, x);
+    linear_backward_shared(work, embedding->head, use.weight, use.bias, dx, dlogits, x);
     if (is_scaled(factor)) multiply_by(work->dev, dx, dx, (float)factor);
 }

@@ -84,7 +84,7 @@ static int64_t longest(const Gradients *gradients, const Work *work) {
 
 static int64_t scratch_elements(const Gradients *gradients, const Work *work) {
     int64_t most = longest(gradients, work);
-    return larger(all_reduce_scratch_elements((int)work->shape.ranks, most),
+    return larger(tree_sum_scratch_elements(work->shape.deal, most),
                   all_reduce_scratch_elements((int)work->shape.expert_replicas, most));
 }
 
@@ -102,8 +102,18 @@ static void use_set(Gradients *gradients, Work *work, GradientSet set) {
     }
 }
 
+// Of the rank's nodes but the first, which work->gradients is of; the same room on all ranks.
+static void layout_nodes(const Gradients *gradients, Work *work, Arena *arena) {
+    int64_t others = work->shape.most_nodes - 1;
+    work->node_gradients = arena_2d(arena, F32, others, work->params->elements[RUN_DENSE]);
+    for (int i = 0; i < gradients->share_count; i++)
+        work->node_shares[i] =
+            arena_2d(arena, F32, others, param_elements(shared_row(gradients, work, i)));
+}
+
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch) {
     use_set(gradients, work, layout_set(gradients, work, arena));
+    layout_nodes(gradients, work, arena);
     gradients->sum = work->gradients;
     gradients->waiting_count = 0;
     for (int64_t m = work->shape.micro_batches - 1; by_tree(work) && m > 0; m /= 2) {
@@ -126,18 +136,22 @@ size_t gradients_host_bytes(const Gradients *gradients) {
            (size_t)gradients_sums(gradients) * sizeof *gradients->pending;
 }
 
+static int64_t dense_sent_bytes(const Work *work, int64_t elements) {
+    return by_tree(work) ? tree_sum_sent_bytes(work->shape.deal, elements, F32)
+                         : all_reduce_sum_sent_bytes((int)work->shape.ranks, elements, F32);
+}
+
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
-    int replicas = (int)work->shape.expert_replicas, world = (int)work->shape.ranks;
+    int replicas = (int)work->shape.expert_replicas;
     int64_t bytes = 0;
     for (int i = 0; i < gradients->count; i++) {
         const int64_t *elements = gradients->buckets[i].elements;
-        bytes += all_reduce_sum_sent_bytes(world, elements[RUN_DENSE], F32) +
+        bytes += dense_sent_bytes(work, elements[RUN_DENSE]) +
                  all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32);
     }
     if (!by_tree(work)) return bytes;
     for (int i = 0; i < gradients->share_count; i++)
-        bytes +=
-            all_reduce_sum_sent_bytes(world, param_elements(shared_row(gradients, work, i)), F32);
+        bytes += dense_sent_bytes(work, param_elements(shared_row(gradients, work, i)));
     return work->shape.micro_batches * bytes;
 }
 
@@ -151,15 +165,37 @@ ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece) {
     return share ? RUN_DENSE : (ParamRun)(piece % GRADIENT_RUNS);
 }
 
-static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tensor x,
-                      int64_t piece) {
+static void note_local_sum(const Gradients *gradients, const Work *work, Tensor x, int64_t piece) {
     int64_t elements = tensor_elements(x);
     CheckedRuns all = {1, NULL, &elements, -1};
     if (gradients->local_sums.data)
         checksums(work->dev, tensor_rows(gradients->local_sums, piece, 1),
                   tensor_reshape_1d(x, elements), all);
+}
+
+static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tensor x,
+                      int64_t piece) {
+    note_local_sum(gradients, work, x, piece);
     gradients->pending[gradients->pending_count++] = all_reduce_sum_begin(
         group, x, work->shape.reduce_order, gradients->scratch, TRAFFIC_GRADIENTS);
+}
+
+// Of a dense piece, of which the other nodes' sums lie at [first, …) of the rows of `set`.
+static void begin_dense_sum(Gradients *gradients, const Work *work, Tensor x, Tensor set,
+                            int64_t first, int64_t piece) {
+    if (!by_tree(work)) {
+        begin_sum(gradients, work, work->groups.world, x, piece);
+        return;
+    }
+    Tensor others[SHARD_NODES_MAX];
+    note_local_sum(gradients, work, x, piece);
+    for (int i = 0; i < work->shape.node_count - 1; i++) {
+        others[i] = tensor_range(set, i * set.shape[1] + first, tensor_elements(x));
+        note_local_sum(gradients, work, others[i], piece);
+    }
+    TreeShare share = {work->shape.deal, others, gradients->scratch};
+    gradients->pending[gradients->pending_count++] =
+        tree_sum_begin(work->groups.world, x, share, TRAFFIC_GRADIENTS);
 }
 
 static bool in_bucket(const GradientBucket *bucket, const Param *row) {
@@ -179,8 +215,8 @@ static void join_shares(const Gradients *gradients, Work *work, int bucket) {
 
 void gradients_share_ready(Gradients *gradients, Work *work, int share) {
     if (share != OWN_GRADIENT && by_tree(work))
-        begin_sum(gradients, work, work->groups.world, work->shares[share],
-                  (int64_t)gradients->count * GRADIENT_RUNS + share);
+        begin_dense_sum(gradients, work, work->shares[share], work->node_shares[share], 0,
+                        (int64_t)gradients->count * GRADIENT_RUNS + share);
 }
 
 void gradients_ready(Gradients *gradients, Work *work, int bucket) {
@@ -199,9 +235,11 @@ void gradients_ready(Gradients *gradients, Work *work, int bucket) {
             if (work->step.micro_batch < work->shape.micro_batches - 1) continue;
             x = sum;
         }
-        begin_sum(gradients, work,
-                  run == RUN_DENSE ? work->groups.world : work->groups.expert_replicas, x,
-                  (int64_t)bucket * GRADIENT_RUNS + run);
+        int64_t piece = (int64_t)bucket * GRADIENT_RUNS + run;
+        if (run == RUN_DENSE)
+            begin_dense_sum(gradients, work, x, work->node_gradients, first, piece);
+        else
+            begin_sum(gradients, work, work->groups.expert_replicas, x, piece);
     }
 }
 

@@ -1,5 +1,6 @@
 #include "model/head_gate.h"
 
+#include "model/dense_gradient.h"
 #include "model/initialization.h"
 #include "model/router_health.h"
 #include "model/stream_digests.h"
@@ -79,14 +80,12 @@ void head_gate_route(HeadGate *gate, Work *work, Statistics *stats, Tensor x) {
 
 void head_gate_backward(HeadGate *gate, Work *work, Tensor dx, Tensor dweights, Tensor x) {
     Tensor dlogits = gate->scratch.dlogits, own_dx = gate->scratch.dx;
-    Segments rows = work_dense_rows(work);
     fill_zero(work->dev, gate->scratch.balance);
     router_backward(work->dev, dlogits, dweights, routing_of(gate), gate->logits, RULE,
                     gate->scratch.balance, 0);
     dlogits = by_token(gate, dlogits);
-    matmul_backward_weight(work->dev, as_matrix(work_gradient(work, gate->weight)), dlogits,
-                           own_x(gate, work, x), rows);
+    weight_gradient(work, gate->weight, OWN_GRADIENT, dlogits, own_x(gate, work, x));
     matmul_backward_input(work->dev, own_dx, dlogits, as_matrix(work_value(work, gate->weight)),
-                          rows);
+                          work_dense_rows(work));
     add(work->dev, dx, dx, own_dx);
 }

@@ -2,21 +2,22 @@
 
 #include "kernels/integers.h"
 #include "model/attention.h"
+#include "model/dense_gradient.h"
 #include "model/linear.h"
 #include "model/positions.h"
 #include "model/stream_digests.h"
 
 // A latent of each token, columns of the down-projection's rows, and what it is projected up to.
 typedef struct Latent {
-    int64_t rank, first; // width, and its first column
-    int norm;            // parameter (rank)
-    Linear up;           // weight (width, rank)
-    Tensor x;            // (N, rank) f32, kept
-    Tensor statistics;   // of its norm
-    Tensor out;          // (N, rank) stored, normalised
-    Tensor rows;         // (N, width) stored, or its gradient: scratch
-    Tensor dout, dx;     // (N, rank) stored, and f32: scratch of the backward pass
-    Tensor partial;      // likewise
+    int64_t rank, first;     // width, and its first column
+    int norm;                // parameter (rank)
+    Linear up;               // weight (width, rank)
+    Tensor x;                // (N, rank) f32, kept
+    Tensor statistics;       // of its norm
+    Tensor out;              // (N, rank) stored, normalised
+    Tensor rows;             // (N, width) stored, or its gradient: scratch
+    Tensor dout, dx;         // (N, rank) stored, and f32: scratch of the backward pass
+    Tensor partial, columns; // likewise (dense_gradient.h)
 } Latent;
 
 typedef struct LatentAttention {
@@ -71,6 +72,7 @@ static void latent_layout(Latent *l, Work *work, Arena *activations, Arena *scra
     l->dout = arena_2d(scratch, work->storage, N, l->rank);
     l->dx = arena_2d(scratch, F32, N, l->rank);
     l->partial = arena_2d(scratch, F32, work->shape.dense_parts, l->rank);
+    l->columns = norm_node_statistics(work, LATENT_NORM.kind, scratch);
 }
 
 static void latent_forward(Latent *l, Work *work, Tensor down_rows) {
@@ -87,9 +89,8 @@ static void latent_backward(Latent *l, Work *work, Tensor ddown_rows) {
     linear_backward(work, l->up, l->dout, l->rows, l->out);
     fill_zero(work->dev, l->dx);
     NormParams norm = {.weight = work_value(work, l->norm)};
-    NormParams gradient = {.weight = work_gradient(work, l->norm)};
-    normalize_backward(work->dev, l->dx, gradient, l->dout, l->x, l->statistics, norm,
-                       norm_rule(work), l->partial);
+    NormGradient gradient = {l->norm, -1, l->partial, l->columns};
+    norm_gradient(work, gradient, l->dx, l->dout, l->x, l->statistics, norm, norm_rule(work));
     copy_columns(work->dev, ddown_rows, l->dx,
                  (ColumnBlocks){.blocks = 1, .width = l->rank, .out_first = l->first});
 }
@@ -239,11 +240,6 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     linear_forward(work, a->output, out, a->heads);
 }
 
-static void sinks_backward(LatentAttention *a, Work *work) {
-    bias_backward(work->dev, as_row(work_gradient(work, a->sinks)), a->dsinks,
-                  work_dense_rows(work));
-}
-
 // project() back, from dqkv.
 static void project_backward(LatentAttention *a, Work *work, Tensor dx) {
     AttentionShape s = a->shape;
@@ -281,7 +277,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     digest_part(work, "heads", a->dheads);
     attention_backward(work->dev, a->dqkv, a->dsinks, a->dheads, a->qkv_rows, a->heads, a->lse,
                        rule_of(a, work));
-    if (work->config->attention.softmax == SOFTMAX_SINK) sinks_backward(a, work);
+    if (work->config->attention.softmax == SOFTMAX_SINK)
+        bias_gradient(work, a->sinks, OWN_GRADIENT, a->dsinks);
     project_backward(a, work, dx);
 }
 

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "model/dense_gradient.h"
 #include "model/initialization.h"
 
 Linear linear_share(Work *work, int weight, bool has_bias, const char *name) {
@@ -48,16 +49,15 @@ void linear_forward(Work *work, Linear linear, Tensor y, Tensor x) {
     if (linear.bias >= 0) bias_forward(work->dev, y, as_row(work_value(work, linear.bias)), rows);
 }
 
-void linear_backward_into(Work *work, Linear linear, Tensor dweight, Tensor dbias, Tensor dx,
-                          Tensor dy, Tensor x) {
-    Segments rows = work_dense_rows(work);
-    matmul_backward_weight(work->dev, as_matrix(dweight), dy, x, rows);
-    if (linear.bias >= 0) bias_backward(work->dev, as_row(dbias), dy, rows);
+void linear_backward_shared(Work *work, Linear linear, int weight_share, int bias_share, Tensor dx,
+                            Tensor dy, Tensor x) {
+    weight_gradient(work, linear.weight, weight_share, dy, x);
+    if (linear.bias >= 0) bias_gradient(work, linear.bias, bias_share, dy);
     if (dx.data)
-        matmul_backward_input(work->dev, dx, dy, as_matrix(work_matrix(work, linear.weight)), rows);
+        matmul_backward_input(work->dev, dx, dy, as_matrix(work_matrix(work, linear.weight)),
+                              work_dense_rows(work));
 }
 
 void linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x) {
-    Tensor dbias = linear.bias >= 0 ? work_gradient(work, linear.bias) : (Tensor){0};
-    linear_backward_into(work, linear, work_gradient(work, linear.weight), dbias, dx, dy, x);
+    linear_backward_shared(work, linear, OWN_GRADIENT, OWN_GRADIENT, dx, dy, x);
 }

@@ -25,8 +25,8 @@ void linear_forward(Work *work, Linear linear, Tensor y, Tensor x);
 // The gradients of weight and bias (overwritten), and dx (overwritten) unless dx.data is NULL. dy,
 // x, dx stored.
 void linear_backward(Work *work, Linear linear, Tensor dx, Tensor dy, Tensor x);
-// The same with another place for the gradients, (out, in) f32 and, where there is a bias, (out).
-void linear_backward_into(Work *work, Linear linear, Tensor dweight, Tensor dbias, Tensor dx,
-                          Tensor dy, Tensor x);
+// The same of a further use, with the shares of the gradients (work_use_gradient).
+void linear_backward_shared(Work *work, Linear linear, int weight_share, int bias_share, Tensor dx,
+                            Tensor dy, Tensor x);
 
 #endif

@@ -84,6 +84,9 @@ LayerBound model_bound(const ModelConfig *config);
 // The largest number that divides the experts of every layer that has any; 0 where none has. Not
 // collective.
 int64_t model_experts_divisor(const ModelConfig *config);
+// How shards of a micro-batch are dealt to ranks: to each set of experts first.
+ShardDeal model_shard_deal(const ModelConfig *config, int64_t shards, int64_t ranks,
+                           int64_t expert_parallel);
 // What the experts that so many ranks cannot share are called in messages, of the first layer that
 // has such; NULL: they can share all. Not collective.
 const char *model_unshared_experts(const ModelConfig *config, int64_t ranks);

@@ -1,5 +1,7 @@
 #include "model/norm.h"
 
+#include "model/dense_gradient.h"
+
 void norm_declare(Norm *norm, Work *work, const char *name) {
     int64_t D = work->config->d_model;
     Param weight = {.rank = 1, .shape = {D}, .init = INIT_ONES, .group = GROUP_NO_DECAY};
@@ -23,6 +25,7 @@ void norm_layout_into(Norm *norm, Work *work, Tensor out, bool takes_branch, Are
     if (takes_branch) norm->sum = arena_2d(activations, F32, N, D);
     size_t mark = arena_mark(scratch);
     norm->partial = arena_2d(scratch, F32, work->shape.dense_parts, norm->bias < 0 ? D : 2 * D);
+    norm->columns = norm_node_statistics(work, work->config->norm, scratch);
     arena_release(scratch, mark);
 }
 
@@ -33,11 +36,6 @@ static NormRule norm_rule(const Work *work) {
 static NormParams norm_values(const Norm *norm, Work *work) {
     return (NormParams){work_value(work, norm->weight),
                         norm->bias < 0 ? (Tensor){0} : work_value(work, norm->bias)};
-}
-
-static NormParams norm_gradients(const Norm *norm, Work *work) {
-    return (NormParams){work_gradient(work, norm->weight),
-                        norm->bias < 0 ? (Tensor){0} : work_gradient(work, norm->bias)};
 }
 
 Tensor norm_forward(Norm *norm, Work *work, Residual in) {
@@ -52,6 +50,7 @@ Tensor norm_forward(Norm *norm, Work *work, Residual in) {
 }
 
 void norm_backward(Norm *norm, Work *work, Tensor dx, Tensor dout) {
-    normalize_backward(work->dev, dx, norm_gradients(norm, work), dout, norm->x, norm->statistics,
-                       norm_values(norm, work), norm_rule(work), norm->partial);
+    NormGradient gradient = {norm->weight, norm->bias, norm->partial, norm->columns};
+    norm_gradient(work, gradient, dx, dout, norm->x, norm->statistics, norm_values(norm, work),
+                  norm_rule(work));
 }

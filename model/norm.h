@@ -20,6 +20,7 @@ typedef struct Norm {
     Tensor statistics; // (numbers of a row, N)
     Tensor out;        // (N, D) stored, or f32
     Tensor partial;    // (dense_parts, D for each parameter) scratch of the backward pass
+    Tensor columns;    // likewise (dense_gradient.h)
 } Norm;
 
 void norm_declare(Norm *norm, Work *work, const char *name);

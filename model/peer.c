@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/integers.h"
+#include "model/dense_gradient.h"
 #include "model/peer_usage.h"
 #include "model/stream_digests.h"
 
@@ -195,6 +196,19 @@ static void choose(PeerLayer *peer, Work *work, Statistics *stats, Tensor x) {
     }
 }
 
+// Of the keys of chosen numbers, from the gradient of their scores.
+static void key_gradient(PeerLayer *peer, const KeyHalf *half, Work *work) {
+    Tensor queries = by_head(peer, half->queries);
+    for (int node = 0; node < work->shape.node_count; node++) {
+        NamedRows keys = {work_value(work, half->keys), 0, node_rows(work, node, peer->dsums), 0};
+        list_names(work->dev, peer->key_at, peer->key_listed, node_rows(work, node, half->chosen),
+                   0);
+        named_gradient(work->dev, node_gradient(work, half->keys, OWN_GRADIENT, node), (Tensor){0},
+                       keys, node_rows(work, node, queries), peer->key_at, peer->key_listed,
+                       peer->top_k, work->shape.nodes[node].count);
+    }
+}
+
 // From the gradient of the weights; dx (N, D) stored = sum (N, D) f32 + that of the queries. Of a
 // query's scores only those of chosen keys have a gradient.
 static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, Tensor dweights) {
@@ -205,10 +219,7 @@ static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, 
     for (int h = 0; h < 2; h++) {
         KeyHalf *half = &peer->halves[h];
         NamedRows keys = {work_value(work, half->keys), 0, peer->dsums, 0};
-        list_names(work->dev, peer->key_at, peer->key_listed, half->chosen, 0);
-        named_gradient(work->dev, work_gradient(work, half->keys), (Tensor){0}, keys,
-                       by_head(peer, half->queries), peer->key_at, peer->key_listed, k,
-                       work->shape.dense_parts);
+        key_gradient(peer, half, work);
         named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
         if (is_normed(work)) query_norm_backward(&half->norm, work, half->dqueries, half->queries);
         digest_part(work, "queries", half->dqueries);

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "model/dense_gradient.h"
 #include "model/initialization.h"
 #include "model/rope.h"
 
@@ -98,8 +99,8 @@ static void learned_embed(Positions *positions, Work *work, Tensor x, int64_t fi
 }
 
 static void learned_embed_backward(Positions *positions, Work *work, Tensor dx) {
-    embedding_backward(work->dev, work_gradient(work, positions->table), dx,
-                       learned_ids(positions, work, 0), work->shape.dense_parts, positions->order);
+    lookup_gradient(work, positions->table, OWN_GRADIENT, dx, learned_ids(positions, work, 0),
+                    positions->order);
 }
 
 // ---- alibi: scores lose by distance (arXiv:2108.12409) ------------------------------------------

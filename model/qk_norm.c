@@ -1,5 +1,7 @@
 #include "model/qk_norm.h"
 
+#include "model/dense_gradient.h"
+
 static QkNormKind kind_of(const Work *work) {
     return work->config->attention.qk_norm;
 }
@@ -41,14 +43,10 @@ void query_key_norm_forward(QueryKeyNorm *norm, Work *work, Tensor out) {
                     values_of(norm, work));
 }
 
-static void sum_over_rows(Work *work, int weight, Tensor rows) {
-    bias_backward(work->dev, as_row(work_gradient(work, weight)), rows, work_dense_rows(work));
-}
-
 void query_key_norm_backward(QueryKeyNorm *norm, Work *work, Tensor dx) {
     if (kind_of(work) == QK_NORM_NONE) return;
     qk_norm_backward(work->dev, dx, norm->dq, norm->dk, norm->x, norm->rstd,
                      work->config->attention.shape, values_of(norm, work));
-    sum_over_rows(work, norm->q_weight, norm->dq);
-    sum_over_rows(work, norm->k_weight, norm->dk);
+    bias_gradient(work, norm->q_weight, OWN_GRADIENT, norm->dq);
+    bias_gradient(work, norm->k_weight, OWN_GRADIENT, norm->dk);
 }

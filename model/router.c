@@ -2,6 +2,7 @@
 
 #include "kernels/integers.h"
 #include "model/chooser.h"
+#include "model/dense_gradient.h"
 #include "model/initialization.h"
 #include "model/router_balance.h"
 #include "model/router_bias.h"
@@ -287,9 +288,9 @@ static void noise_backward(const Router *router, Work *work, float z_scale) {
 
 // The gradients of scores x Wᵀ.
 static void score_backward(Work *work, int weight, Tensor dx, Tensor dscores, Tensor x) {
-    Segments rows = work_dense_rows(work);
-    matmul_backward_weight(work->dev, as_matrix(work_gradient(work, weight)), dscores, x, rows);
-    matmul_backward_input(work->dev, dx, dscores, as_matrix(work_value(work, weight)), rows);
+    weight_gradient(work, weight, OWN_GRADIENT, dscores, x);
+    matmul_backward_input(work->dev, dx, dscores, as_matrix(work_value(work, weight)),
+                          work_dense_rows(work));
 }
 
 void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscaled) {
@@ -310,8 +311,7 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
     Tensor own_dx = router->backward_scratch.dx;
     score_backward(work, router->weight, own_dx, router->backward_scratch.dlogits, own);
     if (router->gate_bias >= 0)
-        bias_backward(work->dev, as_row(work_gradient(work, router->gate_bias)),
-                      router->backward_scratch.dlogits, work_dense_rows(work));
+        bias_gradient(work, router->gate_bias, OWN_GRADIENT, router->backward_scratch.dlogits);
     if (noisy) {
         Tensor dx_noise = router->backward_scratch.dx_noise;
         score_backward(work, router->noise, dx_noise, router->backward_scratch.dscale, own);

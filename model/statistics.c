@@ -90,7 +90,8 @@ void statistics_layout(Statistics *stats, const Work *work, Arena *arena) {
     stats->host_sums = arena_mirror(work->host, stats->sums);
     stats->host_counts = arena_mirror(work->host, stats->counts);
     int64_t rows = work->shape.micro_batches, room = rows * stats->width;
-    room = larger(room, all_reduce_scratch_elements((int)work->shape.ranks, room));
+    stats->node_sums = arena_2d(work->host, F64, work->shape.most_nodes - 1, room);
+    room = larger(room, tree_sum_scratch_elements(work->shape.deal, room));
     stats->sums_scratch = arena_1d(work->host, F64, room);
     if (has_maxima(stats)) stats->maxima = arena_1d(work->host, F64, stats->width);
     for (int i = 0; i < stats->column_count; i++)
@@ -168,20 +169,47 @@ void statistics_reduce_counts(Statistics *stats, Work *work) {
     read_states(stats, work->dev);
 }
 
+// Sums over all ranks' shards of each micro-batch from those over this rank's nodes.
+static void sum_over_ranks(Statistics *stats, Work *work, Tensor sums) {
+    Tensor others[SHARD_NODES_MAX];
+    if (work->shape.reduce_order != REDUCE_FIXED_TREE) {
+        all_reduce_sum(work->groups.world, sums, work->shape.reduce_order, (Tensor){0},
+                       TRAFFIC_STATISTICS);
+        return;
+    }
+    for (int i = 0; i < work->shape.node_count - 1; i++)
+        others[i] = tensor_rows(stats->node_sums, i, 1);
+    Pending pending = tree_sum_begin(work->groups.world, sums,
+                                     (TreeShare){work->shape.deal, others, stats->sums_scratch},
+                                     TRAFFIC_STATISTICS);
+    collective_wait(&pending);
+}
+
 void statistics_reduce(Statistics *stats, Work *work) {
     int64_t columns = stats->width, micro_batches = work->shape.micro_batches;
     device_download(work->dev, stats->host_sums, stats->sums);
     reduce_maxima(stats, work);
-    double *sums = tensor_f64(stats->host_sums);
-    for (int64_t m = 0; m < micro_batches; m++) {
-        double *rows = sums + m * work->shape.shards * columns;
-        sum_rows(rows, work->shape.shards, columns);
-        if (m > 0) memmove(sums + m * columns, rows, (size_t)columns * sizeof *sums);
-    }
-    all_reduce_sum(work->groups.world, tensor_1d(sums, F64, micro_batches * columns),
-                   work->shape.reduce_order, stats->sums_scratch, TRAFFIC_STATISTICS);
+    double *sums = tensor_f64(stats->host_sums), *others = tensor_f64(stats->node_sums);
+    int64_t shards_of_part = work->shape.shards / work->shape.dense_parts;
+    for (int64_t m = 0; m < micro_batches; m++)
+        for (int node = 0; node < work->shape.node_count; node++) {
+            ShardRun parts = work->shape.nodes[node];
+            double *rows = sums + (m * work->shape.shards + shards_of_part * parts.first) * columns;
+            double *to = node == 0 ? sums : others + (node - 1) * micro_batches * columns;
+            sum_rows(rows, shards_of_part * parts.count, columns);
+            if (to + m * columns != rows)
+                memmove(to + m * columns, rows, (size_t)columns * sizeof *sums);
+        }
+    sum_over_ranks(stats, work, tensor_1d(sums, F64, micro_batches * columns));
     sum_rows(sums, micro_batches, columns);
     statistics_reduce_counts(stats, work);
+}
+
+int64_t statistics_sent_bytes(const Statistics *stats, const Work *work) {
+    int64_t elements = work->shape.micro_batches * stats->width;
+    if (work->shape.reduce_order == REDUCE_FIXED_TREE)
+        return tree_sum_sent_bytes(work->shape.deal, elements, F64);
+    return all_reduce_sum_sent_bytes((int)work->shape.ranks, elements, F64);
 }
 
 // ---- the totals ---------------------------------------------------------------------------------

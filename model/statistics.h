@@ -7,7 +7,8 @@
 //
 // Every shard of the step has its own row of scalars and vectors; ops add to them on the device,
 // and nobody waits. At the end the host fetches them and adds the rows as the fixed binary tree
-// over shards: those of a micro-batch on the rank, then across ranks, then the micro-batches.
+// over shards: those of a micro-batch on the rank, node by node, then across ranks, then the
+// micro-batches.
 // Counts are integers and need no order.
 #ifndef MOETRAIN_MODEL_STATISTICS_H
 #define MOETRAIN_MODEL_STATISTICS_H
@@ -74,7 +75,8 @@ struct Statistics {
     // The host's mirrors; row 0 holds the totals after statistics_reduce.
     Tensor host_sums, host_counts;
     Tensor sums_scratch; // f64 on the host, of the sum over ranks: (micro-batches · width) or more
-    Tensor maxima;       // (width) f64 on the host: scratch of the columns that are maxima
+    Tensor node_sums; // (most_nodes - 1, micro-batches · width) likewise: of nodes but the first
+    Tensor maxima;    // (width) f64 on the host: scratch of the columns that are maxima
 };
 
 // ---- asking for columns, while the model is laid out --------------------------------------------
@@ -112,6 +114,8 @@ void statistics_reduce(Statistics *stats, Work *work);
 // The same of counts and states alone: all that there is after an evaluation, which adds up
 // nothing else. Collective over world.
 void statistics_reduce_counts(Statistics *stats, Work *work);
+// Bytes that the rank that sends most sends of sums, without the counts. Not collective.
+int64_t statistics_sent_bytes(const Statistics *stats, const Work *work);
 
 // ---- the totals of a step, after statistics_reduce ----------------------------------------------
 

@@ -35,6 +35,7 @@ typedef struct RankShape {
     int64_t all_shards;    // of a micro-batch, over all ranks
     int64_t most_shards;   // of a rank
     int64_t ranks, rank;
+    ShardDeal deal; // of a micro-batch's shards to ranks
     int64_t ep_size, ep_rank;
     Deal group_shards; // those of this rank's expert_parallel group, to its ranks
     int64_t group_first_shard;
@@ -48,6 +49,10 @@ typedef struct RankShape {
     // max_expert_replicas of them in a step; otherwise in one part.
     int64_t dense_parts, expert_parts;
     int64_t *dense_offsets; // (dense_parts + 1) rows of each part; the model's
+    // The nodes of the fixed tree that this rank's dense parts make up: one, unless ranks share
+    // shards unevenly. A dense gradient is summed over each (dense_gradient.h).
+    int node_count, most_nodes; // here, and of a rank
+    ShardRun nodes[SHARD_NODES_MAX];
     ReduceOrder reduce_order;
 } RankShape;
 
@@ -98,6 +103,9 @@ typedef struct Work {
     ParamSet values;
     ParamSet gradients;                 // of the micro-batch at work (gradients.h)
     Tensor shares[GRADIENT_SHARES_MAX]; // f32, each of its parameter's shape (work_use_gradient)
+    // The same of the other nodes, (most_nodes - 1, dense elements) and (…, elements of the share)
+    // f32 (dense_gradient.h).
+    Tensor node_gradients, node_shares[GRADIENT_SHARES_MAX];
     ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
     const NarrowWeights *narrow; // instead of them; NULL: none
     const Positions *positions;

@@ -36,7 +36,7 @@ static const Option ROWS[] = {
 // Whether ranks in groups of `ep` can share experts and shards.
 static bool allows(const ModelConfig *model, int64_t ranks, int64_t shards, int64_t ep) {
     return ranks % ep == 0 && !model_unshared_experts(model, ep) &&
-           shard_runs_exist(shards, ranks, ep);
+           shard_runs_exist(model_shard_deal(model, shards, ranks, ep));
 }
 
 // "1, 2, 4": the degrees that so many ranks allow.
@@ -103,7 +103,8 @@ bool parallel_decide_expert(TrainConfig *config, int ranks, int64_t shards,
     if (config->expert_parallel == 0)
         config->expert_parallel = best_degree(&config->model, ranks, shards);
     int64_t ep = config->expert_parallel;
-    if (ranks % ep == 0 && shard_runs_exist(shards, ranks, ep)) return true;
+    if (ranks % ep == 0 && shard_runs_exist(model_shard_deal(&config->model, shards, ranks, ep)))
+        return true;
     list_degrees(&config->model, ranks, shards, list);
     if (ranks % ep == 0)
         return option_broken(rules, "parallel.expert", "train.shards",
@@ -159,7 +160,8 @@ bool parallel_check_ranks(TrainConfig *config, int ranks, const OptionRules *rul
         return false;
     if (model_experts_divisor(&config->model) == 0) return true;
     int64_t replicas = ranks / config->expert_parallel;
-    if (exact && !shard_runs_exist(moe->max_expert_replicas / config->micro_batches, replicas, 1))
+    ShardDeal parts = {moe->max_expert_replicas / config->micro_batches, replicas, 1};
+    if (exact && !shard_runs_exist(parts))
         return option_broken(
             rules, "moe.max_expert_replicas", "train.shards",
             "%d ranks / parallel.expert %lld would hold each expert %lld times and train "

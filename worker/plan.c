@@ -17,8 +17,7 @@ static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t 
     int world = (int)ranks, ep = (int)work->shape.ep_size, replicas = world / ep;
     plan->sent_bytes[TRAFFIC_GRADIENTS] += (double)gradients_sent_bytes(&model->gradients, work);
     plan->sent_bytes[TRAFFIC_STATISTICS] +=
-        (double)(all_reduce_sum_sent_bytes(world, work->shape.micro_batches * model->stats.width,
-                                           F64) +
+        (double)(statistics_sent_bytes(&model->stats, work) +
                  all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
                  all_reduce_sum_sent_bytes(ep, norm_slots, F64) +
                  all_reduce_sum_sent_bytes(replicas, 2, F64)); // agreement on the norm
@@ -140,18 +139,37 @@ static void print_memory(const Plan *plan, PlanHost host) {
             mib(available), host_memory().limit, (long long)host.ranks, host.ranks == 1 ? "" : "s");
 }
 
+// The degree of expert parallelism whose groups of ranks share shards most evenly.
+static int64_t evenest_degree(const ModelConfig *model, int64_t shards, int64_t ranks, int64_t ep) {
+    int64_t best = ep, least = shard_runs_most(model_shard_deal(model, shards, ranks, ep));
+    for (int64_t degree = 1; degree <= ranks; degree++) {
+        if (ranks % degree != 0 || model_unshared_experts(model, degree)) continue;
+        ShardDeal deal = model_shard_deal(model, shards, ranks, degree);
+        if (!shard_runs_exist(deal) || shard_runs_most(deal) >= least) continue;
+        least = shard_runs_most(deal);
+        best = degree;
+    }
+    return best;
+}
+
 // Every step takes as long as the rank with the largest share does.
 static void warn_of_imbalance(const TrainConfig *config, int ranks) {
     int64_t shards = config->shards / config->micro_batches, ep = config->expert_parallel;
-    int64_t most = shard_run(shards, ranks, ep, 0).count, fewer = ranks, more = ranks;
+    int64_t fewer = ranks, more = ranks, degree = ep;
+    int64_t most = shard_runs_most(model_shard_deal(&config->model, shards, ranks, ep));
     while (shards % fewer != 0) fewer--;
     while (shards % more != 0) more++;
+    if (model_experts_divisor(&config->model) > 0)
+        degree = evenest_degree(&config->model, shards, ranks, ep);
+    char also[64] = "";
+    if (degree != ep)
+        snprintf(also, sizeof also, ", parallel.expert=%lld more evenly", (long long)degree);
     if (most * ranks > shards)
         log_warn(
             "%d ranks do not share %lld shards evenly: the first have %lld of them, %.2f times "
-            "the mean, and the others wait for them; %lld or %lld ranks share them evenly",
+            "the mean, and the others wait for them; %lld or %lld ranks share them evenly%s",
             ranks, (long long)shards, (long long)most, (double)(most * ranks) / (double)shards,
-            (long long)fewer, (long long)more);
+            (long long)fewer, (long long)more, also);
     int64_t experts = model_uneven_experts(&config->model, ep);
     if (experts > 0) {
         int64_t large = deal_evenly(experts, ep).large;

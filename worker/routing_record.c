@@ -103,7 +103,7 @@ bool routing_record_open(RoutingRecord *record, const TrainConfig *config, Model
 // rank).
 static Tensor piece(Tensor step, const RankShape *shape, int64_t m, int64_t rank) {
     int64_t of_shard = shape->N / shape->shards;
-    ShardRun run = shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank);
+    ShardRun run = shard_run(shape->deal, rank);
     return tensor_rows(step, of_shard * (m * shape->all_shards + run.first), of_shard * run.count);
 }
 static void copy_piece(Tensor to, Tensor from) {

@@ -9,6 +9,7 @@
 #include "comm/comm.h"
 #include "comm/flight_recorder.h"
 #include "comm/shard_run.h"
+#include "kernels/integers.h"
 #include "kernels/rng.h"
 #include "rank_test.h"
 
@@ -61,15 +62,18 @@ static void add_into(Tensor a, Tensor b) {
     }
 }
 
-// The sum over shards [first, first + count) of what fill() gave them, as a binary tree.
-static Tensor tree_sum(DType dtype, int64_t n, int64_t first, int64_t count, uint32_t salt) {
-    if (count == 1) {
-        Tensor leaf = guarded(dtype, n);
-        fill(leaf, (int)first, salt);
-        return leaf;
+// The sum over `leaves` leaves from `leaf` on of the fixed tree over shards of what fill() gave
+// them, as a binary tree: each of the first `doubled` shards stands for two.
+static Tensor tree_sum(DType dtype, int64_t n, int64_t leaf, int64_t leaves, int64_t doubled,
+                       uint32_t salt) {
+    bool one = leaf < 2 * doubled && leaves == 2;
+    if (leaves == 1 || one) {
+        Tensor shard = guarded(dtype, n);
+        fill(shard, (int)(one ? leaf / 2 : leaf - doubled), salt);
+        return shard;
     }
-    Tensor lower = tree_sum(dtype, n, first, count / 2, salt);
-    Tensor upper = tree_sum(dtype, n, first + count / 2, count / 2, salt);
+    Tensor lower = tree_sum(dtype, n, leaf, leaves / 2, doubled, salt);
+    Tensor upper = tree_sum(dtype, n, leaf + leaves / 2, leaves / 2, doubled, salt);
     add_into(lower, upper);
     free(upper.data);
     return lower;
@@ -79,55 +83,98 @@ static const DType dtypes[] = {F32, F64, I32, I64};
 static const int64_t lengths[] = {0, 1, 2, 3, 5, 7, 8, 13, 64, 1000, 4099};
 enum { DTYPES = 4, LENGTHS = sizeof lengths / sizeof *lengths };
 
-// One reduction over a group, in which `sharing` ranks are dealt shards together. Each rank's share
-// is what it sums of its own shards; the result is what one rank would have summed.
-static void expect_tree(Group *group, int sharing, DType dtype, int64_t n) {
+// One reduction over a group. Each rank gives what it sums of its own shards, node by node; the
+// result is what one rank would have summed.
+static void expect_tree(Group *group, ShardDeal deal, DType dtype, int64_t n) {
     uint32_t salt = (uint32_t)n;
-    int size = group_size(group);
-    int64_t shards = 2 * shard_runs_least(size, sharing);
-    ShardRun run = shard_run(shards, size, sharing, group_rank(group));
-    Tensor x = tree_sum(dtype, n, run.first, run.count, salt);
-    Tensor scratch = guarded(dtype, all_reduce_scratch_elements(size, n));
+    int size = group_size(group), rank = group_rank(group);
+    int64_t leaves = next_power_of_two(deal.shards), doubled = leaves - deal.shards;
+    ShardNode nodes[SHARD_NODES_MAX];
+    Tensor sums[SHARD_NODES_MAX];
+    int count = shard_nodes(deal, rank, nodes);
+    for (int i = 0; i < count; i++)
+        sums[i] = tree_sum(dtype, n, nodes[i].leaf, nodes[i].leaves, doubled, salt);
+    Tensor x = sums[0], scratch = guarded(dtype, tree_sum_scratch_elements(deal, n));
     int64_t before = traffic_sent_bytes(TRAFFIC_GRADIENTS);
-    all_reduce_sum(group, x, REDUCE_FIXED_TREE, scratch, TRAFFIC_GRADIENTS);
+    Pending pending =
+        tree_sum_begin(group, x, (TreeShare){deal, sums + 1, scratch}, TRAFFIC_GRADIENTS);
+    collective_wait(&pending);
     int64_t sent = traffic_sent_bytes(TRAFFIC_GRADIENTS) - before;
 
-    Tensor wanted = tree_sum(dtype, n, 0, shards, salt);
-    EXPECT(memcmp(x.data, wanted.data, tensor_bytes(x)) == 0, "%lld x %s over %d ranks",
-           (long long)n, dtype_name(dtype), size);
-    expect_guard(x, "the sum");
+    Tensor wanted = tree_sum(dtype, n, 0, leaves, doubled, salt);
+    EXPECT(memcmp(x.data, wanted.data, tensor_bytes(x)) == 0,
+           "%lld x %s over %lld shards of %d ranks in groups of %lld", (long long)n,
+           dtype_name(dtype), (long long)deal.shards, size, (long long)deal.group_size);
+    for (int i = 0; i < count; i++) expect_guard(sums[i], "the sum");
     expect_guard(scratch, "the scratch");
 
-    // Rank 0 sends exactly what the planner says; where the length does not divide, others give or
-    // keep one element more or less at each of the log2(size) distances, on the way there and back,
-    // or in a slice that goes to all.
-    int64_t planned = all_reduce_sum_sent_bytes(size, n, dtype), slack = 0;
-    if (group_rank(group) != 0 && n % size != 0)
-        for (int d = 1; d < size; d *= 2) slack += 2 * (int64_t)dtype_bytes(dtype);
-    EXPECT(llabs(sent - planned) <= slack, "%lld bytes sent, %lld planned, for %lld x %s",
-           (long long)sent, (long long)planned, (long long)n, dtype_name(dtype));
-    free(x.data);
+    // The rank that sends most sends exactly what the planner says. Halving gives or keeps, where
+    // the length does not divide, one element more or less at each of the log2(size) distances.
+    double most = (double)sent;
+    all_reduce_max(group, tensor_1d(&most, F64, 1), TRAFFIC_OTHER);
+    int64_t planned = tree_sum_sent_bytes(deal, n, dtype);
+    EXPECT((int64_t)most == planned, "%.0f bytes sent, %lld planned, for %lld x %s", most,
+           (long long)planned, (long long)n, dtype_name(dtype));
+    for (int i = 0; i < count; i++) free(sums[i].data);
     free(scratch.data);
     free(wanted.data);
 }
 
 static void fixed_tree_over_the_world(void) {
+    int size = comm_size();
     for (int d = 0; d < DTYPES; d++)
-        for (int i = 0; i < LENGTHS; i++) expect_tree(groups.world, 1, dtypes[d], lengths[i]);
+        for (int i = 0; i < LENGTHS; i++) {
+            expect_tree(groups.world, shard_node_each(size), dtypes[d], lengths[i]);
+            expect_tree(groups.world, (ShardDeal){2 * next_power_of_two(size), size, size},
+                        dtypes[d], lengths[i]);
+        }
+}
+
+// As ranks have several nodes each, of many shards; and of no power of two of them.
+static void several_nodes_of_a_rank(void) {
+    int size = comm_size(), rank = comm_rank();
+    ShardNode nodes[SHARD_NODES_MAX];
+    for (int64_t shards = size; shards <= 64; shards++) {
+        if (!is_power_of_two(shards) && shards % size != 0) continue;
+        ShardDeal deal = {shards, size, size};
+        ShardRun run = shard_run(deal, rank);
+        int64_t first = run.first;
+        int count = shard_nodes(deal, rank, nodes);
+        EXPECT(run.count == shards / size || run.count == shards / size + 1,
+               "%lld of %lld shards on one of %d ranks", (long long)run.count, (long long)shards,
+               size);
+        for (int i = 0; i < count; i++) {
+            EXPECT(nodes[i].first == first && is_power_of_two(nodes[i].count) &&
+                       nodes[i].leaf % nodes[i].leaves == 0,
+                   "node %d of rank %d: shards %lld to %lld", i, rank, (long long)nodes[i].first,
+                   (long long)(nodes[i].first + nodes[i].count));
+            first += nodes[i].count;
+        }
+        EXPECT(first == run.first + run.count, "%lld shards, not %lld, are in nodes",
+               (long long)(first - run.first), (long long)run.count);
+        expect_tree(groups.world, deal, F32, 101);
+    }
+    if (size == 3) {
+        ShardDeal deal = {8, 3, 3};
+        const int wanted[] = {2, 2, 1}; // {0 1} {2}, {3} {4 5}, {6 7}
+        EXPECT(shard_nodes(deal, rank, nodes) == wanted[rank], "nodes of rank %d", rank);
+    }
 }
 
 static void fixed_tree_over_subgroups(void) {
     for (int ep = 1; ep <= comm_size(); ep++) {
         if (comm_size() % ep != 0) continue;
         ProcessGroups split = process_groups_open(ep, NULL);
-        int rank = comm_rank();
+        int size = comm_size(), rank = comm_rank();
         EXPECT(group_size(split.expert_parallel) == ep, "ep %d", ep);
         EXPECT(group_rank(split.expert_parallel) == rank % ep, "ep %d", ep);
-        EXPECT(group_size(split.expert_replicas) == comm_size() / ep, "ep %d", ep);
+        EXPECT(group_size(split.expert_replicas) == size / ep, "ep %d", ep);
         EXPECT(group_rank(split.expert_replicas) == rank / ep, "ep %d", ep);
-        expect_tree(split.world, ep, F32, 101);
-        expect_tree(split.expert_parallel, 1, F32, 101);
-        expect_tree(split.expert_replicas, 1, F32, 101);
+        for (int64_t times = 1; times <= 8; times *= 2)
+            expect_tree(split.world, (ShardDeal){times * shard_runs_least(size, ep), size, ep}, F32,
+                        101);
+        expect_tree(split.expert_parallel, shard_node_each(ep), F32, 101);
+        expect_tree(split.expert_replicas, shard_node_each(size / ep), F32, 101);
         process_groups_close(&split);
     }
 }
@@ -463,6 +510,7 @@ int main(int argc, char **argv) {
         {"the world is a group of all ranks", open_groups},
         {"the fixed tree gives the bits of a binary tree over ranks, in any length and dtype",
          fixed_tree_over_the_world},
+        {"ranks of several nodes of the tree sum as one rank does", several_nodes_of_a_rank},
         {"the fixed tree works in expert-parallel and replica groups", fixed_tree_over_subgroups},
         {"sums of integers in any order are exact", any_order_sums_integers},
         {"the largest value and gathered blocks reach all ranks", largest_and_gathered},

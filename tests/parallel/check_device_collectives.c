@@ -147,18 +147,33 @@ static void open_device(void) {
     }
 }
 
-static void expect_same_tree(Group *group, DType dtype, int64_t n) {
-    Pair x = pair_open(dtype, n, 1);
-    Pair scratch = pair_open(dtype, all_reduce_scratch_elements(group_size(group), n), 1);
+// Each rank gives as many sums as the deal has nodes of its own.
+static void expect_same_tree(Group *group, ShardDeal deal, DType dtype, int64_t n) {
+    ShardNode nodes[SHARD_NODES_MAX];
+    int others = shard_nodes(deal, group_rank(group), nodes) - 1;
+    Pair x = pair_open(dtype, n, 1), more[SHARD_NODES_MAX];
+    Pair scratch = pair_open(dtype, tree_sum_scratch_elements(deal, n), 1);
+    Tensor host[SHARD_NODES_MAX], device[SHARD_NODES_MAX];
     fill(x.host, (uint32_t)n);
     pair_upload(x);
+    for (int i = 0; i < others; i++) {
+        more[i] = pair_open(dtype, n, 1);
+        host[i] = more[i].host;
+        device[i] = more[i].device;
+        fill(more[i].host, (uint32_t)(n + 1 + i));
+        pair_upload(more[i]);
+    }
     Tensor wanted = tensor_2d(malloc(tensor_bytes(x.host) + 1), dtype, n, 1);
     CHECK(wanted.data, "no memory");
     memcpy(wanted.data, x.host.data, tensor_bytes(x.host));
     int64_t before = traffic_sent_bytes(TRAFFIC_GRADIENTS);
-    all_reduce_sum(group, wanted, REDUCE_FIXED_TREE, scratch.host, TRAFFIC_GRADIENTS);
+    Pending pending =
+        tree_sum_begin(group, wanted, (TreeShare){deal, host, scratch.host}, TRAFFIC_GRADIENTS);
+    collective_wait(&pending);
     int64_t between = traffic_sent_bytes(TRAFFIC_GRADIENTS);
-    all_reduce_sum(group, x.device, REDUCE_FIXED_TREE, scratch.device, TRAFFIC_GRADIENTS);
+    pending = tree_sum_begin(group, x.device, (TreeShare){deal, device, scratch.device},
+                             TRAFFIC_GRADIENTS);
+    collective_wait(&pending);
     EXPECT(traffic_sent_bytes(TRAFFIC_GRADIENTS) - between == between - before,
            "the device counts %lld bytes, the host %lld",
            (long long)(traffic_sent_bytes(TRAFFIC_GRADIENTS) - between),
@@ -170,20 +185,25 @@ static void expect_same_tree(Group *group, DType dtype, int64_t n) {
     free(wanted.data);
     pair_close(&x);
     pair_close(&scratch);
+    for (int i = 0; i < others; i++) pair_close(&more[i]);
 }
 
 static void the_tree_has_the_hosts_bits(void) {
     for (int d = 0; d < SUMMED; d++)
-        for (int i = 0; i < LENGTHS; i++) expect_same_tree(groups.world, summed[d], lengths[i]);
+        for (int i = 0; i < LENGTHS; i++) {
+            int size = comm_size();
+            expect_same_tree(groups.world, shard_node_each(size), summed[d], lengths[i]);
+            expect_same_tree(groups.world, (ShardDeal){16, size, size}, summed[d], lengths[i]);
+        }
 }
 
 static void the_tree_works_in_subgroups(void) {
     for (int ep = 1; ep <= comm_size(); ep++) {
         if (comm_size() % ep != 0) continue;
         ProcessGroups split = process_groups_open(ep, &dev);
-        expect_same_tree(split.world, F32, 101);
-        expect_same_tree(split.expert_parallel, F32, 101);
-        expect_same_tree(split.expert_replicas, F32, 101);
+        expect_same_tree(split.world, (ShardDeal){64, comm_size(), ep}, F32, 101);
+        expect_same_tree(split.expert_parallel, shard_node_each(ep), F32, 101);
+        expect_same_tree(split.expert_replicas, shard_node_each(comm_size() / ep), F32, 101);
         process_groups_close(&split);
     }
 }

@@ -42,7 +42,7 @@ CONFIGURATIONS = {
         {"moe.experts": 6, "moe.router": "topk_softmax", "moe.capacity_factor": 0.9, "moe.drop": "random",
          "moe.routing_group": "sequence", "moe.renormalize_after_drop": "true", "moe.max_expert_replicas": 4,
          "model.d_model": 40, "attention.heads": 4, "model.activation": "relu", "train.shards": 16},
-        [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4), (3, 1, 3, 1)]),
+        [(2, 1, 2, 1), (4, 2, 1, 1), (8, 1, 2, 1), (2, 1, 2, 4), (3, 1, 3, 1), (6, 1, 6, 1)]),
     "padded, routing by sequence": (  # two sequences a shard: two capacities in the rows of each expert and shard
         {"moe.dispatch": "padded", "moe.capacity_factor": 1.1, "moe.routing_group": "sequence",
          "moe.min_capacity": 3, "moe.renormalize_after_drop": "true", "parallel.exchange_chunks": 3,
@@ -55,7 +55,7 @@ CONFIGURATIONS = {
     "noisy_top_k with jitter": (
         {"moe.router": "noisy_top_k", "moe.jitter": 0.1, "moe.noise_in_evaluation": "true", "moe.capacity_factor": 1.25,
          "moe.router_init_scale": 0.5},
-        [(2, 2, 2, 2), (4, 1, 2, 1)]),
+        [(2, 2, 2, 2), (3, 1, 3, 1)]),
     "sinkhorn over sequences": (
         {"moe.router": "sinkhorn", "moe.balance_scope": "sequence", "moe.top_k": 1, "moe.capacity_factor": 1.25},
         [(2, 1, 2, 2), (4, 1, 2, 1)]),
@@ -99,7 +99,7 @@ CONFIGURATIONS = {
     "layernorm, geglu, padded, bf16": (
         {"model.norm": "layernorm", "model.activation": "geglu", "train.precision": "bf16", "moe.dispatch": "padded",
          "moe.capacity_factor": 1.1, "model.d_model": 40, "attention.heads": 4, "moe.d_ff": 20},
-        [(2, 2, 2, 2), (4, 1, 4, 1)]),
+        [(2, 2, 2, 2), (3, 1, 3, 1)]),
     "norms after the sum, bf16, dropout": (
         {"model.norm_place": "post", "model.norm": "layernorm", "train.precision": "bf16", "train.dropout": 0.1,
          "model.d_model": 36},
@@ -154,10 +154,10 @@ CONFIGURATIONS = {
     "dense": (
         {"moe.experts": 0, "model.tied_embeddings": "false", "model.d_model": 36, "model.d_ff": 44,
          "attention.d_head": 10},
-        [(1, 2, 0, 2), (2, 1, 0, 1), (4, 2, 0, 2), (8, 1, 0, 1), (2, 1, 0, 4)]),
+        [(1, 2, 0, 2), (2, 1, 0, 1), (4, 2, 0, 2), (3, 1, 0, 1), (2, 1, 0, 4)]),
     "biases": (
         {"model.bias": "head", "moe.capacity_factor": 1, "attention.kv_heads": 1, "attention.d_head": 6},
-        [(2, 2, 2, 4), (4, 1, 1, 2), (4, 2, 4, 1)]),
+        [(2, 2, 2, 4), (3, 1, 3, 1), (4, 2, 4, 1)]),
     "biases, padded, bf16": (
         {"model.bias": "true", "moe.dispatch": "padded", "moe.capacity_factor": 1.1, "train.precision": "bf16",
          "model.activation": "relu", "moe.every": 2},
@@ -175,13 +175,13 @@ CONFIGURATIONS = {
     "learned positions": (
         {"attention.positions": "learned", "model.tied_embeddings": "false", "attention.d_head": 5,
          "moe.capacity_factor": 1.25, "train.context": 19},
-        [(2, 2, 2, 4), (4, 1, 1, 2)]),
+        [(2, 2, 2, 4), (3, 1, 3, 1)]),
     "no positions, bf16": (
         {"attention.positions": "none", "attention.d_head": 7, "train.precision": "bf16"},
         [(2, 1, 2, 1), (4, 2, 2, 2)]),
     "sinks": (
         {"attention.softmax": "sink", "attention.heads": 4, "attention.kv_heads": 2, "model.d_model": 48},
-        [(2, 2, 2, 4), (4, 1, 1, 2)]),
+        [(2, 2, 2, 4), (3, 1, 3, 1)]),
     "sinks, bf16": (
         {"attention.softmax": "sink", "train.precision": "bf16", "train.context": 70},
         [(2, 1, 2, 1), (4, 2, 2, 2)]),
@@ -196,7 +196,7 @@ CONFIGURATIONS = {
         [(2, 2, 2, 4), (4, 1, 2, 1)]),
     "norms of queries and keys": (
         {"attention.qk_norm": "head", "attention.heads": 4, "attention.kv_heads": 2, "train.precision": "bf16"},
-        [(2, 2, 2, 4), (4, 1, 2, 1)]),
+        [(2, 2, 2, 4), (3, 1, 3, 1)]),
     "latent attention": (
         {"model.mixer": "latent_attention", "attention.heads": 4, "attention.d_head": 12, "attention.d_value": 6,
          "attention.q_rank": 20, "attention.softmax": "sink", "train.optimizer": "muon"},
@@ -218,7 +218,7 @@ CONFIGURATIONS = {
     "experts of heads": (  # eight in all
         {"model.mixer": "switchhead", "attention.heads": 2, "attention.experts": 4, "attention.d_value": 7, "moe.experts": 4,
          "attention.top_k": 3, "train.optimizer": "muon", "parallel.exchange_chunks": 2},
-        [(2, 2, 2, 4), (4, 1, 4, 2)]),
+        [(2, 2, 2, 4), (3, 1, 3, 1)]),
     "experts of heads beside other mixers, bf16": (
         {"model.mixer": "[switchhead, attention]", "attention.heads": 4, "attention.experts": 2, "attention.top_k": 1,
          "moe.experts": 0, "model.bias": "true", "attention.qk_norm": "head", "attention.dropout": 0.1,
@@ -289,14 +289,14 @@ CONFIGURATIONS = {
         {"train.objective": "masked", "train.precision": "bf16", "attention.softmax": "sink", "train.dropout": 0.1,
          "data.format": "characters"},
         [(2, 2, 2, 4), (4, 1, 2, 1)]),
-    "any number of ranks": (
-        {"moe.capacity_factor": 1.1, "moe.drop": "random"},
-        [(3, 1, 1, 1), (3, 1, 3, 2), (5, 1, 5, 1), (6, 1, 2, 1), (6, 1, 3, 1), (6, 1, 6, 1), (7, 1, 7, 1), (8, 1, 8, 1)]),
+    "any number of ranks": (  # of which three, five, six and seven own two or three nodes of the tree each
+        {"train.batch": 16, "train.shards": 16, "moe.capacity_factor": 1.1, "moe.drop": "random"},
+        [(3, 1, 1, 1), (3, 1, 3, 2), (5, 1, 5, 1), (6, 1, 2, 1), (6, 1, 3, 1), (6, 1, 6, 1), (7, 1, 7, 2), (8, 1, 8, 1)]),
     "tokens further on, in documents": (
         {"mtp.layers": 2, "mtp.loss_factor": 0.5, "moe.capacity_factor": 1.1, "moe.bias_update": "sign", "moe.shared_experts": 1,
          "parallel.exchange_chunks": 2, "data.documents": "mask", "data.packing": "best_fit", "data.document_end": r"\n",
          "train.context": 75},
-        [(2, 2, 2, 2), (4, 1, 4, 1)]),
+        [(2, 2, 2, 2), (3, 1, 3, 1)]),
     "one token further on, untied, norms after, bf16": (
         {"mtp.layers": 1, "model.tied_embeddings": "false", "model.bias": "head", "model.norm_place": "post",
          "train.precision": "bf16", "train.dropout": 0.1, "moe.every": 2, "model.logit_softcap": 20},

@@ -29,7 +29,7 @@ def a_run_cut_at_step_5_goes_on_on_any_layout(space: Workspace):
     config = dict(CONFIG, **{"checkpoint.every": 5, "data.train": mix, "data.curriculum": weights})
     space.run("unbroken", config, ranks=3)
     wanted = space.result("unbroken")
-    for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (3, 1, 3, 2), (8, 1, 4, 1)):
+    for ranks, threads, expert_parallel, micro_batches in ((2, 1, 2, 2), (1, 2, 1, 4), (4, 1, 1, 2), (3, 1, 3, 1), (8, 1, 4, 1)):
         run = f"resumed{ranks}"
         shutil.copytree(space.path("unbroken"), space.path(run))
         os.remove(space.checkpoints(run)[-1])  # metrics.jsonl still tells of the steps after the cut

@@ -50,6 +50,7 @@ static void what_is_sent_is_every_bucket(void **state) {
     add_rows(&table, &gradients);
     Work work = {.params = &table,
                  .shape = {.ranks = 2,
+                           .deal = {2, 2, 1},
                            .ep_size = 1,
                            .expert_replicas = 2,
                            .micro_batches = 3,

@@ -33,7 +33,8 @@ static Example *example(void) {
         .graph = {.ranks = 2,
                   .expert_parallel = 2,
                   .micro_batches = 1,
-                  .shards = 8,
+                  .deal = {8, 2, 2},
+                  .fixed_tree = true,
                   .shard_tokens = 25,
                   .chunks = 1,
                   .half_count = 2,
@@ -49,6 +50,12 @@ static Example *example(void) {
     e.graph.halves = e.halves;
     e.graph.sums = e.sums;
     return &e;
+}
+
+static void share_among(Example *e, int64_t ranks, int64_t expert_parallel) {
+    e->graph.ranks = ranks;
+    e->graph.expert_parallel = expert_parallel;
+    e->graph.deal = (ShardDeal){8, ranks, expert_parallel};
 }
 
 static const double SMALL_SUMS = 5 * 2 * (0.5 + 4 / 1e5); // there and back, of half of 8 bytes
@@ -79,7 +86,7 @@ static void a_step_is_what_it_computes_and_sends(void **state) {
 static void one_rank_sends_nothing(void **state) {
     (void)state;
     Example *e = example();
-    e->graph.ranks = e->graph.expert_parallel = 1;
+    share_among(e, 1, 1);
     e->halves[1].token_bytes = 0;
     e->cluster.step = 0.125;
     StepForecast step = replay_step(&e->graph, &e->cluster);
@@ -133,7 +140,7 @@ static void a_busy_expert_makes_the_others_wait(void **state) {
 static void messages_take_the_links_of_their_nodes(void **state) {
     (void)state;
     Example *e = example();
-    e->graph.ranks = e->graph.expert_parallel = 4;
+    share_among(e, 4, 4);
     e->cluster.between = (Link){.latency = 2, .gap = 1, .bandwidth = 5e4};
     // 50 tokens of a rank, a quarter of each to each: 12.5 kB inside, 25 kB between.
     double way = 0.5 + 0.125 + 2 + 1 + 25e3 / 25e3;
@@ -155,7 +162,7 @@ static void messages_take_the_links_of_their_nodes(void **state) {
 static void replicas_of_experts_sum_their_gradients(void **state) {
     (void)state;
     Example *e = example();
-    e->graph.ranks = 4;
+    share_among(e, 4, 2);
     e->cluster.between = WIRE;
     e->sums[0] = (GraphSum){.expert = 50000}; // 100 kB to the replica, which is in the other node
     e->cluster.between_links = 2;
@@ -166,8 +173,7 @@ static void replicas_of_experts_sum_their_gradients(void **state) {
 static void three_ranks_give_each_other_slices(void **state) {
     (void)state;
     Example *e = example();
-    e->graph.ranks = 3;
-    e->graph.expert_parallel = 1;
+    share_among(e, 3, 1);
     e->cluster.node_ranks = 3;
     e->sums[0] = (GraphSum){.dense = 75000}; // 100 kB to each of two, together
     StepForecast step = replay_step(&e->graph, &e->cluster);
@@ -175,6 +181,11 @@ static void three_ranks_give_each_other_slices(void **state) {
     // Four of eight shards are the first rank's, two each of the others.
     assert_near(step.parts[PART_COMPUTE], 6);
     assert_near(step.parts[PART_IMBALANCE], 3);
+    // Three, three and two, of which ranks send two partial sums at most.
+    share_among(e, 3, 3);
+    e->halves[1].token_bytes = 0;
+    step = replay_step(&e->graph, &e->cluster);
+    assert_near(step.parts[PART_REDUCTION], 3 * (0.5 + 0.25 + 2));
 }
 
 static void ranks_that_share_a_cpu_take_turns(void **state) {

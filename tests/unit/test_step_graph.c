@@ -58,7 +58,8 @@ static void assert_as_planned(int ranks, const char *const *words) {
     assert_true(plan_make(train, (PlanHost){ranks, 1, ON_HOST}, &plan, &err));
     double flops = graph.head_flops, exchanged = 0, summed = 0;
     int64_t ep = graph.expert_parallel, layers = graph.half_count / 2;
-    double tokens = (double)(train->batch * train->context), own = tokens / ranks;
+    double tokens = (double)(train->batch * train->context);
+    double own = graph.shard_tokens * (double)(shard_runs_most(graph.deal) * graph.micro_batches);
     for (int64_t i = 0; i < graph.half_count; i++) {
         const GraphHalf *half = &graph.halves[i];
         double padding = half->padded ? half->most_share * (double)half->experts : 1;
@@ -67,7 +68,7 @@ static void assert_as_planned(int ranks, const char *const *words) {
     }
     for (int64_t i = 0; i < layers + 2; i++)
         summed +=
-            (double)all_reduce_sum_sent_bytes(ranks, (int64_t)graph.sums[i].dense, F32) +
+            (double)tree_sum_sent_bytes(graph.deal, (int64_t)graph.sums[i].dense, F32) +
             (double)all_reduce_sum_sent_bytes(ranks / (int)ep, (int64_t)graph.sums[i].expert, F32);
     assert_near(3 * flops, plan.train_flops_per_token);
     assert_near(graph.flops, tokens * plan.train_flops_per_token);

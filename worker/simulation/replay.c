@@ -89,18 +89,19 @@ static double between_seconds(const Replay *replay, int64_t messages, double byt
            bytes / (share * cluster->between.bandwidth);
 }
 
-// All ranks of `count` from `first` on, `stride` apart, exchange such messages at once.
+// A sum over `count` ranks, `stride` apart, that have so many nodes of the tree at most.
 static double sum_seconds(const Replay *replay, int64_t count, int64_t stride, double elements,
-                          double width) {
+                          double width, int nodes) {
     double seconds = 0;
     if (count == 1 || elements <= 0) return 0;
-    if (!is_power_of_two(count)) {
+    if (!is_power_of_two(count) || nodes > 1) {
         int64_t near = 0; // of the first rank: as many of the others are in its node
         for (int64_t r = 1; r < count; r++) near += node_of(replay, r * stride) == 0;
         double slice = elements / (double)count * width;
         double one = inside_seconds(replay, near, slice * (double)near) +
                      between_seconds(replay, count - 1 - near, slice * (double)(count - 1 - near));
-        return 2 * one + seconds_of(replay, 0, 3 * slice * (double)(count - 1)) * replay->crowd;
+        double added = 3 * slice * (double)(nodes * count - 1);
+        return (nodes + 1) * one + seconds_of(replay, 0, added) * replay->crowd;
     }
     double kept = elements * width;
     for (int64_t distance = 1; distance < count; distance *= 2) {
@@ -124,8 +125,9 @@ static void do_together(Replay *replay, double seconds, TimedKind kind) {
 static void begin_sum(Replay *replay, GraphSum sum) {
     const StepGraph *graph = replay->graph;
     int64_t ep = graph->expert_parallel;
-    double seconds = sum_seconds(replay, graph->ranks, 1, sum.dense, sizeof(float)) +
-                     sum_seconds(replay, graph->ranks / ep, ep, sum.expert, sizeof(float));
+    int nodes = graph->fixed_tree ? shard_nodes_most(graph->deal) : 1;
+    double seconds = sum_seconds(replay, graph->ranks, 1, sum.dense, sizeof(float), nodes) +
+                     sum_seconds(replay, graph->ranks / ep, ep, sum.expert, sizeof(float), 1);
     if (!replay->cluster->overlap) {
         do_together(replay, seconds, TIMED_REDUCTION);
         return;
@@ -244,7 +246,7 @@ static void compute_own(Replay *replay, double token_flops, double token_bytes, 
 }
 
 static double small_sum(const Replay *replay, double numbers) {
-    return sum_seconds(replay, replay->graph->ranks, 1, numbers, sizeof(double));
+    return sum_seconds(replay, replay->graph->ranks, 1, numbers, sizeof(double), 1);
 }
 
 static void counts_travel(Replay *replay, const GraphHalf *half) {
@@ -330,7 +332,7 @@ StepForecast replay_step(const StepGraph *graph, const Cluster *cluster) {
     if (cluster->node_cpus > 0 && sharing > cluster->node_cpus)
         replay.crowd = (double)sharing / (double)cluster->node_cpus;
     for (int64_t r = 0; r < ranks; r++) {
-        ShardRun run = shard_run(graph->shards, ranks, graph->expert_parallel, r);
+        ShardRun run = shard_run(graph->deal, r);
         replay.tokens[r] = graph->shard_tokens * (double)run.count;
         replay.group_tokens[r / graph->expert_parallel] += replay.tokens[r];
     }

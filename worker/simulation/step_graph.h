@@ -3,6 +3,7 @@
 #ifndef MOETRAIN_WORKER_SIMULATION_STEP_GRAPH_H
 #define MOETRAIN_WORKER_SIMULATION_STEP_GRAPH_H
 
+#include "comm/shard_run.h"
 #include "worker/train_config.h"
 
 // Half a block. Backward costs twice what forward does, and sends as much.
@@ -27,9 +28,10 @@ typedef struct GraphSum {
 
 typedef struct StepGraph {
     int64_t ranks, expert_parallel;
-    int64_t micro_batches, shards; // shards of a micro-batch, dealt to ranks (comm/shard_run.h)
-    double shard_tokens;           // of a micro-batch
-    int64_t chunks;                // of an exchange at most
+    int64_t micro_batches;
+    ShardDeal deal;      // of a micro-batch's shards to ranks
+    double shard_tokens; // of a shard in a micro-batch
+    int64_t chunks;      // of an exchange at most
     bool fixed_tree;
 
     int64_t half_count; // two of each layer, bottom to top

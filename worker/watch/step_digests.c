@@ -188,7 +188,7 @@ static json_t *window_rows(const StepDigests *digests, const int64_t *sums, int6
     for (int64_t m = 0; m < M; m++)
         for (int64_t rank = 0; rank < shape->ranks; rank++) {
             const int64_t *of_micro_batch = sums + 2 * (rank * of_rank + (place * M + m) * most);
-            ShardRun run = shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank);
+            ShardRun run = shard_run(shape->deal, rank);
             for (int64_t b = 0; b < of_shard * run.count; b++)
                 json_array_append_new(windows, text_of(of_micro_batch + 2 * b));
         }

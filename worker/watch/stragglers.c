@@ -20,8 +20,7 @@ void stragglers_open(Stragglers *stragglers, int64_t limit, const RankShape *sha
     CHECK_MEMORY(stragglers->behind && stragglers->shards, "no memory for the times of %d ranks",
                  stragglers->ranks);
     for (int rank = 0; rank < stragglers->ranks; rank++)
-        stragglers->shards[rank] =
-            shard_run(shape->all_shards, shape->ranks, shape->ep_size, rank).count;
+        stragglers->shards[rank] = shard_run(shape->deal, rank).count;
 }
 
 void stragglers_close(Stragglers *stragglers) {
