@@ -282,8 +282,8 @@ static void send_receive(NcclWay way, int partner, Tensor x, int64_t send, int64
     NCCL_CHECK(ncclGroupEnd(), way.comm);
 }
 
-// Every rank's slice of each of this one's nodes to it, and this rank's slice of theirs, as they lie
-// in `slices`.
+// Every rank's slice of each of this one's nodes to it, and this rank's slice of theirs to where
+// `slices` says.
 static void give_slices(const Group *group, NcclWay way, Tensor x, TreeShare share,
                         const TreeNodes *tree, char **slices) {
     ncclDataType_t type = nccl_type(x.dtype);
