@@ -1,6 +1,6 @@
 // The sums of gradients: over ranks while the layers below still compute, and over the
-// micro-batches of a step. Layers write into work->gradients and know nothing of it; where shards of
-// a rank are several nodes of the tree, dense_gradient.h writes those of further nodes beside them.
+// micro-batches of a step. Layers write into work->gradients and know nothing of it; where a rank
+// has several nodes of the tree, dense_gradient.h writes those of further nodes beside them.
 //
 // A parameter that is used several times has a share of its gradient for each further use: by the
 // fixed tree each is a sum of its own, and all are added after the step.
