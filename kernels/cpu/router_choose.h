@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/router_scores.h"
 
-enum { BLOCK = 256 };
+enum { BLOCK = 256, MOST_CHOICES = 1025 }; // attention.top_k and one more
 
 // How a token's scores become its probabilities: exp(log score - shift) · scale.
 typedef struct Normaliser {
@@ -42,27 +42,26 @@ static inline const float *keys_from(const Keys *k, KeyKind kind, float *room, i
     return room;
 }
 
-static inline float key_of(const Keys *k, KeyKind kind, int64_t e) {
-    float room;
-    return *keys_from(k, kind, &room, e, 1);
-}
-
 // The K largest keys, best first; equal ones in ascending order. Valid ids even for NaN.
 static inline __attribute__((always_inline)) void
 choose_by(int32_t *ids, const Keys *keys, KeyKind kind, bool grouped, int64_t E, int64_t K) {
     int64_t found = 0;
-    float room[BLOCK], last = 0.0f; // the key of the last one found
+    float room[BLOCK], best[MOST_CHOICES]; // best: the keys of those found
+    CHECK(K <= MOST_CHOICES, "%lld choices of a token", (long long)K);
     for (int64_t first = 0; first < E; first += BLOCK) {
         int64_t count = E - first < BLOCK ? E - first : BLOCK;
         const float *key = keys_from(keys, kind, room, first, count);
         for (int64_t i = 0; i < count; i++) {
-            if (found == K && !(key[i] > last)) continue;
+            if (found == K && !(key[i] > best[K - 1])) continue;
             if (grouped && !(keys->allowed_groups >> ((first + i) / keys->group_size) & 1u))
                 continue;
             int64_t at = found < K ? found++ : K - 1;
-            for (; at > 0 && key[i] > key_of(keys, kind, ids[at - 1]); at--) ids[at] = ids[at - 1];
+            for (; at > 0 && key[i] > best[at - 1]; at--) {
+                ids[at] = ids[at - 1];
+                best[at] = best[at - 1];
+            }
             ids[at] = (int32_t)(first + i);
-            last = key_of(keys, kind, ids[found - 1]);
+            best[at] = key[i];
         }
     }
 }
