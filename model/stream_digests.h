@@ -2,8 +2,8 @@
 // embedding and behind every half of a block, the losses, what the parts of a half make
 // (digest_part), and on the way back the gradients of all these. A window is a sequence of the
 // step, counted through all ranks and micro-batches, so it has the same checksums on any number of
-// ranks: where they differ, so does what was computed (worker/watch/step_digests.h). Nothing here is
-// collective.
+// ranks: where they differ, so does what was computed (worker/watch/step_digests.h). Nothing here
+// is collective.
 //
 // Nobody lists the places: a layer says what it has made where it has made it, under a name, and
 // every micro-batch of every rank says the same in the same order.
