@@ -106,11 +106,31 @@ static void busy_experts_are_parted(void **state) {
     assert_memory_equal(expert_at, wanted, sizeof wanted);
 }
 
+// Shortest first would leave 59 rows with a rank, and no exchange that helps.
+static void the_longest_is_dealt_first(void **state) {
+    (void)state;
+    const int64_t rows[8] = {18, 29, 12, 1, 22, 22, 7, 3};
+    int32_t expert_at[8];
+    balanced_deal(expert_at, rows, deal_evenly(8, 2), 2);
+    assert_int_equal(busiest_rank_rows(expert_at, rows, deal_evenly(8, 2), 2), 57);
+}
+
+// Longest first gives 49 and 37 rows, and one exchange 43 to each.
+static void an_exchange_mends_what_longest_first_leaves(void **state) {
+    (void)state;
+    const int64_t rows[6] = {8, 8, 15, 14, 14, 27};
+    int32_t expert_at[6];
+    balanced_deal(expert_at, rows, deal_evenly(6, 2), 2);
+    assert_int_equal(busiest_rank_rows(expert_at, rows, deal_evenly(6, 2), 2), 43);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_deal_of_equal_counts_is_much_better),
         cmocka_unit_test(even_loads_stay_in_order),
         cmocka_unit_test(busy_experts_are_parted),
+        cmocka_unit_test(the_longest_is_dealt_first),
+        cmocka_unit_test(an_exchange_mends_what_longest_first_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
