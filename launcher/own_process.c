@@ -9,6 +9,7 @@
 
 #include "checkpoint/file_io.h"
 #include "kernels/clock.h"
+#include "launcher/config.h"
 #include "launcher/config_print.h"
 #include "launcher/supervisor/rank_launcher.h"
 #include "worker/run/run_dir.h"
@@ -64,6 +65,37 @@ int own_process_run(const char *dir, const char *log, const char *output, const 
     bool ok = rank_launcher_start(&process, command, 1, "", 1, words, who, err);
     free(command);
     return ok ? wait_for(&process) : err->exit_code;
+}
+
+bool own_process_check_config(const char *dir, const char *name, const Config *config,
+                              const char *also, Error *err) {
+    char path[PATH_MAX], *text = NULL;
+    size_t bytes = 0;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (access(path, F_OK) != 0) return true;
+    if (!config_load_text(path, &text, &bytes, err)) return false;
+    char *saved = strndup(text, bytes), *current = config_to_yaml(config, false);
+    CHECK_MEMORY(saved, "out of memory");
+    KeyRule *rules = config_key_rules(config);
+    ConfigChanges changes;
+    config_changes_find(&changes, saved, current, rules);
+    const KeyChange *wrong = NULL;
+    for (int i = changes.count - 1; i >= 0; i--) {
+        const KeyRule *rule = changes.list[i].rule;
+        if (rule->kind != KIND_FREE || (also && strcmp(rule->key, also) == 0))
+            wrong = &changes.list[i];
+    }
+    bool ok =
+        !wrong || error_set(err, EXIT_CONFIG,
+                            "%s was begun with %s %.200s, and is to have %.200s; name another "
+                            "folder with -o, or remove this one",
+                            dir, wrong->rule->key, wrong->saved, wrong->current);
+    config_changes_free(&changes);
+    free(rules);
+    free(current);
+    free(saved);
+    free(text);
+    return ok;
 }
 
 bool own_process_write_config(const char *dir, const char *name, const Config *config, Error *err) {

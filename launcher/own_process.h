@@ -13,6 +13,11 @@
 int own_process_run(const char *dir, const char *log, const char *output, const char *who,
                     char **words, Error *err);
 
+// Whether dir has no configuration NAME yet, or its run was begun with this one: what differs may
+// change no result. `also` is a key that a run may change as it goes on, but this one may not;
+// NULL: none. False with exit 2, what differs, and the fix.
+bool own_process_check_config(const char *dir, const char *name, const Config *config,
+                              const char *also, Error *err);
 // Makes the folder and writes a configuration into it, whose paths hold wherever it is read. False
 // with exit 5.
 bool own_process_write_config(const char *dir, const char *name, const Config *config, Error *err);

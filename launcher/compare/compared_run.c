@@ -7,7 +7,6 @@
 
 #include "launcher/config.h"
 #include "launcher/compare/run_result.h"
-#include "launcher/config_print.h"
 #include "launcher/own_process.h"
 #include "worker/run/json_file.h"
 
@@ -17,30 +16,7 @@ static const char CONFIG_NAME[] = "compare.yaml", LOG_NAME[] = "compare.log", WH
 // ---- before it ----------------------------------------------------------------------------------
 
 bool compared_run_check(const ComparedRun *run, const Config *config, Error *err) {
-    char path[PATH_BYTES], *text = NULL;
-    size_t bytes = 0;
-    snprintf(path, sizeof path, "%s/%s", run->dir, CONFIG_NAME);
-    if (access(path, F_OK) != 0) return true;
-    if (!config_load_text(path, &text, &bytes, err)) return false;
-    char *saved = strndup(text, bytes), *current = config_to_yaml(config, false);
-    CHECK_MEMORY(saved, "out of memory");
-    KeyRule *rules = config_key_rules(config);
-    ConfigChanges changes;
-    config_changes_find(&changes, saved, current, rules);
-    const KeyChange *wrong = NULL;
-    for (int i = changes.count - 1; i >= 0; i--)
-        if (changes.list[i].rule->kind != KIND_FREE) wrong = &changes.list[i];
-    bool ok =
-        !wrong || error_set(err, EXIT_CONFIG,
-                            "%s was begun with %s %.200s, and is to have %.200s; name another "
-                            "folder with -o, or remove this one",
-                            run->dir, wrong->rule->key, wrong->saved, wrong->current);
-    config_changes_free(&changes);
-    free(rules);
-    free(current);
-    free(saved);
-    free(text);
-    return ok;
+    return own_process_check_config(run->dir, CONFIG_NAME, config, NULL, err);
 }
 
 // ---- its processes ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 
 const char *const SCALE_MODE_NAMES[] = {"strong", "weak", "experts"};
 
+static const char CONFIG_NAME[] = "scale.yaml";
 enum { WORD_BYTES = CONFIG_PATH_BYTES + 64, MOST_CHANGES = 8, ROWS_A_RUN = 4 };
 
 // ---- its configuration --------------------------------------------------------------------------
@@ -83,13 +84,20 @@ bool scale_point_plan(const ScalePlan *plan, ScalePoint *point, Error *err) {
     if (plan->mode == SCALE_EXPERTS &&
         !grow(plan, point, "moe.experts", plan->experts, &point->experts, err))
         return false;
-    Config *config = scale_point_config(plan, point, 1, err);
     TrainConfig *train = calloc(1, sizeof *train);
     CHECK_MEMORY(train, "out of memory");
-    bool ok = config && (config_check_ranks(config, point->ranks, train, err) ||
-                         error_prefix(err, "on %d ranks", point->ranks));
+    bool ok = true;
+    for (int64_t repeat = 1; ok && repeat <= plan->repeats; repeat++) {
+        char dir[CONFIG_PATH_BYTES];
+        run_dir(plan, point, repeat, dir, sizeof dir);
+        Config *config = scale_point_config(plan, point, repeat, err);
+        ok = config && (repeat > 1 || config_check_ranks(config, point->ranks, train, err) ||
+                        error_prefix(err, "on %d ranks", point->ranks));
+        // A run that is done is not gone on with to more steps.
+        ok = ok && own_process_check_config(dir, CONFIG_NAME, config, "train.steps", err);
+        free(config);
+    }
     free(train);
-    free(config);
     return ok;
 }
 
@@ -116,10 +124,10 @@ int scale_point_run(const ScalePlan *plan, const ScalePoint *point, int64_t repe
     run_dir(plan, point, repeat, dir, sizeof dir);
     if (outcome_of(dir, NULL, 0) == EXIT_DONE) return EXIT_DONE;
     Config *config = scale_point_config(plan, point, repeat, err);
-    bool ok = config && own_process_write_config(dir, "scale.yaml", config, err);
+    bool ok = config && own_process_write_config(dir, CONFIG_NAME, config, err);
     free(config);
     if (!ok) return err->exit_code;
-    return own_process_train(NULL, dir, "scale.yaml", "scale.log", "scale", point->ranks,
+    return own_process_train(NULL, dir, CONFIG_NAME, "scale.log", "scale", point->ranks,
                              plan->launcher, NULL, err);
 }
 

@@ -46,7 +46,8 @@ typedef struct ScalePoint {
     char message[256];        // how one failed
 } ScalePoint;
 
-// Whether the point can be run, and its `batch` and `experts`. False with exit 2.
+// Whether the point can be run, in folders that are new or were begun with the same keys, and its
+// `batch` and `experts`. False with exit 2.
 bool scale_point_plan(const ScalePlan *plan, ScalePoint *point, Error *err);
 // The configuration of run number `repeat` of it, to be freed by the caller; NULL with *err.
 Config *scale_point_config(const ScalePlan *plan, const ScalePoint *point, int64_t repeat,

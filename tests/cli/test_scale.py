@@ -73,6 +73,10 @@ class ScaleTest(ProgramTest):
         self.scale(*dense)
         self.assertEqual([row["runs"] for row in self.rows()], ["1", "1"])
         self.check_sums(self.rows())
+        # Runs of other keys, or of fewer steps, are not taken for these.
+        for word, *parts in (("train.lr=0.5", "train.lr", "0.5"), ("model.layers=2", "model.layers"), ("--steps=9", "train.steps")):
+            words = word.split("=") if word.startswith("--") else [word]
+            self.assert_error(self.scale(*dense, *words, code=2), 2, "np-1/learned-1 was begun with", *parts, "-o")
 
     def test_a_script_has_a_task_for_each_point(self):
         job = ("-N", "1", "--ntasks-per-node", "2", "--time", "1:00:00", "--script", "job.sbatch")
