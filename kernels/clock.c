@@ -13,8 +13,10 @@ const char *clock_utc(char text[CLOCK_UTC_BYTES]) {
 }
 
 const char *clock_duration(double seconds, char text[CLOCK_DURATION_BYTES]) {
-    long s = seconds >= 0 && seconds <= 3.6e6 ? lround(seconds) : 0;
-    if (s >= 3600)
+    long s = seconds >= 0 && seconds <= 1e12 ? lround(seconds) : 0;
+    if (s >= 100 * 3600)
+        snprintf(text, CLOCK_DURATION_BYTES, "%ldd%02ldh", s / 86400, s % 86400 / 3600);
+    else if (s >= 3600)
         snprintf(text, CLOCK_DURATION_BYTES, "%ldh%02ldm", s / 3600, s % 3600 / 60);
     else if (s >= 60)
         snprintf(text, CLOCK_DURATION_BYTES, "%ldm%02lds", s / 60, s % 60);

@@ -14,7 +14,8 @@ static inline double clock_seconds(void) {
 enum { CLOCK_UTC_BYTES = 40 };
 const char *clock_utc(char text[CLOCK_UTC_BYTES]);
 
-// "2h03m", "4m05s", "17s"; "0s" for what is no length of time. Returns `text`.
+// "11d06h" from a hundred hours, "2h03m", "4m05s", "17s"; "0s" for what is no length of time.
+// Returns `text`.
 enum { CLOCK_DURATION_BYTES = 32 };
 const char *clock_duration(double seconds, char text[CLOCK_DURATION_BYTES]);
 
