@@ -106,9 +106,9 @@ static bool check_room(const ScaleOptions *options, Error *err) {
     if (most <= room) return true;
     if (slurm->nodes > 0)
         return error_set(err, EXIT_CONFIG,
-                         "command line: %d ranks are more than the %d tasks of the job; take "
+                         "command line: %d ranks are more than the %d task%s of the job; take "
                          "fewer, or more with -N and --ntasks-per-node",
-                         most, room);
+                         most, room, room == 1 ? "" : "s");
     return options->oversubscribe ||
            error_set(err, EXIT_CONFIG,
                      "command line: %d ranks share %d %s, which says nothing of %d; take fewer, or "

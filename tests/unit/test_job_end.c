@@ -8,26 +8,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "kernels/clock.h"
+#include "own_program.h"
 #include "worker/run/ask_program.h"
 
 static char folder[] = "/tmp/moetrain-job-end-XXXXXX";
 
 // A squeue of ours, alone in PATH but for the shell's own words.
 static void squeue_says(const char *script) {
-    char path[64];
-    snprintf(path, sizeof path, "%s/squeue", folder);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fprintf(file, "#!/bin/sh\n%s\n", script);
-    assert_int_equal(fclose(file), 0);
-    assert_int_equal(chmod(path, 0755), 0);
+    program_says(folder, "squeue", script);
 }
 
 static int begin(void **state) {

@@ -7,22 +7,17 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "own_program.h"
 
 static char folder[] = "/tmp/moetrain-rank-launcher-XXXXXX";
 
 // An srun of ours, the first in PATH.
 static void srun_says(const char *script) {
-    char path[64];
-    snprintf(path, sizeof path, "%s/srun", folder);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fprintf(file, "#!/bin/sh\n%s\n", script);
-    assert_int_equal(fclose(file), 0);
-    assert_int_equal(chmod(path, 0755), 0);
+    program_says(folder, "srun", script);
 }
 
 static int begin(void **state) {
