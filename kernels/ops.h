@@ -61,6 +61,7 @@
     OP(slot_weights_forward, Tensor dispatch, Tensor combine, Tensor logits, int64_t T)            \
     OP(slot_weights_backward, Tensor dlogits, Tensor ddispatch, Tensor dcombine, Tensor dispatch,  \
        Tensor combine, int64_t T)                                                                  \
+    OP(count_slot_weights, Tensor counts, Tensor weights)                                          \
     OP(choose_in_turn, Tensor ids, int64_t E, int64_t first_token)                                 \
     OP(choices_of_heads, Tensor out, Tensor ids, int64_t E)                                        \
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \

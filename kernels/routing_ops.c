@@ -294,6 +294,14 @@ void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor
     dev->backend->op.slot_weights_backward(dev, dlogits, ddispatch, dcombine, dispatch, combine, T);
 }
 
+void count_slot_weights(Device *dev, Tensor counts, Tensor weights) {
+    int64_t E = counts.shape[0], S = weights.shape[1];
+    CHECK_SHAPE_1D(counts, I64, E);
+    CHECK_SHAPE_2D(weights, F32, weights.shape[0], S);
+    CHECK(E > 0 && S % E == 0, "%lld slots of %lld experts", (long long)S, (long long)E);
+    dev->backend->op.count_slot_weights(dev, counts, weights);
+}
+
 // ---- permutation --------------------------------------------------------------------------------
 
 void permutation_plan(Device *dev, Tensor slot_row, Tensor row_choice, Tensor counts, Tensor ids,

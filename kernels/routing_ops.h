@@ -276,6 +276,12 @@ void slot_weights_forward(Device *dev, Tensor dispatch, Tensor combine, Tensor l
 // dlogits, overwritten, from the gradients of both.   all (N, S)
 void slot_weights_backward(Device *dev, Tensor dlogits, Tensor ddispatch, Tensor dcombine,
                            Tensor dispatch, Tensor combine, int64_t T);
+// Adds up what tokens take of each expert's slots, e, e + E, e + 2E, …, in whole units, so that it
+// is the same in any order of tokens: counts[e] += Σ_n round(SLOT_WEIGHT_UNITS · their sum), each
+// token's in f32 and in the order of slots. One that is not a number is 0.
+//   counts (E) i64   weights (n, S) f32 in [0, 1], as `combine`; S a multiple of E
+void count_slot_weights(Device *dev, Tensor counts, Tensor weights);
+enum { SLOT_WEIGHT_UNITS = 1 << 20 };
 
 // ---- permutation --------------------------------------------------------------------------------
 

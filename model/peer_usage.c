@@ -3,7 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-static const char CHOICES[] = "expert_choices";
+#include "model/router_health.h"
+
+static const char CHOICES[] = "expert_choices"; // ROUTER_OF_KEYS of router_names.h
 
 typedef struct Usage {
     double used, unevenness;
@@ -59,6 +61,7 @@ int peer_usage_report(Statistics *stats, int64_t layer, int64_t experts) {
     if (experts > COUNTED_EXPERTS) return -1;
     for (size_t i = 0; i < sizeof SUMMARIES / sizeof *SUMMARIES; i++)
         statistics_summarize(stats, &SUMMARIES[i]);
+    router_health_summarize(stats, ROUTER_OF_KEYS, false);
     return statistics_counts(stats, CHOICES, layer, experts);
 }
 

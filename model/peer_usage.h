@@ -4,6 +4,7 @@
 //   peer_used        the share of experts that some token has chosen
 //   peer_unevenness  the Kullback-Leibler divergence of the choices from an even spread,
 //                    ln n² - H, in nats: 0 when even
+// beside those of router_health.h, "peer_max_vio" and its like.
 #ifndef MOETRAIN_MODEL_PEER_USAGE_H
 #define MOETRAIN_MODEL_PEER_USAGE_H
 

@@ -33,8 +33,6 @@ void router_health_of_layer(RouterHealth health, int64_t E, char text[128]) {
              E > 0 ? 100.0 * (double)health.dead / (double)E : 0.0, 100.0 * health.effective);
 }
 
-static const char ROUTED[] = "routed";
-
 static const StatisticsColumn *next_of(const Statistics *stats, const char *routed, int *i,
                                        RouterHealth *health) {
     while (*i < stats->column_count) {
@@ -48,8 +46,9 @@ static const StatisticsColumn *next_of(const Statistics *stats, const char *rout
     return NULL;
 }
 
-const StatisticsColumn *router_health_next(const Statistics *stats, int *i, RouterHealth *health) {
-    return next_of(stats, ROUTED, i, health);
+const StatisticsColumn *router_health_next(const Statistics *stats, RouterPlace place, int *i,
+                                           RouterHealth *health) {
+    return next_of(stats, ROUTER_NAMES[place].routed, i, health);
 }
 
 // ---- over layers --------------------------------------------------------------------------------
@@ -134,10 +133,12 @@ static double root_of_mean_squares(const Statistics *stats, const char *name) {
         .of_evaluation = true                                                                      \
     }
 static const Summary LOADS[][3] = {
-    [ROUTER_OF_FEED_FORWARD] = {OF_LOADS("", ROUTED)},
+    [ROUTER_OF_FEED_FORWARD] = {OF_LOADS("", "routed")},
     [ROUTER_OF_MIXER] = {OF_LOADS("attention_", "attention_routed")},
     [ROUTER_OF_VALUES] = {OF_LOADS("value_", "value_routed")},
     [ROUTER_OF_OUTPUTS] = {OF_LOADS("output_", "output_routed")},
+    [ROUTER_OF_SLOTS] = {OF_LOADS("combine_", "combine_mass")},
+    [ROUTER_OF_KEYS] = {OF_LOADS("peer_", "expert_choices")},
 };
 static const Summary LOGITS = {.field = "router_logit_rms",
                                .digits = 9,

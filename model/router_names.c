@@ -10,6 +10,7 @@ const RouterNames ROUTER_NAMES[] = {
                                 .entropy = "entropy",
                                 .weight_mass = "weight_mass",
                                 .routed = "routed",
+                                .of = "",
                                 .dropped = "dropped",
                                 .bias = "router_bias",
                                 .squares = "logit_squares"},
@@ -18,10 +19,17 @@ const RouterNames ROUTER_NAMES[] = {
                          .entropy = "attention_entropy",
                          .weight_mass = "attention_weight_mass",
                          .routed = "attention_routed",
+                         .of = ", attention",
                          .dropped = "attention_dropped",
                          .bias = "attention_router_bias"},
-    [ROUTER_OF_VALUES] = {.params = "attention.value_router", .routed = "value_routed"},
-    [ROUTER_OF_OUTPUTS] = {.params = "attention.output_router", .routed = "output_routed"},
+    [ROUTER_OF_VALUES] = {.params = "attention.value_router",
+                          .routed = "value_routed",
+                          .of = ", values"},
+    [ROUTER_OF_OUTPUTS] = {.params = "attention.output_router",
+                           .routed = "output_routed",
+                           .of = ", outputs"},
+    [ROUTER_OF_SLOTS] = {.routed = "combine_mass", .of = ", slots"},
+    [ROUTER_OF_KEYS] = {.routed = "expert_choices", .of = ", PEER"},
 };
 
 const int64_t *router_dropped(const Statistics *stats, const StatisticsColumn *routed) {

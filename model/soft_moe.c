@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/integers.h"
+#include "model/router_health.h"
 #include "model/stream_digests.h"
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
@@ -63,9 +64,11 @@ static void layout_scratch(SoftMoeLayer *soft, Work *work, Arena *scratch) {
 }
 
 static void layout(void *self, Work *work, Statistics *stats, Arena *activations, Arena *scratch) {
-    (void)stats;
     SoftMoeLayer *soft = self;
     int64_t N = work->shape.N, B = work->shape.B, S = soft->slots, D = work->config->d_model;
+    soft->mass = statistics_counts(stats, ROUTER_NAMES[ROUTER_OF_SLOTS].routed, soft->layer,
+                                   soft->shape.experts);
+    router_health_summarize(stats, ROUTER_OF_SLOTS, false);
     bool wide = work->storage == F32;
     dispatch_layout(&soft->plan, dispatch_shape(soft, work), work, activations);
     expert_exchange_layout(
@@ -169,8 +172,16 @@ static void products(SoftMoeLayer *soft, Work *work, Tensor dweights, Tensor tok
     matmul_forward(work->dev, dweights, tokens, by_sequence(soft, slots), sequences(soft, work));
 }
 
+// What the tokens take of each expert's slots.
+static void count_mass(const SoftMoeLayer *soft, Work *work, const Statistics *stats) {
+    int64_t tokens = work->training ? work->shape.N : work->step.counted_tokens;
+    if (tokens > 0)
+        count_slot_weights(work->dev,
+                           statistics_count_range(stats, soft->mass, soft->shape.experts),
+                           tensor_rows(soft->combine, 0, tokens));
+}
+
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
-    (void)stats;
     SoftMoeLayer *soft = self;
     Dispatch *d = &soft->plan;
     soft->x = x;
@@ -180,6 +191,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
                          work->shape.T);
     digest_part(work, "slot_weights", soft->dispatch);
     digest_part(work, "slot_weights", soft->combine);
+    count_mass(soft, work, stats);
     work_stored(work, soft->dispatch_stored, soft->dispatch);
     work_stored(work, soft->combine_stored, soft->combine);
     mix_tokens(soft, work, soft->scratch.slots, soft->dispatch_stored, x);

@@ -5,6 +5,9 @@
 //   Y = C(Z) Ỹ, C the softmax over slots
 // Nothing is chosen or dropped, every expert has the same number of rows, and slots travel instead
 // of tokens. A token's output depends on all tokens of its sequence, also on later ones.
+//
+// How much an expert is used is what tokens take of its slots, Σ C over tokens: the counts
+// "combine_mass", SLOT_WEIGHT_UNITS a token (kernels/routing_ops.h).
 #ifndef MOETRAIN_MODEL_SOFT_MOE_H
 #define MOETRAIN_MODEL_SOFT_MOE_H
 
@@ -14,6 +17,7 @@
 typedef struct SoftMoeLayer {
     MoeShape shape;
     int64_t layer, slots; // S of a sequence
+    int mass;             // the counts (E), by their first place
     Linear phi;           // weight (S, D)
     ExpertPlaces *places;
     Dispatch plan; // of B·S slots

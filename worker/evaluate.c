@@ -158,11 +158,11 @@ void evaluation_describe_capacity(const TrainConfig *config, char text[64]) {
                  (double)factor.numerator / (double)factor.denominator, average);
 }
 
-void evaluation_describe_health(const Evaluation *result, char text[160]) {
+void evaluation_describe_health(const Evaluation *result, char text[HEALTH_BYTES]) {
     text[0] = 0;
     for (int i = 0; i < result->figures.count; i++) {
         size_t used = strlen(text);
-        snprintf(text + used, 160 - used, "%s%s %.3g", i == 0 ? " | " : ", ",
+        snprintf(text + used, HEALTH_BYTES - used, "%s%s %.3g", i == 0 ? " | " : ", ",
                  result->figures.of[i].summary->field, result->figures.of[i].value);
     }
 }
@@ -185,26 +185,33 @@ bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfi
     return true;
 }
 
-// How each layer's experts were used, of a model that has any.
-static void tell_health(const Statistics *stats) {
+// Beside a feed-forward's loads: what its router's other figures are.
+static void describe_router(const Statistics *stats, const StatisticsColumn *routed,
+                            char text[96]) {
+    char share[48] = "";
+    int64_t zero = zero_choices(stats, routed->layer), computed = 0;
+    for (int64_t e = 0; e < routed->count; e++) computed += statistics_counts_of(stats, routed)[e];
+    if (statistics_find(stats, ZERO_COLUMN, routed->layer) && zero + computed > 0)
+        snprintf(share, sizeof share, ", zero %.1f%%",
+                 100.0 * (double)zero / (double)(zero + computed));
+    snprintf(
+        text, 96, "%s, logit rms %.3g", share,
+        root_mean_square(statistics_count_values(stats, ROUTER_SQUARES_COLUMN, routed->layer)));
+}
+
+// How each layer's experts were used, where it has any.
+static void tell_health(const Statistics *stats, RouterPlace place) {
     double *max_vio = calloc((size_t)stats->column_count + 1, sizeof *max_vio);
     CHECK_MEMORY(max_vio, "no memory for %d columns", stats->column_count);
     RouterHealth health;
     const StatisticsColumn *column;
-    char text[128];
+    char text[128], more[96] = "";
     int layers = 0;
-    for (int i = 0; (column = router_health_next(stats, &i, &health));) {
+    for (int i = 0; (column = router_health_next(stats, place, &i, &health));) {
         router_health_of_layer(health, column->count, text);
-        int64_t zero = zero_choices(stats, column->layer), computed = 0;
-        for (int64_t e = 0; e < column->count; e++)
-            computed += statistics_counts_of(stats, column)[e];
-        char share[48] = "";
-        if (statistics_find(stats, ZERO_COLUMN, column->layer) && zero + computed > 0)
-            snprintf(share, sizeof share, ", zero %.1f%%",
-                     100.0 * (double)zero / (double)(zero + computed));
-        log_info(
-            "layer %lld: %s%s, logit rms %.3g", (long long)column->layer, text, share,
-            root_mean_square(statistics_count_values(stats, ROUTER_SQUARES_COLUMN, column->layer)));
+        if (place == ROUTER_OF_FEED_FORWARD) describe_router(stats, column, more);
+        log_info("layer %lld%s: %s%s", (long long)column->layer, ROUTER_NAMES[place].of, text,
+                 more);
         max_vio[layers++] = health.max_vio;
     }
     router_health_over_layers(max_vio, layers, text);
@@ -253,7 +260,8 @@ static bool tell_pseudo_perplexity(Evaluating *e, DataFile *file, const TrainCon
 // What an evaluation gave. Not collective.
 static void tell_set(const Evaluating *e, const TrainConfig *config, const char *name,
                      const Evaluation *result, const EvaluateOptions *options) {
-    tell_health(&e->restored.model.stats);
+    for (int place = 0; place < ROUTER_PLACES; place++)
+        tell_health(&e->restored.model.stats, (RouterPlace)place);
     char bits[64] = "", capacity[64];
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, ", %.4f bits per byte", result->bits_per_byte);

@@ -57,7 +57,8 @@ bool evaluation_restore(Restored *restored, BatchBuffer *batch, const TrainConfi
 // "dropless", or "capacity factor 5/4": how the figures were taken, for people.
 void evaluation_describe_capacity(const TrainConfig *config, char text[64]);
 // " | max_vio 0.123, …", likewise; "" of a model without experts.
-void evaluation_describe_health(const Evaluation *result, char text[160]);
+enum { HEALTH_BYTES = 512 };
+void evaluation_describe_health(const Evaluation *result, char text[HEALTH_BYTES]);
 
 typedef struct EvaluateOptions {
     const char *choices; // a file of questions (choices.h), instead of the loss; NULL: none

@@ -133,6 +133,18 @@ static int64_t fold_values(double *values, int64_t *count) {
     return run;
 }
 
+// Behind the map of what some router asks of experts: how even it is.
+static void print_health(const UtilizationSeries *series, int64_t row, int64_t layer) {
+    bool loads = false;
+    for (int place = 0; place < ROUTER_PLACES; place++)
+        loads = loads || strcmp(series->name, ROUTER_NAMES[place].routed) == 0;
+    if (!loads || series->kind != STATISTICS_COUNTS) return;
+    char text[128];
+    int64_t E = series->of[layer].values;
+    router_health_of_layer(router_health(utilization_counts(series, row, layer), NULL, E), E, text);
+    printf(" %s", text);
+}
+
 // Every other series of the history: figures of a layer one after the other, lists as a map.
 static void print_series(const UtilizationSeries *series, int64_t row) {
     if (series->layers == 0) return;
@@ -164,6 +176,7 @@ static void print_series(const UtilizationSeries *series, int64_t row) {
             print_shades(values, count);
         }
         if (run > 1) printf(" each of %lld", (long long)run);
+        print_health(series, row, layer);
         putchar('\n');
     }
     free(values);

@@ -185,7 +185,7 @@ void report_evaluation(const Trainer *trainer, int set, const Evaluation *result
     metrics_write_evaluation(trainer->report.metrics, step, name, result->loss,
                              result->bits_per_byte, &result->figures, result->tokens,
                              result->seconds);
-    char bits[64] = "", capacity[64], health[160];
+    char bits[64] = "", capacity[64], health[HEALTH_BYTES];
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, " | %.4f bits per byte", result->bits_per_byte);
     evaluation_describe_capacity(&trainer->config, capacity);

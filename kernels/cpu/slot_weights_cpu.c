@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -69,5 +71,23 @@ void slot_weights_backward_cpu(Device *dev, Tensor dlogits, Tensor ddispatch, Te
                     for (int64_t s = 0; s < count; s++)
                         to[t * S + s] += weight[t * S + s] * (from[t * S + s] - mean[s]);
             }
+    }
+}
+
+// A thread owns a block of experts.
+void count_slot_weights_cpu(Device *dev, Tensor counts, Tensor weights) {
+    int64_t n = weights.shape[0], S = weights.shape[1], E = counts.shape[0];
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < E; first += COLUMNS) {
+        int64_t here = E - first < COLUMNS ? E - first : COLUMNS;
+        for (int64_t row = 0; row < n; row++) {
+            const float *weight = tensor_f32(weights) + row * S + first;
+            float sum[COLUMNS] = {0};
+            for (int64_t s = 0; s < S; s += E)
+                for (int64_t e = 0; e < here; e++) sum[e] += weight[s + e];
+            for (int64_t e = 0; e < here; e++)
+                tensor_i64(counts)[first + e] +=
+                    sum[e] > 0 ? lrintf(sum[e] * SLOT_WEIGHT_UNITS) : 0;
+        }
     }
 }

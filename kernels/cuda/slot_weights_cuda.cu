@@ -107,3 +107,30 @@ extern "C" void slot_weights_backward_cuda(Device *dev, Tensor dlogits, Tensor d
            device_data<float>(dlogits), device_data<float>(ddispatch), device_data<float>(dispatch),
            T, S);
 }
+
+enum { COUNTED_ROWS = 64 * WARPS }; // of a block
+
+// A block owns 32 experts of COUNTED_ROWS tokens, a warp every eighth of these; whole numbers, so
+// that no order matters. Bytes: 4 a weight.
+__global__ static void __launch_bounds__(THREADS)
+    add_slot_weights(unsigned long long *counts, const float *weights, int64_t n, int64_t S,
+                     int64_t E) {
+    int64_t e = (int64_t)blockIdx.y * WARP + threadIdx.x % WARP;
+    int64_t first = (int64_t)blockIdx.x * COUNTED_ROWS, units = 0;
+    int64_t end = first + COUNTED_ROWS < n ? first + COUNTED_ROWS : n;
+    if (e >= E) return;
+    for (int64_t row = first + threadIdx.x / WARP; row < end; row += WARPS) {
+        float sum = 0;
+        for (int64_t s = e; s < S; s += E) sum += weights[row * S + s];
+        if (sum > 0) units += __float2ll_rn(sum * SLOT_WEIGHT_UNITS);
+    }
+    atomicAdd(&counts[e], (unsigned long long)units);
+}
+
+extern "C" void count_slot_weights_cuda(Device *dev, Tensor counts, Tensor weights) {
+    int64_t n = weights.shape[0], E = counts.shape[0];
+    dim3 blocks(grid_of(ceil_div(n, COUNTED_ROWS)).x, (unsigned)ceil_div(E, WARP));
+    launch(dev, add_slot_weights, blocks, dim3(THREADS), 0,
+           reinterpret_cast<unsigned long long *>(device_data<int64_t>(counts)),
+           device_data<float>(weights), n, weights.shape[1], E);
+}

@@ -28,13 +28,30 @@ static void take_training(RunResult *result, json_t *row, int64_t step) {
     result->step = step;
 }
 
+// The largest of all routers: "max_vio" of feed-forwards, "attention_max_vio" of MoA, and so on. NaN:
+// there is none.
+static double largest_max_vio(json_t *row) {
+    static const char end[] = "max_vio";
+    const size_t length = sizeof end - 1;
+    double largest = NAN;
+    const char *key;
+    json_t *value;
+    // clang-format off
+    json_object_foreach(row, key, value) {
+        size_t bytes = strlen(key);
+        if (bytes >= length && strcmp(key + bytes - length, end) == 0) largest = fmax(largest, real(row, key));
+    }
+    // clang-format on
+    return largest;
+}
+
 static void take_evaluation(RunResult *result, json_t *row, int64_t step) {
     size_t count = (size_t)result->point_count + 1;
     result->points = realloc(result->points, count * sizeof *result->points);
     CHECK_MEMORY(result->points, "no memory for %zu evaluations", count);
     result->val_loss = real(row, "val_loss");
     result->val_bits_per_byte = real(row, "val_bits_per_byte");
-    result->max_vio = real(row, "max_vio");
+    result->max_vio = largest_max_vio(row);
     result->val_tokens_per_second = real(row, "val_tokens") / real(row, "val_seconds");
     result->points[result->point_count++] = (ValidationPoint){step, result->val_loss};
 }

@@ -202,7 +202,8 @@ rows:
   dense: {model.feed_forward: dense}
   top-3:
     moe: {top_k: 3, balance: [{scope: shard, factor: 0.02}]}
-    model.layers: 2
+    model: {layers: 2, mixer: moa}
+    attention: {experts: 5, kv_heads: 1}
 """)
         table, runs = self.table(), self.table("runs.csv")
         self.assertEqual([row["row"] for row in table], ["dense", "top-3"])
@@ -218,6 +219,12 @@ rows:
         for name in ("max_vio", "drop_rate", "seconds", "tokens_per_second", "peak_memory_mib", "parameters",
                      "val_tokens_per_second", "token_ms"):
             self.assertRegex(table[1][name], r"^\d", name)
+        worst = []  # of both routers of a layer
+        for seed in (1, 2):
+            with open(self.path(f"runs/rows/top-3/seed-{seed}/metrics.jsonl")) as file:
+                last = [row for row in map(json.loads, file) if "val_loss" in row][-1]
+            worst.append(max(last["max_vio"], last["attention_max_vio"]))
+        self.assertAlmostEqual(float(table[1]["max_vio"]), sum(worst) / 2, 6)
         plan = self.run_program("plan", "runs/rows/top-3/seed-1/compare.yaml", "-np", "1").out
         self.assertIn(f"{table[1]['parameters']} parameters, {table[1]['active_parameters']} active", plan)
         printed = self.run_program("--print-config", "runs/rows/top-3/seed-2/compare.yaml").out

@@ -2,6 +2,8 @@
 import json
 import re
 
+import h5py
+
 from program import main
 from run_test import RUN, RunTest
 
@@ -56,6 +58,35 @@ class RouterHealth(RunTest):
         self.assertEqual(sum(int(dead) for _, dead in loads), row["dead_experts"])
         self.assertIn(f"max {row['max_vio']:.3f}", out)
         self.assert_rms(row, out)
+
+    def test_experts_of_attention_slots_and_keys_are_told_of(self):
+        """Of each of these the figures of the last row are those of its line of `evaluate`, and the loads in the file sum to
+        what the tokens of all steps asked for."""
+        steps, tokens, unit = 3, 3 * 8 * 16, 1 << 20
+        self.write("validation.txt", "In the beginning God created the heaven")
+        self.write_tiny(**dict(RUN, data__validation="validation.txt", train__steps=str(steps), train__objective="masked"))
+        for keys, loads in (
+                (["model.mixer=moa", "attention.experts=5", "attention.kv_heads=1", "model.feed_forward=soft_moe", "moe.slots=3"],
+                 (("attention", "attention", "attention_routed", 2), ("combine", "slots", "combine_mass", unit))),
+                (["model.mixer=switchhead", "attention.experts=3", "model.feed_forward=peer", "peer.keys=4", "peer.heads=2",
+                  "peer.top_k=3"],
+                 (("value", "values", "value_routed", 4), ("output", "outputs", "output_routed", 4),
+                  ("peer", "PEER", "expert_choices", 6)))):
+            run = loads[0][0]
+            self.train(run, *keys)
+            row = [row for row in self.metrics(run) if "val_loss" in row][-1]
+            told, shown = self.run_program("evaluate", run).out, self.inspect(run)
+            for field, word, table, asked in loads:
+                lines = re.findall(rf"^layer \d, {word}: max_vio (\S+), cv \S+, dead (\d+) \(", told, re.MULTILINE)
+                self.assertEqual(len(lines), 2, told)
+                self.assertAlmostEqual(max(float(vio) for vio, _ in lines), row[f"{field}_max_vio"], places=3)
+                self.assertEqual(sum(int(dead) for _, dead in lines), row[f"{field}_dead_experts"])
+                with h5py.File(self.path(self.step(run, steps))) as file:
+                    rows = file[f"utilization/{table}"][()]
+                for layer, sums in enumerate(rows.sum(axis=(0, 2))):
+                    self.assertAlmostEqual(sums / (tokens * asked), 1, delta=1e-5 if asked == unit else 0)
+                    last = rows[-1][layer]
+                    self.assertIn(f"| max_vio {last.max() / last.mean() - 1:.3f}", shown)
 
     def test_an_expert_that_died_is_named_once_on_any_ranks_and_across_a_resume(self):
         self.write_tiny(**dict(RUN, train__steps="8", train__lr="1e-9", train__min_lr="0", moe__experts="32",

@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct Case {
     int64_t T;
@@ -69,7 +70,41 @@ static void check_on(Device *dev, int64_t B, int64_t T, int64_t S) {
     release_all();
 }
 
+// ---- what experts get -----------------------------------------------------------------------------
+
+static void run_count(Device *dev, void *context) {
+    Case *c = context;
+    count_slot_weights(dev, c->logits, c->combine);
+}
+
+// Weights of which all sums are exact but for the rounding to units: the same everywhere.
+static void check_count(int64_t n, int64_t E, int64_t P) {
+    Case c = {.combine = new_2d(F32, n, E * P)};
+    int64_t *before = new_1d(I64, E).data, *want = new_1d(I64, E).data;
+    for (int64_t e = 0; e < E; e++) want[e] = before[e] = ((int64_t)1 << 33) + e;
+    for (int64_t i = 0; i < n * E * P; i++)
+        tensor_f32(c.combine)[i] = i == 5 ? NAN : (float)random_below(1 << 20) * 0x1p-22f;
+    for (int64_t i = 0; i < n * E; i++) {
+        float sum = 0;
+        for (int64_t p = 0; p < P; p++) sum += tensor_f32(c.combine)[i / E * E * P + p * E + i % E];
+        want[i % E] += isnan(sum) ? 0 : (int64_t)rint((double)sum * 0x1p20);
+    }
+    for (int d = 0; d < device_count(); d++) {
+        begin_case("%s slots of %lld tokens, %lld experts x %lld", device_at(d)->name, (long long)n,
+                   (long long)E, (long long)P);
+        c.logits = new_1d(I64, E);
+        memcpy(c.logits.data, before, (size_t)E * sizeof *before);
+        run_on(device_at(d), run_count, &c, TENSORS(&c.logits, &c.combine));
+        expect_same_bytes("counts", c.logits, want);
+    }
+    release_all();
+}
+
 int main(void) {
+    check_count(0, 3, 1);
+    check_count(1, 1, 1);
+    check_count(37, 8, 3);
+    check_count(1200, 70, 2);
     static const int64_t shapes[][3] = {{0, 4, 3},   {1, 1, 1},     {3, 7, 5},
                                         {2, 33, 64}, {1, 100, 130}, {5, 9, 257}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)

@@ -11,7 +11,8 @@ void dead_experts_open(DeadExperts *dead, const Statistics *stats, int64_t limit
     *dead = (DeadExperts){.limit = limit};
     if (limit == 0) return;
     const StatisticsColumn *column;
-    for (int i = 0; (column = router_health_next(stats, &i, NULL));) dead->count += column->count;
+    for (int i = 0; (column = router_health_next(stats, ROUTER_OF_FEED_FORWARD, &i, NULL));)
+        dead->count += column->count;
     dead->steps = calloc((size_t)dead->count + 1, sizeof *dead->steps);
     CHECK_MEMORY(dead->steps, "no memory for %lld experts", (long long)dead->count);
 }
@@ -45,7 +46,8 @@ void dead_experts_watch(DeadExperts *dead, const Statistics *stats, int64_t step
     if (dead->limit == 0) return;
     const StatisticsColumn *column;
     int64_t *steps = dead->steps;
-    for (int i = 0; (column = router_health_next(stats, &i, NULL)); steps += column->count) {
+    for (int i = 0; (column = router_health_next(stats, ROUTER_OF_FEED_FORWARD, &i, NULL));
+         steps += column->count) {
         const int64_t *routed = statistics_counts_of(stats, column);
         const int64_t *dropped = statistics_count_values(stats, "dropped", column->layer);
         for (int64_t e = 0; e < column->count; e++)
