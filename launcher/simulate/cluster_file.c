@@ -23,11 +23,12 @@ typedef struct ClusterField {
 // clang-format off
 static const ClusterField FIELDS[] = {
     {"rank.gflops", FIELD_REAL, PLACE(products), true, 1e9, 1e-3, 1e9, "GFLOP/s of matrix products, at best"},
-    {"rank.memory_gb_s", FIELD_REAL, PLACE(memory), true, 1e9, 1e-3, 1e9, "GB/s that it reads and writes"},
+    {"rank.memory_gb_s", FIELD_REAL, PLACE(memory), true, 1e9, 1e-3, 1e9, "GB/s that it reads and writes, at best"},
     {"rank.reached", FIELD_REAL, PLACE(reached), false, 1, 1e-6, 100, "the share of both that a step reaches"},
     {"rank.step_ms", FIELD_REAL, PLACE(step), false, 1e-3, 0, 1e9, "what a step takes whatever it computes"},
     {"node.ranks", FIELD_COUNTED, PLACE(node_ranks), true, 1, 1, 65536, "ranks of a node"},
     {"node.cpus", FIELD_COUNTED, PLACE(node_cpus), false, 1, 0, 65536, "ranks of a node that compute at once; 0: all"},
+    {"node.memory_gb_s", FIELD_REAL, PLACE(node_memory), false, 1e9, 0, 1e9, "GB/s of all ranks of a node together; 0: no limit"},
     {"node.links", FIELD_COUNTED, PLACE(between_links), false, 1, 1, 65536, "network cards of a node"},
     {"inside.latency_us", FIELD_REAL, PLACE(inside.latency), true, 1e-6, 0, 1e9, "of a message in a node"},
     {"inside.gap_us", FIELD_REAL, PLACE(inside.gap), false, 1e-6, 0, 1e9, "that a further message adds"},

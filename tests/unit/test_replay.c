@@ -202,6 +202,19 @@ static void ranks_that_share_a_cpu_take_turns(void **state) {
     assert_near(step.parts[PART_IMBALANCE], 6);
 }
 
+static void ranks_of_a_node_share_its_memory(void **state) {
+    (void)state;
+    Example *e = example();
+    e->graph.update_bytes = 6e6;
+    e->cluster.memory = 6e6;
+    e->cluster.node_memory = 20e6;
+    assert_near(replay_step(&e->graph, &e->cluster).parts[PART_COMPUTE], 10); // enough for both
+    e->cluster.node_memory = 6e6;
+    assert_near(replay_step(&e->graph, &e->cluster).parts[PART_COMPUTE], 11);
+    e->cluster.node_cpus = 1; // they take turns
+    assert_near(replay_step(&e->graph, &e->cluster).parts[PART_COMPUTE], 20);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_is_what_it_computes_and_sends),
@@ -212,6 +225,7 @@ int main(void) {
         cmocka_unit_test(messages_take_the_links_of_their_nodes),
         cmocka_unit_test(replicas_of_experts_sum_their_gradients),
         cmocka_unit_test(three_ranks_give_each_other_slices),
+        cmocka_unit_test(ranks_of_a_node_share_its_memory),
         cmocka_unit_test(ranks_that_share_a_cpu_take_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,11 +15,12 @@ typedef struct Link {
 
 typedef struct Cluster {
     double products; // FLOP/s of a rank in matrix products, at best
-    double memory;   // bytes a second that it reads and writes
+    double memory;   // bytes a second that it reads and writes, at best
     double reached;  // the share of both that the ops of a step reach
     double step;     // seconds a step that depend on nothing: batches, statistics, logs
     int64_t node_ranks;
     int64_t node_cpus;     // that its ranks share; 0: each has its own
+    double node_memory;    // bytes a second of all ranks of a node together; 0: no limit
     int64_t between_links; // that a node's ranks share, each with the bandwidth of `between`
     Link inside, between;  // of a node, of nodes
     bool overlap;          // bytes travel while ranks compute, as on GPUs; MPI moves them in calls

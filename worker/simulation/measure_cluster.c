@@ -1,6 +1,7 @@
 #include "worker/simulation/measure_cluster.h"
 
 #include <math.h>
+#include <time.h>
 
 #include "comm/comm.h"
 #include "kernels/arena.h"
@@ -23,21 +24,37 @@ static void open_pair(Arena *arena, Device *dev, Tensor pair[2], int64_t rows, i
     for (int i = 0; i < 2; i++) fill_zero(dev, pair[i]);
 }
 
-// Bytes a second that are read and written, at best.
-static double memory_rate(Device *dev) {
-    Arena arena;
-    Tensor pair[2];
-    double best = INFINITY;
-    open_pair(&arena, dev, pair, 1, COPIED);
-    for (int look = 0; look < LOOKS; look++) {
+// Bytes a second that are read and written, at best of what begins and ends in so many seconds.
+static double best_copy(Device *dev, Tensor pair[2], double seconds) {
+    double best = INFINITY, begin = clock_seconds(), start, end;
+    do {
         device_synchronize(dev);
-        double begin = clock_seconds();
+        start = clock_seconds();
         for (int i = 0; i < COPIES; i++) copy(dev, pair[i % 2], pair[1 - i % 2]);
         device_synchronize(dev);
-        best = fmin(best, (clock_seconds() - begin) / COPIES);
-    }
-    arena_free(&arena);
+        end = clock_seconds();
+        if (end < begin + seconds || !isfinite(best)) best = fmin(best, (end - start) / COPIES);
+    } while (end < begin + seconds);
     return 2 * COPIED * sizeof(float) / best;
+}
+
+// Of a rank whose node does nothing else, and of all ranks of a node at once. Meanwhile the others
+// sleep: a rank that waits for a message does not. Collective over all ranks.
+static void measure_memory(Cluster *cluster, Device *dev) {
+    const double seconds = 0.5, late = 0.1, same = 0.95;
+    Arena arena;
+    Tensor pair[2];
+    open_pair(&arena, dev, pair, 1, COPIED);
+    barrier(comm_world());
+    if (comm_local_rank() == 0)
+        cluster->memory = best_copy(dev, pair, seconds);
+    else
+        nanosleep(&(struct timespec){.tv_nsec = (long)(1e9 * (seconds + late))}, NULL);
+    barrier(comm_world());
+    double shared = best_copy(dev, pair, seconds);
+    best_copy(dev, pair, late); // beside those that began later
+    arena_free(&arena);
+    if (shared < same * cluster->memory) cluster->node_memory = shared * comm_local_size();
 }
 
 // Seconds that two ranks take to exchange a row of so many elements, `together` of them at once, at
@@ -95,7 +112,7 @@ static void measure_rank(Cluster *cluster, Session *session, const TrainConfig *
     barrier(comm_world()); // all at once, as they train
     cluster->products = 1e9 * device_measure_gemm_gflops(&session->dev, session_storage(config));
     barrier(comm_world());
-    cluster->memory = memory_rate(&session->dev);
+    measure_memory(cluster, &session->dev);
     cluster->reached = 1;
     cluster->overlap = session->dev.place == ON_DEVICE;
     if (!cluster->overlap)

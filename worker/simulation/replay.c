@@ -10,6 +10,7 @@ typedef struct Replay {
     const StepGraph *graph;
     const Cluster *cluster;
     double crowd;         // ranks for a CPU, at least 1
+    double memory;        // bytes a second of a rank, of those of its node that compute at once
     double *clock;        // (ranks) seconds since the step began
     double *phase;        // (ranks) what each computes next
     double *times;        // (ranks, TIMED_KINDS)
@@ -26,7 +27,7 @@ typedef struct Replay {
 
 static double seconds_of(const Replay *replay, double flops, double bytes) {
     const Cluster *cluster = replay->cluster;
-    return (flops / cluster->products + bytes / cluster->memory) / cluster->reached;
+    return (flops / cluster->products + bytes / replay->memory) / cluster->reached;
 }
 
 // How long rank r of those from `first` on computes: they get equal shares of their CPUs until they
@@ -323,7 +324,7 @@ enum { REPLAY_ARRAYS = 10 }; // of a number for each rank
 StepForecast replay_step(const StepGraph *graph, const Cluster *cluster) {
     int64_t ranks = graph->ranks, sharing = smaller(ranks, cluster->node_ranks);
     double *memory = new_numbers((REPLAY_ARRAYS + TIMED_KINDS) * ranks), *at = memory;
-    Replay replay = {.graph = graph, .cluster = cluster, .crowd = 1};
+    Replay replay = {.graph = graph, .cluster = cluster, .crowd = 1, .memory = cluster->memory};
     double **const arrays[REPLAY_ARRAYS] = {
         &replay.clock, &replay.phase, &replay.tokens,     &replay.rows,     &replay.group_tokens,
         &replay.way,   &replay.link,  &replay.dispatched, &replay.combined, &replay.next};
@@ -331,6 +332,9 @@ StepForecast replay_step(const StepGraph *graph, const Cluster *cluster) {
     replay.times = at;
     if (cluster->node_cpus > 0 && sharing > cluster->node_cpus)
         replay.crowd = (double)sharing / (double)cluster->node_cpus;
+    if (cluster->node_memory > 0)
+        replay.memory =
+            fmin(cluster->memory, cluster->node_memory * replay.crowd / (double)sharing);
     for (int64_t r = 0; r < ranks; r++) {
         ShardRun run = shard_run(graph->deal, r);
         replay.tokens[r] = graph->shard_tokens * (double)run.count;

@@ -12,7 +12,8 @@
 // travel.
 //
 // Ranks that share CPUs have equal shares of them until they are done, and copy inside their node
-// as many times longer as there are ranks for a CPU.
+// as many times longer as there are ranks for a CPU. Those that compute at once share what their
+// node's memory does in a second.
 #ifndef MOETRAIN_WORKER_SIMULATION_REPLAY_H
 #define MOETRAIN_WORKER_SIMULATION_REPLAY_H
 
