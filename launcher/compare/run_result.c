@@ -28,8 +28,8 @@ static void take_training(RunResult *result, json_t *row, int64_t step) {
     result->step = step;
 }
 
-// The largest of all routers: "max_vio" of feed-forwards, "attention_max_vio" of MoA, and so on. NaN:
-// there is none.
+// The largest of all routers: "max_vio" of feed-forwards, "attention_max_vio" of MoA, and so on.
+// NaN: there is none.
 static double largest_max_vio(json_t *row) {
     static const char end[] = "max_vio";
     const size_t length = sizeof end - 1;
