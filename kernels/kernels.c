@@ -352,12 +352,13 @@ void checksums(Device *dev, Tensor sums, Tensor x, CheckedRuns runs) {
     CHECK_SHAPE_2D(sums, I64, runs.count, 2);
     CHECK(runs.except >= -1 && runs.except < runs.count, "run %lld of %lld is left out",
           (long long)runs.except, (long long)runs.count);
-    int64_t next = 0;
+    if (runs.index.data) CHECK_SHAPE_1D(runs.index, I32, runs.index.shape[0]);
+    int64_t next = 0, all = runs.index.data ? runs.index.shape[0] : x.shape[0];
     for (int64_t s = 0; s < runs.count; s++) {
         int64_t first = runs.first ? runs.first[s] : next, rows = runs.rows[s];
-        CHECK(first >= 0 && rows >= 0 && first <= x.shape[0] && rows <= x.shape[0] - first,
+        CHECK(first >= 0 && rows >= 0 && first <= all && rows <= all - first,
               "rows %lld to %lld of %lld", (long long)first, (long long)(first + rows),
-              (long long)x.shape[0]);
+              (long long)all);
         next = first + rows;
     }
     dev->backend->op.checksums(dev, sums, x, runs);

@@ -212,12 +212,15 @@ typedef struct CheckedRuns {
     int64_t count;
     const int64_t *first, *rows;
     int64_t except;
+    // (·) i32: the runs are of the tensor that gather_rows would make of it, with divisor 1; data
+    // NULL: of the tensor itself.
+    Tensor index;
 } CheckedRuns;
 // sums[s] += (Σ w[i], Σ i · w[i]) modulo 2^64 over the bytes of run s, as 32-bit words w[i] in
 // memory order, the last one filled up with zeros: Fletcher's checksum (IEEE Transactions on
 // Communications 30, 1982) with sums of 64 bits. A change within any two words always shows, and
 // another one is missed once in 2^64; sums of several tensors are as good as one of them all.
-//   sums (S, 2) i64   x (M, …) any type, S runs of its rows
+//   sums (S, 2) i64   x (M, …) any type
 void checksums(Device *dev, Tensor sums, Tensor x, CheckedRuns runs);
 
 #ifdef __cplusplus

@@ -118,9 +118,10 @@ static void layer_backward(Block *block, Work *work, Half half, Tensor dx, Tenso
 
 // The branch that a half has made, as it is added to the stream.
 static void drop_branch(Block *block, Work *work, Half half) {
-    if (dropout_is_due(work, work->config->dropout))
-        drop_tokens(work, block->branch, block->branch, work->config->dropout, RNG_DROPOUT_RESIDUAL,
-                    2 * block->layer + half);
+    if (!dropout_is_due(work, work->config->dropout)) return;
+    drop_tokens(work, block->branch, block->branch, work->config->dropout, RNG_DROPOUT_RESIDUAL,
+                2 * block->layer + half);
+    digest_part(work, "dropped", block->branch);
 }
 // The gradient of that branch, stored, from the stream's.
 static Tensor branch_gradient(Block *block, Work *work, Tensor dx, Half half) {
@@ -149,6 +150,7 @@ static Residual pre_forward(Block *block, Work *work, Half half, Statistics *sta
                             const void *decoding) {
     Norm *norm = &block->halves[half].norm;
     Tensor x = norm_forward(norm, work, in);
+    digest_part(work, NULL, x);
     layer_forward(block, work, half, stats, block->branch, norm->out, decoding);
     drop_branch(block, work, half);
     return (Residual){x, block->branch};
@@ -176,6 +178,7 @@ static Residual post_forward(Block *block, Work *work, Half half, Statistics *st
                              const void *decoding) {
     BlockHalf *h = &block->halves[half];
     Tensor x = work_stored(work, h->x, in.x);
+    digest_part(work, NULL, in.x);
     layer_forward(block, work, half, stats, block->branch, x, decoding);
     drop_branch(block, work, half);
     norm_forward(&h->norm, work, (Residual){in.x, block->branch});
@@ -202,10 +205,12 @@ static Residual sandwich_forward(Block *block, Work *work, Half half, Statistics
                                  Residual in, const void *decoding) {
     BlockHalf *h = &block->halves[half];
     Tensor x = norm_forward(&h->norm, work, in);
+    digest_part(work, NULL, x);
     Tensor made = work->storage == F32 ? h->made : block->branch;
     layer_forward(block, work, half, stats, made, h->norm.out, decoding);
     if (work->storage != F32) convert(work->dev, h->made, made);
     norm_forward(&h->second, work, (Residual){.x = h->made});
+    digest_part(work, "normed", block->branch);
     drop_branch(block, work, half);
     return (Residual){x, block->branch};
 }
@@ -250,8 +255,6 @@ Residual block_forward(Block *block, Work *work, Statistics *stats, Residual in)
     for (int half = 0; half < HALVES; half++) {
         digest_scope(work, DIGEST_FORWARD, block->layer, HALF_NAMES[half]);
         in = place_of(work)->forward(block, work, (Half)half, stats, in, NULL);
-        digest_part(work, NULL, in.x);
-        digest_part(work, NULL, in.branch);
     }
     return in;
 }

@@ -37,8 +37,7 @@ void exchange_check_layout(ExchangeCheck *check, Work *work, Statistics *stats, 
                 (wanted == CHECK_EXCHANGES_ON || (wanted == CHECK_EXCHANGES_AUTO && on_host));
     work->exchange_check = check;
     if (!check->on) return;
-    check->column =
-        statistics_counts(stats, "exchange_remainder", STATISTICS_MODEL, EXCHANGE_REMAINDER);
+    check->column = statistics_counts(stats, EXCHANGE_COLUMN, STATISTICS_MODEL, EXCHANGE_REMAINDER);
     check->sums = arena_2d(activations, I64, places(work), 2);
     check->host_sums = arena_mirror(work->host, check->sums);
     check->rows = arena_1d(work->host, I64, places(work));
@@ -58,7 +57,7 @@ void exchange_check_add(Work *work, int64_t layer, ExchangeWay way, ExchangeSide
     int64_t ep = work->shape.ep_size, own = work->shape.ep_rank;
     int64_t first = place_of(work, layer, way, side);
     checksums(work->dev, tensor_rows(check->sums, first, ep), rows,
-              (CheckedRuns){ep, runs.first, runs.rows, own});
+              (CheckedRuns){.count = ep, .first = runs.first, .rows = runs.rows, .except = own});
     for (int64_t peer = 0; peer < ep; peer++)
         if (peer != own) tensor_i64(check->rows)[first + peer] += runs.rows[peer];
 }
@@ -143,8 +142,7 @@ static bool find(const ExchangeCheck *check, const Work *work, const Peers *peer
 bool exchange_check_verify(const ExchangeCheck *check, Work *work, const Statistics *stats,
                            Error *err) {
     if (!check->on) return true;
-    const int64_t *remainder =
-        statistics_count_values(stats, "exchange_remainder", STATISTICS_MODEL);
+    const int64_t *remainder = statistics_count_values(stats, EXCHANGE_COLUMN, STATISTICS_MODEL);
     bool zero = true; // the same on every rank
     for (int k = 0; k < EXCHANGE_REMAINDER; k++) zero = zero && remainder[k] == 0;
     if (zero) return true;

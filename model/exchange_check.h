@@ -32,7 +32,8 @@ typedef struct ExchangeCheck {
     Tensor sums, host_sums, rows;
     Tensor remainder; // (EXCHANGE_REMAINDER) i64 on the host
 } ExchangeCheck;
-enum { EXCHANGE_REMAINDER = 3 }; // rows, both checksums
+enum { EXCHANGE_REMAINDER = 3 };             // rows, both checksums
+#define EXCHANGE_COLUMN "exchange_remainder" // of statistics, where exchanges are checked
 
 // For a model that trains on several ranks of an expert-parallel group and whose split wants it.
 void exchange_check_layout(ExchangeCheck *check, Work *work, Statistics *stats, Arena *activations,

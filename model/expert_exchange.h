@@ -23,6 +23,9 @@ typedef struct ExpertTraffic {
     const ExpertRule *rule;
     void *experts;
     int64_t in, out; // widths of the rows that experts take and make
+    // In digests: what experts have been sent, and what has come back; likewise of gradients, which
+    // travel the other way.
+    const char *dispatched, *returned;
 } ExpertTraffic;
 
 // R rows an expert rank receives, M rows that it sends.

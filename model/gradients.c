@@ -167,7 +167,7 @@ ParamRun gradients_sum_run(const Gradients *gradients, int64_t piece) {
 
 static void note_local_sum(const Gradients *gradients, const Work *work, Tensor x, int64_t piece) {
     int64_t elements = tensor_elements(x);
-    CheckedRuns all = {1, NULL, &elements, -1};
+    CheckedRuns all = {.count = 1, .rows = &elements, .except = -1};
     if (gradients->local_sums.data)
         checksums(work->dev, tensor_rows(gradients->local_sums, piece, 1),
                   tensor_reshape_1d(x, elements), all);

@@ -85,14 +85,14 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
                                     .groups = work->shape.shards,
                                     .capacity = -1},
                     work, activations);
-    expert_exchange_layout(
-        &moa->queries,
-        (ExpertTraffic){&moa->plan, &LINEAR_EXPERTS, &moa->query, .in = D, .out = s.d_head}, work,
-        activations);
-    expert_exchange_layout(
-        &moa->outputs,
-        (ExpertTraffic){&moa->plan, &LINEAR_EXPERTS, &moa->output, .in = s.d_value, .out = D}, work,
-        activations);
+    expert_exchange_layout(&moa->queries,
+                           (ExpertTraffic){&moa->plan, &LINEAR_EXPERTS, &moa->query, D, s.d_head,
+                                           "queries.dispatched", "queries.returned"},
+                           work, activations);
+    expert_exchange_layout(&moa->outputs,
+                           (ExpertTraffic){&moa->plan, &LINEAR_EXPERTS, &moa->output, s.d_value, D,
+                                           "outputs.dispatched", "outputs.returned"},
+                           work, activations);
     moa->qkv_rows = arena_2d(activations, work->storage, N, attention_qkv_width(s));
     moa->heads = arena_2d(activations, work->storage, N, K * s.d_value);
     moa->lse = arena_2d(activations, F32, N, K);

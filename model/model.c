@@ -306,6 +306,8 @@ static void output_forward(Model *model, Residual x) {
     } else {
         model->head_in = work_stored(work, model->head_copy, x.x);
     }
+    digest_scope(work, DIGEST_FORWARD, DIGEST_MODEL, NULL);
+    digest_part(work, "output", model->head_in);
     head_forward(&model->embedding, work, model->loss.logits, model->head_in);
 }
 
@@ -388,7 +390,6 @@ void model_train_micro_batch(Model *model, Tensor tokens, Tensor targets, int64_
     digest_micro_batch(work);
     Tensor stream = forward(model, tokens).x;
     objective_of(work)->train(&model->loss, work, &model->stats, targets);
-    digest_scope(work, DIGEST_FORWARD, DIGEST_MODEL, NULL);
     digest_part(work, "loss", model->loss.losses);
     backward(model, stream);
     if (micro_batch == work->shape.micro_batches - 1)

@@ -57,7 +57,8 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     dispatch_layout(&moe->plan, dispatch_shape(moe, work), work, activations);
     expert_exchange_layout(&moe->routed,
                            (ExpertTraffic){&moe->plan, &FEED_FORWARD_EXPERTS, &moe->experts,
-                                           moe->shape.width, moe->shape.width},
+                                           moe->shape.width, moe->shape.width, "dispatched",
+                                           "returned"},
                            work, activations);
 
     size_t mark = arena_mark(scratch);

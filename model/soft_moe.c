@@ -71,9 +71,10 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     router_health_summarize(stats, ROUTER_OF_SLOTS, false);
     bool wide = work->storage == F32;
     dispatch_layout(&soft->plan, dispatch_shape(soft, work), work, activations);
-    expert_exchange_layout(
-        &soft->routed, (ExpertTraffic){&soft->plan, &FEED_FORWARD_EXPERTS, &soft->experts, D, D},
-        work, activations);
+    expert_exchange_layout(&soft->routed,
+                           (ExpertTraffic){&soft->plan, &FEED_FORWARD_EXPERTS, &soft->experts, D, D,
+                                           "dispatched", "returned"},
+                           work, activations);
     soft->dispatch = arena_2d(activations, F32, N, S);
     soft->combine = arena_2d(activations, F32, N, S);
     soft->dispatch_stored = wide ? soft->dispatch : arena_2d(activations, work->storage, N, S);

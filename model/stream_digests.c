@@ -3,13 +3,28 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/integers.h"
 #include "kernels/kernels.h"
 
 // Of a half in both passes: more than any kind of layer names.
-enum { PLACES_OF_HALF = 24, PLACES_OF_MODEL = 3 + MTP_LAYERS_MAX };
+enum { PLACES_OF_HALF = 32, PLACES_OF_MODEL = 4 + MTP_LAYERS_MAX };
 
 int64_t stream_places_most(const ModelConfig *config) {
     return PLACES_OF_MODEL + 2 * PLACES_OF_HALF * model_blocks(config);
+}
+
+// A router's experts take in rows in two exchanges at most, in both passes.
+int64_t stream_sums_most(const Work *work) {
+    enum { PLACES_OF_EXPERTS = 4 };
+    int64_t sums =
+        stream_places_most(work->config) * work->shape.micro_batches * stream_windows(&work->shape);
+    for (int i = 0; i < work->placement->count; i++)
+        sums += PLACES_OF_EXPERTS * stream_experts(&work->shape, work->placement->tables[i]);
+    return sums;
+}
+
+int64_t stream_experts(const RankShape *shape, const ExpertPlaces *experts) {
+    return deal_count(deal_evenly(experts->E, shape->ep_size), 0);
 }
 
 int64_t stream_windows(const RankShape *shape) {
@@ -18,14 +33,16 @@ int64_t stream_windows(const RankShape *shape) {
 
 void stream_digests_layout(StreamDigests *digests, const Work *work, Arena *arena,
                            Arena *host_arena) {
-    int64_t B = work->shape.B, windows = work->shape.micro_batches * stream_windows(&work->shape);
-    int64_t most = stream_places_most(work->config);
-    digests->sums = arena_2d(arena, I64, most * windows, 2);
+    int64_t runs = work->shape.B;
+    for (int i = 0; i < work->placement->count; i++)
+        runs = larger(runs, stream_experts(&work->shape, work->placement->tables[i]));
+    digests->sums = arena_2d(arena, I64, stream_sums_most(work), 2);
     digests->host_sums = arena_mirror(host_arena, digests->sums);
     digests->places =
-        (DigestPlace *)arena_1d(host_arena, U8, most * (int64_t)sizeof(DigestPlace)).data;
-    digests->one_row = (int64_t *)arena_1d(host_arena, I64, B).data;
-    for (int64_t b = 0; digests->one_row && b < B; b++) digests->one_row[b] = 1;
+        (DigestPlace *)arena_1d(host_arena, U8,
+                                stream_places_most(work->config) * (int64_t)sizeof(DigestPlace))
+            .data;
+    digests->run_rows = (int64_t *)arena_1d(host_arena, I64, runs).data;
 }
 
 void digest_micro_batch(const Work *work) {
@@ -33,7 +50,7 @@ void digest_micro_batch(const Work *work) {
     if (!digests) return;
     digests->next = 0;
     if (work->step.micro_batch > 0) return;
-    digests->count = 0;
+    digests->count = digests->used = 0;
     fill_zero(work->dev, digests->sums);
 }
 
@@ -49,33 +66,66 @@ void digest_scope(const Work *work, DigestPass pass, int64_t block, const char *
              (long long)(layer ? block : block - layers), half ? "." : "", half ? half : "");
 }
 
-// The place of that name: the last one, or the next.
-static int64_t place_of(StreamDigests *digests, const Work *work, const char *part) {
-    DigestPlace place = {.pass = digests->pass};
+static int64_t sums_of_place(const Work *work, const ExpertPlaces *experts) {
+    return experts ? stream_experts(&work->shape, experts)
+                   : work->shape.micro_batches * stream_windows(&work->shape);
+}
+
+// The place of that name, the last one or the next; its first sum.
+static int64_t place_of(StreamDigests *digests, const Work *work, const char *part,
+                        const ExpertPlaces *experts) {
+    DigestPlace place = {.pass = digests->pass, .experts = experts, .first = digests->used};
     bool both = part && digests->scope[0];
     int length = snprintf(place.name, sizeof place.name, "%s%s%s", digests->scope, both ? "." : "",
                           part ? part : "");
     CHECK(length < (int)sizeof place.name, "a name of %d letters", length);
     const DigestPlace *last = digests->next > 0 ? &digests->places[digests->next - 1] : NULL;
-    if (last && last->pass == place.pass && strcmp(last->name, place.name) == 0)
-        return digests->next - 1;
+    if (last && last->pass == place.pass && strcmp(last->name, place.name) == 0) return last->first;
     if (work->step.micro_batch == 0) {
-        CHECK(digests->count < stream_places_most(work->config), "no place for %s", place.name);
+        digests->used += sums_of_place(work, experts);
+        CHECK(digests->count < stream_places_most(work->config) &&
+                  digests->used <= digests->sums.shape[0],
+              "no place for %s", place.name);
         digests->places[digests->count++] = place;
     }
     CHECK(digests->next < digests->count &&
               strcmp(digests->places[digests->next].name, place.name) == 0,
           "%s is not where the first micro-batch had it", place.name);
-    return digests->next++;
+    return digests->places[digests->next++].first;
+}
+
+// Of `rows` rows a window.
+static void take_windows(const Work *work, const char *part, Tensor x, Tensor index, int64_t rows) {
+    StreamDigests *digests = work->digests;
+    int64_t B = work->shape.B;
+    int64_t first =
+        place_of(digests, work, part, NULL) + work->step.micro_batch * stream_windows(&work->shape);
+    for (int64_t b = 0; b < B; b++) digests->run_rows[b] = rows;
+    checksums(work->dev, tensor_rows(digests->sums, first, B), x,
+              (CheckedRuns){.count = B, .rows = digests->run_rows, .except = -1, .index = index});
 }
 
 void digest_part(const Work *work, const char *part, Tensor x) {
+    if (!work->digests || !x.data) return;
+    int64_t B = work->shape.B;
+    take_windows(work, part, tensor_reshape_2d(x, B, tensor_elements(x) / B), (Tensor){0}, 1);
+}
+
+void digest_gathered(const Work *work, const char *part, Tensor x, Tensor index) {
+    if (!work->digests) return;
+    take_windows(work, part, x, index, index.shape[0] / work->shape.B);
+}
+
+void digest_expert_rows(const Work *work, const char *part, Tensor x, const ExpertPlaces *experts,
+                        int64_t first, Segments rows) {
     StreamDigests *digests = work->digests;
-    if (!digests || !x.data) return;
-    int64_t B = work->shape.B, M = work->shape.micro_batches;
-    int64_t place = place_of(digests, work, part);
-    int64_t first = (place * M + work->step.micro_batch) * stream_windows(&work->shape);
-    checksums(work->dev, tensor_rows(digests->sums, first, B),
-              tensor_reshape_2d(x, B, tensor_elements(x) / B),
-              (CheckedRuns){B, NULL, digests->one_row, -1});
+    // The words of a row that is no whole number of them are not the same behind any other row.
+    if (!digests || x.shape[1] * (int64_t)dtype_bytes(x.dtype) % 4 > 0) return;
+    first += place_of(digests, work, part, experts);
+    for (int64_t e = 0; e < rows.groups; e++)
+        digests->run_rows[e] = rows.offsets[(e + 1) * rows.parts] - rows.offsets[e * rows.parts];
+    checksums(
+        work->dev, tensor_rows(digests->sums, first, rows.groups),
+        tensor_rows(x, rows.offsets[0], rows.offsets[rows.groups * rows.parts] - rows.offsets[0]),
+        (CheckedRuns){.count = rows.groups, .rows = digests->run_rows, .except = -1});
 }

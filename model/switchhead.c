@@ -68,7 +68,7 @@ static void declare(void *self, Work *work, int64_t layer) {
 }
 
 static void layout_experts(HeadExperts *of, Work *work, Statistics *stats, int64_t layer,
-                           int64_t in, int64_t out, Arena *activations) {
+                           ExpertTraffic traffic, Arena *activations) {
     int64_t all = of->gate.H * of->gate.E;
     head_gate_layout(&of->gate, work, stats, layer, activations);
     dispatch_layout(&of->plan,
@@ -80,9 +80,7 @@ static void layout_experts(HeadExperts *of, Work *work, Statistics *stats, int64
                                     .groups = work->shape.shards,
                                     .capacity = -1},
                     work, activations);
-    expert_exchange_layout(&of->exchange,
-                           (ExpertTraffic){&of->plan, &LINEAR_EXPERTS, &of->weights, in, out}, work,
-                           activations);
+    expert_exchange_layout(&of->exchange, traffic, work, activations);
 }
 
 static void layout_scratch(SwitchHeadLayer *s, Work *work, Arena *activations, Arena *scratch) {
@@ -109,8 +107,14 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     SwitchHeadLayer *s = self;
     AttentionShape shape = heads_of(work);
     int64_t N = work->shape.N, H = shape.heads, D = work->config->d_model;
-    layout_experts(&s->values, work, stats, s->layer, D, shape.d_value, activations);
-    layout_experts(&s->outputs, work, stats, s->layer, shape.d_value, D, activations);
+    layout_experts(&s->values, work, stats, s->layer,
+                   (ExpertTraffic){&s->values.plan, &LINEAR_EXPERTS, &s->values.weights, D,
+                                   shape.d_value, "values.dispatched", "values.returned"},
+                   activations);
+    layout_experts(&s->outputs, work, stats, s->layer,
+                   (ExpertTraffic){&s->outputs.plan, &LINEAR_EXPERTS, &s->outputs.weights,
+                                   shape.d_value, D, "outputs.dispatched", "outputs.returned"},
+                   activations);
     s->qkv_rows = arena_2d(activations, work->storage, N, attention_qkv_width(shape));
     s->heads = arena_2d(activations, work->storage, N, H * shape.d_value);
     s->lse = arena_2d(activations, F32, N, H);

@@ -78,12 +78,18 @@ static bool next_step(DigestFile *a, DigestFile *b, Error *err) {
 // Where they part: of one entry of a folder.
 typedef struct Parting {
     const char *folder, *name;
-    size_t first, count, all; // of its hashes
+    bool of_windows;          // its hashes, or of experts
+    size_t first, count, all; // of them
     const char *lacks;        // the run that has not got all of it; NULL: both have
 } Parting;
 
 static bool is_stream(const char *folder) {
     return strcmp(folder, "forward") == 0 || strcmp(folder, "backward") == 0;
+}
+
+// An entry's hashes: a list, or {"experts": one} where the folder's others are of windows.
+static const json_t *hashes_of(const json_t *entry) {
+    return json_is_object(entry) ? json_object_get(entry, "experts") : entry;
 }
 
 static bool parts_in(const json_t *a, const json_t *b, Parting *found) {
@@ -107,7 +113,9 @@ static bool find_lack(const DigestFile *a, const DigestFile *b, Parting *found) 
         if (json_is_object(folder) && !others) return true;
         json_object_foreach(folder, found->name, entry) {
             const json_t *other = json_object_get(others, found->name);
-            if (!other || json_array_size(entry) != json_array_size(other)) return true;
+            if (json_typeof(entry) != (other ? json_typeof(other) : JSON_NULL) ||
+                json_array_size(hashes_of(entry)) != json_array_size(hashes_of(other)))
+                return true;
         }
     }
     return false;
@@ -119,9 +127,11 @@ static bool find_parting(const DigestFile *a, const DigestFile *b, Parting *foun
     *found = (Parting){0};
     json_object_foreach(a->row, found->folder, folder) {
         const json_t *others = json_object_get(b->row, found->folder);
-        json_object_foreach(
-            folder, found->name,
-            entry) if (parts_in(entry, json_object_get(others, found->name), found)) return true;
+        json_object_foreach(folder, found->name, entry) {
+            found->of_windows = is_stream(found->folder) && json_is_array(entry);
+            if (parts_in(hashes_of(entry), hashes_of(json_object_get(others, found->name)), found))
+                return true;
+        }
     }
     return false;
 }
@@ -136,12 +146,12 @@ static void tell_hashes(const Parting *at, const DigestFile *run, char *text, si
     int64_t windows = number_of(run, "windows_a_shard");
     text[0] = 0;
     if (at->all < 2) return;
-    if (is_stream(at->folder) && windows > 0)
+    if (at->of_windows && windows > 0)
         snprintf(shard, sizeof shard, ", in shard %lld of its micro-batch",
                  (long long)at->first / windows);
     if (at->count > 1) snprintf(more, sizeof more, ", and %zu more", at->count - 1);
-    snprintf(text, bytes, ", %s %zu of %zu%s%s", is_stream(at->folder) ? "window" : "expert",
-             at->first, at->all, shard, more);
+    snprintf(text, bytes, ", %s %zu of %zu%s%s", at->of_windows ? "window" : "expert", at->first,
+             at->all, shard, more);
 }
 
 static void tell(const Parting *at, const DigestFile *a, int64_t same_step) {
@@ -164,6 +174,13 @@ static bool compare(DigestFile *a, DigestFile *b, bool *same, Error *err) {
     if (!next_step(a, b, err)) return false;
     for (; a->row && b->row; steps++) {
         Parting at = {0};
+        if (number_of(a, "format") != number_of(b, "format"))
+            return error_set(err, EXIT_CONFIG,
+                             "step %lld: the digests of %s have format %lld and those of %s format "
+                             "%lld: two builds made them, of which each hashes something else; "
+                             "train both with one",
+                             (long long)a->step, a->given, (long long)number_of(a, "format"),
+                             b->given, (long long)number_of(b, "format"));
         if (number_of(a, "windows") != number_of(b, "windows"))
             return error_set(err, EXIT_CONFIG,
                              "step %lld: %s trains on %lld windows a step and %s on %lld; runs "

@@ -57,17 +57,29 @@ static Sums sums_of_words(const char *words, int64_t n) {
     return sums;
 }
 
-// Of the words from `first` on of a run of bytes, BLOCK or as many as are left.
-static Sums sums_of_block(const char *run, int64_t bytes, int64_t first) {
-    int64_t left = bytes / 4 - first, rest = bytes % 4;
-    Sums sums = sums_of_words(run + 4 * first, smaller(left, BLOCK));
-    sums.weighted += (uint64_t)first * sums.plain;
-    if (left < BLOCK && rest > 0) {
+// Of a block, counted from 0, whose last word may lack bytes.
+static Sums sums_of_block(const char *block, int64_t bytes) {
+    int64_t words = bytes / 4, rest = bytes % 4;
+    Sums sums = sums_of_words(block, words);
+    if (rest > 0) {
         uint32_t last = 0;
-        memcpy(&last, run + bytes - rest, (size_t)rest);
-        add_sums(&sums, sums_of_word(last, (uint64_t)(bytes / 4)));
+        memcpy(&last, block + 4 * words, (size_t)rest);
+        add_sums(&sums, sums_of_word(last, (uint64_t)words));
     }
     return sums;
+}
+
+// Bytes first … first + count - 1 of x's rows index[0], index[1], …; zeros where one is negative.
+static void gather_bytes(char *to, const char *x, int64_t row_bytes, const int32_t *index,
+                         int64_t first, int64_t count) {
+    for (int64_t bytes; count > 0; first += bytes, to += bytes, count -= bytes) {
+        int64_t row = index[first / row_bytes], at = first % row_bytes;
+        bytes = smaller(row_bytes - at, count);
+        if (row < 0)
+            memset(to, 0, (size_t)bytes);
+        else
+            memcpy(to, x + row * row_bytes + at, (size_t)bytes);
+    }
 }
 
 // Of run s, left out or not.
@@ -89,9 +101,15 @@ void checksums_cpu(Device *dev, Tensor sums, Tensor x, CheckedRuns runs) {
         for (int64_t block = 0; block < blocks; block++) {
             for (; block - before >= blocks_of(runs, s, row_bytes); rows += runs.rows[s++])
                 before += blocks_of(runs, s, row_bytes);
-            int64_t first = runs.first ? runs.first[s] : rows;
-            Sums found = sums_of_block((const char *)x.data + first * row_bytes,
-                                       runs.rows[s] * row_bytes, (block - before) * BLOCK);
+            int64_t run = runs.first ? runs.first[s] : rows, first = 4 * BLOCK * (block - before);
+            int64_t bytes = smaller(runs.rows[s] * row_bytes - first, 4 * BLOCK);
+            char gathered[4 * BLOCK];
+            if (runs.index.data)
+                gather_bytes(gathered, x.data, row_bytes, tensor_i32(runs.index) + run, first,
+                             bytes);
+            const char *x_bytes = (const char *)x.data + run * row_bytes + first;
+            Sums found = sums_of_block(runs.index.data ? gathered : x_bytes, bytes);
+            found.weighted += (uint64_t)(first / 4) * found.plain;
 #pragma omp atomic
             to[2 * s] += (int64_t)found.plain;
 #pragma omp atomic

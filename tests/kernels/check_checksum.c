@@ -1,5 +1,6 @@
 // Checksums of runs of rows, against plain loops; and that no change of one or two words is missed.
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/kernels/harness.h"
@@ -40,7 +41,10 @@ static void check(DType dtype, int64_t rows, int64_t width, int64_t count, int64
         first[s] = in_order ? at : (count - 1 - s) * (rows / count);
         at += lengths[s];
     }
-    Case c = {new_2d(I64, count, 2), x, {count, in_order ? NULL : first, lengths, except}};
+    Case c = {
+        new_2d(I64, count, 2),
+        x,
+        {.count = count, .first = in_order ? NULL : first, .rows = lengths, .except = except}};
     for (int64_t i = 0; i < 2 * count; i++) want[i] = i % 2 ? -i : INT64_MAX - i;
     Tensor before = copy_of(tensor_2d(want, I64, count, 2));
     size_t row = tensor_bytes(x) / (size_t)(rows > 0 ? rows : 1);
@@ -60,12 +64,41 @@ static void check(DType dtype, int64_t rows, int64_t width, int64_t count, int64
     release_all();
 }
 
+// As those of what gather_rows makes, whose runs may begin between words of bf16.
+static void check_gathered(DType dtype, int64_t rows, int64_t width, int64_t gathered) {
+    enum { RUNS = 3 };
+    Tensor x = random_rows(dtype, rows, width), index = new_1d(I32, gathered);
+    size_t row = tensor_bytes(x) / (size_t)rows;
+    unsigned char *out = calloc((size_t)gathered, row);
+    for (int64_t r = 0; r < gathered; r++) {
+        int32_t from = tensor_i32(index)[r] = (int32_t)random_below(rows + 1) - 1;
+        if (from >= 0) memcpy(out + (size_t)r * row, (char *)x.data + (size_t)from * row, row);
+    }
+    int64_t lengths[RUNS] = {1, 0, gathered - 1}, want[2 * RUNS] = {0}, first = 0;
+    for (int s = 0; s < RUNS; first += lengths[s++])
+        add_reference(want + 2 * s, out + (size_t)first * row, lengths[s] * (int64_t)row);
+    Case c = {
+        new_2d(I64, RUNS, 2), x, {.count = RUNS, .rows = lengths, .except = -1, .index = index}};
+    for (int d = 0; d < device_count(); d++) {
+        Device *dev = device_at(d);
+        begin_case("checksums on %s of %lld of %lld x %lld %s", dev->name, (long long)gathered,
+                   (long long)rows, (long long)width, dtype_name(dtype));
+        memset(c.sums.data, 0, tensor_bytes(c.sums));
+        run_on(dev, run, &c, TENSORS(&c.sums, &c.x, &c.runs.index));
+        expect_same_bytes("sums", c.sums, want);
+    }
+    free(out);
+    release_all();
+}
+
 // Every flip of one bit, and every exchange of two words, in the tensor's first and last words.
 static void check_what_is_found(void) {
     enum { WORDS = 5000 };
     Device *dev = device_at(0);
     begin_case("a change is found");
-    Case c = {new_2d(I64, 1, 2), random_rows(F32, WORDS, 1), {1, NULL, (int64_t[]){WORDS}, -1}};
+    Case c = {new_2d(I64, 1, 2),
+              random_rows(F32, WORDS, 1),
+              {.count = 1, .rows = (int64_t[]){WORDS}, .except = -1}};
     uint32_t *words = c.x.data;
     int64_t good[2] = {0};
     add_reference(good, c.x.data, 4 * WORDS);
@@ -93,7 +126,9 @@ static void check_what_is_found(void) {
 static void bench(void) {
     enum { WIDTH = 512 };
     for (int64_t rows = 64; rows <= 1 << 16; rows *= 32) {
-        Case c = {new_2d(I64, 1, 2), random_rows(F32, rows, WIDTH), {1, NULL, &rows, -1}};
+        Case c = {new_2d(I64, 1, 2),
+                  random_rows(F32, rows, WIDTH),
+                  {.count = 1, .rows = &rows, .except = -1}};
         double seconds = time_call(run, device_at(0), &c);
         printf("checksums of %lld x %d f32 (%.2f MiB): %.2f GB/s\n", (long long)rows, WIDTH,
                (double)tensor_bytes(c.x) / 1048576, (double)tensor_bytes(c.x) / seconds / 1e9);
@@ -113,6 +148,7 @@ int main(int argc, char **argv) {
                 check(types[t], 40, width, 4, i ? 2 : -1, i);
                 check(types[t], 9000, width, 3, -1, i);
                 check(types[t], 160, width, 80, 7, i);
+                check_gathered(types[t], 40, i ? 9000 : width, i ? 70 : 3000);
             }
     check(F32, 0, 4, 2, -1, true);
     check_what_is_found();

@@ -2,14 +2,17 @@
 """log.digest_every and `moetrain diff-runs`: digests do not depend on how a run is cut, and lead to what was changed.
 
   step_digests.py MOETRAIN [TEST …]"""
+import json
+import os
 import subprocess
 
 from runs import HANG_SECONDS, Workspace, faults_in, main, write
 
 # Layers of many kinds and sizes, of which none is the first that a change would show in.
-CONFIG = {"model.layers": 4, "model.feed_forward": "[dense, moe, peer, moe]", "moe.experts": "[0, 8, 0, 4]", "model.mixer": "[attention, "
-          "attention, latent_attention, attention]", "peer.keys": 8, "peer.heads": 2, "peer.top_k": 2,
-          "train.schedule": "constant", "train.steps": 4, "eval.every": 0, "log.digest_every": 2, "run.check_replicas_every": 0, "run.check_exchanges": "off"}
+CONFIG = {"model.layers": 4, "model.feed_forward": "[dense, moe, peer, moe]", "moe.experts": "[0, 8, 0, 4]",
+          "model.mixer": "[attention, attention, latent_attention, attention]", "peer.keys": 8, "peer.heads": 2,
+          "peer.top_k": 2, "train.schedule": "constant", "train.steps": 4, "eval.every": 0, "log.digest_every": 2,
+          "run.check_replicas_every": 0, "run.check_exchanges": "off"}
 
 # Layers of all kinds but moa, and so small that a run takes no time.
 KINDS = {"model.layers": 6, "model.mixer": "[attention, latent_attention, switchhead, attention, attention, attention]",
@@ -19,6 +22,9 @@ KINDS = {"model.layers": 6, "model.mixer": "[attention, latent_attention, switch
          "log.digest_every": 1}
 MOA = {"model.mixer": "[attention, moa]", "attention.experts": 4, "mtp.layers": 1, "train.steps": 1, "train.schedule": "constant",
        "eval.every": 0, "log.digest_every": 1}
+# Experts of which three ranks have unequal shares; dropped choices; stored as bf16.
+UNEVEN = dict(MOA, **{"attention.experts": 5, "moe.experts": "[8, 4]", "moe.capacity_factor": 1, "moe.dispatch": "padded",
+                      "train.precision": "bf16"})
 
 
 def diff(space, run, other, code):
@@ -33,40 +39,63 @@ def text(space, run):
         return file.read()
 
 
+def plant(space, model, ranks, plants):
+    """Of (fault, words): diff-runs says the words of the fault. A fault has a step to itself, in a run whose parameters stay what
+    they are, so that it is not seen later: a weight is changed back."""
+    most, steps, faults = 16, [], []  # FAULTS_MAX of tests/faults/inject/fault.h
+
+    def run():
+        still = dict(model, **{"train.lr": 0, "train.steps": len(steps), "log.digest_every": 1})
+        space.run("unbroken", still, ranks)
+        outcome = space.run("faulty", still, ranks, fault=";".join(faults))
+        for number, words in enumerate(steps):
+            assert any(f"in step {number + 1}: " in line for line in faults_in(outcome)), f"{faults[number]}\n{outcome}"
+            if not words:  # the weight is as it was
+                continue
+            for of in ("unbroken", "faulty"):
+                write(space.path(f"{of}.jsonl"), text(space, of).splitlines(True)[number])
+            told = diff(space, "unbroken.jsonl", "faulty.jsonl", 1)
+            assert told.startswith(f"step {number + 1}: the first difference is in {words}"), f"{words}: {told}"
+            assert told.count("\n") == 1, told
+        for of in ("unbroken", "faulty"):
+            space.remove(of)
+
+    for fault, words in plants:
+        if len(faults) + 2 > most:
+            run()
+            steps, faults = [], []
+        times = (1, 2) if "in=" not in fault else (1,)
+        faults += [fault.replace(":", f":step={len(steps) + time},", 1) for time in times]
+        steps += [words, None][:len(times)]
+    run()
+
+
 def however_a_run_is_cut_they_are_the_same(space: Workspace):
     space.run("one", CONFIG)
-    for run, ranks, changes in (("three", 3, {}), ("micro", 2, {"train.micro_batches": 2, "moe.dispatch": "exact"}),
-                                ("four", 4, {"parallel.expert": 2}), ("six", 6, {"parallel.expert": 2}),
-                                ("cut", 2, {"train.steps": 3})):
-        space.run(run, dict(CONFIG, **changes), ranks)
-        if run == "cut":  # and after a resume, without what had come later
-            with open(space.path("cut", "digests.jsonl"), "a") as file:
-                file.write('{"step":4}\n')
-            space.run(run, CONFIG, 4)
+    space.run("three", CONFIG, 3)
+    space.run("six", dict(CONFIG, **{"parallel.expert": 2}), 6)
+    # Micro-batches, and a resume on other ranks after a step without digests, when the sum is in another set of gradients; and
+    # without what had come later.
+    cut = dict(CONFIG, **{"train.micro_batches": 2, "moe.dispatch": "exact"})
+    space.run("cut", dict(cut, **{"run.stop_at": 3}), 2, code=75)
+    with open(space.path("cut", "digests.jsonl"), "a") as file:
+        file.write('{"step":4}\n')
+    space.run("cut", dict(cut, **{"parallel.expert": 2}), 4)
+    for run in ("three", "six", "cut"):
         assert text(space, run) == text(space, "one"), diff(space, "one", run, 1)
         assert diff(space, "one", run, 0) == "nothing differs in 2 steps, the last of them 4\n"
-    # Micro-batches, and a resume after a step without digests: the sum is then in another set of gradients.
-    micro_batches = {"train.micro_batches": 2, "moe.dispatch": "exact"}
-    space.run("odd", dict(CONFIG, **micro_batches, **{"run.stop_at": 1}), code=75)
-    space.run("odd", dict(CONFIG, **micro_batches))
-    assert text(space, "odd") == text(space, "one"), diff(space, "one", "odd", 1)
-    config = dict(CONFIG, **{"model.feed_forward": "[dense, moe, moe, moe]", "moe.experts": "[0, 8, 5, 4]", "peer.keys": None,
-                             "peer.heads": None, "peer.top_k": None})
-    space.run("even", config)
-    space.run("uneven", dict(config, **{"parallel.expert": 3}), 3)
-    assert text(space, "uneven") == text(space, "even"), diff(space, "even", "uneven", 1)
-    for model in (KINDS, MOA):
+    for model, ranks, changes in ((KINDS, 2, {"parallel.exchange_chunks": 2}), (UNEVEN, 3, {})):
         space.run("whole", model)
-        space.run("halves", dict(model, **{"train.micro_batches": 2, "parallel.exchange_chunks": 2}), 2)
-        assert text(space, "halves") == text(space, "whole"), diff(space, "whole", "halves", 1)
+        space.run("parts", dict(model, **changes, **{"train.micro_batches": 2}), ranks)
+        assert text(space, "parts") == text(space, "whole"), diff(space, "whole", "parts", 1)
         space.remove("whole")
-        space.remove("halves")
+        space.remove("parts")
 
 
 def two_configurations_are_trained_until_they_part(space: Workspace):
     """The same on any number of ranks; and with another rate of learning from the second step on, whose gradients differ."""
     for name, changes in (("a", {}), ("b", {"train.lr": 0.01})):
-        space.command(name, dict(CONFIG, **{"log.digest_every": 0}, **changes))  # writes the configuration
+        space.command(name, dict(CONFIG, **{"train.steps": 2, "log.digest_every": 0}, **changes))  # writes the configuration
 
     def live(*words, code):
         command = [space.program, "diff-runs", "--live", *words]
@@ -75,7 +104,7 @@ def two_configurations_are_trained_until_they_part(space: Workspace):
         return done.stdout.splitlines()
 
     told = live("a.yaml", "a.yaml", "-np", "1,3", code=0)
-    assert told == [f"nothing differs in {steps} steps, the last of them {steps}" for steps in (1, 2, 4)], told
+    assert told == [f"nothing differs in {steps} steps, the last of them {steps}" for steps in (1, 2)], told
     told = live("a.yaml", "b.yaml", "-np", "2,1", "-o", "parted", code=1)
     assert len(told) == 1 and told[0].startswith("step 1: the first difference is in parameters"), told
     for words in (("a.yaml", "none.yaml"), ("a.yaml", "a.yaml", "-np", "2"), ("a.yaml", "a.yaml", "-np", "1,9"), ("a.yaml",)):
@@ -83,33 +112,34 @@ def two_configurations_are_trained_until_they_part(space: Workspace):
 
 
 def a_change_is_found_where_it_was_made(space: Workspace):
-    space.run("unbroken", CONFIG, 2)
-    for number, (fault, words) in enumerate([
-            *((f"flip:step=2,bit=22,element=3200,tensor={tensor}", f"step 2: the first difference is in forward, {place}, window 0 of 16") for tensor, place in (
-                ("embedding", "embedding"), ("layers.0.attention.qkv", "layers.0.mixer.qkv"), ("layers.0.ffn.down", "layers.0.feed_forward.out"),
-                ("layers.1.ffn_norm", "layers.1.feed_forward.in"), ("layers.2.peer.query_first", "layers.2.feed_forward.queries"))),
-            # Nothing of it is seen before the update, or in one expert alone.
-            ("flip:step=2,in=gradient,bit=0,tensor=layers.1.moe.experts.down", "in gradients, layers.1.moe.experts.down, expert 0 of 8"),
-            ("flip:step=2,in=gradient,bit=0,tensor=final_norm", "in gradients, final_norm"),
-            ("flip:step=2,in=activation,bit=0", "in backward, layers.3.feed_forward.out, window 0 of 16"),
-            # On rank 1, which has the second half of the windows; and in a step without digests.
-            ("flip:rank=1,step=2,bit=22,tensor=layers.0.attention.qkv", "in forward, layers.0.mixer.qkv, window 8 of 16, in shard 4"),
-            ("flip:step=3,bit=22,tensor=layers.0.attention.qkv", "step 4: the first difference is in forward, embedding, window 0 of 16, "
-             "in shard 0 of its micro-batch, and 15 more; up to step 2 nothing differs")]):
-        outcome = space.run(f"faulty{number}", CONFIG, 2, fault=fault)
-        assert faults_in(outcome), f"{fault}\n{outcome}"
-        told = diff(space, "unbroken", f"faulty{number}", 1)
-        assert words in told and told.count("\n") == 1, f"{fault}: {told}"
-        space.remove(f"faulty{number}")
+    plant(space, CONFIG, 2, [
+        *((f"flip:bit=22,element=3200,tensor={tensor}", f"forward, {place}, window 0 of 16") for tensor, place in (
+            ("embedding", "embedding"), ("layers.0.attention.qkv", "layers.0.mixer.qkv"),
+            ("layers.0.ffn.down", "layers.0.feed_forward.out"),
+            ("layers.1.ffn_norm", "layers.1.feed_forward.in"), ("layers.2.peer.query_first", "layers.2.feed_forward.queries"))),
+        # On rank 1, which has the second half of the windows.
+        ("flip:rank=1,bit=22,tensor=layers.0.attention.qkv", "forward, layers.0.mixer.qkv, window 8 of 16, in shard 4"),
+        ("flip:in=activation,bit=0", "backward, layers.3.feed_forward.out, window 0 of 16"),
+        # Nothing of it is seen before the update, or in one expert alone.
+        ("flip:in=gradient,bit=0,tensor=layers.1.moe.experts.down", "gradients, layers.1.moe.experts.down, expert 0 of 8"),
+        ("flip:in=gradient,bit=0,tensor=final_norm", "gradients, final_norm")])
+    # In a step without digests.
+    space.run("unbroken", CONFIG)
+    space.run("faulty", CONFIG, fault="flip:step=3,bit=22,tensor=layers.0.attention.qkv")
+    assert ("step 4: the first difference is in forward, embedding, window 0 of 16, in shard 0 of its micro-batch, and 15 more; "
+            "up to step 2 nothing differs") in diff(space, "unbroken", "faulty", 1)
 
 
 def an_ulp_is_found_in_the_part_that_made_it(space: Workspace):
-    """The last bit of one element of what the n-th call of an op in the step has made, on one rank, or on the second of two."""
-    for model, name, ranks, plants in (
-            (KINDS, "kinds", 1, (
+    """The last bit of one element of what the n-th call of an op in the step has made on the second of two ranks, or of the n-th
+    message that this rank sends to the other: each way of an exchange is two."""
+    for model, ops, messages in (
+            (KINDS, (
                 ("matmul_forward", 1, "forward, layers.0.mixer.qkv"), ("attention_forward", 1, "forward, layers.0.mixer.heads"),
-                ("matmul_forward", 2, "forward, layers.0.mixer.out"), ("normalize_forward", 2, "forward, layers.0.feed_forward.in"),
-                ("matmul_forward", 4, "forward, layers.0.feed_forward.out"), ("attention_forward", 2, "forward, layers.1.mixer.heads"),
+                ("matmul_forward", 2, "forward, layers.0.mixer.out"),
+                ("normalize_forward", 2, "forward, layers.0.feed_forward.in"),
+                ("matmul_forward", 4, "forward, layers.0.feed_forward.out"),
+                ("attention_forward", 2, "forward, layers.1.mixer.heads"),
                 ("router_forward", 1, "forward, layers.1.feed_forward.router.choice"),
                 ("combine_forward", 1, "forward, layers.1.feed_forward.combined"),
                 ("router_forward", 2, "forward, layers.2.mixer.attention.value_router"),
@@ -119,43 +149,61 @@ def an_ulp_is_found_in_the_part_that_made_it(space: Workspace):
                 ("slot_weights_forward", 1, "forward, layers.2.feed_forward.slot_weights"),
                 ("combine_forward", 4, "forward, layers.2.feed_forward.combined"),
                 ("product_keys_forward", 1, "forward, layers.3.feed_forward.choice"),
-                ("named_sums", 1, "forward, layers.3.feed_forward.out"),
+                ("named_sums", 1, "forward, layers.3.feed_forward.out, window 0 of 16"),  # its tokens are the first rank's
                 ("router_forward", 4, "forward, layers.4.feed_forward.router.choice"),
                 ("combine_forward", 5, "forward, layers.4.feed_forward.combined"),
                 ("combine_forward", 6, "forward, layers.5.feed_forward.combined"),
                 ("router_backward", 1, "backward, layers.5.feed_forward.router.logits"),
-                ("attention_backward", 1, "backward, layers.5.mixer.qkv"), ("attention_backward", 4, "backward, layers.2.mixer.qkv"))),
-            (MOA, "moa", 2, (
-                ("router_forward", 2, "forward, layers.1.mixer.router.choice"), ("attention_forward", 2, "forward, layers.1.mixer.heads"),
-                ("combine_forward", 2, "forward, layers.1.mixer.out"), ("attention_forward", 3, "forward, mtp.0.mixer.heads")))):
-        space.run(name, model, ranks)
-        window = f", window {8 * (ranks - 1)} of 16, in shard {4 * (ranks - 1)} "
-        for op, nth, place in plants:
-            fault = f"flip:rank={ranks - 1},step=1,in=result,bit=0,tensor={op},nth={nth}"
-            outcome = space.run("faulty", model, ranks, fault=fault)
-            assert faults_in(outcome), f"{fault}\n{outcome}"
-            told = diff(space, name, "faulty", 1)
-            assert f"the first difference is in {place}{window}" in told, f"{fault}: {told}"
-            space.remove("faulty")
+                ("attention_backward", 1, "backward, layers.5.mixer.qkv"),
+                ("attention_backward", 4, "backward, layers.2.mixer.qkv")), (
+                (1, "forward, layers.1.feed_forward.dispatched, expert 0 of 8"),
+                (3, "forward, layers.1.feed_forward.returned, window 0 of 16"),
+                (5, "forward, layers.2.mixer.values.dispatched, expert 0 of 8"),
+                (11, "forward, layers.2.mixer.outputs.returned, window 0 of 16"),
+                (13, "forward, layers.2.feed_forward.dispatched, expert 0 of 4"),
+                (17, "forward, layers.3.feed_forward.out, window 0 of 16"),
+                (26, "backward, layers.5.feed_forward.returned, expert 0 of 8"),
+                (28, "backward, layers.5.feed_forward.dispatched, window 0 of 16"),
+                (43, "backward, layers.2.mixer.values.returned, expert 0 of 8"),
+                (45, "backward, layers.2.mixer.values.dispatched, window 0 of 16"))),
+            (MOA, (
+                ("router_forward", 2, "forward, layers.1.mixer.router.choice"),
+                ("attention_forward", 2, "forward, layers.1.mixer.heads"),
+                ("combine_forward", 2, "forward, layers.1.mixer.out"), ("attention_forward", 3, "forward, mtp.0.mixer.heads")), (
+                (5, "forward, layers.1.mixer.queries.dispatched, expert 0 of 4"),
+                (7, "forward, layers.1.mixer.queries.returned, window 0 of 16"),
+                (9, "forward, layers.1.mixer.outputs.dispatched, expert 0 of 4"),
+                (11, "forward, layers.1.mixer.outputs.returned, window 0 of 16"),
+                (45, "backward, layers.1.mixer.outputs.returned, expert 0 of 4"),
+                (47, "backward, layers.1.mixer.outputs.dispatched, window 0 of 16")))):
+        plant(space, dict(model, **{"run.check_exchanges": "off"}), 2, [
+            *((f"flip:rank=1,in=result,bit=0,tensor={op},nth={nth}",
+               place if "window" in place else f"{place}, window 8 of 16, in shard 4 ") for op, nth, place in ops),
+            *((f"flip:rank=1,in=message,bit=0,nth={nth}", place) for nth, place in messages)])
 
 
 def what_cannot_be_compared_is_one_line(space: Workspace):
-    short = {"train.steps": 2, "eval.every": 0, "log.digest_every": 2}
-    space.run("run", short)
-    space.run("none", dict(short, **{"log.digest_every": 0}))
-    space.run("smaller", dict(short, **{"train.batch": 8}))
-    space.run("later", dict(short, **{"train.steps": 3, "log.digest_every": 3}))
-    space.run("deeper", dict(short, **{"model.layers": 3}))
-    for other, code, words in (("none", 2, "log.digest_every above 0"), ("smaller", 2, "16 windows a step and"), ("later", 2, "no step in common"),
+    space.run("run", {"train.steps": 2, "eval.every": 0, "log.digest_every": 2})
+    row = json.loads(text(space, "run"))
+    assert (row["step"], row["windows"]) == (2, 16), row
+    os.mkdir(space.path("none"))
+    write(space.path("smaller"), json.dumps(dict(row, windows=8)))
+    write(space.path("later"), json.dumps(dict(row, step=3)))
+    write(space.path("older"), json.dumps({key: value for key, value in row.items() if key != "format"}))
+    deeper = dict(row["forward"], **{"layers.2.mixer": row["forward"]["embedding"]})
+    write(space.path("deeper"), json.dumps(dict(row, forward=deeper)))
+    for other, code, words in (("none", 2, "log.digest_every above 0"), ("smaller", 2, "windows a step and"),
+                               ("later", 2, "no step in common"), ("older", 2, "two builds made them"),
                                ("deeper", 1, "these are different models")):
-        told = diff(space, "run", other, code)
-        assert words in told and told.count("\n") == 1, told
+        for pair in (("run", other), (other, "run")):
+            told = diff(space, *pair, code)
+            assert words in told and told.count("\n") == 1, told
     for line in ("", "{", "[]", '{"step":"2"}', '{"step":0}', '{"step":1000000000000000000000}'):
         write(space.path("damaged"), line + "\n")
         told = diff(space, "run", "damaged", 4)
         assert "damaged: line " in told and told.count("\n") == 1, told
-    for line in ('{"step":2,"windows":16}', '{"step":2,"windows":16,"forward":[]}', '{"step":2,"windows":16,"forward":{"embedding":{}}}'):
-        write(space.path("strange"), line + "\n")
+    for forward in (None, [], {"embedding": {}}, {"embedding": {"experts": {}}}):
+        write(space.path("strange"), json.dumps(dict(format=row["format"], step=2, windows=16, forward=forward)) + "\n")
         diff(space, "run", "strange", 1)
         diff(space, "strange", "run", 1)
 

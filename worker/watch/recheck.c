@@ -55,7 +55,7 @@ void recheck_add_statistics(Recheck *recheck) {
     if (recheck->kind == RECHECK_OFF) return;
     Device *dev = recheck->model->work.dev;
     Tensor rows = recheck->model->stats.sums;
-    CheckedRuns all = {1, NULL, &rows.shape[0], -1};
+    CheckedRuns all = {.count = 1, .rows = &rows.shape[0], .except = -1};
     checksums(dev, tensor_rows(recheck->sums, recheck->slots - 1, 1), rows, all);
     device_download(dev, recheck->found, recheck->sums);
 }

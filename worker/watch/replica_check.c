@@ -84,7 +84,10 @@ static void take_sums(ReplicaCheck *check) {
     fill_zero(dev, check->sums);
     for (int i = 0; i < check->run_count; i++) {
         const ReplicaRun *run = &check->runs[i];
-        CheckedRuns of = {run->count, check->places + run->first, check->elements + run->first, -1};
+        CheckedRuns of = {.count = run->count,
+                          .first = check->places + run->first,
+                          .rows = check->elements + run->first,
+                          .except = -1};
         checksums(dev, tensor_rows(check->sums, run->first, run->count), run->set.run[run->run],
                   of);
     }

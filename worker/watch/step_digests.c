@@ -3,11 +3,14 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "checkpoint/hash.h"
 #include "comm/comm.h"
 #include "comm/shard_run.h"
 #include "kernels/deal.h"
 #include "kernels/integers.h"
+#include "model/exchange_check.h"
 #include "worker/run/json_file.h"
 
 enum { GRADIENTS, SETS_AFTER_UPDATE };
@@ -118,8 +121,7 @@ size_t step_digests_bytes(int64_t every, const Model *model, const Optimizer *op
     if (every == 0) return 0;
     for (int i = 0; i < model->params.count; i++)
         pieces += (size_t)pieces_of_rank(&model->params, &model->params.rows[i], 0);
-    size_t sums = sets * pieces * 2 + 2 * (size_t)(stream_places_most(&model->config) *
-                                                   shape->micro_batches * stream_windows(shape));
+    size_t sums = 2 * (sets * pieces + (size_t)stream_sums_most(&model->work));
     // The rank's lists, sums, and rank 0's of all ranks with the text that is made of them.
     enum { TEXT_BYTES_A_SUM = 64 };
     return (size_t)stream_places_most(&model->config) * sizeof(DigestPlace) +
@@ -156,7 +158,10 @@ static void take(StepDigests *digests, const DigestedSet *set) {
         if (count > 0)
             checksums(digests->model->work.dev, tensor_rows(digests->sums, first, count),
                       set->set.run[run],
-                      (CheckedRuns){count, digests->places + first, digests->elements + first, -1});
+                      (CheckedRuns){.count = count,
+                                    .first = digests->places + first,
+                                    .rows = digests->elements + first,
+                                    .except = -1});
         first += count;
     }
 }
@@ -177,22 +182,39 @@ static json_t *text_of(const int64_t sums[2]) {
     return json_string(text);
 }
 
-// Of one place; `sums` (ranks, places, micro-batches, stream_windows, 2): windows are counted rank
-// by rank in a micro-batch.
-static json_t *window_rows(const StepDigests *digests, const int64_t *sums, int64_t place) {
+// Of one place, in `sums` (ranks, used, 2): windows are counted rank by rank in a micro-batch.
+static json_t *window_rows(const StepDigests *digests, const int64_t *sums, int64_t first) {
     const RankShape *shape = &digests->model->work.shape;
-    int64_t M = shape->micro_batches, most = stream_windows(shape);
-    int64_t of_shard = shape->B / shape->shards;
-    int64_t of_rank = digests->stream.count * M * most;
+    int64_t most = stream_windows(shape), of_shard = shape->B / shape->shards;
     json_t *windows = json_array();
-    for (int64_t m = 0; m < M; m++)
+    for (int64_t m = 0; m < shape->micro_batches; m++)
         for (int64_t rank = 0; rank < shape->ranks; rank++) {
-            const int64_t *of_micro_batch = sums + 2 * (rank * of_rank + (place * M + m) * most);
+            const int64_t *of_micro_batch =
+                sums + 2 * (rank * digests->stream.used + first + m * most);
             ShardRun run = shard_run(shape->deal, rank);
             for (int64_t b = 0; b < of_shard * run.count; b++)
                 json_array_append_new(windows, text_of(of_micro_batch + 2 * b));
         }
     return windows;
+}
+
+// The plain sums alone, over all ranks that hold the expert: in these no order counts.
+static json_t *expert_rows(const StepDigests *digests, const int64_t *sums,
+                           const DigestPlace *place) {
+    const RankShape *shape = &digests->model->work.shape;
+    const ExpertPlaces *experts = place->experts;
+    Deal deal = deal_evenly(experts->E, shape->ep_size);
+    json_t *texts = json_array();
+    for (int64_t e = 0; e < experts->E; e++) {
+        int64_t at = experts->place_of[e], holder = 0;
+        while (deal_first(deal, holder + 1) <= at) holder++;
+        int64_t first = place->first + at - deal_first(deal, holder), both[2] = {0};
+        for (int64_t rank = holder; rank < shape->ranks; rank += shape->ep_size)
+            both[0] = (int64_t)((uint64_t)both[0] +
+                                (uint64_t)sums[2 * (rank * digests->stream.used + first)]);
+        json_array_append_new(texts, text_of(both));
+    }
+    return json_pack("{s:o}", "experts", texts);
 }
 
 static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, DigestPass pass) {
@@ -201,7 +223,30 @@ static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, Dige
         const DigestPlace *named = &digests->stream.places[place];
         if (named->pass != pass) continue;
         CHECK(!json_object_get(folder, named->name), "%s has two places", named->name);
-        json_object_set_new(folder, named->name, window_rows(digests, sums, place));
+        json_object_set_new(folder, named->name,
+                            named->experts ? expert_rows(digests, sums, named)
+                                           : window_rows(digests, sums, named->first));
+    }
+    return folder;
+}
+
+// The totals of every column, as summed over ranks; not what only several ranks have to check.
+static json_t *statistics_rows_of(const Statistics *stats) {
+    json_t *folder = json_object();
+    for (int i = 0; i < stats->column_count; i++) {
+        const StatisticsColumn *column = &stats->columns[i];
+        if (strcmp(column->name, EXCHANGE_COLUMN) == 0) continue;
+        char layer[32] = "", name[sizeof layer + STATISTICS_NAME_BYTES];
+        if (column->layer != STATISTICS_MODEL)
+            snprintf(layer, sizeof layer, "layers.%lld.", (long long)column->layer);
+        snprintf(name, sizeof name, "%s%s", layer, column->name);
+        const void *totals = column->kind == STATISTICS_COUNTS
+                                 ? (const void *)statistics_counts_of(stats, column)
+                                 : (const void *)statistics_sums_of(stats, column);
+        Hash hash = hash_bytes(totals, (size_t)column->count * sizeof(double));
+        int64_t sums[2];
+        memcpy(sums, hash.bytes, sizeof sums);
+        json_object_set_new(folder, name, json_pack("[o]", text_of(sums)));
     }
     return folder;
 }
@@ -239,11 +284,12 @@ static void write_row(StepDigests *digests, int64_t step, const int64_t *stream,
                       const int64_t *tensors) {
     const RankShape *shape = &digests->model->work.shape;
     json_t *row = json_pack(
-        "{s:I, s:I, s:I}", "step", (json_int_t)step, "windows",
+        "{s:i, s:I, s:I, s:I}", "format", DIGESTS_FORMAT, "step", (json_int_t)step, "windows",
         (json_int_t)(shape->all_shards * shape->micro_batches * (shape->B / shape->shards)),
         "windows_a_shard", (json_int_t)(shape->B / shape->shards));
     json_object_set_new(row, "forward", stream_rows(digests, stream, DIGEST_FORWARD));
     json_object_set_new(row, "backward", stream_rows(digests, stream, DIGEST_BACKWARD));
+    json_object_set_new(row, "statistics", statistics_rows_of(&digests->model->stats));
     for (int s = 0; s < digests->set_count; s++)
         json_object_set_new(row, digests->sets[s].folder,
                             tensor_rows_of(digests, &digests->sets[s], tensors));
@@ -271,10 +317,8 @@ void step_digests_end_step(StepDigests *digests, int64_t step) {
     if (!step_digests_due(digests)) return;
     Device *dev = digests->model->work.dev;
     for (int s = SETS_AFTER_UPDATE; s < digests->set_count; s++) take(digests, &digests->sets[s]);
-    const RankShape *shape = &digests->model->work.shape;
     const StreamDigests *of_stream = &digests->stream;
-    int64_t *stream = gather(dev, of_stream->host_sums, of_stream->sums,
-                             of_stream->count * shape->micro_batches * stream_windows(shape));
+    int64_t *stream = gather(dev, of_stream->host_sums, of_stream->sums, of_stream->used);
     int64_t *tensors = gather(dev, digests->host_sums, digests->sums, digests->pieces);
     if (comm_rank() == 0) write_row(digests, step, stream, tensors);
     free(tensors);
