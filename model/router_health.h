@@ -5,8 +5,8 @@
 // them, as their share, and are in no load and no mean here.
 //
 // With load_i the choices (in Soft MoE, where nothing is chosen, the combine weights, which its
-// authors look at, arXiv:2308.00951) that fell on expert i of E, before dropping, in some set of tokens, and
-// mean = Σ load_i / E:
+// authors look at, arXiv:2308.00951) that fell on expert i of E, before dropping, in some set of
+// tokens, and mean = Σ load_i / E:
 //   max_vio            max_i load_i / mean - 1: 0 when even, E - 1 at most (MaxVio,
 //                      arXiv:2408.15664 eq. 4). Over the tokens of a step it is that paper's
 //                      MaxVio_batch, over a whole validation file its MaxVio_global. Metrics have

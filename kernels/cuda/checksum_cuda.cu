@@ -55,7 +55,7 @@ __global__ static void __launch_bounds__(THREADS)
     bool aligned =
         GATHERED ? runs.row_bytes % 4 == 0 : (uintptr_t)place_of<GATHERED>(runs, run, 0) % 4 == 0;
     unsigned long long plain = 0, weighted = 0;
-#pragma unroll 4
+#pragma unroll(GATHERED ? 1 : 4)
     for (int k = 0; k < WORDS; k++) {
         int64_t i = first + k * THREADS;
         if (i >= words) break;

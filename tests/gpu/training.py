@@ -5,6 +5,7 @@ checkpoints that go both ways.
   training.py MOETRAIN [TEST ...]
 
 Exit code 77 where there is no GPU. Layouts with more ranks than GPUs are left out, and said so."""
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from runs import ENVIRONMENT, HANG_SECONDS, Workspace, difference, main  # noqa:
 # Small, because every CUDA thread may be a fiber: a head more is a tile of 64 by 64 more of each sequence.
 SMALL = {"device": "cuda", "model.d_model": 16, "model.d_ff": 24, "moe.d_ff": 8, "moe.experts": 4, "attention.heads": 1,
          "train.batch": 8, "train.context": 8, "train.shards": 4, "moe.max_expert_replicas": 4,
-         "train.steps": 3, "eval.every": 3, "eval.batches": 1}
+         "train.steps": 3, "eval.every": 3, "eval.batches": 1, "log.digest_every": 3}
 
 # name: what it changes, layouts (ranks, parallel.expert)
 CONFIGURATIONS = {
@@ -64,6 +65,11 @@ def losses(workspace, run):
     return [(row["step"], key, row[key]) for row in workspace.metrics(run) for key in ("loss", "val_loss") if key in row]
 
 
+def digests(workspace, run):
+    with open(workspace.path(run, "digests.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
 def assert_same_curve(workspace, run, reference, tolerance):
     got, want = losses(workspace, run), losses(workspace, reference)
     assert [row[:2] for row in got] == [row[:2] for row in want], f"{got}\n{want}"
@@ -77,7 +83,7 @@ def the_same_bits_on_any_number_of_ranks(workspace):
     for name, (changes, layouts) in CONFIGURATIONS.items():
         config = dict(SMALL, **changes)
         workspace.run("np1", dict(config, **{"run.seed": 3}), 1)
-        wanted = workspace.result("np1")
+        wanted, hashes = workspace.result("np1"), digests(workspace, "np1")
         for ranks, expert in layouts:
             if ranks > available:
                 print(f"        skipped: {name} on {ranks} ranks, there are {available} GPUs")
@@ -87,6 +93,7 @@ def the_same_bits_on_any_number_of_ranks(workspace):
             workspace.run(run, dict(config, **{"run.seed": 3, "parallel.expert": expert}), ranks)
             result = workspace.result(run)
             assert result == wanted, f"{name}, {run}: {difference(result[0], wanted[0])}"
+            assert digests(workspace, run) == hashes, f"{name}, {run}: other digests"
         print(f"        {name}: loss {losses(workspace, 'np1')[-1][2]:.9g}, digest {wanted[1][:12]}")
         subprocess.run(["rm", "-rf", workspace.path("np1")], check=True)
 
@@ -97,6 +104,13 @@ def the_loss_curve_of_the_cpu(workspace):
         workspace.run(f"cuda_{precision}", config, 1)
         workspace.run(f"cpu_{precision}", dict(config, device="cpu"), 1)
         assert_same_curve(workspace, f"cuda_{precision}", f"cpu_{precision}", tolerance)
+        # Their bits differ, what there are digests of does not.
+        there, here = digests(workspace, f"cuda_{precision}"), digests(workspace, f"cpu_{precision}")
+        assert len(there) == len(here) == 2, there
+        for a, b in zip(there, here):
+            assert list(a) == list(b), f"{list(a)}\n{list(b)}"
+            for folder in (name for name in a if isinstance(a[name], dict)):
+                assert list(a[folder]) == list(b[folder]), f"{list(a[folder])}\n{list(b[folder])}"
 
 
 def a_checkpoint_of_one_backend_resumes_on_the_other(workspace):
