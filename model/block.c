@@ -109,9 +109,11 @@ static void layer_forward(Block *block, Work *work, Half half, Statistics *stats
     digest_part(work, "out", out);
 }
 
-static void layer_backward(Block *block, Work *work, Half half, Tensor dx, Tensor dout) {
+// dstream: dout's source, of which there is a digest; where it is dout itself, that is enough.
+static void layer_backward(Block *block, Work *work, Half half, Tensor dx, Tensor dout,
+                           Tensor dstream) {
     Layer *layer = layer_of(block, half);
-    digest_part(work, "out", dout);
+    if (dout.data != dstream.data) digest_part(work, "out", dout);
     layer->kind->backward(layer->state, work, dx, dout);
     digest_part(work, "in", dx);
 }
@@ -157,7 +159,7 @@ static Residual pre_forward(Block *block, Work *work, Half half, Statistics *sta
 }
 
 static void pre_backward(Block *block, Work *work, Half half, Tensor dx) {
-    layer_backward(block, work, half, block->branch, branch_gradient(block, work, dx, half));
+    layer_backward(block, work, half, block->branch, branch_gradient(block, work, dx, half), dx);
     norm_backward(&block->halves[half].norm, work, dx, block->branch);
 }
 
@@ -187,7 +189,7 @@ static Residual post_forward(Block *block, Work *work, Half half, Statistics *st
 
 static void post_backward(Block *block, Work *work, Half half, Tensor dx) {
     Tensor dsum = norm_only_backward(&block->halves[half].norm, work, block->dsum, dx);
-    layer_backward(block, work, half, block->branch, branch_gradient(block, work, dsum, half));
+    layer_backward(block, work, half, block->branch, branch_gradient(block, work, dsum, half), dx);
     add(work->dev, dx, dsum, block->branch);
 }
 
@@ -219,7 +221,7 @@ static void sandwich_backward(Block *block, Work *work, Half half, Tensor dx) {
     BlockHalf *h = &block->halves[half];
     Tensor dmade =
         norm_only_backward(&h->second, work, block->dsum, branch_gradient(block, work, dx, half));
-    layer_backward(block, work, half, block->branch, work_stored(work, block->dout, dmade));
+    layer_backward(block, work, half, block->branch, work_stored(work, block->dout, dmade), dx);
     norm_backward(&h->norm, work, dx, block->branch);
 }
 

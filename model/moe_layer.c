@@ -130,7 +130,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Tensor sum = latent_space_sum(&moe->latent, routed);
     combine_forward(work->dev, sum, moe->routed.sent_out, d->slot_row, router->scaled);
     zero_experts_forward(router, work, sum, moe->seen);
-    digest_part(work, "combined", sum);
+    if (sum.data != out.data || moe->shared.ffn.d_ff > 0) digest_part(work, "combined", sum);
     latent_space_leave(&moe->latent, work, routed);
     shared_experts_join(&moe->shared, work, out);
 }

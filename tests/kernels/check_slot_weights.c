@@ -70,7 +70,7 @@ static void check_on(Device *dev, int64_t B, int64_t T, int64_t S) {
     release_all();
 }
 
-// ---- what experts get -----------------------------------------------------------------------------
+// ---- what experts get ---------------------------------------------------------------------------
 
 static void run_count(Device *dev, void *context) {
     Case *c = context;

@@ -119,7 +119,7 @@ def a_change_is_found_where_it_was_made(space: Workspace):
             ("layers.1.ffn_norm", "layers.1.feed_forward.in"), ("layers.2.peer.query_first", "layers.2.feed_forward.queries"))),
         # On rank 1, which has the second half of the windows.
         ("flip:rank=1,bit=22,tensor=layers.0.attention.qkv", "forward, layers.0.mixer.qkv, window 8 of 16, in shard 4"),
-        ("flip:in=activation,bit=0", "backward, layers.3.feed_forward.out, window 0 of 16"),
+        ("flip:in=activation,bit=0", "backward, layers.3.feed_forward.returned, expert "),
         # Nothing of it is seen before the update, or in one expert alone.
         ("flip:in=gradient,bit=0,tensor=layers.1.moe.experts.down", "gradients, layers.1.moe.experts.down, expert 0 of 8"),
         ("flip:in=gradient,bit=0,tensor=final_norm", "gradients, final_norm")])

@@ -21,8 +21,8 @@
 #include "worker/optimizer/optimizer.h"
 #include "worker/run/row_file.h"
 
-// Of the file. One more where places, their names or what is hashed of them change, so that files of
-// two builds are not taken for two models.
+// Of the file. One more where places, their names or what is hashed of them change, so that files
+// of two builds are not taken for two models.
 enum { DIGESTS_FORMAT = 2 };
 
 // Tensors of every parameter that has them, or of those with has[i].
