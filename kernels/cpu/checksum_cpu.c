@@ -8,6 +8,7 @@ enum {
     LANES = 8,
     PAIR = 2, // of a row of words: numbers of 64 bits are pairs of words
     ROW = LANES * PAIR,
+    AHEAD = 2048, // bytes from a row to one that is fetched: of itself no processor leaves its page
 };
 
 // Both sums over some words of memory.
@@ -30,7 +31,8 @@ static Sums sums_of_words(const char *words, int64_t n) {
     int64_t rows = n / ROW;
     uint64_t pairs[LANES] = {0}, pair_sums[LANES] = {0}, upper[LANES] = {0},
              upper_sums[LANES] = {0};
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows; r++) {
+        __builtin_prefetch(words + 8 * r * LANES + AHEAD);
 #pragma omp simd
         for (int lane = 0; lane < LANES; lane++) {
             uint64_t pair;
@@ -40,6 +42,7 @@ static Sums sums_of_words(const char *words, int64_t n) {
             pair_sums[lane] += pairs[lane];
             upper_sums[lane] += upper[lane];
         }
+    }
     Sums sums = {0};
     for (uint64_t lane = 0; lane < LANES; lane++) {
         uint64_t lower = pairs[lane] - (upper[lane] << 32);
