@@ -110,6 +110,7 @@
     OP(product_keys_forward, Tensor ids, Tensor weights, Tensor first, Tensor second)              \
     OP(product_keys_backward, Tensor dsums, Tensor first_keys, Tensor second_keys,                 \
        Tensor dweights, Tensor ids, Tensor weights, int64_t n)                                     \
+    OP(spread_sums, Tensor dscores, Tensor dsums, Tensor keys)                                     \
     OP(column_moments, ColumnMoments moments, Tensor sums, int64_t column, Tensor x)               \
     OP(normalize_columns, Tensor out, Tensor x, ColumnMoments moments)                             \
     OP(normalize_columns_backward, Tensor dx, Tensor dout, Tensor out, Tensor variance)            \

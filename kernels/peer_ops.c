@@ -33,6 +33,14 @@ void product_keys_backward(Device *dev, Tensor dsums, Tensor first_keys, Tensor 
                                            weights, n);
 }
 
+void spread_sums(Device *dev, Tensor dscores, Tensor dsums, Tensor keys) {
+    int64_t R = dscores.shape[0], k = dsums.shape[1];
+    CHECK_SHAPE_2D(dscores, F32, R, dscores.shape[1]);
+    CHECK_SHAPE_2D(dsums, F32, R, k);
+    CHECK_SHAPE_2D(keys, I32, R, k);
+    dev->backend->op.spread_sums(dev, dscores, dsums, keys);
+}
+
 // ---- batch normalization ------------------------------------------------------------------------
 
 static void check_runs(Tensor x, Tensor moments) {

@@ -26,6 +26,9 @@ void product_keys_forward(Device *dev, Tensor ids, Tensor weights, Tensor first,
 //   dsums, dweights, weights (R, k)   first_keys, second_keys, ids (R, k) i32
 void product_keys_backward(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
                            Tensor dweights, Tensor ids, Tensor weights, int64_t n);
+// The gradient of all scores of a half: dscores[r, j] = Σ dsums[r, i] over the i whose key is j, in
+// their order.   dscores (R, n)   dsums (R, k)   keys (R, k) i32, in [0, n)
+void spread_sums(Device *dev, Tensor dscores, Tensor dsums, Tensor keys);
 
 // ---- batch normalization ------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@
 
 // Of a half's scores, which lie in a cache until the best of them are found.
 enum { SCORES_AT_ONCE = 1 << 20 };
+// Up to so many keys for each that is chosen the gradient of all scores is a matrix.
+enum { FEW_KEYS = 4 };
 
 int64_t peer_parts(const ModelConfig *config) {
     int64_t experts = config->peer.keys * config->peer.keys;
@@ -26,6 +28,10 @@ static int64_t choices_of(const ModelConfig *config) {
 
 static bool is_normed(const Work *work) {
     return work->config->peer.query_norm == PEER_QUERIES_BATCH;
+}
+
+static bool has_few_keys(const PeerLayer *peer) {
+    return peer->n <= FEW_KEYS * peer->top_k;
 }
 
 // ---- layout -------------------------------------------------------------------------------------
@@ -86,6 +92,7 @@ static void half_layout(KeyHalf *half, const PeerLayer *peer, Work *work, Statis
 static void half_layout_backward(KeyHalf *half, const PeerLayer *peer, Work *work, Arena *scratch) {
     int64_t N = work->shape.N, width = peer->heads * peer->d_key;
     half->chosen = arena_2d(scratch, I32, N * peer->heads, peer->top_k);
+    if (has_few_keys(peer)) half->dscores = arena_2d(scratch, F32, N * peer->heads, peer->n);
     half->dqueries = arena_2d(scratch, F32, N, width);
     half->dqueries_stored = half->dqueries;
     if (work->storage != F32) half->dqueries_stored = arena_2d(scratch, work->storage, N, width);
@@ -110,6 +117,7 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     if (work->training) {
         peer->at = arena_1d(activations, I32, M * K);
         peer->listed = arena_1d(activations, I32, experts / work->shape.ep_size + 1);
+        peer->head_offsets = arena_1d(work->host, I64, work->shape.dense_parts + 1);
     }
     peer->hidden = arena_2d(activations, F32, M, (peer->gate >= 0 ? 2 : 1) * K);
 
@@ -129,8 +137,10 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
         if (shared) peer->all_dout = arena_2d(scratch, work->storage, M, D);
         int64_t choices = N * K;
         peer->dsums = arena_2d(scratch, F32, N * peer->heads, peer->top_k);
-        peer->key_at = arena_1d(scratch, I32, choices);
-        peer->key_listed = arena_1d(scratch, I32, peer->n + 1);
+        if (!has_few_keys(peer)) {
+            peer->key_at = arena_1d(scratch, I32, choices);
+            peer->key_listed = arena_1d(scratch, I32, peer->n + 1);
+        }
         for (int h = 0; h < 2; h++) half_layout_backward(&peer->halves[h], peer, work, scratch);
     }
     arena_release(scratch, mark);
@@ -209,8 +219,38 @@ static void key_gradient(PeerLayer *peer, const KeyHalf *half, Work *work) {
     }
 }
 
-// From the gradient of the weights; dx (N, D) stored = sum (N, D) f32 + that of the queries. Of a
-// query's scores only those of chosen keys have a gradient.
+// The queries of all heads, by part.
+static Segments head_rows(const PeerLayer *peer, const Work *work) {
+    Segments rows = work_dense_rows(work);
+    int64_t *offsets = tensor_i64(peer->head_offsets);
+    for (int64_t p = 0; p <= rows.parts; p++) offsets[p] = rows.offsets[p] * peer->heads;
+    rows.offsets = offsets;
+    return rows;
+}
+
+// The gradients of a half's keys and queries, by the matrix of all scores.
+static void scores_backward(PeerLayer *peer, KeyHalf *half, Work *work) {
+    Tensor queries = by_head(peer, half->queries);
+    Segments rows = head_rows(peer, work);
+    spread_sums(work->dev, half->dscores, peer->dsums, half->chosen);
+    matmul_backward_input(work->dev, by_head(peer, half->dqueries), half->dscores,
+                          as_matrix(work_value(work, half->keys)), rows);
+    for (int node = 0; node < work->shape.node_count; node++) {
+        rows.parts = work->shape.nodes[node].count;
+        matmul_backward_weight(
+            work->dev, as_matrix(node_gradient(work, half->keys, OWN_GRADIENT, node)),
+            node_rows(work, node, half->dscores), node_rows(work, node, queries), rows);
+    }
+}
+
+// The same, over the chosen.
+static void chosen_backward(PeerLayer *peer, KeyHalf *half, Work *work) {
+    NamedRows keys = {work_value(work, half->keys), 0, peer->dsums, 0};
+    key_gradient(peer, half, work);
+    named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
+}
+
+// From the gradient of the weights; dx (N, D) stored = sum (N, D) f32 + that of the queries.
 static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, Tensor dweights) {
     int64_t R = work->shape.N * peer->heads, k = peer->top_k;
     product_keys_backward(work->dev, peer->dsums, peer->halves[0].chosen, peer->halves[1].chosen,
@@ -218,9 +258,7 @@ static void choose_backward(PeerLayer *peer, Work *work, Tensor dx, Tensor sum, 
                           tensor_reshape_2d(peer->weights, R, k), peer->n);
     for (int h = 0; h < 2; h++) {
         KeyHalf *half = &peer->halves[h];
-        NamedRows keys = {work_value(work, half->keys), 0, peer->dsums, 0};
-        key_gradient(peer, half, work);
-        named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
+        (has_few_keys(peer) ? scores_backward : chosen_backward)(peer, half, work);
         if (is_normed(work)) query_norm_backward(&half->norm, work, half->dqueries, half->queries);
         digest_part(work, "queries", half->dqueries);
         linear_backward(work, half->query, peer->dx_f32,

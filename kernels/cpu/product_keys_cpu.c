@@ -180,3 +180,14 @@ void product_keys_backward_cpu(Device *dev, Tensor dsums, Tensor first_keys, Ten
         }
     }
 }
+
+void spread_sums_cpu(Device *dev, Tensor dscores, Tensor dsums, Tensor keys) {
+    int64_t R = dsums.shape[0], k = dsums.shape[1], n = dscores.shape[1];
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < R; r++) {
+        float *to = tensor_f32(dscores) + r * n;
+        memset(to, 0, (size_t)n * sizeof *to);
+        for (int64_t i = 0; i < k; i++)
+            to[tensor_i32(keys)[r * k + i]] += tensor_f32(dsums)[r * k + i];
+    }
+}

@@ -125,3 +125,24 @@ void product_keys_backward_cuda(Device *dev, Tensor dsums, Tensor first_keys, Te
            device_data<int32_t>(second_keys), device_data<float>(dweights),
            device_data<int32_t>(ids), device_data<float>(weights), R, n, ids.shape[1]);
 }
+
+// A warp owns a query, its lanes the keys, a warp apart. Bytes: 4 a score, 8 a choice.
+__global__ static void __launch_bounds__(WARPS *WARP)
+    spread_sums_kernel(float *__restrict__ dscores, const float *__restrict__ dsums,
+                       const int32_t *__restrict__ keys, int64_t R, int n, int k) {
+    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (r >= R) return; // the whole warp
+    for (int j = (int)threadIdx.x % WARP; j < n; j += WARP) {
+        float sum = 0.0f;
+        for (int i = 0; i < k; i++)
+            if (keys[r * k + i] == j) sum += dsums[r * k + i];
+        dscores[r * n + j] = sum;
+    }
+}
+
+void spread_sums_cuda(Device *dev, Tensor dscores, Tensor dsums, Tensor keys) {
+    int64_t R = dsums.shape[0];
+    launch(dev, spread_sums_kernel, grid_of(ceil_div(R, WARPS)), dim3(WARPS * WARP), 0,
+           device_data<float>(dscores), device_data<float>(dsums), device_data<int32_t>(keys), R,
+           (int)dscores.shape[1], (int)dsums.shape[1]);
+}

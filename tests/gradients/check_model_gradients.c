@@ -426,6 +426,9 @@ static void add_peer_cases(void) {
     model->feed_forward = (PerLayer){1, {FEED_FORWARD_PEER}};
     model->peer.activation = GELU;
     model->peer.query_norm = PEER_QUERIES_BATCH;
+    model = add_case("few found of many keys");
+    model->feed_forward = (PerLayer){1, {FEED_FORWARD_PEER}};
+    model->peer = (PeerConfig){.keys = 11, .heads = 2, .top_k = 2, .d_key = 4, .activation = GELU};
 }
 
 static void add_bias_cases(void) {

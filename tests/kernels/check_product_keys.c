@@ -5,10 +5,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct Case {
     Tensor ids, weights, first, second; // (R, k), (R, n)
     Tensor dweights, dsums, first_keys, second_keys;
+    Tensor spread; // (R, n), of the second keys, several of which are one
 } Case;
 
 static Case new_case(int64_t R, int64_t n, int64_t k) {
@@ -19,7 +21,8 @@ static Case new_case(int64_t R, int64_t n, int64_t k) {
                   .dweights = random_2d(R, k),
                   .dsums = new_2d(F32, R, k),
                   .first_keys = new_2d(I32, R, k),
-                  .second_keys = new_2d(I32, R, k)};
+                  .second_keys = new_2d(I32, R, k),
+                  .spread = new_2d(F32, R, n)};
 }
 
 static void run_ops(Device *dev, void *context) {
@@ -27,12 +30,13 @@ static void run_ops(Device *dev, void *context) {
     product_keys_forward(dev, c->ids, c->weights, c->first, c->second);
     product_keys_backward(dev, c->dsums, c->first_keys, c->second_keys, c->dweights, c->ids,
                           c->weights, c->first.shape[1]);
+    spread_sums(dev, c->spread, c->dsums, c->second_keys);
 }
 
 static void run_case(Device *dev, Case *c) {
     run_on(dev, run_ops, c,
            TENSORS(&c->ids, &c->weights, &c->first, &c->second, &c->dweights, &c->dsums,
-                   &c->first_keys, &c->second_keys));
+                   &c->first_keys, &c->second_keys, &c->spread));
 }
 
 typedef struct Pair {
@@ -107,8 +111,14 @@ static void check_on(Device *dev, int64_t R, int64_t n, int64_t k, bool ties) {
     expect_near("dsums", c.dsums, dsums, steps, NULL, 2 * steps);
     expect_same_bytes("first keys", c.first_keys, want_first.data);
     expect_same_bytes("second keys", c.second_keys, want_second.data);
+    float *spread = new_2d(F32, R, n).data;
+    memset(spread, 0, (size_t)(R * n) * sizeof *spread);
+    for (int64_t i = 0; i < R * k; i++)
+        spread[i / k * n + tensor_i32(want_second)[i]] += tensor_f32(c.dsums)[i];
+    expect_same_bytes("spread sums", c.spread, spread);
     if (dev->place == ON_HOST)
-        expect_same_for_any_threads(run_ops, &c, (Tensor[]){c.ids, c.weights, c.dsums}, 3);
+        expect_same_for_any_threads(run_ops, &c, (Tensor[]){c.ids, c.weights, c.dsums, c.spread},
+                                    4);
     release_all();
 }
 
