@@ -122,7 +122,7 @@ __global__ static void __launch_bounds__(THREADS)
     for (int64_t row = first + threadIdx.x / WARP; row < end; row += WARPS) {
         float sum = 0;
         for (int64_t s = e; s < S; s += E) sum += weights[row * S + s];
-        if (sum > 0) units += __float2ll_rn(sum * SLOT_WEIGHT_UNITS);
+        if (sum > 0) units += __float2ll_rn(sum * (float)SLOT_WEIGHT_UNITS);
     }
     atomicAdd(&counts[e], (unsigned long long)units);
 }
