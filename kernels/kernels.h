@@ -222,6 +222,7 @@ typedef struct CheckedRuns {
 // another one is missed once in 2^64; sums of several tensors are as good as one of them all.
 //   sums (S, 2) i64   x (M, …) any type
 void checksums(Device *dev, Tensor sums, Tensor x, CheckedRuns runs);
+uint64_t checksums_hash(const int64_t sums[2]); // both sums of a run in one number
 
 #ifdef __cplusplus
 }

@@ -177,8 +177,7 @@ void step_digests_take_gradients(StepDigests *digests) {
 
 static json_t *text_of(const int64_t sums[2]) {
     char text[17];
-    uint64_t mixed = (uint64_t)sums[0] * 0x9e3779b97f4a7c15u + (uint64_t)sums[1];
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)mixed);
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)checksums_hash(sums));
     return json_string(text);
 }
 
