@@ -115,7 +115,7 @@
     OP(normalize_columns, Tensor out, Tensor x, ColumnMoments moments)                             \
     OP(normalize_columns_backward, Tensor dx, Tensor dout, Tensor out, Tensor variance)            \
     OP(named_products, NamedRows out, Tensor x, Tensor ids)                                        \
-    OP(named_sums, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids, int64_t parts)   \
+    OP(named_sums, Tensor out, NamedTables tables, Tensor ids, int64_t parts)                      \
     OP(list_names, Tensor at, Tensor listed, Tensor ids, int64_t first)                            \
     OP(named_gradient, Tensor dtable, Tensor marks, NamedRows rows, Tensor x, Tensor at,           \
        Tensor listed, int64_t K, int64_t parts)                                                    \

@@ -93,13 +93,14 @@ void named_products(Device *dev, NamedRows out, Tensor x, Tensor ids) {
     dev->backend->op.named_products(dev, out, x, ids);
 }
 
-void named_sums(Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
-                int64_t parts) {
+void named_sums(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
+    const NamedRows *rows = tables.rows;
     int64_t M = out.shape[0], D = out.shape[1], E = rows[0].table.shape[0];
     CHECK_SHAPE_2D(out, F32, M, D);
     CHECK_SHAPE_2D(ids, I32, M, ids.shape[1]);
-    CHECK(tables >= 1 && tables <= NAMED_TABLES, "%lld tables", (long long)tables);
-    for (int64_t t = 0; t < tables; t++) {
+    CHECK(tables.count >= 1 && tables.count <= NAMED_TABLES, "%lld tables",
+          (long long)tables.count);
+    for (int64_t t = 0; t < tables.count; t++) {
         CHECK_SHAPE_2D(rows[t].table, storage(rows[0].table), E, D);
         CHECK(rows[t].first == rows[0].first, "tables of different numbers");
         check_coefficients(rows[t], M, ids.shape[1]);
@@ -107,7 +108,7 @@ void named_sums(Device *dev, Tensor out, const NamedRows *rows, int64_t tables, 
     check_tree(parts);
     CHECK(parts <= NAMED_PARTS, "%lld parts of numbers", (long long)parts);
     check_parts(parts, E);
-    dev->backend->op.named_sums(dev, out, rows, tables, ids, parts);
+    dev->backend->op.named_sums(dev, out, tables, ids, parts);
 }
 
 static void check_list(Tensor at, Tensor listed, int64_t places, int64_t E) {

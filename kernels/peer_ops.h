@@ -63,12 +63,15 @@ typedef struct NamedRows {
 void named_products(Device *dev, NamedRows out, Tensor x, Tensor ids);
 
 enum { NAMED_TABLES = 2, NAMED_PARTS = 8 };
+typedef struct NamedTables {
+    const NamedRows *rows; // of each, on the host: tables of equal shape and first number
+    int64_t count;
+} NamedTables;
 // out[m] = Σ_k coefficients · the row of ids[m, k]. The numbers are cut into `parts` equal runs,
 // a power of two, at most NAMED_PARTS: in each part the sum goes over the slots of the first table,
 // then of the second, and the parts are summed as the fixed binary tree.
-//   out (M, D) f32   ids (M, K) i32   rows [tables] with tables of equal shape and first number
-void named_sums(Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
-                int64_t parts);
+//   out (M, D) f32   ids (M, K) i32
+void named_sums(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts);
 
 // Lists who names each row: at[listed[e]] … at[listed[e + 1] - 1] are the places m·K + k of
 // number first + e in ids, ascending.

@@ -247,7 +247,7 @@ static void scores_backward(PeerLayer *peer, KeyHalf *half, Work *work) {
 static void chosen_backward(PeerLayer *peer, KeyHalf *half, Work *work) {
     NamedRows keys = {work_value(work, half->keys), 0, peer->dsums, 0};
     key_gradient(peer, half, work);
-    named_sums(work->dev, by_head(peer, half->dqueries), &keys, 1, half->chosen, 1);
+    named_sums(work->dev, by_head(peer, half->dqueries), (NamedTables){&keys, 1}, half->chosen, 1);
 }
 
 // From the gradient of the weights; dx (N, D) stored = sum (N, D) f32 + that of the queries.
@@ -339,7 +339,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     activation_forward(work->dev, peer->activated, peer->hidden, kind);
     multiply_pairs(work->dev, peer->activated, peer->activated, weights);
     NamedRows down = rows_of(work, peer->down, peer->activated, 0);
-    named_sums(work->dev, peer->partial, &down, 1, ids, own_parts(work));
+    named_sums(work->dev, peer->partial, (NamedTables){&down, 1}, ids, own_parts(work));
     Tensor sum = sum_of_ranks(peer, work, TRAFFIC_COMBINE);
     (work->storage == F32 ? copy : convert)(work->dev, out, sum);
 }
@@ -373,7 +373,8 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
 
     NamedRows in[NAMED_TABLES] = {rows_of(work, peer->up, peer->hidden, up_column(peer))};
     if (peer->gate >= 0) in[1] = rows_of(work, peer->gate, peer->hidden, 0);
-    named_sums(dev, peer->partial, in, peer->gate >= 0 ? 2 : 1, ids, own_parts(work));
+    named_sums(dev, peer->partial, (NamedTables){in, peer->gate >= 0 ? 2 : 1}, ids,
+               own_parts(work));
     Tensor dweights = peer->dweights;
     if (work->shape.ep_size > 1) { // each choice is one rank's, the others have zeros
         reduce_scatter_sum(work->groups.expert_parallel, peer->own_dweights, peer->dweights,

@@ -190,8 +190,8 @@ static void add_tree(float *sums, int64_t parts, int64_t D) {
             for (int64_t d = 0; d < D; d++) sums[p * D + d] += sums[(p + apart) * D + d];
 }
 
-void named_sums_cpu(Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
-                    int64_t parts) {
+void named_sums_cpu(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
+    const NamedRows *rows = tables.rows;
     int64_t M = out.shape[0], D = out.shape[1], K = ids.shape[1], E = rows[0].table.shape[0];
     int64_t rooms = (parts + GATHERED) * D;
     bool far = is_far(rows[0].table);
@@ -205,13 +205,13 @@ void named_sums_cpu(Device *dev, Tensor out, const NamedRows *rows, int64_t tabl
 #pragma omp for schedule(static)
         for (int64_t m = 0; m < M; m++) {
             int64_t count = find_slots(found, tensor_i32(ids) + m * K, K, rows[0].first, E);
-            for (int64_t t = 0; t < tables && far; t++)
+            for (int64_t t = 0; t < tables.count && far; t++)
                 for (int64_t i = 0; i < count; i++) ask_for_row(rows[t].table, found[i].row);
             order_by_part(ordered, from, found, count, parts, E / parts);
             memset(sums, 0, (size_t)(parts * D) * sizeof *sums);
             for (int64_t p = 0; p < parts; p++) {
                 Gathering g = {.sum = sums + p * D, .D = D, .room = sums + parts * D};
-                for (int64_t t = 0; t < tables; t++) {
+                for (int64_t t = 0; t < tables.count; t++) {
                     const float *factors = (const float *)rows[t].coefficients.data +
                                            m * rows[t].coefficients.shape[1] + rows[t].first_column;
                     for (int64_t i = from[p]; i < from[p + 1]; i++)

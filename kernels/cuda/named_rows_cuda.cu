@@ -122,17 +122,16 @@ __global__ void __launch_bounds__(WARPS *WARP)
 }
 
 template <typename T>
-static void sums(Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
-                 int64_t parts) {
+static void sums(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
     int64_t M = out.shape[0], D = out.shape[1];
     int columns = WARP * Vector<T>::COUNT, heights = 0;
     while ((int64_t)1 << heights < parts) heights++;
     Terms<T> terms = {};
-    terms.tables = (int)tables;
+    terms.tables = (int)tables.count;
     bool vectors = rows_are_vectors<float>(out.data, D);
-    for (int64_t t = 0; t < tables; t++) {
-        terms.rows[t] = rows_of<T>(rows[t]);
-        vectors = vectors && rows_are_vectors<T>(rows[t].table.data, D);
+    for (int64_t t = 0; t < tables.count; t++) {
+        terms.rows[t] = rows_of<T>(tables.rows[t]);
+        vectors = vectors && rows_are_vectors<T>(tables.rows[t].table.data, D);
     }
     launch(dev, vectors ? named_sums_kernel<T, true> : named_sums_kernel<T, false>,
            grid_of(ceil_div(M * ceil_div(D, columns), WARPS)), dim3(WARPS * WARP),
@@ -140,9 +139,8 @@ static void sums(Device *dev, Tensor out, const NamedRows *rows, int64_t tables,
            device_data<int32_t>(ids), M, ids.shape[1], D, parts, heights);
 }
 
-void named_sums_cuda(Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
-                     int64_t parts) {
-    (rows[0].table.dtype == F32 ? sums<float> : sums<bf16>)(dev, out, rows, tables, ids, parts);
+void named_sums_cuda(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
+    (tables.rows[0].table.dtype == F32 ? sums<float> : sums<bf16>)(dev, out, tables, ids, parts);
 }
 
 // ---- the gradient of a table --------------------------------------------------------------------

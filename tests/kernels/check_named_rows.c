@@ -28,8 +28,8 @@ static void run_ops(Device *dev, void *context) {
     named_products(dev, rows_of(c, 0, c->products, 1), c->x, c->ids);
     named_products(dev, rows_of(c, 1, c->products, 1 + K), c->x, c->ids);
     NamedRows both[2] = {rows_of(c, 0, c->coefficients, 0), rows_of(c, 1, c->coefficients, K)};
-    named_sums(dev, c->sums, both, 2, c->ids, c->parts);
-    named_sums(dev, c->one, both + 1, 1, c->ids, c->parts);
+    named_sums(dev, c->sums, (NamedTables){both, 2}, c->ids, c->parts);
+    named_sums(dev, c->one, (NamedTables){both + 1, 1}, c->ids, c->parts);
     list_names(dev, c->at, c->listed, c->ids, c->first);
     named_gradient(dev, c->dtable, (Tensor){0}, both[1], c->x, c->at, c->listed, K, c->token_parts);
     // Marked rows of another gradient become zeros, those without a mark are not read.

@@ -149,9 +149,8 @@ WRAP(void, product_keys_forward, Device *dev, Tensor ids, Tensor weights, Tensor
     change_result(dev, "product_keys_forward", weights);
 }
 
-WRAP(void, named_sums, Device *dev, Tensor out, const NamedRows *rows, int64_t tables, Tensor ids,
-     int64_t parts) {
-    __real_named_sums(dev, out, rows, tables, ids, parts);
+WRAP(void, named_sums, Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
+    __real_named_sums(dev, out, tables, ids, parts);
     change_result(dev, "named_sums", out);
 }
 
