@@ -13,6 +13,7 @@ static void omp_set_num_threads(int threads) {
 #endif
 
 #include "kernels/backend.h"
+#include "kernels/op_trace.h"
 #include "kernels/threads.h"
 
 #ifdef MOETRAIN_CUDA
@@ -53,9 +54,15 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
                  Error *err) {
     if (threads < 0)
         return error_set(err, EXIT_CONFIG, "%d threads; use 0 for all cores, or more", threads);
+    const char *trace = getenv("MOETRAIN_TRACE_OPS");
+    if (trace && !MOETRAIN_DEBUG)
+        return error_set(err, EXIT_CONFIG,
+                         "MOETRAIN_TRACE_OPS is set, and this build does not trace ops; unset it, "
+                         "or build with the preset debug (-DMOETRAIN_DEBUG=ON)");
     const Backend *backend = choose_backend(kind, err);
     if (!backend) return false;
-    *dev = (Device){.backend = backend,
+    *dev = (Device){.bare = backend,
+                    .backend = backend,
                     .name = backend->name,
                     .place = backend->place,
                     .limits = backend->limits};
@@ -64,7 +71,9 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
     if (!backend->open(dev, local_rank, local_size, err)) return false;
     backend->describe(dev, dev->description, sizeof dev->description);
     if (!dev->kind[0]) snprintf(dev->kind, sizeof dev->kind, "%.255s", dev->description);
-    return true;
+    if (!trace || !MOETRAIN_DEBUG || op_trace_open(dev, trace, err)) return true;
+    device_close(dev);
+    return false;
 }
 
 void device_close(Device *dev) {

@@ -26,10 +26,11 @@ typedef struct DeviceLimits {
 } DeviceLimits;
 
 typedef struct Device {
-    const Backend *backend;
-    const char *name;      // "cpu" or "cuda"
-    Place place;           // where its tensors lie
-    char description[320]; // processor and libraries, for the log and --version
+    const Backend *bare;    // what computes
+    const Backend *backend; // the same, or a trace of it (op_trace.h)
+    const char *name;       // "cpu" or "cuda"
+    Place place;            // where its tensors lie
+    char description[320];  // processor and libraries, for the log and --version
     // What decides the bits of its results: library, version, instruction set or kind of GPU;
     // compared over ranks.
     char kind[256];
@@ -50,7 +51,8 @@ extern const ChoiceTable DEVICE_CHOICES;
 // threads_choose takes for a process that shares its host with no other rank. Of local_size ranks
 // on this host the one with local_rank takes that GPU, or the only one that CUDA_VISIBLE_DEVICES
 // leaves it; whether no other rank has that one too is the caller's to compare. False with exit 7
-// or 2 and the fix when it cannot. Not collective.
+// or 2 and the fix when it cannot. In builds with MOETRAIN_DEBUG (CMake) the environment's
+// MOETRAIN_TRACE_OPS=PREFIX begins op_trace_open; others refuse it. Not collective.
 bool device_open(Device *dev, const char *kind, int threads, int local_rank, int local_size,
                  Error *err);
 void device_close(Device *dev); // legal on a zeroed struct

@@ -95,7 +95,7 @@
        Tensor kept, Tensor places, int64_t parts, int64_t padded_rows)                             \
     OP(exchange_plan, ExchangePlan plan, Tensor counts, Tensor all_counts, ExchangeCut cut,        \
        int64_t parts)                                                                              \
-    OP(gather_rows, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor)             \
+    OP(gather_rows, Tensor out, Arriving x, Tensor index, int64_t rows, int64_t divisor)           \
     OP(combine_forward, Tensor out, Tensor y, Tensor slot_row, Tensor weights)                     \
     OP(combine_backward, Tensor dy, Tensor dweights, Tensor dout, Tensor y, Tensor slot_row,       \
        Tensor row_choice, Tensor weights)                                                          \

@@ -339,10 +339,12 @@ typedef struct RowNumbering {
 void expert_row_numbers(Device *dev, Tensor numbers, Tensor offsets, Tensor all_counts,
                         Tensor experts, ExchangeCut cut, RowNumbering rule);
 
+// A tensor of which rows that an op does not ask for may still be on their way from other ranks.
+typedef Tensor Arriving;
 // out[r] = x[index[r] / divisor] for r < rows, zeros where index[r] < 0.
 //   out (≥rows, D) T   x (·, D) T   index (≥rows) i32
 // divisor = K gathers tokens by choice, 1 gathers rows.
-void gather_rows(Device *dev, Tensor out, Tensor x, Tensor index, int64_t rows, int64_t divisor);
+void gather_rows(Device *dev, Tensor out, Arriving x, Tensor index, int64_t rows, int64_t divisor);
 // out[n] = Σ_k w[n,k] · y[slot_row[n,k]] over kept choices, in slot order from 0; `weights` with
 // data NULL means 1.
 //   out (N, D) T   y (R, D) T   slot_row (N, K) i32   weights (N, K)

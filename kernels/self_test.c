@@ -162,20 +162,20 @@ static double product_seconds(Device *dev, DType storage, int64_t rows, int64_t 
     return best;
 }
 
-double device_measure_gemm_gflops(Device *dev, DType storage) {
+double device_measure_gemm_gflops(Device *opened, DType storage) {
     // Of the host: short, so that some products fall between what else the machine does.
     enum { ROWS = 256, WIDTH = 512, LEAST_SQUARE = 256, MOST_SQUARE = 8192 };
     // Seconds. A core needs a hundredth for a product; a GPU some time until its clock is high.
     const double host_budget = 0.05, budget = 0.2, glance = 5e-3, long_enough = 1e-3;
+    Device bare = *opened, *dev = &bare; // no trace: it would be as long as the time allows
+    bare.backend = opened->bare;
     if (dev->place == ON_HOST)
         return 2e-9 * ROWS * WIDTH * WIDTH /
                product_seconds(dev, storage, ROWS, WIDTH, host_budget);
-    bool fixed_order = dev->fixed_order;
-    dev->fixed_order = false;
+    bare.fixed_order = false;
     int64_t side = LEAST_SQUARE;
     while (side < MOST_SQUARE && product_seconds(dev, storage, side, side, glance) < long_enough)
         side *= 2;
     double seconds = product_seconds(dev, storage, side, side, budget);
-    dev->fixed_order = fixed_order;
     return 2e-9 * (double)(side * side) * (double)side / seconds;
 }

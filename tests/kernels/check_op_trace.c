@@ -1,0 +1,157 @@
+// The trace of a device's ops: the same lines on any number of threads, and an error in the last
+// bit that one op makes is in its result alone, in the first line that differs.
+#include "harness.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/backend.h"
+#include "kernels/op_trace.h"
+
+enum { ROWS = 40, WIDTH = 24, HIDDEN = 36, LINE_BYTES = 1024, LINES = 6 };
+typedef struct Case {
+    Tensor x, w, product, hidden, out, statistics, weight;
+} Case;
+
+static void run_ops(Device *dev, void *context) {
+    Case *c = context;
+    Segments rows = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, ROWS}};
+    fill_zero(dev, c->out);
+    matmul_forward(dev, c->product, c->x, c->w, rows);
+    activation_forward(dev, c->hidden, c->product, RELU2);
+    matmul_backward_input(dev, c->out, c->hidden, c->w, rows);
+    normalize_forward(dev, c->out, c->statistics, (Tensor){0}, c->x, (Tensor){0},
+                      (NormParams){.weight = c->weight}, (NormRule){RMSNORM, 1e-5f});
+    multiply_by(dev, c->out, c->out, 0.5f);
+}
+
+// ---- a device whose table has one wrong op ------------------------------------------------------
+
+static const Backend *right_table;
+static void activation_one_bit_off(Device *dev, Tensor out, Tensor in, Activation kind) {
+    int32_t bits;
+    right_table->op.activation_forward(dev, out, in, kind);
+    right_table->download(dev, &bits, out.data, sizeof bits);
+    bits ^= 1;
+    right_table->upload(dev, out.data, &bits, sizeof bits);
+}
+
+static void leave_open(Device *dev) {
+    (void)dev;
+}
+
+// ---- traces -------------------------------------------------------------------------------------
+
+static char folder[] = "/tmp/check_op_trace-XXXXXX", prefix[64], path[64];
+
+typedef struct Trace {
+    char lines[LINES][LINE_BYTES];
+} Trace;
+
+static Trace trace_of(const Device *dev, bool wrong) {
+    Backend table = *dev->bare;
+    table.close = leave_open;
+    right_table = dev->bare;
+    if (wrong) table.op.activation_forward = activation_one_bit_off;
+    Device traced = *dev;
+    traced.bare = traced.backend = &table;
+    Error err = {0};
+    expect(op_trace_open(&traced, prefix, &err), "%s", err.message);
+    Case c = {.x = new_2d(F32, ROWS, WIDTH), .w = new_3d(F32, 1, HIDDEN, WIDTH)};
+    for (int64_t i = 0; i < ROWS * WIDTH; i++) tensor_f32(c.x)[i] = (float)(i % 31 - 15) / 16;
+    for (int64_t i = 0; i < HIDDEN * WIDTH; i++) tensor_f32(c.w)[i] = (float)(i % 29 - 14) / 32;
+    c.product = new_2d(F32, ROWS, HIDDEN);
+    c.hidden = new_2d(F32, ROWS, HIDDEN);
+    c.out = new_2d(F32, ROWS, WIDTH);
+    c.statistics = new_2d(F32, 1, ROWS);
+    c.weight = tensor_1d(c.w.data, F32, WIDTH);
+    run_on(&traced, run_ops, &c,
+           TENSORS(&c.x, &c.w, &c.product, &c.hidden, &c.out, &c.statistics, &c.weight));
+    device_close(&traced);
+
+    Trace trace = {0};
+    FILE *file = fopen(path, "r");
+    CHECK(file, "%s is not there", path);
+    for (int i = 0; i < LINES; i++)
+        expect(fgets(trace.lines[i], LINE_BYTES, file), "%d lines in the trace, not %d", i, LINES);
+    expect(fgetc(file) == EOF, "more than %d lines in the trace", LINES);
+    fclose(file);
+    unlink(path);
+    release_all();
+    return trace;
+}
+
+// A line without its hashes.
+static void expect_line(const char *line, const char *want) {
+    char text[LINE_BYTES], *to = text;
+    for (const char *at = line; *at && *at != '\n'; at++) {
+        *to++ = *at;
+        if (*at == ':') at += strspn(at + 1, "0123456789abcdef");
+    }
+    *to = '\0';
+    expect(strcmp(text, want) == 0, "'%s', not '%s'", text, want);
+}
+
+// The first word in which lines differ; "" where they are equal.
+static const char *first_difference(const char *line, const char *other) {
+    size_t word = 0, at = 0;
+    for (; line[at] && line[at] == other[at]; at++)
+        if (line[at] == ' ') word = at + 1;
+    return line[at] == other[at] ? "" : line + word;
+}
+
+static void check_trace(const Device *dev) {
+    begin_case("the trace of the device %s", dev->name);
+    static const char *const WANT[LINES] = {
+        "1 fill_zero x=f32[40,24]:",
+        "2 matmul_forward y=f32[40,36]: x=f32[40,24]: w=f32[1,36,24]: rows.device_offsets=-",
+        "3 activation_forward out=f32[40,36]: in=f32[40,36]: kind=5",
+        "4 matmul_backward_input dx=f32[40,24]: dy=f32[40,36]: w=f32[1,36,24]: "
+        "rows.device_offsets=-",
+        "5 normalize_forward out=f32[40,24]: statistics=f32[1,40]: sum=- x=f32[40,24]: branch=- "
+        "params.weight=f32[24]: params.bias=-",
+        "6 multiply_by out=f32[40,24]: x=f32[40,24]: factor=0.5",
+    };
+    // What the wrong op has made, then what reads it, dy, and maybe dx, and nothing else.
+    static const char *const DIFFERS[LINES] = {"", "", "out=", "d", "", ""};
+    Trace right = trace_of(dev, false), wrong = trace_of(dev, true);
+    for (int i = 0; i < LINES; i++) {
+        expect_line(right.lines[i], WANT[i]);
+        const char *at = first_difference(right.lines[i], wrong.lines[i]);
+        expect(DIFFERS[i][0] ? strncmp(at, DIFFERS[i], strlen(DIFFERS[i])) == 0 : !at[0],
+               "line %d differs from '%s' on, expected '%s'", i + 1, at, DIFFERS[i]);
+    }
+    const char *in = strstr(right.lines[2], " in=");
+    expect(in && strstr(wrong.lines[2], in), "what the wrong op has read differs");
+}
+
+static void check_threads(void) {
+    begin_case("traces of 1 and 3 threads");
+    Trace traces[2];
+    for (int i = 0; i < 2; i++) {
+        Device dev = open_cpu(i == 0 ? 1 : 3);
+        traces[i] = trace_of(&dev, false);
+        device_close(&dev);
+    }
+    expect(memcmp(&traces[0], &traces[1], sizeof(Trace)) == 0, "they differ");
+    open_cpu(0);
+}
+
+int main(void) {
+    CHECK(mkdtemp(folder), "no temporary folder");
+    snprintf(prefix, sizeof prefix, "%s/ops", folder);
+    snprintf(path, sizeof path, "%s/ops-rank-0.txt", folder);
+    for (int i = 0; i < device_count(); i++) check_trace(device_at(i));
+    check_threads();
+    begin_case("a trace in a folder that is not there");
+    Device dev = open_cpu(1);
+    Error err = {0};
+    expect(!op_trace_open(&dev, "/nowhere/trace", &err), "it is written");
+    expect(err.exit_code == EXIT_IO && strstr(err.message, "/nowhere/trace-rank-0.txt"),
+           "exit code %d: %s", err.exit_code, err.message);
+    device_close(&dev);
+    rmdir(folder);
+    return failures();
+}
