@@ -44,7 +44,7 @@ set(MOETRAIN_LONGEST
 # moetrain_test(FILE [VARIANT word] [RANKS n] COMMAND program-or-script [argument ...]
 #               [TIMEOUT seconds] [PROCESSORS n] [WORKING_DIRECTORY folder] [LABELS more ...] [ENVIRONMENT A=B ...])
 # RANKS: under mpirun, and the name ends in .npN. COMMAND: a target, or a script of this folder, which finds its interpreter.
-# PROCESSORS: 1 unless given, also for ranks: they mostly wait for their start, and ctest runs three tests at a time.
+# PROCESSORS: 1 unless given, also for ranks: they mostly wait for their start, and ctest runs five tests at a time.
 # TIMEOUT: what only a hang takes; 300 unless given, for scripts, which drive many runs, 900. Exit code 77 is a skipped
 # test, except on the emulated GPU, where nothing is missing.
 function(moetrain_test file)
