@@ -98,6 +98,7 @@ STRUCT(ExchangePlan, offsets, send_rows, receive_rows, to_expert, to_received)
 STRUCT(ColumnMoments, mean, variance)
 STRUCT(NamedRows, table, coefficients)
 STRUCT(LaggingRows, updates, history, marks, listed)
+STRUCT(CheckedRuns, index)
 
 static void trace_NamedTables(Device *dev, OpTrace *trace, const char *name, NamedTables tables) {
     for (int64_t t = 0; t < tables.count; t++) trace_NamedRows(dev, trace, name, tables.rows[t]);
@@ -134,6 +135,7 @@ static void trace_AttentionRule(Device *dev, OpTrace *trace, const char *name,
 #define OF_NamedRows       trace_NamedRows,
 #define OF_NamedTables     trace_NamedTables,
 #define OF_LaggingRows     trace_LaggingRows,
+#define OF_CheckedRuns     trace_CheckedRuns,
 #define OF_Arriving        trace_nothing, // its other rows would depend on when it is asked
 // Rules and shapes: without tensors.
 #define OF_NormRule         trace_nothing,
@@ -148,7 +150,6 @@ static void trace_AttentionRule(Device *dev, OpTrace *trace, const char *name,
 #define OF_ExchangeCut      trace_nothing,
 #define OF_RowNumbering     trace_nothing,
 #define OF_ColumnBlocks     trace_nothing,
-#define OF_CheckedRuns      trace_nothing,
 #define OF_AdamW            trace_nothing,
 #define OF_Sgd              trace_nothing,
 #define OF_Lion             trace_nothing,

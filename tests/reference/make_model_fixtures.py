@@ -241,14 +241,14 @@ CASES = {
         **balance(("load", "shard", 0))},
     # optimizers
     "AdamW, cosine": {
-        "train.steps": 10, "train.schedule": "cosine", "train.min_lr": 0.001, "train.warmup": 3,
-        "moe.every": 2, "moe.first": False, "moe.capacity_factor": 1.1, "train.batch": 8,
-        "train.shards": 4},
+        "train.steps": 4, "train.schedule": "cosine", "train.min_lr": 0.001, "train.warmup": 2,
+        "moe.every": 2, "moe.first": False, "moe.capacity_factor": 1.1, "train.batch": 4,
+        "train.shards": 2},
     "AdamW, cosine, drops": {
-        "train.steps": 10, "train.schedule": "cosine", "train.min_lr": 0.001, "train.warmup": 3,
+        "train.steps": 4, "train.schedule": "cosine", "train.min_lr": 0.001, "train.warmup": 2,
         "model.tied_embeddings": False, "moe.router": "topk_softmax", "moe.drop": "probability",
-        "moe.capacity_factor": 1, "moe.routing_group": "sequence", "train.batch": 8,
-        "train.shards": 4, "train.micro_batches": 2, "train.clip_norm": 0.5},
+        "moe.capacity_factor": 1, "moe.routing_group": "sequence", "train.batch": 4,
+        "train.shards": 2, "train.micro_batches": 2, "train.clip_norm": 0.5},
     "AdamW, muP, EMA": {
         **STEPS, "model.mup_base_width": 4, "attention.mup_base_d_head": 2, "train.ema": 0.8,
         "moe.shared_experts": 1, "moe.shared_gate": True, "model.tied_embeddings": False,
