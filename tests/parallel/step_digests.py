@@ -182,6 +182,17 @@ def an_ulp_is_found_in_the_part_that_made_it(space: Workspace):
             *((f"flip:rank=1,in=message,bit=0,nth={nth}", place) for nth, place in messages)])
 
 
+def totals_over_ranks_are_compared(space: Workspace):
+    space.run("run", {"train.steps": 2, "eval.every": 0, "log.digest_every": 1}, 2)
+    first, second = (json.loads(line) for line in text(space, "run").splitlines())
+    assert first["statistics"].keys() == second["statistics"].keys() >= {"layers.0.routed", "layers.1.routed", "loss"}, first
+    for name in ("layers.0.routed", "layers.1.routed", "loss"):  # other tokens have other totals
+        assert first["statistics"][name] != second["statistics"][name], name
+    changed = dict(second, statistics=dict(second["statistics"], **{"layers.1.routed": first["statistics"]["layers.1.routed"]}))
+    write(space.path("changed"), "\n".join(json.dumps(row) for row in (first, changed)) + "\n")
+    assert "step 2: the first difference is in statistics, layers.1.routed" in diff(space, "run", "changed", 1)
+
+
 def what_cannot_be_compared_is_one_line(space: Workspace):
     space.run("run", {"train.steps": 2, "eval.every": 0, "log.digest_every": 2})
     row = json.loads(text(space, "run"))
@@ -209,4 +220,4 @@ def what_cannot_be_compared_is_one_line(space: Workspace):
 
 
 main([however_a_run_is_cut_they_are_the_same, two_configurations_are_trained_until_they_part, a_change_is_found_where_it_was_made,
-      an_ulp_is_found_in_the_part_that_made_it, what_cannot_be_compared_is_one_line])
+      an_ulp_is_found_in_the_part_that_made_it, totals_over_ranks_are_compared, what_cannot_be_compared_is_one_line])
