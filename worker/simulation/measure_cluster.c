@@ -54,7 +54,10 @@ static void measure_memory(Cluster *cluster, Device *dev) {
     double shared = best_copy(dev, pair, seconds);
     best_copy(dev, pair, late); // beside those that began later
     arena_free(&arena);
-    if (shared < same * cluster->memory) cluster->node_memory = shared * comm_local_size();
+    // Fewer ranks than CPUs do not show what all of them get, and a GPU has memory of its own.
+    bool filled = dev->place == ON_HOST && comm_local_size() >= cluster->node_cpus;
+    if (filled && shared < same * cluster->memory)
+        cluster->node_memory = shared * comm_local_size();
 }
 
 // Seconds that two ranks take to exchange a row of so many elements, `together` of them at once, at
@@ -112,11 +115,11 @@ static void measure_rank(Cluster *cluster, Session *session, const TrainConfig *
     barrier(comm_world()); // all at once, as they train
     cluster->products = 1e9 * device_measure_gemm_gflops(&session->dev, session_storage(config));
     barrier(comm_world());
-    measure_memory(cluster, &session->dev);
     cluster->reached = 1;
     cluster->overlap = session->dev.place == ON_DEVICE;
     if (!cluster->overlap)
         cluster->node_cpus = (int64_t)fmax(cpus * comm_local_size() / threads, 1);
+    measure_memory(cluster, &session->dev);
 }
 
 // Each rank with its partner on the other host: one of a host at first, then all, which tells how
