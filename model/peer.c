@@ -332,6 +332,9 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Tensor all_x = gathered(work, peer->all_x, x, TRAFFIC_DISPATCH);
     Tensor ids = gathered(work, peer->all_ids, peer->ids, TRAFFIC_DISPATCH);
     Tensor weights = gathered(work, peer->all_weights, peer->weights, TRAFFIC_DISPATCH);
+    digest_rows_of_parts(work, "dispatched", all_x, peer_parts(work->config));
+    digest_rows_of_parts(work, "dispatched", ids, peer_parts(work->config));
+    digest_rows_of_parts(work, "dispatched", weights, peer_parts(work->config));
     list_chosen(peer, work, ids);
     if (peer->gate >= 0)
         named_products(work->dev, rows_of(work, peer->gate, peer->hidden, 0), all_x, ids);
@@ -341,6 +344,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     NamedRows down = rows_of(work, peer->down, peer->activated, 0);
     named_sums(work->dev, peer->partial, (NamedTables){&down, 1}, ids, own_parts(work));
     Tensor sum = sum_of_ranks(peer, work, TRAFFIC_COMBINE);
+    digest_part(work, "returned", sum);
     (work->storage == F32 ? copy : convert)(work->dev, out, sum);
 }
 
@@ -360,6 +364,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Tensor all_x = work->shape.ep_size > 1 ? peer->all_x : peer->x;
     Tensor ids = peer->all_ids, weights = peer->all_weights;
     Tensor all_dout = gathered(work, peer->all_dout, dout, TRAFFIC_COMBINE);
+    digest_rows_of_parts(work, "returned", all_dout, peer_parts(work->config));
     activation_forward(dev, peer->activated, peer->hidden, kind);
     named_products(dev, rows_of(work, peer->down, peer->dproduct, 0), all_dout, ids);
     multiply_pairs(dev, peer->dweights, peer->dproduct, peer->activated);
@@ -381,7 +386,11 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
                            TRAFFIC_DISPATCH);
         dweights = peer->own_dweights;
     }
-    choose_backward(peer, work, dx, sum_of_ranks(peer, work, TRAFFIC_DISPATCH), dweights);
+    // That of dweights is in those of queries: whether a zero has a sign, which changes nothing, is
+    // up to the number of ranks.
+    Tensor sum = sum_of_ranks(peer, work, TRAFFIC_DISPATCH);
+    digest_part(work, "dispatched", sum);
+    choose_backward(peer, work, dx, sum, dweights);
 }
 
 static void after_step(void *self, Work *work, const Statistics *stats) {

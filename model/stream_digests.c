@@ -66,15 +66,17 @@ void digest_scope(const Work *work, DigestPass pass, int64_t block, const char *
              (long long)(layer ? block : block - layers), half ? "." : "", half ? half : "");
 }
 
-static int64_t sums_of_place(const Work *work, const ExpertPlaces *experts) {
-    return experts ? stream_experts(&work->shape, experts)
-                   : work->shape.micro_batches * stream_windows(&work->shape);
+static int64_t sums_of_place(const Work *work, DigestPlace place) {
+    if (place.parts > 0) return 1;
+    return place.experts ? stream_experts(&work->shape, place.experts)
+                         : work->shape.micro_batches * stream_windows(&work->shape);
 }
 
-// The place of that name, the last one or the next; its first sum.
+// The place of that name, the last one or the next, of what `place` says; its first sum.
 static int64_t place_of(StreamDigests *digests, const Work *work, const char *part,
-                        const ExpertPlaces *experts) {
-    DigestPlace place = {.pass = digests->pass, .experts = experts, .first = digests->used};
+                        DigestPlace place) {
+    place.pass = digests->pass;
+    place.first = digests->used;
     bool both = part && digests->scope[0];
     int length = snprintf(place.name, sizeof place.name, "%s%s%s", digests->scope, both ? "." : "",
                           part ? part : "");
@@ -82,7 +84,7 @@ static int64_t place_of(StreamDigests *digests, const Work *work, const char *pa
     const DigestPlace *last = digests->next > 0 ? &digests->places[digests->next - 1] : NULL;
     if (last && last->pass == place.pass && strcmp(last->name, place.name) == 0) return last->first;
     if (work->step.micro_batch == 0) {
-        digests->used += sums_of_place(work, experts);
+        digests->used += sums_of_place(work, place);
         CHECK(digests->count < stream_places_most(work->config) &&
                   digests->used <= digests->sums.shape[0],
               "no place for %s", place.name);
@@ -98,8 +100,8 @@ static int64_t place_of(StreamDigests *digests, const Work *work, const char *pa
 static void take_windows(const Work *work, const char *part, Tensor x, Tensor index, int64_t rows) {
     StreamDigests *digests = work->digests;
     int64_t B = work->shape.B;
-    int64_t first =
-        place_of(digests, work, part, NULL) + work->step.micro_batch * stream_windows(&work->shape);
+    int64_t first = place_of(digests, work, part, (DigestPlace){0}) +
+                    work->step.micro_batch * stream_windows(&work->shape);
     for (int64_t b = 0; b < B; b++) digests->run_rows[b] = rows;
     checksums(work->dev, tensor_rows(digests->sums, first, B), x,
               (CheckedRuns){.count = B, .rows = digests->run_rows, .except = -1, .index = index});
@@ -116,16 +118,28 @@ void digest_gathered(const Work *work, const char *part, Tensor x, Tensor index)
     take_windows(work, part, x, index, index.shape[0] / work->shape.B);
 }
 
+// The words of a row that is no whole number of them are not the same behind any other row.
+static bool has_whole_words(Tensor x) {
+    return x.shape[1] * (int64_t)dtype_bytes(x.dtype) % 4 == 0;
+}
+
 void digest_expert_rows(const Work *work, const char *part, Tensor x, const ExpertPlaces *experts,
                         int64_t first, Segments rows) {
     StreamDigests *digests = work->digests;
-    // The words of a row that is no whole number of them are not the same behind any other row.
-    if (!digests || x.shape[1] * (int64_t)dtype_bytes(x.dtype) % 4 > 0) return;
-    first += place_of(digests, work, part, experts);
+    if (!digests || !has_whole_words(x)) return;
+    first += place_of(digests, work, part, (DigestPlace){.experts = experts});
     for (int64_t e = 0; e < rows.groups; e++)
         digests->run_rows[e] = rows.offsets[(e + 1) * rows.parts] - rows.offsets[e * rows.parts];
     checksums(
         work->dev, tensor_rows(digests->sums, first, rows.groups),
         tensor_rows(x, rows.offsets[0], rows.offsets[rows.groups * rows.parts] - rows.offsets[0]),
         (CheckedRuns){.count = rows.groups, .rows = digests->run_rows, .except = -1});
+}
+
+void digest_rows_of_parts(const Work *work, const char *part, Tensor x, int64_t parts) {
+    StreamDigests *digests = work->digests;
+    if (!digests || !has_whole_words(x)) return;
+    int64_t place = place_of(digests, work, part, (DigestPlace){.parts = parts});
+    checksums(work->dev, tensor_rows(digests->sums, place, 1), x,
+              (CheckedRuns){.count = 1, .rows = &x.shape[0], .except = -1});
 }

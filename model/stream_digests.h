@@ -4,7 +4,8 @@
 // step, counted through all ranks and micro-batches, so it has the same checksums on any number of
 // ranks: where they differ, so does what was computed (worker/watch/step_digests.h). What arrives
 // at experts has no windows there; it has a sum for each expert, in which the order of its rows
-// does not count (digest_expert_rows). Nothing here is collective.
+// does not count (digest_expert_rows), or, where a rank's experts all get the same rows, for each
+// part of them (digest_rows_of_parts). Nothing here is collective.
 //
 // Nobody lists the places: a layer says what it has made where it has made it, under a name, and
 // every micro-batch of every rank says the same in the same order.
@@ -24,6 +25,7 @@ typedef struct DigestPlace {
     char name[DIGEST_NAME_BYTES];
     DigestPass pass;
     const ExpertPlaces *experts; // of whose rows it is; NULL: of windows
+    int64_t parts;               // of experts, each of which gets all rows; 0: of neither
     int64_t first;               // of its sums
 } DigestPlace;
 
@@ -70,5 +72,8 @@ void digest_gathered(const Work *work, const char *part, Tensor x, Tensor index)
 // same in whatever order, and on however many ranks, the rows of an expert are.
 void digest_expert_rows(const Work *work, const char *part, Tensor x, const ExpertPlaces *experts,
                         int64_t first, Segments rows);
+// x (rows, W): rows that all of this rank's experts get, of which the ranks of a group have equal
+// shares of `parts` parts; in whatever order.
+void digest_rows_of_parts(const Work *work, const char *part, Tensor x, int64_t parts);
 
 #endif

@@ -78,7 +78,7 @@ static bool next_step(DigestFile *a, DigestFile *b, Error *err) {
 // Where they part: of one entry of a folder.
 typedef struct Parting {
     const char *folder, *name;
-    bool of_windows;          // its hashes, or of experts
+    const char *of;           // what each of its hashes is of: window, expert, part
     size_t first, count, all; // of them
     const char *lacks;        // the run that has not got all of it; NULL: both have
 } Parting;
@@ -87,9 +87,16 @@ static bool is_stream(const char *folder) {
     return strcmp(folder, "forward") == 0 || strcmp(folder, "backward") == 0;
 }
 
-// An entry's hashes: a list, or {"experts": one} where the folder's others are of windows.
+// An entry's hashes: a list, or {"experts": one}, {"parts": one} where the folder's others are of
+// windows.
 static const json_t *hashes_of(const json_t *entry) {
-    return json_is_object(entry) ? json_object_get(entry, "experts") : entry;
+    const json_t *experts = json_object_get(entry, "experts");
+    return !json_is_object(entry) ? entry : experts ? experts : json_object_get(entry, "parts");
+}
+
+static const char *hashed_in(const char *folder, const json_t *entry) {
+    if (json_object_get(entry, "parts")) return "part";
+    return is_stream(folder) && json_is_array(entry) ? "window" : "expert";
 }
 
 static bool parts_in(const json_t *a, const json_t *b, Parting *found) {
@@ -128,7 +135,7 @@ static bool find_parting(const DigestFile *a, const DigestFile *b, Parting *foun
     json_object_foreach(a->row, found->folder, folder) {
         const json_t *others = json_object_get(b->row, found->folder);
         json_object_foreach(folder, found->name, entry) {
-            found->of_windows = is_stream(found->folder) && json_is_array(entry);
+            found->of = hashed_in(found->folder, entry);
             if (parts_in(hashes_of(entry), hashes_of(json_object_get(others, found->name)), found))
                 return true;
         }
@@ -140,18 +147,18 @@ static int64_t number_of(const DigestFile *digests, const char *key) {
     return json_integer_value(json_object_get(digests->row, key));
 }
 
-// "window 5 of 16, in shard 2, and 3 more", "expert 3 of 8", nothing where there is one.
+// "window 5 of 16, in shard 2, and 3 more", "expert 3 of 8", "part 4 of 8", nothing where there is
+// one.
 static void tell_hashes(const Parting *at, const DigestFile *run, char *text, size_t bytes) {
     char shard[48] = "", more[48] = "";
     int64_t windows = number_of(run, "windows_a_shard");
     text[0] = 0;
     if (at->all < 2) return;
-    if (at->of_windows && windows > 0)
+    if (strcmp(at->of, "window") == 0 && windows > 0)
         snprintf(shard, sizeof shard, ", in shard %lld of its micro-batch",
                  (long long)at->first / windows);
     if (at->count > 1) snprintf(more, sizeof more, ", and %zu more", at->count - 1);
-    snprintf(text, bytes, ", %s %zu of %zu%s%s", at->of_windows ? "window" : "expert", at->first,
-             at->all, shard, more);
+    snprintf(text, bytes, ", %s %zu of %zu%s%s", at->of, at->first, at->all, shard, more);
 }
 
 static void tell(const Parting *at, const DigestFile *a, int64_t same_step) {

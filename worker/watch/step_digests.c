@@ -197,7 +197,18 @@ static json_t *window_rows(const StepDigests *digests, const int64_t *sums, int6
     return windows;
 }
 
-// The plain sums alone, over all ranks that hold the expert: in these no order counts.
+// Sum `first` of all ranks that hold what rank `holder` of the first group holds. The plain sum
+// alone, in which no order counts.
+static json_t *text_of_holders(const StepDigests *digests, const int64_t *sums, int64_t holder,
+                               int64_t first) {
+    const RankShape *shape = &digests->model->work.shape;
+    int64_t both[2] = {0};
+    for (int64_t rank = holder; rank < shape->ranks; rank += shape->ep_size)
+        both[0] = (int64_t)((uint64_t)both[0] +
+                            (uint64_t)sums[2 * (rank * digests->stream.used + first)]);
+    return text_of(both);
+}
+
 static json_t *expert_rows(const StepDigests *digests, const int64_t *sums,
                            const DigestPlace *place) {
     const RankShape *shape = &digests->model->work.shape;
@@ -207,13 +218,20 @@ static json_t *expert_rows(const StepDigests *digests, const int64_t *sums,
     for (int64_t e = 0; e < experts->E; e++) {
         int64_t at = experts->place_of[e], holder = 0;
         while (deal_first(deal, holder + 1) <= at) holder++;
-        int64_t first = place->first + at - deal_first(deal, holder), both[2] = {0};
-        for (int64_t rank = holder; rank < shape->ranks; rank += shape->ep_size)
-            both[0] = (int64_t)((uint64_t)both[0] +
-                                (uint64_t)sums[2 * (rank * digests->stream.used + first)]);
-        json_array_append_new(texts, text_of(both));
+        int64_t first = place->first + at - deal_first(deal, holder);
+        json_array_append_new(texts, text_of_holders(digests, sums, holder, first));
     }
     return json_pack("{s:o}", "experts", texts);
+}
+
+// A part has the sum of its rank.
+static json_t *part_rows(const StepDigests *digests, const int64_t *sums,
+                         const DigestPlace *place) {
+    int64_t of_rank = place->parts / digests->model->work.shape.ep_size;
+    json_t *texts = json_array();
+    for (int64_t p = 0; p < place->parts; p++)
+        json_array_append_new(texts, text_of_holders(digests, sums, p / of_rank, place->first));
+    return json_pack("{s:o}", "parts", texts);
 }
 
 static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, DigestPass pass) {
@@ -222,9 +240,10 @@ static json_t *stream_rows(const StepDigests *digests, const int64_t *sums, Dige
         const DigestPlace *named = &digests->stream.places[place];
         if (named->pass != pass) continue;
         CHECK(!json_object_get(folder, named->name), "%s has two places", named->name);
-        json_object_set_new(folder, named->name,
-                            named->experts ? expert_rows(digests, sums, named)
-                                           : window_rows(digests, sums, named->first));
+        json_t *row = named->parts > 0 ? part_rows(digests, sums, named)
+                      : named->experts ? expert_rows(digests, sums, named)
+                                       : window_rows(digests, sums, named->first);
+        json_object_set_new(folder, named->name, row);
     }
     return folder;
 }

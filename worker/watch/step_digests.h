@@ -1,12 +1,12 @@
 // RUN/digests.jsonl: hashes of what chosen steps have computed, so that two runs which should be
 // the same can be held side by side (worker/diff_runs.h). Of a step: the stream in front of every
-// half of a block and what its parts make (model/stream_digests.h), window by window, or expert by
-// expert where it has arrived at these, forward and backward; the gradients and statistics, summed
-// over ranks; the parameters and the optimizer's states after the update, experts one by one. None
-// of it depends on the number of ranks. A line a step; the folders are in the order in which a step
-// computes them:
+// half of a block and what its parts make (model/stream_digests.h), window by window, or, where it
+// has arrived at experts, for each of these or for each part of them, forward and backward; the
+// gradients and statistics, summed over ranks; the parameters and the optimizer's states after the
+// update, experts one by one. None of it depends on the number of ranks. A line a step; the folders
+// are in the order in which a step computes them:
 //
-//   {"format":2,"step":2,"windows":16,"windows_a_shard":2,
+//   {"format":3,"step":2,"windows":16,"windows_a_shard":2,
 //    "forward":{"embedding":["6f0c…",…],"layers.0.mixer":[…],"layers.0.mixer.in":[…],…,
 //    "layers.0.feed_forward.dispatched":{"experts":["…",…]},"layers.0.feed_forward.returned":[…],…,
 //    "loss":[…]},"backward":{…},"statistics":{"loss":["…"],"layers.0.tokens":["…"],…},
@@ -23,7 +23,7 @@
 
 // Of the file. One more where places, their names or what is hashed of them change, so that files
 // of two builds are not taken for two models.
-enum { DIGESTS_FORMAT = 2 };
+enum { DIGESTS_FORMAT = 3 };
 
 // Tensors of every parameter that has them, or of those with has[i].
 typedef struct DigestedSet {

@@ -62,7 +62,7 @@ typedef enum FaultTarget {
     IN_GRADIENT,   // of a parameter, after the sum over ranks: this rank's copy
     IN_ACTIVATION, // the gradient of the residual stream, before a layer's backward pass
     IN_MESSAGE,    // rows on their way to another rank
-    IN_RESULT,     // of the op that tensor= names, one of those in wrap_training.c
+    IN_RESULT,     // of the op or collective that tensor= names, one of those in wrap_training.c
     TARGETS_COUNT,
 } FaultTarget;
 

@@ -233,6 +233,16 @@ WRAP(int, MPI_Isend, const void *data, int count, MPI_Datatype type, int to, int
     return __real_MPI_Isend(sent, count, type, to, tag, comm, request);
 }
 
+WRAP(void, all_gather, Group *group, Tensor out, Tensor in, TrafficKind kind) {
+    __real_all_gather(group, out, in, kind);
+    if (out.place == ON_HOST) change_result(NULL, "all_gather", out);
+}
+
+WRAP(void, reduce_scatter_sum, Group *group, Tensor out, Tensor in, TrafficKind kind) {
+    __real_reduce_scatter_sum(group, out, in, kind);
+    if (out.place == ON_HOST) change_result(NULL, "reduce_scatter_sum", out);
+}
+
 WRAP(void, block_backward, Block *block, Work *work, Tensor dx) {
     fault_pass(PHASE_BACKWARD);
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
