@@ -199,8 +199,12 @@ static void op_trace_close(Device *dev) {
 }
 
 bool op_trace_open(Device *dev, const char *prefix, Error *err) {
+    static int devices; // of this process that have been traced
+    char further[32] = "";
+    if (++devices > 1) snprintf(further, sizeof further, "-device-%d", devices);
     OpTrace *trace = calloc(1, sizeof *trace);
-    CHECK_MEMORY(trace && asprintf(&trace->path, "%s-rank-%d.txt", prefix, log_rank()) > 0,
+    CHECK_MEMORY(trace &&
+                     asprintf(&trace->path, "%s-rank-%d%s.txt", prefix, log_rank(), further) > 0,
                  "no memory for a trace");
     trace->file = fopen(trace->path, "w");
     if (!trace->file) {

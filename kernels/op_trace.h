@@ -13,8 +13,9 @@
 
 #include "kernels/device.h"
 
-// From now on until it is closed the device writes PREFIX-rank-R.txt, and waits for each op. False
-// with exit 5 when the file cannot be created. Not collective.
+// From now on until it is closed the device writes PREFIX-rank-R.txt, or as the D-th that a process
+// traces PREFIX-rank-R-device-D.txt, and waits for each op. False with exit 5 when the file cannot
+// be created. Not collective.
 bool op_trace_open(Device *dev, const char *prefix, Error *err);
 
 #endif

@@ -114,6 +114,15 @@ class RouterHealth(RunTest):
         self.assertEqual(deaths(self.train("quiet", "log.dead_expert_steps=0")), [])
         self.assertEqual(self.digest("quiet"), self.digest("r"))
 
+    def test_experts_of_attention_that_died_are_named(self):
+        self.write_tiny(**dict(RUN, train__steps="2", train__lr="1e-9", train__min_lr="0"))
+        for mixer, places, *keys in (("moa", ["attention"], "attention.kv_heads=1"), ("switchhead", ["values", "outputs"])):
+            told = self.train(mixer, f"model.mixer={mixer}", "attention.experts=64", "log.dead_expert_steps=2", *keys).err
+            for place in places:
+                self.assertRegex(told, rf"step 2: layer 0, {place}, experts? \d+.*: dead, without a choice for 2 steps")
+        peer = self.train("peer", "log.dead_expert_steps=1", "model.feed_forward=peer", "peer.keys=32")
+        self.assertNotIn("dead, without", peer.err)
+
     def test_a_step_far_above_the_last_ones_changes_no_weight(self):
         self.write_tiny(**dict(RUN, train__steps="12", checkpoint__every="6", train__warmup="1"))
         keys = ["train.skip_z=0.8", "train.skip_window=6"]

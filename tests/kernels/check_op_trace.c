@@ -44,7 +44,17 @@ static void leave_open(Device *dev) {
 
 // ---- traces -------------------------------------------------------------------------------------
 
-static char folder[] = "/tmp/check_op_trace-XXXXXX", prefix[64], path[64];
+static char folder[] = "/tmp/check_op_trace-XXXXXX", prefix[64], path[96];
+static int devices; // that have been traced
+
+// Traces into `path`.
+static void open_trace(Device *dev) {
+    char further[32] = "";
+    Error err = {0};
+    if (++devices > 1) snprintf(further, sizeof further, "-device-%d", devices);
+    snprintf(path, sizeof path, "%s-rank-0%s.txt", prefix, further);
+    expect(op_trace_open(dev, prefix, &err), "%s", err.message);
+}
 
 typedef struct Trace {
     char lines[LINES][LINE_BYTES];
@@ -57,8 +67,7 @@ static Trace trace_of(const Device *dev, bool wrong) {
     if (wrong) table.op.activation_forward = activation_one_bit_off;
     Device traced = *dev;
     traced.bare = traced.backend = &table;
-    Error err = {0};
-    expect(op_trace_open(&traced, prefix, &err), "%s", err.message);
+    open_trace(&traced);
     Case c = {.x = new_2d(F32, ROWS, WIDTH), .w = new_3d(F32, 1, HIDDEN, WIDTH)};
     for (int64_t i = 0; i < ROWS * WIDTH; i++) tensor_f32(c.x)[i] = (float)(i % 31 - 15) / 16;
     for (int64_t i = 0; i < HIDDEN * WIDTH; i++) tensor_f32(c.w)[i] = (float)(i % 29 - 14) / 32;
@@ -127,6 +136,36 @@ static void check_trace(const Device *dev) {
     expect(in && strstr(wrong.lines[2], in), "what the wrong op has read differs");
 }
 
+static int lines_of(const char *file_path) {
+    FILE *file = fopen(file_path, "r");
+    int lines = 0, letter;
+    CHECK(file, "%s is not there", file_path);
+    while ((letter = fgetc(file)) != EOF) lines += letter == '\n';
+    fclose(file);
+    unlink(file_path);
+    return lines;
+}
+
+static void check_two_devices(void) {
+    begin_case("two devices of a process");
+    char paths[2][sizeof path];
+    Device traced[2];
+    Tensor x = new_2d(F32, ROWS, WIDTH);
+    for (int i = 0; i < 2; i++) {
+        traced[i] = open_cpu(1);
+        open_trace(&traced[i]);
+        memcpy(paths[i], path, sizeof path);
+        fill_zero(&traced[i], x);
+    }
+    fill_zero(&traced[0], x);
+    for (int i = 0; i < 2; i++) {
+        device_close(&traced[i]);
+        int lines = lines_of(paths[i]);
+        expect(lines == 2 - i, "%d lines of device %d", lines, i);
+    }
+    release_all();
+}
+
 static void check_threads(void) {
     begin_case("traces of 1 and 3 threads");
     Trace traces[2];
@@ -142,14 +181,14 @@ static void check_threads(void) {
 int main(void) {
     CHECK(mkdtemp(folder), "no temporary folder");
     snprintf(prefix, sizeof prefix, "%s/ops", folder);
-    snprintf(path, sizeof path, "%s/ops-rank-0.txt", folder);
     for (int i = 0; i < device_count(); i++) check_trace(device_at(i));
+    check_two_devices();
     check_threads();
     begin_case("a trace in a folder that is not there");
     Device dev = open_cpu(1);
     Error err = {0};
     expect(!op_trace_open(&dev, "/nowhere/trace", &err), "it is written");
-    expect(err.exit_code == EXIT_IO && strstr(err.message, "/nowhere/trace-rank-0.txt"),
+    expect(err.exit_code == EXIT_IO && strstr(err.message, "/nowhere/trace-rank-0"),
            "exit code %d: %s", err.exit_code, err.message);
     device_close(&dev);
     rmdir(folder);

@@ -47,7 +47,8 @@ static const Option LOG_ROWS[] = {
     INTEGER("log.utilization_every", FREE, utilization_every, DEFAULT("0"), RANGE(0, MANY_STEPS),
         "steps between rows of the expert-utilization history; 0: as log.every"),
     INTEGER("log.dead_expert_steps", FREE, dead_expert_steps, DEFAULT("100"), RANGE(0, MANY_STEPS),
-        "steps in a row without a choice after which a warning names an expert that has died; 0: none does"),
+        "steps in a row without a choice after which a warning names an expert of a feed-forward or of attention that has "
+        "died, but for PEER's, of whose very many some always go without; 0: none does"),
     INTEGER("log.digest_every", FREE, digest_every, DEFAULT("0"), RANGE(0, MANY_STEPS),
         "steps between rows of digests.jsonl: hashes of what a step has computed, which `moetrain diff-runs` holds against "
         "another run's; 0: none"),

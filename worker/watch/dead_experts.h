@@ -1,4 +1,6 @@
-// Experts that no token chooses any more: whoever is watching a run should hear of them once.
+// Experts that no token chooses any more: whoever is watching a run should hear of them once. Of
+// feed-forwards and of attention; those of Soft MoE are not chosen, and of PEER's very many some
+// always go without.
 #ifndef MOETRAIN_WORKER_WATCH_DEAD_EXPERTS_H
 #define MOETRAIN_WORKER_WATCH_DEAD_EXPERTS_H
 
