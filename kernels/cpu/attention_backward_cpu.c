@@ -63,7 +63,7 @@ static void softmax_gradient(BackwardTiles t, int64_t query, int64_t keys, int64
 static void backward_block(BackwardTiles t, AttentionRule rule, int64_t head, int64_t token,
                            int64_t key, int64_t query) {
     AttentionShape s = rule.shape;
-    int64_t T = rule.T, keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
+    int64_t T = rule.T, keys = round_up(smaller(BLOCK, T - key), ROW_STEP);
     int64_t queries = round_up(smaller(BLOCK, T - query), LANES);
     Square at = {head, token, key, keys, query, queries};
     bool drops = rule.dropout.rate > 0.0f;

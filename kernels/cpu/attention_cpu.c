@@ -91,7 +91,7 @@ static void forward_block(ForwardTiles t, AttentionRule rule, Queries x) {
     int64_t first_block = first_key_seen(rule, x.first) / BLOCK * BLOCK;
     int64_t last = last_key_seen(rule, x.first + x.count - 1);
     for (int64_t key = first_block; key <= last; key += BLOCK) {
-        int64_t keys = round_up(smaller(BLOCK, T - key), REGISTER_ROWS);
+        int64_t keys = round_up(smaller(BLOCK, T - key), ROW_STEP);
         Square at = {x.head, x.token, key, keys, x.first, queries};
         bool diagonal = is_diagonal(rule, at);
         multiply(t.scores, plain(row_at(t.k, key)), t.q_t, keys, queries, s.d_head);
@@ -134,7 +134,7 @@ void attention_forward_cpu(Device *dev, Tensor out, Tensor lse, Tensor largest, 
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < sequences; b++)
             for (int64_t h = 0; h < s.heads; h++) {
-                int64_t kv = h / (s.heads / s.kv_heads), rows = round_up(T, REGISTER_ROWS);
+                int64_t kv = h / (s.heads / s.kv_heads), rows = round_up(T, ROW_STEP);
                 Stored from = stored_at(x, b * T * W);
                 AttentionRule own = rule_of_sequence(rule, b * T);
                 pack(t.k, rows, stored_at(from, key_column(s, kv)), W, T, s.d_head);

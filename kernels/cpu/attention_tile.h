@@ -54,18 +54,20 @@ typedef struct Rows {
 static inline __attribute__((always_inline)) void multiply_with(Rows c, Factor a, Rows b,
                                                                 int64_t rows, int64_t columns,
                                                                 int64_t depth, const bool add) {
-    for (int64_t i = 0; i < rows; i += REGISTER_ROWS) {
+    for (int64_t i = 0, height; i < rows; i += height) {
         Factor part = {a.data + i * a.row, a.row, a.column};
         float *to = c.data + i * c.width;
         int64_t j = 0;
+        height = tile_height(rows - i);
         for (; j + REGISTER_COLUMNS <= columns; j += REGISTER_COLUMNS)
-            multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, 2, add);
-        if (j < columns) multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, 1, add);
+            multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, height, 2, add);
+        if (j < columns)
+            multiply_tile(to + j, c.width, part, b.data + j, b.width, depth, height, 1, add);
     }
 }
 
-// c (rows, columns) = a (rows, depth) b (depth, columns); rows a multiple of REGISTER_ROWS, columns
-// of LANES.
+// c (rows, columns) = a (rows, depth) b (depth, columns); rows a multiple of ROW_STEP, columns of
+// LANES.
 static inline void multiply(Rows c, Factor a, Rows b, int64_t rows, int64_t columns,
                             int64_t depth) {
     multiply_with(c, a, b, rows, columns, depth, false);

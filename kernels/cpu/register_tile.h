@@ -8,10 +8,17 @@
 #include "kernels/cpu/vector_math.h"
 
 enum {
-    // of a product tile: 8 x 2 vectors of sums in 32 registers, or 4 x 2 in 16
-    REGISTER_ROWS = LANES == 16 ? 8 : 4,
-    REGISTER_COLUMNS = 2 * LANES, // of the widest tile
+    // of the largest product tile: 8 x 2 vectors of sums in 32 registers, or 6 x 2 in 16
+    REGISTER_ROWS = LANES == 16 ? 8 : 6,
+    REGISTER_COLUMNS = 2 * LANES,
+    ROW_STEP = LANES == 16 ? 8 : 4, // tiles make up any multiple of it, see tile_height
 };
+
+// Rows of the next tile where `left` are to come: four where sixes do not come out even, since
+// tiles of two wait for their own sums.
+static inline int64_t tile_height(int64_t left) {
+    return ROW_STEP == 4 && (left == 4 || left == 8) ? ROW_STEP : REGISTER_ROWS;
+}
 
 // An operand that is read one number at a time, so that its transpose costs nothing: element (i, k)
 // lies at data[i · row + k · column].
@@ -20,15 +27,12 @@ typedef struct Factor {
     int64_t row, column;
 } Factor;
 
-// c (REGISTER_ROWS, vectors · LANES) = or += a (REGISTER_ROWS, depth) b (depth, vectors · LANES);
-// `vectors` is 1 or 2 and known when compiling. Each sum runs over depth in order.
-static inline __attribute__((always_inline)) void multiply_tile(float *c, int64_t c_width, Factor a,
-                                                                const float *b, int64_t b_width,
-                                                                int64_t depth, const int vectors,
-                                                                const bool add) {
+static inline __attribute__((always_inline)) void
+multiply_tile_of(float *c, int64_t c_width, Factor a, const float *b, int64_t b_width,
+                 int64_t depth, const int rows, const int vectors, const bool add) {
     Lanes sum[REGISTER_ROWS][2];
 #pragma GCC unroll 8
-    for (int i = 0; i < REGISTER_ROWS; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             sum[i][v] = add ? lanes_load(c + i * c_width + v * LANES) : (Lanes){0};
@@ -37,16 +41,28 @@ static inline __attribute__((always_inline)) void multiply_tile(float *c, int64_
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) right[v] = lanes_load(b + k * b_width + v * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < REGISTER_ROWS; i++) {
+        for (int i = 0; i < rows; i++) {
             Lanes left = lanes_set(a.data[i * a.row + k * a.column]);
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) sum[i][v] = lanes_fma(left, right[v], sum[i][v]);
         }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < REGISTER_ROWS; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) lanes_store(c + i * c_width + v * LANES, sum[i][v]);
+}
+
+// c (rows, vectors · LANES) = or += a (rows, depth) b (depth, vectors · LANES); `rows` as
+// tile_height has it, `vectors` 1 or 2 and known when compiling. Each sum runs over depth in order.
+static inline __attribute__((always_inline)) void multiply_tile(float *c, int64_t c_width, Factor a,
+                                                                const float *b, int64_t b_width,
+                                                                int64_t depth, int64_t rows,
+                                                                const int vectors, const bool add) {
+    if (rows == REGISTER_ROWS)
+        multiply_tile_of(c, c_width, a, b, b_width, depth, REGISTER_ROWS, vectors, add);
+    else
+        multiply_tile_of(c, c_width, a, b, b_width, depth, ROW_STEP, vectors, add);
 }
 
 // A square of LANES registers turned round: pairs of rows, pairs of pairs, then whole parts of

@@ -216,66 +216,74 @@ static void few_rows_of(float *y, int64_t y_width, const float *x, int64_t x_wid
 
 // ---- more rows: lanes are rows of y -------------------------------------------------------------
 
-// REGISTER_ROWS rows of w in f32, of which there are `count`: where they are, or in `room`. What
-// lies behind the last one is not read, and not used.
-static Factor tile_rows(WeightRows w, int64_t count, int64_t depth, float *room) {
-    if (w.type == F32 && count == REGISTER_ROWS) return (Factor){w.data, w.width, 1};
-    for (int64_t i = 0; i < REGISTER_ROWS; i++)
+enum { TILE_COLUMNS = LANES == 16 ? 16 : 24 }; // of y: whole registers, and whole tiles
+
+// `height` rows of w in f32, of which there are `count`: where they are, or in `room`. What lies
+// behind the last one is not read, and not used.
+static Factor tile_rows(WeightRows w, int64_t count, int64_t height, int64_t depth, float *room) {
+    if (w.type == F32 && count >= height) return (Factor){w.data, w.width, 1};
+    for (int64_t i = 0; i < height; i++)
         widen(room + i * depth, weight_at(w, smaller(i, count - 1), 0), depth, w.type);
     return (Factor){room, depth, 1};
 }
 
-// y (rows, LANES) = or += tile (LANES, ROWS_AT_ONCE)ᵀ
-static void store_tile(float *y, int64_t y_width, const float *tile, int64_t rows, bool add) {
-    for (int64_t r = 0; r < rows; r += LANES) {
-        Lanes x[LANES];
+// y (rows, columns) = or += tile (columns, ROWS_AT_ONCE)ᵀ
+static void store_tile(float *y, int64_t y_width, const float *tile, int64_t rows, int64_t columns,
+                       bool add) {
+    int64_t whole = columns / LANES * LANES;
+    for (int64_t n = 0; n < whole; n += LANES)
+        for (int64_t r = 0; r < rows; r += LANES) {
+            Lanes x[LANES];
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) x[i] = lanes_load(tile + i * ROWS_AT_ONCE + r);
-        transpose_lanes(x);
-        for (int64_t i = 0; i < smaller(LANES, rows - r); i++) {
-            float *to = y + (r + i) * y_width;
-            lanes_store(to, add ? lanes_load(to) + x[i] : x[i]);
+            for (int i = 0; i < LANES; i++) x[i] = lanes_load(tile + (n + i) * ROWS_AT_ONCE + r);
+            transpose_lanes(x);
+            for (int64_t i = 0; i < smaller(LANES, rows - r); i++) {
+                float *to = y + (r + i) * y_width + n;
+                lanes_store(to, add ? lanes_load(to) + x[i] : x[i]);
+            }
         }
-    }
-}
-
-// The same of fewer columns.
-static void store_columns(float *y, int64_t y_width, const float *tile, int64_t rows,
-                          int64_t columns, bool add) {
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < columns; i++) {
-            float *to = y + r * y_width + i, sum = tile[i * ROWS_AT_ONCE + r];
+        for (int64_t n = whole; n < columns; n++) {
+            float *to = y + r * y_width + n, sum = tile[n * ROWS_AT_ONCE + r];
             *to = add ? *to + sum : sum;
         }
 }
 
-// x (rows, depth) is transposed into `across` (depth, padded rows), so that one number of w meets a
-// register of rows.
+// to: panels (depth, REGISTER_COLUMNS) of x (rows, depth)ᵀ, zeros behind the last row.
+static void pack_panels(float *to, const float *x, int64_t x_width, int64_t rows, int64_t depth) {
+    for (int64_t r = 0; r < rows; r += REGISTER_COLUMNS) {
+        float *panel = to + r * depth;
+        int64_t here = smaller(REGISTER_COLUMNS, rows - r);
+        if (here < REGISTER_COLUMNS)
+            memset(panel, 0, (size_t)(REGISTER_COLUMNS * depth) * sizeof *panel);
+        transpose(panel, REGISTER_COLUMNS, x + r * x_width, x_width, here, depth);
+    }
+}
+
+// x is turned round, so that one number of w meets registers of rows: a panel of these and a tile's
+// rows of w are what the first cache holds.
 static void across_rows(float *y, int64_t y_width, const float *x, int64_t x_width, WeightRows w,
                         int64_t rows, int64_t columns, int64_t depth, bool add, float *scratch) {
-    float *across = scratch, *narrow = across + ROWS_AT_ONCE * DEPTH_BLOCK;
+    float *panels = scratch, *narrow = panels + ROWS_AT_ONCE * DEPTH_BLOCK;
     float *tile = narrow + REGISTER_ROWS * DEPTH_BLOCK;
-    int64_t padded = (rows + LANES - 1) / LANES * LANES;
     for (int64_t k = 0, deep; k < depth; k += deep) {
         deep = block_depth(depth - k);
-        if (padded > rows) memset(across, 0, (size_t)(padded * deep) * sizeof *across);
-        transpose(across, padded, x + k, x_width, rows, deep);
-        for (int64_t n = 0; n < columns; n += LANES) {
-            int64_t count = smaller(LANES, columns - n);
-            for (int64_t i = 0; i < count; i += REGISTER_ROWS) {
-                WeightRows block = weights_at(w, n + i, k);
-                Factor factor = tile_rows(block, smaller(REGISTER_ROWS, count - i), deep, narrow);
+        pack_panels(panels, x + k, x_width, rows, deep);
+        for (int64_t n = 0; n < columns; n += TILE_COLUMNS) {
+            int64_t count = smaller(TILE_COLUMNS, columns - n);
+            for (int64_t i = 0, height; i < count; i += height) {
+                height = tile_height(count - i);
+                Factor factor = tile_rows(weights_at(w, n + i, k), count - i, height, deep, narrow);
                 float *to = tile + i * ROWS_AT_ONCE;
                 int64_t r = 0;
-                for (; r + REGISTER_COLUMNS <= padded; r += REGISTER_COLUMNS)
-                    multiply_tile(to + r, ROWS_AT_ONCE, factor, across + r, padded, deep, 2, false);
-                if (r < padded)
-                    multiply_tile(to + r, ROWS_AT_ONCE, factor, across + r, padded, deep, 1, false);
+                for (; r + LANES < rows; r += REGISTER_COLUMNS)
+                    multiply_tile(to + r, ROWS_AT_ONCE, factor, panels + r * deep, REGISTER_COLUMNS,
+                                  deep, height, 2, false);
+                if (r < rows)
+                    multiply_tile(to + r, ROWS_AT_ONCE, factor, panels + r * deep, REGISTER_COLUMNS,
+                                  deep, height, 1, false);
             }
-            if (count == LANES)
-                store_tile(y + n, y_width, tile, rows, add || k > 0);
-            else
-                store_columns(y + n, y_width, tile, rows, count, add || k > 0);
+            store_tile(y + n, y_width, tile, rows, count, add || k > 0);
         }
     }
 }
