@@ -101,81 +101,126 @@ static void fill_ones(Tensor x) {
         for (int64_t i = 0; i < n; i++) tensor_f32(x)[i] = 1.0f;
 }
 
-// x and w of ones; y is x wᵀ.
+// y = x wᵀ of ones, and its gradients.
 typedef struct Measured {
     Arena device, host;
-    Tensor x, w, y, host_x, host_w;
+    Tensor x, w, y, dx, dw, host_x, host_w, host_y;
 } Measured;
 
-static void measured_layout(Measured *p, DType storage, int64_t rows, int64_t width) {
-    p->x = arena_2d(&p->device, storage, rows, width);
-    p->w = arena_3d(&p->device, storage, 1, width, width);
-    p->y = arena_2d(&p->device, storage, rows, width);
+static void measured_layout(Measured *p, DType storage, int64_t rows, int64_t columns,
+                            int64_t depth) {
+    p->x = arena_2d(&p->device, storage, rows, depth);
+    p->w = arena_3d(&p->device, storage, 1, columns, depth);
+    p->y = arena_2d(&p->device, storage, rows, columns);
+    p->dx = arena_2d(&p->device, storage, rows, depth);
+    p->dw = arena_3d(&p->device, F32, 1, columns, depth);
     p->host_x = arena_mirror(&p->host, p->x);
     p->host_w = arena_mirror(&p->host, p->w);
+    p->host_y = arena_mirror(&p->host, p->y);
 }
 
-// Of a CPU the time of its threads, which other programs do not add to; of a GPU the clock's.
-static double device_seconds(const Device *dev) {
+static void measured_open(Measured *p, Device *dev, DType storage, int64_t rows, int64_t columns,
+                          int64_t depth) {
+    arena_measure(&p->device, "a measured product", dev);
+    arena_measure(&p->host, "a measured product", NULL);
+    measured_layout(p, storage, rows, columns, depth);
+    arena_allocate(&p->device);
+    arena_allocate(&p->host);
+    measured_layout(p, storage, rows, columns, depth);
+    fill_ones(p->host_x); // touches every page
+    fill_ones(p->host_w);
+    fill_ones(p->host_y);
+    device_upload(dev, p->x, p->host_x);
+    device_upload(dev, p->w, p->host_w);
+    device_upload(dev, p->y, p->host_y);
+}
+
+static void measured_close(Measured *p) {
+    arena_free(&p->device);
+    arena_free(&p->host);
+}
+
+static double thread_seconds(void) {
     struct timespec used;
-    if (dev->place == ON_DEVICE) return clock_seconds();
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-    return ((double)used.tv_sec + 1e-9 * (double)used.tv_nsec) / dev->threads;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return (double)used.tv_sec + 1e-9 * (double)used.tv_nsec;
 }
 
-// Seconds of one product: the least of the batches that fit into the budget, of one at least, and
-// on a busy machine of ten budgets, until three have come near to it: those that nobody disturbed.
-// A batch is one product, or as many as keep a GPU busy while the host launches them.
-static double product_seconds(Device *dev, DType storage, int64_t rows, int64_t width,
-                              double budget) {
-    const double near = 1.03;
-    const int alike = 3, most_budgets = 10;
+// Of one thread of a CPU, by its own clock, to which other programs add only what they take from
+// its caches; the least of many, so that some were disturbed by nobody. layer: the three products,
+// as a layer has them; otherwise dx = dy w alone, the fastest one, in the thread's second cache.
+static double thread_gflops(Device *dev, DType storage, bool layer) {
+    const int64_t rows = layer ? 256 : 64, columns = layer ? 512 : 256, depth = layer ? 512 : 128;
+    const double budget = 0.05;
+    Measured p;
+    measured_open(&p, dev, storage, rows, columns, depth);
+    double least = INFINITY, begin = clock_seconds();
+    Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, rows}};
+    do {
+        double start = thread_seconds();
+        matmul_backward_input(dev, p.dx, p.y, p.w, all);
+        if (layer) {
+            matmul_backward_weight(dev, p.dw, p.y, p.x, all);
+            matmul_forward(dev, p.y, p.x, p.w, all);
+        }
+        least = fmin(least, thread_seconds() - start);
+    } while (clock_seconds() - begin < budget);
+    measured_close(&p);
+    return (layer ? 3 : 1) * 2e-9 * (double)(rows * columns * depth) / least;
+}
+
+// All threads at once, as they train; inside the loop an op has one thread.
+static double host_gflops(Device *dev, DType storage, bool layer) {
+    double sum = 0;
+#pragma omp parallel num_threads(dev->threads) reduction(+ : sum)
+    sum += thread_gflops(dev, storage, layer);
+    return sum;
+}
+
+// Seconds of one product of a GPU: the least of the batches that fit into the budget, each as many
+// products as keep it busy while the host launches them.
+static double product_seconds(Device *dev, DType storage, int64_t side, double budget) {
     const double batch_seconds = 1e-2;
     Measured p;
-    arena_measure(&p.device, "a measured product", dev);
-    arena_measure(&p.host, "a measured product", NULL);
-    measured_layout(&p, storage, rows, width);
-    arena_allocate(&p.device);
-    arena_allocate(&p.host);
-    measured_layout(&p, storage, rows, width);
-    fill_ones(p.host_x); // touches every page
-    fill_ones(p.host_w);
-    device_upload(dev, p.x, p.host_x);
-    device_upload(dev, p.w, p.host_w);
-    Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, rows}};
-    matmul_forward(dev, p.y, p.x, p.w, all); // a GPU's library chooses an algorithm at the first
+    measured_open(&p, dev, storage, side, side, side);
+    Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, side}};
+    matmul_forward(dev, p.y, p.x, p.w, all); // the library chooses an algorithm at the first
     device_synchronize(dev);
-    double best = INFINITY, begin = clock_seconds(), passed;
-    int calls = 1, seen = 0;
+    double least = INFINITY, begin = clock_seconds();
+    int calls = 1;
     do {
-        double start = device_seconds(dev);
+        double start = clock_seconds();
         for (int i = 0; i < calls; i++) matmul_forward(dev, p.y, p.x, p.w, all);
         device_synchronize(dev);
-        double seconds = (device_seconds(dev) - start) / calls;
-        seen = best > near * seconds ? 1 : seconds <= near * best ? seen + 1 : seen;
-        best = fmin(best, seconds);
-        passed = clock_seconds() - begin;
-        if (dev->place == ON_DEVICE) calls = best < batch_seconds ? (int)(batch_seconds / best) : 1;
-    } while (passed < budget || (seen < alike && passed < most_budgets * budget));
-    arena_free(&p.device);
-    arena_free(&p.host);
-    return best;
+        least = fmin(least, (clock_seconds() - start) / calls);
+        calls = least < batch_seconds ? (int)(batch_seconds / least) : 1;
+    } while (clock_seconds() - begin < budget);
+    measured_close(&p);
+    return least;
 }
 
-double device_measure_gemm_gflops(Device *opened, DType storage) {
-    // Of the host: short, so that some products fall between what else the machine does.
-    enum { ROWS = 256, WIDTH = 512, LEAST_SQUARE = 256, MOST_SQUARE = 8192 };
-    // Seconds. A core needs a hundredth for a product; a GPU some time until its clock is high.
-    const double host_budget = 0.05, budget = 0.2, glance = 5e-3, long_enough = 1e-3;
-    Device bare = *opened, *dev = &bare; // no trace: it would be as long as the time allows
-    bare.backend = opened->bare;
-    if (dev->place == ON_HOST)
-        return 2e-9 * ROWS * WIDTH * WIDTH /
-               product_seconds(dev, storage, ROWS, WIDTH, host_budget);
-    bare.fixed_order = false;
-    int64_t side = LEAST_SQUARE;
-    while (side < MOST_SQUARE && product_seconds(dev, storage, side, side, glance) < long_enough)
-        side *= 2;
-    double seconds = product_seconds(dev, storage, side, side, budget);
-    return 2e-9 * (double)(side * side) * (double)side / seconds;
+static double square_gflops(Device *dev, DType storage) {
+    enum { LEAST_SIDE = 256, MOST_SIDE = 8192 };
+    // Seconds. A GPU needs some time until its clock is high.
+    const double budget = 0.2, glance = 5e-3, long_enough = 1e-3;
+    int64_t side = LEAST_SIDE;
+    while (side < MOST_SIDE && product_seconds(dev, storage, side, glance) < long_enough) side *= 2;
+    return 2e-9 * (double)(side * side) * (double)side /
+           product_seconds(dev, storage, side, budget);
+}
+
+static double measure_gflops(const Device *opened, DType storage, bool layer) {
+    Device dev = *opened; // without a trace: it would be as long as the time allows
+    dev.backend = opened->bare;
+    if (dev.place == ON_HOST) return host_gflops(&dev, storage, layer);
+    dev.fixed_order = false;
+    return square_gflops(&dev, storage);
+}
+
+double device_measure_gemm_gflops(const Device *dev, DType storage) {
+    return measure_gflops(dev, storage, false);
+}
+
+double device_measure_layer_gflops(const Device *dev, DType storage) {
+    return measure_gflops(dev, storage, true);
 }

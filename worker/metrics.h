@@ -18,7 +18,7 @@ typedef struct StepMetrics {
     double tokens_per_second;
     double flops;      // of the model's arithmetic, all ranks
     double gflops;     // of it a second
-    double gemm_share; // gflops over the measured GEMM limit of all ranks
+    double gemm_share; // gflops over the GEMM rate of all ranks, measured at the start
     int64_t tokens;    // since the start of training
     int64_t skipped_steps;
     bool skipped;          // this one is

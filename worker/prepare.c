@@ -57,7 +57,7 @@ static bool open_files(Trainer *trainer, Error *err) {
     return true;
 }
 
-// The matrix limit of all ranks together, measured at the same time, since the clock of a CPU falls
+// The GEMM rate of all ranks together, measured at the same time, since the clock of a CPU falls
 // with its work. A rank measures what its threads do while nothing disturbs them; of that it has as
 // much as CPUs fall to it.
 static double measure_gemm(Trainer *trainer) {

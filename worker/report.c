@@ -43,7 +43,7 @@ void report_run(const Trainer *trainer) {
                  padding, data_mix_epochs(mix, s, config, cursor, state->step),
                  (long long)config->steps, (long long)config->batch, (long long)config->context);
     }
-    log_info("GEMM limit measured: %.0f GFLOP/s | run: %s", trainer->report.gemm_gflops,
+    log_info("GEMM rate at the start: %.0f GFLOP/s | run: %s", trainer->report.gemm_gflops,
              config->run_dir);
     time_limit_log();
 }

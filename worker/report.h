@@ -12,7 +12,7 @@ typedef struct Trainer Trainer;
 // What is measured and kept to be told; nothing that is computed depends on it.
 typedef struct Report {
     RowFile *metrics;         // rank 0
-    double gemm_gflops;       // limit of all ranks together
+    double gemm_gflops;       // of all ranks together, at the start
     double most_flops_a_step; // over all ranks
     size_t resident_before;   // of this process, before the arenas
     size_t free_before;       // of the device, before the arenas

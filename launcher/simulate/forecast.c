@@ -103,7 +103,7 @@ static void print_measured(FILE *out, const ForecastPoint *point) {
 
 void forecast_print(FILE *out, const Forecast *forecast) {
     bool measured = is_measured(forecast);
-    fputs("| ranks | ms a step | tokens/s | efficiency, % | of the GEMM limit, % | of the step, %:",
+    fputs("| ranks | ms a step | tokens/s | efficiency, % | of the GEMM rate, % | of the step, %:",
           out);
     for (int p = 0; p < STEP_PARTS; p++) fprintf(out, " %s |", STEP_PART_NAMES[p]);
     fputs(measured ? " measured ms | simulated is off by, % |\n|" : "\n|", out);

@@ -74,6 +74,7 @@ int main(void) {
         check_memory(device_at(i));
         expect(device_measure_gemm_gflops(device_at(i), F32) > 0, "no GEMM rate");
         expect(device_measure_gemm_gflops(device_at(i), BF16) > 0, "no GEMM rate in bf16");
+        expect(device_measure_layer_gflops(device_at(i), F32) > 0, "no rate of a layer");
     }
     check_open("cpu", 0, true, 0);
     check_open("auto", 2, true, 0);

@@ -57,8 +57,8 @@ bool __wrap_save_when_due(Trainer *trainer, Error *err) {
     return true;
 }
 
-double __wrap_device_measure_gemm_gflops(Device *dev, DType storage);
-double __wrap_device_measure_gemm_gflops(Device *dev, DType storage) {
+double __wrap_device_measure_gemm_gflops(const Device *dev, DType storage);
+double __wrap_device_measure_gemm_gflops(const Device *dev, DType storage) {
     (void)dev, (void)storage;
     return 1;
 }

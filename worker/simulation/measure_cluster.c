@@ -113,7 +113,7 @@ static bool check_ranks(Error *err) {
 static void measure_rank(Cluster *cluster, Session *session, const TrainConfig *config) {
     double cpus = session->threads.cpus, threads = session->threads.threads;
     barrier(comm_world()); // all at once, as they train
-    cluster->products = 1e9 * device_measure_gemm_gflops(&session->dev, session_storage(config));
+    cluster->products = 1e9 * device_measure_layer_gflops(&session->dev, session_storage(config));
     barrier(comm_world());
     cluster->reached = 1;
     cluster->overlap = session->dev.place == ON_DEVICE;
