@@ -11,11 +11,6 @@ static inline int64_t row_of(int32_t id, int64_t first, int64_t E) {
     return row >= 0 && row < E ? row : -1;
 }
 
-// A row as f32, as row_as_f32 has it, inlined into loops over rows.
-static inline const float *numbered_row(Tensor x, int64_t row, float *spare) {
-    return x.dtype == F32 ? (const float *)x.data + row * x.shape[1] : row_as_f32(x, row, spare);
-}
-
 // Rows lie anywhere in a table. One that no cache holds is asked for them before they are needed;
 // in a cache that costs more than it saves.
 enum { CACHED_BYTES = 2 << 20 };
@@ -32,6 +27,35 @@ static inline void ask_for_row(Tensor table, int64_t row) {
     int64_t bytes = row_bytes(table);
     const char *at = (const char *)table.data + row * bytes;
     for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(at + b);
+}
+
+static inline const void *row_at(Tensor x, int64_t row) {
+    return (const char *)x.data + row * row_bytes(x);
+}
+
+typedef uint16_t StoredLanes __attribute__((vector_size(2 * LANES)));
+typedef uint32_t WideLanes __attribute__((vector_size(4 * LANES)));
+
+// Numbers of a row from the d-th on, and one of them.
+static inline Lanes stored_lanes(const void *row, int64_t d, bool bf16) {
+    if (!bf16) return lanes_load((const float *)row + d);
+    StoredLanes stored;
+    memcpy(&stored, (const uint16_t *)row + d, sizeof stored);
+    return (Lanes)(__builtin_convertvector(stored, WideLanes) << 16);
+}
+
+static inline float stored_number(const void *row, int64_t d, bool bf16) {
+    return bf16 ? f32_from_bf16(((const uint16_t *)row)[d]) : ((const float *)row)[d];
+}
+
+// Quotients of numbers below 2^31, faster than by a division: half a number is too much for an
+// error of rounding to reach the next.
+static inline double inverse_of(int64_t divisor) {
+    return 1 / (double)divisor;
+}
+
+static inline int64_t quotient(int32_t number, double inverse) {
+    return (int32_t)(((double)number + 0.5) * inverse);
 }
 
 // The rows that a token names and that are here, in the order of its slots.
@@ -51,176 +75,221 @@ static int64_t find_slots(NamedSlot *found, const int32_t *ids, int64_t K, int64
 
 // ---- products -----------------------------------------------------------------------------------
 
-enum { TOGETHER = 4 }; // rows that are multiplied by x at once, so that x is loaded once
+enum { TOGETHER = 8, FEW_TOGETHER = 4 }; // rows multiplied by x at once, so that x is loaded once
+
+typedef float FourSums __attribute__((vector_size(16)));
+
+// As lanes_sum begins, down to four.
+static inline FourSums sum_to_four(Lanes v) {
+    FourSums parts[LANES / 4];
+    memcpy(parts, &v, sizeof parts);
+    for (int width = LANES / 8; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) parts[i] += parts[i + width];
+    return parts[0];
+}
 
 // The sums of four vectors, each as lanes_sum adds it, side by side.
-static inline void sum_lanes(float totals[TOGETHER], const Lanes sums[TOGETHER]) {
-    float x[LANES][TOGETHER];
-    for (int i = 0; i < TOGETHER; i++)
-        for (int lane = 0; lane < LANES; lane++) x[lane][i] = sums[i][lane];
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int lane = 0; lane < width; lane++)
-            for (int i = 0; i < TOGETHER; i++) x[lane][i] += x[lane + width][i];
-    memcpy(totals, x[0], sizeof x[0]);
+static inline FourSums sums_of_four(const Lanes *sums) {
+    FourSums a = sum_to_four(sums[0]), b = sum_to_four(sums[1]);
+    FourSums c = sum_to_four(sums[2]), d = sum_to_four(sums[3]);
+    FourSums ab01 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    FourSums ab23 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    FourSums cd01 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    FourSums cd23 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    FourSums even = __builtin_shufflevector(ab01, cd01, 0, 1, 4, 5) +
+                    __builtin_shufflevector(ab23, cd23, 0, 1, 4, 5);
+    FourSums odd = __builtin_shufflevector(ab01, cd01, 2, 3, 6, 7) +
+                   __builtin_shufflevector(ab23, cd23, 2, 3, 6, 7);
+    return even + odd;
 }
 
 // products[i] = x · rows[i]: one vector of partial sums each, then the tail.
-static void multiply_rows(float *products, const float *x, const float *const *rows, int64_t D) {
+static inline __attribute__((always_inline)) void multiply_some(float *products, const float *x,
+                                                                const void *const *rows, int64_t D,
+                                                                int count, bool bf16) {
     Lanes sums[TOGETHER] = {0};
     int64_t d = 0;
     for (; d + LANES <= D; d += LANES) {
         Lanes here = lanes_load(x + d);
-        for (int i = 0; i < TOGETHER; i++)
-            sums[i] = lanes_fma(here, lanes_load(rows[i] + d), sums[i]);
+        for (int i = 0; i < count; i++)
+            sums[i] = lanes_fma(here, stored_lanes(rows[i], d, bf16), sums[i]);
     }
-    sum_lanes(products, sums);
-    for (int i = 0; i < TOGETHER; i++) {
-        for (int64_t t = d; t < D; t++) products[i] += x[t] * rows[i][t];
+    for (int i = 0; i < count; i += 4) {
+        FourSums four = sums_of_four(sums + i);
+        memcpy(products + i, &four, sizeof four);
     }
+    for (int i = 0; i < count; i++)
+        for (int64_t t = d; t < D; t++) products[i] += x[t] * stored_number(rows[i], t, bf16);
 }
 
-// Of one token, whose slots are `found`; room: a row for each of those at once.
+static void multiply_rows(float *products, const float *x, const void *const *rows, Tensor table,
+                          bool few) {
+    int64_t D = table.shape[1];
+    if (table.dtype == F32 && !few) multiply_some(products, x, rows, D, TOGETHER, false);
+    if (table.dtype == F32 && few) multiply_some(products, x, rows, D, FEW_TOGETHER, false);
+    if (table.dtype != F32 && !few) multiply_some(products, x, rows, D, TOGETHER, true);
+    if (table.dtype != F32 && few) multiply_some(products, x, rows, D, FEW_TOGETHER, true);
+}
+
+// Of one token, whose slots are `found`.
 static void token_products(float *to, const float *x, Tensor table, const NamedSlot *found,
-                           int64_t count, float *room) {
-    int64_t D = table.shape[1], ahead = is_far(table) ? TOGETHER : 0;
+                           int64_t count) {
+    int64_t ahead = is_far(table) ? TOGETHER : 0;
     for (int64_t i = 0; i < count; i += TOGETHER) {
-        const float *rows[TOGETHER];
+        const void *rows[TOGETHER];
         float products[TOGETHER];
         int64_t here = count - i < TOGETHER ? count - i : TOGETHER;
         for (int64_t j = i + TOGETHER; j < i + TOGETHER + ahead && j < count; j++)
             ask_for_row(table, found[j].row);
         for (int64_t j = 0; j < TOGETHER; j++) // the last group has its last row several times
-            rows[j] =
-                j < here ? numbered_row(table, found[i + j].row, room + j * D) : rows[here - 1];
-        multiply_rows(products, x, rows, D);
+            rows[j] = j < here ? row_at(table, found[i + j].row) : rows[here - 1];
+        multiply_rows(products, x, rows, table, here <= FEW_TOGETHER);
         for (int64_t j = 0; j < here; j++) to[found[i + j].slot] = products[j];
     }
 }
 
 void named_products_cpu(Device *dev, NamedRows out, Tensor x, Tensor ids) {
     int64_t M = x.shape[0], D = x.shape[1], K = ids.shape[1], W = out.coefficients.shape[1];
-    int64_t rooms = (TOGETHER + 1) * D;
 #pragma omp parallel
     {
-        NamedSlot *found =
-            thread_scratch((size_t)K * sizeof *found + (size_t)rooms * sizeof(float));
-        float *room = (float *)(found + K);
+        NamedSlot *found = thread_scratch((size_t)K * sizeof *found + (size_t)D * sizeof(float));
+        float *spare = (float *)(found + K);
 #pragma omp for schedule(static)
         for (int64_t m = 0; m < M; m++) {
             const int32_t *id = tensor_i32(ids) + m * K;
             float *to = tensor_f32(out.coefficients) + m * W + out.first_column;
             int64_t count = find_slots(found, id, K, out.first, out.table.shape[0]);
             if (count < K) memset(to, 0, (size_t)K * sizeof *to);
-            token_products(to, row_as_f32(x, m, room + TOGETHER * D), out.table, found, count,
-                           room);
+            token_products(to, row_as_f32(x, m, spare), out.table, found, count);
         }
     }
 }
 
 // ---- sums ---------------------------------------------------------------------------------------
 
+typedef struct Term {
+    const void *row;
+    float factor;
+} Term;
+
 enum { HELD = 8 }; // vectors of a row that are added up in registers
 
-// sum += Σ factors · rows, in their order, for n columns of each.
-static void add_rows(float *sum, const float *factors, const float *const *rows, int64_t count,
-                     int64_t n) {
+// Some vectors of columns of add_terms.
+static inline __attribute__((always_inline)) void add_columns(float *sum, const Term *terms,
+                                                              int64_t count, int64_t d, int vectors,
+                                                              bool on, bool bf16) {
+    Lanes held[HELD];
+    for (int v = 0; v < vectors; v++) held[v] = on ? lanes_load(sum + d + v * LANES) : (Lanes){0};
+    for (int64_t i = 0; i < count; i++) {
+        Lanes by = lanes_set(terms[i].factor);
+        for (int v = 0; v < vectors; v++)
+            held[v] = lanes_fma(by, stored_lanes(terms[i].row, d + v * LANES, bf16), held[v]);
+    }
+    for (int v = 0; v < vectors; v++) lanes_store(sum + d + v * LANES, held[v]);
+}
+
+static inline __attribute__((always_inline)) void
+add_some(float *sum, const Term *terms, int64_t count, int64_t D, bool on, bool bf16) {
     int64_t d = 0;
-    for (; d + HELD * LANES <= n; d += HELD * LANES) {
-        Lanes held[HELD];
-        for (int v = 0; v < HELD; v++) held[v] = lanes_load(sum + d + v * LANES);
-        for (int64_t i = 0; i < count; i++) {
-            Lanes by = lanes_set(factors[i]);
-            for (int v = 0; v < HELD; v++)
-                held[v] = lanes_fma(by, lanes_load(rows[i] + d + v * LANES), held[v]);
-        }
-        for (int v = 0; v < HELD; v++) lanes_store(sum + d + v * LANES, held[v]);
-    }
-    for (; d + LANES <= n; d += LANES) {
-        Lanes held = lanes_load(sum + d);
+    for (; d + HELD * LANES <= D; d += HELD * LANES)
+        add_columns(sum, terms, count, d, HELD, on, bf16);
+    for (; d + LANES <= D; d += LANES) add_columns(sum, terms, count, d, 1, on, bf16);
+    for (; d < D; d++) {
+        if (!on) sum[d] = 0;
         for (int64_t i = 0; i < count; i++)
-            held = lanes_fma(lanes_set(factors[i]), lanes_load(rows[i] + d), held);
-        lanes_store(sum + d, held);
+            sum[d] += terms[i].factor * stored_number(terms[i].row, d, bf16);
     }
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t t = d; t < n; t++) sum[t] += factors[i] * rows[i][t];
 }
 
-// Rows and their factors, which are added up when there are many or when they end; rows of bf16 are
-// widened meanwhile.
-enum { GATHERED = 16 };
-typedef struct Gathering {
-    float *sum; // (D)
-    int64_t D;
-    float *room; // (GATHERED, D)
-    float factors[GATHERED];
-    const float *rows[GATHERED];
-    int64_t count;
-} Gathering;
-
-static inline void add_gathered(Gathering *g) {
-    add_rows(g->sum, g->factors, g->rows, g->count, g->D);
-    g->count = 0;
+// sum (D) = Σ factor · row, in their order; on: +=.
+static void add_terms(float *sum, const Term *terms, int64_t count, int64_t D, bool on,
+                      DType dtype) {
+    if (dtype == F32) add_some(sum, terms, count, D, on, false);
+    if (dtype != F32) add_some(sum, terms, count, D, on, true);
 }
 
-static inline void gather(Gathering *g, float factor, Tensor from, int64_t row) {
-    g->factors[g->count] = factor;
-    g->rows[g->count] = numbered_row(from, row, g->room + g->count * g->D);
-    if (++g->count == GATHERED) add_gathered(g);
+// A binary tree over parts that come one after the other: part p is added up in partial sum
+// tree_level(p), and then added to those that it completes.
+enum { TREE_LEVELS = 4 }; // of NAMED_PARTS
+static inline int tree_level(int64_t p) {
+    return __builtin_popcountll((unsigned long long)p);
 }
 
-// Puts the slots in the order of their parts, `rows` of a table each, and of a part in their own;
-// those of part p are from[p] … from[p + 1] - 1.
-static void order_by_part(NamedSlot *ordered, int64_t *from, const NamedSlot *found, int64_t count,
-                          int64_t parts, int64_t part_rows) {
+static void add_row(float *to, const float *row, int64_t D) {
+    for (int64_t d = 0; d < D; d++) to[d] += row[d];
+}
+
+// Tokens that go through the parts of a table together: a part stays in a cache, where the table
+// may not.
+enum { TOKENS = 16 };
+
+// Slots in the order of their parts, and of a part in their own: those of part p are
+// slots[from[p]] … slots[from[p + 1] - 1].
+typedef struct Ordered {
+    NamedSlot *slots;
+    int64_t from[NAMED_PARTS + 1];
+} Ordered;
+
+static void order_by_part(Ordered *to, const NamedSlot *found, int64_t count, int64_t parts,
+                          int64_t part_rows) {
     int64_t at[NAMED_PARTS] = {0};
-    uint32_t rows = (uint32_t)part_rows; // which divides faster than 64 bits
-    for (int64_t i = 0; i < count; i++) at[(uint32_t)found[i].row / rows]++;
-    from[0] = 0;
+    double inverse = inverse_of(part_rows);
+    for (int64_t i = 0; i < count; i++) at[quotient(found[i].row, inverse)]++;
+    to->from[0] = 0;
     for (int64_t p = 0; p < parts; p++) {
-        from[p + 1] = from[p] + at[p];
-        at[p] = from[p];
+        to->from[p + 1] = to->from[p] + at[p];
+        at[p] = to->from[p];
     }
-    for (int64_t i = 0; i < count; i++) ordered[at[(uint32_t)found[i].row / rows]++] = found[i];
+    for (int64_t i = 0; i < count; i++) to->slots[at[quotient(found[i].row, inverse)]++] = found[i];
 }
 
-// sums (parts, D): row 0 becomes the tree over all of them.
-static void add_tree(float *sums, int64_t parts, int64_t D) {
-    for (int64_t apart = 1; apart < parts; apart *= 2)
-        for (int64_t p = 0; p < parts; p += 2 * apart)
-            for (int64_t d = 0; d < D; d++) sums[p * D + d] += sums[(p + apart) * D + d];
+// sums (levels of the tree, D): part p of token m.
+static void sum_part(float *sums, Term *terms, const Ordered *ordered, NamedTables tables,
+                     int64_t m, int64_t p) {
+    int64_t count = 0, D = tables.rows[0].table.shape[1];
+    for (int64_t t = 0; t < tables.count; t++) {
+        NamedRows rows = tables.rows[t];
+        const float *factors = (const float *)rows.coefficients.data +
+                               m * rows.coefficients.shape[1] + rows.first_column;
+        for (int64_t i = ordered->from[p]; i < ordered->from[p + 1]; i++) {
+            NamedSlot slot = ordered->slots[i];
+            terms[count++] = (Term){row_at(rows.table, slot.row), factors[slot.slot]};
+        }
+    }
+    float *sum = sums + tree_level(p) * D;
+    add_terms(sum, terms, count, D, false, tables.rows[0].table.dtype);
+    for (; p & 1; p /= 2, sum -= D) add_row(sum - D, sum, D);
+}
+
+static size_t sums_scratch_bytes(int64_t K, int64_t D) {
+    return (size_t)K * (NAMED_TABLES * sizeof(Term) + (TOKENS + 1) * sizeof(NamedSlot)) +
+           (size_t)D * TOKENS * TREE_LEVELS * sizeof(float);
 }
 
 void named_sums_cpu(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
     const NamedRows *rows = tables.rows;
     int64_t M = out.shape[0], D = out.shape[1], K = ids.shape[1], E = rows[0].table.shape[0];
-    int64_t rooms = (parts + GATHERED) * D;
-    bool far = is_far(rows[0].table);
 #pragma omp parallel
     {
-        NamedSlot *found =
-            thread_scratch((size_t)(2 * K) * sizeof *found + (size_t)rooms * sizeof(float));
-        NamedSlot *ordered = found + K;
-        float *sums = (float *)(ordered + K);
-        int64_t from[NAMED_PARTS + 1];
+        Term *terms = thread_scratch(sums_scratch_bytes(K, D));
+        NamedSlot *found = (NamedSlot *)(terms + NAMED_TABLES * K), *slots = found + K;
+        float *sums = (float *)(slots + TOKENS * K);
+        Ordered ordered[TOKENS];
+        for (int64_t i = 0; i < TOKENS; i++) ordered[i].slots = slots + i * K;
 #pragma omp for schedule(static)
-        for (int64_t m = 0; m < M; m++) {
-            int64_t count = find_slots(found, tensor_i32(ids) + m * K, K, rows[0].first, E);
-            for (int64_t t = 0; t < tables.count && far; t++)
-                for (int64_t i = 0; i < count; i++) ask_for_row(rows[t].table, found[i].row);
-            order_by_part(ordered, from, found, count, parts, E / parts);
-            memset(sums, 0, (size_t)(parts * D) * sizeof *sums);
-            for (int64_t p = 0; p < parts; p++) {
-                Gathering g = {.sum = sums + p * D, .D = D, .room = sums + parts * D};
-                for (int64_t t = 0; t < tables.count; t++) {
-                    const float *factors = (const float *)rows[t].coefficients.data +
-                                           m * rows[t].coefficients.shape[1] + rows[t].first_column;
-                    for (int64_t i = from[p]; i < from[p + 1]; i++)
-                        gather(&g, factors[ordered[i].slot], rows[t].table, ordered[i].row);
-                }
-                add_gathered(&g);
+        for (int64_t first = 0; first < M; first += TOKENS) {
+            int64_t count = M - first < TOKENS ? M - first : TOKENS;
+            for (int64_t i = 0; i < count; i++) {
+                int64_t here =
+                    find_slots(found, tensor_i32(ids) + (first + i) * K, K, rows[0].first, E);
+                order_by_part(&ordered[i], found, here, parts, E / parts);
             }
-            add_tree(sums, parts, D);
-            memcpy(tensor_f32(out) + m * D, sums, (size_t)D * sizeof *sums);
+            for (int64_t p = 0; p < parts; p++)
+                for (int64_t i = 0; i < count; i++)
+                    sum_part(sums + i * TREE_LEVELS * D, terms, &ordered[i], tables, first + i, p);
+            for (int64_t i = 0; i < count; i++)
+                memcpy(tensor_f32(out) + (first + i) * D, sums + i * TREE_LEVELS * D,
+                       (size_t)D * sizeof *sums);
         }
     }
 }
@@ -244,27 +313,37 @@ void list_names_cpu(Device *dev, Tensor at, Tensor listed, Tensor ids, int64_t f
     }
 }
 
-// What a row's gradient is added up of.
+// What the gradient of rows is added up of.
 typedef struct Places {
     const float *coefficients; // from the first column on
     int64_t W, K, tokens_per_part;
+    double inverse_K;
     Tensor x;
 } Places;
 
+enum { TERMS = 256 }; // that are looked up at once
+
+// sum (D) = Σ of the places at[0..count), in their order.
+static void sum_places(const Places *p, float *sum, const int32_t *at, int64_t count) {
+    Term terms[TERMS];
+    for (int64_t first = 0; first == 0 || first < count; first += TERMS) {
+        int64_t here = count - first < TERMS ? count - first : TERMS;
+        for (int64_t i = 0; i < here; i++) {
+            int64_t token = quotient(at[first + i], p->inverse_K);
+            int64_t slot = at[first + i] - token * p->K;
+            terms[i] = (Term){row_at(p->x, token), p->coefficients[token * p->W + slot]};
+        }
+        add_terms(sum, terms, here, p->x.shape[1], first > 0, p->x.dtype);
+    }
+}
+
 // sum (D) = the binary tree over parts [first_part, first_part + parts) of the places at[0..count).
-// spare: D floats for each level of the tree below this one, and those of a Gathering. Parts
-// without places are +0: skipped.
+// spare: D floats for each level of the tree below this one. Parts without places are +0: skipped.
 static void sum_parts(const Places *p, float *sum, const int32_t *at, int64_t count,
                       int64_t first_part, int64_t parts, float *spare) {
     int64_t D = p->x.shape[1];
     if (count == 0 || parts == 1) {
-        Gathering g = {.sum = sum, .D = D, .room = spare};
-        memset(sum, 0, (size_t)D * sizeof *sum);
-        for (int64_t i = 0; i < count; i++) {
-            int64_t token = (uint32_t)at[i] / (uint32_t)p->K, slot = at[i] - token * p->K;
-            gather(&g, p->coefficients[token * p->W + slot], p->x, token);
-        }
-        add_gathered(&g);
+        sum_places(p, sum, at, count);
         return;
     }
     int64_t middle = (first_part + parts / 2) * p->tokens_per_part * p->K, left = 0;
@@ -272,7 +351,7 @@ static void sum_parts(const Places *p, float *sum, const int32_t *at, int64_t co
     sum_parts(p, sum, at, left, first_part, parts / 2, spare + D);
     if (left == count) return;
     sum_parts(p, spare, at + left, count - left, first_part + parts / 2, parts / 2, spare + D);
-    for (int64_t d = 0; d < D; d++) sum[d] += spare[d];
+    add_row(sum, spare, D);
 }
 
 // Whether a row has to be written: it is named, or it was and must become zero; marks it.
@@ -281,6 +360,16 @@ static inline bool is_touched(int32_t *marks, int64_t e, bool named) {
     bool touched = named || marks[e] != 0;
     if (touched) marks[e] = named;
     return touched;
+}
+
+static int64_t tree_levels(int64_t parts) {
+    int64_t levels = 1;
+    while ((int64_t)1 << levels <= parts) levels++;
+    return levels;
+}
+
+static size_t gradient_scratch_bytes(int64_t D, int64_t parts) {
+    return (size_t)(tree_levels(parts) * D) * sizeof(float);
 }
 
 void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows, Tensor x,
@@ -292,12 +381,11 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
                      .W = rows.coefficients.shape[1],
                      .K = K,
                      .tokens_per_part = x.shape[0] / parts,
+                     .inverse_K = inverse_of(K),
                      .x = x};
-    int64_t levels = 1;
-    while ((int64_t)1 << levels <= parts) levels++;
 #pragma omp parallel
     {
-        float *spare = thread_scratch((size_t)((levels + GATHERED) * D) * sizeof *spare);
+        float *spare = thread_scratch(gradient_scratch_bytes(D, parts));
 #pragma omp for schedule(dynamic, 64)
         for (int64_t e = 0; e < E; e++)
             if (is_touched(marked, e, begin[e + 1] > begin[e]))
@@ -307,9 +395,6 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
 }
 
 int64_t named_rows_scratch_bytes(int64_t K, int64_t D, int64_t parts) {
-    int64_t levels = 1;
-    while ((int64_t)1 << levels <= parts) levels++;
-    int64_t sums = 2 * K * (int64_t)sizeof(NamedSlot) + (NAMED_PARTS + GATHERED) * D * 4;
-    int64_t gradient = (levels + GATHERED) * D * 4;
-    return sums > gradient ? sums : gradient;
+    size_t sums = sums_scratch_bytes(K, D), gradient = gradient_scratch_bytes(D, parts);
+    return (int64_t)(sums > gradient ? sums : gradient);
 }

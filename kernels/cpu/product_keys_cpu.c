@@ -10,8 +10,8 @@ typedef int32_t Counts __attribute__((vector_size(4 * LANES)));
 
 // Keys of one half with the largest scores, best first; of equal scores the lower number first.
 typedef struct BestKeys {
-    float score[MOST];
-    int32_t key[MOST];
+    float score[CANDIDATES]; // of which the first k count
+    int32_t key[CANDIDATES];
 } BestKeys;
 
 // Keys that may be among those, in the order of their numbers, or the best found so far and behind
@@ -42,9 +42,9 @@ static inline Counts count_before(const Candidates *c, int64_t first, int64_t be
     return before;
 }
 
-// The k first of c->count >= k: where a candidate comes is how many are before it, counted for
-// LANES of them at once.
-static void take_best(BestKeys *best, Candidates *c, int64_t k) {
+// Puts the candidates in order: where one comes is how many are before it, counted for LANES of them
+// at once.
+static void take_best(BestKeys *best, Candidates *c) {
     Counts number;
     for (int i = 0; i < LANES; i++) number[i] = i;
     for (int64_t i = c->count; i % LANES != 0; i++) c->score[i] = -INFINITY;
@@ -54,7 +54,6 @@ static void take_best(BestKeys *best, Candidates *c, int64_t k) {
         const Counts before = count_before(c, first, behind, number);
         memcpy(at, &before, sizeof at);
         for (int64_t i = first; i < behind; i++) {
-            if (at[i - first] >= k) continue;
             best->score[at[i - first]] = c->score[i];
             best->key[at[i - first]] = c->key[i];
         }
@@ -76,7 +75,7 @@ static float lower_bound(const float *scores, int64_t n, int64_t k) {
             largest = lanes_max(lanes_load(scores + i), largest);
         lanes_store(most.score + c, largest);
     }
-    take_best(&best, &most, k);
+    take_best(&best, &most);
     return best.score[k - 1];
 }
 
@@ -110,7 +109,7 @@ static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k)
                       (lanes_load(scores + i + LANES) >= lanes_set(least))))
             continue;
         if (c.count > CANDIDATES - RUN) {
-            take_best(best, &c, k);
+            take_best(best, &c);
             c.count = k;
             memcpy(c.score, best->score, (size_t)k * sizeof *c.score);
             memcpy(c.key, best->key, (size_t)k * sizeof *c.key);
@@ -118,7 +117,7 @@ static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k)
         }
         add_run(&c, scores, i, end, least);
     }
-    take_best(best, &c, k);
+    take_best(best, &c);
 }
 
 // The best k pairs: of each first key the second ones are taken in their order, so that the next of
@@ -186,8 +185,9 @@ void spread_sums_cpu(Device *dev, Tensor dscores, Tensor dsums, Tensor keys) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < R; r++) {
         float *to = tensor_f32(dscores) + r * n;
+        const float *dsum = tensor_f32(dsums) + r * k;
+        const int32_t *key = tensor_i32(keys) + r * k;
         memset(to, 0, (size_t)n * sizeof *to);
-        for (int64_t i = 0; i < k; i++)
-            to[tensor_i32(keys)[r * k + i]] += tensor_f32(dsums)[r * k + i];
+        for (int64_t i = 0; i < k; i++) to[key[i]] += dsum[i];
     }
 }
