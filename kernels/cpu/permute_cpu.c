@@ -4,6 +4,7 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
+#include "kernels/integers.h"
 
 // A counting sort by (place, part): count, turn counts into first rows, deal the rows out in
 // (token, slot) order. Each part counts and deals alone.
@@ -158,6 +159,45 @@ void gather_rows_cpu(Device *dev, Tensor out, Tensor x, Tensor index, int64_t ro
     }
 }
 
+// A token's rows lie anywhere: they are asked for while tokens before it are at work. The processor
+// itself follows a row once it is begun.
+enum { AHEAD = 4 }; // tokens
+static inline void ask_for_rows(Tensor y, const int32_t *rows, int64_t K) {
+    enum { LINE = 64, FIRST_LINES = 4 };
+    int64_t bytes = y.shape[1] * (int64_t)dtype_bytes(y.dtype);
+    for (int64_t c = 0; c < K; c++) {
+        const char *row = (const char *)y.data + rows[c] * bytes;
+        for (int64_t at = 0; at < smaller(bytes, FIRST_LINES * LINE) && rows[c] >= 0; at += LINE)
+            __builtin_prefetch(row + at);
+    }
+}
+
+enum { HELD = 4 }; // registers of sums
+
+// sum (D) = Σ weight · row of y over a token's kept choices, in their order. wide: D floats.
+static void combine_rows(float *sum, Tensor y, const int32_t *rows, const float *weight, int64_t K,
+                         float *wide) {
+    int64_t D = y.shape[1], d = 0;
+    for (; d + HELD * LANES <= D && y.dtype == F32; d += HELD * LANES) {
+        Lanes held[HELD] = {{0}};
+        for (int64_t c = 0; c < K; c++) {
+            if (rows[c] < 0) continue;
+            const float *part = tensor_f32(y) + rows[c] * D + d;
+            Lanes w = lanes_set(weight ? weight[c] : 1.0f);
+            for (int v = 0; v < HELD; v++) held[v] += w * lanes_load(part + v * LANES);
+        }
+        for (int v = 0; v < HELD; v++) lanes_store(sum + d + v * LANES, held[v]);
+    }
+    if (d == D) return;
+    memset(sum + d, 0, (size_t)(D - d) * sizeof *sum);
+    for (int64_t c = 0; c < K; c++) {
+        if (rows[c] < 0) continue;
+        const float *part = row_as_f32(y, rows[c], wide);
+        float w = weight ? weight[c] : 1.0f;
+        for (int64_t i = d; i < D; i++) sum[i] += w * part[i];
+    }
+}
+
 void combine_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor slot_row, Tensor weights) {
     int64_t N = out.shape[0], D = out.shape[1], K = slot_row.shape[1];
     const float *weight = weights.data ? tensor_f32(weights) : NULL;
@@ -167,13 +207,8 @@ void combine_forward_cpu(Device *dev, Tensor out, Tensor y, Tensor slot_row, Ten
     for (int64_t n = 0; n < N; n++) {
         float *spare = wide ? NULL : thread_scratch((size_t)(2 * D) * sizeof *spare);
         float *sum = wide ? tensor_f32(out) + n * D : spare + D;
-        memset(sum, 0, (size_t)D * sizeof *sum);
-        for (int64_t c = n * K; c < (n + 1) * K; c++) {
-            if (row[c] < 0) continue;
-            const float *part = row_as_f32(y, row[c], spare);
-            float w = weight ? weight[c] : 1.0f;
-            for (int64_t d = 0; d < D; d++) sum[d] += w * part[d];
-        }
+        if (n + AHEAD < N) ask_for_rows(y, row + (n + AHEAD) * K, K);
+        combine_rows(sum, y, row + n * K, weight ? weight + n * K : NULL, K, spare);
         if (!wide) round_to_bf16(tensor_bf16(out) + n * D, sum, D);
     }
 }
@@ -198,6 +233,7 @@ void combine_backward_cpu(Device *dev, Tensor dy, Tensor dweights, Tensor dout, 
         float *spare = wide ? NULL : thread_scratch((size_t)(2 * D) * sizeof *spare);
         const float *dsum = row_as_f32(dout, n, spare);
         float *narrow = wide ? NULL : spare + D; // a row of y, then of dy
+        if (n + AHEAD < N) ask_for_rows(y, row + (n + AHEAD) * K, K);
         for (int64_t c = n * K; c < (n + 1) * K; c++) {
             dweight[c] = 0.0f;
             if (row[c] < 0) continue;
