@@ -42,8 +42,8 @@ static inline Counts count_before(const Candidates *c, int64_t first, int64_t be
     return before;
 }
 
-// Puts the candidates in order: where one comes is how many are before it, counted for LANES of them
-// at once.
+// Puts the candidates in order: where one comes is how many are before it, counted for LANES of
+// them at once.
 static void take_best(BestKeys *best, Candidates *c) {
     Counts number;
     for (int i = 0; i < LANES; i++) number[i] = i;
