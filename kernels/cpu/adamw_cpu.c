@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/vector_math.h"
 
 // One element's update.
 static inline void update_element(float *w, float *m, float *v, float g, float lr,
@@ -42,8 +43,25 @@ void adamw_update_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Te
 
 enum { BLOCK = 64 }; // elements that have all their updates one after another, in the cache
 
+// As decay_block; the weights stay in registers, for rows that lack many updates.
+static void decay_whole_block(float *w, const float *history, int64_t count) {
+    Lanes held[BLOCK / LANES];
+    memcpy(held, w, sizeof held);
+    for (int64_t i = 0; i < count; i++) {
+        Lanes lr = lanes_set(history[i * UPDATE_HISTORY]);
+        Lanes weight_decay = lanes_set(history[i * UPDATE_HISTORY + 1]);
+        if (history[i * UPDATE_HISTORY + 1] == 0.0f) continue;
+        for (int k = 0; k < BLOCK / LANES; k++) held[k] -= lr * (weight_decay * held[k]);
+    }
+    memcpy(w, held, sizeof held);
+}
+
 // Updates of a block of n elements with a gradient of zero, where m and v are zero: weights decay.
 static void decay_block(float *w, int64_t n, const float *history, int64_t count) {
+    if (n == BLOCK) {
+        decay_whole_block(w, history, count);
+        return;
+    }
     for (int64_t i = 0; i < count; i++) {
         float lr = history[i * UPDATE_HISTORY], weight_decay = history[i * UPDATE_HISTORY + 1];
         if (weight_decay == 0.0f) continue;
