@@ -79,11 +79,18 @@ static float lower_bound(const float *scores, int64_t n, int64_t k) {
     return best.score[k - 1];
 }
 
-static inline bool any_lane(Counts x) {
-    int64_t parts[LANES / 2], any = 0;
-    memcpy(parts, &x, sizeof parts);
-    for (int i = 0; i < LANES / 2; i++) any |= parts[i];
-    return any != 0;
+// Which of LANES numbers are not below a bound, a bit each.
+static inline uint32_t not_below(const float *x, float least) {
+    Lanes here = lanes_load(x), bound = lanes_set(least);
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)here, (__m512)bound, _CMP_GE_OQ);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (uint32_t)_mm256_movemask_ps((__m256)(here >= bound));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(here[i] >= bound[i]) << i;
+    return bits;
+#endif
 }
 
 // Keys [first, end), at most RUN, of which those not below `least` are taken.
@@ -97,17 +104,18 @@ static inline void add_run(Candidates *c, const float *scores, int64_t first, in
     }
 }
 
-// A run of keys is looked at one by one only where one of them may be among the k.
+// Where there is a bound, of a run of keys only those are looked at that may be among the k.
 static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k) {
     float least = lower_bound(scores, n, k);
     Candidates c;
     c.count = 0;
     for (int64_t i = 0; i < n; i += RUN) {
-        int64_t end = i + RUN < n ? i + RUN : n;
-        if (least > -INFINITY && end == i + RUN &&
-            !any_lane((lanes_load(scores + i) >= lanes_set(least)) |
-                      (lanes_load(scores + i + LANES) >= lanes_set(least))))
-            continue;
+        bool bounded = least > -INFINITY && i + RUN <= n;
+        uint32_t bits = 0;
+        if (bounded) {
+            bits = not_below(scores + i, least) | not_below(scores + i + LANES, least) << LANES;
+            if (bits == 0) continue;
+        }
         if (c.count > CANDIDATES - RUN) {
             take_best(best, &c);
             c.count = k;
@@ -115,7 +123,12 @@ static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k)
             memcpy(c.key, best->key, (size_t)k * sizeof *c.key);
             least = best->score[k - 1];
         }
-        add_run(&c, scores, i, end, least);
+        if (!bounded) add_run(&c, scores, i, i + RUN < n ? i + RUN : n, least);
+        for (; bits; bits &= bits - 1, c.count++) {
+            int64_t j = i + __builtin_ctz(bits);
+            c.score[c.count] = scores[j];
+            c.key[c.count] = (int32_t)j;
+        }
     }
     take_best(best, &c);
 }
