@@ -249,6 +249,8 @@ def main(tests):
     how many faults it has made. Exit code 77 when all were skipped. tests/faults/run reads the lines."""
     program, names = sys.argv[1], sys.argv[2:]
     failed, skipped, done = 0, 0, 0
+    unknown = set(names) - {test.__name__ for test in tests}
+    assert not unknown, f"no test is called {', '.join(sorted(unknown))}"
     for test in tests:
         sentence = test.__name__.replace("_", " ")
         if names and test.__name__ not in names:
