@@ -2,8 +2,9 @@
 """What the compiler made of every kernel, without a GPU: registers, shared memory, spills and occupancy for each target, kept
 as the reviewed file kernels.csv; and whether tensor-core kernels contain tensor-core instructions.
 
-  static.py BUILD_FOLDER            compares with kernels.csv; a difference or a spill that SPILLS does not allow fails
-  static.py BUILD_FOLDER --update   writes kernels.csv anew: review its diff
+  static.py BUILD_FOLDER            compares with kernels.csv; a difference or a spill that SPILLS does not allow fails. A build
+                                    for one GPU (preset hopper) is compared with the rows of that one
+  static.py BUILD_FOLDER --update   writes kernels.csv anew, from a build for all: review its diff
 
 Occupancy is the share of an SM's warps that registers, static shared memory and __launch_bounds__ allow for the kernel's
 largest block; dynamic shared memory, chosen at launch, is not in it. Registers are those of one compiler version: the first
@@ -101,7 +102,7 @@ def check_tensor_cores(file, ptx):
 
 def main():
     build, update = pathlib.Path(sys.argv[1]), "--update" in sys.argv
-    rows, problems = [], []
+    rows, problems, built = [], [], set()
     files = sorted(file.name for file in (ROOT / "kernels" / "cuda").glob("*.cu"))
     kept = {file.name: file for file in build.rglob("*.cu.o.ptx*")}  # by keep-ptx
     for file in files:
@@ -111,9 +112,10 @@ def main():
         bounds = launch_bounds(ptx)
         problems += check_tensor_cores(file, ptx)
         found = kernels(kept[f"{file}.o.ptxas"].read_text())
-        if {(target, name) for target, name, *_ in found} != {(target, name) for target in SM for name in bounds}:
-            problems.append(f"{file}: {len(bounds)} kernels, but ptxas spoke of {len(found)} for {len(SM)} targets; "
-                            "build the preset cuda anew")
+        built = built or {target for target, *_ in found}
+        if {(target, name) for target, name, *_ in found} != {(target, name) for target in built for name in bounds}:
+            problems.append(f"{file}: {len(bounds)} kernels, but ptxas spoke of {len(found)} for {len(built)} targets; "
+                            "build it anew")
         for (target, mangled, registers, shared, spill), name in zip(found, demangled([row[1] for row in found])):
             threads = bounds.get(mangled, 1024)
             rows.append([file, name, f"sm_{target}", threads, registers, shared, spill,
@@ -127,6 +129,10 @@ def main():
     writer.writerow(["file", "kernel", "target", "threads", "registers", "static_shared_bytes", "spill_bytes", "occupancy"])
     writer.writerows(rows)
     known = TABLE.read_text() if TABLE.exists() else ""
+    known = "".join(line for line in known.splitlines(keepends=True)
+                    if not (target := re.search(r",sm_(\d+),", line)) or int(target[1]) in built)
+    if update and built != set(SM):
+        sys.exit(f"{build} has {len(built)} of {len(SM)} targets: build the preset cuda")
     if update:
         TABLE.write_text(text.getvalue())
     elif known.splitlines()[:1] != text.getvalue().splitlines()[:1]:
@@ -138,7 +144,7 @@ def main():
         problems.append(f"review these and run: tests/gpu/static.py {build} --update")
     for problem in problems:
         print(problem)
-    print(f"{len({(row[0], row[1]) for row in rows})} kernels in {len(files)} files for {len(SM)} targets, "
+    print(f"{len({(row[0], row[1]) for row in rows})} kernels in {len(files)} files for {len(built)} of {len(SM)} targets, "
           f"{sum(1 for row in rows if row[6])} with spills, most registers {max(row[4] for row in rows)}")
     sys.exit(1 if problems else 0)
 
