@@ -11,7 +11,11 @@
 //
 // Where experts are replicated, a group of ranks that hold all experts gets one node as if it were
 // a rank, the larger ones first, since gradients of experts are summed over whole groups; it deals
-// the shards below it to its own ranks evenly. Nothing here is collective.
+// the shards below it to its own ranks evenly. Three groups get 4, 2 and 2 of 8 shards: nodes are
+// powers of two, and no other three make them all. For 3, 3 and 2 a group would have several nodes,
+// and a rank a sum of all its experts' gradients over each, from kernels that know an expert's rows
+// as one run of parts; one group of all ranks has 3, 3 and 2 (`moetrain plan` says which degree is
+// most even). Nothing here is collective.
 //
 // The tree over a power of two of shards halves them at every node. Over S others it is that over
 // the next power of two, P, in which each of the first P - S shards stands for two leaves.

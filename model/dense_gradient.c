@@ -1,12 +1,15 @@
 #include "model/dense_gradient.h"
 
+Tensor node_sums(const Work *work, int node, int64_t offset, int64_t elements) {
+    Tensor sums = tensor_rows(work->node_gradients, node - 1, 1);
+    return tensor_range(tensor_reshape_1d(sums, tensor_elements(sums)), offset, elements);
+}
+
 Tensor node_gradient(const Work *work, int param, int share, int node) {
     if (node == 0) return work_use_gradient(work, param, share);
     const Param *row = &work->params->rows[param];
-    Tensor set = share == OWN_GRADIENT ? work->node_gradients : work->node_shares[share];
-    int64_t first = share == OWN_GRADIENT ? row->offset : 0, elements = param_elements(row);
-    set = tensor_rows(set, node - 1, 1);
-    Tensor x = tensor_range(tensor_reshape_1d(set, tensor_elements(set)), first, elements);
+    int64_t offset = share == OWN_GRADIENT ? row->node_offset : work->node_share_offset[share];
+    Tensor x = node_sums(work, node, offset, param_elements(row));
     return row->rank == 2 ? tensor_reshape_2d(x, row->shape[0], row->shape[1]) : x;
 }
 

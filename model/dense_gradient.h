@@ -9,6 +9,8 @@
 
 #include "model/work.h"
 
+// Elements of work->node_gradients that are of a further node, [1, work->shape.node_count).
+Tensor node_sums(const Work *work, int node, int64_t offset, int64_t elements);
 // A gradient's place for the sum over one node, [0, work->shape.node_count).
 Tensor node_gradient(const Work *work, int param, int share, int node);
 // The rows of x that are of one node, and all of them as those of a dense product.

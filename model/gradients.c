@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "kernels/integers.h"
+#include "model/dense_gradient.h"
 
 static bool by_tree(const Work *work) {
     return work->shape.reduce_order == REDUCE_FIXED_TREE;
@@ -42,6 +43,7 @@ int gradients_add_share(Gradients *gradients, int row) {
     CHECK(gradients->share_count < GRADIENT_SHARES_MAX, "more than %d shares of gradients",
           (int)GRADIENT_SHARES_MAX);
     gradients->shared[gradients->share_count] = row;
+    gradients->share_bucket[gradients->share_count] = gradients->count - 1;
     return gradients->share_count++;
 }
 
@@ -102,14 +104,82 @@ static void use_set(Gradients *gradients, Work *work, GradientSet set) {
     }
 }
 
-// Of the rank's nodes but the first, which work->gradients is of; the same room on all ranks.
-static void layout_nodes(const Gradients *gradients, Work *work, Arena *arena) {
-    int64_t others = work->shape.most_nodes - 1;
-    work->node_gradients = arena_2d(arena, F32, others, work->params->elements[RUN_DENSE]);
-    for (int i = 0; i < gradients->share_count; i++)
-        work->node_shares[i] =
-            arena_2d(arena, F32, others, param_elements(shared_row(gradients, work, i)));
+static bool in_bucket(const GradientBucket *bucket, const Param *row) {
+    int64_t at = row->offset - bucket->first[row->run];
+    return at >= 0 && at < bucket->elements[row->run];
 }
+
+// ---- sums over further nodes of a rank ----------------------------------------------------------
+// They are needed until ranks have added them up, so that buckets take turns in two rooms: the last
+// one that is declared, final norm and head, is written first, in room 0, and the embedding last,
+// there as well, since tables are long. What belongs to modules of multi-token prediction, which is
+// written while the head's waits, has room of its own.
+
+enum { NODE_ROOMS = 2 };
+
+static int main_buckets(const Gradients *gradients, const Work *work) {
+    return gradients->count - (int)work->config->mtp.layers;
+}
+
+static int node_room(const Gradients *gradients, const Work *work, int bucket) {
+    int last = main_buckets(gradients, work) - 1;
+    return bucket == 0 ? 0 : (last - bucket) % NODE_ROOMS;
+}
+
+// Places a bucket and the shares that are written with it; returns what they take.
+static int64_t place_nodes(Gradients *gradients, Work *work, int bucket, int64_t offset) {
+    GradientBucket *placed = &gradients->buckets[bucket];
+    int64_t elements = placed->elements[RUN_DENSE];
+    placed->node_offset = offset;
+    for (int i = 0; i < work->params->count; i++) {
+        Param *row = &work->params->rows[i];
+        if (row->run == RUN_DENSE && in_bucket(placed, row))
+            row->node_offset = offset + row->offset - placed->first[RUN_DENSE];
+    }
+    for (int i = 0; i < gradients->share_count; i++) {
+        if (gradients->share_bucket[i] != bucket) continue;
+        work->node_share_offset[i] = offset + elements;
+        elements += share_room(shared_row(gradients, work, i));
+    }
+    return elements;
+}
+
+// The same on all ranks.
+static void layout_nodes(Gradients *gradients, Work *work, Arena *arena) {
+    int main = main_buckets(gradients, work);
+    int64_t offset = 0;
+    for (int room = 0; room < NODE_ROOMS; room++) {
+        int64_t most = 0;
+        for (int bucket = 0; bucket < main; bucket++)
+            if (node_room(gradients, work, bucket) == room)
+                most = larger(most, place_nodes(gradients, work, bucket, offset));
+        offset += most;
+    }
+    for (int bucket = main; bucket < gradients->count; bucket++)
+        offset += place_nodes(gradients, work, bucket, offset);
+    work->node_gradients = arena_2d(arena, F32, work->shape.most_nodes - 1, offset);
+}
+
+// Another bucket may have had other parameters in this one's room, which would be between them.
+static void clear_node_room(const Gradients *gradients, const Work *work, int bucket) {
+    const GradientBucket *cleared = &gradients->buckets[bucket];
+    for (int node = 1; node < work->shape.node_count; node++)
+        fill_zero(work->dev,
+                  node_sums(work, node, cleared->node_offset, cleared->elements[RUN_DENSE]));
+}
+
+// Before the bucket that follows this one in the backward pass is written: its room is free.
+// `begun`: sums that had been begun before this one's.
+static void free_node_room(Gradients *gradients, const Work *work, int bucket, int begun) {
+    if (work->shape.most_nodes == 1 || bucket == 0 || bucket >= main_buckets(gradients, work))
+        return;
+    if (node_room(gradients, work, bucket) == node_room(gradients, work, bucket - 1))
+        begun = gradients->pending_count;
+    for (int i = 0; i < begun; i++) collective_wait(&gradients->pending[i]);
+    clear_node_room(gradients, work, bucket - 1);
+}
+
+// ---- all sets -----------------------------------------------------------------------------------
 
 void gradients_layout(Gradients *gradients, Work *work, Arena *arena, Arena *scratch) {
     use_set(gradients, work, layout_set(gradients, work, arena));
@@ -180,9 +250,9 @@ static void begin_sum(Gradients *gradients, const Work *work, Group *group, Tens
         group, x, work->shape.reduce_order, gradients->scratch, TRAFFIC_GRADIENTS);
 }
 
-// Of a dense piece, of which the other nodes' sums lie at [first, …) of the rows of `set`.
-static void begin_dense_sum(Gradients *gradients, const Work *work, Tensor x, Tensor set,
-                            int64_t first, int64_t piece) {
+// Of a dense piece, of which the other nodes' sums are at node_offset.
+static void begin_dense_sum(Gradients *gradients, const Work *work, Tensor x, int64_t node_offset,
+                            int64_t piece) {
     if (!by_tree(work)) {
         begin_sum(gradients, work, work->groups.world, x, piece);
         return;
@@ -190,17 +260,12 @@ static void begin_dense_sum(Gradients *gradients, const Work *work, Tensor x, Te
     Tensor others[SHARD_NODES_MAX];
     note_local_sum(gradients, work, x, piece);
     for (int i = 0; i < work->shape.node_count - 1; i++) {
-        others[i] = tensor_range(set, i * set.shape[1] + first, tensor_elements(x));
+        others[i] = node_sums(work, i + 1, node_offset, tensor_elements(x));
         note_local_sum(gradients, work, others[i], piece);
     }
     TreeShare share = {work->shape.deal, others, gradients->scratch};
     gradients->pending[gradients->pending_count++] =
         tree_sum_begin(work->groups.world, x, share, TRAFFIC_GRADIENTS);
-}
-
-static bool in_bucket(const GradientBucket *bucket, const Param *row) {
-    int64_t at = row->offset - bucket->first[row->run];
-    return at >= 0 && at < bucket->elements[row->run];
 }
 
 // Adds shares to the gradients of a bucket's rows: by the fixed tree after both were summed over
@@ -215,12 +280,13 @@ static void join_shares(const Gradients *gradients, Work *work, int bucket) {
 
 void gradients_share_ready(Gradients *gradients, Work *work, int share) {
     if (share != OWN_GRADIENT && by_tree(work))
-        begin_dense_sum(gradients, work, work->shares[share], work->node_shares[share], 0,
+        begin_dense_sum(gradients, work, work->shares[share], work->node_share_offset[share],
                         (int64_t)gradients->count * GRADIENT_RUNS + share);
 }
 
 void gradients_ready(Gradients *gradients, Work *work, int bucket) {
     const GradientBucket *ready = &gradients->buckets[bucket];
+    int begun = gradients->pending_count;
     if (!by_tree(work)) join_shares(gradients, work, bucket);
     for (int run = 0; run < GRADIENT_RUNS; run++) {
         int64_t first = ready->first[run], elements = ready->elements[run];
@@ -237,10 +303,11 @@ void gradients_ready(Gradients *gradients, Work *work, int bucket) {
         }
         int64_t piece = (int64_t)bucket * GRADIENT_RUNS + run;
         if (run == RUN_DENSE)
-            begin_dense_sum(gradients, work, x, work->node_gradients, first, piece);
+            begin_dense_sum(gradients, work, x, ready->node_offset, piece);
         else
             begin_sum(gradients, work, work->groups.expert_replicas, x, piece);
     }
+    free_node_room(gradients, work, bucket, begun);
 }
 
 // The finished micro-batch takes its place in the fixed tree over micro-batches, which works like a
@@ -271,5 +338,6 @@ static void accumulate(Gradients *gradients, Work *work) {
 void gradients_finish(Gradients *gradients, Work *work) {
     for (int i = 0; i < gradients->pending_count; i++) collective_wait(&gradients->pending[i]);
     gradients->pending_count = 0;
+    clear_node_room(gradients, work, main_buckets(gradients, work) - 1);
     if (by_tree(work)) accumulate(gradients, work);
 }

@@ -1,6 +1,7 @@
 // The sums of gradients: over ranks while the layers below still compute, and over the
 // micro-batches of a step. Layers write into work->gradients and know nothing of it; where a rank
-// has several nodes of the tree, dense_gradient.h writes those of further nodes beside them.
+// has several nodes of the tree, dense_gradient.h writes those of further nodes beside them, in
+// room for the bucket at work and the one before, which ranks are adding up.
 //
 // A parameter that is used several times has a share of its gradient for each further use: by the
 // fixed tree each is a sum of its own, and all are added after the step.
@@ -23,6 +24,7 @@
 // Ranges of the runs that are ready together.
 typedef struct GradientBucket {
     int64_t first[GRADIENT_RUNS], elements[GRADIENT_RUNS];
+    int64_t node_offset; // of its dense sums over further nodes in work->node_gradients
 } GradientBucket;
 
 typedef struct GradientSet {
@@ -36,7 +38,8 @@ enum { WAITING_MAX = 20 };
 typedef struct Gradients {
     GradientBucket *buckets;
     int count, capacity;
-    int shared[GRADIENT_SHARES_MAX], share_count; // the row of the table of each share
+    // The row of the table of each share, and the last bucket that there was when it was added.
+    int shared[GRADIENT_SHARES_MAX], share_bucket[GRADIENT_SHARES_MAX], share_count;
     // The gradients of the step: complete after its last micro-batch. A set of their own only where
     // micro-batches are added one after the other.
     ParamSet sum;
@@ -59,7 +62,7 @@ void gradients_free(Gradients *gradients); // legal on a zeroed struct
 // they count from 0.
 int gradients_add_bucket(Gradients *gradients, const ParamTable *table);
 // A further use of dense row `row` of the table: work->shares, under the number that is returned,
-// takes its gradient.
+// takes its gradient, before the last bucket that there is so far is ready.
 int gradients_add_share(Gradients *gradients, int row);
 
 // Places work's gradients and all sums, after the last bucket was added.

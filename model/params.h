@@ -77,6 +77,8 @@ typedef struct Param {
     int64_t count;  // rows of the first axis held here (dense: shape[0])
     int64_t offset; // of the first local element in its run, in elements
     int64_t mark;   // of few_rows: of its first local row among all of those
+    // Dense: of its sums in work->node_gradients; filled where gradients are laid out.
+    int64_t node_offset;
 } Param;
 
 typedef struct ParamTable {

@@ -103,9 +103,10 @@ typedef struct Work {
     ParamSet values;
     ParamSet gradients;                 // of the micro-batch at work (gradients.h)
     Tensor shares[GRADIENT_SHARES_MAX]; // f32, each of its parameter's shape (work_use_gradient)
-    // The same of the other nodes, (most_nodes - 1, dense elements) and (…, elements of the share)
-    // f32 (dense_gradient.h).
-    Tensor node_gradients, node_shares[GRADIENT_SHARES_MAX];
+    // The same of the other nodes, (most_nodes - 1, ·) f32: of some layers at a time, at
+    // node_offset of the parameter, or of the share (gradients.h).
+    Tensor node_gradients;
+    int64_t node_share_offset[GRADIENT_SHARES_MAX];
     ParamSet matrices; // the values for matrix products: a bf16 copy, or the values themselves
     const NarrowWeights *narrow; // instead of them; NULL: none
     const Positions *positions;
