@@ -66,8 +66,8 @@ static void what_is_sent_is_every_bucket(void **state) {
     param_table_free(&table);
 }
 
-// Three layers, and a module of multi-token prediction, on ranks of which one has three nodes of the
-// tree: as much room as the head, the embedding or a layer need, a layer's beside it, and the
+// Three layers, and a module of multi-token prediction, on ranks of which one has three nodes of
+// the tree: as much room as the head, the embedding or a layer need, a layer's beside it, and the
 // module's.
 static void sums_over_further_nodes_have_room_for_two_buckets(void **state) {
     (void)state;
