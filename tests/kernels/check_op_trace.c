@@ -44,7 +44,7 @@ static void leave_open(Device *dev) {
 
 // ---- traces -------------------------------------------------------------------------------------
 
-static char folder[] = "/tmp/check_op_trace-XXXXXX", prefix[64], path[96];
+static char folder[] = "/tmp/check_op_trace-XXXXXX", prefix[64], path[128];
 static int devices; // that have been traced
 
 // Traces into `path`.
