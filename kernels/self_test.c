@@ -6,7 +6,7 @@
 #include "kernels/clock.h"
 #include "kernels/kernels.h"
 
-// The tensors of the two functions below, on the device, with what the host sees of them.
+// The tensors of a product, on the device, with what the host sees of them.
 typedef struct Product {
     Arena device, host;
     Tensor x, w, y, dx, dw;                          // of y = x wᵀ and its backward pass
@@ -101,43 +101,16 @@ static void fill_ones(Tensor x) {
         for (int64_t i = 0; i < n; i++) tensor_f32(x)[i] = 1.0f;
 }
 
-// y = x wᵀ of ones, and its gradients.
-typedef struct Measured {
-    Arena device, host;
-    Tensor x, w, y, dx, dw, host_x, host_w, host_y;
-} Measured;
-
-static void measured_layout(Measured *p, DType storage, int64_t rows, int64_t columns,
-                            int64_t depth) {
-    p->x = arena_2d(&p->device, storage, rows, depth);
-    p->w = arena_3d(&p->device, storage, 1, columns, depth);
-    p->y = arena_2d(&p->device, storage, rows, columns);
-    p->dx = arena_2d(&p->device, storage, rows, depth);
-    p->dw = arena_3d(&p->device, F32, 1, columns, depth);
-    p->host_x = arena_mirror(&p->host, p->x);
-    p->host_w = arena_mirror(&p->host, p->w);
-    p->host_y = arena_mirror(&p->host, p->y);
-}
-
-static void measured_open(Measured *p, Device *dev, DType storage, int64_t rows, int64_t columns,
+// A product of ones.
+static void measured_open(Product *p, Device *dev, DType storage, int64_t rows, int64_t columns,
                           int64_t depth) {
-    arena_measure(&p->device, "a measured product", dev);
-    arena_measure(&p->host, "a measured product", NULL);
-    measured_layout(p, storage, rows, columns, depth);
-    arena_allocate(&p->device);
-    arena_allocate(&p->host);
-    measured_layout(p, storage, rows, columns, depth);
+    product_open(p, dev, storage, rows, columns, depth);
     fill_ones(p->host_x); // touches every page
     fill_ones(p->host_w);
     fill_ones(p->host_y);
     device_upload(dev, p->x, p->host_x);
     device_upload(dev, p->w, p->host_w);
     device_upload(dev, p->y, p->host_y);
-}
-
-static void measured_close(Measured *p) {
-    arena_free(&p->device);
-    arena_free(&p->host);
 }
 
 static double thread_seconds(void) {
@@ -152,7 +125,7 @@ static double thread_seconds(void) {
 static double thread_gflops(Device *dev, DType storage, bool layer) {
     const int64_t rows = layer ? 256 : 64, columns = layer ? 512 : 256, depth = layer ? 512 : 128;
     const double budget = 0.05;
-    Measured p;
+    Product p;
     measured_open(&p, dev, storage, rows, columns, depth);
     double least = INFINITY, begin = clock_seconds();
     Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, rows}};
@@ -165,7 +138,7 @@ static double thread_gflops(Device *dev, DType storage, bool layer) {
         }
         least = fmin(least, thread_seconds() - start);
     } while (clock_seconds() - begin < budget);
-    measured_close(&p);
+    product_close(&p);
     return (layer ? 3 : 1) * 2e-9 * (double)(rows * columns * depth) / least;
 }
 
@@ -181,7 +154,7 @@ static double host_gflops(Device *dev, DType storage, bool layer) {
 // products as keep it busy while the host launches them.
 static double product_seconds(Device *dev, DType storage, int64_t side, double budget) {
     const double batch_seconds = 1e-2;
-    Measured p;
+    Product p;
     measured_open(&p, dev, storage, side, side, side);
     Segments all = {.groups = 1, .parts = 1, .offsets = (const int64_t[]){0, side}};
     matmul_forward(dev, p.y, p.x, p.w, all); // the library chooses an algorithm at the first
@@ -195,7 +168,7 @@ static double product_seconds(Device *dev, DType storage, int64_t side, double b
         least = fmin(least, (clock_seconds() - start) / calls);
         calls = least < batch_seconds ? (int)(batch_seconds / least) : 1;
     } while (clock_seconds() - begin < budget);
-    measured_close(&p);
+    product_close(&p);
     return least;
 }
 
