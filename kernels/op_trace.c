@@ -137,6 +137,7 @@ static void trace_AttentionRule(Device *dev, OpTrace *trace, const char *name,
 #define OF_LaggingRows     trace_LaggingRows,
 #define OF_CheckedRuns     trace_CheckedRuns,
 #define OF_Arriving        trace_nothing, // its other rows would depend on when it is asked
+#define OF_Scratch         trace_nothing,
 // Rules and shapes: without tensors.
 #define OF_NormRule         trace_nothing,
 #define OF_AttentionShape   trace_nothing,

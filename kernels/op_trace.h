@@ -5,9 +5,9 @@
 //
 // The op's number and name, then all that it takes, under the names of ops.h, as it is when the op
 // is done: of a tensor type, shape and hash (checksums_hash), or - without data; of a number its
-// value. So both ends of an op are there: where what it reads differs, something between ops has
-// written that (a collective, an upload, a loop on the host); where only what it writes differs, it
-// is the op. Nothing in a line depends on times or addresses.
+// value; of its scratch nothing. So both ends of an op are there: where what it reads differs,
+// something between ops has written that (a collective, an upload, a loop on the host); where only
+// what it writes differs, it is the op. Nothing in a line depends on times or addresses.
 #ifndef MOETRAIN_KERNELS_OP_TRACE_H
 #define MOETRAIN_KERNELS_OP_TRACE_H
 

@@ -21,12 +21,12 @@
     /* embedding */                                                                                \
     OP(embedding_forward, Tensor out, Tensor tokens, Tensor weight)                                \
     OP(embedding_backward, Tensor dweight, Tensor dout, Tensor tokens, int64_t parts,              \
-       Tensor order)                                                                               \
+       Scratch order)                                                                              \
     /* norms */                                                                                    \
     OP(normalize_forward, Tensor out, Tensor statistics, Tensor sum, Tensor x, Tensor branch,      \
        NormParams params, NormRule rule)                                                           \
     OP(normalize_backward, Tensor dx, NormParams dparams, Tensor dout, Tensor x,                   \
-       Tensor statistics, NormParams params, NormRule rule, Tensor partial)                        \
+       Tensor statistics, NormParams params, NormRule rule, Scratch partial)                       \
     /* attention */                                                                                \
     OP(qk_norm_forward, Tensor out, Tensor rstd, Tensor x, AttentionShape s, QkNorm norm)          \
     OP(qk_norm_backward, Tensor dx, Tensor dq_weight, Tensor dk_weight, Tensor x, Tensor rstd,     \
@@ -52,7 +52,7 @@
     /* router */                                                                                   \
     OP(router_forward, Routing routing, RouterSums sums, Tensor logits, Tensor bias,               \
        RouterRule rule)                                                                            \
-    OP(sinkhorn_bias, Tensor bias, Tensor logits, Tensor a, Tensor c, int64_t iterations)          \
+    OP(sinkhorn_bias, Tensor bias, Tensor logits, Scratch a, Scratch c, int64_t iterations)        \
     OP(router_noise_forward, Tensor out, Tensor logits, Tensor scale, RouterNoise noise)           \
     OP(router_noise_backward, Tensor dscale, Tensor dlogits, Tensor scale, RouterNoise noise)      \
     OP(router_jitter, Tensor out, Tensor x, float amount, RouterNoise noise)                       \
@@ -66,10 +66,10 @@
     OP(choices_of_heads, Tensor out, Tensor ids, int64_t E)                                        \
     OP(choose_by_draw, Tensor ids, Tensor tokens, Tensor ends, ExpertDraw draw)                    \
     OP(capacity_assign, Tensor kept, Tensor tokens_per_expert, Tensor dropped, Tensor ids,         \
-       Tensor weights, CapacityRule rule, Tensor order)                                            \
-    OP(capacity_assign_documents, Tensor kept, Tensor tokens_per_expert, Tensor dropped,           \
+       Tensor weights, CapacityRule rule, Scratch order)                                           \
+    OP(capacity_assign_documents, Tensor kept, Scratch tokens_per_expert, Scratch dropped,         \
        Tensor ids, Tensor weights, Tensor positions, Tensor capacities, CapacityRule rule,         \
-       Tensor order)                                                                               \
+       Scratch order)                                                                              \
     OP(keep_zero_choices, Tensor kept, Tensor travels, Tensor ids, int64_t E)                      \
     OP(expert_load, RouterSums sums, Tensor ids, Tensor weights, Tensor kept, bool kept_alone)     \
     OP(router_totals, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,             \

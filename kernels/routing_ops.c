@@ -38,7 +38,9 @@ void router_forward(Device *dev, Routing routing, RouterSums sums, Tensor logits
                rule.top_groups * size >= routing.ids.shape[1]),
           "%lld experts of the best %lld of %lld groups of %lld", (long long)routing.ids.shape[1],
           (long long)rule.top_groups, (long long)groups, (long long)logits.shape[1]);
-    dev->backend->op.router_forward(dev, routing, sums, logits, bias, rule);
+    RouterSums filled = {
+        .prob_sum = sums.prob_sum, .entropy_sum = sums.entropy_sum, .lse2_sum = sums.lse2_sum};
+    dev->backend->op.router_forward(dev, routing, filled, logits, bias, rule);
 }
 
 void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routing, Tensor logits,
@@ -169,7 +171,10 @@ void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tenso
     CHECK_SHAPE_2D(sums.weight_mass, F64, parts, E);
     check_choices(ids, weights, N, K);
     CHECK_SHAPE_2D(kept, U8, N, K);
-    dev->backend->op.expert_load(dev, sums, ids, weights, kept, kept_alone);
+    RouterSums filled = {.weight_mass = sums.weight_mass,
+                         .tokens_per_expert = sums.tokens_per_expert,
+                         .dropped = sums.dropped};
+    dev->backend->op.expert_load(dev, filled, ids, weights, kept, kept_alone);
 }
 
 void router_totals(Device *dev, RouterTotals to, Tensor balance, RouterSums sums, Tensor counts,

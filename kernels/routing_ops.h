@@ -189,7 +189,7 @@ void capacity_assign_documents(Device *dev, Tensor kept, Tensor tokens_per_exper
 //   kept (N, K) u8: read, and written   travels (N, K) u8   ids (N, K) i32
 void keep_zero_choices(Device *dev, Tensor kept, Tensor travels, Tensor ids, int64_t E);
 // What each part's tokens asked of each expert, for the balance loss and the utilization history:
-// fills the last three of the sums. With kept_alone what was not kept was no choice: nothing has
+// fills three of the sums. With kept_alone what was not kept was no choice: nothing has
 // been dropped.
 //   ids (N, K) i32   weights (N, K)   kept (N, K) u8
 void expert_load(Device *dev, RouterSums sums, Tensor ids, Tensor weights, Tensor kept,

@@ -26,6 +26,7 @@ typedef struct Tensor {
     int rank;         // 1..4
     int64_t shape[4]; // last dimension fastest; unused entries are 1
 } Tensor;
+typedef Tensor Scratch; // in ops.h: room for an op, in which nobody reads before or after it
 
 size_t dtype_bytes(DType dtype);
 const char *dtype_name(DType dtype);

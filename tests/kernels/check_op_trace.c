@@ -60,14 +60,34 @@ typedef struct Trace {
     char lines[LINES][LINE_BYTES];
 } Trace;
 
+// What has been traced into `path`.
+static Trace read_trace(int lines) {
+    Trace trace = {0};
+    FILE *file = fopen(path, "r");
+    CHECK(file, "%s is not there", path);
+    for (int i = 0; i < lines; i++)
+        expect(fgets(trace.lines[i], LINE_BYTES, file), "%d lines in the trace, not %d", i, lines);
+    expect(fgetc(file) == EOF, "more than %d lines in the trace", lines);
+    fclose(file);
+    unlink(path);
+    release_all();
+    return trace;
+}
+
+// A device like another, which stays open, whose ops are traced; `table` is its own.
+static Device open_traced(const Device *dev, Backend *table) {
+    Device traced = *dev;
+    table->close = leave_open;
+    traced.bare = traced.backend = table;
+    open_trace(&traced);
+    return traced;
+}
+
 static Trace trace_of(const Device *dev, bool wrong) {
     Backend table = *dev->bare;
-    table.close = leave_open;
     right_table = dev->bare;
     if (wrong) table.op.activation_forward = activation_one_bit_off;
-    Device traced = *dev;
-    traced.bare = traced.backend = &table;
-    open_trace(&traced);
+    Device traced = open_traced(dev, &table);
     Case c = {.x = new_2d(F32, ROWS, WIDTH), .w = new_3d(F32, 1, HIDDEN, WIDTH)};
     for (int64_t i = 0; i < ROWS * WIDTH; i++) tensor_f32(c.x)[i] = (float)(i % 31 - 15) / 16;
     for (int64_t i = 0; i < HIDDEN * WIDTH; i++) tensor_f32(c.w)[i] = (float)(i % 29 - 14) / 32;
@@ -79,17 +99,7 @@ static Trace trace_of(const Device *dev, bool wrong) {
     run_on(&traced, run_ops, &c,
            TENSORS(&c.x, &c.w, &c.product, &c.hidden, &c.out, &c.statistics, &c.weight));
     device_close(&traced);
-
-    Trace trace = {0};
-    FILE *file = fopen(path, "r");
-    CHECK(file, "%s is not there", path);
-    for (int i = 0; i < LINES; i++)
-        expect(fgets(trace.lines[i], LINE_BYTES, file), "%d lines in the trace, not %d", i, LINES);
-    expect(fgetc(file) == EOF, "more than %d lines in the trace", LINES);
-    fclose(file);
-    unlink(path);
-    release_all();
-    return trace;
+    return read_trace(LINES);
 }
 
 // A line without its hashes.
@@ -134,6 +144,73 @@ static void check_trace(const Device *dev) {
     }
     const char *in = strstr(right.lines[2], " in=");
     expect(in && strstr(wrong.lines[2], in), "what the wrong op has read differs");
+}
+
+// ---- what an op has room in, or does not touch --------------------------------------------------
+
+typedef struct Choices {
+    Tensor logits, ids, weights, lse, kept, order, tokens_per_expert, dropped;
+    RouterSums sums;
+} Choices;
+enum { TOKENS = 12, EXPERTS = 5, TOP_K = 2, CHOOSING_LINES = 2 };
+
+static void choose_all(Device *dev, void *context) {
+    Choices *c = context;
+    router_forward(dev, (Routing){.ids = c->ids, .weights = c->weights, .lse = c->lse}, c->sums,
+                   c->logits, (Tensor){0}, (RouterRule){.kind = SOFTMAX_TOPK});
+    capacity_assign(dev, c->kept, c->tokens_per_expert, c->dropped, c->ids, c->weights,
+                    (CapacityRule){.capacity = -1}, c->order);
+}
+
+// An evaluation's choices, where `before` is what lay in everything that ops are to write.
+static Trace trace_of_choices(const Device *dev, int before) {
+    Backend table = *dev->bare;
+    Device traced = open_traced(dev, &table);
+    Choices c = {.logits = new_2d(F32, TOKENS, EXPERTS),
+                 .ids = new_2d(I32, TOKENS, TOP_K),
+                 .weights = new_2d(F32, TOKENS, TOP_K),
+                 .lse = new_1d(F32, TOKENS),
+                 .kept = new_2d(U8, TOKENS, TOP_K),
+                 .order = new_1d(I32, TOKENS * TOP_K + EXPERTS + 1),
+                 .tokens_per_expert = new_2d(I32, 1, EXPERTS),
+                 .dropped = new_2d(I32, 1, EXPERTS),
+                 .sums = {.prob_sum = new_2d(F64, 1, EXPERTS),
+                          .entropy_sum = new_1d(F64, 1),
+                          .lse2_sum = new_1d(F64, 1),
+                          .weight_mass = new_2d(F64, 1, EXPERTS),
+                          .tokens_per_expert = new_2d(I32, 1, EXPERTS),
+                          .dropped = new_2d(I32, 1, EXPERTS),
+                          .first_choices = new_2d(I32, 1, EXPERTS)}};
+    Tensor *all[] = {&c.logits,
+                     &c.ids,
+                     &c.weights,
+                     &c.lse,
+                     &c.kept,
+                     &c.order,
+                     &c.tokens_per_expert,
+                     &c.dropped,
+                     &c.sums.prob_sum,
+                     &c.sums.entropy_sum,
+                     &c.sums.lse2_sum,
+                     &c.sums.weight_mass,
+                     &c.sums.tokens_per_expert,
+                     &c.sums.dropped,
+                     &c.sums.first_choices};
+    enum { COUNT = sizeof all / sizeof *all };
+    for (int i = 1; i < COUNT; i++) memset(all[i]->data, before, tensor_bytes(*all[i]));
+    for (int64_t i = 0; i < TOKENS * EXPERTS; i++) tensor_f32(c.logits)[i] = (float)(i % 7);
+    run_on(&traced, choose_all, &c, all, COUNT);
+    device_close(&traced);
+    return read_trace(CHOOSING_LINES);
+}
+
+static void check_room(const Device *dev) {
+    begin_case("the trace of the device %s where other numbers lay before", dev->name);
+    Trace zeros = trace_of_choices(dev, 0), ones = trace_of_choices(dev, 1);
+    for (int i = 0; i < CHOOSING_LINES; i++) {
+        const char *at = first_difference(zeros.lines[i], ones.lines[i]);
+        expect(!at[0], "line %d differs from '%s' on", i + 1, at);
+    }
 }
 
 static int lines_of(const char *file_path) {
@@ -181,7 +258,10 @@ static void check_threads(void) {
 int main(void) {
     CHECK(mkdtemp(folder), "no temporary folder");
     snprintf(prefix, sizeof prefix, "%s/ops", folder);
-    for (int i = 0; i < device_count(); i++) check_trace(device_at(i));
+    for (int i = 0; i < device_count(); i++) {
+        check_trace(device_at(i));
+        check_room(device_at(i));
+    }
     check_two_devices();
     check_threads();
     begin_case("a trace in a folder that is not there");
