@@ -141,6 +141,7 @@ CASES = {
     "PEER, gated, beside experts": {**PEER, "model.feed_forward": ["peer", "moe"], "peer.heads": 1,
                                     "peer.keys": 3, "peer.activation": "geglu"},
     "PEER, AdamW": {**DENSE, **PEER, **STEPS, "peer.keys": 9, "train.steps": 6},
+    "PEER, many keys": {**DENSE, **PEER, "peer.keys": 9, "peer.top_k": 2, "train.micro_batches": 2},
     "PEER, batch norm": {**DENSE, **PEER, **STEPS, "peer.query_norm": "batch", "train.micro_batches": 2},
     "PEER, SGD, micro-batches": {**DENSE, **PEER, **STEPS, "train.optimizer": "sgd",
                                  "train.micro_batches": 2},
