@@ -231,8 +231,8 @@ static Factor tile_rows(WeightRows w, int64_t count, int64_t height, int64_t dep
 static void store_tile(float *y, int64_t y_width, const float *tile, int64_t rows, int64_t columns,
                        bool add) {
     int64_t whole = columns / LANES * LANES;
-    for (int64_t n = 0; n < whole; n += LANES)
-        for (int64_t r = 0; r < rows; r += LANES) {
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t n = 0; n < whole; n += LANES) {
             Lanes x[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) x[i] = lanes_load(tile + (n + i) * ROWS_AT_ONCE + r);
