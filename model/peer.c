@@ -7,8 +7,9 @@
 #include "model/peer_usage.h"
 #include "model/stream_digests.h"
 
-// Of a half's scores, which lie in a cache until the best of them are found.
-enum { SCORES_AT_ONCE = 1 << 20 };
+// Scores of a half that are made before the best of them are found, at most; on a CPU so many of
+// each thread, which lie in its cache until then.
+enum { SCORES_AT_ONCE = 1 << 20, SCORES_OF_THREAD = 1 << 16 };
 // Up to so many keys for each that is chosen the gradient of all scores is a matrix.
 enum { FEW_KEYS = 4 };
 
@@ -180,9 +181,16 @@ static Tensor by_head(const PeerLayer *peer, Tensor queries) {
     return tensor_reshape_2d(queries, queries.shape[0] * peer->heads, peer->d_key);
 }
 
+// Queries whose scores are made at once.
+static int64_t queries_at_once(const PeerLayer *peer, const Device *dev) {
+    if (dev->place == ON_DEVICE) return peer->scored;
+    return smaller(peer->scored, larger(dev->threads * (int64_t)SCORES_OF_THREAD / peer->n, 1));
+}
+
 // Some queries after others, so that nobody keeps the scores of all.
 static void choose(PeerLayer *peer, Work *work, Statistics *stats, Tensor x) {
     int64_t R = work->shape.N * peer->heads, k = peer->top_k;
+    int64_t at_once = queries_at_once(peer, work->dev);
     Tensor ids = tensor_reshape_2d(peer->ids, R, k);
     Tensor weights = tensor_reshape_2d(peer->weights, R, k);
     for (int h = 0; h < 2; h++) {
@@ -190,8 +198,8 @@ static void choose(PeerLayer *peer, Work *work, Statistics *stats, Tensor x) {
         linear_forward(work, half->query, half->queries, x);
         if (is_normed(work)) query_norm_forward(&half->norm, work, stats, half->queries);
     }
-    for (int64_t first = 0; first < R; first += peer->scored) {
-        int64_t count = smaller(peer->scored, R - first);
+    for (int64_t first = 0; first < R; first += at_once) {
+        int64_t count = smaller(at_once, R - first);
         const Segments rows = {.groups = 1, .parts = 1, .offsets = (int64_t[]){0, count}};
         Tensor scores[2];
         for (int h = 0; h < 2; h++) {
