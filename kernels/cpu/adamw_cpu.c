@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/marked_rows.h"
 #include "kernels/cpu/vector_math.h"
 
 // One element's update.
@@ -85,37 +86,48 @@ static void update_block(float *w, float *m, float *v, const float *g, int64_t n
                        v_scale, rule);
 }
 
-// Of all rows few are chosen: one that is not takes a comparison.
-static inline bool is_chosen(const int32_t *marks, const int32_t *listed, int64_t r) {
-    if (listed) return listed[r + 1] > listed[r];
-    return !marks || marks[r] != 0;
+// Whether any of the rows [first, end) is to be brought up to date.
+static inline bool any_chosen(const int32_t *marks, const int32_t *listed, int64_t first,
+                              int64_t end) {
+    if (listed) return any_listed(listed, first, end);
+    return !marks || any_marked(marks, first, end);
+}
+
+// Row r, which lacks the updates from `first` on.
+static void update_row(Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, LaggingRows rows,
+                       AdamW rule, int64_t r, int64_t first) {
+    static const float zeros[BLOCK];
+    const float *history = tensor_f32(rows.history);
+    int64_t D = w.shape[1], replayed = g.data ? rows.count - 1 : rows.count;
+    for (int64_t d = r * D; d < (r + 1) * D; d += BLOCK) {
+        int64_t n = (r + 1) * D - d < BLOCK ? (r + 1) * D - d : BLOCK;
+        float *wd = tensor_f32(w) + d, *md = tensor_f32(m) + d, *vd = tensor_f32(v) + d;
+        if (all_zero(md, n) && all_zero(vd, n))
+            decay_block(wd, n, history + first * UPDATE_HISTORY, replayed - first);
+        else
+            for (int64_t i = first; i < replayed; i++)
+                update_block(wd, md, vd, zeros, n, history + i * UPDATE_HISTORY, rule);
+        if (g.data)
+            update_block(wd, md, vd, tensor_f32(g) + d, n, history + replayed * UPDATE_HISTORY,
+                         rule);
+        if (copy.data) round_to_bf16(tensor_bf16(copy) + d, wd, n);
+    }
 }
 
 void adamw_rows_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
                     LaggingRows rows, AdamW rule) {
-    static const float zeros[BLOCK];
-    int64_t R = w.shape[0], D = w.shape[1], count = rows.count;
-    const float *history = tensor_f32(rows.history);
+    int64_t R = w.shape[0];
     int32_t *updates = tensor_i32(rows.updates);
     const int32_t *marks = rows.marks.data ? tensor_i32(rows.marks) : NULL;
     const int32_t *listed = rows.listed.data ? tensor_i32(rows.listed) : NULL;
-#pragma omp parallel for schedule(dynamic, 256)
-    for (int64_t r = 0; r < R; r++) {
-        if (!is_chosen(marks, listed, r) || updates[r] == count) continue;
-        int64_t first = updates[r], replayed = g.data ? count - 1 : count;
-        for (int64_t d = r * D; d < (r + 1) * D; d += BLOCK) {
-            int64_t n = (r + 1) * D - d < BLOCK ? (r + 1) * D - d : BLOCK;
-            float *wd = tensor_f32(w) + d, *md = tensor_f32(m) + d, *vd = tensor_f32(v) + d;
-            if (all_zero(md, n) && all_zero(vd, n))
-                decay_block(wd, n, history + first * UPDATE_HISTORY, replayed - first);
-            else
-                for (int64_t i = first; i < replayed; i++)
-                    update_block(wd, md, vd, zeros, n, history + i * UPDATE_HISTORY, rule);
-            if (g.data)
-                update_block(wd, md, vd, tensor_f32(g) + d, n, history + replayed * UPDATE_HISTORY,
-                             rule);
-            if (copy.data) round_to_bf16(tensor_bf16(copy) + d, wd, n);
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t first = 0; first < R; first += ROW_RUN) {
+        int64_t end = row_run_end(first, R);
+        if (!any_chosen(marks, listed, first, end)) continue;
+        for (int64_t r = first; r < end; r++) {
+            if (!any_chosen(marks, listed, r, r + 1) || updates[r] == rows.count) continue;
+            update_row(w, copy, g, m, v, rows, rule, r, updates[r]);
+            updates[r] = (int32_t)rows.count;
         }
-        updates[r] = (int32_t)count;
     }
 }

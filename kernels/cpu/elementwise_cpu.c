@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/marked_rows.h"
 #include "kernels/cpu/scratch.h"
 
 enum { CHUNK_BYTES = 1 << 18 }; // of a copy or fill that one thread takes at a time
@@ -162,8 +163,12 @@ void sum_of_row_squares_cpu(Device *dev, Tensor sums, Tensor x, Tensor marks) {
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < parts; p++) {
         double sum = 0.0;
-        for (int64_t r = p * rows; r < (p + 1) * rows; r++)
-            if (!read || read[r] != 0) sum += block_sum_of_squares(from + r * D, D);
+        for (int64_t r = p * rows, end; r < (p + 1) * rows; r = end) {
+            end = row_run_end(r, (p + 1) * rows);
+            if (read && !any_marked(read, r, end)) continue;
+            for (; r < end; r++)
+                if (!read || read[r] != 0) sum += block_sum_of_squares(from + r * D, D);
+        }
         to[p] = sum;
     }
 }

@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/marked_rows.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
@@ -354,12 +355,11 @@ static void sum_parts(const Places *p, float *sum, const int32_t *at, int64_t co
     add_row(sum, spare, D);
 }
 
-// Whether a row has to be written: it is named, or it was and must become zero; marks it.
-static inline bool is_touched(int32_t *marks, int64_t e, bool named) {
-    if (!marks) return true;
-    bool touched = named || marks[e] != 0;
-    if (touched) marks[e] = named;
-    return touched;
+// Whether any of the rows [first, end) has to be written: it is named, or it was and must become
+// zero.
+static inline bool any_touched(const int32_t *marks, const int32_t *listed, int64_t first,
+                               int64_t end) {
+    return !marks || any_listed(listed, first, end) || any_marked(marks, first, end);
 }
 
 static int64_t tree_levels(int64_t parts) {
@@ -386,11 +386,18 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
 #pragma omp parallel
     {
         float *spare = thread_scratch(gradient_scratch_bytes(D, parts));
-#pragma omp for schedule(dynamic, 64)
-        for (int64_t e = 0; e < E; e++)
-            if (is_touched(marked, e, begin[e + 1] > begin[e]))
-                sum_parts(&places, tensor_f32(dtable) + e * D, list + begin[e],
-                          begin[e + 1] - begin[e], 0, parts, spare);
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < E; first += ROW_RUN) {
+            int64_t end = row_run_end(first, E);
+            if (!any_touched(marked, begin, first, end)) continue;
+            for (int64_t e = first; e < end; e++) {
+                int64_t count = begin[e + 1] - begin[e];
+                if (!any_touched(marked, begin, e, e + 1)) continue;
+                sum_parts(&places, tensor_f32(dtable) + e * D, list + begin[e], count, 0, parts,
+                          spare);
+                if (marked) marked[e] = count > 0;
+            }
+        }
     }
 }
 

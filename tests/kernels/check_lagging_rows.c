@@ -12,7 +12,7 @@ typedef struct Case {
     Tensor w, copy, m, v; // (R, D): in time, of a flat range of the padded parameter
     Tensor late_w, late_copy, late_m, late_v;
     Tensor g[STEPS], marks[STEPS]; // (R, D), (R) i32
-    Tensor listed;                 // (R + 1) i32: every third row
+    Tensor listed, updates_listed; // (R + 1) i32, and what `updates` is when they are up to date
     Tensor groups, updates, history;
 } Case;
 
@@ -42,20 +42,28 @@ static void rows_update(Device *dev, const Case *c, Tensor g, LaggingRows rows) 
                as_rows(c, c->late_m), as_rows(c, c->late_v), rows, rule_of_step(0));
 }
 
-// Each step has the rows that its gradient is not zero of; before the fourth, every third row is
+// Each step has the rows that its gradient is not zero of; before the fourth, some others are
 // brought up to date; in the end all are.
 static void run_late(Device *dev, void *context) {
     Case *c = context;
     for (int step = 0; step < STEPS; step++) {
-        if (step == STEP_ROWS)
+        if (step == STEP_ROWS) {
             rows_update(dev, c, (Tensor){0}, (LaggingRows){.count = step, .listed = c->listed});
+            copy(dev, c->updates_listed, c->updates);
+        }
         rows_update(dev, c, c->g[step], (LaggingRows){.count = step + 1, .marks = c->marks[step]});
     }
     rows_update(dev, c, (Tensor){0}, (LaggingRows){.count = STEPS});
 }
 
-// Gradients of a few rows, another few in each step; the last rows never have one, and of some only
-// half the elements.
+// Whether a step names a row: another few in each step, of long runs the last one; never the last
+// rows.
+static bool is_named(const Case *c, int64_t r, int step) {
+    if (r >= c->R - 2) return false;
+    return r < 128 ? (r * 7 + step * 5) % 4 == 0 : r % 64 == 63 && (r / 64 + step) % 2 == 0;
+}
+
+// Gradients of the named rows, of some only of half the elements.
 static void draw_gradients(Case *c, int64_t padded) {
     for (int step = 0; step < STEPS; step++) {
         c->g[step] = new_1d(F32, padded);
@@ -63,7 +71,7 @@ static void draw_gradients(Case *c, int64_t padded) {
         memset(c->g[step].data, 0, tensor_bytes(c->g[step]));
         Tensor values = random_2d(c->R, c->D);
         for (int64_t r = 0; r < c->R; r++) {
-            bool named = r < c->R - 2 && (r * 7 + step * 5) % 4 == 0;
+            bool named = is_named(c, r, step);
             tensor_i32(c->marks[step])[r] = named;
             int64_t from = r % 3 == 0 ? c->D / 2 : 0;
             if (named)
@@ -92,8 +100,12 @@ static void check_on(Device *dev, int64_t R, int64_t D, bool with_copy) {
     memset(c.groups.data, 0, tensor_bytes(c.groups));
     c.updates = new_1d(I32, R);
     memset(c.updates.data, 0, tensor_bytes(c.updates));
+    c.updates_listed = new_1d(I32, R);
     c.listed = new_1d(I32, R + 1);
-    for (int64_t r = 0; r <= R; r++) tensor_i32(c.listed)[r] = (int32_t)((r + 2) / 3);
+    tensor_i32(c.listed)[0] = 0;
+    for (int64_t r = 0; r < R; r++)
+        tensor_i32(c.listed)[r + 1] =
+            tensor_i32(c.listed)[r] + (r < 128 ? r % 3 == 0 : r % 64 == 63);
     c.history = new_2d(F32, STEPS + 1, UPDATE_HISTORY);
     for (int step = 0; step < STEPS; step++) {
         AdamW rule = rule_of_step(step);
@@ -101,11 +113,12 @@ static void check_on(Device *dev, int64_t R, int64_t D, bool with_copy) {
         update[0] = rule.lr[0], update[1] = rule.weight_decay[0];
         update[2] = 1.0f / rule.bias_correction1, update[3] = 1.0f / rule.bias_correction2;
     }
-    Tensor *tensors[] = {
-        &c.w,        &c.copy,     &c.m,        &c.v,        &c.late_w,  &c.late_copy, &c.late_m,
-        &c.late_v,   &c.groups,   &c.listed,   &c.updates,  &c.history, &c.g[0],      &c.g[1],
-        &c.g[2],     &c.g[3],     &c.g[4],     &c.g[5],     &c.g[6],    &c.marks[0],  &c.marks[1],
-        &c.marks[2], &c.marks[3], &c.marks[4], &c.marks[5], &c.marks[6]};
+    Tensor *tensors[] = {&c.w,         &c.copy,           &c.m,        &c.v,        &c.late_w,
+                         &c.late_copy, &c.late_m,         &c.late_v,   &c.groups,   &c.listed,
+                         &c.updates,   &c.updates_listed, &c.history,  &c.g[0],     &c.g[1],
+                         &c.g[2],      &c.g[3],           &c.g[4],     &c.g[5],     &c.g[6],
+                         &c.marks[0],  &c.marks[1],       &c.marks[2], &c.marks[3], &c.marks[4],
+                         &c.marks[5],  &c.marks[6]};
     int count = (int)(sizeof tensors / sizeof *tensors);
     run_on(dev, run_in_time, &c, tensors, count);
     run_on(dev, run_late, &c, tensors, count);
@@ -113,6 +126,11 @@ static void check_on(Device *dev, int64_t R, int64_t D, bool with_copy) {
     expect_same_bytes("m", c.late_m, c.m.data);
     expect_same_bytes("v", c.late_v, c.v.data);
     if (with_copy) expect_same_bytes("copy", c.late_copy, c.copy.data);
+    for (int64_t r = 0; r < R; r++)
+        expect(tensor_i32(c.updates_listed)[r] == STEP_ROWS ||
+                   tensor_i32(c.listed)[r + 1] == tensor_i32(c.listed)[r],
+               "listed row %lld has %d updates", (long long)r,
+               (int)tensor_i32(c.updates_listed)[r]);
     for (int64_t r = 0; r < R; r++)
         expect(tensor_i32(c.updates)[r] == STEPS, "row %lld has %d updates", (long long)r,
                (int)tensor_i32(c.updates)[r]);

@@ -117,8 +117,10 @@ static Case new_case(Shape s, DType T, Tensor x, Tensor tables[2]) {
               .pairs = new_2d(F32, s.M, s.K),
               .a = random_2d(s.M, s.K),
               .b = random_2d(s.M, s.K)};
-    for (int64_t e = 0; e < s.E; e++) {
-        tensor_i32(c.marks_before)[e] = (int32_t)random_below(2);
+    for (int64_t e = 0; e < s.E; e++) { // of some long runs of rows only the last one, of some none
+        int64_t run = e / 64 % 3;
+        int32_t mark = run == 0 ? (int32_t)random_below(2) : run == 1 && e % 64 == 63;
+        tensor_i32(c.marks_before)[e] = mark;
         for (int64_t d = 0; d < s.D && !tensor_i32(c.marks_before)[e]; d++)
             tensor_f32(c.marked_before)[e * s.D + d] = 0;
     }
@@ -127,6 +129,9 @@ static Case new_case(Shape s, DType T, Tensor x, Tensor tables[2]) {
     for (int64_t i = 0; i < s.M * s.K; i++)
         tensor_i32(c.ids)[i] =
             (int32_t)(i % 3 ? random_below(numbers) : s.first + random_below((s.E + 1) / 2));
+    for (int64_t i = 0; i < s.M * s.K && s.E > 640; i++) // of a long run the last one alone
+        if (tensor_i32(c.ids)[i] >= s.first + 640)
+            tensor_i32(c.ids)[i] = (int32_t)(s.first + 15 * 64 - 1);
     return c;
 }
 
