@@ -216,8 +216,7 @@ static bool make_up_evaluation(Trainer *trainer, int *signal, Error *err) {
 // over all ranks.
 static bool compare_replicas_when_due(Trainer *trainer, Error *err) {
     int64_t every = trainer->config.check_replicas_every, step = trainer->state.step;
-    if (every == 0 || step % every != 0) return true;
-    optimizer_catch_up(&trainer->optimizer);
+    if (every == 0 || step % every != 0) return true; // what has copies does not lag (gradients.c)
     return replica_check_compare(&trainer->replicas, step, err);
 }
 
