@@ -12,6 +12,14 @@
 #include "worker/plan_host.h"
 #include "worker/session.h"
 
+bool plan_resolve_vocabulary(TrainConfig *config, Vocabulary *vocabulary, Error *err) {
+    Vocabulary own = {0}, *opened = vocabulary ? vocabulary : &own;
+    if (!vocabulary_open(opened, &config->data, err)) return false;
+    config->model.vocab_size = model_vocab_size(&config->model, opened->size);
+    vocabulary_free(&own);
+    return true;
+}
+
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
     const Work *work = &model->work;
     int world = (int)ranks, ep = (int)work->shape.ep_size, replicas = world / ep;

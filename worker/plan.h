@@ -4,6 +4,7 @@
 
 #include "comm/collectives.h"
 #include "model/model.h"
+#include "worker/data/vocabulary.h"
 #include "worker/train_config.h"
 
 // What the plan must know of where it will run.
@@ -28,6 +29,10 @@ typedef struct Plan {
     int64_t saved_bytes;              // of a checkpoint, all ranks together, nearly
     double sent_bytes[TRAFFIC_KINDS]; // by one rank, a step, tokens spread evenly, nothing dropped
 } Plan;
+
+// Resolves config->model.vocab_size by the data. The vocabulary is the caller's to free; NULL: none
+// is wanted. False with exit 2 or 3. Not collective.
+bool plan_resolve_vocabulary(TrainConfig *config, Vocabulary *vocabulary, Error *err);
 
 // config->model.vocab_size and expert_parallel must be resolved. False with exit 2 when the model
 // cannot be computed in this cut, the same on every rank. Not collective.

@@ -5,7 +5,6 @@
 #include "launcher/config_rules.h"
 #include "launcher/line_config.h"
 #include "launcher/verbs.h"
-#include "worker/data/vocabulary.h"
 #include "worker/plan.h"
 #include "worker/plan_data.h"
 #include "worker/plan_placement.h"
@@ -46,8 +45,7 @@ static int plan(const CommandLine *line, Config *config, Error *err) {
     TrainConfig train;
     Vocabulary vocabulary = {0};
     if (!config_check_ranks(config, (int)options->ranks, &train, err)) return err->exit_code;
-    if (!vocabulary_open(&vocabulary, &train.data, err)) return err->exit_code;
-    train.model.vocab_size = model_vocab_size(&train.model, vocabulary.size);
+    if (!plan_resolve_vocabulary(&train, &vocabulary, err)) return err->exit_code;
     int exit_code = plan_run(&train, (int)options->ranks, err);
     if (exit_code == EXIT_DONE && (!print_placement(&train, (int)options->ranks, err) ||
                                    !plan_print_data(&train, &vocabulary, err)))

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "launcher/config_rules.h"
-#include "worker/data/vocabulary.h"
 #include "worker/plan.h"
 
 // ---- lists --------------------------------------------------------------------------------------
@@ -84,14 +83,11 @@ bool comparison_config(const Comparison *comparison, const ComparedRow *row, int
 
 static bool plan_row(ComparedRow *row, const Config *config, int ranks, Error *err) {
     TrainConfig train;
-    Vocabulary vocabulary = {0};
     Plan plan;
     PlanHost host = {.ranks = ranks, .threads = 1, .place = ON_HOST};
     if (!config_check_ranks(config, ranks, &train, err) ||
-        !vocabulary_open(&vocabulary, &train.data, err))
+        !plan_resolve_vocabulary(&train, NULL, err))
         return false;
-    train.model.vocab_size = vocabulary.size;
-    vocabulary_free(&vocabulary);
     if (train.data.validation.count == 0)
         return error_set(err, EXIT_CONFIG,
                          "data.validation is empty: rows are compared by the loss on it; name a "

@@ -11,7 +11,7 @@
 #include "launcher/simulate/cluster_file.h"
 #include "launcher/simulate/measured_steps.h"
 #include "launcher/verbs.h"
-#include "worker/data/vocabulary.h"
+#include "worker/plan.h"
 #include "worker/simulation/measure_cluster.h"
 
 // clang-format off
@@ -79,10 +79,9 @@ static bool read_load(const char *word, ExpertLoad *load, CheckpointInfo *info, 
 }
 
 static bool read_vocabulary(const TrainConfig *train, int64_t *vocab_size, Error *err) {
-    Vocabulary vocabulary = {0};
-    if (!vocabulary_open(&vocabulary, &train->data, err)) return false;
-    *vocab_size = model_vocab_size(&train->model, vocabulary.size);
-    vocabulary_free(&vocabulary);
+    TrainConfig resolved = *train;
+    if (!plan_resolve_vocabulary(&resolved, NULL, err)) return false;
+    *vocab_size = resolved.model.vocab_size;
     return true;
 }
 

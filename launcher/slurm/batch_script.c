@@ -12,7 +12,6 @@
 #include "launcher/config.h"
 #include "launcher/config_rules.h"
 #include "slurm_templates.h"
-#include "worker/data/vocabulary.h"
 #include "worker/plan.h"
 #include "worker/run/time_limit.h"
 
@@ -157,17 +156,14 @@ typedef struct Needs {
 static bool add_needs(Needs *needs, const TrainConfig *config, int ranks, int64_t on_a_node,
                       Error *err) {
     TrainConfig train = *config;
-    Vocabulary vocabulary = {0};
     Plan plan;
     bool gpus = strcmp(train.device, "cuda") == 0;
     int here = ranks < on_a_node ? ranks : (int)on_a_node;
     PlanHost host = {.ranks = ranks,
                      .threads = threads_choose((int)train.threads, here, here).threads,
                      .place = gpus ? ON_DEVICE : ON_HOST};
-    if (!vocabulary_open(&vocabulary, &train.data, err)) return false;
-    train.model.vocab_size = model_vocab_size(&train.model, vocabulary.size);
-    vocabulary_free(&vocabulary);
-    if (!plan_make(&train, host, &plan, err)) return false;
+    if (!plan_resolve_vocabulary(&train, NULL, err) || !plan_make(&train, host, &plan, err))
+        return false;
     // Tokens that one rank has on top of its share are missing on the others.
     double bytes = (double)plan_process_bytes(&plan, host.place, true) +
                    (double)(here - 1) * (double)plan_process_bytes(&plan, host.place, false);

@@ -96,6 +96,13 @@ class Analyse(RunTest):
         together = one["layers/0/coactivation"]
         self.assertIn(f"{100 * together[1][3] / together[1][1]:.1f} % of expert 1's tokens chose 3 too", self.figures("one")[0])
 
+    def test_of_a_masked_model_the_mask_is_a_token(self):
+        self.trained(train__objective="masked")
+        tables = self.analyse("out", "eval.batches=0")
+        self.assertEqual(len(tables["tokens"]), 257)
+        self.assertGreater(tables["tokens"][256], 10)
+        self.assertIn("'[MASK]'", self.figures("out")[2])
+
     def test_mistakes_are_told_and_leave_nothing(self):
         self.trained()
         before = self.snapshot()

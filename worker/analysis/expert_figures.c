@@ -176,6 +176,15 @@ static int choose_tokens(const ExpertAccount *account, const LayerAccount *layer
     return count;
 }
 
+// Behind the data's tokens a masked model has one of its own.
+static const char *word_of(const Vocabulary *vocabulary, int64_t token, char scratch[32],
+                           size_t *bytes) {
+    static const char mask[] = "[MASK]";
+    *bytes = sizeof mask - 1;
+    if (token >= vocabulary->size) return mask;
+    return vocabulary_decode(vocabulary, (int32_t)token, scratch, bytes);
+}
+
 static void list_tokens(Svg *svg, double y, const ExpertAccount *account, const LayerAccount *layer,
                         int64_t expert, const Vocabulary *vocabulary) {
     int64_t top[TOKENS_SHOWN];
@@ -186,7 +195,7 @@ static void list_tokens(Svg *svg, double y, const ExpertAccount *account, const 
     for (int i = 0; i < count; i++) {
         char scratch[32];
         size_t bytes;
-        const char *token = vocabulary_decode(vocabulary, (int32_t)top[i], scratch, &bytes);
+        const char *token = word_of(vocabulary, top[i], scratch, &bytes);
         double share = expert_vocabulary(account, layer, top[i], expert), x = MARGIN + NAMES;
         snprintf(word, sizeof word, "%.*s", bytes < 40 ? (int)bytes : 40, token);
         snprintf(text, sizeof text, "%lld occurrences of token %lld",
