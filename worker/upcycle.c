@@ -120,7 +120,9 @@ bool upcycle_check(const ModelConfig *dense, const ModelConfig *model, Error *er
         any = true;
     }
     return any || error_set(err, EXIT_CONFIG,
-                            "no layer gets experts; set moe.experts to how many each shall have");
+                            "no layer gets experts; set moe.experts to how many each shall have, "
+                            "and of layers of several kinds say moe for dense ones in "
+                            "model.feed_forward");
 }
 
 // ---- where a tensor's numbers come from ---------------------------------------------------------

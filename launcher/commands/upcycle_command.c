@@ -24,8 +24,19 @@ static bool check(CommandLine *line, Error *err) {
                      "moetrain upcycle CHECKPOINT NEW.h5 moe.experts=8");
 }
 
+// By which the routers of moa layers choose, too, and weigh: these layers stay what they are.
+static bool is_of_heads(const char *key) {
+    static const char *const keys[] = {"moe.router",         "moe.normalize_top_k",
+                                       "moe.scaling_factor", "moe.noise_in_evaluation",
+                                       "moe.gate_bias",      "moe.bias_update"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strcmp(key, keys[i]) == 0) return true;
+    return false;
+}
+
 // What may become another function, since the new weights are made for it.
-static bool is_of_experts(const char *key) {
+static bool is_of_experts(const ModelConfig *model, const char *key) {
+    if (model_has_mixer(model, MIXER_MOA) && is_of_heads(key)) return false;
     return strncmp(key, "moe.", 4) == 0 || strcmp(key, "model.feed_forward") == 0;
 }
 
@@ -38,11 +49,14 @@ static bool check_changes(const Config *dense, const Config *config, Error *err)
     bool ok = true;
     for (int i = 0; ok && i < changes.count; i++) {
         const KeyChange *change = &changes.list[i];
-        if (change->rule->kind != KIND_FUNCTION || is_of_experts(change->rule->key)) continue;
+        const char *key = change->rule->key;
+        if (change->rule->kind != KIND_FUNCTION || is_of_experts(&dense->train.model, key))
+            continue;
         ok = error_set(err, EXIT_CONFIG,
-                       "command line: upcycling changes keys of moe alone, and %s is %.100s in "
-                       "%.300s, here %.100s; leave it out",
-                       change->rule->key, change->saved, dense->source, change->current);
+                       "command line: upcycling changes the new experts' keys alone, and %s%s is "
+                       "%.100s in %.300s, here %.100s; leave it out",
+                       key, is_of_heads(key) ? ", which moa layers obey, too," : "", change->saved,
+                       dense->source, change->current);
     }
     config_changes_free(&changes);
     free(rules);
@@ -51,16 +65,22 @@ static bool check_changes(const Config *dense, const Config *config, Error *err)
     return ok;
 }
 
-// The checkpoint's configuration, and that of the new one: which layers have experts, and how wide
-// these are, follows anew from what the line says.
+static bool is_dense(const ModelConfig *model) {
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_feed_forward(model, layer) != FEED_FORWARD_DENSE) return false;
+    return true;
+}
+
+// The checkpoint's configuration, and that of the new one: how wide experts are, and where all
+// layers are dense which of them have experts, follows anew from what the line says.
 static bool read_configs(Config *dense, Config *config, const CommandLine *line, Error *err) {
     char file[CONFIG_PATH_BYTES], *text = NULL;
-    static const char *const anew[] = {"model.feed_forward", "moe.d_ff"};
     if (!checkpoint_path_resolve(line->path, file, err) ||
         !checkpoint_read_config(file, &text, err))
         return false;
     bool ok = config_read(dense, file, text, strlen(text), NULL, 0, err);
-    for (size_t i = 0; i < sizeof anew / sizeof *anew; i++) config_text_forget(text, anew[i]);
+    config_text_forget(text, "moe.d_ff");
+    if (ok && is_dense(&dense->train.model)) config_text_forget(text, "model.feed_forward");
     ok =
         ok &&
         config_read(config, file, text, strlen(text), line->overrides, line->override_count, err) &&

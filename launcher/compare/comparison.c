@@ -55,6 +55,16 @@ void comparison_free(Comparison *comparison) {
     *comparison = (Comparison){0};
 }
 
+// ---- keys ---------------------------------------------------------------------------------------
+
+bool comparison_leaves(const char *key, Error *err) {
+    bool dir = strcmp(key, "run.dir") == 0;
+    if (!dir && strcmp(key, "run.seed") != 0) return true;
+    return error_set(err, EXIT_CONFIG, "%s is the comparison's: %s", key,
+                     dir ? "each run has a folder of its own, below that of -o"
+                         : "write seeds: [1, 2, 3]");
+}
+
 // ---- configurations -----------------------------------------------------------------------------
 
 static ConfigOverrides in_file(const Comparison *comparison, const Changes *changes) {

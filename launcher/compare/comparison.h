@@ -91,6 +91,9 @@ typedef struct Comparison {
     int ranks;          // of a run
 } Comparison;
 
+// Whether the key is one that rows may have. False with exit 2, without the place.
+bool comparison_leaves(const char *key, Error *err);
+
 void comparison_free(Comparison *comparison); // legal on a zeroed one
 
 // A row without changes, at the end.

@@ -44,11 +44,7 @@ static bool take_change(Changes *changes, const char *name, const YamlValue *val
                         Error *err) {
     int row = config_key_find(name);
     if (row < 0) return unknown_key(name, err);
-    if (strcmp(name, "run.dir") == 0 || strcmp(name, "run.seed") == 0)
-        return error_set(err, EXIT_CONFIG, "%s is the comparison's: %s", name,
-                         strcmp(name, "run.dir") == 0 ? "each run has a folder of its own, below "
-                                                        "that of -o"
-                                                      : "write seeds: [1, 2, 3]");
+    if (!comparison_leaves(name, err)) return false;
     for (int i = 0; i < changes->count; i++)
         if (strncmp(changes->words[i], name, strlen(name)) == 0 &&
             changes->words[i][strlen(name)] == '=')

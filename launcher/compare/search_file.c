@@ -11,7 +11,7 @@
 static SearchedKey *find_key(SearchedKey *keys, int *count, const char *name, int line,
                              Error *err) {
     int row = config_key_find(name);
-    if (row < 0) return unknown_key(name, err) ? NULL : NULL;
+    if (row < 0 ? !unknown_key(name, err) : !comparison_leaves(name, err)) return NULL;
     for (int i = 0; i < *count; i++)
         if (strcmp(keys[i].name, name) == 0) return &keys[i];
     if (*count == SEARCHED_KEYS) {
@@ -34,9 +34,14 @@ static bool take_values(SearchedKey *key, const YamlValue *value, Error *err) {
     if (key->values.count > 0)
         return error_set(err, EXIT_CONFIG, "%s is given twice, first in line %d; keep one",
                          key->name, key->line);
-    for (int i = 0; i < value->count; i++)
+    for (int i = 0; i < value->count; i++) {
+        for (int j = 0; j < i; j++)
+            if (strcmp(value->items[i].text, value->items[j].text) == 0)
+                return error_set(err, EXIT_CONFIG, "%s has %.60s twice; keep one", key->name,
+                                 value->items[i].text);
         changes_add(&key->values, value->items[i].place.line, "%s=%s", key->name,
                     value->items[i].text);
+    }
     return true;
 }
 

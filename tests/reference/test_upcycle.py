@@ -26,6 +26,7 @@ EQUAL = [
     (["model.bias=true", "model.activation=gelu"], COPIES),
     (["model.bias=true", "model.activation=gelu"], [*SLICES, "moe.router=sigmoid", "moe.scaling_factor=2"]),
     (["model.feed_forward=[dense, peer]", "peer.keys=4", "peer.top_k=2"], [*COPIES, "model.feed_forward=[moe, peer]"]),
+    (["model.mixer=moa", "attention.experts=4", "attention.kv_heads=1"], [*COPIES, "moe.capacity_factor=8"]),
 ]
 
 REFUSED = [
@@ -45,6 +46,11 @@ REFUSED = [
     ([], [*COPIES, "model.layers=3"], ["model.layers is 2"]),
     (["model.feed_forward=[dense, peer]", "peer.keys=4", "peer.top_k=2"], [*COPIES, "model.feed_forward=[peer, moe]"],
      ["layer 0 is dense", "model.feed_forward"]),
+    (["model.feed_forward=peer", "peer.keys=4", "peer.top_k=2"], COPIES, ["no layer gets experts", "model.feed_forward"]),
+    (["model.mixer=moa", "attention.experts=4", "attention.kv_heads=1"], [*COPIES, "moe.router=sigmoid"],
+     ["moe.router, which moa layers obey, too", "softmax_topk", "here sigmoid"]),
+    (["model.mixer=moa", "attention.experts=4", "attention.kv_heads=1"], [*COPIES, "moe.bias_update=sign"],
+     ["moe.bias_update, which moa"]),
     (["moe.experts=4"], COPIES, ["layer 0 has experts already", "init"]),
 ]
 
