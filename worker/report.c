@@ -164,7 +164,8 @@ void report_step(Trainer *trainer, StepMetrics *row) {
     report->row_flops += row->flops;
     report->row_steps++;
 
-    bool line_due = row->step % config->log_every == 0 || row->step == config->steps;
+    bool last = row->step == config->steps || row->step == config->stop_at;
+    bool line_due = row->step % config->log_every == 0 || last;
     if (!line_due && !row->skipped && !config->log_every_row) return;
     take_means(report, row);
     take_sources(trainer, row);

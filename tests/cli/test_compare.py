@@ -125,8 +125,10 @@ search:
         self.refuse("config: tiny.yaml\n" + text % 5, "4 of 5 trials", "moe.top_k")
 
     def test_halving_goes_on_with_the_best(self):
-        self.compare(self.SEARCH.replace("trials", "steps: 2\n  factor: 2\n  trials") % ("halving", 4, 1))
+        text = self.SEARCH.replace("trials:", "steps: 2\n  factor: 2\n  trials:").replace("steps: 8", "steps: 8, log.every: 5")
+        self.compare(text % ("halving", 4, 1))
         table = self.table()
+        self.assertTrue(all(float(row["seconds"]) > 0 for row in table), table)
         self.assertEqual([row["steps"] for row in table], ["8", "4", "2", "2"])
         starts = [self.starts(f"{row['row']}/seed-7") for row in table]
         self.assertEqual(starts, [3, 2, 1, 1])

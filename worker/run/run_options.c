@@ -41,7 +41,8 @@ static const Option RUN_ROWS[] = {
 
 static const Option LOG_ROWS[] = {
     INTEGER("log.every", FREE, log_every, DEFAULT("10"), RANGE(1, MANY_STEPS),
-        "steps between lines of the log and rows of metrics.jsonl; the last step and skipped ones always have a row"),
+        "steps between lines of the log and rows of metrics.jsonl; the last step, that of run.stop_at and skipped ones always "
+        "have a row"),
     FLAG("log.every_row", FREE, log_every_row, DEFAULT("false"),
         "a row of metrics.jsonl for every step; lines of the log stay as log.every says"),
     INTEGER("log.utilization_every", FREE, utilization_every, DEFAULT("0"), RANGE(0, MANY_STEPS),
