@@ -8,9 +8,9 @@
 //
 // Of a half's scores only those of chosen keys have a gradient. Where these are many of all the
 // products with it are dense, otherwise over the chosen: other sums, so that sizes alone decide. Of
-// experts the chosen are always gathered: at 240 of 1,296 for a token dense products with zeros
-// took 1.45 times as long, at 64 of 1,024 three times (AMD EPYC, AVX2, forward and backward); they
-// win from a quarter or a third of all experts on.
+// experts the chosen are always gathered: at 240 of 1,296 for a token that takes two thirds of the
+// time of dense products alone, without their mask, at 128 of 1,024 two fifths; dense ones win from
+// 0.3 of all experts on (tests/bench/bench_named_rows; AMD EPYC, AVX2, forward and backward).
 //
 // Experts are dealt to the ranks of an expert-parallel group. Tokens do not travel each to its
 // experts, of which a few are on every rank: every rank gets the tokens of the group, adds up what
