@@ -195,12 +195,13 @@ few_rows(float *y, int64_t y_width, const float *x, int64_t x_width, WeightRows 
     }
 }
 
-// The type and the number of rows known to the loops.
+// The type and the number of rows known to the loops; of numbers that narrow registers never have
+// there is no code.
 static void few_rows_of(float *y, int64_t y_width, const float *x, int64_t x_width, WeightRows w,
                         int64_t rows, int64_t columns, int64_t depth, bool add) {
 #define FEW(T, R)                                                                                  \
     case 16 * T + R:                                                                               \
-        few_rows(y, y_width, x, x_width, w, R, columns, depth, add, T);                            \
+        if (R <= LANE_ROWS) few_rows(y, y_width, x, x_width, w, R, columns, depth, add, T);        \
         break;
 #define FEW_OF(T) FEW(T, 1) FEW(T, 2) FEW(T, 3) FEW(T, 4) FEW(T, 5) FEW(T, 6) FEW(T, 7) FEW(T, 8)
     switch (16 * (int)w.type + rows) {
