@@ -66,7 +66,7 @@ bool device_open(Device *dev, const char *kind, int threads, int local_rank, int
                     .name = backend->name,
                     .place = backend->place,
                     .limits = backend->limits};
-    dev->threads = threads_choose(threads, 1, 1).threads;
+    dev->threads = threads > 0 ? threads : threads_choose(0, 1, 1).threads;
     omp_set_num_threads(dev->threads);
     if (!backend->open(dev, local_rank, local_size, err)) return false;
     backend->describe(dev, dev->description, sizeof dev->description);
