@@ -21,7 +21,8 @@ static const Choice BALANCE_KINDS[] = {
                               "probability (Switch, arXiv:2101.03961)"},
     [BALANCE_IMPORTANCE] = {"importance",
                             "CV², variance over squared mean, of the experts' sums of "
-                            "gate weights (Shazeer et al. 2017, arXiv:1701.06538)"},
+                            "gate weights (Shazeer et al. 2017, arXiv:1701.06538); of each head "
+                            "of switchhead layers, too"},
     [BALANCE_NOISY_LOAD] = {"noisy_load", "CV² of the sums of the probabilities that noise drawn "
                                           "anew chooses an expert (its appendix A); of "
                                           "noisy_top_k"},
@@ -224,6 +225,29 @@ static bool check_variations(const ModelConfig *model, const OptionRules *rules)
     return true;
 }
 
+static bool has_router(const ModelConfig *model) {
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_is_routed(model, layer)) return true;
+    return model_has_mixer(model, MIXER_MOA);
+}
+
+// A loss that somebody asks for, where the gates of heads alone choose; the default says nothing.
+static bool check_heads(const ModelConfig *model, const OptionRules *rules) {
+    const BalanceTerms *terms = &model->moe.balance;
+    if (!model_has_mixer(model, MIXER_SWITCHHEAD) || has_router(model)) return true;
+    for (int64_t i = 0; i < terms->count; i++) {
+        BalanceTerm term = terms->maps[i];
+        if (term.kind == BALANCE_IMPORTANCE || (terms->count == 1 && term.factor == 0.01)) continue;
+        if (term.factor == 0) continue;
+        return option_broken(rules, "moe.balance", "model.mixer",
+                             "moe.balance: {kind: %s, factor: %g} is of experts that compete for "
+                             "a token, and those of a switchhead layer's heads do not; set kind: "
+                             "importance",
+                             choice_row(BALANCE_KIND_CHOICES, term.kind)->word, term.factor);
+    }
+    return true;
+}
+
 static bool check(const void *section, const OptionRules *rules) {
     const MoeConfig *moe = &((const ModelConfig *)section)->moe;
     const BalanceTerms *terms = &moe->balance;
@@ -239,7 +263,7 @@ static bool check(const void *section, const OptionRules *rules) {
                     choice_row(BALANCE_SCOPE_CHOICES, terms->maps[i].scope)->word,
                     terms->maps[i].factor + terms->maps[j].factor);
     return check_variations((const ModelConfig *)section, rules) && check_short_form(moe, rules) &&
-           check_bias((const ModelConfig *)section, rules);
+           check_heads(section, rules) && check_bias(section, rules);
 }
 
 const OptionSection BALANCE_OPTIONS = SECTION(ROWS, check);

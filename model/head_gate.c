@@ -31,6 +31,7 @@ void head_gate_layout(HeadGate *gate, Work *work, Statistics *stats, int64_t lay
     gate->lse = arena_1d(activations, F32, rows);
     gate->routed = statistics_counts(stats, ROUTER_NAMES[gate->place].routed, layer, gate->H * E);
     router_health_summarize(stats, gate->place, false);
+    head_balance_layout(&gate->balance, gate->place, work, stats, layer, activations);
 }
 
 void head_gate_layout_scratch(HeadGate *gate, Work *work, Arena *scratch) {
@@ -42,7 +43,8 @@ void head_gate_layout_scratch(HeadGate *gate, Work *work, Arena *scratch) {
     if (work->storage != F32) gate->scratch.x_f32 = arena_2d(scratch, F32, N, D);
     gate->scratch.dx = arena_2d(scratch, F32, N, D);
     gate->scratch.dlogits = arena_2d(scratch, F32, N * gate->H, gate->E);
-    gate->scratch.balance = arena_2d(scratch, F32, 1, gate->E);
+    gate->scratch.nothing = arena_2d(scratch, F32, 1, gate->E);
+    head_balance_layout_scratch(&gate->balance, work, scratch);
     arena_release(scratch, mark);
 }
 
@@ -76,13 +78,16 @@ void head_gate_route(HeadGate *gate, Work *work, Statistics *stats, Tensor x) {
     if (tokens > 0)
         count_ids(work->dev, statistics_count_range(stats, gate->routed, gate->H * gate->E),
                   tensor_rows(gate->ids, 0, tokens), (Tensor){0});
+    if (work->training)
+        head_balance_add(&gate->balance, work, stats, gate->ids, by_token(gate, gate->weights));
 }
 
 void head_gate_backward(HeadGate *gate, Work *work, Tensor dx, Tensor dweights, Tensor x) {
     Tensor dlogits = gate->scratch.dlogits, own_dx = gate->scratch.dx;
-    fill_zero(work->dev, gate->scratch.balance);
+    head_balance_backward(&gate->balance, work, by_token(gate, dweights), gate->ids);
+    fill_zero(work->dev, gate->scratch.nothing);
     router_backward(work->dev, dlogits, dweights, routing_of(gate), gate->logits, RULE,
-                    gate->scratch.balance, 0);
+                    gate->scratch.nothing, 0);
     dlogits = by_token(gate, dlogits);
     weight_gradient(work, gate->weight, OWN_GRADIENT, dlogits, own_x(gate, work, x));
     matmul_backward_input(work->dev, own_dx, dlogits, as_matrix(work_value(work, gate->weight)),

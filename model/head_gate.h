@@ -5,8 +5,7 @@
 #ifndef MOETRAIN_MODEL_HEAD_GATE_H
 #define MOETRAIN_MODEL_HEAD_GATE_H
 
-#include "model/router_names.h"
-#include "model/statistics.h"
+#include "model/head_balance.h"
 
 typedef struct HeadGate {
     RouterPlace place;
@@ -18,10 +17,11 @@ typedef struct HeadGate {
     Tensor ids;     // (N, H·k) i32: of all
     Tensor weights; // (N·H, k)
     Tensor lse;     // (N·H)
+    HeadBalance balance;
     struct {
         RouterSums sums;
         Tensor x_f32, dx;        // (N, D) f32
-        Tensor dlogits, balance; // (N·H, E), (1, E) of zeros
+        Tensor dlogits, nothing; // (N·H, E), (1, E) of zeros
     } scratch;
 } HeadGate;
 
@@ -30,9 +30,11 @@ void head_gate_layout(HeadGate *gate, Work *work, Statistics *stats, int64_t lay
                       Arena *activations);
 // Free between the two calls below.
 void head_gate_layout_scratch(HeadGate *gate, Work *work, Arena *scratch);
-// Fills ids and weights and counts the choices.   x (N, D) stored
+// Fills ids and weights and counts the choices; adds to the statistics. Collective over world when
+// a term of moe.balance is of importance and its scope is batch.   x (N, D) stored
 void head_gate_route(HeadGate *gate, Work *work, Statistics *stats, Tensor x);
-// dx (N, D) stored += the gradient through the weights.   dweights (N·H, k)
+// dx (N, D) stored += the gradient through the weights, also of importance.
+//   dweights (N·H, k), destroyed
 void head_gate_backward(HeadGate *gate, Work *work, Tensor dx, Tensor dweights, Tensor x);
 
 #endif

@@ -146,6 +146,8 @@ static void cost(const void *self, const Work *work, LayerCost *cost) {
     for (int i = 0; i < 2; i++) {
         dispatch_cost(&of[i]->plan, work, cost->sent_bytes);
         expert_exchange_cost(&of[i]->exchange, work, cost->sent_bytes);
+        cost->sent_bytes[TRAFFIC_STATISTICS] +=
+            (double)work->shape.micro_batches * head_balance_sent_bytes(&of[i]->gate.balance, work);
     }
     ScratchShape *scratch = &cost->scratch;
     scratch->E = larger(scratch->E, experts(config, s->layer));

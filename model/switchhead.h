@@ -4,8 +4,8 @@
 //   out = Σ_h Σ_e s'_e · (softmax(q_h k_hᵀ / sqrt(d_head), causal) v_h) W_o,h,eᵀ over k experts
 //   by the token that sees
 // attention.heads is H, attention.experts E and attention.top_k k. Tokens travel to the value
-// experts and heads to the output experts; nothing is dropped and no loss balances, as in the
-// paper.
+// experts and heads to the output experts; nothing is dropped. No loss balances, as in the paper,
+// unless moe.balance has terms of importance (head_balance.h).
 #ifndef MOETRAIN_MODEL_SWITCHHEAD_H
 #define MOETRAIN_MODEL_SWITCHHEAD_H
 
@@ -43,7 +43,8 @@ typedef struct SwitchHeadLayer {
     } scratch;
 } SwitchHeadLayer;
 
-// Forward and backward are collective over expert_parallel.
+// Forward and backward are collective over expert_parallel; forward also over world, where a term
+// of importance has the scope batch.
 extern const LayerKind SWITCHHEAD;
 
 #endif

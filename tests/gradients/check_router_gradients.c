@@ -68,6 +68,20 @@ static GradientCase with_zero_experts(GradientCase the_case) {
     return the_case;
 }
 
+// Of the experts of heads, beside routers that have the same terms, or alone.
+static GradientCase of_heads(const char *sentence, BalanceScope scope, bool beside_routers,
+                             int64_t micro_batches) {
+    GradientCase the_case =
+        of_kind(sentence, BALANCE_IMPORTANCE, scope, SOFTMAX_TOPK, micro_batches);
+    ModelConfig *model = &the_case.model;
+    model->mixer = (PerLayer){1, {MIXER_SWITCHHEAD}};
+    model->attention.shape = (AttentionShape){2, 2, 4, 5};
+    model->attention.experts = 4;
+    model->attention.top_k = 2;
+    if (!beside_routers) model->moe.experts.values[0] = 0;
+    return the_case;
+}
+
 int main(int argc, char **argv) {
     GradientCase cases[] = {
         terms("balance loss over shards", 5, BALANCE_SHARD, 0, SOFTMAX_TOPK, 1),
@@ -97,6 +111,10 @@ int main(int argc, char **argv) {
                 2),
         dropping(of_kind("importance over sequences, with drops", BALANCE_IMPORTANCE,
                          BALANCE_SEQUENCE, TOPK_SOFTMAX, 1)),
+        of_heads("importance of heads' experts over shards", BALANCE_SHARD, false, 1),
+        of_heads("importance of heads' experts and of routed ones over sequences", BALANCE_SEQUENCE,
+                 true, 1),
+        of_heads("importance of heads' experts over the batch", BALANCE_BATCH, false, 2),
         variations("importance over all scopes beside the load of the step", TOPK_SOFTMAX, 1),
         variations("the same of two micro-batches of noisy logits", NOISY_TOPK, 2),
         of_kind("noisy load over sequences", BALANCE_NOISY_LOAD, BALANCE_SEQUENCE, NOISY_TOPK, 1),

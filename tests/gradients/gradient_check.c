@@ -269,6 +269,21 @@ static double router_losses(const Check *check, const Router *router) {
     return loss;
 }
 
+// Of the terms of heads' experts.
+static double head_losses(const Check *check) {
+    const BalanceTerms *terms = &check->the_case->model.moe.balance;
+    const Statistics *stats = &check->model.stats;
+    double loss = 0;
+    for (int64_t layer = 0; layer < model_blocks(&check->model.config); layer++)
+        for (int place = ROUTER_OF_VALUES; place <= ROUTER_OF_OUTPUTS; place++)
+            for (int64_t i = 0; i < terms->count; i++) {
+                const char *name = head_balance_column((RouterPlace)place, terms->maps[i]);
+                if (name && statistics_find(stats, name, layer))
+                    loss += terms->maps[i].factor * statistics_value(stats, name, layer);
+            }
+    return loss;
+}
+
 // One step's loss; gradients in model->gradients.sum, choices noted.
 static double evaluate(Check *check) {
     Model *model = &check->model;
@@ -294,7 +309,7 @@ static double evaluate(Check *check) {
                 (double)step_targets(&model->work);
     for (int64_t half = 0; half < halves(model); half++)
         if (router_of(model, half)) loss += router_losses(check, router_of(model, half));
-    return loss;
+    return loss + head_losses(check);
 }
 
 // Weights under which no choice is a close one, so that few of them flip.

@@ -217,8 +217,13 @@ CONFIGURATIONS = {
         [(2, 2, 2, 4), (4, 1, 4, 2)]),
     "experts of heads": (  # eight in all
         {"model.mixer": "switchhead", "attention.heads": 2, "attention.experts": 4, "attention.d_value": 7, "moe.experts": 4,
-         "attention.top_k": 3, "train.optimizer": "muon", "parallel.exchange_chunks": 2},
+         "attention.top_k": 3, "train.optimizer": "muon", "parallel.exchange_chunks": 2,
+         "moe.balance": "[{kind: importance}, {kind: importance, scope: sequence}]"},
         [(2, 2, 2, 4), (3, 1, 3, 1)]),
+    "importance of the heads of a batch": (
+        {"model.mixer": "switchhead", "attention.heads": 2, "attention.experts": 4, "model.feed_forward": "dense",
+         "moe.balance": "[{kind: importance, scope: batch}]"},
+        [(2, 1, 2, 1), (4, 2, 4, 1)]),
     "experts of heads beside other mixers, bf16": (
         {"model.mixer": "[switchhead, attention]", "attention.heads": 4, "attention.experts": 2, "attention.top_k": 1,
          "moe.experts": 0, "model.bias": "true", "attention.qk_norm": "head", "attention.dropout": 0.1,

@@ -39,8 +39,9 @@ EXACT_KEYS = ("step", "loss", "gradient_norm", "lr", "balance_loss", "balance_lo
               "balance_loss_importance_sequence", "balance_loss_importance_batch", "balance_loss_noisy_load_shard",
               "balance_loss_noisy_load_sequence", "balance_loss_noisy_load_batch", "z_loss", "drop_rate", "load_imbalance",
               *(of + figure for of in ("", "attention_", "value_", "output_", "combine_", "peer_")
-                for figure in ("max_vio", "max_vio_mean", "dead_experts")), "zero_share", "router_logit_rms",
-              "router_entropy_nats", "tokens", "skipped_steps",
+                for figure in ("max_vio", "max_vio_mean", "dead_experts")),
+              *(of + scope for of in ("value_importance_", "output_importance_") for scope in ("shard", "sequence", "batch")),
+              "zero_share", "router_logit_rms", "router_entropy_nats", "tokens", "skipped_steps",
               "val_loss", "val_bits_per_byte", "validation", "source_loss", "source_load_imbalance", "source_load_distance")
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 import routing_reference as routing
 from attention_reference import mix, rotate
 from layers_reference import linear
-from moe_reference import gate_logits, route, tell
+from moe_reference import cv_squared, gate_logits, route, scopes_of, tell
 
 
 def expert_linear(p, name, x, ids):
@@ -43,6 +43,19 @@ def head_gates(p, name, rows, c):
     return ids + E * torch.arange(H)[:, None], scores.gather(-1, ids)
 
 
+def head_importance(ids, weights, c):
+    """The terms of moe.balance that are of importance, of each head, a term being the mean of its scopes (N, H, k)."""
+    E, total = c["attention.experts"], 0
+    for term in c["moe.balance"] or []:
+        if term["kind"] != "importance":
+            continue
+        mass = F.one_hot(ids % E, E) * weights[..., None]                     # (N, H, k, E)
+        scopes = mass.sum(2).chunk(scopes_of(c, len(ids))[term["scope"]])
+        of_heads = [cv_squared(scope.sum(0)[h]) for scope in scopes for h in range(ids.shape[1])]
+        total = total + term["factor"] * sum(of_heads) / len(of_heads)
+    return total
+
+
 def switchhead(p, name, x, c, layer, step):
     """SwitchHead (arXiv:2312.07987)."""
     B, T, _ = x.shape
@@ -50,6 +63,7 @@ def switchhead(p, name, x, c, layer, step):
     rows, eps = x.flatten(0, 1), c["model.norm_eps"]
     v_ids, v_weights = head_gates(p, name + ".value_router", rows, c)
     ids, weights = head_gates(p, name + ".output_router", rows, c)
+    step.further = step.further + head_importance(v_ids, v_weights, c) + head_importance(ids, weights, c)
     values = expert_linear(p, name + ".experts.value", rows[:, None].expand(-1, H * k, -1),
                            v_ids.flatten(1)).view(-1, H, k, dv)
     v = (v_weights[..., None] * values).sum(2).view(B, T, H, dv)

@@ -109,6 +109,12 @@ CASES = {
     "experts of heads beside experts": {
         **SWITCHHEAD, "model.mixer": ["switchhead", "attention"], "attention.qk_norm": "whole",
         "attention.window": 3, "attention.top_k": 1, **STEPS, "model.layers": 2},
+    "experts of heads, importance": {
+        **SWITCHHEAD, "attention.experts": 4, "model.feed_forward": ["dense", "moe"],
+        **balance(("importance", "shard", 0.1), ("importance", "sequence", 0.2), ("importance", "batch", 0.3))},
+    "experts of heads, importance of micro-batches": {
+        **DENSE, **SWITCHHEAD, "attention.top_k": 1, "train.micro_batches": 2,
+        **balance(("importance", "batch", 0.5), ("importance", "sequence", 0.1))},
     "masked": {**DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9},
     "masked, windows, sinks, slopes": {
         **DENSE, "train.objective": "masked", "train.mask_share": 0.5, "train.context": 9, "attention.window": [3, 0],

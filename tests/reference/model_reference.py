@@ -242,7 +242,7 @@ class Step:
         self.micro_batch, self.loads = micro_batch, loads  # choices by layer, of those before
         self.told = {}                                     # by layer: terms, z, routed, dropped
         self.largest = {}                                  # scores of heads, by layer
-        self.further = 0                                   # what multi-token prediction adds to the loss
+        self.further = 0                                   # in the loss: multi-token prediction, importance of heads' experts
         self.queries = {}                                  # that a batch norm has seen
         self.modules = []                                  # of each: nats, targets, right first guesses
 

@@ -23,18 +23,22 @@ def noisy_load(raw, noisy, deviation, top_k):
 MEASURED = [{"kind": "load", "scope": "shard", "factor": 0}]  # where no term is asked for
 
 
+def scopes_of(c, rows):
+    """How many of each scope are in a micro-batch of so many tokens."""
+    return {"shard": c["train.shards"] // c["train.micro_batches"], "sequence": rows // c["train.context"],
+            "batch": 1, "step": 1}
+
+
 def balance_terms(c, counts_of, logits, weights, ids, step, name, smooth_load):
     """The list of moe.balance without factors; a term is the mean of its scopes."""
-    N, T, E, K = logits.shape[0], c["train.context"], c.scored, ids.shape[1]
+    N, E, K = logits.shape[0], c.scored, ids.shape[1]
     probability = routing.probabilities(logits, c["moe.router"], K)
     per_token = c["moe.top_k"]
     if c["moe.balance_share"] == "tokens" or c["moe.balance_choices"] == "first":
         per_token = 1
-    parts = {"shard": c["train.shards"] // c["train.micro_batches"], "sequence": N // T,
-             "batch": 1, "step": 1}
     terms = []
     for term in c["moe.balance"] or MEASURED:
-        of_scope, values = parts[term["scope"]], []
+        of_scope, values = scopes_of(c, N)[term["scope"]], []
         for rows in torch.arange(N).chunk(of_scope):
             if term["kind"] == "importance":
                 mass = torch.zeros(E).index_add(0, ids[rows].flatten(), weights[rows].flatten())
