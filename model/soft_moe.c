@@ -3,8 +3,15 @@
 #include <string.h>
 
 #include "kernels/integers.h"
+#include "model/router_balance.h"
 #include "model/router_health.h"
 #include "model/stream_digests.h"
+
+#define CONCENTRATION "slot_concentration"
+static const Summary CONCENTRATION_SUMMARY = {.field = CONCENTRATION,
+                                              .digits = 9,
+                                              .value = statistics_mean_over_layers,
+                                              .column = CONCENTRATION};
 
 static int64_t experts(const ModelConfig *config, int64_t layer) {
     return moe_shape(config, layer).experts;
@@ -69,6 +76,8 @@ static void layout(void *self, Work *work, Statistics *stats, Arena *activations
     soft->mass = statistics_counts(stats, ROUTER_NAMES[ROUTER_OF_SLOTS].routed, soft->layer,
                                    soft->shape.experts);
     router_health_summarize(stats, ROUTER_OF_SLOTS, false);
+    soft->concentration = statistics_scalar(stats, CONCENTRATION, soft->layer);
+    statistics_summarize(stats, &CONCENTRATION_SUMMARY);
     bool wide = work->storage == F32;
     dispatch_layout(&soft->plan, dispatch_shape(soft, work), work, activations);
     expert_exchange_layout(&soft->routed,
@@ -182,6 +191,15 @@ static void count_mass(const SoftMoeLayer *soft, Work *work, const Statistics *s
                            tensor_rows(soft->combine, 0, tokens));
 }
 
+static void add_concentration(const SoftMoeLayer *soft, Work *work, const Statistics *stats) {
+    Tensor squares = soft->scratch.ddispatch; // of the backward pass, until then
+    double sequences = 1 / router_per_step_token(work) / (double)work->shape.T;
+    multiply_pairs(work->dev, squares, soft->dispatch, soft->dispatch);
+    segment_sum(work->dev, statistics_rows(stats, work), soft->concentration,
+                tensor_reshape_1d(squares, tensor_elements(squares)),
+                sequences * (double)soft->slots);
+}
+
 static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tensor x) {
     SoftMoeLayer *soft = self;
     Dispatch *d = &soft->plan;
@@ -193,6 +211,7 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     digest_part(work, "slot_weights", soft->dispatch);
     digest_part(work, "slot_weights", soft->combine);
     count_mass(soft, work, stats);
+    if (work->training) add_concentration(soft, work, stats);
     work_stored(work, soft->dispatch_stored, soft->dispatch);
     work_stored(work, soft->combine_stored, soft->combine);
     mix_tokens(soft, work, soft->scratch.slots, soft->dispatch_stored, x);

@@ -7,7 +7,10 @@
 // of tokens. A token's output depends on all tokens of its sequence, also on later ones.
 //
 // How much an expert is used is what tokens take of its slots, Σ C over tokens: the counts
-// "combine_mass", SLOT_WEIGHT_UNITS a token (kernels/routing_ops.h).
+// "combine_mass", SLOT_WEIGHT_UNITS a token (kernels/routing_ops.h). How much slots pick among
+// tokens is "slot_concentration", the mean over sequences and slots of Σ D² over tokens: 1/T where
+// slots are plain means of their sequence, 1 where they are single tokens; its inverse is the
+// number of tokens that, evenly weighed, would be as concentrated.
 #ifndef MOETRAIN_MODEL_SOFT_MOE_H
 #define MOETRAIN_MODEL_SOFT_MOE_H
 
@@ -18,6 +21,7 @@ typedef struct SoftMoeLayer {
     MoeShape shape;
     int64_t layer, slots; // S of a sequence
     int mass;             // the counts (E), by their first place
+    int concentration;    // its column
     Linear phi;           // weight (S, D)
     ExpertPlaces *places;
     Dispatch plan; // of B·S slots

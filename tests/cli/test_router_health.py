@@ -87,6 +87,11 @@ class RouterHealth(RunTest):
                     self.assertAlmostEqual(sums / (tokens * asked), 1, delta=1e-5 if asked == unit else 0)
                     last = rows[-1][layer]
                     self.assertIn(f"| max_vio {last.max() / last.mean() - 1:.3f}", shown)
+        row = [row for row in self.metrics("attention") if "loss" in row][-1]
+        with h5py.File(self.path(self.step("attention", steps))) as file:
+            of_layers = file["utilization/slot_concentration"][-1]
+        self.assertAlmostEqual(of_layers.mean(), row["slot_concentration"], places=8)
+        self.assertTrue((of_layers > 1 / 16).all() and (of_layers < 1).all(), of_layers)  # of sequences of 16 tokens
 
     def test_an_expert_that_died_is_named_once_on_any_ranks_and_across_a_resume(self):
         self.write_tiny(**dict(RUN, train__steps="8", train__lr="1e-9", train__min_lr="0", moe__experts="32",

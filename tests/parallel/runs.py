@@ -41,7 +41,7 @@ EXACT_KEYS = ("step", "loss", "gradient_norm", "lr", "balance_loss", "balance_lo
               *(of + figure for of in ("", "attention_", "value_", "output_", "combine_", "peer_")
                 for figure in ("max_vio", "max_vio_mean", "dead_experts")),
               *(of + scope for of in ("value_importance_", "output_importance_") for scope in ("shard", "sequence", "batch")),
-              "zero_share", "router_logit_rms", "router_entropy_nats", "tokens", "skipped_steps",
+              "slot_concentration", "zero_share", "router_logit_rms", "router_entropy_nats", "tokens", "skipped_steps",
               "val_loss", "val_bits_per_byte", "validation", "source_loss", "source_load_imbalance", "source_load_distance")
 
 

@@ -361,8 +361,9 @@ def write(file, name, keys, text, start, result):
     dataset("gradients", flat({**zeros, **gradients}.values()), np.float32)
     for key in ("loss", "gradient_norm", "lr"):
         dataset(key, [row[key] for row in rows], np.float64)
-    if rows[0]["modules"]:
-        dataset("modules", [row["modules"] for row in rows], np.float64)
+    for key in ("modules", "concentration"):
+        if rows[0][key]:
+            dataset(key, [row[key] for row in rows], np.float64)
     if rows[0]["z"]:
         dataset("terms", [row["terms"] for row in rows], np.float64)
         dataset("z", [row["z"] for row in rows], np.float64)

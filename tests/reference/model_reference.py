@@ -243,6 +243,7 @@ class Step:
         self.told = {}                                     # by layer: terms, z, routed, dropped
         self.largest = {}                                  # scores of heads, by layer
         self.further = 0                                   # in the loss: multi-token prediction, importance of heads' experts
+        self.concentration = []                            # of the slots of each layer that has them
         self.queries = {}                                  # that a batch norm has seen
         self.modules = []                                  # of each: nats, targets, right first guesses
 
@@ -276,7 +277,7 @@ def forward(p, c, tokens, targets, step):
         if c.kind(i) == "peer":
             return peer(p, name + ".peer", rows, c, step.queries).view_as(x)
         if c.kind(i) == "soft_moe":
-            return soft_moe(p, name + ".moe", x, c.of_layer(i))
+            return soft_moe(p, name + ".moe", x, c.of_layer(i), step)
         if not c.is_routed(i):
             return feed_forward(p, name + ".ffn", x, c)
         return moe(p, name + ".moe", rows, ids.flatten(), c.of_layer(i), step, i).view_as(x)

@@ -180,10 +180,11 @@ def tell(name, c, logits, raw, weights, ids, kept, step, smooth_load):
         dropped=torch.bincount(ids[~kept], minlength=c.scored) * (not takes))
 
 
-def soft_moe(p, name, x, c):
+def soft_moe(p, name, x, c, step):
     """Of sequences x (B, T, D): slots that mix their tokens (arXiv:2308.00951)."""
     logits = x @ p[name + ".slots"].T
     slots = logits.softmax(1).mT @ x
+    step.concentration.append((logits.softmax(1) ** 2).sum(1).mean().item())  # over sequences and slots
     made = [feed_forward(p, name + ".experts", slots[:, s], c, s % c.experts)
             for s in range(slots.shape[1])]
     return logits.softmax(2) @ torch.stack(made, 1)

@@ -202,6 +202,16 @@ static void assert_modules(Run *run, int64_t step) {
     }
 }
 
+static void assert_slots(Run *run, int64_t step) {
+    const ModelConfig *model = &run->config->model;
+    if (!model_has_feed_forward(model, FEED_FORWARD_SOFT_MOE)) return;
+    const double *wanted = of_step(run, "concentration", step);
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        if (model_feed_forward(model, layer) == FEED_FORWARD_SOFT_MOE)
+            assert_number(run, statistics_value(&run->model.stats, "slot_concentration", layer),
+                          *wanted++, "slot_concentration");
+}
+
 // ---- running ------------------------------------------------------------------------------------
 
 // Inputs and targets, one ahead, of a micro-batch; text (steps, batch, T + 1) u8.
@@ -246,6 +256,7 @@ static void take_step(Run *run, Tensor text, int64_t step) {
     if (step == 0) assert_parameters(run, &model->params, model->gradients.sum, "gradients");
     if (run->router_count > 0) assert_routers(run, step);
     assert_modules(run, step);
+    assert_slots(run, step);
     assert_number(run, norm, *of_step(run, "gradient_norm", step), "gradient_norm");
     assert_number(run, lr, *of_step(run, "lr", step), "lr");
     double scale = clip > 0 && norm > clip ? clip / norm : 1;

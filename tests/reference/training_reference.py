@@ -181,6 +181,7 @@ def train(c, start, text):
     rows, first_gradients = [], None
     for number in range(c["train.steps"]):
         loads, told, largest, loss, further, modules, queries = {}, [], {}, 0, 0, [], {}
+        concentration = []
         micro_batches = text[number].chunk(c["train.micro_batches"])
         for m, rows_of_text in enumerate(micro_batches):
             step = model.Step(c, number, m, loads)
@@ -193,6 +194,7 @@ def train(c, start, text):
             further = further + step.further / len(micro_batches)
             told.append(step.told)
             modules.append(step.modules)
+            concentration.append(step.concentration)
         routers = sorted(told[0])
         terms = [sum(t[i]["terms"] for t in told) / len(told) for i in routers]
         z = [sum(t[i]["z"] for t in told) / len(told) for i in routers]
@@ -219,7 +221,8 @@ def train(c, start, text):
         counts = {key: [sum(t[i][key] for t in told) for i in routers]
                   for key in ("routed", "dropped")}
         rows.append(dict(loss=loss.item(), gradient_norm=norm, lr=lr,
-                         modules=np.sum(modules, 0).tolist(), terms=[t.tolist() for t in terms],
+                         modules=np.sum(modules, 0).tolist(), concentration=np.mean(concentration, 0).tolist(),
+                         terms=[t.tolist() for t in terms],
                          z=[v.item() for v in z], **counts))
         first_gradients = first_gradients or gradients
     return rows, first_gradients, {n: w.detach() for n, w in params.items()}, average
