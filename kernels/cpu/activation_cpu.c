@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/scratch.h"
@@ -95,23 +97,49 @@ static inline void swiglu_limit_gradient(float *dgate, float *dup, float dout, f
 
 // ---- rows ---------------------------------------------------------------------------------------
 
+// What a row has behind whole registers is computed with the numbers before it in one more, ahead
+// of the others, since results may take the place of what they are made of: exponentials one by
+// one take as long as eight.
+static inline int64_t whole_lanes(int64_t F) {
+    return F < LANES ? F : F / LANES * LANES;
+}
+
 // The backward loops may work in place, element by element: `omp simd` says so, else the compiler's
 // own aliasing test would choose its scalar loop exactly then.
 #define ROW_OF_1(word)                                                                             \
     static void word##_forward(float *out, const float *in, int64_t F) {                           \
-        for (int64_t f = 0; f < F; f++) out[f] = word(in[f]);                                      \
+        int64_t whole = whole_lanes(F), last = F - LANES;                                          \
+        float y[LANES];                                                                            \
+        for (int i = 0; i < LANES && whole < F; i++) y[i] = word(in[last + i]);                    \
+        for (int64_t f = 0; f < whole; f++) out[f] = word(in[f]);                                  \
+        if (whole < F) memcpy(out + last, y, sizeof y);                                            \
     }                                                                                              \
     static void word##_backward(float *din, const float *dout, const float *in, int64_t F) {       \
-        _Pragma("omp simd") for (int64_t f = 0; f < F; f++)                                        \
+        int64_t whole = whole_lanes(F), last = F - LANES;                                          \
+        float dx[LANES];                                                                           \
+        for (int i = 0; i < LANES && whole < F; i++)                                               \
+            word##_gradient(&dx[i], dout[last + i], in[last + i]);                                 \
+        _Pragma("omp simd") for (int64_t f = 0; f < whole; f++)                                    \
             word##_gradient(&din[f], dout[f], in[f]);                                              \
+        if (whole < F) memcpy(din + last, dx, sizeof dx);                                          \
     }
 #define ROW_OF_2(word)                                                                             \
     static void word##_forward(float *out, const float *in, int64_t F) {                           \
-        for (int64_t f = 0; f < F; f++) out[f] = word(in[f], in[F + f]);                           \
+        int64_t whole = whole_lanes(F), last = F - LANES;                                          \
+        float y[LANES];                                                                            \
+        for (int i = 0; i < LANES && whole < F; i++) y[i] = word(in[last + i], in[F + last + i]);  \
+        for (int64_t f = 0; f < whole; f++) out[f] = word(in[f], in[F + f]);                       \
+        if (whole < F) memcpy(out + last, y, sizeof y);                                            \
     }                                                                                              \
     static void word##_backward(float *din, const float *dout, const float *in, int64_t F) {       \
-        _Pragma("omp simd") for (int64_t f = 0; f < F; f++)                                        \
+        int64_t whole = whole_lanes(F), last = F - LANES;                                          \
+        float dgate[LANES], dup[LANES];                                                            \
+        for (int i = 0; i < LANES && whole < F; i++)                                               \
+            word##_gradient(&dgate[i], &dup[i], dout[last + i], in[last + i], in[F + last + i]);   \
+        _Pragma("omp simd") for (int64_t f = 0; f < whole; f++)                                    \
             word##_gradient(&din[f], &din[F + f], dout[f], in[f], in[F + f]);                      \
+        if (whole < F) memcpy(din + last, dgate, sizeof dgate);                                    \
+        if (whole < F) memcpy(din + F + last, dup, sizeof dup);                                    \
     }
 #define ROW(value, word, inputs, meaning) ROW_OF_##inputs(word)
 ACTIVATIONS(ROW)
