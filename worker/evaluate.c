@@ -263,6 +263,11 @@ static void tell_set(const Evaluating *e, const TrainConfig *config, const char 
     for (int place = 0; place < ROUTER_PLACES; place++)
         tell_health(&e->restored.model.stats, (RouterPlace)place);
     char bits[64] = "", capacity[64];
+    if (result->tokens == 0) {
+        log_info("validation%s%s of step %lld: nothing is to be predicted", name[0] ? " on " : "",
+                 name, (long long)e->restored.state.step);
+        return;
+    }
     if (result->bits_per_byte >= 0)
         snprintf(bits, sizeof bits, ", %.4f bits per byte", result->bits_per_byte);
     evaluation_describe_capacity(config, capacity);

@@ -170,6 +170,15 @@ static bool evaluate_now(Trainer *trainer, int *signal, Error *err) {
                             &trainer->evaluation_batch, &trainer->config, NULL, &result, err);
         *signal = ok ? result.signal : 0;
         if (!ok || result.signal) break;
+        if (result.tokens == 0) { // which would be a loss of 0
+            ok = error_set(err, EXIT_DATA,
+                           "%s: none of its tokens is %s; give a longer data.validation",
+                           trainer->config.data.validation.maps[set].path,
+                           trainer->config.model.objective == OBJECTIVE_MASKED
+                               ? "masked"
+                               : "followed by another of its document");
+            break;
+        }
         report_evaluation(trainer, set, &result);
         if (set == 0) run_status_evaluation(trainer->state.step, result.loss);
     }

@@ -53,6 +53,7 @@ static void compare(Choices *c, const int32_t *ids, int64_t tokens, int64_t K) {
 
 static void passed(void *context, int64_t tokens) {
     Choices *c = context;
+    if (c->model->config.moe.router.kind == EXPERT_CHOICE) return; // every token has all as choices
     for (int64_t layer = 0; layer < c->model->config.layers; layer++) {
         Tensor ids = c->tape.layers[layer];
         if (!ids.data) continue;
@@ -63,7 +64,7 @@ static void passed(void *context, int64_t tokens) {
     }
 }
 
-// Gives the model a tape. Where experts choose there is nothing to compare.
+// Gives the model a tape.
 static void listen(Choices *c, Model *model, bool compares) {
     c->model = model;
     c->compares = compares;

@@ -33,6 +33,18 @@ class Training(ProgramTest):
         with open(self.path(f"{run}/metrics.jsonl"), encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
+    def test_where_nothing_is_to_be_predicted_there_is_no_loss(self):
+        self.write("short.txt", "ab")
+        self.write("ends.txt", "\n" * 9)
+        masked = ["train.objective=masked", "data.validation=short.txt"]
+        documents = ["data.documents=mask", r"data.document_end=\n", "data.validation=ends.txt"]
+        for ranks, keys, parts in ((2, masked, ["short.txt", "masked"]), (None, documents, ["ends.txt", "of its document"])):
+            self.assert_error(self.run_program("tiny.yaml", "run.dir=short", "resume=never", *keys, ranks=ranks), 3, *parts)
+        self.train("long", masked[0])
+        told = self.run_program("evaluate", "long", masked[1])
+        self.assert_done(told)
+        self.assertIn("validation of step 6: nothing is to be predicted\npseudo-perplexity", told.out)
+
     def test_a_run_leaves_what_is_promised(self):
         outcome = self.train("run", ranks=2)
         self.assertEqual(len(re.findall(r"^step \d+/6 ", outcome.out, re.MULTILINE)), 6)

@@ -52,6 +52,13 @@ class Weights(ProgramTest):
         self.assertEqual(size["bf16"], size["fp16"])
         self.assertAlmostEqual(size["bf16"] - size["int8"], matrices + head, delta=0.2 * (matrices + head))  # scales
 
+    def test_where_experts_choose_no_choice_moves(self):
+        keys = ["moe.router=expert_choice", "moe.allow_noncausal=true"]
+        self.assert_done(self.run_program("tiny.yaml", "run.dir=chosen", "eval.every=0", *keys))
+        table = self.run_program("evaluate", "chosen", "--weights", "all")
+        self.assert_done(table)
+        self.assertNotIn("%", table.out)
+
     def test_nothing_depends_on_batch_ranks_and_prefill(self):
         table = self.table()
         for ranks, more in ((2, ("train.batch=8",)), (4, ("parallel.expert=2",))):
