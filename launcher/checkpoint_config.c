@@ -10,6 +10,7 @@
 #include "launcher/cli.h"
 #include "launcher/config_print.h"
 #include "launcher/config_value.h"
+#include "model/loss.h"
 #include "worker/data/data_format.h"
 #include "worker/run/run_changes.h"
 
@@ -213,6 +214,18 @@ static void forget_earlier(char *text) {
     if (line) *line = '#';
 }
 
+// A masked model has a token more than a causal one of the same data: no resume.allow makes one
+// of the other.
+static bool check_objective(const Config *config, ObjectiveKind stored, Error *err) {
+    ObjectiveKind asked = config->train.model.objective;
+    return asked == stored ||
+           error_set(err, EXIT_CONFIG,
+                     "command line: train.objective is %s, but %.400s is a %s model, which belongs "
+                     "to its weights; leave train.objective out",
+                     choice_row(OBJECTIVE_CHOICES, (int)asked)->word, config->source,
+                     choice_row(OBJECTIVE_CHOICES, (int)stored)->word);
+}
+
 bool checkpoint_config_read(Config *config, const char *path, const char *const *overrides,
                             int override_count, Error *err) {
     char file[CONFIG_PATH_BYTES], *text = NULL;
@@ -226,7 +239,9 @@ bool checkpoint_config_read(Config *config, const char *path, const char *const 
     bool ok = config_read(config, file, text, bytes, NULL, 0, err) &&
               filter_overrides(config, overrides, override_count, kept, &kept_count, err);
     DataFormat format = config->train.data.format;
+    ObjectiveKind objective = config->train.model.objective;
     ok = ok && config_read(config, file, text, bytes, kept, kept_count, err) &&
+         check_objective(config, objective, err) &&
          (kept_count == 0 || check_changes(config, format, text, err));
     free(text);
     return ok;

@@ -215,14 +215,15 @@ static bool check_init_fits(const Trainer *trainer, Error *err) {
     bool ok = run_changes_check(&changes, err) && check_tokenizer(trainer, config->init, err) &&
               checkpoint_read_shape(config->init, "parameters/embedding", shape, err);
     free(yaml);
-    int64_t tokens = shape[0] - model_vocab_size(&config->model, 0);
-    if (!ok || tokens == trainer->data.vocabulary.size) return ok;
+    int64_t tokens = config->model.vocab_size;
+    if (!ok || shape[0] == tokens) return ok;
     return error_set(
         err, EXIT_DATA,
-        "%s: a vocabulary of %lld tokens, while the weights of %s have %lld; they need "
-        "data of exactly the same tokens",
-        data_sources_path(&config->data.train), (long long)trainer->data.vocabulary.size,
-        config->init, (long long)tokens);
+        "%s: a vocabulary of %lld tokens%s, while the weights of %s have %lld; they need data of "
+        "exactly the same tokens, and the same train.objective",
+        data_sources_path(&config->data.train), (long long)tokens,
+        config->model.objective == OBJECTIVE_MASKED ? " with that of the mask" : "", config->init,
+        (long long)shape[0]);
 }
 
 // The characters of the checkpoint are those of this run's data. `saved` holds what was loaded,
