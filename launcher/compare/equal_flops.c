@@ -81,6 +81,16 @@ static bool is_near(const Comparison *comparison, double flops, double target) {
     return fabs(flops - target) <= comparison->equal_flops.tolerance * target;
 }
 
+// Whether the row's name has a value of the key, which solving it would make a lie of.
+static bool is_drawn(const Comparison *comparison, const ComparedRow *row, const char *key) {
+    const Search *search = &comparison->search;
+    const SearchedKey *keys = row->trial ? search->keys : comparison->grid;
+    int count = row->trial ? search->key_count : comparison->grid_count;
+    for (int k = 0; k < count; k++)
+        if (strcmp(keys[k].name, key) == 0) return true;
+    return false;
+}
+
 static bool solve_row(Comparison *comparison, ComparedRow *row, double target, Error *err) {
     const EqualFlops *equal = &comparison->equal_flops;
     const char *width = row->width;
@@ -96,6 +106,11 @@ static bool solve_row(Comparison *comparison, ComparedRow *row, double target, E
                          "moe.d_ff, or another key that may change, or width: none",
                          comparison->source, row->name, row->flops_per_token / 1e6, target / 1e6,
                          equal->reference);
+    if (is_drawn(comparison, row, width))
+        return error_set(err, EXIT_CONFIG,
+                         "%s: row %s: %s is given by the %s, and is to make FLOPs equal; name "
+                         "another width, or leave it out there",
+                         comparison->source, row->name, width, row->trial ? "search" : "grid");
     const Option *key = config_key(config_key_find(width));
     int64_t most = key->max < 1e9 ? (int64_t)key->max : 1000000000;
     int64_t least = key->min > 1 ? (int64_t)key->min : 1;
