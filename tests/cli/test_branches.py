@@ -185,7 +185,8 @@ class FromWeights(RunTest):
         masked = ["train.objective=masked", "resume.allow=train.objective"]  # has a token more
         outcome = self.train("masked", "data.format=characters", *init, *masked, code=3)
         self.assert_error(outcome, 3, "18 tokens with that of the mask", "have 17", "train.objective")
-        self.assert_error(self.run_program("evaluate", "characters", *masked), 2, "is a causal model", "leave train.objective out")
+        self.assert_error(self.run_program("evaluate", "characters", *masked), 2, "is a causal model",
+                          "leave train.objective out")
 
 
 if __name__ == "__main__":
