@@ -43,7 +43,8 @@ VALUES = [
     ("data.format", "text", "write bytes"), ("data.validation", "null", "leave the key out"),
     ("model.activation", "silu", "write swiglu"), ("moe.router", "Mixtral", "write softmax_topk"),
     ("model.mixer", "MLA", "write latent_attention"), ("train.optimizer", "adam", "write adamw"),
-    ("model.feed_forward", "mlp", "write dense"), ("model.feed_forward", "MoE", "write moe"),
+    ("train.objective", "MLM", "write masked"),
+    ("moe.router", "base", "write sinkhorn"), ("model.feed_forward", "mlp", "write dense"), ("model.feed_forward", "MoE", "write moe"),
     ("moe.experts", "1_6", "write 16"), ("model.mixer", "self_attention", "write attention"),
     ("data.validation", "~", "leave the key out"), ("data.train", "~/x.txt", "the whole path"),
 ]
@@ -55,6 +56,7 @@ FOREIGN_KEYS = {
     "train.dropout": ["resid_pdrop", "hidden-dropout"], "moe.shared_experts": ["n_shared_experts"],
     "moe.zero_experts": ["zero_expert_num"], "moe.zero_kind": ["zero_expert_type"],
     "moe.shared_d_ff": ["moe-shared-expert-intermediate-size"], "model.logit_softcap": ["final_logit_softcapping"],
+    "train.mask_share": ["mlm_probability", "mask-prob"], "moe.latent_width": ["moe-latent-size"],
     "model.d_ff": ["intermediate_size", "ffn-hidden-size"], "model.mixer": ["layer_types"],
     "model.feed_forward": ["mlp_layer_types", "first_k_dense_replace"], "model.tied_embeddings": ["tie_word_embeddings"],
     "attention.d_head": ["head_dim"], "attention.kv_heads": ["num_key_value_heads", "num-query-groups"],
