@@ -1,5 +1,5 @@
 // Saving: the commit protocol of checkpoint.h step by step. Reading is in checkpoint_load.c,
-// finding the newest in verify.c.
+// finding the newest in checkpoint_find.c.
 #include "checkpoint/checkpoint.h"
 
 #include <fcntl.h>

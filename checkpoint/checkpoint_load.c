@@ -146,7 +146,7 @@ bool checkpoint_load(const char *path, Checkpoint *checkpoint, Error *err) {
         checkpoint_file_close(&file);
         if (!ok) error_prefix(err, "%s", path);
     }
-    ok = comm_agree(ok, err) && same_file(path, &header, err);
+    ok = comm_agree(ok, err) && verify_same_file(path, &header, err);
     if (ok) checkpoint->state = state;
     return ok;
 }

@@ -1,5 +1,4 @@
-// Verification shared out among the ranks. Finding the newest checkpoint that holds
-// (checkpoint_find_latest) is in verify.c.
+// Verification shared out among the ranks.
 #ifndef MOETRAIN_CHECKPOINT_VERIFY_H
 #define MOETRAIN_CHECKPOINT_VERIFY_H
 
@@ -11,6 +10,6 @@
 bool verify_together(const char *path, VerifyDepth depth, Error *err);
 // Each rank has opened the path for itself, and checked only its share of what it found there:
 // whether it is one file. Collective over all ranks.
-bool same_file(const char *path, const FileHeader *header, Error *err);
+bool verify_same_file(const char *path, const FileHeader *header, Error *err);
 
 #endif
