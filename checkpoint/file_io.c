@@ -248,8 +248,8 @@ bool directory_check_room(const char *path, int64_t bytes, Error *err) {
     double wanted = (double)bytes, room = (double)info.f_bavail * (double)info.f_frsize;
     return wanted <= room ||
            error_set(err, EXIT_IO,
-                     "%s has %.1f MB free and the checkpoint wants %.1f MB; free some space "
-                     "or keep fewer checkpoints",
+                     "%s has %.1f MB free and %.1f MB are to be written; free some space or keep "
+                     "fewer checkpoints",
                      path, room / 1e6, wanted / 1e6);
 }
 
@@ -258,6 +258,6 @@ bool file_check_limit(int64_t bytes, Error *err) {
     if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return true;
     return (double)bytes <= (double)limit.rlim_cur ||
            error_set(err, EXIT_IO,
-                     "files are limited to %.1f MB (ulimit -f) and the checkpoint wants %.1f MB",
+                     "files are limited to %.1f MB (ulimit -f) and %.1f MB are to be written",
                      (double)limit.rlim_cur / 1e6, (double)bytes / 1e6);
 }

@@ -23,7 +23,7 @@ mount -t tmpfs -o size=2m tmpfs "$directory/disk" 2>/dev/null ||
 run=$directory/disk/run
 expect passed "$program" save "$run" 1
 head -c 1200k /dev/zero >"$directory/disk/filler"
-expect "MB free and the checkpoint wants" "$program" fail "$run" 2
+expect "MB free and .* MB are to be written" "$program" fail "$run" 2
 expect passed "$program" load "$run" 1
 rm "$directory/disk/filler"
 expect passed "$program" save "$run" 2
