@@ -16,28 +16,7 @@
 #include "model/loss.h"
 #include "model/multi_token_prediction.h"
 #include "model/positions.h"
-
-// How a model is cut over ranks and micro-batches.
-typedef struct ModelSplit {
-    int64_t ranks, rank;
-    int64_t expert_parallel; // divides ranks and experts
-    int64_t shards;          // of a micro-batch over all ranks (comm/shard_run.h)
-    int64_t sequences;       // of a micro-batch over all ranks; shards divide it
-    int64_t context;         // T
-    int64_t positions;       // of the longest sequence, at least T; 0 means T
-    int64_t micro_batches;   // of a step
-    DType storage;           // of activations and of the matrices' copies: F32 or BF16
-    DType weights;           // without training, storage F32: of the matrices (narrow_weights.h)
-    int64_t sources;         // of the data, whose loads are told apart; below 2: none
-    int64_t chunks;          // pieces of the token exchange at most; 0 means 1
-    ExchangeChecks check_exchanges;
-    bool fixed_tree; // sum gradients so that the bits do not depend on the number of ranks
-    // without training: rows are multiplied shard by shard, as by fixed_tree
-    bool shard_rows;
-    bool training;     // false: no gradients, no backward pass
-    bool decoding;     // for model_decode: one sequence, `context` new tokens of it at a time
-    bool even_routing; // planning only: room for evenly spread tokens instead of the worst case
-} ModelSplit;
+#include "model/rank_shape.h"
 
 typedef struct Model {
     ModelConfig config;
@@ -77,31 +56,6 @@ typedef struct Model {
     Arena parameter_arena, gradient_arena, activation_arena, scratch_arena;
     Arena host_arena;
 } Model;
-
-// What all layers are at most, without embedding and output. Not collective.
-LayerBound model_bound(const ModelConfig *config);
-
-// The largest number that divides the experts of every layer that has any; 0 where none has. Not
-// collective.
-int64_t model_experts_divisor(const ModelConfig *config);
-// How shards of a micro-batch are dealt to ranks: to each set of experts first.
-ShardDeal model_shard_deal(const ModelConfig *config, int64_t shards, int64_t ranks,
-                           int64_t expert_parallel);
-// What the experts that so many ranks cannot share are called in messages, of the first layer that
-// has such; NULL: they can share all. Not collective.
-const char *model_unshared_experts(const ModelConfig *config, int64_t ranks);
-// The first layer's experts of which so many ranks have not equally many; 0: there is none. Not
-// collective.
-int64_t model_uneven_experts(const ModelConfig *config, int64_t ranks);
-// Whether the device's kernels take such a model. False with exit 2 and the fix, the same on every
-// rank with such a device. Not collective.
-bool model_check_device(const ModelConfig *config, const Device *dev, Error *err);
-// Changes the configuration to one in which a token depends on no later one, nor on other
-// sequences, as generation needs it. False with exit 2 when there is none. Not collective.
-bool model_for_generation(ModelConfig *config, Error *err);
-
-// One rank that reads one sequence of `context` tokens. Not collective.
-ModelSplit model_split_alone(int64_t context);
 
 // Lays the whole model out without memory: parameters are declared, arenas measured. Enough for
 // `moetrain plan`, which has no device (dev NULL). Not collective.

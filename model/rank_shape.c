@@ -2,6 +2,17 @@
 
 #include <stdlib.h>
 
+#include "model/configured_layers.h"
+
+ModelSplit model_split_alone(int64_t context) {
+    return (ModelSplit){.ranks = 1,
+                        .expert_parallel = 1,
+                        .shards = 1,
+                        .sequences = 1,
+                        .context = context,
+                        .micro_batches = 1};
+}
+
 ShardDeal model_shard_deal(const ModelConfig *config, int64_t shards, int64_t ranks,
                            int64_t expert_parallel) {
     bool replicates = model_experts_divisor(config) > 0;

@@ -5,7 +5,8 @@
 #include "comm/shard_run.h"
 #include "kernels/integers.h"
 #include "kernels/option_rows.h"
-#include "model/model.h"
+#include "model/configured_layers.h"
+#include "model/rank_shape.h"
 
 static void derive_max_expert_replicas(void *section) {
     TrainConfig *config = section;

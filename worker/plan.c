@@ -7,6 +7,7 @@
 #include "kernels/host_memory.h"
 #include "kernels/log.h"
 #include "kernels/threads.h"
+#include "model/configured_layers.h"
 #include "worker/evaluate.h"
 #include "worker/optimizer/optimizer.h"
 #include "worker/plan_host.h"

@@ -8,6 +8,7 @@
 #include "kernels/heartbeat.h"
 #include "kernels/log.h"
 #include "kernels/self_test.h"
+#include "model/configured_layers.h"
 #include "worker/compare_ranks.h"
 
 // Ranks cannot share a GPU. Every rank finds the same error. Collective over all ranks.

@@ -1,4 +1,4 @@
-#include "model/model.h"
+#include "model/configured_layers.h"
 #include "worker/train_config.h"
 
 // Sizes are counted in 64 bits everywhere else; this bound leaves room for every product of them

@@ -7,6 +7,7 @@
 
 #include "comm/comm.h"
 #include "kernels/clock.h"
+#include "model/configured_layers.h"
 #include "model/routing_tape.h"
 #include "worker/data/open_data.h"
 #include "worker/evaluate.h"

@@ -5,6 +5,7 @@
 
 #include "comm/process_groups.h"
 #include "kernels/cpu/bf16.h"
+#include "model/configured_layers.h"
 #include "model/model.h"
 #include "worker/session.h"
 

@@ -9,6 +9,7 @@
 #include "comm/comm.h"
 #include "launcher/checkpoint_config.h"
 #include "launcher/config_rules.h"
+#include "model/configured_layers.h"
 #include "worker/restore.h"
 
 static void check_stages(const ModelConfig *config) {

@@ -4,6 +4,7 @@
 
 #include "comm/comm.h"
 #include "kernels/integers.h"
+#include "model/configured_layers.h"
 
 // Wide enough for a product to be bound by arithmetic, and narrow enough to lie in the caches.
 static const int64_t WIDTHS[DECODER_WIDTHS] = {1, 16, 64, 256};

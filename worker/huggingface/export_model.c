@@ -7,6 +7,7 @@
 #include "checkpoint/new_folder.h"
 #include "kernels/log.h"
 #include "checkpoint/state_tensors.h"
+#include "model/configured_layers.h"
 #include "worker/data/vocabulary.h"
 #include "worker/huggingface/export_proof.h"
 #include "worker/watch/watchdog.h"
