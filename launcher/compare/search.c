@@ -74,6 +74,18 @@ bool grid_expand(Comparison *comparison, Error *err) {
 
 // ---- trials -------------------------------------------------------------------------------------
 
+enum { REAL_BYTES = 32 };
+
+// As few digits as leave it in its range, from 4 on: a person can read and write them again.
+static const char *real_text(const SearchedKey *key, double value, char text[REAL_BYTES]) {
+    double read = NAN;
+    for (int digits = 4; digits <= 17 && !(read >= key->min && read <= key->max); digits++) {
+        snprintf(text, REAL_BYTES, "%.*g", digits, value);
+        read = strtod(text, NULL);
+    }
+    return text;
+}
+
 // Appends "key=value".
 static void draw_value(Changes *changes, const SearchedKey *key, int64_t seed, int64_t draw) {
     RngStream stream = rng_named((uint64_t)seed, RNG_SEARCH, key->name);
@@ -87,14 +99,15 @@ static void draw_value(Changes *changes, const SearchedKey *key, int64_t seed, i
         return;
     }
     bool whole = key->whole;
+    char text[REAL_BYTES];
     double low = whole ? key->min - 0.5 : key->min, high = whole ? key->max + 0.5 : key->max;
     double value = key->logarithmic ? exp(log(low) + share * (log(high) - log(low)))
                                     : low + share * (high - low);
     value = fmin(fmax(whole ? round(value) : value, key->min), key->max);
     if (whole)
         changes_add(changes, key->line, "%s=%lld", key->name, (long long)value);
-    else // digits that a person can read and write again
-        changes_add(changes, key->line, "%s=%.4g", key->name, value);
+    else
+        changes_add(changes, key->line, "%s=%s", key->name, real_text(key, value, text));
 }
 
 static bool is_there(const Comparison *comparison, const ComparedRow *trial) {

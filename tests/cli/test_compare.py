@@ -122,6 +122,12 @@ search:
         self.assertTrue(1e-4 <= rates[0] and rates[-1] <= 0.1, rates)
         self.assertTrue(10 < sum(rate < 10 ** -2.5 for rate in rates) < 50, rates)  # half of them, were there many
 
+    def test_rounding_leaves_a_value_in_its_range(self):
+        text = "search: {kind: random, trials: 3, keys: {train.lr: {min: 0.00100001, max: 0.00100004}}}\n"
+        values = [float(name.split("=")[1]) for name in self.plan(text)]
+        self.assertEqual(len(values), 3)
+        self.assertTrue(all(0.00100001 <= value <= 0.00100004 for value in values), values)
+
     def test_a_draw_that_is_illegal_or_there_already_is_drawn_again(self):
         text = "search: {kind: random, trials: %d, keys: {moe.top_k: [2, 3, 9], moe.z_loss: [0, 1]}}\n"
         self.assertEqual(sorted(name.split(",", 1)[1] for name in self.plan(text % 4)),
