@@ -125,6 +125,13 @@ void check_kernel_pointer(const void *kernel, size_t argument, const void *point
             function_name(kernel).c_str(), argument, pointer);
 }
 
+// Where AddressSanitizer's heap can be.
+#if defined(__x86_64__)
+static const uintptr_t HEAP_BEGIN = 0x600000000000, HEAP_END = (uintptr_t)1 << 47;
+#else
+static const uintptr_t HEAP_BEGIN = (uintptr_t)1 << 32, HEAP_END = (uintptr_t)1 << 52;
+#endif
+
 // Pointers inside of a struct are not known by their type. Under AddressSanitizer, a word that is
 // the address of something on the host's heap is taken for one: two numbers that make up such an
 // address by chance are next to impossible.
@@ -136,7 +143,8 @@ void check_kernel_words(const void *kernel, size_t argument, const void *data, s
         char name[8];
         size_t region_bytes;
         // to look further is slow
-        if ((uintptr_t)word >> 32 == 0 || find(device_memory, word)) continue;
+        uintptr_t place = (uintptr_t)word;
+        if (place < HEAP_BEGIN || place >= HEAP_END || find(device_memory, word)) continue;
         const char *kind = __asan_locate_address(word, name, sizeof name, &region, &region_bytes);
         if (strcmp(kind, "heap") == 0)
             die("%s: argument %zu, counted from 0, holds a pointer to host memory, %p, at byte %zu",

@@ -14,6 +14,7 @@ typedef struct Storage {
     DType type, result;
 } Storage;
 static const Storage storages[] = {{F32, F32}, {BF16, BF16}, {BF16, F32}};
+static int first_storage; // `narrow`: 1, what a Hopper has kernels of its own for
 enum { STORAGES = 3 };
 
 typedef struct Case {
@@ -204,7 +205,7 @@ static void check_shapes(void) {
     const size_t first_experts = 5;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (size_t j = 0; j < sizeof segments / sizeof *segments; j++)
-            for (int s = 0; s < STORAGES; s++) {
+            for (int s = first_storage; s < STORAGES; s++) {
                 Case c = new_case(segments[j].offsets, segments[j].groups, segments[j].parts,
                                   widths[i][0], widths[i][1], storages[s], j >= first_experts);
                 for (int d = first_device(); d < device_count(); d++) {
@@ -285,7 +286,7 @@ static void check_row_independence(Device *dev) {
     static const int64_t widths[][2] = {{33, 70}, {136, 200}, {72, 16}};
     static const int64_t dense[] = {0, 190}, experts[] = {0, 150, 150, 151, 360};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
-        for (int s = 0; s < STORAGES; s++) {
+        for (int s = first_storage; s < STORAGES; s++) {
             int64_t N = widths[i][0], K = widths[i][1];
             begin_case("rows of a dense layer N=%lld K=%lld %s", (long long)N, (long long)K,
                        dtype_name(storages[s].type));
@@ -311,7 +312,7 @@ static void check_free_order(Device *dev) {
     static const int64_t dense[] = {2, 100}, experts[] = {1, 40, 40, 41, 90, 90};
     dev->fixed_order = false;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
-        for (int s = 0; s < STORAGES; s++) {
+        for (int s = first_storage; s < STORAGES; s++) {
             begin_case("no fixed order N=%lld K=%lld %s to %s", (long long)widths[i][0],
                        (long long)widths[i][1], dtype_name(storages[s].type),
                        dtype_name(storages[s].result));
@@ -327,7 +328,7 @@ static void check_free_order(Device *dev) {
 // The order in which an emulated GPU runs its threads must not matter.
 static void check_schedules(Device *dev) {
     static const int64_t offsets[] = {0, 3, 70, 70, 140};
-    for (int s = 0; s < STORAGES; s++) {
+    for (int s = first_storage; s < STORAGES; s++) {
         begin_case("schedules %s", dtype_name(storages[s].type));
         Case c = new_case(offsets, 2, 2, 72, 136, storages[s], true);
         Tensor results[2][3];
@@ -349,7 +350,7 @@ static void check_many_experts(void) {
     static int64_t offsets[513];
     for (int i = 0; i < 512; i++) offsets[i + 1] = offsets[i] + random_below(9);
     for (int d = first_device(); d < device_count(); d++)
-        for (int s = 0; s < STORAGES; s++) {
+        for (int s = first_storage; s < STORAGES; s++) {
             begin_case("512 experts on %s, %s", device_at(d)->name, dtype_name(storages[s].type));
             Case c = new_case(offsets, 512, 1, 24, 40, storages[s], true);
             check_values(device_at(d), &c);
@@ -388,6 +389,7 @@ int main(int argc, char **argv) {
         }
         return 0;
     }
+    first_storage = argc > 1 && strcmp(argv[1], "narrow") == 0;
     check_shapes();
     check_many_experts();
     if (first_device() == 0) {
