@@ -163,14 +163,15 @@ static void format_figures(const StepMetrics *row, char *text, size_t bytes) {
 
 void metrics_format_step(const StepMetrics *row, int64_t last, char *line, size_t bytes) {
     char eta[CLOCK_DURATION_BYTES], figures[STATISTICS_SUMMARIES_MAX * 80];
+    char loss[40] = "none, without targets";
     format_figures(row, figures, sizeof figures);
-    snprintf(
-        line, bytes,
-        "step %lld/%lld | loss %.4f%s | norm %.3f | lr %.2e | %.1f ms %.0f tok/s | %.1f GFLOP/s "
-        "(%.0f%% of GEMM) | eta %s",
-        (long long)row->step, (long long)last, row->loss, figures, row->gradient_norm, row->lr,
-        1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share,
-        clock_duration(row->eta_seconds, eta));
+    if (!row->untargeted) snprintf(loss, sizeof loss, "%.4f", row->loss);
+    snprintf(line, bytes,
+             "step %lld/%lld | loss %s%s | norm %.3f | lr %.2e | %.1f ms %.0f tok/s | %.1f GFLOP/s "
+             "(%.0f%% of GEMM) | eta %s",
+             (long long)row->step, (long long)last, loss, figures, row->gradient_norm, row->lr,
+             1e3 * row->step_seconds, row->tokens_per_second, row->gflops, 100 * row->gemm_share,
+             clock_duration(row->eta_seconds, eta));
     bool outliers = row->outlier_steps > 0 && !row->outliers_applied;
     int64_t skipped = row->skipped_steps + (outliers ? row->outlier_steps : 0);
     if (skipped) {

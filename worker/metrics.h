@@ -10,7 +10,7 @@
 
 typedef struct StepMetrics {
     int64_t step;         // finished steps, this one included
-    double loss;          // cross-entropy, nats a token
+    double loss;          // cross-entropy, nats a token; NaN where `untargeted`
     double gradient_norm; // before clipping
     double lr;
     // Of this step; a row or line has the mean over the steps since the one before.
@@ -22,6 +22,7 @@ typedef struct StepMetrics {
     int64_t tokens;    // since the start of training
     int64_t skipped_steps;
     bool skipped;          // this one is
+    bool untargeted;       // no token of it had anything to predict
     int64_t outlier_steps; // by train.skip_z; -1: there is no such rule
     bool outliers_applied; // those were, with train.spike_policy: log
     int64_t rollbacks;     // -1: there are none by train.spike_policy

@@ -51,13 +51,15 @@ static bool compute_gradients(Trainer *trainer, DataCursor *cursor, StepMetrics 
     if (!exchange_check_verify(&model->exchange_check, &model->work, &model->stats, err))
         return error_prefix(err, "step %lld", (long long)step + 1);
     report_read_statistics(trainer, row);
+    row->untargeted = targets == 0 && batch_leaves_out_targets(&trainer->batch);
+    if (row->untargeted) row->loss = NAN;
     row->gradient_norm = optimizer_gradient_norm(&trainer->optimizer, model);
     step_digests_take_gradients(&trainer->digests);
     return true;
 }
 
 static bool is_finite(const StepMetrics *row) {
-    return isfinite(row->loss) && isfinite(row->gradient_norm);
+    return (isfinite(row->loss) || row->untargeted) && isfinite(row->gradient_norm);
 }
 
 // Computes the step once more from the same tokens when that is due. False with exit 6 when it
@@ -146,7 +148,7 @@ static bool training_step(Trainer *trainer, StepMetrics *row, Error *err) {
         optimizer_catch_up(&trainer->optimizer);
         step_digests_end_step(&trainer->digests, state->step);
     }
-    trainer->last_loss = row->loss;
+    if (!row->untargeted) trainer->last_loss = row->loss;
     report_end_step(trainer, row);
     return true;
 }

@@ -8,6 +8,7 @@ import subprocess
 from program import PROGRAM, ProgramTest, main, without_comments
 
 STEP_6 = "checkpoints/step-00000006.h5"
+MASK_LINES = ("data.documents=mask", r"data.document_end=\n")
 
 
 class Training(ProgramTest):
@@ -37,13 +38,21 @@ class Training(ProgramTest):
         self.write("short.txt", "ab")
         self.write("ends.txt", "\n" * 9)
         masked = ["train.objective=masked", "data.validation=short.txt"]
-        documents = ["data.documents=mask", r"data.document_end=\n", "data.validation=ends.txt"]
+        documents = [*MASK_LINES, "data.validation=ends.txt"]
         for ranks, keys, parts in ((2, masked, ["short.txt", "masked"]), (None, documents, ["ends.txt", "of its document"])):
             self.assert_error(self.run_program("tiny.yaml", "run.dir=short", "resume=never", *keys, ranks=ranks), 3, *parts)
         self.train("long", masked[0])
         told = self.run_program("evaluate", "long", masked[1])
         self.assert_done(told)
         self.assertIn("validation of step 6: nothing is to be predicted\npseudo-perplexity", told.out)
+
+    def test_a_step_without_targets_has_no_loss(self):
+        self.write("ends.txt", "\n" * 2000)  # documents of one token
+        told = self.train("ends", *MASK_LINES, "data.train=ends.txt", "data.format=bytes", "run.recheck=every",
+                          "run.recheck_every=2").out
+        self.assertIn("step 6/6 | loss none, without targets | ", told)
+        self.assertNotIn("skipped", told)
+        self.assertEqual([row["loss"] for row in self.metrics("ends") if "loss" in row], [None] * 6)
 
     def test_a_run_leaves_what_is_promised(self):
         outcome = self.train("run", ranks=2)

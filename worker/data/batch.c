@@ -104,7 +104,7 @@ bool batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor curs
 bool batch_count_targets(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
                          int64_t micro_batches, int64_t *targets, Error *err) {
     *targets = 0;
-    if (!batch->documents && batch->masks.share == 0) return true;
+    if (!batch_leaves_out_targets(batch)) return true;
     bool ok = true;
     for (int64_t m = 0; ok && m < micro_batches; m++) {
         ok = read_windows(batch, mix, cursor, err);

@@ -38,8 +38,12 @@ void batch_close(BatchBuffer *batch); // legal on a zeroed struct
 // The micro-batch that starts at the cursor. The error is the same on every rank. Collective over
 // all ranks.
 bool batch_read_training(BatchBuffer *batch, const DataMix *mix, DataCursor cursor, Error *err);
+// Whether some tokens have no target: the last of documents, and those that are not masked.
+static inline bool batch_leaves_out_targets(const BatchBuffer *batch) {
+    return batch->documents || batch->masks.share > 0;
+}
 // How many targets the micro-batches of a step have that starts at the cursor, over all ranks; 0
-// without documents and masks, where all have one. The batch is used up. Collective over all ranks.
+// also where none is left out. The batch is used up. Collective over all ranks.
 bool batch_count_targets(BatchBuffer *batch, const DataMix *mix, DataCursor cursor,
                          int64_t micro_batches, int64_t *targets, Error *err);
 // Windows [index · total, (index + 1) · total) of a validation file; from number `windows` on they
