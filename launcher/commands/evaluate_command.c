@@ -3,7 +3,7 @@
 
 #include "launcher/line_config.h"
 #include "launcher/verbs.h"
-#include "worker/evaluate.h"
+#include "worker/evaluate_run.h"
 
 // clang-format off
 static const char HELP[] =
