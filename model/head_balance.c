@@ -1,6 +1,6 @@
 #include "model/head_balance.h"
 
-#include "model/router_balance.h"
+#include "model/balance_terms.h"
 
 #define IMPORTANCE(name)                                                                           \
     { .field = name, .digits = 17, .value = statistics_mean_over_layers, .column = name }
@@ -19,7 +19,7 @@ const char *head_balance_column(RouterPlace place, BalanceTerm term) {
 }
 
 static bool has_term(const Work *work, int scope) {
-    return router_has_term(work, BALANCE_IMPORTANCE, (BalanceScope)scope);
+    return balance_has_term(work, BALANCE_IMPORTANCE, (BalanceScope)scope);
 }
 
 // Scopes of this rank's tokens, or parts of one.
@@ -69,7 +69,7 @@ static void add_scope(const HeadBalance *balance, Work *work, Statistics *stats,
     bool of_batch = scope == BALANCE_BATCH;
     int64_t parts = parts_of(work, scope), tellers = of_batch ? work->shape.shards : 1;
     int64_t tokens = work->shape.N / parts, shards = work->shape.shards / tellers;
-    double of_head = router_per_step_token(work) / (double)balance->H;
+    double of_head = per_step_token(work) / (double)balance->H;
     Tensor sums = tensor_rows(balance->sums, 0, parts);
     VariationTerm term = {
         .coefficient = factor_of(work, scope),

@@ -300,7 +300,7 @@ void router_choose_backward(Router *router, Work *work, Tensor dx, Tensor dscale
         renormalize_backward(work->dev, dscaled, router->scaled, router->weights,
                              survivors(router, work));
     router_importance_backward(router, work, dscaled);
-    float z_scale = (float)(moe->z_loss * router_per_step_token(work));
+    float z_scale = (float)(moe->z_loss * per_step_token(work));
     bool noisy = is_noisy(router, work);
     router_backward(work->dev, router->backward_scratch.dlogits, dscaled, routing_of(router),
                     router->logits, router->rule, router_balance_coefficients(router, work),

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "model/balance_terms.h"
 #include "model/router_bias.h"
 #include "model/router_health.h"
 #include "model/router_variation.h"
@@ -10,32 +11,13 @@
 
 enum { COUNTS_BATCH, COUNTS_STEP }; // rows of `counts`
 
-BalanceTerms router_balance_terms(const Work *work) {
-    BalanceTerms terms = work->config->moe.balance;
-    if (terms.count == 0) terms = (BalanceTerms){1, {{BALANCE_LOAD, BALANCE_SHARD, 0}}};
-    return terms;
-}
-
-bool router_has_term(const Work *work, BalanceKind kind, BalanceScope scope) {
-    BalanceTerms terms = router_balance_terms(work);
-    for (int64_t i = 0; i < terms.count; i++)
-        if (terms.maps[i].kind == (int)kind && terms.maps[i].scope == (int)scope) return true;
-    return false;
-}
-
-int64_t router_balance_parts(const Work *work) {
-    for (int kind = 0; kind < BALANCE_KIND_COUNT; kind++)
-        if (router_has_term(work, (BalanceKind)kind, BALANCE_SEQUENCE)) return work->shape.B;
-    return work->shape.shards;
-}
-
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch) {
-    int64_t E = router->shape.scored, parts = router_balance_parts(work);
+    int64_t E = router->shape.scored, parts = balance_parts(work);
     router->balance = arena_2d(activations, F32, parts, E);
-    if (router_has_term(work, BALANCE_LOAD, BALANCE_DOCUMENT))
+    if (balance_has_term(work, BALANCE_LOAD, BALANCE_DOCUMENT))
         router->document_balance = arena_2d(activations, F32, work->shape.N, E);
-    if (router_has_term(work, BALANCE_LOAD, BALANCE_BATCH) ||
-        router_has_term(work, BALANCE_LOAD, BALANCE_STEP))
+    if (balance_has_term(work, BALANCE_LOAD, BALANCE_BATCH) ||
+        balance_has_term(work, BALANCE_LOAD, BALANCE_STEP))
         router->counts = arena_2d(activations, I64, 2, E);
     router->scratch.sums = (RouterSums){
         .prob_sum = arena_2d(scratch, F64, parts, E),
@@ -182,7 +164,7 @@ void router_report(Router *router, const Work *work, Statistics *stats) {
     int64_t layer = router->layer;
     const RouterNames *names = &ROUTER_NAMES[router->place];
     bool of_mixer = router->place == ROUTER_OF_MIXER;
-    BalanceTerms terms = router_balance_terms(work);
+    BalanceTerms terms = balance_terms(work);
     router->columns = (RouterColumns){
         .balance = {statistics_scalar(stats, router_balance_column(router->place, &terms, 0),
                                       layer)},
@@ -245,10 +227,6 @@ static RouterTotals columns_in(const Statistics *stats, const Work *work, const 
     };
 }
 
-double router_per_step_token(const Work *work) {
-    return 1.0 / (double)(micro_batch_tokens(work) * work->shape.micro_batches);
-}
-
 // The choices of the micro-batch on all ranks, and of the step's micro-batches up to it.
 static void sum_counts(Router *router, Work *work) {
     if (router->counts.rank == 0) return;
@@ -266,7 +244,7 @@ static void sum_counts(Router *router, Work *work) {
 // of E·Σ f_i·P_i. The gradient's coefficient is α times that; there is none through f (semantics:
 // Switch, arXiv:2101.03961, eq. 4).
 static LoadTerm load_term(const Router *router, const Work *work, BalanceTerm term) {
-    int64_t N = work->shape.N, parts = router_balance_parts(work);
+    int64_t N = work->shape.N, parts = balance_parts(work);
     int64_t of_shard = parts / work->shape.shards;
     LoadTerm load = {.coefficient = term.factor, .parts = 1, .counts_row = -1};
     int64_t tokens = 0;
@@ -300,7 +278,7 @@ static void balance_documents(Router *router, Work *work, Statistics *stats, Bal
     DocumentTerm of_documents = {
         .T = work->shape.T,
         .coefficient = term.factor,
-        .per_step_token = router_per_step_token(work),
+        .per_step_token = per_step_token(work),
         .choices_a_token = (double)balance_denominator(moe, router->shape, 1),
         .first_choices = moe->balance_choices == BALANCE_FIRST_CHOICES,
         .score = router_score(moe->router, router->shape.top_k),
@@ -312,13 +290,13 @@ static void balance_documents(Router *router, Work *work, Statistics *stats, Bal
 }
 
 Tensor router_balance_coefficients(const Router *router, const Work *work) {
-    bool documents = router_has_term(work, BALANCE_LOAD, BALANCE_DOCUMENT);
+    bool documents = balance_has_term(work, BALANCE_LOAD, BALANCE_DOCUMENT);
     return documents ? router->document_balance : router->balance;
 }
 
 void router_add_statistics(Router *router, Work *work, Statistics *stats) {
-    BalanceTerms terms = router_balance_terms(work);
-    BalanceRule rule = {.per_step_token = router_per_step_token(work)};
+    BalanceTerms terms = balance_terms(work);
+    BalanceRule rule = {.per_step_token = per_step_token(work)};
     for (int64_t i = 0; i < terms.count; i++) {
         if (terms.maps[i].kind != BALANCE_LOAD || terms.maps[i].scope == BALANCE_DOCUMENT) continue;
         LoadTerm load = load_term(router, work, terms.maps[i]);
@@ -341,7 +319,7 @@ void router_add_statistics(Router *router, Work *work, Statistics *stats) {
 double router_balance_sent_bytes(const Router *router, const Work *work) {
     int64_t sums = router->counts.rank > 0; // of so many numbers an expert
     for (int kind = 0; kind < BALANCE_KIND_COUNT; kind++)
-        sums += kind != BALANCE_LOAD && router_has_term(work, (BalanceKind)kind, BALANCE_BATCH);
+        sums += kind != BALANCE_LOAD && balance_has_term(work, (BalanceKind)kind, BALANCE_BATCH);
     return (double)sums *
            (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, router->shape.scored, I64);
 }

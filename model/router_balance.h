@@ -8,22 +8,13 @@
 
 // ---- statistics and balance loss ----------------------------------------------------------------
 
-// The terms, of which there is one at least: without any the load is measured.
-BalanceTerms router_balance_terms(const Work *work);
 // The column of the statistics that has term i: "balance", or another's name; of mixers
 // "attention_balance", and from the second on with its number behind. Borrowed.
 const char *router_balance_column(RouterPlace place, const BalanceTerms *terms, int64_t i);
-// Whether there is one of that kind and scope.
-bool router_has_term(const Work *work, BalanceKind kind, BalanceScope scope);
-// Parts over which sums are taken: the smallest that a term asks for, this rank's sequences or its
-// shards, of which sequences are parts.
-int64_t router_balance_parts(const Work *work);
 // Asks for its columns of the statistics, and for what is told of them.
 void router_report(Router *router, const Work *work, Statistics *stats);
 // Takes `balance` from the activations, and from the scratch what is summed over tokens.
 void router_layout_sums(Router *router, Work *work, Arena *activations, Arena *scratch);
-// 1 over the tokens of a step: what turns a sum over tokens into the mean that enters the loss.
-double router_per_step_token(const Work *work);
 // Adds a micro-batch's sums to the statistics, and makes `balance` of them, which the backward pass
 // multiplies with P. Collective over world when a term's scope is batch or step.
 void router_add_statistics(Router *router, Work *work, Statistics *stats);

@@ -1,16 +1,16 @@
 #include "model/router_variation.h"
 
-#include "model/router_balance.h"
+#include "model/balance_terms.h"
 
 static bool has_kind(const Work *work, BalanceKind kind) {
     for (int scope = 0; scope <= BALANCE_STEP; scope++)
-        if (router_has_term(work, kind, (BalanceScope)scope)) return true;
+        if (balance_has_term(work, kind, (BalanceScope)scope)) return true;
     return false;
 }
 
 void router_layout_variations(Router *router, const Work *work, Arena *activations,
                               Arena *scratch) {
-    int64_t E = router->shape.scored, parts = router_balance_parts(work);
+    int64_t E = router->shape.scored, parts = balance_parts(work);
     bool any = false;
     for (int kind = BALANCE_LOAD + 1; kind < BALANCE_KIND_COUNT; kind++) {
         if (!work->training || !has_kind(work, (BalanceKind)kind)) continue;
@@ -42,8 +42,8 @@ static void sum_addends(const Router *router, Work *work, BalanceKind kind, Tens
 }
 
 static VariationTerm variation_term(const Work *work, BalanceTerm term, int64_t column) {
-    int64_t parts = router_balance_parts(work), tokens = 0, run = 1;
-    double of_step = router_per_step_token(work);
+    int64_t parts = balance_parts(work), tokens = 0, run = 1;
+    double of_step = per_step_token(work);
     switch ((BalanceScope)term.scope) {
     case BALANCE_SHARD:
         run = parts / work->shape.shards;
@@ -68,11 +68,11 @@ static VariationTerm variation_term(const Work *work, BalanceTerm term, int64_t 
 }
 
 static void add_kind(Router *router, Work *work, Statistics *stats, BalanceKind kind) {
-    BalanceTerms terms = router_balance_terms(work);
+    BalanceTerms terms = balance_terms(work);
     Tensor sums = router->scratch.variation_sums, of_batch = router->scratch.batch_sums;
     bool add = false;
     sum_addends(router, work, kind, sums);
-    if (router_has_term(work, kind, BALANCE_BATCH)) {
+    if (balance_has_term(work, kind, BALANCE_BATCH)) {
         Tensor columns = tensor_range(of_batch, 0, router->shape.scored);
         sum_columns(work->dev, columns, sums, false);
         all_reduce_sum(work->groups.world, columns, REDUCE_ANY_ORDER, (Tensor){0},

@@ -193,7 +193,7 @@ static void count_mass(const SoftMoeLayer *soft, Work *work, const Statistics *s
 
 static void add_concentration(const SoftMoeLayer *soft, Work *work, const Statistics *stats) {
     Tensor squares = soft->scratch.ddispatch; // of the backward pass, until then
-    double sequences = 1 / router_per_step_token(work) / (double)work->shape.T;
+    double sequences = 1 / per_step_token(work) / (double)work->shape.T;
     multiply_pairs(work->dev, squares, soft->dispatch, soft->dispatch);
     segment_sum(work->dev, statistics_rows(stats, work), soft->concentration,
                 tensor_reshape_1d(squares, tensor_elements(squares)),

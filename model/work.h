@@ -174,6 +174,10 @@ static inline int64_t micro_batch_tokens(const Work *work) {
 static inline int64_t first_token_of_rank(const Work *work) {
     return work->shape.N / work->shape.shards * work->shape.first_shard;
 }
+// What turns a sum over the tokens of a step into the mean that enters the loss.
+static inline double per_step_token(const Work *work) {
+    return 1.0 / (double)(micro_batch_tokens(work) * work->shape.micro_batches);
+}
 
 // Targets of a step over all ranks and micro-batches.
 static inline int64_t step_targets(const Work *work) {
