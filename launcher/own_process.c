@@ -67,6 +67,23 @@ int own_process_run(const char *dir, const char *log, const char *output, const 
     return ok ? wait_for(&process) : err->exit_code;
 }
 
+void own_process_last_error(const char *dir, const char *log, char *message, size_t bytes) {
+    static const char mark[] = "moetrain: error: ";
+    char path[PATH_MAX], *line = NULL;
+    size_t room = 0;
+    snprintf(message, bytes, "it has not said why");
+    snprintf(path, sizeof path, "%s/%s", dir, log);
+    FILE *file = fopen(path, "r");
+    while (file && getline(&line, &room, file) > 0)
+        if (strncmp(line, mark, strlen(mark)) == 0) {
+            char *time = strstr(line, " | 20"); // of log_time
+            line[time ? (size_t)(time - line) : strcspn(line, "\n")] = 0;
+            snprintf(message, bytes, "%s", line + strlen(mark));
+        }
+    if (file) fclose(file);
+    free(line);
+}
+
 bool own_process_check_config(const char *dir, const char *name, const Config *config,
                               const char *also, Error *err) {
     char path[PATH_MAX], *text = NULL;

@@ -13,6 +13,10 @@
 int own_process_run(const char *dir, const char *log, const char *output, const char *who,
                     char **words, Error *err);
 
+// The last error in the file `log` of `dir`: of a process that failed before it had a place of its
+// own to say why. "it has not said why" where there is none.
+void own_process_last_error(const char *dir, const char *log, char *message, size_t bytes);
+
 // Whether dir has no configuration NAME yet, or its run was begun with this one: what differs may
 // change no result. `also` is a key that a run may change as it goes on, but this one may not;
 // NULL: none. False with exit 2, what differs, and the fix.

@@ -283,11 +283,13 @@ static int do_runs(Command *command, Error *err) {
         return EXIT_REQUEUE;
     }
     if (course.failed > 0) {
-        const RunResult *result = &command->results[course.first];
+        const ComparedRun *first = &command->runs[course.first];
+        RunResult *result = &command->results[course.first];
+        if (!result->failed)
+            compared_run_last_error(first, result->message, sizeof result->message);
         error_set(err, (ExitCode)course.first_code,
                   "%d of %d runs failed, %s first: %s; see its compare.log", course.failed,
-                  command->count, command->runs[course.first].dir,
-                  result->failed ? result->message : "it has not said why");
+                  command->count, first->dir, result->message);
     }
     return course.first_code;
 }

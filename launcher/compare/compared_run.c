@@ -30,6 +30,10 @@ int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
                              run->until ? until : NULL, err);
 }
 
+void compared_run_last_error(const ComparedRun *run, char *message, size_t bytes) {
+    own_process_last_error(run->dir, LOG_NAME, message, bytes);
+}
+
 bool compared_run_time_inference(const ComparedRun *run, const Config *config, Error *err) {
     char path[PATH_BYTES], tokens[32];
     snprintf(path, sizeof path, "%s/%s", run->dir, INFERENCE_NAME);

@@ -21,6 +21,9 @@ bool compared_run_check(const ComparedRun *run, const Config *config, Error *err
 int compared_run_train(const ComparedRun *run, const Config *config, int ranks,
                        const char *launcher, Error *err);
 
+// Why a run failed that has left no outcome.json.
+void compared_run_last_error(const ComparedRun *run, char *message, size_t bytes);
+
 // What its model takes to write a text, token after token in one process, as `moetrain generate
 // --json --timings` says it, in RUN/inference.json; where a model writes none, why is in
 // RUN/compare.log. Measured once. False with exit 5 when it cannot be started.

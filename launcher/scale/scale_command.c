@@ -232,13 +232,13 @@ static bool tell(const ScalePlan *plan, ScalePoint *points, int count, Course co
     if (!scale_write_files(plan->output, plan->mode, points, count, err)) return false;
     if (course.code == EXIT_REQUEUE) log_info("stopped; run the same command again to go on");
     if (course.failed_run == 0 || course.code == EXIT_REQUEUE) return true;
-    const ScalePoint *point = &points[course.failed_point];
+    ScalePoint *point = &points[course.failed_point];
+    if (!point->message[0]) scale_point_last_error(plan, point, course.failed_run);
     return error_set(err, (ExitCode)course.code,
                      "run %lld on %d ranks with %s routing failed: %s; see its scale.log in "
                      "%s/np-%d",
                      (long long)course.failed_run, point->ranks, point->even ? "even" : "learned",
-                     point->message[0] ? point->message : "it has not said why", plan->output,
-                     point->ranks);
+                     point->message, plan->output, point->ranks);
 }
 
 // The tasks get the same words, and the folder by its name.

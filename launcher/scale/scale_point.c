@@ -14,7 +14,7 @@
 
 const char *const SCALE_MODE_NAMES[] = {"strong", "weak", "experts"};
 
-static const char CONFIG_NAME[] = "scale.yaml";
+static const char CONFIG_NAME[] = "scale.yaml", LOG_NAME[] = "scale.log";
 enum { WORD_BYTES = CONFIG_PATH_BYTES + 64, MOST_CHANGES = 8, ROWS_A_RUN = 4 };
 
 // ---- its configuration --------------------------------------------------------------------------
@@ -127,8 +127,14 @@ int scale_point_run(const ScalePlan *plan, const ScalePoint *point, int64_t repe
     bool ok = config && own_process_write_config(dir, CONFIG_NAME, config, err);
     free(config);
     if (!ok) return err->exit_code;
-    return own_process_train(NULL, dir, CONFIG_NAME, "scale.log", "scale", point->ranks,
+    return own_process_train(NULL, dir, CONFIG_NAME, LOG_NAME, "scale", point->ranks,
                              plan->launcher, NULL, err);
+}
+
+void scale_point_last_error(const ScalePlan *plan, ScalePoint *point, int64_t repeat) {
+    char dir[CONFIG_PATH_BYTES];
+    run_dir(plan, point, repeat, dir, sizeof dir);
+    own_process_last_error(dir, LOG_NAME, point->message, sizeof point->message);
 }
 
 // ---- what came of it ----------------------------------------------------------------------------

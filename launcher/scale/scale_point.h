@@ -55,6 +55,8 @@ Config *scale_point_config(const ScalePlan *plan, const ScalePoint *point, int64
 // Trains run number `repeat` of it, unless that is done. Returns the exit code of the run; or, with
 // *err, why there was none.
 int scale_point_run(const ScalePlan *plan, const ScalePoint *point, int64_t repeat, Error *err);
+// Why that run failed, where it has left no outcome.json, into point->message.
+void scale_point_last_error(const ScalePlan *plan, ScalePoint *point, int64_t repeat);
 // Reads what the runs have come to, but for efficiency and what was lost.
 void scale_point_read(const ScalePlan *plan, ScalePoint *point);
 

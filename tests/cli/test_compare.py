@@ -298,7 +298,8 @@ rows:
         outcome = self.compare(rows, code=3)
         self.assertEqual([row["runs"] for row in self.table()], ["0", "1"])
         self.assertEqual(len(outcome.errors), 1, str(outcome))
-        self.assertIn("1 of 2 runs failed, runs/rows/lost/seed-1337 first", outcome.errors[0])
+        self.assertIn("1 of 2 runs failed, runs/rows/lost/seed-1337 first: ", outcome.errors[0])
+        self.assertRegex(outcome.errors[0], r"gone.txt: cannot be opened: .* permissions; see its compare.log")
 
     def test_a_plan_begins_nothing(self):
         outcome = self.compare("rows: {dense: {model.feed_forward: dense}}\n", "--plan")
