@@ -12,6 +12,7 @@
 #include "launcher/config_value.h"
 #include "model/loss.h"
 #include "worker/data/data_format.h"
+#include "worker/restore.h"
 #include "worker/run/run_changes.h"
 
 // ---- the file -----------------------------------------------------------------------------------
@@ -174,6 +175,21 @@ static bool filter_overrides(const Config *stored, const char *const *overrides,
     return true;
 }
 
+// Whether the changed model has the tensors of the file, config->source.
+static bool weights_fit(const Config *config) {
+    ModelConfig changed = config->train.model;
+    int64_t embedding[3];
+    Error ignored = {0};
+    if (!checkpoint_read_shape(config->source, "parameters/embedding", embedding, &ignored))
+        return true;
+    changed.vocab_size = embedding[0];
+    Model model;
+    model_measure(&model, &changed, model_split_alone(config->train.context), NULL);
+    bool fits = restore_fits(config->source, &model.params, NULL);
+    model_free(&model);
+    return fits;
+}
+
 // What the weights compute is theirs: a changed function key is refused unless resume.allow names
 // it.
 static bool check_changes(const Config *config, DataFormat stored_format, const char *stored_yaml,
@@ -182,11 +198,13 @@ static bool check_changes(const Config *config, DataFormat stored_format, const 
     changed->train.data.format = stored_format; // the same tokens, perhaps by another name
     char *yaml = config_to_yaml(changed, false);
     KeyRule *rules = config_key_rules(changed);
+    bool fits = weights_fit(config);
     bool ok = run_changes_check(&(RunChanges){.checkpoint = config->source,
                                               .saved_yaml = stored_yaml,
                                               .current_yaml = yaml,
                                               .rules = rules,
                                               .allow = config->train.resume_allow,
+                                              .fits = fits,
                                               .weights_only = true},
                                 err);
     free(rules);

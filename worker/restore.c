@@ -111,6 +111,43 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     return saved;
 }
 
+// Whether the file has these of the rows in the folder; adds their number to *count.
+static bool has_tensors(const CheckpointInfo *info, const ParamTable *table, const char *folder,
+                        const bool *has, int *count) {
+    bool ok = true;
+    for (int i = 0; ok && i < table->count; i++) {
+        const Param *row = &table->rows[i];
+        char name[sizeof info->tensors->name];
+        if (has && !has[i]) continue;
+        snprintf(name, sizeof name, "%.24s/%.96s", folder, row->name);
+        ok = false;
+        for (int j = 0; j < info->tensor_count && !ok; j++)
+            ok = strcmp(info->tensors[j].name, name) == 0 &&
+                 memcmp(info->tensors[j].shape, row->shape, sizeof row->shape) == 0;
+        (*count)++;
+    }
+    return ok;
+}
+
+bool restore_fits(const char *checkpoint_path, const ParamTable *params,
+                  const Optimizer *optimizer) {
+    CheckpointInfo info;
+    Error ignored = {0};
+    if (!checkpoint_read_table(checkpoint_path, &info, &ignored)) return true;
+    int wanted = 0, there = 0;
+    bool ok = has_tensors(&info, params, "parameters", NULL, &wanted);
+    for (int s = 0; ok && optimizer && s < optimizer->state_count; s++) {
+        const OptimizerState *state = &optimizer->states[s];
+        if (s != optimizer->average)
+            ok = has_tensors(&info, params, state->name, state->has, &wanted);
+    }
+    for (int i = 0; i < info.tensor_count; i++)
+        there += strncmp(info.tensors[i].name, "parameters/", 11) == 0 ||
+                 (optimizer && strncmp(info.tensors[i].name, "optimizer/", 10) == 0);
+    checkpoint_free_info(&info);
+    return ok && there == wanted;
+}
+
 // The vocabulary of a checkpoint: its size is that of the embedding; what else belongs to it is
 // saved beside. Collective over all ranks.
 static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config,

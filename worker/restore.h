@@ -27,6 +27,11 @@ void host_state_upload(HostState *state);   // after loading; the matrices' copi
 // Not collective.
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count);
 
+// Whether a checkpoint's parameters, and an optimizer's states unless that is NULL, have the names
+// and shapes of these; also true where it cannot be read, which loading will tell. Not collective.
+bool restore_fits(const char *checkpoint_path, const ParamTable *params,
+                  const Optimizer *optimizer);
+
 typedef struct Restored {
     Model model;
     Vocabulary vocabulary;

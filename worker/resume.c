@@ -157,14 +157,15 @@ static bool check_fits(Trainer *trainer, const Chosen *choice, Error *err) {
     if (!checkpoint_read_state(choice->path, &saved, err) ||
         !checkpoint_read_config(choice->path, &yaml, err))
         return false;
-    RunChanges changes = {.checkpoint = choice->path,
-                          .saved_yaml = yaml,
-                          .current_yaml = trainer->config_yaml,
-                          .rules = trainer->key_rules,
-                          .allow = config->resume_allow,
-                          .finished = saved.step >= config->steps,
-                          .way_out =
-                              choice->branch ? NULL : "choose another run.dir for another run"};
+    RunChanges changes = {
+        .checkpoint = choice->path,
+        .saved_yaml = yaml,
+        .current_yaml = trainer->config_yaml,
+        .rules = trainer->key_rules,
+        .allow = config->resume_allow,
+        .fits = restore_fits(choice->path, &trainer->model.params, &trainer->optimizer),
+        .finished = saved.step >= config->steps,
+        .way_out = choice->branch ? "leave resume out" : "choose another run.dir for another run"};
     bool ok = run_changes_check(&changes, err) &&
               (choice->branch || check_init(config, choice->path, yaml, &saved.run, err)) &&
               check_tokenizer(trainer, choice->path, err);
@@ -211,6 +212,8 @@ static bool check_init_fits(const Trainer *trainer, Error *err) {
                           .current_yaml = trainer->config_yaml,
                           .rules = trainer->key_rules,
                           .allow = config->resume_allow,
+                          .fits = restore_fits(config->init, &trainer->model.params, NULL),
+                          .way_out = "leave init out",
                           .weights_only = true};
     bool ok = run_changes_check(&changes, err) && check_tokenizer(trainer, config->init, err) &&
               checkpoint_read_shape(config->init, "parameters/embedding", shape, err);

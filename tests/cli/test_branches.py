@@ -165,6 +165,8 @@ class FromWeights(RunTest):
         outcome = self.train("new", *self.new, "attention.heads=1", code=2)
         self.assert_error(outcome, 2, "attention.heads 2 -> 1", "resume.allow=attention.heads")
         self.train("new", *self.new, "attention.heads=1", "resume.allow=attention.heads", "train.steps=1")
+        outcome = self.train("large", *self.new, "model.d_model=32", code=2)
+        self.assert_error(outcome, 2, "model.d_model 16 -> 32", "leave init out; resume.allow does not help")
         outcome = self.train("large", *self.new, "model.d_model=32", "resume.allow=model.d_model", code=4)
         self.assert_error(outcome, 4, "step-00000040.h5", "model.d_model 16 -> 32")
 

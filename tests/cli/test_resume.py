@@ -56,6 +56,15 @@ class Differences(RunTest):
         self.assert_error(outcome, 2, "model.norm_eps 0.1 -> 1e-05")
         self.assertNotIn("attention.heads", outcome.errors[0].split("accept")[0])
 
+    def test_nothing_is_allowed_that_cannot_be_loaded(self):
+        for change in ("mtp.layers=1", "moe.experts=5", "train.optimizer=sgd"):
+            outcome = self.run_program("tiny.yaml", "run.dir=r", "train.steps=6", change)
+            self.assert_error(outcome, 2, change.split("=")[0], "choose another run.dir", "resume.allow does not help")
+        outcome = self.run_program("tiny.yaml", "run.dir=b", f"resume={self.step('r', 4)}", "mtp.layers=1")
+        self.assert_error(outcome, 2, "leave resume out; resume.allow does not help")
+        outcome = self.run_program("evaluate", "r", "moe.d_ff=5")
+        self.assert_error(outcome, 2, "moe.d_ff", "resume.allow does not help")
+
     def test_the_list_in_yaml_and_on_the_command_line(self):
         for text in ("resume.allow: [run.seed, moe.top_k]\n", "resume.allow:\n- run.seed\n- moe.top_k\n",
                      "resume: {allow: [run.seed, moe.top_k]}\n", "resume.allow: run.seed, moe.top_k\n",

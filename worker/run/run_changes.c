@@ -98,9 +98,12 @@ static bool refuse(const RunChanges *run, const ConfigChanges *changes, Error *e
     bool cut = keys.used > LINE_BYTES;
     return error_set(err, EXIT_CONFIG,
                      "%.300s: this configuration makes another function of it: %.*s%s; set it "
-                     "back%s%s, or accept that with resume.allow=%.400s",
+                     "back%s%s%s%.400s",
                      run->checkpoint, LINE_BYTES, keys.bytes, cut ? " ..." : "",
-                     run->way_out ? ", " : "", run->way_out ? run->way_out : "", names.bytes);
+                     run->way_out ? ", " : "", run->way_out ? run->way_out : "",
+                     run->fits ? ", or accept that with resume.allow="
+                               : "; resume.allow does not help, as tensors differ in shape or name",
+                     run->fits ? names.bytes : "");
 }
 
 static void log_line(const RunChanges *run, KeyKind kind, const char *keys) {

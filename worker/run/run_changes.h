@@ -13,8 +13,9 @@ typedef struct RunChanges {
     const KeyRule *rules;
     const char *allow;   // resume.allow
     const char *way_out; // beside setting a key back: "choose another run.dir"; NULL: none
-    bool finished;       // nothing is left to train, so that no course is changed: worth a warning
-    bool weights_only;   // only what the weights compute must stay: a new run begins from them
+    bool fits; // the checkpoint's tensors are those of the present one, so that it can be loaded
+    bool finished;     // nothing is left to train, so that no course is changed: worth a warning
+    bool weights_only; // only what the weights compute must stay: a new run begins from them
 } RunChanges;
 
 // Refuses the function keys that differ, all in one message with both values and the fix: false
