@@ -112,7 +112,9 @@ class Analyse(RunTest):
                 (["r", "--data", "train.txt,nowhere.txt", "-o", "new"], 3, ["nowhere.txt"]),
                 (["r", "--data", "train.txt", "-o", "r"], 5, ["r exists"]),
                 (["r", "--data", "train.txt", "-o", "new", "attention.heads=4"], 2, ["attention.heads"])):
-            self.assert_error(self.run_program("analyse", *args), code, *parts)
+            outcome = self.run_program("analyse", *args)
+            self.assert_error(outcome, code, *parts)
+            self.assertNotIn("nats a token", outcome.out, "nothing is read before all is found to be there")
             self.assertEqual(self.snapshot(), before)
         for changes, part in ((["moe.experts=0"], "no layer"),
                               (["moe.router=expert_choice", "moe.allow_noncausal=true"], "expert_choice")):

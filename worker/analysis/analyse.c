@@ -25,6 +25,7 @@ typedef struct Analysis {
     NewFolder folder;
     char *words; // of options->data, cut at its commas
     const char *paths[MOST_SETS], *names[MOST_SETS];
+    DataFile *files[MOST_SETS];
     int count;
 } Analysis;
 
@@ -53,17 +54,22 @@ static bool list_sets(Analysis *a, const TrainConfig *config, const char *given,
            error_set(err, EXIT_CONFIG, "command line: nothing to read; name data sets: --data A,B");
 }
 
+// All, before any is read. Collective over all ranks.
+static bool open_sets(Analysis *a, Error *err) {
+    char identity[40];
+    bool ok = true;
+    for (int set = 0; ok && set < a->count; set++)
+        ok = open_data(&a->files[set], "--data", a->paths[set], PART_VALIDATION,
+                       &a->restored.vocabulary, identity, err);
+    return ok;
+}
+
 // Collective over all ranks.
 static bool read_set(Analysis *a, const TrainConfig *config, int set, Error *err) {
-    DataFile *file = NULL;
-    char identity[40];
     Evaluation result = {0};
-    Model *model = &a->restored.model;
     expert_account_begin_set(&a->account, set);
-    bool ok = open_data(&file, "--data", a->paths[set], PART_VALIDATION, &a->restored.vocabulary,
-                        identity, err) &&
-              evaluate_model(model, file, &a->batch, config, NULL, &result, err);
-    data_file_close(file);
+    bool ok =
+        evaluate_model(&a->restored.model, a->files[set], &a->batch, config, NULL, &result, err);
     if (ok && result.signal)
         return error_set(err, EXIT_REQUEUE, "stopped by %s: the analysis is not complete",
                          signal_name(result.signal));
@@ -146,10 +152,18 @@ static int64_t bytes_of(const ExpertAccount *account) {
 
 // Rank 0.
 static bool write_folder(const Analysis *a, Error *err) {
-    bool ok = new_folder_make(&a->folder, bytes_of(&a->account), err) && write_tables(a, err) &&
-              write_figures(a, err) && new_folder_publish(&a->folder, err);
-    if (!ok) new_folder_remove(&a->folder);
-    return ok;
+    return write_tables(a, err) && write_figures(a, err) && new_folder_publish(&a->folder, err);
+}
+
+// Reads all sets and fills the folder, which is there, with what is found. Collective over
+// all ranks.
+static bool fill_folder(Analysis *a, const TrainConfig *config, Error *err) {
+    for (int set = 0; set < a->count; set++)
+        if (!read_set(a, config, set, err)) return false;
+    expert_account_reduce(&a->account);
+    watchdog_beat("writing the analysis");
+    bool ok = comm_rank() != 0 || write_folder(a, err);
+    return comm_follow(ok, err);
 }
 
 // ---- the whole ----------------------------------------------------------------------------------
@@ -161,14 +175,14 @@ static bool run(Analysis *a, const TrainConfig *config, const char *checkpoint_p
         !session_open(&a->session, config, err) ||
         !evaluation_restore(&a->restored, &a->batch, config, &a->session, checkpoint_path,
                             config->context, WEIGHTS_AS_TRAINED, err) ||
+        !open_sets(a, err) ||
         !expert_account_open(&a->account, &a->restored.model, &a->batch, a->count, err))
         return false;
-    for (int set = 0; set < a->count; set++)
-        if (!read_set(a, config, set, err)) return false;
-    expert_account_reduce(&a->account);
-    watchdog_beat("writing the analysis");
-    bool ok = comm_rank() != 0 || write_folder(a, err);
-    if (!comm_follow(ok, err)) return false;
+    bool made = comm_rank() != 0 || new_folder_make(&a->folder, bytes_of(&a->account), err);
+    if (!comm_follow(made, err)) return false;
+    bool ok = fill_folder(a, config, err);
+    if (!ok && comm_rank() == 0) new_folder_remove(&a->folder);
+    if (!ok) return false;
     log_info("%s: tables.h5, coactivation.svg, domains.svg, vocabulary.svg", options->folder);
     return true;
 }
@@ -179,6 +193,7 @@ int analyse_run(const TrainConfig *config, const char *checkpoint_path,
     CHECK_MEMORY(a, "no memory for an analysis");
     watchdog_start(config->hang_timeout, config->hang_floor);
     bool ok = run(a, config, checkpoint_path, options, err);
+    for (int set = 0; set < a->count; set++) data_file_close(a->files[set]);
     expert_account_close(&a->account);
     batch_close(&a->batch);
     restore_free(&a->restored);
