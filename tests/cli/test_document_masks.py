@@ -89,6 +89,13 @@ class DocumentMasks(LifeTest):
         self.assertIn(f", {found[2]}% padding", self.run_program("tiny.yaml", "run.dir=again", *packed).out)
         self.assert_error(self.run_program("tiny.yaml", "data.packing=best_fit"), 2, "set data.documents=mask")
 
+    def test_an_end_that_never_occurs_is_told(self):
+        warning = "train.txt: data.document_end ('\\n') does not part it, so that all of it is one document"
+        for end, told in ((r"'\n'", 1), (r"\n", 0)):
+            outcome = self.run_program("tiny.yaml", f"run.dir={told}", "data.documents=mask", f"data.document_end={end}")
+            self.assert_done(outcome)
+            self.assertEqual(outcome.err.count(warning), told, str(outcome))
+
     def test_documents_that_nothing_parts_are_not_masked(self):
         self.assert_error(self.run_program("tiny.yaml", "data.documents=mask"), 2, "nothing says where its documents begin",
                           "set data.document_end")

@@ -6,6 +6,7 @@
 
 #include <xxhash.h>
 
+#include "kernels/log.h"
 #include "kernels/rng.h"
 #include "worker/data/data_format.h"
 #include "worker/data/token_cache.h"
@@ -181,6 +182,15 @@ static bool check_documents(const DataFile *file, const ContentRules *rules, Err
                          : "text that ends each (\\n\\n for blank lines)");
 }
 
+// A text may be one document, but more likely its documents end otherwise.
+static void warn_of_one_document(const DataFile *file, const ContentRules *rules) {
+    const DocumentStarts *documents = &file->content.documents;
+    if (documents->searched && documents->count == 1)
+        log_warn("%s: data.document_end (%s) does not part it, so that all of it is one document; "
+                 "is that how its documents end? Here \\n is a line's end, \\n\\n a blank line",
+                 file->content.file.path, rules->document_end);
+}
+
 // ---- the file -----------------------------------------------------------------------------------
 
 bool data_file_open(DataFile **file, const char *path, DataPart part, const Vocabulary *vocabulary,
@@ -194,10 +204,11 @@ bool data_file_open(DataFile **file, const char *path, DataPart part, const Voca
     ContentRules rules = vocabulary->content;
     rules.format = vocabulary->format;
     rules.part = part;
-    bool ok = data_content_open(&f->content, path, &rules, err) &&
-              (f->content.type.bytes > 0 || read_tokens_of_text(f, vocabulary, err)) &&
-              (f->tokens > 0 || check_tokens(f, reader, readers, err)) &&
-              check_documents(f, &rules, err);
+    bool ok = data_content_open(&f->content, path, &rules, err);
+    if (ok) warn_of_one_document(f, &rules);
+    ok = ok && (f->content.type.bytes > 0 || read_tokens_of_text(f, vocabulary, err)) &&
+         (f->tokens > 0 || check_tokens(f, reader, readers, err)) &&
+         check_documents(f, &rules, err);
     if (ok)
         *file = f;
     else

@@ -65,7 +65,7 @@ bool documents_find_in_text(DocumentStarts *documents, const FileReader *text, c
                             int bytes, Error *err) {
     char *piece = malloc(PIECE_BYTES);
     CHECK_MEMORY(piece, "no memory for %d bytes", PIECE_BYTES);
-    DocumentStarts found = {0};
+    DocumentStarts found = {.searched = true};
     int64_t room = 0, at = 0; // `at`: of the piece, which begins behind the last end that was found
     bool ok = true;
     documents_add(&found, 0, &room);

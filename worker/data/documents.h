@@ -14,6 +14,7 @@ typedef struct DocumentStarts {
     // Of token numbers: each document ends with this token, or begins with it.
     bool marked, mark_begins;
     int64_t mark;
+    bool searched; // in a text, for what data.document_end says
 } DocumentStarts;
 
 static inline bool documents_known(const DocumentStarts *documents) {
