@@ -11,7 +11,7 @@
 #include "launcher/compare/compared_run.h"
 #include "launcher/compare/comparison_file.h"
 #include "launcher/compare/equal_flops.h"
-#include "launcher/compare/result_table.h"
+#include "launcher/compare/result_files.h"
 #include "launcher/compare/search.h"
 #include "launcher/slurm/batch_script.h"
 #include "launcher/verbs.h"
@@ -245,7 +245,7 @@ static bool do_runs_of_rung(Command *command, int rung, Course *course, Error *e
         if (code != EXIT_DONE && code != EXIT_REQUEUE && course->failed++ == 0)
             course->first_code = code, course->first = i;
         if (command->options->task > 0 && !read_results(command, err)) return false;
-        if (!table_write(comparison, results_of(command), err)) return false;
+        if (!results_write(comparison, results_of(command), err)) return false;
     }
     return true;
 }

@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checkpoint/file_io.h"
-#include "launcher/compare/result_curves.h"
-
 typedef struct Column {
     const char *name;  // in CSV
     const char *title; // in Markdown
@@ -167,7 +164,7 @@ static void print_name(FILE *out, const char *name) {
     fprintf(out, strchr(name, ',') ? "\"%s\"" : "%s", name);
 }
 
-static void print_rows(FILE *out, const Comparison *comparison, ComparedResults results) {
+void table_print_rows(FILE *out, const Comparison *comparison, ComparedResults results) {
     fputs("row,runs,failed", out);
     for (int c = 0; c < COLUMN_COUNT; c++)
         fprintf(out, ",%s,%s_deviation", COLUMNS[c].name, COLUMNS[c].name);
@@ -188,7 +185,7 @@ static void print_rows(FILE *out, const Comparison *comparison, ComparedResults 
     free(ranks);
 }
 
-static void print_runs(FILE *out, const Comparison *comparison, ComparedResults results) {
+void table_print_runs(FILE *out, const Comparison *comparison, ComparedResults results) {
     fputs("row,seed,done", out);
     for (int c = 0; c < COLUMN_COUNT; c++) fprintf(out, ",%s", COLUMNS[c].name);
     fputs(",parameters,active_parameters,flops_per_token,width,folder\n", out);
@@ -203,44 +200,4 @@ static void print_runs(FILE *out, const Comparison *comparison, ComparedResults 
         print_name(out, run->dir);
         fputc('\n', out);
     }
-}
-
-// ---- files --------------------------------------------------------------------------------------
-
-static bool write_file(const Comparison *comparison, const char *name, const char *text,
-                       size_t bytes, Error *err) {
-    char path[CONFIG_PATH_BYTES + 32];
-    snprintf(path, sizeof path, "%s/%s", comparison->output, name);
-    return file_replace_shared(path, text, bytes, err) || error_prefix(err, "%s", path);
-}
-
-typedef void (*TablePrinter)(FILE *out, const Comparison *comparison, ComparedResults results);
-
-static bool write_table(const Comparison *comparison, const char *name, TablePrinter print,
-                        ComparedResults results, Error *err) {
-    char *text = NULL;
-    size_t bytes = 0;
-    FILE *out = open_memstream(&text, &bytes);
-    CHECK_MEMORY(out, "out of memory");
-    print(out, comparison, results);
-    fclose(out);
-    CHECK_MEMORY(text, "out of memory");
-    bool ok = write_file(comparison, name, text, bytes, err);
-    free(text);
-    return ok;
-}
-
-static bool write_curves(const Comparison *comparison, ComparedResults results, Error *err) {
-    size_t bytes;
-    char *text = curves_draw(comparison, results, &bytes);
-    bool ok = !text || write_file(comparison, "curves.svg", text, bytes, err);
-    free(text);
-    return ok;
-}
-
-bool table_write(const Comparison *comparison, ComparedResults results, Error *err) {
-    return write_table(comparison, "table.md", table_print, results, err) &&
-           write_table(comparison, "table.csv", print_rows, results, err) &&
-           write_table(comparison, "runs.csv", print_runs, results, err) &&
-           write_curves(comparison, results, err);
 }

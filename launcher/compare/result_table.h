@@ -1,6 +1,5 @@
 // The tables of a comparison: one line a row, mean ± standard deviation over the seeds that are
-// done. FOLDER/table.md has it for people, FOLDER/table.csv with all digits, FOLDER/runs.csv each
-// run, FOLDER/curves.svg the losses over the steps. Of a search the best is first. Not collective.
+// done. Of a search the best is first. Not collective.
 #ifndef MOETRAIN_LAUNCHER_COMPARE_RESULT_TABLE_H
 #define MOETRAIN_LAUNCHER_COMPARE_RESULT_TABLE_H
 
@@ -25,8 +24,9 @@ typedef struct Spread {
 } Spread;
 Spread spread_of(const double *values, int count);
 
+// For people; with all digits; and each run by itself.
 void table_print(FILE *out, const Comparison *comparison, ComparedResults results);
-// Writes the four files into the comparison's folder. False with exit 5.
-bool table_write(const Comparison *comparison, ComparedResults results, Error *err);
+void table_print_rows(FILE *out, const Comparison *comparison, ComparedResults results);
+void table_print_runs(FILE *out, const Comparison *comparison, ComparedResults results);
 
 #endif
