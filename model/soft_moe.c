@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "kernels/integers.h"
-#include "model/router_balance.h"
 #include "model/router_health.h"
 #include "model/stream_digests.h"
 
