@@ -65,7 +65,8 @@ typedef struct Option {
     const OptionMap *map;       // of OPTION_MAPS
     // When left out: what the value then is, in words that name the keys it follows from, and in
     // code that gets the section's struct. Keys are derived in the order of sections and rows,
-    // after all given values are known. run.dir has no function: the reader knows the file's name.
+    // after all given values are known, whatever they were before. run.dir has no function: the
+    // reader knows the file's name.
     const char *derived;
     void (*derive)(void *section);
     const char *help;

@@ -15,6 +15,7 @@
 #include "launcher/config_rules.h"
 #include "launcher/config_value.h"
 #include "launcher/config_yaml.h"
+#include "launcher/left_out.h"
 #include "launcher/unknown_key.h"
 
 // ---- reading ------------------------------------------------------------------------------------
@@ -220,6 +221,7 @@ bool config_read_changed(Config *config, const char *source, const char *text, s
     if (!folder_of(source, file.base_folder, err)) return false;
     if (!default_run_dir(source, current_folder, config->train.run_dir, err)) return false;
     if (!yaml_read(source, text, bytes, take_file_value, &file, err)) return false;
+    config_leave_out_derived(config);
     for (int i = 0; i < set_count; i++)
         if (!take_overrides(config, &sets[i], current_folder, err)) return false;
     return complete(config, err) && config_check(config, err);

@@ -27,6 +27,7 @@ static void derive_mup_base_d_head(void *section) {
 static void derive_scale(void *section) {
     ModelConfig *model = section;
     AttentionConfig *attention = &model->attention;
+    attention->scale = 0; // the usual one
     attention->scale =
         model->mup_base_width > 0 ? mup_attention_scale(model) : attention_scale(attention);
 }

@@ -67,6 +67,23 @@ class Training(ProgramTest):
         again = self.run_program("--print-config", "run/config.yaml").out
         self.assertEqual(without_comments(printed), without_comments(again))
 
+    def test_what_follows_from_a_key_follows_it_from_a_resolved_file_too(self):
+        self.write_tiny()
+        for kept, changes in (([], ["model.d_model=32"]), ([], ["train.lr=1e-5"]), ([], ["train.batch=4"]), ([], ["moe.every=2"]),
+                              ([], ["model.mixer=latent_attention"]), ([], ["moe.balance_loss=0.5"]),
+                              (["train.schedule=wsd"], ["train.schedule=cosine"]), (["train.optimizer=sgd"], ["train.optimizer=lion"]),
+                              (["model.d_ff=40", "train.min_lr=1e-6", "train.shards=2"], ["model.d_model=32", "train.batch=4"])):
+            printed = self.run_program("--print-config", "tiny.yaml", *kept)
+            self.assert_done(printed)
+            self.write("all.yaml", without_comments(printed.out))
+            direct = self.run_program("--print-config", "tiny.yaml", *kept, *changes)
+            again = self.run_program("--print-config", "all.yaml", *changes)
+            self.assert_done(again)
+            self.assertEqual(without_comments(again.out), without_comments(direct.out))
+        # What a file without some key says is all given.
+        self.write("most.yaml", without_comments(printed.out).replace("moe.z_loss", "#"))
+        self.assert_error(self.run_program("--print-config", "most.yaml", "train.lr=1e-7"), 2, "train.min_lr (1e-06)")
+
     def test_rows_and_lines_come_every_log_every_steps(self):
         lines = {}
         for run, keys in (("each", ["log.every=1"]), ("few", ["log.every=4"]),
