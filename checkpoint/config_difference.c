@@ -62,8 +62,7 @@ static char *copy_text(const char *text, int length) {
     return copy;
 }
 
-// Whether the words name the key: "attention.d_head" is not in "model.d_model / attention.heads".
-static bool names_key(const char *words, const char *key) {
+bool words_name_key(const char *words, const char *key) {
     static const char inside[] = "abcdefghijklmnopqrstuvwxyz0123456789_.";
     size_t length = strlen(key);
     for (const char *at = words; (at = strstr(at, key)); at += length) {
@@ -75,7 +74,7 @@ static bool names_key(const char *words, const char *key) {
 
 static int find_cause(const ConfigChanges *changes, const KeyRule *rule) {
     for (int i = 0; rule->derived && i < changes->count; i++)
-        if (names_key(rule->derived, changes->list[i].rule->key)) return i;
+        if (words_name_key(rule->derived, changes->list[i].rule->key)) return i;
     return -1;
 }
 
@@ -116,7 +115,7 @@ bool config_change_allowed(const ConfigChanges *changes, int index, const char *
     // A chain of causes ends: no key is derived from itself.
     for (int i = index; i >= 0; i = changes->list[i].cause) {
         if (changes->list[i].rule->kind < KIND_FUNCTION) return false;
-        if (names_key(allow, changes->list[i].rule->key)) return true;
+        if (words_name_key(allow, changes->list[i].rule->key)) return true;
     }
     return false;
 }

@@ -11,6 +11,9 @@
 // "free", "course", or "function" for both of the last, which are refused alike on resume.
 const char *key_kind_name(KeyKind kind);
 
+// Whether the words name the key: "attention.d_head" is not in "model.d_model / attention.heads".
+bool words_name_key(const char *words, const char *key);
+
 // What a comparison needs to know of one key.
 typedef struct KeyRule {
     const char *key; // NULL ends an array of rules

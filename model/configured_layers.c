@@ -1,5 +1,7 @@
 #include "model/configured_layers.h"
 
+#include <string.h>
+
 #include "kernels/integers.h"
 #include "model/multi_token_prediction.h"
 
@@ -83,4 +85,36 @@ bool model_for_generation(ModelConfig *config, Error *err) {
             if (kinds[i]->for_generation && !kinds[i]->for_generation(config, err)) return false;
     }
     return true;
+}
+
+// Whether one of the words is the key, "moe.*" any that begins so. NULL: there are none.
+static bool lists_key(const char *const *words, const char *key, bool refused) {
+    for (; words && *words; words++) {
+        const char *word = *words;
+        if ((word[0] == '!') != refused) continue;
+        if (refused) word++;
+        size_t length = strlen(word), begin = length - 1;
+        if (word[begin] == '*' ? strncmp(word, key, begin) == 0 : strcmp(word, key) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool row_reads(const LayerChoice *row, const char *key) {
+    return lists_key(row->keys, key, false) && !lists_key(row->keys, key, true);
+}
+
+static bool any_row_reads(const LayerChoice *rows, ChoiceTable choices, const char *key) {
+    for (int i = 0; i < choices.count; i++)
+        if (row_reads(&rows[i], key)) return true;
+    return false;
+}
+
+bool model_reads_key(const ModelConfig *config, const char *key) {
+    for (int64_t layer = 0; layer < config->layers; layer++)
+        if (row_reads(&MIXERS[model_mixer(config, layer)], key) ||
+            row_reads(&FEED_FORWARDS[model_feed_forward(config, layer)], key))
+            return true;
+    return !any_row_reads(MIXERS, MIXER_CHOICES, key) &&
+           !any_row_reads(FEED_FORWARDS, FEED_FORWARD_CHOICES, key);
 }

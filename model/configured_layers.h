@@ -22,4 +22,8 @@ bool model_check_device(const ModelConfig *config, const Device *dev, Error *err
 // sequences, as generation needs it. False with exit 2 when there is none.
 bool model_for_generation(ModelConfig *config, Error *err);
 
+// Whether a layer of the configuration reads the key of that name (LayerChoice.keys), or all models
+// do.
+bool model_reads_key(const ModelConfig *config, const char *key);
+
 #endif

@@ -80,6 +80,9 @@ typedef struct LayerKind {
 typedef struct LayerChoice {
     Choice choice;
     const LayerKind *kind;
+    // Keys that not every model reads: names, and "moe.*" for all that begin so; "!" before one of
+    // these that it does not read. Keys that no row names are read by every model. NULL: none.
+    const char *const *keys;
 } LayerChoice;
 
 extern const LayerChoice MIXERS[], FEED_FORWARDS[];

@@ -4,6 +4,7 @@
 #include "launcher/checkpoint_config.h"
 #include "launcher/config_rules.h"
 #include "launcher/line_config.h"
+#include "launcher/unread_keys.h"
 #include "launcher/verbs.h"
 #include "worker/plan.h"
 #include "worker/plan_data.h"
@@ -46,6 +47,7 @@ static int plan(const CommandLine *line, Config *config, Error *err) {
     Vocabulary vocabulary = {0};
     if (!config_check_ranks(config, (int)options->ranks, &train, err)) return err->exit_code;
     if (!plan_resolve_vocabulary(&train, &vocabulary, err)) return err->exit_code;
+    config_warn_of_unread_keys(config);
     int exit_code = plan_run(&train, (int)options->ranks, err);
     if (exit_code == EXIT_DONE && (!print_placement(&train, (int)options->ranks, err) ||
                                    !plan_print_data(&train, &vocabulary, err)))

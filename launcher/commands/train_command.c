@@ -4,6 +4,7 @@
 
 #include "launcher/config_print.h"
 #include "launcher/line_config.h"
+#include "launcher/unread_keys.h"
 #include "launcher/verbs.h"
 #include "worker/train.h"
 
@@ -18,6 +19,7 @@ static int train(const CommandLine *line, const Config *config, const TrainConfi
     (void)line;
     char *yaml = config_to_yaml(config, false);
     KeyRule *rules = config_key_rules(config);
+    config_warn_of_unread_keys(config);
     int exit_code = train_run(train, yaml, rules, err);
     free(rules);
     free(yaml);

@@ -88,6 +88,39 @@ class LayerListsTest(ProgramTest):
                               ("model.mixer=atention", ["did you mean 'attention'"])):
             self.assert_error(self.run_program("--print-config", self.write_tiny(), change), 2, *parts)
 
+    def test_keys_that_no_layer_reads_are_named_and_change_nothing(self):
+        sizes = ["moe.experts=8", "moe.d_ff=24", "moe.dropout=0.1", "moe.dropout_at=output"]
+        gate = ["moe.router=sigmoid", "moe.scaling_factor=2", "moe.jitter=0.1", "moe.router_init_scale=2", "moe.gate_bias=true",
+                "moe.bias_update=sign", "moe.bias_rate=0.1", "moe.z_loss=0.1"]
+        balance = ["moe.balance_loss=0.5", "moe.balance_scope=sequence", "moe.balance_share=tokens", "moe.balance_choices=first"]
+        routed = ["moe.top_k=3", "moe.shared_experts=1", "moe.shared_d_ff=8", "moe.shared_gate=true", "moe.capacity_factor=1.5",
+                  "moe.capacity_rounding=floor", "moe.min_capacity=2", "moe.drop=random", "moe.routing_group=sequence",
+                  "moe.dispatch=padded", "moe.force=balanced", "moe.zero_experts=2", "moe.zero_kind=null"]
+        dense = "model.feed_forward=dense"
+        self.write_tiny()
+        for run, kind, unread in (
+                ("dense", [dense], [*routed, *gate, *balance, *sizes, "peer.d_key=3"]),
+                ("peer", ["model.feed_forward=peer"], [*routed, *gate, *balance, *sizes]),
+                ("soft", ["model.feed_forward=soft_moe", "moe.allow_noncausal=true"], [*routed, *gate, *balance]),
+                ("moa", [dense, "model.mixer=moa", "attention.experts=4"], [*routed, *sizes]),
+                ("switchhead", [dense, "model.mixer=switchhead", "attention.experts=4"], [*routed, *gate, *sizes])):
+            with self.subTest(run):
+                self.assert_done(self.run_program("tiny.yaml", *kind, f"run.dir={run}"))
+                beside = self.run_program("tiny.yaml", *kind, *unread, f"run.dir={run}-beside", ranks=2)
+                self.assert_done(beside)
+                told = [sorted(line.split(", ")) for line in re.findall(r"warning: (.*): no layer reads these keys", beside.err)]
+                self.assertEqual(told, [sorted(word.split("=")[0] for word in unread)])
+                digests = {self.run_program("inspect", "--digest", f"{of}/checkpoints/step-00000002.h5").out
+                           for of in (run, f"{run}-beside")}
+                self.assertEqual(len(digests), 1)
+        # Nothing is said where something reads them, nor of what a resolved file says anyway.
+        printed = self.run_program("--print-config", "tiny.yaml", "moe.experts=0", "moe.d_ff=96").out
+        self.write("all.yaml", "".join(line.split(" #")[0] + "\n" for line in printed.splitlines()))
+        for changes in ([], ["model.feed_forward=[dense,moe]"], ["model.feed_forward=pr_moe"]):
+            self.assertNotIn("no layer reads", self.run_program("plan", "tiny.yaml", *changes, "-np", "1").err)
+        self.assertIn("moe.d_ff: no layer reads this key (model.mixer: attention, model.feed_forward: dense)",
+                      self.run_program("plan", "all.yaml", "moe.d_ff=24", "-np", "1").err)
+
     def test_layers_that_contradict_each_other(self):
         for changes, parts in (
                 (["model.feed_forward=moe", "moe.experts=0"], ["layer 0", "moe.experts is 0"]),
