@@ -287,14 +287,15 @@ static bool find_origin(const Upcycle *u, const Param *row, Origin *origin, Erro
     int64_t shape[3];
     bool of_module = sscanf(row->name, "mtp.%lld.moe.%95s", &number, part) == 2;
     bool of_layer = of_module || sscanf(row->name, "layers.%lld.moe.%95s", &number, part) == 2;
-    bool experts = of_layer && strncmp(part, "experts.", 8) == 0;
+    int64_t block = of_module ? u->model.config.layers + number : number;
+    bool made = of_layer && is_new(u->wanted->dense, &u->model.config, block); // not soft_moe
+    bool experts = made && strncmp(part, "experts.", 8) == 0;
     *origin = (Origin){.kind = FROM_SAME, .row = row};
     memcpy(shape, row->shape, sizeof shape);
     snprintf(name, sizeof name, "parameters/%.96s", row->name);
-    if (of_layer) {
+    if (made) {
         origin->kind = experts ? FROM_DENSE : FROM_SEED;
-        int64_t before = of_module ? u->model.config.layers : 0;
-        origin->slices = slices_of(&u->model.config, before + number);
+        origin->slices = slices_of(&u->model.config, block);
         if (!experts) return true;
         snprintf(name, sizeof name, "parameters/%s.%lld.ffn.%.80s", of_module ? "mtp" : "layers",
                  number, part + 8);

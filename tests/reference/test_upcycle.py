@@ -123,6 +123,15 @@ class Upcycle(HuggingFaceTest):
                 self.assertTrue((was[name] == now[name]).all(), name)
             self.assertEqual({name for name in was if name not in now}, {n for n in was if ".ffn." in n})
 
+    def test_experts_whose_slots_mix_tokens_stay_what_they_are(self):
+        dense = self.dense(["model.feed_forward=[dense, soft_moe]", "moe.experts=8", "moe.allow_noncausal=true"])
+        self.upcycle(dense, "soft.h5", *COPIES, "model.feed_forward=[moe, soft_moe]")
+        was, now = self.parameters(f"{dense}/checkpoints/step-00000004.h5"), self.parameters("soft.h5")
+        self.assertTrue(all((was[name] == now[name]).all() for name in was if ".ffn." not in name))
+        losses = [self.run_program("evaluate", checkpoint, "data.validation=train.txt").out for checkpoint in (dense, "soft.h5")]
+        first, second = (float(text.split(": loss ")[1].split()[0]) for text in losses)
+        self.assertLessEqual(abs(first - second), RELATIVE * first)
+
     def test_training_goes_on_from_it(self):
         for optimizer in ("adamw", "muon"):
             dense = self.dense(["data.format=characters", f"train.optimizer={optimizer}", "train.ema=0.9"])
