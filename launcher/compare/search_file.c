@@ -66,8 +66,8 @@ static bool take_key(Search *search, const char *name, const YamlValue *value, i
     SearchedKey *key = find_key(search->keys, &search->key_count, key_name, line, err);
     if (!key) return false;
     if (end == 0) return take_values(key, value, err);
-    const char *text = value->items[0].text;
     if (value->list) return error_set(err, EXIT_CONFIG, "%s is a list; write one value", name);
+    const char *text = value->items[0].text;
     if (!key->whole && !key->number)
         return error_set(err, EXIT_CONFIG, "%s is no number; write a list of values", key->name);
     if (end == 3) {
@@ -100,8 +100,8 @@ bool search_take(Comparison *comparison, const char *name, const YamlValue *valu
     Search *search = &comparison->search;
     if (!search->line) *search = (Search){.line = line, .factor = 3, .seed = 1};
     if (strncmp(name, "keys.", 5) == 0) return take_key(search, name + 5, value, line, err);
-    const char *text = value->items[0].text, *near = suggest_word(name, names);
     if (value->list) return error_set(err, EXIT_CONFIG, "search.%s is a list", name);
+    const char *text = value->items[0].text, *near = suggest_word(name, names);
     if (strcmp(name, "kind") == 0) {
         search->halving = strcmp(text, "halving") == 0;
         return search->halving || strcmp(text, "random") == 0 ||

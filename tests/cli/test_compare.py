@@ -169,6 +169,8 @@ search:
                 ("grid: {moe.top_k: [1, 2, 1]}\n", "rows.yaml:2:19", "moe.top_k has 1 twice"),
                 ("grid: {run.seed: [1, 2]}\n", "rows.yaml:2:18", "write seeds"),
                 ("search: {trials: 2, keys: {run.dir: [a, b]}}\n", "rows.yaml:2:37", "below that of -o"),
+                ("search: {trials: []" + end, "rows.yaml:2:18", "search.trials is a list"),
+                ("search: {trials: 2, keys: {train.lr: {min: [], max: 1}}}\n", "train.lr.min is a list"),
                 ("search: {kind: best, trials: 2" + end, "random or halving"), ("search: {kind: random" + end, "add trials"),
                 ("search: {trials: 2, kind: random}\n", "add keys"), ("search: {trials: 0" + end, "rows.yaml:2:10", "'0'"),
                 ("search: {kind: halving, trials: 2" + end, "needs steps"), ("search: {trial: 2" + end, "did you mean 'trials'"),
