@@ -9,8 +9,9 @@
 #include "comm/comm.h"
 #include "worker/data/data_format.h"
 
-#define UNITS_PER_NAT 0x1p36
-enum { UNITS, TARGETS, BYTES, SUMS };
+#define UNITS_PER_NAT 0x1p30
+#define MOST_NATS     0x1p16 // of a token
+enum { UNITS, TARGETS, BYTES, BROKEN, SUMS };
 
 bool document_losses_open(DocumentLosses *losses, DataFile *file, const Vocabulary *vocabulary,
                           Error *err) {
@@ -47,8 +48,11 @@ void document_losses_take(DocumentLosses *losses, const BatchBuffer *batch,
             int32_t target = targets[b * batch->T + i];
             if (target == NO_TARGET) continue;
             int64_t *sums = losses->sums + SUMS * documents_find(losses->starts, begin + i + 1);
-            double units = (double)token_losses[b * batch->T + i] * UNITS_PER_NAT;
-            sums[UNITS] += isfinite(units) ? llrint(fmin(units, 0x1p60)) : INT64_MAX / 2;
+            double nats = (double)token_losses[b * batch->T + i];
+            if (nats <= MOST_NATS)
+                sums[UNITS] += llrint(nats * UNITS_PER_NAT);
+            else // or not a number
+                sums[BROKEN]++;
             sums[TARGETS]++;
             sums[BYTES] += bytes_of(losses, target);
         }
@@ -60,11 +64,14 @@ static void print_row(const DocumentLosses *losses, const char *name, const char
     double nats = (double)sums[UNITS] / UNITS_PER_NAT, targets = (double)sums[TARGETS];
     double bytes =
         losses->bytes_per_token > 0 ? targets * losses->bytes_per_token : (double)sums[BYTES];
+    bool known = sums[BROKEN] == 0;
     json_t *row =
-        json_pack("{sI sI sf so}", key, (json_int_t)value, "tokens", (json_int_t)sums[TARGETS],
-                  "nats", nats, "loss", targets > 0 ? json_real(nats / targets) : json_null());
+        json_pack("{sI sI so so}", key, (json_int_t)value, "tokens", (json_int_t)sums[TARGETS],
+                  "nats", known ? json_real(nats) : json_null(), "loss",
+                  known && targets > 0 ? json_real(nats / targets) : json_null());
     CHECK_MEMORY(row, "no memory for a line of JSON");
-    if (bytes > 0) json_object_set_new(row, "bits_per_byte", json_real(nats / log(2.0) / bytes));
+    if (known && bytes > 0)
+        json_object_set_new(row, "bits_per_byte", json_real(nats / log(2.0) / bytes));
     if (name[0]) json_object_set_new(row, "validation", json_string(name));
     json_dumpf(row, stdout, 0);
     putchar('\n');

@@ -1,8 +1,9 @@
 // What an evaluation says of each document of a validation file.
 //
-// The loss of a token is rounded to 2^-36 nats, which whole numbers of 64 bits add up without an
-// error: what a document has, and all of them together, does not depend on windows, batches, ranks
-// or the order of anything.
+// The loss of a token is rounded to 2^-30 nats, which whole numbers of 64 bits add up without an
+// error, up to 2^33 nats in all: what a document has, and all of them together, does not depend on
+// windows, batches, ranks or the order of anything. A token whose loss is above 2^16 nats, or no
+// number, makes those of its document unknown.
 #ifndef MOETRAIN_WORKER_DOCUMENT_LOSSES_H
 #define MOETRAIN_WORKER_DOCUMENT_LOSSES_H
 
@@ -12,7 +13,9 @@ typedef struct DocumentLosses {
     const DocumentStarts *starts; // of the file
     const Vocabulary *vocabulary;
     int64_t count; // of documents
-    int64_t *sums; // (count, 3): units of 2^-36 nats, targets, bytes of text that they stand for
+    // (count, 4): units of 2^-30 nats, targets, bytes of text that they stand for, and targets
+    // whose loss is in no units
+    int64_t *sums;
     double bytes_per_token; // of token numbers without a text; 0: unknown
 } DocumentLosses;
 
@@ -29,7 +32,8 @@ void document_losses_take(DocumentLosses *losses, const BatchBuffer *batch,
 // A line of JSON a document to standard output, on rank 0: document, tokens (targets), nats, loss
 // (nats a token; null without one), bits_per_byte (where bytes are known), and `validation`, the
 // set's name, unless it is empty; then one of all of them, with `documents` in the place of
-// `document`. The nats of the rows add up to its without an error. Collective over all ranks.
+// `document`. The nats of the rows add up to its without an error. Unknown ones are null, and there
+// is no bits_per_byte. Collective over all ranks.
 void document_losses_print(DocumentLosses *losses, const char *name);
 
 #endif

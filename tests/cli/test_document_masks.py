@@ -69,6 +69,14 @@ class DocumentMasks(LifeTest):
         self.assert_error(self.run_program("evaluate", f"run/{STEP_4}", "--per-document", "--choices", "x"), 2,
                           "leave --per-document out")
 
+    def test_losses_that_no_sum_holds_are_null(self):
+        self.write("all.jsonl", json.dumps({"text": "In the beginning was the word."}) + "\n")
+        self.train("run", "train.lr=1", "train.warmup=0", "train.clip_norm=0", "model.logit_scale=1e6", "train.max_skipped=100")
+        found = self.run_program("evaluate", f"run/{STEP_4}", "--per-document", "data.validation=" + self.path("all.jsonl"))
+        self.assert_done(found)
+        for row in (json.loads(line) for line in found.out.splitlines() if line.startswith("{")):
+            self.assertEqual((row["tokens"], row["nats"], row["loss"], row.get("bits_per_byte")), (30, None, None, None))
+
     def test_a_run_with_documents_is_resumed_on_other_ranks(self):
         self.check_life("masked", *MASK)
         self.train("ignored")
