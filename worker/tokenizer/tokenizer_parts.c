@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/tokenizer/json_fields.h"
 #include "worker/tokenizer/split_pattern.h"
 
 bool read_normalizer(Tokenizer *t, const json_t *normalizer, Error *err) {
