@@ -6,22 +6,11 @@
 #include "checkpoint/checkpoint_list.h"
 #include "checkpoint/going_back.h"
 #include "comm/comm.h"
-#include "kernels/integers.h"
 #include "kernels/log.h"
 #include "worker/resume.h"
 #include "worker/run/run_status.h"
 #include "worker/save.h"
 #include "worker/watch/watchdog.h"
-
-int64_t roll_back_target(const TrainConfig *config, const StepOutliers *outliers, int64_t step) {
-    int64_t back = step - 1 - config->rollback_steps, every = config->checkpoint_every;
-    int64_t target = back > 0 && every > 0 ? back / every * every : 0;
-    return larger(target, outliers->rollbacks[ROLLBACK_STEP]);
-}
-
-int64_t roll_back_batches(const TrainConfig *config, int64_t step, int64_t target) {
-    return larger(config->rollback_batches, step - target);
-}
 
 // Whether rank 0 sees the file. Collective over all ranks.
 static bool is_there(const char *path) {
@@ -44,7 +33,7 @@ static bool go_back(Trainer *trainer, const char *path, int64_t spike, Error *er
     TrainState *state = &trainer->state;
     int64_t times = trainer->outliers.rollbacks[ROLLBACK_TIMES] + 1;
     if (!resume_load(trainer, path, err)) return false;
-    int64_t target = state->step, batches = roll_back_batches(config, spike, target);
+    int64_t target = state->step, batches = rollback_batches(config, spike, target);
     trainer->outliers.rollbacks[ROLLBACK_TIMES] = times;
     trainer->outliers.rollbacks[ROLLBACK_STEP] = target;
     trainer->replicas.checked_step = -1;
@@ -68,7 +57,7 @@ static bool go_back(Trainer *trainer, const char *path, int64_t spike, Error *er
 bool roll_back(Trainer *trainer, bool *done, Error *err) {
     const TrainConfig *config = &trainer->config;
     int64_t spike = trainer->state.step + 1, times = trainer->outliers.rollbacks[ROLLBACK_TIMES];
-    int64_t target = roll_back_target(config, &trainer->outliers, spike);
+    int64_t target = rollback_target(config, &trainer->outliers, spike);
     char path[CHECKPOINT_PATH_BYTES + 64], name[CHECKPOINT_NAME_BYTES];
     *done = false;
     watchdog_beat("going back");

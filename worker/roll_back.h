@@ -12,12 +12,6 @@
 
 #include "worker/trainer.h"
 
-// The step of the checkpoint that a spike in step number `step` leads back to, not before the one
-// that the last spike led to; 0: to none, since the run is too young.
-int64_t roll_back_target(const TrainConfig *config, const StepOutliers *outliers, int64_t step);
-// Batches that are skipped after going from step number `step` back to the target.
-int64_t roll_back_batches(const TrainConfig *config, int64_t step, int64_t target);
-
 // A spike in the step that follows trainer->state: goes back, if there is a place to go back to.
 // *done: whether the state is another one. False with exit 6 when it has gone back as often as it
 // may, with that of loading or saving where these fail. Collective over all ranks.

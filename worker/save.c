@@ -9,7 +9,6 @@
 #include "comm/comm.h"
 #include "kernels/clock.h"
 #include "kernels/log.h"
-#include "worker/roll_back.h"
 #include "worker/run/run_lock.h"
 #include "worker/run/run_status.h"
 #include "worker/run/run_watch.h"
@@ -78,7 +77,7 @@ static CheckpointKeep what_to_keep(const Trainer *trainer) {
     const TrainConfig *config = &trainer->config;
     CheckpointKeep keep = config->keep;
     if (config->optimizer.spike_policy == SPIKE_ROLLBACK)
-        keep.from = roll_back_target(config, &trainer->outliers, trainer->state.step + 1);
+        keep.from = rollback_target(config, &trainer->outliers, trainer->state.step + 1);
     return keep;
 }
 

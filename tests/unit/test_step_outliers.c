@@ -11,8 +11,6 @@
 
 #include <cmocka.h>
 
-#include "worker/roll_back.h"
-
 static StepOutliers opened(double z, int64_t window) {
     StepOutliers outliers;
     step_outliers_open(&outliers, &(OptimizerConfig){.skip_z = z, .skip_window = window});
@@ -107,15 +105,15 @@ static void a_spike_leads_back_to_a_checkpoint_of_the_schedule(void **state) {
     const int64_t targets[][2] = {{1, 0},    {101, 0},   {150, 0},    {151, 50},
                                   {200, 50}, {201, 100}, {1000, 850}, {1001, 900}};
     for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
-        assert_int_equal(roll_back_target(&config, &outliers, targets[i][0]), targets[i][1]);
+        assert_int_equal(rollback_target(&config, &outliers, targets[i][0]), targets[i][1]);
     outliers.rollbacks[ROLLBACK_STEP] = 150; // what was pruned since is not asked for
-    assert_int_equal(roll_back_target(&config, &outliers, 201), 150);
-    assert_int_equal(roll_back_target(&config, &outliers, 1000), 850);
+    assert_int_equal(rollback_target(&config, &outliers, 201), 150);
+    assert_int_equal(rollback_target(&config, &outliers, 1000), 850);
     outliers.rollbacks[ROLLBACK_STEP] = 0;
-    assert_int_equal(roll_back_batches(&config, 201, 100), 200);
-    assert_int_equal(roll_back_batches(&config, 400, 100), 300); // the spike's batch is the last
+    assert_int_equal(rollback_batches(&config, 201, 100), 200);
+    assert_int_equal(rollback_batches(&config, 400, 100), 300); // the spike's batch is the last
     config.checkpoint_every = 0;
-    assert_int_equal(roll_back_target(&config, &outliers, 1000), 0);
+    assert_int_equal(rollback_target(&config, &outliers, 1000), 0);
 }
 
 int main(void) {

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/integers.h"
+
 static const Choice POLICIES[] = {
     [SPIKE_LOG] = {"log", "a warning; the step is applied"},
     [SPIKE_SKIP] = {"skip", "the step is not applied"},
@@ -81,6 +83,20 @@ void step_outliers_enter(StepOutliers *outliers, double loss, double norm, bool 
     enter(outliers, (const double[KINDS]){loss, norm});
     outliers->found += outlier;
 }
+
+// ---- where a spike leads back to ----------------------------------------------------------------
+
+int64_t rollback_target(const TrainConfig *config, const StepOutliers *outliers, int64_t step) {
+    int64_t back = step - 1 - config->rollback_steps, every = config->checkpoint_every;
+    int64_t target = back > 0 && every > 0 ? back / every * every : 0;
+    return larger(target, outliers->rollbacks[ROLLBACK_STEP]);
+}
+
+int64_t rollback_batches(const TrainConfig *config, int64_t step, int64_t target) {
+    return larger(config->rollback_batches, step - target);
+}
+
+// ---- checkpoints --------------------------------------------------------------------------------
 
 static SavedTensor counts_of(const char *name, int64_t *counts, int64_t n) {
     SavedTensor saved = {.dtype = I64,

@@ -35,6 +35,16 @@ bool step_outliers_judge(const StepOutliers *outliers, double loss, double norm,
 // The step is done, applied or not, and takes its place in the window.
 void step_outliers_enter(StepOutliers *outliers, double loss, double norm, bool outlier);
 
+// ---- where a spike leads back to (roll_back.h) --------------------------------------------------
+
+// The step of the checkpoint that a spike in step number `step` leads back to, not before the one
+// that the last spike led to; 0: to none, since the run is too young.
+int64_t rollback_target(const TrainConfig *config, const StepOutliers *outliers, int64_t step);
+// Batches that are skipped after going from step number `step` back to the target.
+int64_t rollback_batches(const TrainConfig *config, int64_t step, int64_t target);
+
+// ---- checkpoints --------------------------------------------------------------------------------
+
 // What a checkpoint keeps of it; returns how many. A file of another window, or of none, leaves it
 // empty.
 enum { STEP_OUTLIERS_TENSORS = 3 };
