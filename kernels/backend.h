@@ -1,6 +1,6 @@
 // The private table of a backend: memory and opening, and one bare implementation for each op of
 // ops.h, same arguments as in kernels.h, no checks. No slot is NULL (a test proves it). Only
-// kernels.c, its like for families of ops, device.c and op_trace.c call through it.
+// kernels.c, its like for families of ops, device.c, device_open.c and op_trace.c call through it.
 #ifndef MOETRAIN_KERNELS_BACKEND_H
 #define MOETRAIN_KERNELS_BACKEND_H
 

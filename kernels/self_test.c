@@ -40,15 +40,6 @@ static void product_close(Product *p) {
     arena_free(&p->host);
 }
 
-bool device_check_limit(const Device *dev, const char *key, int64_t size, int64_t most,
-                        Error *err) {
-    if (most == 0 || size <= most) return true;
-    return error_set(err, EXIT_CONFIG,
-                     "%s (%lld) is more than device: %s takes, %lld; set it to at most that, "
-                     "or use device: cpu",
-                     key, (long long)size, dev->name, (long long)most);
-}
-
 bool device_self_test(Device *dev, Error *err) {
     // Small whole numbers: every product and sum is exact in f32, in any order.
     enum { M = 67, N = 45, K = 33 };

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAYERS = ["kernels", "comm", "model", "checkpoint", "worker", "launcher"]  # each includes itself and those before
-CUDA_BRANCHES = {"kernels/device.c": 1, "comm/collectives.c": 1}  # the only places that know whether the build has CUDA
+CUDA_BRANCHES = {"kernels/device_open.c": 1, "comm/collectives.c": 1}  # the only places that know whether the build has CUDA
 EMULATION = "tests/emulation"  # the GPU that the CUDA sources run on in tests; it stands before others in include paths
 CODE = ["*.c", "*.h", "*.cu", "*.cuh", "*.cpp"]
 BANNED = ["strcpy", "strcat", "sprintf", "vsprintf", "strtok", "atoi", "atof", "gets"]
