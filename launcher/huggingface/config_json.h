@@ -4,7 +4,7 @@
 
 #include "launcher/config.h"
 #include "worker/huggingface/family.h"
-#include "worker/huggingface/weight_folder.h"
+#include "worker/huggingface/quantized_weights.h"
 
 // The text of config.json for a model that the family holds, its weights stored as `type`; to be
 // freed by the caller. Turned channels of latent attention are pairs of neighbours there

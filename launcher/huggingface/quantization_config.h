@@ -4,7 +4,8 @@
 
 #include <jansson.h>
 
-#include "worker/huggingface/weight_folder.h"
+#include "worker/huggingface/family.h"
+#include "worker/huggingface/quantized_weights.h"
 
 // value: NULL where there is none. False with exit 2 for what cannot be read.
 bool quantization_config_read(const json_t *value, const Family *family, Quantization *quantization,

@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "checkpoint/new_folder.h"
-#include "kernels/log.h"
 #include "checkpoint/state_tensors.h"
+#include "kernels/log.h"
 #include "model/configured_layers.h"
 #include "worker/data/vocabulary.h"
 #include "worker/huggingface/export_proof.h"
+#include "worker/huggingface/weight_shards.h"
 #include "worker/watch/watchdog.h"
 
 typedef struct Export {
@@ -117,7 +118,7 @@ static bool write_tokenizer(Export *export, Error *err) {
 
 static bool write_files(Export *export, Error *err) {
     const ModelExport *wanted = export->wanted;
-    return weight_folder_write(export->folder.temporary, &export->map, wanted->options.type,
+    return weight_shards_write(export->folder.temporary, &export->map, wanted->options.type,
                                wanted->options.shard_bytes, give_slice, export, err) &&
            write_text(export, "config.json", wanted->config_json, err) &&
            write_text(export, "generation_config.json", GENERATION, err) &&

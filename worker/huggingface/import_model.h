@@ -2,6 +2,7 @@
 #ifndef MOETRAIN_WORKER_HUGGINGFACE_IMPORT_MODEL_H
 #define MOETRAIN_WORKER_HUGGINGFACE_IMPORT_MODEL_H
 
+#include "worker/huggingface/family.h"
 #include "worker/huggingface/weight_folder.h"
 #include "worker/tokenizer/tokenizer.h"
 #include "worker/train_config.h"

@@ -37,12 +37,19 @@ static bool ends_with(const char *name, const char *end, size_t *stem) {
     return length > tail && strcmp(name + length - tail, end) == 0;
 }
 
+// What is put together.
+typedef struct Joining {
+    WeightPlace *places; // in their order, until names change
+    int64_t count;
+    const Quantization *quantization;
+} Joining;
+
 // The tensor of the name with another end, which is then no weight of its own.
-static const WeightPlace *take_scales(const WeightFolder *folder, const char *name, size_t stem,
+static const WeightPlace *take_scales(const Joining *all, const char *name, size_t stem,
                                       const char *end, Error *err) {
     char wanted[SAFETENSORS_NAME_BYTES + 16];
     snprintf(wanted, sizeof wanted, "%.*s%s", (int)stem, name, end);
-    WeightPlace *scales = weight_folder_find(folder, wanted);
+    WeightPlace *scales = weight_places_find(all->places, all->count, wanted);
     if (!scales) error_set(err, EXIT_CHECKPOINT, "%s is missing beside %s", wanted, name);
     if (scales) scales->used = true;
     return scales;
@@ -61,11 +68,11 @@ static int64_t blocks_of(int64_t length, int64_t block) {
     return length / block + (length % block > 0);
 }
 
-static bool join_fp8(WeightFolder *folder, WeightPlace *place, Error *err) {
+static bool join_fp8(const Joining *all, WeightPlace *place, Error *err) {
     const StoredTensor *weight = place->tensor;
-    const int64_t *block = folder->quantization.block;
+    const int64_t *block = all->quantization->block;
     const WeightPlace *scales =
-        take_scales(folder, weight->name, strlen(weight->name), "_scale_inv", err);
+        take_scales(all, weight->name, strlen(weight->name), "_scale_inv", err);
     if (!scales) return false;
     const StoredTensor *has = scales->tensor;
     if (weight->rank != 2 || has->rank != 2 || !stored_type_is_float(has->type) ||
@@ -77,9 +84,9 @@ static bool join_fp8(WeightFolder *folder, WeightPlace *place, Error *err) {
     return true;
 }
 
-static bool join_mxfp4(WeightFolder *folder, WeightPlace *place, size_t stem, Error *err) {
+static bool join_mxfp4(const Joining *all, WeightPlace *place, size_t stem, Error *err) {
     const StoredTensor *blocks = place->tensor;
-    const WeightPlace *scales = take_scales(folder, blocks->name, stem, "_scales", err);
+    const WeightPlace *scales = take_scales(all, blocks->name, stem, "_scales", err);
     if (!scales) return false;
     const StoredTensor *has = scales->tensor;
     bool legal = blocks->rank == 4 && blocks->shape[3] == BLOCK_BYTES &&
@@ -106,61 +113,58 @@ static StoredTensor joined_tensor(const StoredTensor *blocks) {
     return joined;
 }
 
-static bool join(WeightFolder *folder, WeightPlace *place, Error *err) {
+static bool join(const Joining *all, WeightPlace *place, Error *err) {
     StoredType type = place->tensor->type;
     size_t stem;
-    switch (folder->quantization.kind) {
+    switch (all->quantization->kind) {
     case QUANTIZED_NOT:
         return true;
     case QUANTIZED_FP8:
-        return type != STORED_F8 || join_fp8(folder, place, err);
+        return type != STORED_F8 || join_fp8(all, place, err);
     case QUANTIZED_MXFP4:
         return type != STORED_U8 || !ends_with(place->tensor->name, BLOCKS_END, &stem) ||
-               join_mxfp4(folder, place, stem, err);
+               join_mxfp4(all, place, stem, err);
     }
     return true;
 }
 
 // Whether nothing is left whose numbers nobody knows.
-static bool check_rest(const WeightFolder *folder, Error *err) {
-    for (int64_t i = 0; i < folder->count; i++) {
-        const WeightPlace *place = &folder->places[i];
+static bool check_rest(const Joining *all, Error *err) {
+    for (int64_t i = 0; i < all->count; i++) {
+        const WeightPlace *place = &all->places[i];
         if (stored_type_is_float(place->tensor->type) || place->scales || place->used) continue;
         return error_set(err, EXIT_CHECKPOINT,
                          "%s: %s has dtype %s, and quantization_config of config.json does not say "
                          "what it stands for; convert it first, to BF16",
-                         folder->files[place->file].name, place->tensor->name,
+                         place->file->name, place->tensor->name,
                          stored_type_name(place->tensor->type));
     }
     return true;
 }
 
-bool quantized_weights_join(WeightFolder *folder, Error *err) {
-    for (int64_t i = 0; i < folder->count; i++)
-        if (!join(folder, &folder->places[i], err)) return false;
-    if (!check_rest(folder, err)) return false;
+bool quantized_weights_join(WeightPlace *places, int64_t count, const Quantization *quantization,
+                            StoredTensor **joined, Error *err) {
+    const Joining all = {places, count, quantization};
+    for (int64_t i = 0; i < count; i++)
+        if (!join(&all, &places[i], err)) return false;
+    if (!check_rest(&all, err)) return false;
     // Names change only now: until here they are looked up in their order.
-    folder->joined = calloc((size_t)folder->count + 1, sizeof *folder->joined);
-    CHECK_MEMORY(folder->joined, "no memory for %lld tensors", (long long)folder->count);
-    for (int64_t i = 0; i < folder->count; i++) {
-        WeightPlace *place = &folder->places[i];
-        if (!place->blocks) continue;
-        folder->joined[i] = joined_tensor(place->blocks);
-        place->tensor = &folder->joined[i];
+    *joined = calloc((size_t)count + 1, sizeof **joined);
+    CHECK_MEMORY(*joined, "no memory for %lld tensors", (long long)count);
+    for (int64_t i = 0; i < count; i++) {
+        if (!places[i].blocks) continue;
+        (*joined)[i] = joined_tensor(places[i].blocks);
+        places[i].tensor = &(*joined)[i];
     }
     return true;
 }
 
 // ---- reading ------------------------------------------------------------------------------------
 
-static int file_of(const WeightFolder *folder, int number) {
-    return folder->files[number].header.fd;
-}
-
-static bool read_fp8(const WeightFolder *folder, const WeightPlace *place, int64_t first,
+static bool read_fp8(const Quantization *quantization, const WeightPlace *place, int64_t first,
                      int64_t count, float *out, Error *err) {
     const StoredTensor *weight = place->tensor;
-    const int64_t *block = folder->quantization.block;
+    const int64_t *block = quantization->block;
     int64_t across = place->scales->shape[1], columns = weight->shape[1];
     int64_t scale_count = place->scales->shape[0] * across;
     float values[256]; // of every E4M3
@@ -169,9 +173,8 @@ static bool read_fp8(const WeightFolder *folder, const WeightPlace *place, int64
     float *scales = malloc(((size_t)scale_count + 1) * sizeof *scales);
     CHECK_MEMORY(bits && scales, "no memory for %lld numbers", (long long)count);
     bool ok =
-        safetensors_read_bytes(file_of(folder, place->file), weight, first, count, bits, err) &&
-        safetensors_read(file_of(folder, place->scales_file), place->scales, 0, scale_count, scales,
-                         err);
+        safetensors_read_bytes(place->file->header.fd, weight, first, count, bits, err) &&
+        safetensors_read(place->scales_file->header.fd, place->scales, 0, scale_count, scales, err);
     for (int64_t i = 0; ok && i < count; i++) {
         int64_t row = (first + i) / columns, column = (first + i) % columns;
         out[i] = values[bits[i]] * scales[row / block[0] * across + column / block[1]];
@@ -193,8 +196,8 @@ static void expand_mxfp4(const uint8_t *blocks, const uint8_t *scales, int64_t i
         }
 }
 
-static bool read_mxfp4(const WeightFolder *folder, const WeightPlace *place, int64_t first,
-                       int64_t count, float *to, Error *err) {
+static bool read_mxfp4(const WeightPlace *place, int64_t first, int64_t count, float *to,
+                       Error *err) {
     int64_t in = place->tensor->shape[1], out = place->tensor->shape[2], size = in * out;
     uint8_t *blocks = malloc((size_t)size / 2 + 1), *scales = malloc((size_t)size / BLOCK + 1);
     float *expert = malloc((size_t)size * sizeof *expert + 1);
@@ -203,9 +206,9 @@ static bool read_mxfp4(const WeightFolder *folder, const WeightPlace *place, int
     for (int64_t done = 0; ok && done < count;) {
         int64_t number = (first + done) / size, within = (first + done) % size;
         int64_t some = size - within < count - done ? size - within : count - done;
-        ok = safetensors_read_bytes(file_of(folder, place->file), place->blocks, number * size / 2,
+        ok = safetensors_read_bytes(place->file->header.fd, place->blocks, number * size / 2,
                                     size / 2, blocks, err) &&
-             safetensors_read_bytes(file_of(folder, place->scales_file), place->scales,
+             safetensors_read_bytes(place->scales_file->header.fd, place->scales,
                                     number * size / BLOCK, size / BLOCK, scales, err);
         if (!ok) break;
         expand_mxfp4(blocks, scales, in, out, expert);
@@ -218,10 +221,10 @@ static bool read_mxfp4(const WeightFolder *folder, const WeightPlace *place, int
     return ok;
 }
 
-bool quantized_weights_read(const WeightFolder *folder, const WeightPlace *place, int64_t first,
-                            int64_t count, float *out, Error *err) {
+bool quantized_weights_read(const Quantization *quantization, const WeightPlace *place,
+                            int64_t first, int64_t count, float *out, Error *err) {
     const StoredTensor *tensor = place->tensor;
-    bool ok = place->blocks ? read_mxfp4(folder, place, first, count, out, err)
-                            : read_fp8(folder, place, first, count, out, err);
+    bool ok = place->blocks ? read_mxfp4(place, first, count, out, err)
+                            : read_fp8(quantization, place, first, count, out, err);
     return ok && check_finite(tensor->name, tensor->rank, tensor->shape, first, count, out, err);
 }

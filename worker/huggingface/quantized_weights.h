@@ -9,15 +9,25 @@
 #ifndef MOETRAIN_WORKER_HUGGINGFACE_QUANTIZED_WEIGHTS_H
 #define MOETRAIN_WORKER_HUGGINGFACE_QUANTIZED_WEIGHTS_H
 
-#include "worker/huggingface/weight_folder.h"
+#include "worker/huggingface/weight_place.h"
 
-// Puts tensors and their scales together in the folder's list, under the names that the families'
-// rules have. False with exit 4 where one lacks the other, or shapes are not of each other, and
-// where something is stored in few bits that folder->quantization does not say.
-bool quantized_weights_join(WeightFolder *folder, Error *err);
+// How weights are stored in fewer bits, as quantization_config of config.json says.
+typedef enum QuantizationKind { QUANTIZED_NOT, QUANTIZED_FP8, QUANTIZED_MXFP4 } QuantizationKind;
+typedef struct Quantization {
+    QuantizationKind kind;
+    int64_t block[2]; // of QUANTIZED_FP8: rows and columns of a scale
+} Quantization;
+
+// Puts the tensors of a list and their scales, which become `used`, together under the names that
+// the families' rules have; the order of the list is then to be made anew. *joined, what `tensor`
+// of mxfp4 points to, is to be freed by the caller, in any case. False with exit 4 where one lacks
+// the other, or shapes are not of each other, and where something is stored in few bits that
+// `quantization` does not say.
+bool quantized_weights_join(WeightPlace *places, int64_t count, const Quantization *quantization,
+                            StoredTensor **joined, Error *err);
 
 // Elements [first, first + count) of a place that has scales. False as safetensors_read.
-bool quantized_weights_read(const WeightFolder *folder, const WeightPlace *place, int64_t first,
-                            int64_t count, float *out, Error *err);
+bool quantized_weights_read(const Quantization *quantization, const WeightPlace *place,
+                            int64_t first, int64_t count, float *out, Error *err);
 
 #endif

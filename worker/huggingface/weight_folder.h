@@ -1,39 +1,14 @@
-// The weights in a folder of Hugging Face's form: model.safetensors, or several files and
+// Reading the weights in a folder of Hugging Face's form: model.safetensors, or several files and
 // model.safetensors.index.json, which says in which of them each tensor is. Not collective.
 #ifndef MOETRAIN_WORKER_HUGGINGFACE_WEIGHT_FOLDER_H
 #define MOETRAIN_WORKER_HUGGINGFACE_WEIGHT_FOLDER_H
 
-#include "worker/huggingface/tensor_map.h"
+#include "worker/huggingface/quantized_weights.h"
 
-enum { WEIGHT_FILE_NAME_BYTES = 128, WEIGHT_FILES_MOST = 4096 };
-
-// ---- reading ------------------------------------------------------------------------------------
-
-typedef struct WeightFile {
-    char name[WEIGHT_FILE_NAME_BYTES]; // in the folder
-    Safetensors header;
-} WeightFile;
-
-// How weights are stored in fewer bits, as quantization_config of config.json says
-// (quantized_weights.h).
-typedef enum QuantizationKind { QUANTIZED_NOT, QUANTIZED_FP8, QUANTIZED_MXFP4 } QuantizationKind;
-typedef struct Quantization {
-    QuantizationKind kind;
-    int64_t block[2]; // of QUANTIZED_FP8: rows and columns of a scale
-} Quantization;
-
-typedef struct WeightPlace {
-    const StoredTensor *tensor; // as readers see it
-    int file;
-    bool used; // for the caller
-    // Of a quantised one: what its numbers are multiplied by, and of mxfp4 what is stored; NULL:
-    // none.
-    const StoredTensor *scales, *blocks;
-    int scales_file;
-} WeightPlace;
+enum { WEIGHT_FILES_MOST = 4096 };
 
 typedef struct WeightFolder {
-    char path[1024];
+    char path[WEIGHT_FOLDER_BYTES];
     WeightFile *files;
     int file_count;
     WeightPlace *places; // ascending by name
@@ -52,17 +27,5 @@ WeightPlace *weight_folder_find(const WeightFolder *folder, const char *name); /
 // Elements as of safetensors_read; messages begin with the file.
 bool weight_folder_read(const WeightFolder *folder, const WeightPlace *place, int64_t first,
                         int64_t count, float *out, Error *err);
-
-// ---- writing ------------------------------------------------------------------------------------
-
-// What writes a tensor: slice after slice of theirs, each f32.
-typedef bool (*WeightSlices)(void *context, const MappedTensor *tensor, int64_t slice,
-                             const float **theirs, int64_t *count, Error *err);
-
-// Writes the map's tensors into a folder that has none, files of at most `most` bytes (or of one
-// tensor) in the order of the map, and the index where there are several. Says each file's hash.
-// False with exit 5, or as `slices` has it.
-bool weight_folder_write(const char *path, const TensorMap *map, StoredType type, int64_t most,
-                         WeightSlices slices, void *context, Error *err);
 
 #endif

@@ -4,6 +4,7 @@
 #define MOETRAIN_WORKER_HUGGINGFACE_WEIGHT_SOURCE_H
 
 #include "checkpoint/checkpoint_file.h"
+#include "worker/huggingface/tensor_map.h"
 #include "worker/huggingface/weight_folder.h"
 
 typedef struct WeightSource {
