@@ -16,6 +16,7 @@
 #include "launcher/config_value.h"
 #include "launcher/config_yaml.h"
 #include "launcher/left_out.h"
+#include "launcher/simple_value.h"
 #include "launcher/unknown_key.h"
 
 // ---- reading ------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ static bool take_file_value(void *context, const char *name, const YamlValue *va
     const char **items = calloc((size_t)value->count + 1, sizeof *items);
     CHECK_MEMORY(items, "out of memory");
     for (int i = 0; i < value->count; i++) items[i] = value->items[i].text;
-    bool ok = config_items_parse(key, items, value->count, field, &wrong, err);
+    bool ok = simple_items_parse(key, items, value->count, field, &wrong, err);
     if (value->list && wrong >= 0) *place = value->items[wrong].place;
     free(items);
     return ok;

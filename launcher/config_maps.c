@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "kernels/suggest.h"
-#include "launcher/config_value.h"
+#include "launcher/simple_value.h"
 #include "launcher/value_text.h"
 
 // ---- one field ----------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ static bool fill_defaults(const OptionMap *map, const bool *given, char *at, Err
         if (!field->initial)
             return error_set(err, EXIT_CONFIG, "the field '%s' is missing: %s", field->name,
                              field->help);
-        CHECK(config_value_parse(field, field->initial, "", at + field->offset, err), "%s",
+        CHECK(simple_value_parse(field, field->initial, "", at + field->offset, err), "%s",
               err->message);
     }
     return true;
@@ -65,7 +65,7 @@ static bool map_parse(const Option *key, const YamlValue *value, const char *bas
         else if (given[i])
             ok = error_set(err, EXIT_CONFIG, "'%s' is given twice; keep one", one->field);
         else
-            ok = config_value_parse(&map->fields[i], one->text, base_folder,
+            ok = simple_value_parse(&map->fields[i], one->text, base_folder,
                                     at + map->fields[i].offset, err);
         if (i >= 0) given[i] = true;
     }
@@ -106,7 +106,7 @@ static bool plain_parse(const Option *key, const char *text, const char *base_fo
     char *list = new_list(map, &bytes), *first = list + sizeof(int64_t);
     bool none = !text[0] && key->initial;
     given[row] = true;
-    bool ok = none || (config_value_parse(&plain, text, base_folder, first + plain.offset, err) &&
+    bool ok = none || (simple_value_parse(&plain, text, base_folder, first + plain.offset, err) &&
                        fill_defaults(map, given, first, err));
     *(int64_t *)list = !none;
     if (ok) memcpy(field, list, bytes);
@@ -115,8 +115,10 @@ static bool plain_parse(const Option *key, const char *text, const char *base_fo
     return ok;
 }
 
-bool config_maps_are_plain(const Option *key, const void *list, const Option **field,
-                           const void **plain) {
+// Whether the list is what a value that is no list would be, which goes to *plain: the field of the
+// only map, or NULL of an empty list.
+static bool are_plain(const Option *key, const void *list, const Option **field,
+                      const void **plain) {
     const OptionMap *map = key->map;
     int64_t count = *(const int64_t *)list;
     const char *first = (const char *)list + sizeof count;
@@ -137,6 +139,30 @@ bool config_maps_are_plain(const Option *key, const void *list, const Option **f
     free(alone);
     free(given);
     return same;
+}
+
+void config_maps_print(FILE *out, const Option *key, const void *list) {
+    const OptionMap *map = key->map;
+    const Option *field;
+    const void *plain;
+    if (are_plain(key, list, &field, &plain)) {
+        if (plain) simple_value_print(out, field, plain);
+        if (!plain) path_print(out, "");
+        return;
+    }
+    int64_t count = *(const int64_t *)list;
+    const char *first = (const char *)list + sizeof count;
+    fputc('[', out);
+    for (int64_t i = 0; i < count; i++) {
+        fputs(i > 0 ? ", {" : "{", out);
+        for (int j = 0; j < map->count; j++) {
+            fprintf(out, "%s%s: ", j > 0 ? ", " : "", map->fields[j].name);
+            simple_value_print(out, &map->fields[j],
+                               first + (size_t)i * map->bytes + map->fields[j].offset);
+        }
+        fputc('}', out);
+    }
+    fputc(']', out);
 }
 
 bool config_maps_parse(const Option *key, const YamlValue *value, const char *base_folder,

@@ -3,6 +3,8 @@
 #ifndef MOETRAIN_LAUNCHER_CONFIG_MAPS_H
 #define MOETRAIN_LAUNCHER_CONFIG_MAPS_H
 
+#include <stdio.h>
+
 #include "kernels/option.h"
 #include "launcher/config_yaml.h"
 
@@ -14,9 +16,7 @@ bool config_maps_parse(const Option *key, const YamlValue *value, const char *ba
 bool config_maps_parse_text(const Option *key, const char *text, const char *base_folder,
                             void *field, Error *err);
 
-// Whether the list is what a value that is no list would be, which goes to *plain: the field of the
-// only map, or NULL of an empty list.
-bool config_maps_are_plain(const Option *key, const void *list, const Option **field,
-                           const void **plain);
+// Writes the list as config_value_print does; one that a value without brackets would be is that.
+void config_maps_print(FILE *out, const Option *key, const void *list);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/config_value.h"
 #include "launcher/unknown_key.h"
 #include "launcher/value_text.h"
 

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launcher/config_maps.h"
 #include "model/model_config.h"
 
 // ---- as YAML ------------------------------------------------------------------------------------
@@ -41,7 +40,7 @@ static void rational_print(FILE *out, Rational value) {
 }
 
 // In double quotes, since a path may hold any character.
-static void path_print(FILE *out, const char *path) {
+void path_print(FILE *out, const char *path) {
     fputc('"', out);
     for (; *path; path++) {
         if (*path == '"' || *path == '\\') fputc('\\', out);
@@ -56,31 +55,7 @@ static bool is_bare_word(const char *text) {
     return text[0] && !text[strspn(text, letters)];
 }
 
-static void maps_print(FILE *out, const Option *key, const void *list) {
-    const OptionMap *map = key->map;
-    const Option *field;
-    const void *plain;
-    if (config_maps_are_plain(key, list, &field, &plain)) {
-        if (plain) config_value_print(out, field, plain);
-        if (!plain) path_print(out, "");
-        return;
-    }
-    int64_t count = *(const int64_t *)list;
-    const char *first = (const char *)list + sizeof count;
-    fputc('[', out);
-    for (int64_t i = 0; i < count; i++) {
-        fputs(i > 0 ? ", {" : "{", out);
-        for (int j = 0; j < map->count; j++) {
-            fprintf(out, "%s%s: ", j > 0 ? ", " : "", map->fields[j].name);
-            config_value_print(out, &map->fields[j],
-                               first + (size_t)i * map->bytes + map->fields[j].offset);
-        }
-        fputc('}', out);
-    }
-    fputc(']', out);
-}
-
-void config_value_print(FILE *out, const Option *key, const void *field) {
+void simple_value_print(FILE *out, const Option *key, const void *field) {
     switch (key->type) {
     case OPTION_INTEGER:
         fprintf(out, "%lld", (long long)*(const int64_t *)field);
@@ -118,14 +93,14 @@ void config_value_print(FILE *out, const Option *key, const void *field) {
         else
             path_print(out, field);
         return;
-    case OPTION_MAPS:
-        maps_print(out, key, field);
-        return;
     case OPTION_INTEGERS:
     case OPTION_CHOICES:
         list_print(out, key, field);
         return;
+    case OPTION_MAPS:
+        break;
     }
+    CHECK(false, "%s is a list of maps", key->name);
 }
 
 // ---- what is legal ------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ enum {
 
 // The shortest text that reads back to the same bits.
 void number_text(double number, char text[NUMBER_TEXT_BYTES]);
-// Writes the value as YAML that reads back to the same value.
-void config_value_print(FILE *out, const Option *key, const void *field);
+// Writes a value that is no list of maps as YAML that reads back to the same value.
+void simple_value_print(FILE *out, const Option *key, const void *field);
+// Text as YAML, in quotes.
+void path_print(FILE *out, const char *path);
 // What may be written: "a whole number from 1 to 64", "one of ranks, run, off", ….
 void config_value_legal(const Option *key, char text[CONFIG_LEGAL_BYTES]);
 

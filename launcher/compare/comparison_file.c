@@ -10,7 +10,6 @@
 #include "launcher/cli_numbers.h"
 #include "launcher/compare/search_file.h"
 #include "launcher/config_path.h"
-#include "launcher/config_value.h"
 #include "launcher/config_yaml.h"
 #include "launcher/unknown_key.h"
 

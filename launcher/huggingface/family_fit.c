@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "launcher/config_value.h"
-#include "launcher/value_text.h"
 #include "model/rope.h"
 #include "model/shared_experts.h"
 

@@ -11,7 +11,6 @@
 
 #include "kernels/option_rows.h"
 #include "launcher/config_value.h"
-#include "launcher/value_text.h"
 
 typedef struct Group {
     char match[CONFIG_PATTERN_BYTES];

@@ -13,7 +13,7 @@
 
 #include "kernels/rng.h"
 #include "launcher/config_path.h"
-#include "launcher/value_text.h"
+#include "launcher/simple_value.h"
 #include "model/model_config.h"
 
 enum { TEXT_BYTES = 16384 };
@@ -240,12 +240,12 @@ static void the_item_that_is_refused_is_named(void **state) {
     PerLayer read;
     Error err = {0};
     int wrong = -2;
-    assert_false(config_items_parse(&choices, items, 3, &read, &wrong, &err));
+    assert_false(simple_items_parse(&choices, items, 3, &read, &wrong, &err));
     assert_int_equal(wrong, 2);
     assert_string_equal(err.message, "item 3 of model.feed_forward is 'mo', but must be dense or "
                                      "moe; did you mean 'moe'?");
-    assert_true(config_items_parse(&choices, items, 2, &read, &wrong, &err));
-    assert_false(config_items_parse(&choices, items, 0, &read, &wrong, &err));
+    assert_true(simple_items_parse(&choices, items, 2, &read, &wrong, &err));
+    assert_false(simple_items_parse(&choices, items, 0, &read, &wrong, &err));
     assert_int_equal(wrong, -1);
 }
 
