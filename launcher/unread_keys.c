@@ -4,8 +4,8 @@
 
 #include "checkpoint/config_difference.h"
 #include "kernels/log.h"
+#include "launcher/config_value.h"
 #include "launcher/left_out.h"
-#include "launcher/value_text.h"
 #include "model/configured_layers.h"
 
 // Whether the user gave the key. A file that says every key says most of them for nothing.
