@@ -9,10 +9,11 @@
 
 #include "checkpoint/checkpoint_contents.h"
 #include "checkpoint/file_io.h"
+#include "checkpoint/temporary_name.h"
 #include "checkpoint/tensor_file.h"
 
 typedef struct Stream {
-    char folder[CHECKPOINT_PATH_BYTES], temporary[CHECKPOINT_PATH_BYTES + 8];
+    char folder[CHECKPOINT_PATH_BYTES], temporary[CHECKPOINT_PATH_BYTES + TEMPORARY_NAME_BYTES];
     Manifest manifest;
     FileHeader header;
     SmallContents small;
@@ -23,8 +24,6 @@ static bool lay_out(Stream *stream, Error *err) {
     Manifest *manifest = &stream->manifest;
     int64_t bytes = 1 << 20;
     for (int64_t i = 0; i < manifest->count; i++) bytes += manifest->datasets[i].bytes;
-    Error ignored;
-    file_remove(stream->temporary, &ignored); // of a crash
     return directory_check_room(stream->folder, bytes, err) && file_check_limit(bytes, err) &&
            tensor_file_create(stream->temporary, manifest, &stream->header, err);
 }
@@ -71,7 +70,8 @@ static bool publish(const Stream *stream, const char *path, Error *err) {
     CheckpointFile file;
     if (!checkpoint_file_open(&file, stream->temporary, err)) return false;
     checkpoint_file_close(&file);
-    return file_rename(stream->temporary, path, err) && directory_sync(stream->folder, err);
+    return temporary_name_publish(stream->temporary, path, err) &&
+           directory_sync(stream->folder, err);
 }
 
 bool checkpoint_stream(const char *path, const Checkpoint *checkpoint, CheckpointFill fill,
@@ -79,25 +79,23 @@ bool checkpoint_stream(const char *path, const Checkpoint *checkpoint, Checkpoin
     char name[CHECKPOINT_PATH_BYTES];
     if (snprintf(name, sizeof name, "%s", path) >= (int)sizeof name)
         return error_set(err, EXIT_IO, "path too long: %.60s...", path);
-    if (access(path, F_OK) == 0)
-        return error_set(err, EXIT_IO, "%s exists; remove it or choose another name", path);
     Stream *stream = calloc(1, sizeof *stream);
     CHECK_MEMORY(stream, "no memory for a checkpoint");
     stream->block = malloc(BLOCK_BYTES);
     CHECK_MEMORY(stream->block, "no memory for a block of %d bytes", BLOCK_BYTES);
-    snprintf(stream->temporary, sizeof stream->temporary, "%s.tmp", path);
     snprintf(stream->folder, sizeof stream->folder, "%s", dirname(name));
     small_contents_collect(checkpoint, &stream->small);
     checkpoint_list_datasets(checkpoint, &stream->small, &stream->manifest);
 
-    bool ok = lay_out(stream, err);
+    bool named = temporary_name_take(stream->temporary, sizeof stream->temporary, path, err);
+    bool ok = named && lay_out(stream, err);
     int fd = ok ? file_open(stream->temporary, O_WRONLY, err) : -1;
     ok = fd >= 0 && write_contents(stream, fd, checkpoint, fill, context, err);
     if (fd >= 0) close(fd);
     ok = ok && checkpoint_seal(stream->temporary, &stream->manifest, &stream->header, err) &&
          publish(stream, path, err);
     Error ignored;
-    if (!ok) file_remove(stream->temporary, &ignored);
+    if (named && !ok) file_remove(stream->temporary, &ignored);
     utilization_free(&stream->small.no_history);
     manifest_free(&stream->manifest);
     free(stream->block);

@@ -6,15 +6,17 @@
 #include <stdint.h>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/temporary_name.h"
 
 typedef struct NewFolder {
-    char temporary[CHECKPOINT_PATH_BYTES + 16]; // where its files are made
-    char parent[CHECKPOINT_PATH_BYTES];
+    char temporary[CHECKPOINT_PATH_BYTES + TEMPORARY_NAME_BYTES]; // where its files are made
+    char path[CHECKPOINT_PATH_BYTES], parent[CHECKPOINT_PATH_BYTES];
 } NewFolder;
 
-// Decides the names. False with exit 5 when there is something of that name.
+// Decides the names. False with exit 5 when there is something of that name, or another process of
+// this host is making it.
 bool new_folder_name(NewFolder *folder, const char *path, Error *err);
-// Makes it, with its parents, where there is room for so many bytes; what a crash left goes.
+// Makes it, with its parents, where there is room for so many bytes.
 bool new_folder_make(const NewFolder *folder, int64_t bytes, Error *err);
 // A file in it of these bytes.
 bool new_folder_add(const NewFolder *folder, const char *name, const void *data, size_t bytes,

@@ -116,12 +116,11 @@ bool own_process_check_config(const char *dir, const char *name, const Config *c
 }
 
 bool own_process_write_config(const char *dir, const char *name, const Config *config, Error *err) {
-    char path[PATH_MAX], temporary[PATH_MAX + 8];
+    char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
     char *yaml = config_to_yaml(config, false), *portable = run_dir_portable_config(yaml);
     bool ok =
-        run_dir_open(dir, err) && (file_replace(path, temporary, portable, strlen(portable), err) ||
+        run_dir_open(dir, err) && (file_replace_shared(path, portable, strlen(portable), err) ||
                                    error_prefix(err, "%s", path));
     free(portable);
     free(yaml);

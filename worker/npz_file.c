@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "checkpoint/file_io.h"
+#include "checkpoint/temporary_name.h"
 
 // The zip format (APPNOTE.TXT of PKWARE 4.3): local headers, each before its bytes; then the
 // central directory with the same again and the places; then its own place. All sizes and places
@@ -23,7 +24,7 @@ typedef struct Entry {
 } Entry;
 
 struct NpzFile {
-    char path[PATH_MAX], temporary[PATH_MAX + 8];
+    char path[PATH_MAX], temporary[PATH_MAX + TEMPORARY_NAME_BYTES];
     int fd;
     int64_t at; // where the next byte goes
     Entry *entries;
@@ -78,15 +79,11 @@ static uint32_t crc_add(uint32_t crc, const void *data, size_t bytes) {
 
 bool npz_open(NpzFile **file, const char *path, Error *err) {
     NpzFile *npz = calloc(1, sizeof *npz);
-    Error ignored;
     CHECK_MEMORY(npz, "no memory for an .npz file");
     make_crc_table();
     bool ok = snprintf(npz->path, sizeof npz->path, "%s", path) < (int)sizeof npz->path ||
               error_set(err, EXIT_IO, "path too long: %.60s...", path);
-    if (ok && access(path, F_OK) == 0)
-        ok = error_set(err, EXIT_IO, "%s exists; remove it or choose another name", path);
-    snprintf(npz->temporary, sizeof npz->temporary, "%s.tmp", npz->path);
-    if (ok) file_remove(npz->temporary, &ignored); // of a crash
+    ok = ok && temporary_name_take(npz->temporary, sizeof npz->temporary, npz->path, err);
     npz->fd = ok ? file_open(npz->temporary, O_RDWR | O_CREAT, err) : -1;
     if (npz->fd >= 0) {
         *file = npz;
@@ -236,7 +233,7 @@ static bool write_directory(NpzFile *file, Error *err) {
 bool npz_close(NpzFile *file, bool ok, Error *err) {
     bool finished = ok && write_directory(file, err) &&
                     (file_sync(file->fd, err) || error_prefix(err, "%s", file->temporary)) &&
-                    file_rename(file->temporary, file->path, err);
+                    temporary_name_publish(file->temporary, file->path, err);
     close(file->fd);
     Error ignored;
     if (!finished) file_remove(file->temporary, &ignored);

@@ -7,7 +7,8 @@
 
 typedef struct NpzFile NpzFile;
 
-// Makes PATH.tmp, which gets its name when it is closed well. PATH must not exist. EXIT_IO.
+// Makes a file beside PATH, which gets that name when it is closed well. PATH must not exist.
+// EXIT_IO.
 bool npz_open(NpzFile **file, const char *path, Error *err);
 // Begins an array; its bytes follow, row-major and little-endian, in as many pieces as one likes.
 bool npz_begin(NpzFile *file, const char *name, DType dtype, int rank, const int64_t *shape,

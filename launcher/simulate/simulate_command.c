@@ -86,14 +86,13 @@ static bool read_vocabulary(const TrainConfig *train, int64_t *vocab_size, Error
 }
 
 static bool write_cluster(const char *path, const Cluster *cluster, Error *err) {
-    char *text = NULL, temporary[PATH_MAX];
+    char *text = NULL;
     size_t bytes = 0;
     FILE *out = open_memstream(&text, &bytes);
     CHECK_MEMORY(out, "out of memory");
     cluster_print(out, cluster);
     fclose(out);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    bool ok = file_replace(path, temporary, text, bytes, err) || error_prefix(err, "-o %s", path);
+    bool ok = file_replace_shared(path, text, bytes, err) || error_prefix(err, "-o %s", path);
     free(text);
     return ok;
 }

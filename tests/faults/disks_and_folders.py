@@ -328,6 +328,34 @@ def a_folder_that_vanishes_is_noticed_and_made_anew(space: Workspace):
     assert steps_saved(space, "moved") and rows(space, "moved"), "what was moved away is whole"
 
 
+def two_commands_with_the_same_output_do_not_disturb_each_other(space: Workspace):
+    """The second begins while the first waits for the disk: it is told so, and the first ends as if alone."""
+    config = {"train.steps": 1, "eval.every": 0, "model.mixer": "attention", "checkpoint.every": 1}
+    space.run("routed", config)
+    space.run("dense", dict(config, **{"moe.experts": 0}))
+    routed, dense = space.checkpoints("routed")[-1], space.checkpoints("dense")[-1]
+    text = space.path("text.txt")
+    write(text, "In the beginning God created the heaven and the earth. " * 9)
+    for name, words in (("analysis", ["analyse", routed, "--data", text, "-o"]), ("new.h5", ["upcycle", dense, "moe.experts=4"]),
+                        ("dense.npz", ["checkpoint", "export-npz", dense]), ("hf", ["export", "hf", dense])):
+        out = space.path("out")
+        os.makedirs(out)
+        path, output = os.path.join(out, name), space.path(f"{name}.out")
+        command = [space.program, *words, path]
+        with open(output, "w") as file:
+            first = space.start(command, stdout=file, fault="slow:call=fsync,ms=500,times=1000")
+        atexit.register(first.kill)
+        deadline = time.monotonic() + HANG_SECONDS
+        while not os.listdir(out) and first.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        second = space.finish(space.start(command), command)
+        assert second.code == 5 and f"process {first.pid} is making it" in second.output, second
+        first.wait(HANG_SECONDS)
+        assert first.returncode == 0, read(output)
+        assert os.listdir(out) == [name], os.listdir(out)
+        shutil.rmtree(out)
+
+
 if __name__ == "__main__":
     main([a_save_that_fails_is_tried_again_while_training_goes_on, so_is_one_that_training_does_not_wait_for,
           training_goes_on_beside_a_slow_save_until_the_next_is_due,
@@ -335,4 +363,4 @@ if __name__ == "__main__":
           a_disk_that_fills_while_a_thread_writes_costs_nothing_once_there_is_room,
           a_disk_that_stays_full_ends_the_run_with_exit_code_5,
           a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1, no_file_is_written_through_a_link,
-          a_folder_that_vanishes_is_noticed_and_made_anew])
+          a_folder_that_vanishes_is_noticed_and_made_anew, two_commands_with_the_same_output_do_not_disturb_each_other])

@@ -24,14 +24,11 @@ bool train_tokenizer_check(const TrainTokenizerOptions *options, Error *err) {
 
 // The tokenizer reads what it has written before anybody else does.
 static bool write_file(const char *json, size_t bytes, const char *path, Error *err) {
-    char temporary[PATH_MAX];
     Tokenizer *again = NULL;
     CHECK(tokenizer_from_json(&again, json, bytes, err), "the tokenizer cannot be read again: %s",
           err->message);
     tokenizer_free(again);
-    return snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) < PATH_MAX
-               ? file_replace(path, temporary, json, bytes, err)
-               : error_set(err, EXIT_IO, "path too long: %.60s...", path);
+    return file_replace_shared(path, json, bytes, err);
 }
 
 static bool write_spec(const TokenizerSpec *spec, const char *path, Error *err) {
