@@ -18,6 +18,17 @@ static bool starts_section(int row) {
     return row > 0 && strncmp(name, config_key(row - 1)->name, (size_t)section_length(name)) != 0;
 }
 
+char *config_key_text(const Config *config, int row) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    CHECK_MEMORY(out, "out of memory");
+    config_value_print(out, config_key(row), config_key_value(&config->train, row));
+    fclose(out);
+    CHECK_MEMORY(text, "out of memory");
+    return text;
+}
+
 char *config_to_yaml(const Config *config, bool origins) {
     char *text = NULL;
     size_t bytes = 0;

@@ -12,6 +12,9 @@
 // its value came from.
 char *config_to_yaml(const Config *config, bool origins);
 
+// The value of key number `row` as it stands there, to be freed by the caller.
+char *config_key_text(const Config *config, int row);
+
 // What a resume needs to know of each key; a rule without a key ends them. To be freed by the
 // caller.
 KeyRule *config_key_rules(const Config *config);

@@ -3,19 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/config_print.h"
 #include "launcher/config_value.h"
-#include "launcher/value_text.h"
-
-static char *text_of(const Config *config, int row) {
-    char *text = NULL;
-    size_t bytes = 0;
-    FILE *out = open_memstream(&text, &bytes);
-    CHECK_MEMORY(out, "out of memory");
-    config_value_print(out, config_key(row), config_key_value(&config->train, row));
-    fclose(out);
-    CHECK_MEMORY(text, "out of memory");
-    return text;
-}
 
 // Gives the key the value that it would have were it left out. False when it must be given, or
 // follows from no key.
@@ -38,7 +27,7 @@ bool config_says_more(const Config *config, int row) {
     Config *other = config_copy(config);
     bool more = true;
     if (set_as_left_out(other, row)) {
-        char *given = text_of(config, row), *anyway = text_of(other, row);
+        char *given = config_key_text(config, row), *anyway = config_key_text(other, row);
         more = strcmp(given, anyway) != 0;
         free(given);
         free(anyway);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/config_print.h"
 #include "launcher/config_value.h"
 #include "model/rope.h"
 #include "model/shared_experts.h"
@@ -13,21 +14,10 @@ enum { WANTED_BYTES = 96, MISFITS_BYTES = 640 };
 
 // ---- values -------------------------------------------------------------------------------------
 
-static char *row_text(const Config *config, int row) {
-    char *text = NULL;
-    size_t bytes = 0;
-    FILE *out = open_memstream(&text, &bytes);
-    CHECK_MEMORY(out, "out of memory");
-    config_value_print(out, config_key(row), config_key_value(&config->train, row));
-    fclose(out);
-    CHECK_MEMORY(text, "out of memory");
-    return text;
-}
-
 char *key_text(const Config *config, const char *key) {
     int row = config_key_find(key);
     CHECK(row >= 0, "there is no key %s", key);
-    return row_text(config, row);
+    return config_key_text(config, row);
 }
 
 // What the key is when it is left out, beside the values of all others.
@@ -40,7 +30,7 @@ static char *default_text(const Config *config, int row) {
     else
         CHECK(config_value_parse(key, key->initial, "", config_key_field(&copy->train, row), &err),
               "%s", err.message);
-    char *text = row_text(copy, row);
+    char *text = config_key_text(copy, row);
     free(copy);
     return text;
 }
@@ -324,7 +314,7 @@ static bool key_fits(const Family *family, const Config *config, int row,
     if (special && strcmp(key, "model.mixer") == 0) return special(family, model, wanted);
     if (!fact && special) return special(family, model, wanted);
     if (!fact && is_field(family, key)) return true;
-    char *text = row_text(config, row), *other = fact ? NULL : default_text(config, row);
+    char *text = config_key_text(config, row), *other = fact ? NULL : default_text(config, row);
     bool fits = strcmp(text, fact ? fact : other) == 0 || say(wanted, fact ? fact : other);
     free(text);
     free(other);
@@ -344,7 +334,7 @@ static int misfits(const Family *family, const Config *config, char text[MISFITS
             key_fits(family, config, row, wanted))
             continue;
         if (++count > 4) continue;
-        char *value = row_text(config, row);
+        char *value = config_key_text(config, row);
         if (used < MISFITS_BYTES)
             used += (size_t)snprintf(text + used, MISFITS_BYTES - used, "%s%s is %.60s (%s: %s)",
                                      count > 1 ? ", " : "", key->name, value, family->model_type,
