@@ -1,7 +1,6 @@
 #include "worker/inspect.h"
 
 #include <math.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
