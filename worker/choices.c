@@ -67,23 +67,23 @@ void questions_free(Questions *q) {
 
 // A row as the model is asked: *count targets, of which those from *first on are the choice's.
 typedef struct TokenRow {
-    int32_t *tokens; // scratch of the longest row + 1
-    int32_t *spare;
+    int64_t room;            // tokens of the longest row at most
+    int32_t *tokens, *spare; // scratch of that, and one more
     int64_t first, count;
     int64_t begin; // of its tokens
 } TokenRow;
 
-static bool encode_row(TokenRow *t, ChoiceRow row, const Vocabulary *vocabulary, int64_t longest,
-                       int64_t T, Error *err) {
+static bool encode_row(TokenRow *t, ChoiceRow row, const Vocabulary *vocabulary, int64_t T,
+                       Error *err) {
     size_t head = strlen(row.context), bytes = head + strlen(row.choice);
     while (head > 0 && isspace((unsigned char)row.context[head - 1])) head--;
     char *text = malloc(bytes + 1);
     CHECK_MEMORY(text, "no memory for %zu bytes", bytes);
     snprintf(text, bytes + 1, "%s%s", row.context, row.choice);
     int64_t whole = 0, context = 0;
-    bool ok = vocabulary_encode(vocabulary, text, t->tokens + 1, longest, &whole, err);
+    bool ok = vocabulary_encode(vocabulary, text, t->tokens + 1, t->room, &whole, err);
     text[head] = '\0';
-    ok = ok && vocabulary_encode(vocabulary, text, t->spare, longest, &context, err);
+    ok = ok && vocabulary_encode(vocabulary, text, t->spare, t->room, &context, err);
     free(text);
     if (!ok) return false;
     int64_t scored = whole - context;
@@ -163,8 +163,7 @@ static void fill_batch(const Questions *q, TokenRow *t, BatchBuffer *batch,
         Error never = {0};
         t->first = t->count = 0;
         if (row < q->row_count)
-            CHECK(encode_row(t, q->rows[row], vocabulary, q->longest, T, &never), "%s",
-                  never.message);
+            CHECK(encode_row(t, q->rows[row], vocabulary, T, &never), "%s", never.message);
         tensor_i64(batch->firsts)[b] = t->first;
         tensor_i64(batch->counts)[b] = t->count;
         size_t bytes = (size_t)t->count * sizeof(int32_t);
@@ -177,8 +176,9 @@ static void fill_batch(const Questions *q, TokenRow *t, BatchBuffer *batch,
 bool questions_answer(const Questions *q, Model *model, BatchBuffer *batch,
                       const Vocabulary *vocabulary, bool json, ChoicesResult *result, Error *err) {
     double begin = clock_seconds();
-    TokenRow t = {.tokens = calloc((size_t)q->longest + 1, sizeof(int32_t)),
-                  .spare = calloc((size_t)q->longest + 1, sizeof(int32_t))};
+    TokenRow t = {.room = vocabulary_most_tokens(q->longest)};
+    t.tokens = calloc((size_t)t.room + 1, sizeof *t.tokens);
+    t.spare = calloc((size_t)t.room + 1, sizeof *t.spare);
     int64_t batches = (q->row_count + batch->total - 1) / batch->total;
     double *scores = calloc((size_t)q->row_count, sizeof *scores);
     WindowLoss *losses = calloc((size_t)batch->total, sizeof *losses);
@@ -187,7 +187,7 @@ bool questions_answer(const Questions *q, Model *model, BatchBuffer *batch,
     *result = (ChoicesResult){0};
     bool ok = true;
     for (int64_t i = 0; ok && i < q->row_count; i++) // every rank finds the same
-        ok = encode_row(&t, q->rows[i], vocabulary, q->longest, batch->T, err) ||
+        ok = encode_row(&t, q->rows[i], vocabulary, batch->T, err) ||
              error_prefix(err, "%s: row %lld of its choices", q->path, (long long)(i + 1));
     for (int64_t i = 0; ok && i < batches; i++) {
         watchdog_beat("evaluation");

@@ -152,11 +152,11 @@ static bool evaluate_sets(Evaluating *e, const TrainConfig *config, const char *
     return ok;
 }
 
-// Windows as long as the longest text needs, which is at most a token a byte: what stands behind a
-// text costs time alone, unless it competes for experts.
+// Windows as long as the longest text needs, which is at most a token a byte but for a space in
+// front: what stands behind a text costs time alone, unless it competes for experts.
 static int64_t context_for(const Questions *q, const TrainConfig *config) {
     enum { STEP = 64 };
-    int64_t needed = (q->longest + 1 + STEP - 1) / STEP * STEP;
+    int64_t needed = (q->longest + 2 + STEP - 1) / STEP * STEP;
     return config->eval_capacity_factor.numerator > 0 || needed > config->context ? config->context
                                                                                   : needed;
 }

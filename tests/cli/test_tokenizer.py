@@ -211,6 +211,17 @@ class TrainingWithATokenizer(ProgramTest):
         for words in (["run.dir=one", "train.steps=4"], ["run.dir=new", "init=one/checkpoints/step-00000003.h5"]):
             self.assert_error(self.run_program("tiny.yaml", *words), 4, "t.json: not the tokenizer", "step-00000003.h5", "name that")
 
+    def test_a_text_may_have_more_tokens_than_bytes(self):
+        self.tokenizer("t.json")
+        self.write("space.json", self.snapshot()["t.json"].replace(b'"add_prefix_space": false', b'"add_prefix_space": true'))
+        self.write_tiny(data__tokenizer="space.json")
+        self.assert_done(self.run_program("tiny.yaml", "run.dir=run"))
+        letter = "\u0958"  # which NFC takes apart, from three bytes to six
+        for prompt in ("Q", letter):
+            self.assert_done(self.run_program("generate", "run", "--prompt", prompt, "--tokens", "2"))
+        self.write("questions.jsonl", json.dumps({"context": letter, "choices": ["Q", letter], "gold": 0}) + "\n")
+        self.assert_done(self.run_program("evaluate", "run", "--choices", "questions.jsonl"))
+
     def test_what_does_not_belong_to_a_tokenizer_is_refused(self):
         self.tokenizer("t.json")
         self.write_tiny(data__tokenizer="t.json")

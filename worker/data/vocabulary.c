@@ -194,6 +194,10 @@ bool vocabulary_too_long(int64_t room, Error *err) {
                      (long long)room);
 }
 
+int64_t vocabulary_most_tokens(int64_t bytes) {
+    return 3 * bytes + 1;
+}
+
 bool vocabulary_encode(const Vocabulary *vocabulary, const char *text, int32_t *tokens,
                        int64_t room, int64_t *count, Error *err) {
     int64_t n = 0;

@@ -51,6 +51,9 @@ bool vocabulary_from_checkpoint(Vocabulary *vocabulary, const DataConfig *config
 // The token of a character, or -1 when the vocabulary lacks it. DATA_CHARACTERS only.
 int32_t vocabulary_find(const Vocabulary *vocabulary, int32_t code_point);
 
+// The most tokens that a text of so many bytes has: NFC may make three bytes of one, and a
+// tokenizer may put a space in front.
+int64_t vocabulary_most_tokens(int64_t bytes);
 // Text to tokens; *count of at most `room`. False with exit 2 naming the character that is not in
 // the vocabulary, or when the vocabulary has no text (uint16/uint32: tokens are then written as
 // numbers separated by white space).

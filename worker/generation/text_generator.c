@@ -60,12 +60,12 @@ static void make_room(TextGenerator *g, int64_t tokens) {
 }
 
 bool text_generator_begin(TextGenerator *g, const char *prompt, Error *err) {
-    int64_t bytes = (int64_t)strlen(prompt);
-    make_room(g, bytes + 1);
+    int64_t most = vocabulary_most_tokens((int64_t)strlen(prompt));
+    make_room(g, most + 1);
     decoder_forget(&g->decoder, 0);
     g->prompt = prompt;
     g->begin = g->count = g->given = g->shown = 0;
-    if (!vocabulary_encode(g->vocabulary, prompt, g->tokens, bytes, &g->count, err)) {
+    if (!vocabulary_encode(g->vocabulary, prompt, g->tokens, most, &g->count, err)) {
         g->count = 0;
         return false;
     }
