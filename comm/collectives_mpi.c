@@ -34,10 +34,6 @@ static MPI_Datatype mpi_type(DType dtype) {
     die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
-static char *element(Tensor x, int64_t index) {
-    return (char *)x.data + (size_t)index * dtype_bytes(x.dtype);
-}
-
 // Bytes to one rank and from one at once, in as many pieces as the longest message between any two
 // ranks needs.
 static void pass_on(Group *group, int to, const char *send, size_t send_bytes, int from,

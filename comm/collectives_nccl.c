@@ -94,10 +94,6 @@ static ncclDataType_t nccl_type(DType dtype) {
     die(EXIT_BUG, __FILE__, __LINE__, "unknown dtype %d", (int)dtype);
 }
 
-static char *element(Tensor x, int64_t index) {
-    return (char *)x.data + (size_t)index * dtype_bytes(x.dtype);
-}
-
 static void nccl_attach(Group *group, Device *dev) {
     NcclGroup *g = calloc(1, sizeof *g);
     CHECK_MEMORY(g, "no memory for a communicator");

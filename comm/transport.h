@@ -34,4 +34,9 @@ typedef struct Transport {
 // The transport of device buffers; NULL in a build without one. Not collective.
 const Transport *device_transport(void);
 
+// Where element `index` of x lies. Not collective.
+static inline char *element(Tensor x, int64_t index) {
+    return (char *)x.data + (size_t)index * dtype_bytes(x.dtype);
+}
+
 #endif

@@ -59,7 +59,6 @@ void die_without_memory(const char *file, int line, const char *format, ...) {
     HostMemory memory = host_memory();
     die(EXIT_IO, file, line,
         "%s; %.1f MiB are free (%s); `moetrain plan` shows what a rank needs; start fewer ranks on "
-        "a "
-        "host, or ask for more memory",
+        "a host, or ask for more memory",
         message, (double)memory.available_bytes / 1048576.0, memory.limit);
 }

@@ -5,6 +5,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/marked_rows.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/stored_rows.h"
 
 enum { CHUNK_BYTES = 1 << 18 }; // of a copy or fill that one thread takes at a time
 
@@ -42,24 +43,18 @@ void convert_cpu(Device *dev, Tensor out, Tensor x) {
 
 enum { TILE = 1024 }; // elements that are widened at a time
 
-// Elements [first, first + n) as f32: where they lie, or widened into `room`.
-static const float *tile_of(Tensor x, int64_t first, int64_t n, float *room) {
-    if (x.dtype == F32) return tensor_f32(x) + first;
-    widen_bf16(room, tensor_bf16(x) + first, n);
-    return room;
-}
-
 static void add_in_tiles(Tensor out, Tensor a, Tensor b) {
     int64_t n = tensor_elements(out);
 #pragma omp parallel for schedule(static)
     for (int64_t first = 0; first < n; first += TILE) {
         float room_a[TILE], room_b[TILE], room[TILE];
         int64_t count = n - first < TILE ? n - first : TILE;
-        const float *x = tile_of(a, first, count, room_a), *y = tile_of(b, first, count, room_b);
-        float *to = out.dtype == F32 ? tensor_f32(out) + first : room;
+        const float *x = elements_as_f32(a, first, count, room_a);
+        const float *y = elements_as_f32(b, first, count, room_b);
+        float *to = result_elements(out, first, room);
 #pragma omp simd
         for (int64_t i = 0; i < count; i++) to[i] = x[i] + y[i];
-        if (out.dtype == BF16) round_to_bf16(tensor_bf16(out) + first, room, count);
+        finish_elements(out, first, count, room);
     }
 }
 

@@ -1,23 +1,8 @@
-#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
 
 enum { TILE = 1024 }; // elements that are widened at a time
-
-// Elements [first, first + n) as f32: where they lie, or widened into `room`.
-static const float *tile_of(Tensor x, int64_t first, int64_t n, float *room) {
-    if (x.dtype == F32) return tensor_f32(x) + first;
-    widen_bf16(room, tensor_bf16(x) + first, n);
-    return room;
-}
-
-static float *result_tile(Tensor out, int64_t first, float *room) {
-    return out.dtype == F32 ? tensor_f32(out) + first : room;
-}
-
-static void finish_tile(Tensor out, int64_t first, int64_t n, const float *room) {
-    if (out.dtype == BF16) round_to_bf16(tensor_bf16(out) + first, room, n);
-}
 
 static int64_t tile_length(int64_t n, int64_t first) {
     return n - first < TILE ? n - first : TILE;
@@ -37,11 +22,11 @@ void multiply_by_cpu(Device *dev, Tensor out, Tensor x, float factor) {
     for (int64_t first = 0; first < n; first += TILE) {
         float room[TILE], room_x[TILE];
         int64_t count = tile_length(n, first);
-        const float *from = tile_of(x, first, count, room_x);
-        float *to = result_tile(out, first, room);
+        const float *from = elements_as_f32(x, first, count, room_x);
+        float *to = result_elements(out, first, room);
 #pragma omp simd
         for (int64_t i = 0; i < count; i++) to[i] = factor * from[i];
-        finish_tile(out, first, count, room);
+        finish_elements(out, first, count, room);
     }
 }
 
@@ -52,11 +37,11 @@ void softcap_forward_cpu(Device *dev, Tensor out, Tensor x, float cap) {
     for (int64_t first = 0; first < n; first += TILE) {
         float room[TILE], room_x[TILE];
         int64_t count = tile_length(n, first);
-        const float *from = tile_of(x, first, count, room_x);
-        float *to = result_tile(out, first, room);
+        const float *from = elements_as_f32(x, first, count, room_x);
+        float *to = result_elements(out, first, room);
 #pragma omp simd
         for (int64_t i = 0; i < count; i++) to[i] = cap * tanh_f32(from[i] * inverse);
-        finish_tile(out, first, count, room);
+        finish_elements(out, first, count, room);
     }
 }
 
@@ -67,14 +52,14 @@ void softcap_backward_cpu(Device *dev, Tensor dx, Tensor dout, Tensor out, float
     for (int64_t first = 0; first < n; first += TILE) {
         float room[TILE], room_dout[TILE], room_out[TILE];
         int64_t count = tile_length(n, first);
-        const float *dy = tile_of(dout, first, count, room_dout);
-        const float *y = tile_of(out, first, count, room_out);
-        float *to = result_tile(dx, first, room);
+        const float *dy = elements_as_f32(dout, first, count, room_dout);
+        const float *y = elements_as_f32(out, first, count, room_out);
+        float *to = result_elements(dx, first, room);
 #pragma omp simd
         for (int64_t i = 0; i < count; i++) {
             float t = y[i] * inverse;
             to[i] = dy[i] * (1.0f - t * t);
         }
-        finish_tile(dx, first, count, room);
+        finish_elements(dx, first, count, room);
     }
 }

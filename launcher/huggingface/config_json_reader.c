@@ -101,18 +101,11 @@ static bool take_field(Reader *reader, const FieldRule *field) {
     return true;
 }
 
-static bool is_field(const Family *family, const char *key) {
-    for (int list = 0; list < FAMILY_RULES_MOST && family->fields[list]; list++)
-        for (const FieldRule *field = family->fields[list]; field->theirs; field++)
-            if (strcmp(field->ours, key) == 0) return true;
-    return false;
-}
-
 // What is true of the whole family, where no field says it again.
 static void put_facts(Reader *reader) {
     const Family *family = reader->family;
     for (const FactRule *fact = family->facts; fact && fact->ours; fact++)
-        if (!is_field(family, fact->ours))
+        if (!family_has_field(family, fact->ours))
             fprintf(reader->out, "%s: %s\n", fact->ours, fact->value);
     if (family->compat) fprintf(reader->out, "compat: %s\n", family->compat);
 }

@@ -273,13 +273,6 @@ static Fits special_key(const Family *family, const char *key) {
 
 // ---- all keys -----------------------------------------------------------------------------------
 
-static bool is_field(const Family *family, const char *key) {
-    for (int list = 0; list < FAMILY_RULES_MOST && family->fields[list]; list++)
-        for (const FieldRule *field = family->fields[list]; field->theirs; field++)
-            if (strcmp(field->ours, key) == 0) return true;
-    return false;
-}
-
 static const char *fact_of(const Family *family, const char *key) {
     for (const FactRule *fact = family->facts; fact && fact->ours; fact++)
         if (strcmp(fact->ours, key) == 0) return fact->value;
@@ -313,7 +306,7 @@ static bool key_fits(const Family *family, const Config *config, int row,
     Fits special = special_key(family, key);
     if (special && strcmp(key, "model.mixer") == 0) return special(family, model, wanted);
     if (!fact && special) return special(family, model, wanted);
-    if (!fact && is_field(family, key)) return true;
+    if (!fact && family_has_field(family, key)) return true;
     char *text = config_key_text(config, row), *other = fact ? NULL : default_text(config, row);
     bool fits = strcmp(text, fact ? fact : other) == 0 || say(wanted, fact ? fact : other);
     free(text);

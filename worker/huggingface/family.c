@@ -248,3 +248,10 @@ const Family *family_find(const char *model_type) {
         if (strcmp(FAMILIES[i]->model_type, model_type) == 0) return FAMILIES[i];
     return NULL;
 }
+
+bool family_has_field(const Family *family, const char *key) {
+    for (int list = 0; list < FAMILY_RULES_MOST && family->fields[list]; list++)
+        for (const FieldRule *field = family->fields[list]; field->theirs; field++)
+            if (strcmp(field->ours, key) == 0) return true;
+    return false;
+}

@@ -118,5 +118,7 @@ typedef struct Family {
 extern const Family *const FAMILIES[];
 // By model_type; NULL: there is none.
 const Family *family_find(const char *model_type);
+// Whether one of its fields says the key.
+bool family_has_field(const Family *family, const char *key);
 
 #endif

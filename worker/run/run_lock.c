@@ -19,23 +19,24 @@
 
 enum { PATH_BYTES = 1280, RECORD_BYTES = LOCK_TEXT_BYTES, WORD_BYTES = 128 };
 
-static const double WAIT_SECONDS = 5; // for ranks that die a second after their mpirun
-static const double SILENT_SECONDS =
-    3; // three beats: whoever is silent for so long does not answer
-static const double LOST_SECONDS =
-    60; // silent for so long on another host: dead, even if nothing proves it
-static const double SETTLE_SECONDS =
-    0.3; // without flock: for a rival that has read the same dead holder
+// For ranks that die a second after their mpirun.
+static const double WAIT_SECONDS = 5;
+// Three beats: whoever is silent for so long does not answer.
+static const double SILENT_SECONDS = 3;
+// Silent for so long on another host: dead, even if nothing proves it.
+static const double LOST_SECONDS = 60;
+// Without flock: for a rival that has read the same dead holder.
+static const double SETTLE_SECONDS = 0.3;
 
 // The text of RUN/lock. Every word is one without blanks, so that it can be read back and by
 // people.
 typedef struct Holder {
     char host[WORD_BYTES];
-    char machine
-        [WORD_BYTES]; // boot and namespace of process ids: where `pid` means the same process
+    // Boot and namespace of process ids: where `pid` means the same process.
+    char machine[WORD_BYTES];
     long pid;
-    unsigned long long
-        started; // of the process, in the kernel's ticks: a later one may get the same pid
+    // Of the process, in the kernel's ticks: a later one may get the same pid.
+    unsigned long long started;
     char job[WORD_BYTES];
     int ranks;
     char since[WORD_BYTES];
@@ -352,8 +353,7 @@ static bool still_ours(void) {
 static _Noreturn void end_replaced(void) {
     die(EXIT_LOCKED, __FILE__, __LINE__,
         "%s names another job, which has replaced this one while it did not answer; nothing more "
-        "is "
-        "written here",
+        "is written here",
         held.path);
 }
 
