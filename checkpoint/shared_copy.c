@@ -23,11 +23,8 @@ void shared_copy_run(SharedCopy *copy) {
         memcpy(span->to, span->from, span->bytes);
         atomic_fetch_add(&copy->copied, 1);
     }
-    while (!shared_copy_done(copy)) sched_yield(); // for those who have begun one
-}
-
-bool shared_copy_done(const SharedCopy *copy) {
-    return atomic_load(&copy->copied) == copy->count;
+    // For those who have begun one.
+    while (atomic_load(&copy->copied) < copy->count) sched_yield();
 }
 
 void shared_copy_free(SharedCopy *copy) {

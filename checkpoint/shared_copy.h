@@ -5,7 +5,6 @@
 #define MOETRAIN_CHECKPOINT_SHARED_COPY_H
 
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,7 +25,6 @@ void shared_copy_add(SharedCopy *copy, const void *from, void *to, size_t bytes)
 // Copies span after span that no other thread has begun, and returns when all are copied. From any
 // thread, from several at once, and as often as one likes.
 void shared_copy_run(SharedCopy *copy);
-bool shared_copy_done(const SharedCopy *copy);
 void shared_copy_free(SharedCopy *copy); // legal on a zeroed one
 
 #endif

@@ -19,7 +19,8 @@ Tensor node_rows(const Work *work, int node, Tensor x) {
     return tensor_rows(x, of_part * parts.first, of_part * parts.count);
 }
 
-Segments node_segments(const Work *work, int node) {
+// A node's rows as those of a dense product.
+static Segments node_segments(const Work *work, int node) {
     Segments rows = work_dense_rows(work);
     rows.parts = work->shape.nodes[node].count; // parts are equal, so that they end as the first do
     return rows;

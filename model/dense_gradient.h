@@ -13,9 +13,8 @@
 Tensor node_sums(const Work *work, int node, int64_t offset, int64_t elements);
 // A gradient's place for the sum over one node, [0, work->shape.node_count).
 Tensor node_gradient(const Work *work, int param, int share, int node);
-// The rows of x that are of one node, and all of them as those of a dense product.
+// The rows of x that are of one node.
 Tensor node_rows(const Work *work, int node, Tensor x);
-Segments node_segments(const Work *work, int node);
 
 // Of a weight (out, in): dyᵀ x.   dy (N, out)   x (N, in)
 void weight_gradient(Work *work, int weight, int share, Tensor dy, Tensor x);

@@ -13,14 +13,15 @@ enum { SCORES_AT_ONCE = 1 << 20, SCORES_OF_THREAD = 1 << 16 };
 // Up to so many keys for each that is chosen the gradient of all scores is a matrix.
 enum { FEW_KEYS = 4 };
 
-int64_t peer_parts(const ModelConfig *config) {
+// Equal parts of the experts, as many as ranks at most share them.
+static int64_t parts_of(const ModelConfig *config) {
     int64_t experts = config->peer.keys * config->peer.keys;
     return smaller(largest_power_of_two_divisor(experts), NAMED_PARTS);
 }
 
 static int64_t parts(const ModelConfig *config, int64_t layer) {
     (void)layer;
-    return peer_parts(config);
+    return parts_of(config);
 }
 
 static int64_t choices_of(const ModelConfig *config) {
@@ -314,7 +315,7 @@ static int64_t up_column(const PeerLayer *peer) {
 }
 
 static int64_t own_parts(const Work *work) {
-    return peer_parts(work->config) / work->shape.ep_size;
+    return parts_of(work->config) / work->shape.ep_size;
 }
 
 // Who chose each expert, for the backward pass; and those that anybody chose become what updates
@@ -340,9 +341,9 @@ static void forward(void *self, Work *work, Statistics *stats, Tensor out, Tenso
     Tensor all_x = gathered(work, peer->all_x, x, TRAFFIC_DISPATCH);
     Tensor ids = gathered(work, peer->all_ids, peer->ids, TRAFFIC_DISPATCH);
     Tensor weights = gathered(work, peer->all_weights, peer->weights, TRAFFIC_DISPATCH);
-    digest_rows_of_parts(work, "dispatched", all_x, peer_parts(work->config));
-    digest_rows_of_parts(work, "dispatched", ids, peer_parts(work->config));
-    digest_rows_of_parts(work, "dispatched", weights, peer_parts(work->config));
+    digest_rows_of_parts(work, "dispatched", all_x, parts_of(work->config));
+    digest_rows_of_parts(work, "dispatched", ids, parts_of(work->config));
+    digest_rows_of_parts(work, "dispatched", weights, parts_of(work->config));
     list_chosen(peer, work, ids);
     if (peer->gate >= 0)
         named_products(work->dev, rows_of(work, peer->gate, peer->hidden, 0), all_x, ids);
@@ -372,7 +373,7 @@ static void backward(void *self, Work *work, Tensor dx, Tensor dout) {
     Tensor all_x = work->shape.ep_size > 1 ? peer->all_x : peer->x;
     Tensor ids = peer->all_ids, weights = peer->all_weights;
     Tensor all_dout = gathered(work, peer->all_dout, dout, TRAFFIC_COMBINE);
-    digest_rows_of_parts(work, "returned", all_dout, peer_parts(work->config));
+    digest_rows_of_parts(work, "returned", all_dout, parts_of(work->config));
     activation_forward(dev, peer->activated, peer->hidden, kind);
     named_products(dev, rows_of(work, peer->down, peer->dproduct, 0), all_dout, ids);
     multiply_pairs(dev, peer->dweights, peer->dproduct, peer->activated);

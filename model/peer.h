@@ -14,8 +14,9 @@
 //
 // Experts are dealt to the ranks of an expert-parallel group. Tokens do not travel each to its
 // experts, of which a few are on every rank: every rank gets the tokens of the group, adds up what
-// its own experts make of each, and returns that. Numbers of experts are cut into peer_parts equal
-// runs, and sums over experts are the fixed tree over these, whichever rank has them.
+// its own experts make of each, and returns that. Numbers of experts are cut into equal parts, as
+// many as ranks at most share them, and sums over experts are the fixed tree over these, whichever
+// rank has them.
 #ifndef MOETRAIN_MODEL_PEER_H
 #define MOETRAIN_MODEL_PEER_H
 
@@ -57,9 +58,6 @@ typedef struct PeerLayer {
     Tensor head_offsets;         // (dense_parts + 1) i64 on the host: rows of queries of each part
     int64_t scored;              // queries that are scored at once
 } PeerLayer;
-
-// Equal runs of the experts, the most ranks that share them.
-int64_t peer_parts(const ModelConfig *config);
 
 // Forward and backward are collective over expert_parallel.
 extern const LayerKind PEER_FEED_FORWARD;

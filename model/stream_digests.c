@@ -13,18 +13,19 @@ int64_t stream_places_most(const ModelConfig *config) {
     return PLACES_OF_MODEL + 2 * PLACES_OF_HALF * model_blocks(config);
 }
 
+// Sums that each rank has of experts: of the first one, which has most.
+static int64_t sums_of_experts(const RankShape *shape, const ExpertPlaces *experts) {
+    return deal_count(deal_evenly(experts->E, shape->ep_size), 0);
+}
+
 // A router's experts take in rows in two exchanges at most, in both passes.
 int64_t stream_sums_most(const Work *work) {
     enum { PLACES_OF_EXPERTS = 4 };
     int64_t sums =
         stream_places_most(work->config) * work->shape.micro_batches * stream_windows(&work->shape);
     for (int i = 0; i < work->placement->count; i++)
-        sums += PLACES_OF_EXPERTS * stream_experts(&work->shape, work->placement->tables[i]);
+        sums += PLACES_OF_EXPERTS * sums_of_experts(&work->shape, work->placement->tables[i]);
     return sums;
-}
-
-int64_t stream_experts(const RankShape *shape, const ExpertPlaces *experts) {
-    return deal_count(deal_evenly(experts->E, shape->ep_size), 0);
 }
 
 int64_t stream_windows(const RankShape *shape) {
@@ -35,7 +36,7 @@ void stream_digests_layout(StreamDigests *digests, const Work *work, Arena *aren
                            Arena *host_arena) {
     int64_t runs = work->shape.B;
     for (int i = 0; i < work->placement->count; i++)
-        runs = larger(runs, stream_experts(&work->shape, work->placement->tables[i]));
+        runs = larger(runs, sums_of_experts(&work->shape, work->placement->tables[i]));
     digests->sums = arena_2d(arena, I64, stream_sums_most(work), 2);
     digests->host_sums = arena_mirror(host_arena, digests->sums);
     digests->places =
@@ -68,7 +69,7 @@ void digest_scope(const Work *work, DigestPass pass, int64_t block, const char *
 
 static int64_t sums_of_place(const Work *work, DigestPlace place) {
     if (place.parts > 0) return 1;
-    return place.experts ? stream_experts(&work->shape, place.experts)
+    return place.experts ? sums_of_experts(&work->shape, place.experts)
                          : work->shape.micro_batches * stream_windows(&work->shape);
 }
 

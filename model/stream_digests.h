@@ -47,9 +47,6 @@ int64_t stream_sums_most(const Work *work);
 // Windows in a micro-batch of the rank that has most; the others leave room behind theirs.
 int64_t stream_windows(const RankShape *shape);
 
-// Sums that each rank has of experts: of the first one, which has most.
-int64_t stream_experts(const RankShape *shape, const ExpertPlaces *experts);
-
 // For a model that trains. run_rows and places are in host_arena.
 void stream_digests_layout(StreamDigests *digests, const Work *work, Arena *arena,
                            Arena *host_arena);

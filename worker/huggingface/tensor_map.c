@@ -59,7 +59,8 @@ static int64_t turned(const TensorMap *map, int64_t k, int64_t d_rope) {
     return map->alternate ? k / 2 + k % 2 * (d_rope / 2) : k;
 }
 
-int64_t mapped_row(const TensorMap *map, const MappedTensor *tensor, int64_t r) {
+// Which row of ours theirs is.
+static int64_t mapped_row(const TensorMap *map, const MappedTensor *tensor, int64_t r) {
     const AttentionConfig *attention = &map->model.config.attention;
     const int64_t *fused = fused_of(map, tensor);
     int64_t d_rope = attention_d_rope(attention), d_head = attention->shape.d_head;

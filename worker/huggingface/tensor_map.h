@@ -37,9 +37,8 @@ typedef struct SliceShape {
     int64_t slices, rows, columns;
 } SliceShape;
 SliceShape slice_shape(const Param *row);
-// Rows of a mapped tensor's slice, and which row of ours one is.
+// Rows of a mapped tensor's slice.
 int64_t mapped_rows(const TensorMap *map, const MappedTensor *tensor);
-int64_t mapped_row(const TensorMap *map, const MappedTensor *tensor, int64_t theirs);
 
 // One slice from ours (rows, columns) to theirs and back, transposed where the rule says so.
 void slice_to_theirs(const TensorMap *map, const MappedTensor *tensor, float *theirs,

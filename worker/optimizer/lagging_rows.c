@@ -3,7 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-bool lagging_rows_apply(const Model *model, const OptimizerConfig *config, int param) {
+// Whether a parameter is updated so.
+static bool lags(const Model *model, const OptimizerConfig *config, int param) {
     return config->kind == OPTIMIZER_ADAMW && config->ema == 0 &&
            model->gradients.sum.marks.rank > 0 && model->params.rows[param].few_rows;
 }
@@ -19,7 +20,7 @@ void lagging_rows_init(LaggingTables *tables, const Model *model, const Optimize
     tables->params = calloc((size_t)model->params.count + 1, sizeof *tables->params);
     CHECK_MEMORY(tables->params, "no memory for a list of %d parameters", model->params.count);
     for (int i = 0; i < model->params.count; i++)
-        if (lagging_rows_apply(model, config, i)) tables->params[tables->count++].param = i;
+        if (lags(model, config, i)) tables->params[tables->count++].param = i;
 }
 
 void lagging_rows_layout(LaggingTables *tables, const Model *model, Arena *arena, Arena *host) {

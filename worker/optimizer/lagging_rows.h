@@ -29,9 +29,7 @@ typedef struct LaggingTables {
     Tensor host_update; // (1, UPDATE_HISTORY) f32
 } LaggingTables;
 
-// Whether a parameter of the model, which is measured, is updated so.
-bool lagging_rows_apply(const Model *model, const OptimizerConfig *config, int param);
-// As the optimizer's: measured, then placed in its arenas.
+// Of a measured model. As the optimizer's: measured, then placed in its arenas.
 void lagging_rows_init(LaggingTables *tables, const Model *model, const OptimizerConfig *config);
 void lagging_rows_layout(LaggingTables *tables, const Model *model, Arena *arena, Arena *host);
 void lagging_rows_free(LaggingTables *tables);
