@@ -74,7 +74,9 @@ void collective_wait(Pending *pending) {
     *pending = (Pending){0};
 }
 
-int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype) {
+int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype, ReduceOrder order) {
+    if (order == REDUCE_ANY_ORDER)
+        return all_reduce_estimate(ranks, elements * (int64_t)dtype_bytes(dtype));
     // As rank 0 sends them; others differ by few elements where ranks do not divide the length.
     return tree_sent_elements(shard_node_each(ranks), 0, elements) * (int64_t)dtype_bytes(dtype);
 }

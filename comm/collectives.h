@@ -49,9 +49,9 @@ void all_reduce_sum(Group *group, Tensor x, ReduceOrder order, Tensor scratch, T
 // On the host all of it happens here.
 Pending all_reduce_sum_begin(Group *group, Tensor x, ReduceOrder order, Tensor scratch,
                              TrafficKind kind);
-// The bytes that one all_reduce_sum by the fixed tree sends from one rank: for `moetrain plan`. Not
-// collective.
-int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype);
+// The bytes that one all_reduce_sum sends from rank 0: for `moetrain plan`; in any order also those
+// of an all_reduce_max. Not collective.
+int64_t all_reduce_sum_sent_bytes(int ranks, int64_t elements, DType dtype, ReduceOrder order);
 // The room that it needs: half of x, rounded up, for a power of two of ranks, and up to all of it
 // for others. Not collective.
 int64_t all_reduce_scratch_elements(int ranks, int64_t elements);

@@ -207,8 +207,9 @@ size_t gradients_host_bytes(const Gradients *gradients) {
 }
 
 static int64_t dense_sent_bytes(const Work *work, int64_t elements) {
-    return by_tree(work) ? tree_sum_sent_bytes(work->shape.deal, elements, F32)
-                         : all_reduce_sum_sent_bytes((int)work->shape.ranks, elements, F32);
+    return by_tree(work)
+               ? tree_sum_sent_bytes(work->shape.deal, elements, F32)
+               : all_reduce_sum_sent_bytes((int)work->shape.ranks, elements, F32, REDUCE_ANY_ORDER);
 }
 
 int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
@@ -217,7 +218,8 @@ int64_t gradients_sent_bytes(const Gradients *gradients, const Work *work) {
     for (int i = 0; i < gradients->count; i++) {
         const int64_t *elements = gradients->buckets[i].elements;
         bytes += dense_sent_bytes(work, elements[RUN_DENSE]) +
-                 all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32);
+                 all_reduce_sum_sent_bytes(replicas, elements[RUN_EXPERT], F32,
+                                           work->shape.reduce_order);
     }
     if (!by_tree(work)) return bytes;
     for (int i = 0; i < gradients->share_count; i++)

@@ -102,5 +102,6 @@ void head_balance_backward(const HeadBalance *balance, Work *work, Tensor dweigh
 
 double head_balance_sent_bytes(const HeadBalance *balance, const Work *work) {
     if (!has_term(work, BALANCE_BATCH)) return 0;
-    return (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, balance->H * balance->E, I64);
+    return (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, balance->H * balance->E, I64,
+                                             REDUCE_ANY_ORDER);
 }

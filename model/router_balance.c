@@ -320,6 +320,6 @@ double router_balance_sent_bytes(const Router *router, const Work *work) {
     int64_t sums = router->counts.rank > 0; // of so many numbers an expert
     for (int kind = 0; kind < BALANCE_KIND_COUNT; kind++)
         sums += kind != BALANCE_LOAD && balance_has_term(work, (BalanceKind)kind, BALANCE_BATCH);
-    return (double)sums *
-           (double)all_reduce_sum_sent_bytes((int)work->shape.ranks, router->shape.scored, I64);
+    return (double)sums * (double)all_reduce_sum_sent_bytes(
+                              (int)work->shape.ranks, router->shape.scored, I64, REDUCE_ANY_ORDER);
 }

@@ -115,6 +115,6 @@ void router_after_step(Router *router, Work *work, const Statistics *stats) {
 
 double router_bias_sent_bytes(const Router *router, const Work *work) {
     if (router->quantiles.rank == 0) return 0;
-    return (double)all_reduce_sum_sent_bytes((int)work->shape.ranks,
-                                             tensor_elements(router->quantiles), I64);
+    return (double)all_reduce_sum_sent_bytes(
+        (int)work->shape.ranks, tensor_elements(router->quantiles), I64, REDUCE_ANY_ORDER);
 }

@@ -207,9 +207,13 @@ void statistics_reduce(Statistics *stats, Work *work) {
 
 int64_t statistics_sent_bytes(const Statistics *stats, const Work *work) {
     int64_t elements = work->shape.micro_batches * stats->width;
+    int ranks = (int)work->shape.ranks;
+    int64_t maxima = has_maxima(stats)
+                         ? all_reduce_sum_sent_bytes(ranks, stats->width, F64, REDUCE_ANY_ORDER)
+                         : 0;
     if (work->shape.reduce_order == REDUCE_FIXED_TREE)
-        return tree_sum_sent_bytes(work->shape.deal, elements, F64);
-    return all_reduce_sum_sent_bytes((int)work->shape.ranks, elements, F64);
+        return maxima + tree_sum_sent_bytes(work->shape.deal, elements, F64);
+    return maxima + all_reduce_sum_sent_bytes(ranks, elements, F64, REDUCE_ANY_ORDER);
 }
 
 // ---- the totals ---------------------------------------------------------------------------------

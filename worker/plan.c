@@ -24,12 +24,13 @@ bool plan_resolve_vocabulary(TrainConfig *config, Vocabulary *vocabulary, Error 
 static void plan_traffic(Plan *plan, const Model *model, int64_t ranks, int64_t norm_slots) {
     const Work *work = &model->work;
     int world = (int)ranks, ep = (int)work->shape.ep_size, replicas = world / ep;
+    const ReduceOrder any = REDUCE_ANY_ORDER;
     plan->sent_bytes[TRAFFIC_GRADIENTS] += (double)gradients_sent_bytes(&model->gradients, work);
     plan->sent_bytes[TRAFFIC_STATISTICS] +=
         (double)(statistics_sent_bytes(&model->stats, work) +
-                 all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64) +
-                 all_reduce_sum_sent_bytes(ep, norm_slots, F64) +
-                 all_reduce_sum_sent_bytes(replicas, 2, F64)); // agreement on the norm
+                 all_reduce_sum_sent_bytes(world, model->stats.counts.shape[0], I64, any) +
+                 all_reduce_sum_sent_bytes(ep, norm_slots, F64, any) +
+                 all_reduce_sum_sent_bytes(replicas, 2, F64, any)); // agreement on the norm
 }
 
 // Values and the optimizer's states in f32 are nearly all of a checkpoint.

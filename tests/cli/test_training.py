@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -275,6 +276,15 @@ class Training(ProgramTest):
                 self.assertEqual(plan, fact, f"{precision}: {kind}")
                 self.assertRegex(planned, rf"(?m)^  {kind} +{plan}$")
                 self.assertEqual(fact == "0", kind == "counts", f"{precision}: {kind} {fact}")
+
+    def test_statistics_are_sent_as_planned_on_ranks_that_share_them_unevenly(self):
+        for ranks, changes in ((3, ["attention.max_logits=true"]), (3, ["moe.balance_scope=step", "moe.bias_update=sign"]),
+                               (5, ["train.batch=10"])):
+            trained = self.run_program("tiny.yaml", "run.dir=r", "resume=never", *changes, ranks=ranks)
+            self.assert_done(trained)
+            plan, fact = re.search(r"in a step, statistics +planned +(\d+) bytes, fact +(\d+) \|", trained.out).groups()
+            self.assertEqual(plan, fact, trained)
+            shutil.rmtree(self.path("r"))
 
     def test_how_a_model_was_cut_for_training_binds_no_reader(self):
         self.write("validation.txt", "And God said, Let there be light: and there was light. " * 10)

@@ -57,8 +57,9 @@ static void what_is_sent_is_every_bucket(void **state) {
                            .reduce_order = REDUCE_FIXED_TREE}};
     const int64_t sums[] = {64, 48, 80, 16, 50};
     int64_t tree = 0;
-    for (int i = 0; i < 5; i++) tree += all_reduce_sum_sent_bytes(2, sums[i], F32);
-    int64_t head = all_reduce_sum_sent_bytes(2, 50, F32);
+    for (int i = 0; i < 5; i++)
+        tree += all_reduce_sum_sent_bytes(2, sums[i], F32, REDUCE_FIXED_TREE);
+    int64_t head = all_reduce_sum_sent_bytes(2, 50, F32, REDUCE_FIXED_TREE);
     assert_int_equal(gradients_sent_bytes(&gradients, &work), 3 * tree);
     work.shape.reduce_order = REDUCE_ANY_ORDER;
     assert_int_equal(gradients_sent_bytes(&gradients, &work), tree - head);

@@ -67,9 +67,9 @@ static void assert_as_planned(int ranks, const char *const *words) {
         exchanged += 2 * half->token_bytes * padding * own * (double)(ep - 1) / (double)ep;
     }
     for (int64_t i = 0; i < layers + 2; i++)
-        summed +=
-            (double)tree_sum_sent_bytes(graph.deal, (int64_t)graph.sums[i].dense, F32) +
-            (double)all_reduce_sum_sent_bytes(ranks / (int)ep, (int64_t)graph.sums[i].expert, F32);
+        summed += (double)tree_sum_sent_bytes(graph.deal, (int64_t)graph.sums[i].dense, F32) +
+                  (double)all_reduce_sum_sent_bytes(ranks / (int)ep, (int64_t)graph.sums[i].expert,
+                                                    F32, REDUCE_FIXED_TREE);
     assert_near(3 * flops, plan.train_flops_per_token);
     assert_near(graph.flops, tokens * plan.train_flops_per_token);
     assert_near(exchanged, plan.sent_bytes[TRAFFIC_DISPATCH] + plan.sent_bytes[TRAFFIC_COMBINE]);
