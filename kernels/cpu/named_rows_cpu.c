@@ -5,6 +5,7 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/stored_rows.h"
 #include "kernels/cpu/vector_math.h"
+#include "kernels/integers.h"
 
 // The row of a number, or -1 where it has none here.
 static inline int64_t row_of(int32_t id, int64_t first, int64_t E) {
@@ -49,29 +50,59 @@ static inline float stored_number(const void *row, int64_t d, bool bf16) {
     return bf16 ? f32_from_bf16(((const uint16_t *)row)[d]) : ((const float *)row)[d];
 }
 
-// Quotients of numbers below 2^31, faster than by a division: half a number is too much for an
-// error of rounding to reach the next.
-static inline double inverse_of(int64_t divisor) {
-    return 1 / (double)divisor;
-}
+// ---- the rows that a token names ----------------------------------------------------------------
 
-static inline int64_t quotient(int32_t number, double inverse) {
-    return (int32_t)(((double)number + 0.5) * inverse);
-}
-
-// The rows that a token names and that are here, in the order of its slots.
 typedef struct NamedSlot {
     int32_t row, slot;
 } NamedSlot;
 
-static int64_t find_slots(NamedSlot *found, const int32_t *ids, int64_t K, int64_t first,
-                          int64_t E) {
-    int64_t count = 0;
+// Those that are here, by parts of the table and in a part in the order of their slots: those of
+// part p are slots[from[p]] … slots[from[p + 1] - 1].
+typedef struct TokenSlots {
+    NamedSlot *slots; // (K), behind them those that are elsewhere
+    int64_t from[NAMED_PARTS + 1];
+} TokenSlots;
+
+// Tokens that go through the parts of a table together: a part stays in a cache, where the table
+// may not.
+enum { TOKENS = 32 };
+
+// Of a token's numbers ids[0..K), in parts of part_rows rows. part_of (K): scratch.
+static void order_slots(TokenSlots *to, int32_t *part_of, const int32_t *ids, int64_t K,
+                        NamedRows rows, int64_t parts, int64_t part_rows) {
+    int32_t first = (int32_t)rows.first, E = (int32_t)rows.table.shape[0];
+    int32_t elsewhere = (int32_t)parts;
+    double inverse = inverse_of(part_rows);
     for (int64_t k = 0; k < K; k++) {
-        int64_t row = row_of(ids[k], first, E);
-        if (row >= 0) found[count++] = (NamedSlot){(int32_t)row, (int32_t)k};
+        int32_t row = ids[k] - first, part = quotient(row, inverse);
+        part_of[k] = (row >= 0) & (row < E) ? part : elsewhere;
     }
-    return count;
+    int64_t at[NAMED_PARTS + 1] = {0};
+    for (int32_t p = 0; p < parts; p++) {
+        int32_t count = 0;
+        for (int64_t k = 0; k < K; k++) count += part_of[k] == p;
+        at[p + 1] = at[p] + count;
+    }
+    memcpy(to->from, at, sizeof at);
+    for (int64_t k = 0; k < K; k++)
+        to->slots[at[part_of[k]]++] = (NamedSlot){ids[k] - first, (int32_t)k};
+}
+
+static size_t slots_scratch_bytes(int64_t K) {
+    return (size_t)K * (TOKENS * sizeof(NamedSlot) + sizeof(int32_t));
+}
+
+// Of tokens [first, first + count), at most TOKENS; scratch: slots_scratch_bytes.
+static void order_tokens(TokenSlots *tokens, void *scratch, Tensor ids, int64_t first,
+                         int64_t count, NamedRows rows, int64_t parts, int64_t part_rows) {
+    int64_t K = ids.shape[1];
+    NamedSlot *slots = scratch;
+    int32_t *part_of = (int32_t *)(slots + TOKENS * K);
+    for (int64_t i = 0; i < count; i++) {
+        tokens[i].slots = slots + i * K;
+        order_slots(&tokens[i], part_of, (const int32_t *)ids.data + (first + i) * K, K, rows,
+                    parts, part_rows);
+    }
 }
 
 // ---- products -----------------------------------------------------------------------------------
@@ -82,11 +113,15 @@ typedef float FourSums __attribute__((vector_size(16)));
 
 // As lanes_sum begins, down to four.
 static inline FourSums sum_to_four(Lanes v) {
-    FourSums parts[LANES / 4];
-    memcpy(parts, &v, sizeof parts);
-    for (int width = LANES / 8; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) parts[i] += parts[i + width];
-    return parts[0];
+#if defined(__AVX512F__)
+    __m256 halves =
+        _mm512_castps512_ps256((__m512)v) + _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1));
+    return (FourSums)(_mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1));
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (FourSums)(_mm256_castps256_ps128((__m256)v) + _mm256_extractf128_ps((__m256)v, 1));
+#else
+    return v;
+#endif
 }
 
 // The sums of four vectors, each as lanes_sum adds it, side by side.
@@ -110,11 +145,24 @@ static inline __attribute__((always_inline)) void multiply_some(float *products,
                                                                 int count, bool bf16) {
     Lanes sums[TOGETHER] = {0};
     int64_t d = 0;
+    for (; d + 4 * LANES <= D; d += 4 * LANES) {
+        Lanes x0 = lanes_load(x + d), x1 = lanes_load(x + d + LANES);
+        Lanes x2 = lanes_load(x + d + 2 * LANES), x3 = lanes_load(x + d + 3 * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < count; i++) {
+            sums[i] = lanes_fma(x0, stored_lanes(rows[i], d, bf16), sums[i]);
+            sums[i] = lanes_fma(x1, stored_lanes(rows[i], d + LANES, bf16), sums[i]);
+            sums[i] = lanes_fma(x2, stored_lanes(rows[i], d + 2 * LANES, bf16), sums[i]);
+            sums[i] = lanes_fma(x3, stored_lanes(rows[i], d + 3 * LANES, bf16), sums[i]);
+        }
+    }
     for (; d + LANES <= D; d += LANES) {
         Lanes here = lanes_load(x + d);
+#pragma GCC unroll 8
         for (int i = 0; i < count; i++)
             sums[i] = lanes_fma(here, stored_lanes(rows[i], d, bf16), sums[i]);
     }
+#pragma GCC unroll 2
     for (int i = 0; i < count; i += 4) {
         FourSums four = sums_of_four(sums + i);
         memcpy(products + i, &four, sizeof four);
@@ -149,19 +197,45 @@ static void token_products(float *to, const float *x, Tensor table, const NamedS
     }
 }
 
+// Into how many parts a table is cut for products, which are the same whatever comes of it: where
+// TOKENS tokens name each row more than twice, and the core's own cache does not hold all of them.
+static int64_t cache_parts(Tensor table, int64_t K) {
+    enum { OWN_CACHE_BYTES = 256 << 10 };
+    bool is_cut =
+        TOKENS * K > 2 * table.shape[0] && table.shape[0] * row_bytes(table) > OWN_CACHE_BYTES;
+    return is_cut ? NAMED_PARTS : 1;
+}
+
+static size_t products_scratch_bytes(int64_t K, int64_t D) {
+    return slots_scratch_bytes(K) + (size_t)(D * TOKENS) * sizeof(float);
+}
+
 void named_products_cpu(Device *dev, NamedRows out, Tensor x, Tensor ids) {
     int64_t M = x.shape[0], D = x.shape[1], K = ids.shape[1], W = out.coefficients.shape[1];
+    int64_t parts = cache_parts(out.table, K);
+    int64_t part_rows = (out.table.shape[0] + parts - 1) / parts;
+    float *products = tensor_f32(out.coefficients) + out.first_column;
 #pragma omp parallel
     {
-        NamedSlot *found = thread_scratch((size_t)K * sizeof *found + (size_t)D * sizeof(float));
-        float *spare = (float *)(found + K);
+        float *spare = thread_scratch(products_scratch_bytes(K, D));
+        void *scratch = spare + D * TOKENS;
+        TokenSlots tokens[TOKENS];
+        const float *rows[TOKENS];
 #pragma omp for schedule(static)
-        for (int64_t m = 0; m < M; m++) {
-            const int32_t *id = tensor_i32(ids) + m * K;
-            float *to = tensor_f32(out.coefficients) + m * W + out.first_column;
-            int64_t count = find_slots(found, id, K, out.first, out.table.shape[0]);
-            if (count < K) memset(to, 0, (size_t)K * sizeof *to);
-            token_products(to, row_as_f32(x, m, spare), out.table, found, count);
+        for (int64_t first = 0; first < M; first += TOKENS) {
+            int64_t count = smaller(M - first, TOKENS);
+            order_tokens(tokens, scratch, ids, first, count, out, parts, part_rows);
+            for (int64_t i = 0; i < count; i++) {
+                rows[i] = row_as_f32(x, first + i, spare + i * D);
+                if (tokens[i].from[parts] < K)
+                    memset(products + (first + i) * W, 0, (size_t)K * sizeof *products);
+            }
+            for (int64_t p = 0; p < parts; p++)
+                for (int64_t i = 0; i < count; i++) {
+                    int64_t from = tokens[i].from[p];
+                    token_products(products + (first + i) * W, rows[i], out.table,
+                                   tokens[i].slots + from, tokens[i].from[p + 1] - from);
+                }
         }
     }
 }
@@ -220,41 +294,16 @@ static void add_row(float *to, const float *row, int64_t D) {
     for (int64_t d = 0; d < D; d++) to[d] += row[d];
 }
 
-// Tokens that go through the parts of a table together: a part stays in a cache, where the table
-// may not.
-enum { TOKENS = 16 };
-
-// Slots in the order of their parts, and of a part in their own: those of part p are
-// slots[from[p]] … slots[from[p + 1] - 1].
-typedef struct Ordered {
-    NamedSlot *slots;
-    int64_t from[NAMED_PARTS + 1];
-} Ordered;
-
-static void order_by_part(Ordered *to, const NamedSlot *found, int64_t count, int64_t parts,
-                          int64_t part_rows) {
-    int64_t at[NAMED_PARTS] = {0};
-    double inverse = inverse_of(part_rows);
-    for (int64_t i = 0; i < count; i++) at[quotient(found[i].row, inverse)]++;
-    to->from[0] = 0;
-    for (int64_t p = 0; p < parts; p++) {
-        to->from[p + 1] = to->from[p] + at[p];
-        at[p] = to->from[p];
-    }
-    for (int64_t i = 0; i < count; i++) to->slots[at[quotient(found[i].row, inverse)]++] = found[i];
-}
-
-// sums (levels of the tree, D): part p of token m.
-static void sum_part(float *sums, Term *terms, const Ordered *ordered, NamedTables tables,
+// sums (levels of the tree, D): part p of token m; terms: scratch.
+static void sum_part(float *sums, Term *terms, const TokenSlots *token, NamedTables tables,
                      int64_t m, int64_t p) {
     int64_t count = 0, D = tables.rows[0].table.shape[1];
-    for (int64_t t = 0; t < tables.count; t++) {
-        NamedRows rows = tables.rows[t];
-        const float *factors = (const float *)rows.coefficients.data +
-                               m * rows.coefficients.shape[1] + rows.first_column;
-        for (int64_t i = ordered->from[p]; i < ordered->from[p + 1]; i++) {
-            NamedSlot slot = ordered->slots[i];
-            terms[count++] = (Term){row_at(rows.table, slot.row), factors[slot.slot]};
+    for (const NamedRows *of = tables.rows; of < tables.rows + tables.count; of++) {
+        const float *factors =
+            (const float *)of->coefficients.data + m * of->coefficients.shape[1] + of->first_column;
+        for (int64_t i = token->from[p]; i < token->from[p + 1]; i++) {
+            NamedSlot slot = token->slots[i];
+            terms[count++] = (Term){row_at(of->table, slot.row), factors[slot.slot]};
         }
     }
     float *sum = sums + tree_level(p) * D;
@@ -263,34 +312,29 @@ static void sum_part(float *sums, Term *terms, const Ordered *ordered, NamedTabl
 }
 
 static size_t sums_scratch_bytes(int64_t K, int64_t D) {
-    return (size_t)K * (NAMED_TABLES * sizeof(Term) + (TOKENS + 1) * sizeof(NamedSlot)) +
-           (size_t)D * TOKENS * TREE_LEVELS * sizeof(float);
+    return (size_t)(NAMED_TABLES * K) * sizeof(Term) + slots_scratch_bytes(K) +
+           (size_t)(D * TOKENS * TREE_LEVELS) * sizeof(float);
 }
 
 void named_sums_cpu(Device *dev, Tensor out, NamedTables tables, Tensor ids, int64_t parts) {
-    const NamedRows *rows = tables.rows;
-    int64_t M = out.shape[0], D = out.shape[1], K = ids.shape[1], E = rows[0].table.shape[0];
+    int64_t M = out.shape[0], D = out.shape[1], K = ids.shape[1];
+    int64_t part_rows = tables.rows[0].table.shape[0] / parts;
+    float *to = tensor_f32(out);
 #pragma omp parallel
     {
         Term *terms = thread_scratch(sums_scratch_bytes(K, D));
-        NamedSlot *found = (NamedSlot *)(terms + NAMED_TABLES * K), *slots = found + K;
-        float *sums = (float *)(slots + TOKENS * K);
-        Ordered ordered[TOKENS];
-        for (int64_t i = 0; i < TOKENS; i++) ordered[i].slots = slots + i * K;
+        float *sums = (float *)(terms + NAMED_TABLES * K);
+        void *scratch = sums + D * TOKENS * TREE_LEVELS;
+        TokenSlots tokens[TOKENS];
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < M; first += TOKENS) {
-            int64_t count = M - first < TOKENS ? M - first : TOKENS;
-            for (int64_t i = 0; i < count; i++) {
-                int64_t here =
-                    find_slots(found, tensor_i32(ids) + (first + i) * K, K, rows[0].first, E);
-                order_by_part(&ordered[i], found, here, parts, E / parts);
-            }
+            int64_t count = smaller(M - first, TOKENS);
+            order_tokens(tokens, scratch, ids, first, count, tables.rows[0], parts, part_rows);
             for (int64_t p = 0; p < parts; p++)
                 for (int64_t i = 0; i < count; i++)
-                    sum_part(sums + i * TREE_LEVELS * D, terms, &ordered[i], tables, first + i, p);
+                    sum_part(sums + i * TREE_LEVELS * D, terms, &tokens[i], tables, first + i, p);
             for (int64_t i = 0; i < count; i++)
-                memcpy(tensor_f32(out) + (first + i) * D, sums + i * TREE_LEVELS * D,
-                       (size_t)D * sizeof *sums);
+                memcpy(to + (first + i) * D, sums + i * TREE_LEVELS * D, (size_t)D * sizeof *sums);
         }
     }
 }
@@ -324,35 +368,60 @@ typedef struct Places {
 
 enum { TERMS = 256 }; // that are looked up at once
 
+static void look_up(Term *terms, const Places *p, const int32_t *at, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t token = quotient(at[i], p->inverse_K);
+        int64_t slot = at[i] - token * p->K;
+        terms[i] = (Term){row_at(p->x, token), p->coefficients[token * p->W + slot]};
+    }
+}
+
 // sum (D) = Σ of the places at[0..count), in their order.
-static void sum_places(const Places *p, float *sum, const int32_t *at, int64_t count) {
+static void sum_many(const Places *p, float *sum, const int32_t *at, int64_t count) {
     Term terms[TERMS];
-    for (int64_t first = 0; first == 0 || first < count; first += TERMS) {
-        int64_t here = count - first < TERMS ? count - first : TERMS;
-        for (int64_t i = 0; i < here; i++) {
-            int64_t token = quotient(at[first + i], p->inverse_K);
-            int64_t slot = at[first + i] - token * p->K;
-            terms[i] = (Term){row_at(p->x, token), p->coefficients[token * p->W + slot]};
-        }
+    for (int64_t first = 0; first < count; first += TERMS) {
+        int64_t here = smaller(count - first, TERMS);
+        look_up(terms, p, at + first, here);
         add_terms(sum, terms, here, p->x.shape[1], first > 0, p->x.dtype);
     }
 }
 
+// How many of ascending places are before one.
+static int64_t count_before(const int32_t *at, int64_t count, int64_t place) {
+    int32_t before = 0, end = (int32_t)place;
+    for (int64_t i = 0; i < count; i++) before += at[i] < end;
+    return before;
+}
+
 // sum (D) = the binary tree over parts [first_part, first_part + parts) of the places at[0..count).
-// spare: D floats for each level of the tree below this one. Parts without places are +0: skipped.
-static void sum_parts(const Places *p, float *sum, const int32_t *at, int64_t count,
-                      int64_t first_part, int64_t parts, float *spare) {
+// terms: of these, or NULL where they are too many. spare: D floats for each level of the tree
+// below this one. Parts without places are +0: skipped.
+static void sum_parts(const Places *p, float *sum, const int32_t *at, const Term *terms,
+                      int64_t count, int64_t first_part, int64_t parts, float *spare) {
     int64_t D = p->x.shape[1];
     if (count == 0 || parts == 1) {
-        sum_places(p, sum, at, count);
+        if (terms)
+            add_terms(sum, terms, count, D, false, p->x.dtype);
+        else
+            sum_many(p, sum, at, count);
         return;
     }
-    int64_t middle = (first_part + parts / 2) * p->tokens_per_part * p->K, left = 0;
-    while (left < count && at[left] < middle) left++;
-    sum_parts(p, sum, at, left, first_part, parts / 2, spare + D);
+    int64_t middle = (first_part + parts / 2) * p->tokens_per_part * p->K;
+    int64_t left = count_before(at, count, middle);
+    sum_parts(p, sum, at, terms, left, first_part, parts / 2, spare + D);
     if (left == count) return;
-    sum_parts(p, spare, at + left, count - left, first_part + parts / 2, parts / 2, spare + D);
+    sum_parts(p, spare, at + left, terms ? terms + left : NULL, count - left,
+              first_part + parts / 2, parts / 2, spare + D);
     add_row(sum, spare, D);
+}
+
+// The gradient of one row.
+static void sum_row(const Places *p, float *sum, const int32_t *at, int64_t count, int64_t parts,
+                    float *spare) {
+    Term terms[TERMS];
+    bool few = count <= TERMS;
+    if (few) look_up(terms, p, at, count);
+    sum_parts(p, sum, at, few ? terms : NULL, count, 0, parts, spare);
 }
 
 // Whether any of the rows [first, end) has to be written: it is named, or it was and must become
@@ -377,6 +446,7 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
     int64_t E = dtable.shape[0], D = dtable.shape[1];
     const int32_t *list = tensor_i32(at), *begin = tensor_i32(listed);
     int32_t *marked = marks.data ? tensor_i32(marks) : NULL;
+    float *gradient = tensor_f32(dtable);
     Places places = {.coefficients = tensor_f32(rows.coefficients) + rows.first_column,
                      .W = rows.coefficients.shape[1],
                      .K = K,
@@ -393,8 +463,7 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
             for (int64_t e = first; e < end; e++) {
                 int64_t count = begin[e + 1] - begin[e];
                 if (!any_touched(marked, begin, e, e + 1)) continue;
-                sum_parts(&places, tensor_f32(dtable) + e * D, list + begin[e], count, 0, parts,
-                          spare);
+                sum_row(&places, gradient + e * D, list + begin[e], count, parts, spare);
                 if (marked) marked[e] = count > 0;
             }
         }
@@ -402,6 +471,7 @@ void named_gradient_cpu(Device *dev, Tensor dtable, Tensor marks, NamedRows rows
 }
 
 int64_t named_rows_scratch_bytes(int64_t K, int64_t D, int64_t parts) {
-    size_t sums = sums_scratch_bytes(K, D), gradient = gradient_scratch_bytes(D, parts);
-    return (int64_t)(sums > gradient ? sums : gradient);
+    int64_t products = (int64_t)products_scratch_bytes(K, D),
+            sums = (int64_t)sums_scratch_bytes(K, D);
+    return larger(larger(products, sums), (int64_t)gradient_scratch_bytes(D, parts));
 }
