@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/vector_math.h"
+#include "kernels/integers.h"
 
 enum { MOST = PRODUCT_KEYS_TOP_K, RUN = 2 * LANES, CANDIDATES = 4 * MOST };
 
@@ -60,12 +61,21 @@ static void take_best(BestKeys *best, Candidates *c) {
     }
 }
 
+static int64_t bound_columns(int64_t k) {
+    int64_t columns = LANES;
+    while (columns < 2 * k) columns *= 2;
+    return columns;
+}
+
+// Whether n keys are enough for lower_bound.
+static bool has_bound(int64_t n, int64_t k) {
+    return n >= 2 * bound_columns(k);
+}
+
 // Of n >= k scores, one that the k best are not below: of each of some interleaved columns the
 // largest is one of them, and the k-th of those is it.
 static float lower_bound(const float *scores, int64_t n, int64_t k) {
-    int64_t columns = LANES;
-    while (columns < 2 * k) columns *= 2;
-    if (n < 2 * columns) return -INFINITY;
+    int64_t columns = bound_columns(k);
     Candidates most;
     BestKeys best;
     most.count = columns;
@@ -106,7 +116,7 @@ static inline void add_run(Candidates *c, const float *scores, int64_t first, in
 
 // Where there is a bound, of a run of keys only those are looked at that may be among the k.
 static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k) {
-    float least = lower_bound(scores, n, k);
+    float least = has_bound(n, k) ? lower_bound(scores, n, k) : -INFINITY;
     Candidates c;
     c.count = 0;
     for (int64_t i = 0; i < n; i += RUN) {
@@ -133,74 +143,156 @@ static void find_best(BestKeys *best, const float *scores, int64_t n, int64_t k)
     take_best(best, &c);
 }
 
-// The best k pairs: of each first key the second ones are taken in their order, so that the next of
-// all is the largest of those that come next of each.
-static void find_pairs(int32_t *ids, float *sums, const BestKeys *first, const BestKeys *second,
-                       int64_t n, int64_t k) {
-    int32_t next[MOST] = {0};
-    float sum_of_next[MOST];
-    for (int64_t a = 0; a < k; a++) sum_of_next[a] = first->score[a] + second->score[0];
-    for (int64_t found = 0; found < k; found++) {
-        int64_t best = -1;
-        for (int64_t a = 0; a < k; a++) {
-            if (next[a] == k) continue;
-            if (best < 0 || sum_of_next[a] > sum_of_next[best]) best = a;
-            if (next[a] == 0) break; // of later ones nothing is taken yet, and they are smaller
+// ---- LANES queries side by side -----------------------------------------------------------------
+
+// Of each the keys of one half, best first.
+typedef struct BestOfLanes {
+    Lanes score[MOST];
+    int32_t key[MOST][LANES];
+} BestOfLanes;
+
+static void put_beside(BestOfLanes *to, int lane, const BestKeys *best, int64_t k) {
+    for (int64_t i = 0; i < k; i++) {
+        to->score[i][lane] = best->score[i];
+        to->key[i][lane] = best->key[i];
+    }
+}
+
+// All of at most MOST keys: where one comes is how many are before it.
+static void order_few(BestOfLanes *best, const float *const *scores, int64_t n) {
+    Lanes score[MOST];
+    Counts before[MOST];
+    for (int64_t j = 0; j < n; j++) {
+        for (int lane = 0; lane < LANES; lane++) score[j][lane] = ordered(scores[lane][j]);
+        before[j] = (Counts){0} + (int32_t)j;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        Lanes own = score[i];
+        Counts count = before[i];
+        for (int64_t j = i + 1; j < n; j++) {
+            Counts is_before = score[j] > own; // -1 where it is
+            count -= is_before;
+            before[j] += is_before;
         }
-        ids[found] = (int32_t)(first->key[best] * n + second->key[next[best]]);
-        sums[found] = sum_of_next[best];
-        if (++next[best] < k) sum_of_next[best] = first->score[best] + second->score[next[best]];
+        for (int lane = 0; lane < LANES; lane++) {
+            best->score[count[lane]][lane] = own[lane];
+            best->key[count[lane]][lane] = (int32_t)i;
+        }
+    }
+}
+
+// The best k keys.
+static void find_best_of_lanes(BestOfLanes *best, const float *const *scores, int64_t n,
+                               int64_t k) {
+    if (n <= MOST && !has_bound(n, k)) {
+        order_few(best, scores, n);
+        return;
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        BestKeys keys;
+        find_best(&keys, scores[lane], n, k);
+        put_beside(best, lane, &keys, k);
+    }
+}
+
+// The best k pairs, ids [k][LANES], and their sums: of each first key the second ones are taken in
+// their order, so that the next of all is the largest of those that come next of each.
+static void find_pairs(int32_t (*ids)[LANES], Lanes *sums, const BestOfLanes *first,
+                       const BestOfLanes *second, int64_t n, int64_t k) {
+    Lanes sum_of_next[MOST];
+    int32_t next[MOST][LANES] = {0};
+    for (int64_t a = 0; a < k; a++) sum_of_next[a] = first->score[a] + second->score[0];
+    int32_t open = 1; // of later ones nothing is taken yet, and they are smaller
+    for (int64_t found = 0; found < k; found++) {
+        Lanes largest = sum_of_next[0];
+        Counts best = {0};
+        for (int32_t a = 1; a < open; a++) {
+            best += (sum_of_next[a] > largest) & (a - best);
+            largest = lanes_max(sum_of_next[a], largest);
+        }
+        sums[found] = largest;
+        int32_t last = 0;
+        for (int lane = 0; lane < LANES; lane++) {
+            int32_t a = best[lane], b = next[a][lane]++;
+            ids[found][lane] = first->key[a][lane] * (int32_t)n + second->key[b][lane];
+            if (b + 1 < k)
+                sum_of_next[a][lane] = first->score[a][lane] + second->score[b + 1][lane];
+            last = a > last ? a : last;
+        }
+        if (last + 1 == open && open < k) open++;
     }
 }
 
 // The softmax over sums that descend.
-static void weigh(float *weights, const float *sums, int64_t k) {
-    float total = 0;
-    for (int64_t i = 0; i < k; i++) total += weights[i] = expf(sums[i] - sums[0]);
+static void weigh(Lanes *weights, const Lanes *sums, int64_t k) {
+    Lanes total = {0};
+    for (int64_t i = 0; i < k; i++) total += weights[i] = lanes_exp(sums[i] - sums[0]);
     for (int64_t i = 0; i < k; i++) weights[i] /= total;
+}
+
+// Queries from the r-th on, at most LANES, and the last one again where they are fewer.
+static void choose_beside(Tensor ids, Tensor weights, Tensor first, Tensor second, int64_t r) {
+    int64_t k = ids.shape[1], n = first.shape[1], last = ids.shape[0] - 1;
+    BestOfLanes best[2];
+    for (int half = 0; half < 2; half++) {
+        const float *scores[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            scores[lane] = tensor_f32(half ? second : first) + smaller(r + lane, last) * n;
+        find_best_of_lanes(&best[half], scores, n, k);
+    }
+    int32_t pairs[MOST][LANES];
+    Lanes sums[MOST], shares[MOST];
+    find_pairs(pairs, sums, &best[0], &best[1], n, k);
+    weigh(shares, sums, k);
+    for (int lane = 0; lane < LANES && r + lane <= last; lane++) {
+        int32_t *id = tensor_i32(ids) + (r + lane) * k;
+        float *weight = tensor_f32(weights) + (r + lane) * k;
+        for (int64_t i = 0; i < k; i++) {
+            id[i] = pairs[i][lane];
+            weight[i] = shares[i][lane];
+        }
+    }
 }
 
 void product_keys_forward_cpu(Device *dev, Tensor ids, Tensor weights, Tensor first,
                               Tensor second) {
-    int64_t R = ids.shape[0], k = ids.shape[1], n = first.shape[1];
+    int64_t R = ids.shape[0];
 #pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < R; r++) {
-        BestKeys best[2];
-        float sums[MOST];
-        find_best(&best[0], tensor_f32(first) + r * n, n, k);
-        find_best(&best[1], tensor_f32(second) + r * n, n, k);
-        find_pairs(tensor_i32(ids) + r * k, sums, &best[0], &best[1], n, k);
-        weigh(tensor_f32(weights) + r * k, sums, k);
-    }
+    for (int64_t r = 0; r < R; r += LANES) choose_beside(ids, weights, first, second, r);
 }
+
+// ---- gradients ----------------------------------------------------------------------------------
 
 void product_keys_backward_cpu(Device *dev, Tensor dsums, Tensor first_keys, Tensor second_keys,
                                Tensor dweights, Tensor ids, Tensor weights, int64_t n) {
     int64_t R = ids.shape[0], k = ids.shape[1];
+    const float *w = tensor_f32(weights), *dw = tensor_f32(dweights);
+    const int32_t *id = tensor_i32(ids);
+    int32_t *first = tensor_i32(first_keys), *second = tensor_i32(second_keys);
+    float *dsum = tensor_f32(dsums);
+    double inverse = inverse_of(n);
 #pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < R; r++) {
-        float *dsum = tensor_f32(dsums) + r * k;
-        const float *w = tensor_f32(weights) + r * k, *dw = tensor_f32(dweights) + r * k;
-        const int32_t *id = tensor_i32(ids) + r * k;
-        int32_t *first = tensor_i32(first_keys) + r * k, *second = tensor_i32(second_keys) + r * k;
+    for (int64_t from = 0; from < R * k; from += k) {
         float mean = 0;
-        for (int64_t i = 0; i < k; i++) mean += w[i] * dw[i];
-        for (int64_t i = 0; i < k; i++) {
+        for (int64_t i = from; i < from + k; i++) mean += w[i] * dw[i];
+#pragma omp simd
+        for (int64_t i = from; i < from + k; i++) {
             dsum[i] = w[i] * (dw[i] - mean);
-            first[i] = id[i] / (int32_t)n;
-            second[i] = id[i] % (int32_t)n;
+            first[i] = quotient(id[i], inverse);
+            second[i] = id[i] - first[i] * (int32_t)n;
         }
     }
 }
 
 void spread_sums_cpu(Device *dev, Tensor dscores, Tensor dsums, Tensor keys) {
     int64_t R = dsums.shape[0], k = dsums.shape[1], n = dscores.shape[1];
+    float *dscore = tensor_f32(dscores);
+    const float *dsum = tensor_f32(dsums);
+    const int32_t *key = tensor_i32(keys);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < R; r++) {
-        float *to = tensor_f32(dscores) + r * n;
-        const float *dsum = tensor_f32(dsums) + r * k;
-        const int32_t *key = tensor_i32(keys) + r * k;
+        float *to = dscore + r * n;
         memset(to, 0, (size_t)n * sizeof *to);
-        for (int64_t i = 0; i < k; i++) to[key[i]] += dsum[i];
+        for (int64_t i = r * k; i < (r + 1) * k; i++) to[key[i]] += dsum[i];
     }
 }
