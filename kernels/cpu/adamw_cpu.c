@@ -93,25 +93,35 @@ static inline bool any_chosen(const int32_t *marks, const int32_t *listed, int64
     return !marks || any_marked(marks, first, end);
 }
 
+// What a block lacks: updates without a gradient.
+static void replay_block(float *w, float *m, float *v, int64_t n, const float *history,
+                         int64_t count, AdamW rule) {
+    static const float zeros[BLOCK];
+    if (all_zero(m, n) && all_zero(v, n)) {
+        decay_block(w, n, history, count);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        update_block(w, m, v, zeros, n, history + i * UPDATE_HISTORY, rule);
+}
+
 // Row r, which lacks the updates from `first` on.
 static void update_row(Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v, LaggingRows rows,
                        AdamW rule, int64_t r, int64_t first) {
-    static const float zeros[BLOCK];
     const float *history = tensor_f32(rows.history);
     int64_t D = w.shape[1], replayed = g.data ? rows.count - 1 : rows.count;
-    for (int64_t d = r * D; d < (r + 1) * D; d += BLOCK) {
-        int64_t n = (r + 1) * D - d < BLOCK ? (r + 1) * D - d : BLOCK;
-        float *wd = tensor_f32(w) + d, *md = tensor_f32(m) + d, *vd = tensor_f32(v) + d;
-        if (all_zero(md, n) && all_zero(vd, n))
-            decay_block(wd, n, history + first * UPDATE_HISTORY, replayed - first);
-        else
-            for (int64_t i = first; i < replayed; i++)
-                update_block(wd, md, vd, zeros, n, history + i * UPDATE_HISTORY, rule);
-        if (g.data)
-            update_block(wd, md, vd, tensor_f32(g) + d, n, history + replayed * UPDATE_HISTORY,
+    float *wr = tensor_f32(w) + r * D, *mr = tensor_f32(m) + r * D, *vr = tensor_f32(v) + r * D;
+    const float *gr = g.data ? tensor_f32(g) + r * D : NULL;
+    for (int64_t d = 0; d < D; d += BLOCK) {
+        int64_t n = smaller(D - d, BLOCK);
+        if (first < replayed)
+            replay_block(wr + d, mr + d, vr + d, n, history + first * UPDATE_HISTORY,
+                         replayed - first, rule);
+        if (gr)
+            update_block(wr + d, mr + d, vr + d, gr + d, n, history + replayed * UPDATE_HISTORY,
                          rule);
-        if (copy.data) round_to_bf16(tensor_bf16(copy) + d, wd, n);
     }
+    if (copy.data) round_to_bf16(tensor_bf16(copy) + r * D, wr, D);
 }
 
 void adamw_rows_cpu(Device *dev, Tensor w, Tensor copy, Tensor g, Tensor m, Tensor v,
