@@ -49,6 +49,9 @@ typedef struct SavedTensor {
     bool found; // set by checkpoint_load: whether `data` was read
 } SavedTensor;
 
+// A list of n that every rank has. Not collective.
+SavedTensor list_tensor(const char *name, DType dtype, int64_t n, void *data);
+
 // Which run a checkpoint belongs to and how that run began. Not part of the digest: the same bits
 // have the same digest whatever their story. All empty in files of programs that did not know of
 // runs.

@@ -71,8 +71,12 @@ int utilization_tensors(UtilizationHistory *history, SavedTensor out[UTILIZATION
     return count;
 }
 
+SavedTensor list_tensor(const char *name, DType dtype, int64_t n, void *data) {
+    return whole_tensor(name, dtype, 1, n, 1, 1, data);
+}
+
 SavedTensor text_tensor(const char *name, const char *text) {
-    return whole_tensor(name, U8, 1, (int64_t)strlen(text), 1, 1, (void *)text);
+    return list_tensor(name, U8, (int64_t)strlen(text), (void *)text);
 }
 
 int64_t saved_runs(const SavedTensor *tensor) {

@@ -76,17 +76,6 @@ void host_state_upload(HostState *state) {
 
 // ---- the list of tensors ------------------------------------------------------------------------
 
-static SavedTensor saved_of_vocabulary(const SavedVocabulary *kept, void *data, int64_t elements) {
-    SavedTensor saved = {.dtype = kept->dtype,
-                         .rank = 1,
-                         .shape = {elements, 1, 1},
-                         .elements = elements,
-                         .replicated = true,
-                         .data = data};
-    snprintf(saved.name, sizeof saved.name, "%s", kept->name);
-    return saved;
-}
-
 SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary, int *count) {
     const Model *model = state->model;
     int rows = model->params.count, n = 0;
@@ -106,7 +95,7 @@ SavedTensor *saved_tensors(const HostState *state, const Vocabulary *vocabulary,
     const void *data;
     int64_t elements;
     const SavedVocabulary *kept = vocabulary_saved(vocabulary, &data, &elements);
-    if (kept) saved[n++] = saved_of_vocabulary(kept, (void *)data, elements);
+    if (kept) saved[n++] = list_tensor(kept->name, kept->dtype, elements, (void *)data);
     *count = n;
     return saved;
 }
@@ -172,7 +161,7 @@ static bool restore_vocabulary(Vocabulary *vocabulary, const TrainConfig *config
     if (kept) {
         data = calloc((size_t)elements + 1, dtype_bytes(kept->dtype));
         CHECK_MEMORY(data, "no memory for %s of %lld", kept->name, (long long)elements);
-        SavedTensor saved = saved_of_vocabulary(kept, data, elements);
+        SavedTensor saved = list_tensor(kept->name, kept->dtype, elements, data);
         Checkpoint checkpoint = {.tensors = &saved, .tensor_count = 1};
         ok = checkpoint_load(checkpoint_path, &checkpoint, err);
     }

@@ -91,22 +91,11 @@ void data_mix_close(DataMix *mix) {
 
 // ---- the place ----------------------------------------------------------------------------------
 
-static SavedTensor saved_numbers(const char *name, int64_t *numbers, int64_t n) {
-    SavedTensor saved = {.dtype = I64,
-                         .rank = 1,
-                         .shape = {n, 1, 1},
-                         .elements = n,
-                         .replicated = true,
-                         .data = numbers};
-    snprintf(saved.name, sizeof saved.name, "%s", name);
-    return saved;
-}
-
 int data_mix_tensors(DataMix *mix, SavedTensor out[MIX_PLACE_TENSORS]) {
     if (mix->count < 2) return 0;
-    out[0] = saved_numbers("mix/begin", &mix->place.begin, 1);
-    out[1] = saved_numbers("mix/shares", mix->place.share, mix->count);
-    out[2] = saved_numbers("mix/before", mix->place.before, mix->count);
+    out[0] = list_tensor("mix/begin", I64, 1, &mix->place.begin);
+    out[1] = list_tensor("mix/shares", I64, mix->count, mix->place.share);
+    out[2] = list_tensor("mix/before", I64, mix->count, mix->place.before);
     return MIX_PLACE_TENSORS;
 }
 

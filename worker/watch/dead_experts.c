@@ -67,13 +67,7 @@ void dead_experts_watch(DeadExperts *dead, const Statistics *stats, int64_t step
 
 int dead_experts_tensors(DeadExperts *dead, SavedTensor out[DEAD_EXPERTS_TENSORS]) {
     if (dead->count == 0) return 0;
-    out[0] = (SavedTensor){.name = "watch/steps_without_choice",
-                           .dtype = I64,
-                           .rank = 1,
-                           .shape = {dead->count, 1, 1},
-                           .elements = dead->count,
-                           .replicated = true,
-                           .optional = true,
-                           .data = dead->steps};
+    out[0] = list_tensor("watch/steps_without_choice", I64, dead->count, dead->steps);
+    out[0].optional = true;
     return 1;
 }

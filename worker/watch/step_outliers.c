@@ -98,18 +98,6 @@ int64_t rollback_batches(const TrainConfig *config, int64_t step, int64_t target
 
 // ---- checkpoints --------------------------------------------------------------------------------
 
-static SavedTensor counts_of(const char *name, int64_t *counts, int64_t n) {
-    SavedTensor saved = {.dtype = I64,
-                         .rank = 1,
-                         .shape = {n, 1, 1},
-                         .elements = n,
-                         .replicated = true,
-                         .optional = true,
-                         .data = counts};
-    snprintf(saved.name, sizeof saved.name, "%s", name);
-    return saved;
-}
-
 int step_outliers_tensors(StepOutliers *outliers, SavedTensor out[STEP_OUTLIERS_TENSORS]) {
     if (outliers->z == 0) return 0;
     out[0] = (SavedTensor){.name = "window/steps",
@@ -118,10 +106,9 @@ int step_outliers_tensors(StepOutliers *outliers, SavedTensor out[STEP_OUTLIERS_
                            .shape = {outliers->window, KINDS, 1},
                            .elements = KINDS * outliers->window,
                            .replicated = true,
-                           .optional = true,
                            .data = outliers->steps};
-    out[1] = counts_of("window/skipped", &outliers->found, 1);
-    if (outliers->policy != SPIKE_ROLLBACK) return 2;
-    out[2] = counts_of("window/rollbacks", outliers->rollbacks, ROLLBACK_NUMBERS);
-    return STEP_OUTLIERS_TENSORS;
+    out[1] = list_tensor("window/skipped", I64, 1, &outliers->found);
+    out[2] = list_tensor("window/rollbacks", I64, ROLLBACK_NUMBERS, outliers->rollbacks);
+    for (int i = 0; i < STEP_OUTLIERS_TENSORS; i++) out[i].optional = true;
+    return outliers->policy == SPIKE_ROLLBACK ? STEP_OUTLIERS_TENSORS : STEP_OUTLIERS_TENSORS - 1;
 }
