@@ -134,9 +134,13 @@ void router_cost(const Router *router, const Work *work, LayerCost *cost) {
 // ---- choosing ----------------------------------------------------------------------------------
 
 // The routers of mixers are counted behind those of feed-forwards.
+int64_t router_stream(const Router *router, const ModelConfig *config) {
+    return router->layer + (is_of_mixer(router) ? model_blocks(config) : 0);
+}
+
 static RouterNoise numbers(const Router *router, const Work *work, RngPurpose purpose) {
-    int64_t number = router->layer + (is_of_mixer(router) ? work->config->layers : 0);
-    return (RouterNoise){work_stream(work, purpose, number), work->step.first_token};
+    return (RouterNoise){work_stream(work, purpose, router_stream(router, work->config)),
+                         work->step.first_token};
 }
 static RouterNoise noise_of(const Router *router, const Work *work) {
     return numbers(router, work, work->training ? RNG_ROUTER_NOISE : RNG_EVALUATION_NOISE);

@@ -87,6 +87,8 @@ typedef struct Router {
 // A mixer's router obeys the keys moe.… of routers, of losses and of the bias as a feed-forward's
 // does, but it drops nothing and nobody else chooses for it.
 void router_declare(Router *router, RouterPlace place, MoeShape shape, Work *work, int64_t layer);
+// The number of its random streams (work_stream), which no other router of the model has.
+int64_t router_stream(const Router *router, const ModelConfig *config);
 void router_layout(Router *router, Work *work, Arena *activations, Arena *scratch);
 // Of its gate and of what it tells other ranks.
 void router_cost(const Router *router, const Work *work, LayerCost *cost);
