@@ -5,9 +5,8 @@
 //   V vocabulary
 //   E experts of a layer, all ranks together   K choices a token   S shards of this rank
 //   R rows an expert rank receives
-//   T in a shape comment is tokens; "stored" marks tensors of work->storage, f32 or bf16. The
-//     residual stream, its gradient,
-//   norms, router, losses, parameters' masters and gradients are f32 always.
+// "stored" marks tensors of work->storage, f32 or bf16. The residual stream, its gradient, norms,
+// router, losses, parameters' masters and gradients are f32 always.
 //
 // A layer is four functions. _declare adds its rows to the parameter table. _layout places
 // everything it will ever touch: what the backward pass needs in `activations`, the rest in
