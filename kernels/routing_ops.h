@@ -105,12 +105,13 @@ void router_backward(Device *dev, Tensor dlogits, Tensor dweights, Routing routi
 // For each of `parts` equal runs of tokens the bias of the logits by which Sinkhorn and Knopp's
 // iterations even out its experts' load: log d_e, from d = 1, `iterations` times
 //   c_n = 1 / (rows · Σ_e d_e a_ne),  d_e = 1 / (E · Σ_n c_n a_ne)
-// with a a row's exp(logits) over the largest of them,
-// so that c_n a_ne d_e is a plan that gives each token, and in the end each expert, an equal share
-// (Megatron-LM's sinkhorn; BASE, arXiv:2103.16716). Sums in f64.
+// with a a row's exp(logits) over the largest of them, so that c_n a_ne d_e is a plan that gives
+// each token, and in the end each expert, an equal share (Megatron-LM's sinkhorn; BASE,
+// arXiv:2103.16716). Sums in f64.
 //   bias (parts, E) f32   logits (N, E)   a (N, E) f32, c (N) f64: scratch
 void sinkhorn_bias(Device *dev, Tensor bias, Tensor logits, Tensor a, Tensor c, int64_t iterations);
 #define SINKHORN_LEAST 1e-30 // of Σ_n c_n a_ne, where all a of an expert are 0 in f32
+
 // Numbers of a router that are drawn for each token.
 typedef struct RouterNoise {
     RngStream stream;

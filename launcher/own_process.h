@@ -6,10 +6,9 @@
 #include "launcher/config_origin.h"
 
 // Runs it with the words behind its name, which words[0] becomes unless it names another program;
-// NULL ends them. stderr is
-// appended to the file `log` in `dir`, stdout likewise, or to `output` anew where that is not NULL.
-// `who` starts it, for MOETRAIN_ATTEMPT. A request to stop is passed on. Returns its exit code; or,
-// with *err, why there was none (exit 5).
+// NULL ends them. stderr is appended to the file `log` in `dir`, stdout likewise, or to `output`
+// anew where that is not NULL. `who` starts it, for MOETRAIN_ATTEMPT. A request to stop is passed
+// on. Returns its exit code; or, with *err, why there was none (exit 5).
 int own_process_run(const char *dir, const char *log, const char *output, const char *who,
                     char **words, Error *err);
 

@@ -4,9 +4,9 @@
 //
 // Dense parameters are replicated on every rank. Expert parameters have the experts on their first
 // axis, in the order of their places (placement.h), which are dealt to the ranks of an
-// expert-parallel group as evenly as can be. Values lie in three
-// flat runs: all dense rows, all expert rows, and all rows that no gradient changes. Gradients and
-// moments have the first two, so that a reduction or the optimizer takes one call a run.
+// expert-parallel group as evenly as can be. Values lie in three flat runs: all dense rows, all
+// expert rows, and all rows that no gradient changes. Gradients and moments have the first two, so
+// that a reduction or the optimizer takes one call a run.
 #ifndef MOETRAIN_MODEL_PARAMS_H
 #define MOETRAIN_MODEL_PARAMS_H
 

@@ -1,9 +1,9 @@
 // Permutation: a stable counting sort of choices.
 //
 // The rows are the choices sorted by (expert, part), stable in (token, slot), where an expert's
-// number is that of its place: a radix sort with a
-// single digit. Choices are cut into chunks that do not cross parts, so that a run (expert, part)
-// is the same expert's choices of the part's chunks, one chunk after the other:
+// number is that of its place: a radix sort with a single digit. Choices are cut into chunks that
+// do not cross parts, so that a run (expert, part) is the same expert's choices of the part's
+// chunks, one chunk after the other:
 //   count_choices   a block a chunk: how many choices it keeps for each expert
 //   chunk_rows (E, parts, chunks of a part)
 //   number_chunks   a few lanes a run: sums over the chunks before each one, and counts (E, parts)
