@@ -213,4 +213,8 @@ bool checkpoint_read_table(const char *path, CheckpointInfo *info, Error *err);
 // collective.
 bool checkpoint_digest(const char *path, char digest[40], Error *err);
 
+// Whether the dataset of this name goes into the digest as it lies in the file: what was computed,
+// not how, when, in which run or how often it was looked at. Not collective.
+bool checkpoint_in_digest(const char *name);
+
 #endif

@@ -189,9 +189,7 @@ bool checkpoint_read_shape(const char *path, const char *name, int64_t shape[3],
     return ok;
 }
 
-// Whether a dataset belongs to what was computed, not to how, when, in which run or how often it
-// was looked at.
-static bool in_digest(const char *name) {
+bool checkpoint_in_digest(const char *name) {
     return strcmp(name, "config") != 0 && strncmp(name, "about/", 6) != 0 &&
            strncmp(name, "utilization/", 12) != 0 && strncmp(name, "watch/", 6) != 0;
 }
@@ -199,7 +197,7 @@ static bool in_digest(const char *name) {
 // One dataset into the digest, or only verified.
 static bool digest_dataset(CheckpointFile *file, const Dataset *dataset, Hasher *hasher,
                            Error *err) {
-    bool counts = in_digest(dataset->name);
+    bool counts = checkpoint_in_digest(dataset->name);
     if (counts) {
         ManifestRecord record = dataset_encode(dataset);
         record.row_blocks = record.offset = 0; // layout, not content
@@ -288,7 +286,7 @@ bool checkpoint_digest(const char *path, char digest[40], Error *err) {
 
 // The tensors the trainer saved: not what state_tensors.h adds.
 static bool is_tensor(const char *name) {
-    return in_digest(name) && strncmp(name, "state/", 6) != 0;
+    return checkpoint_in_digest(name) && strncmp(name, "state/", 6) != 0;
 }
 
 static void list_tensors(const Manifest *manifest, CheckpointInfo *info) {

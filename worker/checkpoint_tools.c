@@ -145,26 +145,20 @@ static bool compare_dataset(Pair *pair, const Dataset *here, const Dataset *ther
     return true;
 }
 
-// What was not computed: when and by what it was written, and how often it was looked at.
-static bool is_beside(const char *name) {
-    return strcmp(name, "config") == 0 || strncmp(name, "about/", 6) == 0 ||
-           strncmp(name, "utilization/", 12) == 0 || strncmp(name, "watch/", 6) == 0;
-}
-
 static bool compare_files(Pair *pair, bool *same, Error *err) {
     const Manifest *first = &pair->a.manifest, *second = &pair->b.manifest;
     for (int64_t i = 0; i < first->count; i++) {
         const Dataset *here = &first->datasets[i];
         const Dataset *there = manifest_find(second, here->name);
         bool equal = there;
-        if (is_beside(here->name)) continue;
+        if (!checkpoint_in_digest(here->name)) continue;
         if (!there) printf("%s: only in the first\n", here->name);
         if (there && !compare_dataset(pair, here, there, &equal, err)) return false;
         *same = *same && equal;
     }
     for (int64_t i = 0; i < second->count; i++) {
         const char *name = second->datasets[i].name;
-        if (is_beside(name) || manifest_find(first, name)) continue;
+        if (!checkpoint_in_digest(name) || manifest_find(first, name)) continue;
         printf("%s: only in the second\n", name);
         *same = false;
     }

@@ -154,8 +154,8 @@ bool prepare_run(Trainer *trainer, Error *err) {
     model_measure(&trainer->model, &config->model,
                   session_split(config, comm_size(), comm_rank(), true), &trainer->session.dev);
     optimizer_measure(&trainer->optimizer, &trainer->model, &config->optimizer);
-    if (trainer->data.validation_count >
-            0 && // a second time after plan_make: nothing is refused here
+    // A second time after plan_make: nothing is refused here.
+    if (trainer->data.validation_count > 0 &&
         !evaluation_measure_beside(&trainer->evaluation, &trainer->model, config, comm_size(),
                                    comm_rank(), err))
         return false;
