@@ -58,12 +58,15 @@ class Differences(RunTest):
 
     def test_nothing_is_allowed_that_cannot_be_loaded(self):
         for change in ("mtp.layers=1", "moe.experts=5", "train.optimizer=sgd"):
-            outcome = self.run_program("tiny.yaml", "run.dir=r", "train.steps=6", change)
-            self.assert_error(outcome, 2, change.split("=")[0], "choose another run.dir", "resume.allow does not help")
+            key = change.split("=")[0]
+            for allow in ("", key):
+                outcome = self.run_program("tiny.yaml", "run.dir=r", "train.steps=6", change, f"resume.allow={allow}")
+                self.assert_error(outcome, 2, key, "choose another run.dir", "resume.allow does not help")
         outcome = self.run_program("tiny.yaml", "run.dir=b", f"resume={self.step('r', 4)}", "mtp.layers=1")
         self.assert_error(outcome, 2, "leave resume out; resume.allow does not help")
-        outcome = self.run_program("evaluate", "r", "moe.d_ff=5")
-        self.assert_error(outcome, 2, "moe.d_ff", "resume.allow does not help")
+        for more in ([], ["resume.allow=moe.d_ff"]):
+            outcome = self.run_program("evaluate", "r", "moe.d_ff=5", *more)
+            self.assert_error(outcome, 2, "moe.d_ff", "resume.allow does not help")
 
     def test_the_list_in_yaml_and_on_the_command_line(self):
         for text in ("resume.allow: [run.seed, moe.top_k]\n", "resume.allow:\n- run.seed\n- moe.top_k\n",

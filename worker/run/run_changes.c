@@ -50,10 +50,11 @@ static void append_change(Text *text, const KeyChange *change) {
     append_both(text, change);
 }
 
+// Nothing is allowed that could not be loaded.
 static bool is_refused(const RunChanges *run, const ConfigChanges *changes, int i) {
     KeyKind kind = changes->list[i].rule->kind;
     bool counts = kind == KIND_FUNCTION || (kind == KIND_STATE && !run->weights_only);
-    return counts && !config_change_allowed(changes, i, run->allow);
+    return counts && !(run->fits && config_change_allowed(changes, i, run->allow));
 }
 
 // The refused change that this one follows from, over any number of others; itself when somebody
