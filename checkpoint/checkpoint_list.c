@@ -110,22 +110,25 @@ void checkpoint_list_wait_freed(void) {
     is_freeing = false;
 }
 
-static void remove_file(const char *directory, const char *name) {
+static bool remove_file(const char *directory, const char *name) {
     char path[PATH_MAX];
     Error err;
     snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (!file_remove(path, &err)) log_warn("%s", err.message);
+    bool ok = file_remove(path, &err);
+    if (!ok) log_warn("%s", err.message);
+    return ok;
 }
 
 // Keeps it open, if that can be.
-static void remove_name(Removed *removed, const char *directory, const char *name) {
+static bool remove_name(Removed *removed, const char *directory, const char *name) {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", directory, name);
     int fd = -1;
     Error ignored;
     if (removed->count < MOST_OPEN) fd = file_open(path, O_RDONLY | O_NONBLOCK, &ignored);
-    remove_file(directory, name);
+    bool ok = remove_file(directory, name);
     if (fd >= 0) removed->files[removed->count++] = fd;
+    return ok;
 }
 
 void checkpoint_list_remove_temporary(const char *directory) {
@@ -152,16 +155,16 @@ static Health health_of(const char *directory, int64_t step) {
     return err.exit_code == EXIT_CHECKPOINT ? SICK : UNKNOWN;
 }
 
-void checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep keep) {
+int64_t checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep keep) {
     CheckpointList list;
     Error err = {0};
     Removed removed = {0};
-    if (keep.last <= 0) return;
+    if (keep.last <= 0) return 0;
     if (!checkpoint_list_read(&list, directory, &err)) {
         log_warn("old checkpoints are not removed: %s", err.message);
-        return;
+        return 0;
     }
-    int64_t kept = 0;
+    int64_t kept = 0, stay = 0;
     bool healthy_kept = false;
     for (int64_t i = 0; i < list.count; i++) {
         if (list.steps[i] > step) continue;
@@ -174,9 +177,10 @@ void checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep k
         if (spared) continue;
         char name[CHECKPOINT_NAME_BYTES];
         checkpoint_name(list.steps[i], name);
-        remove_name(&removed, directory, name);
+        if (!remove_name(&removed, directory, name)) stay++;
     }
     checkpoint_list_free(&list);
     checkpoint_list_wait_freed();
     free_behind(&removed);
+    return stay;
 }

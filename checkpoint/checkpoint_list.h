@@ -30,8 +30,8 @@ void checkpoint_list_remove_temporary(const char *directory);
 // that however often a run is started again after it broke, the last good state stays; removes the
 // others. Later ones are left alone: they are damaged and were passed over. Their names are gone on
 // return; what they took is freed by a thread, because that takes as long as writing it did.
-// Failures only warn.
-void checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep keep);
+// Failures only warn; returns how many stay for that.
+int64_t checkpoint_list_prune(const char *directory, int64_t step, CheckpointKeep keep);
 // Until that is done.
 void checkpoint_list_wait_freed(void);
 

@@ -87,7 +87,8 @@ bool checkpoint_stream(const char *path, const Checkpoint *checkpoint, Checkpoin
     small_contents_collect(checkpoint, &stream->small);
     checkpoint_list_datasets(checkpoint, &stream->small, &stream->manifest);
 
-    bool named = temporary_name_take(stream->temporary, sizeof stream->temporary, path, err);
+    bool named = file_check_place(path, err) &&
+                 temporary_name_take(stream->temporary, sizeof stream->temporary, path, err);
     bool ok = named && lay_out(stream, err);
     int fd = ok ? file_open(stream->temporary, O_WRONLY, err) : -1;
     ok = fd >= 0 && write_contents(stream, fd, checkpoint, fill, context, err);

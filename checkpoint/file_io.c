@@ -253,6 +253,18 @@ bool directory_check_room(const char *path, int64_t bytes, Error *err) {
                      path, room / 1e6, wanted / 1e6);
 }
 
+bool file_check_place(const char *path, Error *err) {
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    int length = !slash ? 1 : slash == path ? 1 : (int)(slash - path);
+    snprintf(folder, sizeof folder, "%.*s", length, slash ? path : ".");
+    if (access(folder, W_OK | X_OK) == 0) return true;
+    return error_set(err, EXIT_IO, "%s: cannot be made in %s: %s; %s", path, folder,
+                     strerror(errno),
+                     errno == ENOENT ? "make that folder or name another one"
+                                     : "choose a folder that can be written");
+}
+
 bool file_check_limit(int64_t bytes, Error *err) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return true;

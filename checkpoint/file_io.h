@@ -76,6 +76,8 @@ bool directory_remove(const char *path, Error *err);   // an empty one
 bool directory_sync(const char *path, Error *err); // makes renames and removals inside it durable
 // False when the file system of `path` has less than `bytes` left.
 bool directory_check_room(const char *path, int64_t bytes, Error *err);
+// False when nothing can be made at `path` because of its folder: to be asked before long work.
+bool file_check_place(const char *path, Error *err);
 // False when the process may not write a file of `bytes`.
 bool file_check_limit(int64_t bytes, Error *err);
 

@@ -21,7 +21,7 @@ bool new_folder_name(NewFolder *folder, const char *path, Error *err) {
 }
 
 bool new_folder_make(const NewFolder *folder, int64_t bytes, Error *err) {
-    return directory_make(folder->parent, err) &&
+    return directory_make(folder->parent, err) && file_check_place(folder->path, err) &&
            directory_check_room(folder->parent, bytes, err) &&
            directory_make_new(folder->temporary, err);
 }

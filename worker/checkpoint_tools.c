@@ -228,7 +228,7 @@ int checkpoint_tool_export_npz(const char *path, const char *npz, Error *err) {
     CheckpointFile file;
     NpzFile *out = NULL;
     if (!checkpoint_file_open(&file, path, err)) return err->exit_code;
-    bool ok = check_room(&file, npz, err) && npz_open(&out, npz, err);
+    bool ok = file_check_place(npz, err) && check_room(&file, npz, err) && npz_open(&out, npz, err);
     if (ok) {
         for (int64_t i = 0; ok && i < file.manifest.count; i++)
             if (is_exported(file.manifest.datasets[i].name))
@@ -258,13 +258,16 @@ int checkpoint_tool_prune(const char *path, CheckpointKeep keep, Error *err) {
         }
     }
     if (holds) {
-        checkpoint_list_prune(folder, newest, keep);
+        int64_t stay = checkpoint_list_prune(folder, newest, keep);
         checkpoint_list_wait_freed();
         if (checkpoint_list_read(&left, folder, err))
             printf("%lld of %lld checkpoints removed, %lld are left\n",
                    (long long)(list.count - left.count), (long long)list.count,
                    (long long)left.count);
         checkpoint_list_free(&left);
+        if (stay > 0 && err->exit_code == 0)
+            error_set(err, EXIT_IO, "%s: %lld checkpoints that were to be removed stay", folder,
+                      (long long)stay);
     } else if (err->exit_code == 0) {
         error_set(err, EXIT_CHECKPOINT, "%s: none of the %lld checkpoints holds; none is removed",
                   folder, (long long)list.count);

@@ -86,6 +86,10 @@ class CheckpointTools(ProgramTest):
         self.assertEqual(arrays["parameters/embedding"].dtype, numpy.float32)
         self.assertTrue(all(numpy.isfinite(arrays[name]).all() for name in arrays.files))
 
+    def test_an_export_into_no_folder_says_which(self):
+        self.assert_error(self.run_program("checkpoint", "export-npz", "run", "none/x.npz"), 5,
+                          "none/x.npz: cannot be made in none: No such file or directory; make that folder")
+
     def test_prune_never_removes_the_newest_that_holds(self):
         self.damage(6)
         pruned = self.run_program("checkpoint", "prune", "run", "--keep-last", "1", "--keep-every", "2")

@@ -143,6 +143,9 @@ class TokenizerCommands(ProgramTest):
     def test_wrong_words_and_files_are_told_apart(self):
         self.assert_error(self.run_program("train-tokenizer", "text.txt", "-o", "t.json"), 2, "needs --vocab N")
         self.assert_error(self.run_program(*self.train), 2, "needs -o FILE")
+        nowhere = self.run_program(*self.train, "-o", "none/t.json")
+        self.assert_error(nowhere, 5, "none/t.json: cannot be made in none: No such file or directory; make that folder")
+        self.assertNotIn("counted", nowhere.out)  # before the work
         self.assert_error(self.run_program(*self.train, "-o", "t.json", "--pattern", "gpt5"), 2, "'gpt5'", "gpt2, llama3")
         self.assert_error(self.run_program("train-tokenizer", "text.txt", "--vocab", "9", "-o", "t.json"), 2, "from 256")
         self.assert_error(self.run_program("train-tokenizer", "text.txt", "--vocab", "256", "-o", "t.json"), 2, "at least 257")

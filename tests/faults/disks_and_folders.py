@@ -356,6 +356,14 @@ def two_commands_with_the_same_output_do_not_disturb_each_other(space: Workspace
         shutil.rmtree(out)
 
 
+def what_prune_cannot_remove_ends_it_with_exit_code_5(space: Workspace):
+    space.run("run", {"train.steps": 3, "eval.every": 0, "checkpoint.every": 1, "checkpoint.keep_last": 0})
+    command = [space.program, "checkpoint", "prune", space.path("run"), "--keep-last", "1"]
+    outcome = space.finish(space.start(command, fault="io:call=unlink,file=step-,times=all,errno=EACCES"), command)
+    assert outcome.code == 5 and "2 checkpoints that were to be removed stay" in outcome.output, outcome
+    assert outcome.output.count("warning: cannot remove") == 2 and "0 of 3 checkpoints removed" in outcome.output, outcome
+
+
 if __name__ == "__main__":
     main([a_save_that_fails_is_tried_again_while_training_goes_on, so_is_one_that_training_does_not_wait_for,
           training_goes_on_beside_a_slow_save_until_the_next_is_due,
@@ -363,4 +371,5 @@ if __name__ == "__main__":
           a_disk_that_fills_while_a_thread_writes_costs_nothing_once_there_is_room,
           a_disk_that_stays_full_ends_the_run_with_exit_code_5,
           a_folder_that_takes_no_checkpoint_ends_the_run_before_step_1, no_file_is_written_through_a_link,
-          a_folder_that_vanishes_is_noticed_and_made_anew, two_commands_with_the_same_output_do_not_disturb_each_other])
+          a_folder_that_vanishes_is_noticed_and_made_anew, two_commands_with_the_same_output_do_not_disturb_each_other,
+          what_prune_cannot_remove_ends_it_with_exit_code_5])

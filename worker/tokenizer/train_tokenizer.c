@@ -67,7 +67,8 @@ int train_tokenizer_run(const char *const *texts, int count, const TrainTokenize
                         Error *err) {
     WordCounts counts = {0};
     TokenizerSpec spec = {0};
-    bool ok = train(texts, count, options, &counts, &spec, err);
+    bool ok =
+        file_check_place(options->output, err) && train(texts, count, options, &counts, &spec, err);
     word_counts_free(&counts);
     tokenizer_spec_free(&spec);
     return ok ? EXIT_DONE : err->exit_code;
