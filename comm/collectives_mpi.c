@@ -189,10 +189,19 @@ static int64_t mpi_reduce_scatter(Group *group, Tensor out, Tensor in) {
 }
 
 static int64_t mpi_all_gather(Group *group, Tensor out, Tensor in) {
-    int n = (int)tensor_bytes(in);
-    CHECK(tensor_bytes(in) <= INT_MAX, "all_gather of %zu bytes", tensor_bytes(in));
-    MPI_CHECK(MPI_Allgather(in.data, n, MPI_BYTE, out.data, n, MPI_BYTE, group->comm));
-    return (int64_t)n * (group->size - 1);
+    size_t bytes = tensor_bytes(in);
+    for (size_t i = 0; i < bytes; i += MESSAGE_BYTES) {
+        int n = (int)(bytes - i < MESSAGE_BYTES ? bytes - i : MESSAGE_BYTES);
+        MPI_Datatype piece, apart; // a piece, and one whose next lies a whole block further
+        MPI_CHECK(MPI_Type_contiguous(n, MPI_BYTE, &piece));
+        MPI_CHECK(MPI_Type_create_resized(piece, 0, (MPI_Aint)bytes, &apart));
+        MPI_CHECK(MPI_Type_commit(&apart));
+        MPI_CHECK(MPI_Allgather((char *)in.data + i, n, MPI_BYTE, (char *)out.data + i, 1, apart,
+                                group->comm));
+        MPI_CHECK(MPI_Type_free(&apart));
+        MPI_CHECK(MPI_Type_free(&piece));
+    }
+    return (int64_t)bytes * (group->size - 1);
 }
 
 int64_t mpi_broadcast_bytes(Group *group, void *data, size_t bytes, int root) {
