@@ -8,9 +8,10 @@
 //
 // Of a half's scores only those of chosen keys have a gradient. Where these are many of all the
 // products with it are dense, otherwise over the chosen: other sums, so that sizes alone decide. Of
-// experts the chosen are always gathered: at 240 of 1,296 for a token that takes two thirds of the
-// time of dense products alone, without their mask, at 128 of 1,024 two fifths; dense ones win from
-// 0.3 of all experts on (tests/bench/bench_named_rows; AMD EPYC, AVX2, forward and backward).
+// experts the chosen are always gathered: at 240 of 1,296 for a token that takes three quarters of
+// the time of dense products alone, without their mask, at 128 of 1,024 half; dense ones win from a
+// quarter of all experts on (tests/bench/bench_named_rows; AMD EPYC, AVX-512, forward and backward;
+// on AVX2, whose dense products are slower, from 0.3 on).
 //
 // Experts are dealt to the ranks of an expert-parallel group. Tokens do not travel each to its
 // experts, of which a few are on every rank: every rank gets the tokens of the group, adds up what
