@@ -288,6 +288,8 @@ static void put_template(FILE *out, const SlurmOptions *options, const char *sou
             put_words(out, path, overrides, override_count);
         } else if (starts_with(line, "points=")) {
             put_points(out, options->array);
+        } else if (starts_with(line, "[ -r \"$source/")) {
+            // what follows is in the script
         } else if (starts_with(line, ". \"$source/")) {
             fprintf(out, "\n%s", job_text);
         } else {

@@ -1,6 +1,8 @@
 # The life of a batch job, for the scripts beside it, whose function `launch` starts the ranks: a request to stop is passed
 # on to it, and a job that is saved and not done goes back into the queue.
 
+[ -x "$(command -v "$moetrain")" ] || { echo "no program $moetrain: build it, or set MOETRAIN to where it is" >&2; exit 2; }
+
 # USR1 comes some minutes before the time limit (--signal), and at a preemption with preempt_send_user_signal: save, go on
 # later. TERM is scancel, or a preemption after which Slurm itself requeues: save only.
 asked= cancelled= pid=

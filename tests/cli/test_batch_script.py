@@ -24,6 +24,7 @@ class BatchScriptTest(ProgramTest):
                      "'train.threads=3' 'train.batch=16'"):
             self.assertIn(part, text)
         self.assertNotIn("--gres", text)
+        self.assertNotIn("MOETRAIN_SOURCE", text)
         plan = self.run_program("plan", "tiny.yaml", "-np", "8", "train.threads=3", "train.batch=16", "train.shards=8").out
         even, worst = map(float, re.search(r"total +([\d.]+) +worst case +([\d.]+)", plan).groups())
         memory = int(re.search(r"#SBATCH --mem=(\d+)M\n", text)[1])
@@ -37,6 +38,21 @@ class BatchScriptTest(ProgramTest):
     def test_a_short_job_has_no_signal_that_would_come_at_once(self):
         self.assertNotIn("--signal=", self.script("-N", "1", "--time", "3"))
         self.assertIn("--signal=B:USR1@120", self.script("-N", "1", "--time", "4"))
+
+    def test_a_script_that_lacks_the_source_or_the_program_says_which(self):
+        slurm = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launcher", "slurm")
+        self.write("lines", "train.lr=1\n")
+        os.makedirs(self.path("empty"))
+        for script in sorted(name for name in os.listdir(slurm) if name.endswith(".sbatch")):
+            words = [*(["lines"] if script == "array.sbatch" else []), "tiny.yaml"]
+            for names, said in (({"SLURM_SUBMIT_DIR": self.path("empty")}, f"{self.path('empty')}: not moetrain's source; submit there"),
+                                ({"MOETRAIN_SOURCE": os.path.join(slurm, "..", ".."), "MOETRAIN": self.path("none")},
+                                 f"no program {self.path('none')}: build it")):
+                done = subprocess.run(["bash", os.path.join(slurm, script), *words], text=True, capture_output=True, cwd=self.folder,
+                                      env=dict(os.environ, SLURM_ARRAY_TASK_ID="1", SLURM_NTASKS="1", **{"MOETRAIN": PROGRAM, **names}))
+                self.assertEqual(done.returncode, 2, (script, done))
+                self.assertEqual(done.stderr.count("\n"), 1, (script, done))
+                self.assertTrue(done.stderr.startswith(said), (script, done))
 
     def test_what_a_script_runs(self):
         """With stand-ins for srun, mpirun and scontrol: the words that the program gets, and what follows from 75."""
