@@ -3,7 +3,7 @@
 loss and gradients, or is refused with exit 2 and a message that names one of the keys and what to do.
 
   option_pairs.py TRAIN_MANY                  all pairs
-  option_pairs.py TRAIN_MANY --sample         every option, in a few of these models
+  option_pairs.py TRAIN_MANY --sample         every option, in few models; the rules are asked only of these
   option_pairs.py TRAIN_MANY KEY=VALUE …      these together, and what is said of them
 
 The rules are asked of each pair alone. Of those that they accept several are trained in one model (cover); if it fails,
@@ -76,6 +76,8 @@ LEFT_OUT = ("train.steps", "train.max_skipped", "train.threads", "train.rollback
 # Keys that say what parts a model has: options of a part that is not there would change nothing.
 PARTS = ("model.feed_forward", "model.mixer", "moe.experts", "moe.router")
 
+FEW_PEERS = ["peer.keys=5", "peer.heads=2", "peer.top_k=3"]  # in the place of a thousand
+
 # What an option wants beside itself, unless the pair says something else about that key.
 COMPANIONS = {
     "moe.top_groups=2": ["moe.groups=2"],
@@ -89,11 +91,10 @@ COMPANIONS = {
     "model.d_model=18": ["attention.d_head=8"],
     "model.feed_forward=dense": ["moe.experts=0"],
     "mtp.loss_factor=0.5": ["mtp.layers=1"],
-    "peer.keys=5": ["model.feed_forward=peer", "peer.top_k=3"],
-    **{option: ["model.feed_forward=peer"] for option in (
-        "peer.heads=2", "peer.top_k=3", "peer.d_key=7", "peer.query_norm=batch", "peer.activation=relu", "peer.activation=gelu",
-        "peer.activation=gelu_tanh", "peer.activation=geglu", "peer.activation=relu2", "peer.activation=swiglu_oai",
-        "peer.activation=swiglu_limit")},
+    **{option: ["model.feed_forward=peer", *FEW_PEERS] for option in (
+        "model.feed_forward=peer", "peer.keys=5", "peer.heads=2", "peer.top_k=3", "peer.d_key=7", "peer.query_norm=batch",
+        "peer.activation=relu", "peer.activation=gelu", "peer.activation=gelu_tanh", "peer.activation=geglu",
+        "peer.activation=relu2", "peer.activation=swiglu_oai", "peer.activation=swiglu_limit")},
     "attention.d_head=7": ["attention.positions=none"],
     "attention.rope_scaling=linear": ["attention.rope_factor=2"],
     "attention.rope_scaling=ntk": ["attention.rope_factor=2"],
@@ -235,17 +236,6 @@ def cover(pairs):
     return lines
 
 
-def few(lines):
-    """Of the lines as many as have every option, in a model with the parts that it has with the option alone."""
-    shown = [{option for option in line if parts(option) == parts(*line)} for line in lines]
-    missing, chosen = set().union(*shown), []
-    while missing:
-        best = max(range(len(lines)), key=lambda i: len(shown[i] & missing))
-        chosen.append(lines[best])
-        missing -= shown[best]
-    return chosen
-
-
 class Worker:
     """A train_many that is given its lines at once; after a crash another one goes on behind the line."""
 
@@ -260,16 +250,18 @@ class Worker:
     def path(self, name):
         return os.path.join(self.scratch.name, name)
 
+    def open(self, verb, **streams):
+        environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
+                           OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        return subprocess.Popen([self.program, *verb, "base.yaml"], cwd=self.scratch.name, env=environment, **streams)
+
     def start(self, lines, verb=()):
         self.lines, self.verb = lines, verb
         with open(self.path("lines"), "w") as file:
             file.writelines("\t".join(line) + "\n" for line in lines)
-        environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1",
-                           OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         with open(self.path("lines")) as given, open(self.path("answers"), "w") as answers, \
                 open(self.path("errors"), "w") as errors:
-            self.process = subprocess.Popen([self.program, *verb, "base.yaml"], cwd=self.scratch.name, env=environment,
-                                            stdin=given, stdout=answers, stderr=errors)
+            self.process = self.open(verb, stdin=given, stdout=answers, stderr=errors)
 
     def answers(self):
         """Of all lines."""
@@ -298,6 +290,46 @@ def run(program, lines, verb=()):
     for worker in workers:
         answers[worker.number::WORKERS] = worker.answers()
     return answers
+
+
+class Rules:
+    """A train_many --check that is asked one line after the other."""
+
+    def __init__(self, program):
+        self.worker = Worker(program, 0)
+        self.process = self.worker.open(["--check"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def accept(self, line):
+        self.process.stdin.write("\t".join(together(*line)) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, f"crashed {self.process.wait(HANG_SECONDS)} at {' '.join(line)}"
+        return answer == "accepted\n"
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(HANG_SECONDS) == 0, f"exit code {self.process.returncode} after the last answer"
+
+
+def sample(program, table):
+    """Lines that have every option in a model with the parts that it has with the option alone, filled up with others."""
+    rules, lines = Rules(program), []
+    missing = collections.defaultdict(list)  # parts: options
+    for option in table:
+        missing[parts(option)].append(option)
+    fillers = collections.deque(missing[frozenset()])  # another line begins with others
+    for wanted, left in missing.items():
+        while left:
+            line = [left[0]]
+            for option in [*left[1:], *fillers]:
+                if (len(line) < LINE and option not in line and parts(*line, option) == wanted
+                        and all(agree(option, other) for other in line) and rules.accept([*line, option])):
+                    line.append(option)
+            left = [option for option in left if option not in line]
+            fillers.rotate(-LINE)
+            lines.append(line)
+    rules.close()
+    return lines
 
 
 def complaint(line, answer):
@@ -350,20 +382,22 @@ def main():
         print(" ".join(line), "|", answer)
         sys.exit(complaint(line, answer))
     failures = []
-    all_pairs = [pair for pair in itertools.combinations(table, 2) if key_of(pair[0]) != key_of(pair[1])]
-    pairs = accepted(program, all_pairs, failures)
-    lines = cover(pairs)
-    whole = accepted(program, lines, failures)
     if arguments:
-        lines = few(whole)
-    else:  # what no two of them are refused for, three can be
-        lines = whole + [pair for line in lines if line not in whole for pair in itertools.combinations(line, 2)]
+        lines = sample(program, table)
+        asked = "a sample"
+    else:
+        all_pairs = [pair for pair in itertools.combinations(table, 2) if key_of(pair[0]) != key_of(pair[1])]
+        pairs = accepted(program, all_pairs, failures)
+        covering = cover(pairs)
+        whole = accepted(program, covering, failures)
+        # what no two of them are refused for, three can be
+        lines = whole + [pair for line in covering if line not in whole for pair in itertools.combinations(line, 2)]
+        asked = f"{len(all_pairs)} pairs, {len(all_pairs) - len(pairs)} refused"
     for option in sorted(set(table) - train(program, lines, failures)):
         failures.append(([option], "it trains with nothing else, without what COMPANIONS may add"))
     for line, wrong in failures:
         print("FAILED", " ".join(line), "|", wrong)
-    print(f"{len(table)} options, {len(all_pairs)} pairs, {len(all_pairs) - len(pairs)} refused, in {len(lines)} models: "
-          f"{len(failures)} failures, {time.monotonic() - begin:.0f} s")
+    print(f"{len(table)} options, {asked}, in {len(lines)} models: {len(failures)} failures, {time.monotonic() - begin:.0f} s")
     sys.exit(1 if failures else 0)
 
 
