@@ -52,6 +52,7 @@ static void open_bench(Bench *b, Device *dev, ProcessGroups groups, ModelConfig 
                   .micro_batches = 1,
                   .shards = 1,
                   .ranks = 1,
+                  .deal = {.shards = 1, .ranks = 1, .group_size = 1},
                   .ep_size = 1,
                   .group_shards = deal_evenly(1, 1),
                   .expert_replicas = 1,
