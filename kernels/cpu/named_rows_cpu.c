@@ -400,7 +400,7 @@ static void sum_parts(const Places *p, float *sum, const int32_t *at, const Term
                       int64_t count, int64_t first_part, int64_t parts, float *spare) {
     int64_t D = p->x.shape[1];
     if (count == 0 || parts == 1) {
-        if (terms)
+        if (terms || count == 0)
             add_terms(sum, terms, count, D, false, p->x.dtype);
         else
             sum_many(p, sum, at, count);
