@@ -77,6 +77,8 @@ class Structure(unittest.TestCase):
             if count:
                 found[relative(path)] = count
         self.assertEqual(found, CUDA_BRANCHES)
+        told = re.search(r"set_property\(SOURCE (.*) APPEND .*\bMOETRAIN_CUDA\)", (ROOT / "CMakeLists.txt").read_text())
+        self.assertEqual(set(told[1].split()), set(CUDA_BRANCHES))  # others would be compiled as if there were none
 
     def test_nothing_knows_that_a_gpu_is_emulated(self):
         product = {path.name for path in sources(CODE)}
