@@ -75,7 +75,8 @@ static void order_slots(TokenSlots *to, int32_t *part_of, const int32_t *ids, in
     double inverse = inverse_of(part_rows);
     for (int64_t k = 0; k < K; k++) {
         int32_t row = ids[k] - first, part = quotient(row, inverse);
-        part_of[k] = (row >= 0) & (row < E) ? part : elsewhere;
+        bool is_here = (row >= 0) & (row < E); // both, so that it is no branch
+        part_of[k] = is_here ? part : elsewhere;
     }
     int64_t at[NAMED_PARTS + 1] = {0};
     for (int32_t p = 0; p < parts; p++) {
